@@ -1,0 +1,16 @@
+"""Image and pixel metrics that can be added up over batches, processes and defect types."""
+
+from anomalib_lite.metrics.grouped import GroupedPixelMetrics
+from anomalib_lite.metrics.image import IMAGE_METRICS, ImageMetrics, image_metrics
+from anomalib_lite.metrics.pixel import PIXEL_METRICS, PixelMetrics
+from anomalib_lite.metrics.result import MetricResult
+
+__all__ = [
+    "IMAGE_METRICS",
+    "PIXEL_METRICS",
+    "GroupedPixelMetrics",
+    "ImageMetrics",
+    "MetricResult",
+    "PixelMetrics",
+    "image_metrics",
+]

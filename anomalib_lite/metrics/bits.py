@@ -1,0 +1,64 @@
+"""Anomaly maps as histogram bins over the bits of their float32 values.
+
+The bits of a non-negative float32, read as an integer, rise with its value. Their upper 20 bits (8 of
+exponent, 12 of mantissa) make 2^20 bins whose width is 1/4096 of the value or less at every magnitude from
+1e-38 up, so a map that was scaled or raised to a power keeps its resolution, and float16 and bfloat16 values
+each keep a bin of their own. Sixteen bits would do for AUROC and AUPRO, but leave average precision wrong by
+about 0.001.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from anomalib_lite.errors import UserError
+
+SHIFT = 11
+BINS = 1 << (31 - SHIFT)
+_LARGEST_FINITE = 0x7F7FFFFF
+
+
+def to_bins(maps: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Bin of every pixel.
+
+    maps: any shape, finite and >= 0 -> int32 of the same shape in [0, BINS). Raises UserError otherwise.
+    """
+    values = to_numpy(maps).astype(np.float32, copy=False)
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    if bits.size and bits.max() > _LARGEST_FINITE:  # NaN, infinity or a sign bit
+        _refuse_bad(values)
+        bits = np.abs(values).view(np.uint32)  # only -0.0 is left
+    return (bits >> SHIFT).view(np.int32)
+
+
+def lower_edge(index: int) -> float:
+    """Smallest value that falls into a bin."""
+    return float(np.array(index << SHIFT, np.uint32).view(np.float32))
+
+
+def just_below(index: int) -> float:
+    """Largest value below a bin: `value > just_below(i)` holds for the bins i and above, and for no other."""
+    return float(np.nextafter(np.float32(lower_edge(index)), np.float32(-np.inf)))
+
+
+def to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        return (array.float() if array.is_floating_point() else array).numpy()
+    return np.asarray(array)
+
+
+def _refuse_bad(values: np.ndarray) -> None:
+    problems = {
+        "NaN": np.isnan(values).sum(),
+        "infinite": np.isinf(values).sum(),
+        "negative": (values < 0).sum(),
+    }
+    found = ", ".join(f"{count} {name}" for name, count in problems.items() if count)
+    if found:
+        raise UserError(
+            f"An anomaly map holds bad pixels ({found}, of {values.size}). Maps must be finite and >= 0: NaN "
+            "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
+            "that the detector must shift or square its distance."
+        )

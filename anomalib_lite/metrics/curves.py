@@ -1,0 +1,70 @@
+"""Ranking metrics from counts: how many OK and NOK items share each distinct value.
+
+Every function takes counts by ascending value. With one entry a distinct score the result is exact; with one
+entry a histogram bin all values of a bin count as tied.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def count_ties(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Group equal scores.
+
+    scores (N,), labels (N,) bool, True = NOK -> values (V,) ascending, ok (V,), nok (V,) counts.
+    """
+    values, group = np.unique(scores, return_inverse=True)
+    total = np.bincount(group, minlength=len(values))
+    nok = np.bincount(group[labels], minlength=len(values))
+    return values, total - nok, nok
+
+
+def _descend(counts: np.ndarray) -> np.ndarray:
+    """Items at or above each value, from the largest value down: (V,) float64."""
+    return np.cumsum(counts[::-1], dtype=np.float64)
+
+
+def auroc(ok: np.ndarray, nok: np.ndarray) -> float:
+    """Probability that a NOK item ranks above an OK item, ties counting half."""
+    below = np.cumsum(ok, dtype=np.float64)
+    wins = np.dot(nok.astype(np.float64), below - 0.5 * ok)
+    return float(wins / (below[-1] * nok.sum(dtype=np.float64)))
+
+
+def average_precision(ok: np.ndarray, nok: np.ndarray) -> float:
+    """Mean over the NOK items of the precision at their own value (no interpolation, as scikit-learn)."""
+    found = _descend(nok)
+    flagged = found + _descend(ok)
+    precision = np.divide(found, flagged, out=np.zeros_like(found), where=flagged > 0)
+    return float(np.dot(nok[::-1].astype(np.float64), precision) / found[-1])
+
+
+def f1_max(ok: np.ndarray, nok: np.ndarray) -> tuple[float, int]:
+    """Best F1 over all thresholds, and the index of the smallest value that is still flagged there.
+
+    Of several thresholds with the same F1 the largest is taken: it flags the fewest.
+    """
+    found = _descend(nok)
+    f1 = 2 * found / (_descend(ok) + found + found[-1])
+    best = int(np.argmax(f1))
+    return float(f1[best]), len(f1) - 1 - best
+
+
+def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
+    """Area under the mean per-region overlap over the false-positive rates up to `limit`, divided by it.
+
+    ok: counts of defect-free pixels; overlap: each defect pixel weighted by 1 / size of its region (any
+    common factor). The curve starts at (0, 0) and is cut at the limit by linear interpolation. Bergmann et
+    al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 4.3.
+    """
+    rate = np.concatenate([[0.0], _descend(ok)])
+    pro = np.concatenate([[0.0], _descend(overlap)])
+    rate, pro = rate / rate[-1], pro / pro[-1]
+    inside = int(np.searchsorted(rate, limit, side="right"))
+    if inside < len(rate):
+        step = (limit - rate[inside - 1]) / (rate[inside] - rate[inside - 1])
+        cut = pro[inside - 1] + step * (pro[inside] - pro[inside - 1])
+        rate = np.append(rate[:inside], limit)
+        pro = np.append(pro[:inside], cut)
+    return float(np.trapezoid(pro, rate) / limit)

@@ -1,0 +1,110 @@
+"""Image metrics: AUROC, average precision and F1-max, exact, over the whole test set and by defect type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.metrics.curves import auroc, average_precision, count_ties, f1_max
+from anomalib_lite.metrics.result import MetricResult, absent
+
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")
+UNNAMED = "unnamed"
+
+
+def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
+    """AUROC, average precision, F1-max and the threshold of F1-max.
+
+    scores (N,) finite, labels (N,) bool or 0/1, 1 = NOK. An image is flagged where score > threshold, as
+    everywhere in this project; the threshold lies half-way between the last flagged score and the next one
+    below.
+    """
+    scores, nok_mask = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    counts = {"ok_images": int((~nok_mask).sum()), "nok_images": int(nok_mask.sum())}
+    for kind in ("nok", "ok"):
+        if not counts[f"{kind}_images"]:
+            return MetricResult(*absent(IMAGE_METRICS, f"no {kind.upper()} images with a score"), counts)
+    values, ok, nok = count_ties(scores, nok_mask)
+    f1, lowest = f1_max(ok, nok)
+    results = {
+        "image_auroc": auroc(ok, nok),
+        "image_ap": average_precision(ok, nok),
+        "image_f1_max": f1,
+        "image_f1_max_threshold": _threshold_below(values, lowest),
+    }
+    return MetricResult(results, {}, counts)
+
+
+def _threshold_below(values: np.ndarray, lowest: int) -> float:
+    """A threshold that flags values[lowest:] and nothing else under `value > threshold`."""
+    if lowest == 0:
+        return float(np.nextafter(values[0], -np.inf))
+    below, above = values[lowest - 1], values[lowest]
+    middle = below + (above - below) / 2
+    return float(middle if middle < above else below)
+
+
+class ImageMetrics:
+    """Collects the score of every image: one float each, so exact metrics cost nothing to keep."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+        self.labels: list[int] = []
+        self.defects: list[str | None] = []
+        self.unlabelled = 0
+
+    def update(
+        self,
+        scores: Iterable[float],
+        labels: Iterable[int | None],
+        defects: Sequence[str | None] | None = None,
+    ) -> None:
+        """scores (B,), labels (B,) 0 = OK, 1 = NOK, None or -1 = unknown, defects (B,) type names or None.
+
+        Images of unknown label are left out and counted. Raises UserError for a score that is not finite.
+        """
+        scores = _to_list(scores)
+        defects = [None] * len(scores) if defects is None else defects
+        for score, label, defect in zip(scores, _to_list(labels), defects, strict=True):
+            if not np.isfinite(score):
+                raise UserError(
+                    f"An image score is {score}. Scores must be finite numbers: the training has probably "
+                    "diverged; lower the learning rate or look at the training loss."
+                )
+            if label is None or label == -1:
+                self.unlabelled += 1
+                continue
+            self.scores.append(float(score))
+            self.labels.append(int(label))
+            self.defects.append((defect or UNNAMED) if label else None)
+
+    def merge(self, other: ImageMetrics) -> None:
+        """Add what another process or group has collected."""
+        self.scores += other.scores
+        self.labels += other.labels
+        self.defects += other.defects
+        self.unlabelled += other.unlabelled
+
+    def compute(self) -> MetricResult:
+        """Metrics over all labelled images."""
+        result = image_metrics(np.array(self.scores), np.array(self.labels))
+        if self.unlabelled:
+            result.counts["unlabelled_images"] = self.unlabelled
+            result.missing["images"] = f"{self.unlabelled} images without a label were left out"
+        return result
+
+    def compute_by_defect(self) -> dict[str, MetricResult]:
+        """For each defect type: its NOK images against all OK images."""
+        scores, names = np.array(self.scores), np.array(self.defects, dtype=object)
+        ok = np.array(self.labels) == 0
+        results = {}
+        for name in sorted({defect for defect in self.defects if defect}):
+            used = ok | (names == name)
+            results[name] = image_metrics(scores[used], ~ok[used])
+        return results
+
+
+def _to_list(values: Iterable) -> list:
+    return values.tolist() if hasattr(values, "tolist") else list(values)

@@ -1,0 +1,56 @@
+"""Smoothing of anomaly maps."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class GaussianBlur(nn.Module):
+    """Gaussian blur of an anomaly map, as scipy.ndimage.gaussian_filter with mode="mirror", truncate=4.
+
+    map (B, 1, H, W) -> (B, 1, H, W). sigma in px, 0 leaves the map as it is. The kernel reaches 4 sigma; H
+    and W must be larger than that, else ValueError. Under autocast the blur still runs in the map's own
+    precision, since rounding a map to bfloat16 would tie its scores.
+    """
+
+    def __init__(self, sigma: float = 4.0) -> None:
+        super().__init__()
+        if not 0 <= sigma < float("inf"):
+            raise ValueError(f"sigma must be a number >= 0 (in px), got {sigma}")
+        self.sigma = sigma
+        self.radius = int(4 * sigma + 0.5)
+        offsets = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
+        kernel = (
+            torch.exp(-0.5 * (offsets / sigma) ** 2) if self.radius else torch.ones(1, dtype=torch.float64)
+        )
+        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+
+    def forward(self, map: torch.Tensor) -> torch.Tensor:
+        radius = self.radius
+        if radius == 0:
+            return map
+        if min(map.shape[-2:]) <= radius:
+            raise ValueError(
+                f"a map of {tuple(map.shape[-2:])} is too small for a blur of sigma {self.sigma}, which "
+                f"reaches {radius} px: use larger images or a smaller sigma"
+            )
+        with _full_precision(map):
+            columns = self._down(map)
+            return self._down(columns.transpose(2, 3).contiguous()).transpose(2, 3).contiguous()
+
+    def _down(self, map: torch.Tensor) -> torch.Tensor:
+        """Blur along H. Columns become channels, so that a row of the map is one vector: 8 times as fast."""
+        width = map.shape[3]
+        padded = F.pad(map, (0, 0, self.radius, self.radius), mode="reflect")
+        kernel = self.kernel.to(map.dtype).view(1, 1, -1, 1).expand(width, 1, -1, 1)
+        return F.conv2d(padded.permute(0, 3, 2, 1), kernel, groups=width).permute(0, 3, 2, 1)
+
+
+def _full_precision(map: torch.Tensor) -> contextlib.AbstractContextManager:
+    if torch.is_autocast_enabled(map.device.type):
+        return torch.autocast(map.device.type, enabled=False)
+    return contextlib.nullcontext()
