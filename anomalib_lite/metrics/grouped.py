@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from anomalib_lite.metrics.bits import to_bins
-from anomalib_lite.metrics.image import UNNAMED
-from anomalib_lite.metrics.masks import Array, Labels, Masks, align_masks, known_labels, split_batch
+from anomalib_lite.metrics.bits import float_bits
+from anomalib_lite.metrics.masks import (
+    UNNAMED,
+    Array,
+    Labels,
+    Masks,
+    align_masks,
+    known_defects,
+    known_labels,
+    split_batch,
+)
 from anomalib_lite.metrics.pixel import PixelMetrics
 from anomalib_lite.metrics.result import MetricResult
 
@@ -25,11 +33,11 @@ class GroupedPixelMetrics:
         self, maps: Array, masks: Masks, labels: Labels = None, defects: Sequence[str | None] | None = None
     ) -> None:
         """As PixelMetrics.update; defects (B,): type of each NOK image, None where it has no name."""
-        bins = split_batch(to_bins(maps), "maps")
-        known = known_labels(labels, len(bins))
-        aligned = align_masks(masks, known, bins.shape)
-        names = [None] * len(bins) if defects is None else defects
-        for image, mask, label, name in zip(bins, aligned, known, names, strict=True):
+        bits = split_batch(float_bits(maps), "maps")
+        known = known_labels(labels, len(bits))
+        aligned = align_masks(masks, known, bits.shape)
+        names = known_defects(defects, len(bits))
+        for image, mask, label, name in zip(bits, aligned, known, names, strict=True):
             nok = label == 1 or (mask is not None and bool(mask.any()))
             self._group((name or UNNAMED) if nok else self.GOOD).add(image, mask)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.metrics.bits import to_numpy
 from anomalib_lite.metrics.curves import auroc, average_precision, count_ties, f1_max
+from anomalib_lite.metrics.masks import UNNAMED, Array, Labels, known_defects, known_labels
 from anomalib_lite.metrics.result import MetricResult, absent
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")
-UNNAMED = "unnamed"
 
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
@@ -57,28 +58,30 @@ class ImageMetrics:
 
     def update(
         self,
-        scores: Iterable[float],
-        labels: Iterable[int | None],
+        scores: Array | Sequence[float],
+        labels: Labels,
         defects: Sequence[str | None] | None = None,
     ) -> None:
         """scores (B,), labels (B,) 0 = OK, 1 = NOK, None or -1 = unknown, defects (B,) type names or None.
 
-        Images of unknown label are left out and counted. Raises UserError for a score that is not finite.
+        Images of unknown label are left out and counted. Raises UserError for a score that is not finite
+        and for parts of different length; nothing of such a batch is kept.
         """
-        scores = _to_list(scores)
-        defects = [None] * len(scores) if defects is None else defects
-        for score, label, defect in zip(scores, _to_list(labels), defects, strict=True):
-            if not np.isfinite(score):
-                raise UserError(
-                    f"An image score is {score}. Scores must be finite numbers: the training has probably "
-                    "diverged; lower the learning rate or look at the training loss."
-                )
-            if label is None or label == -1:
+        scores = np.asarray(to_numpy(scores), np.float64)
+        known = known_labels(labels, len(scores))
+        names = known_defects(defects, len(scores))
+        if not np.isfinite(scores).all():
+            raise UserError(
+                f"{(~np.isfinite(scores)).sum()} of {len(scores)} image scores are not finite numbers: the "
+                "training has probably diverged; lower the learning rate or look at the training loss."
+            )
+        for score, label, name in zip(scores.tolist(), known, names, strict=True):
+            if label is None:
                 self.unlabelled += 1
                 continue
-            self.scores.append(float(score))
-            self.labels.append(int(label))
-            self.defects.append((defect or UNNAMED) if label else None)
+            self.scores.append(score)
+            self.labels.append(label)
+            self.defects.append((name or UNNAMED) if label else None)
 
     def merge(self, other: ImageMetrics) -> None:
         """Add what another process or group has collected."""
@@ -104,7 +107,3 @@ class ImageMetrics:
             used = ok | (names == name)
             results[name] = image_metrics(scores[used], ~ok[used])
         return results
-
-
-def _to_list(values: Iterable) -> list:
-    return values.tolist() if hasattr(values, "tolist") else list(values)

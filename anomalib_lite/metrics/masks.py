@@ -13,6 +13,7 @@ from anomalib_lite.metrics.bits import to_numpy
 Array = np.ndarray | torch.Tensor
 Masks = Array | Sequence[Array | None] | None
 Labels = Array | Sequence[int | None] | None
+UNNAMED = "unnamed"  # the type of NOK images whose defect has no name
 
 
 def split_batch(array: np.ndarray, what: str) -> np.ndarray:
@@ -32,6 +33,15 @@ def known_labels(labels: Iterable | None, size: int) -> list[int | None]:
     if len(listed) != size:
         raise UserError(f"A batch of {size} images came with {len(listed)} labels.")
     return [None if label is None or int(label) < 0 else int(bool(label)) for label in listed]
+
+
+def known_defects(defects: Sequence[str | None] | None, size: int) -> Sequence[str | None]:
+    """The defect type, or None, of each of `size` images."""
+    if defects is None:
+        return [None] * size
+    if len(defects) != size:
+        raise UserError(f"A batch of {size} images came with {len(defects)} defect names.")
+    return defects
 
 
 def align_masks(masks: Masks, labels: list[int | None], shape: tuple[int, ...]) -> list[np.ndarray | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.bits import BINS, just_below, to_bins
+from anomalib_lite.metrics.bits import BINS, float_bits, just_below, to_bins
 from anomalib_lite.metrics.curves import aupro, auroc, average_precision, f1_max
 from anomalib_lite.metrics.masks import Array, Labels, Masks, align_masks, known_labels, split_batch
 from anomalib_lite.metrics.regions import region_weights
@@ -40,24 +40,25 @@ class PixelMetrics:
         unknown. Without a label an empty mask means OK, and None leaves the image out. Raises UserError on
         bad maps, shapes or labels.
         """
-        bins = split_batch(to_bins(maps), "maps")
-        aligned = align_masks(masks, known_labels(labels, len(bins)), bins.shape)
-        for image, mask in zip(bins, aligned, strict=True):
+        bits = split_batch(float_bits(maps), "maps")
+        aligned = align_masks(masks, known_labels(labels, len(bits)), bits.shape)
+        for image, mask in zip(bits, aligned, strict=True):
             self.add(image, mask)
 
-    def add(self, bins: np.ndarray, mask: np.ndarray | None) -> None:
-        """Add one image: bins (H, W) from `to_bins`; mask (H, W) bool, or None where it must be left out."""
+    def add(self, bits: np.ndarray, mask: np.ndarray | None) -> None:
+        """Add one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out."""
         ok, defect, overlap = self.histograms
         if mask is None:
             self.counts[2] += 1
             return
-        _count(ok, bins.ravel())
+        bins = to_bins(bits)
+        np.add.at(ok, bins.ravel(), 1)
         if not mask.any():
             self.counts[0] += 1
             return
         found = bins[mask]
-        _count(ok, found, -1)
-        _count(defect, found)
+        np.subtract.at(ok, found, 1)
+        np.add.at(defect, found, 1)
         weights, regions = region_weights(mask)
         np.add.at(overlap, found, weights)
         self.counts[[1, 3]] += 1, regions
@@ -91,10 +92,3 @@ class PixelMetrics:
             "aupro": aupro(ok, overlap, self.limit),
         }
         return MetricResult(values, notes, counts)
-
-
-def _count(histogram: np.ndarray, bins: np.ndarray, sign: int = 1) -> None:
-    """Add the counts of bins (N,) to a histogram, touching only the range they span."""
-    low = int(bins.min())
-    counts = np.bincount(bins - low)
-    histogram[low : low + len(counts)] += sign * counts

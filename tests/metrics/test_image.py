@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.metrics import IMAGE_METRICS, ImageMetrics, image_metrics
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_scikit_learn_and_the_threshold_reproduces_f1(seed, ties):
+    rng = np.random.default_rng(seed)
+    labels = rng.random(80) < 0.4
+    scores = rng.normal(size=80) + labels
+    scores = np.round(scores) if ties else scores
+    values = image_metrics(scores, labels).values
+    assert values["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert values["image_ap"] == pytest.approx(average_precision_score(labels, scores))
+    flagged = scores > values["image_f1_max_threshold"]
+    assert values["image_f1_max"] == pytest.approx(f1_score(labels, flagged))
+    assert values["image_f1_max"] == pytest.approx(max(f1_score(labels, scores >= t) for t in scores))
+
+
+def test_threshold_lies_between_the_classes():
+    assert image_metrics([1.0, 2.0, 4.0, 5.0], [0, 0, 1, 1]).values["image_f1_max_threshold"] == 3.0
+
+
+def test_threshold_of_neighbouring_floats_still_separates():
+    low = 0.1
+    high = math.nextafter(low, 1)
+    threshold = image_metrics([low, high], [0, 1]).values["image_f1_max_threshold"]
+    assert not low > threshold and high > threshold
+
+
+def test_threshold_that_flags_everything_is_below_the_smallest_score():
+    assert image_metrics([5.0, 1.0, 1.0], [0, 1, 1]).values["image_f1_max_threshold"] < 1.0
+
+
+def test_by_defect_type_is_its_nok_images_against_all_ok_images():
+    rng = np.random.default_rng(0)
+    defects = [None] * 30 + ["scratch"] * 10 + ["hole"] * 5 + [None] * 3
+    labels = np.array([0] * 30 + [1] * 18)
+    scores = rng.normal(size=48) + labels
+    metrics = ImageMetrics()
+    for start in range(0, 48, 7):
+        batch = slice(start, start + 7)
+        metrics.update(torch.from_numpy(scores[batch]), torch.from_numpy(labels[batch]), defects[batch])
+    by_defect = metrics.compute_by_defect()
+    assert sorted(by_defect) == ["hole", "scratch", "unnamed"]
+    used = [i for i, defect in enumerate(defects) if i < 30 or defect == "scratch"]
+    assert by_defect["scratch"].values["image_auroc"] == pytest.approx(
+        roc_auc_score(labels[used], scores[used])
+    )
+    assert by_defect["hole"].counts == {"ok_images": 30, "nok_images": 5}
+    assert metrics.compute() == image_metrics(scores, labels)
+
+
+def test_merging_is_a_single_pass():
+    whole, left, right = ImageMetrics(), ImageMetrics(), ImageMetrics()
+    left.update([1, 2], [0, 1], [None, "a"])
+    right.update([3, 4], [None, 1], [None, "b"])
+    whole.update([1, 2, 3, 4], [0, 1, -1, 1], [None, "a", None, "b"])
+    left.merge(right)
+    assert left.compute() == whole.compute()
+    assert left.compute_by_defect() == whole.compute_by_defect()
+    assert left.compute().missing == {"images": "1 images without a label were left out"}
+
+
+@pytest.mark.parametrize(("labels", "kind"), [([0, 0], "NOK"), ([1, 1], "OK"), ([None, None], "NOK")])
+def test_one_class_alone_gives_none_with_a_reason(labels, kind):
+    metrics = ImageMetrics()
+    metrics.update([1.0, 2.0], labels)
+    result = metrics.compute()
+    assert result.values == dict.fromkeys(IMAGE_METRICS)
+    assert all(result.missing[name] == f"no {kind} images with a score" for name in IMAGE_METRICS)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused_and_leave_nothing_behind(bad):
+    metrics = ImageMetrics()
+    with pytest.raises(UserError, match="finite"):
+        metrics.update([1.0, bad], [0, 1])
+    assert metrics.scores == []
+
+
+def test_uneven_batches_are_refused():
+    with pytest.raises(UserError, match="1 labels"):
+        ImageMetrics().update([1.0, 2.0], [0])
+
+
+def test_result_goes_into_json():
+    metrics = ImageMetrics()
+    metrics.update(torch.rand(4), torch.tensor([0, 1, 0, 1]))
+    result = metrics.compute()
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["values"] == result.values
