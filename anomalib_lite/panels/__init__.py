@@ -1,1 +1,1 @@
-"""Panels: photographs of sheets that hold several products, the crops cut from them, and a built-in renderer."""
+"""Panels: photographs of sheets of several products, the crops cut from them, and a built-in renderer."""

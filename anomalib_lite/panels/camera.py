@@ -15,7 +15,7 @@ _PER_UNIT = (_STEPS - 1) / 1.6
 
 @dataclass(frozen=True)
 class Camera:
-    """Blur in output pixels, noise in parts of full scale, gains of the three channels, JPEG quality (0: none)."""
+    """Blur in output pixels, noise in parts of full scale, gains of R, G, B, JPEG quality (0: none)."""
 
     blur: float = 0.6
     shot: float = 0.00055  # variance a unit of signal
@@ -40,7 +40,7 @@ def draw_camera(rng: np.random.Generator) -> Camera:
 
 
 def _tone_table() -> np.ndarray:
-    """Display values in [0, 1] for light from 0 to 1.6: sRGB, with a shoulder that keeps highlights from clipping."""
+    """Display values in [0, 1] for light from 0 to 1.6: sRGB, with a shoulder that saves the highlights."""
     linear = np.arange(_STEPS) / _PER_UNIT
     rolled = np.where(linear < 0.6, linear, 0.6 + 0.4 * np.tanh((linear - 0.6) / 0.4))
     return np.where(rolled < 0.0031308, 12.92 * rolled, 1.055 * rolled ** (1 / 2.4) - 0.055)
@@ -61,12 +61,14 @@ def _to_steps(linear: np.ndarray) -> np.ndarray:
 
 
 def photograph(radiance: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """An 8-bit RGB picture (H, W, 3) of linear light (H, W, 3); the noise drawn does not depend on the light."""
+    """An 8-bit RGB picture (H, W, 3) of linear light (H, W, 3); the numbers drawn do not depend on it."""
     height, width = radiance.shape[:2]
     picture = cv2.GaussianBlur(radiance, (0, 0), camera.blur) if camera.blur else radiance.copy()
     if camera.glow:
         small = cv2.resize(picture, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA)
-        glow = cv2.resize(cv2.GaussianBlur(small, (0, 0), 2.5), (width, height), interpolation=cv2.INTER_LINEAR)
+        glow = cv2.resize(
+            cv2.GaussianBlur(small, (0, 0), 2.5), (width, height), interpolation=cv2.INTER_LINEAR
+        )
         picture += np.float32(camera.glow) * (glow - picture)
     if camera.shot or camera.read:
         grain = white_noise(rng, picture.shape)

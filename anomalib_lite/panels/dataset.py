@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.panels.flaws import DEFECTS
-from anomalib_lite.panels.product import SEVERITIES, Product, render_product, render_template
+from anomalib_lite.panels.product import SEVERITIES, Product, draw_conditions, render_product, render_template
 from anomalib_lite.panels.streams import image_seed, stream
 
-VERSION = 1  # raise it when the same settings give other pixels, so that no older folder is taken for the new one
+VERSION = 1  # raise it when the same settings give other pixels, so that no older folder is reused
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,15 @@ class _Job:
         return f"{self.split}/{self.name}/{self.number:03d}.png"
 
 
-def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
+def write_dataset(
+    artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None
+) -> Path:
     """The folder of the data set, rendered if it is not below `artifacts` yet.
 
-    Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png, template.png with its layout
-    masks, and products.csv with the severity and pose of each product. A pixel depends on the seed and on the
-    image's split, class and number alone: larger sets begin with the smaller ones. The folder appears when it is
-    whole; a second process that renders it at the same time does no harm.
+    Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png, template.png with its
+    layout masks, and products.csv with the severity and pose of each product. A pixel depends on the seed and
+    on the image's split, class and number alone: larger sets begin with the smaller ones. The folder appears
+    when it is whole; a second process that renders it at the same time does no harm.
     """
     target = Path(artifacts) / f"panels-{config.key}"
     if target.is_dir():
@@ -111,7 +113,8 @@ def _render_one(folder: Path, config: PanelsConfig, job: _Job) -> dict[str, obje
     seed = image_seed(config.seed, job.split, job.name, job.number)
     defect = None if job.name == "good" else job.name
     severity = None if defect is None else float(stream(seed, "severity").uniform(*config.severity))
-    product = render_product(config.size, seed, defect, severity, jitter=config.jitter)
+    conditions = draw_conditions(seed, config.jitter)
+    product = render_product(config.size, seed, defect, severity, conditions)
     save_image(folder / job.file, product.image)
     if defect is not None:
         save_image(folder / "ground_truth" / defect / f"{job.number:03d}_mask.png", product.mask)

@@ -1,12 +1,13 @@
 """The product as a drawing: a rising sun of foil spikes over a printed word.
 
-Coordinates are those of the product: the origin is its centre, x goes right, y goes down, the crop's side is 1.
+Product coordinates: the origin is the centre, x goes right, y goes down, the crop's side is 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.font_manager import FontProperties
@@ -64,7 +65,7 @@ def perfect_layout() -> Layout:
 
 
 def lance(kind: str, root: np.ndarray, tip: np.ndarray, half_width: float, belly: float = 0.25) -> Element:
-    """A spike with a ridge along its axis: it swells to `half_width` at `belly` of its length, then tapers."""
+    """A spike with a ridge along its axis: it swells to `half_width` at `belly` of its length and tapers."""
     along = np.linspace(0.0, 1.0, 13)
     swell = np.where(along < belly, 0.45 + 0.55 * along / belly, (1 - along) / (1 - belly))
     axis = tip - root
@@ -72,18 +73,24 @@ def lance(kind: str, root: np.ndarray, tip: np.ndarray, half_width: float, belly
     ridge = root + along[:, None] * axis
     offset = (half_width * swell)[:, None] * left
     facets = tuple(
-        Facet(np.concatenate([ridge, (ridge + side * offset)[::-1]]), side * RELIEF * left) for side in (1, -1)
+        Facet(np.concatenate([ridge, (ridge + side * offset)[::-1]]), side * RELIEF * left)
+        for side in (1, -1)
     )
     return Element(kind, root, tip, facets)
 
 
-def diamond(kind: str, centre: np.ndarray, half_long: float, half_wide: float, angle: float = -np.pi / 2) -> Element:
+def diamond(
+    kind: str, centre: np.ndarray, half_long: float, half_wide: float, angle: float = -np.pi / 2
+) -> Element:
     """A four-faced pyramid seen from above; `angle` is the direction of its long axis."""
     long = np.array([np.cos(angle), np.sin(angle)])
     wide = np.array([-long[1], long[0]])
-    corners = [centre + half_long * long, centre + half_wide * wide, centre - half_long * long, centre - half_wide * wide]
+    corners = [
+        centre + offset
+        for offset in (half_long * long, half_wide * wide, -half_long * long, -half_wide * wide)
+    ]
     facets = []
-    for first, second in zip(corners, corners[1:] + corners[:1], strict=True):
+    for first, second in pairwise([*corners, corners[0]]):
         out = (first + second) / 2 - centre
         facets.append(Facet(np.array([centre, first, second]), RELIEF * out / np.linalg.norm(out)))
     return Element(kind, corners[2], corners[0], tuple(facets))
@@ -102,7 +109,8 @@ def _sun() -> list[Element]:
         elements.append(lance("spike", _ray(angle, 0.180), _ray(angle, reach), (0.0195, 0.0145)[i % 2]))
     for i in range(8):
         angle = np.pi * (0.02 + 0.96 * (2 * i + 1) / 16)
-        elements.append(diamond("bead", _ray(angle, 0.412 + 0.03 * np.sin(angle) ** 2), 0.016, 0.0095, -angle))
+        middle = _ray(angle, 0.412 + 0.03 * np.sin(angle) ** 2)
+        elements.append(diamond("bead", middle, 0.016, 0.0095, -angle))
     return elements
 
 
@@ -110,9 +118,10 @@ def _half_disc(radius: float, wedges: int) -> Element:
     facets = []
     for start in np.linspace(0, np.pi, wedges, endpoint=False):
         middle, end = start + np.pi / wedges / 2, start + np.pi / wedges
-        for a, b, side in ((start, middle, -1), (middle, end, 1)):
-            lean = side * np.array([np.sin(middle), np.cos(middle)]) * RELIEF * -0.8
-            facets.append(Facet(np.array([_ray(a, 0.022), _ray(a, radius), _ray(b, radius), _ray(b, 0.022)]), lean))
+        lean = 0.8 * RELIEF * np.array([np.sin(middle), np.cos(middle)])
+        for a, b, side in ((start, middle, 1), (middle, end, -1)):
+            outline = np.array([_ray(a, 0.022), _ray(a, radius), _ray(b, radius), _ray(b, 0.022)])
+            facets.append(Facet(outline, side * lean))
     return Element("disc", _ray(np.pi, radius), _ray(0, radius), tuple(facets))
 
 
@@ -121,7 +130,7 @@ def _arc(inner: float, outer: float, steps: int = 48) -> Element:
     facets = []
     middle = (inner + outer) / 2
     angles = np.linspace(0.0, np.pi, steps + 1)
-    for a, b in zip(angles[:-1], angles[1:], strict=True):
+    for a, b in pairwise(angles):
         out = _ray((a + b) / 2, 1.0) - SUN
         for near, far, side in ((inner, middle, -1), (middle, outer, 1)):
             outline = np.array([_ray(a, near), _ray(a, far), _ray(b, far), _ray(b, near)])
@@ -158,7 +167,7 @@ def _letters() -> tuple[tuple[np.ndarray, ...], ...]:
     for character in WORD:
         outlines = TextPath((0, 0), character, size=1, prop=font).to_polygons()
         left, right = min(o[:, 0].min() for o in outlines), max(o[:, 0].max() for o in outlines)
-        letters.append([o + (pen - left, 0) for o in outlines])
+        letters.append([o + np.array([pen - left, 0]) for o in outlines])
         pen += right - left + 0.10  # wide tracking, as engraved words have
     width = pen - 0.10
     height = max(o[:, 1].max() for letter in letters for o in letter)

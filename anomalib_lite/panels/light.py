@@ -13,7 +13,7 @@ _TABLE = 160
 
 @dataclass(frozen=True)
 class Light:
-    """Lamps as rows (x, y, width, strength) over the lean of the normal that mirrors them, and the light field."""
+    """Lamps as rows (x, y, width, strength) over the normals that mirror them, and the light field."""
 
     lamps: np.ndarray  # (n, 4)
     ambient: float = 0.085
@@ -31,10 +31,8 @@ class Light:
             table += strength * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * width**2))
         to_table = np.float32((_TABLE - 1) / (2 * _EXTENT))
         middle = np.float32((_TABLE - 1) / 2)
-        return cv2.remap(
-            table, normal_x * to_table + middle, normal_y * to_table + middle, cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        columns, rows = normal_x * to_table + middle, normal_y * to_table + middle
+        return cv2.remap(table, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def field(self, shape: tuple[int, int]) -> np.ndarray:
         """The light that falls on each pixel of a picture, around 1, (H, W) float32."""
@@ -43,15 +41,19 @@ class Light:
         centre_x, centre_y, width, strength = self.spot
         spot = strength * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * width**2))
         falloff = 1 - self.vignette * 2 * (x * x + y * y)
-        return (self.exposure * (1 + self.slope[0] * x + self.slope[1] * y + spot) * falloff).astype(np.float32)
+        return (self.exposure * (1 + self.slope[0] * x + self.slope[1] * y + spot) * falloff).astype(
+            np.float32
+        )
 
 
-STUDIO = np.array([
-    [-0.30, -0.34, 0.20, 1.25],  # large soft box, upper left
-    [0.42, -0.10, 0.14, 0.62],  # strip light, right
-    [0.05, 0.45, 0.22, 0.22],  # the table's white edge, below
-    [0.0, 0.0, 0.10, 0.16],  # the camera's own ring
-])
+STUDIO = np.array(
+    [
+        [-0.30, -0.34, 0.20, 1.25],  # large soft box, upper left
+        [0.42, -0.10, 0.14, 0.62],  # strip light, right
+        [0.05, 0.45, 0.22, 0.22],  # the table's white edge, below
+        [0.0, 0.0, 0.10, 0.16],  # the camera's own ring
+    ]
+)
 
 
 def steady_light() -> Light:

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Pose:
-    """Shift in crop sides, turn in degrees (clockwise), scale, and the two perspective terms of a homography."""
+    """Shift in crop sides, turn in degrees (clockwise), scale, the two perspective terms of a homography."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -20,7 +20,7 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator, jitter: float = 1.0) -> Pose:
-    """How differently two good crops lie: about a pixel and a half and one degree at 256 x 256, at `jitter` 1."""
+    """How differently good crops lie: at `jitter` 1 by about 1.5 pixels of 256 and one degree."""
     dx, dy = rng.normal(0, 0.006 * jitter, 2).clip(-0.015, 0.015)
     angle = float(np.clip(rng.normal(0, 0.9 * jitter), -2.5, 2.5))
     scale = 1 + float(np.clip(rng.normal(0, 0.008 * jitter), -0.02, 0.02))

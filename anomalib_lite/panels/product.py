@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -40,45 +40,75 @@ class Product:
         return cv2.morphologyEx(self.structure.astype(np.uint8), cv2.MORPH_GRADIENT, kernel).astype(bool)
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What differs between the pictures of two good products."""
+
+    pose: Pose = field(default_factory=Pose)
+    light: Light = field(default_factory=steady_light)
+    camera: Camera = CLEAN
+    wear: Wear = PERFECT
+
+
+def draw_conditions(seed: Seed, jitter: float = 1.0) -> Conditions:
+    """Those of a normal production; `jitter` scales the pose's variation."""
+    pose = draw_pose(stream(seed, "pose"), jitter)
+    return Conditions(pose, draw_light(stream(seed, "light")), draw_camera(stream(seed, "camera")), Wear())
+
+
 def render_product(
     size: int,
     seed: Seed,
     defect: str | None = None,
     severity: float | None = None,
-    *,
-    jitter: float = 1.0,
-    wear: Wear | None = None,
-    camera: Camera | None = None,
+    conditions: Conditions | None = None,
     supersampling: int = 2,
 ) -> Product:
     """A crop of `size` x `size` pixels that depends on its arguments alone.
 
-    The same seed with and without a defect gives the same pose, light, texture, dust and noise. `severity` lies in
-    [0, 1] and is drawn when a defect comes without one. `jitter` scales the pose's variation.
+    The same seed with and without a defect gives the same pose, light, texture, dust and noise. `severity` is
+    in [0, 1]; it is drawn when a defect comes without one. `conditions` are drawn from the seed if not given.
     """
-    flaw, severity = draw_flaw(seed, defect, severity)
-    pose = draw_pose(stream(seed, "pose"), jitter)
-    light = draw_light(stream(seed, "light"))
-    camera = camera or draw_camera(stream(seed, "camera"))
-    return _expose(size, seed, flaw, pose, light, camera, wear or Wear(), supersampling, defect, severity)
+    flaw = draw_flaw(seed, defect, severity)
+    conditions = conditions or draw_conditions(seed)
+    fine = size * supersampling
+    grid = make_grid(homography(conditions.pose, fine), (fine, fine))
+    radiance, mask, good = render_with_mask(grid, conditions.light, seed, conditions.wear, flaw, (size, size))
+    radiance *= conditions.light.field((size, size))[..., None]
+    image = photograph(radiance, conditions.camera, stream(seed, "noise"))
+    text, structure = (shrink(cover, (size, size)) > 0.5 for cover in (good.ink, good.foil))
+    return Product(image, mask, flaw.name, flaw.severity, conditions.pose, text, structure)
 
 
-def render_template(size: int, supersampling: int = 2) -> Product:
+def render_template(size: int) -> Product:
     """The perfect product: straight, evenly lit, without wear, dust or noise."""
-    return _expose(size, 0, NO_FLAW, Pose(), steady_light(), CLEAN, PERFECT, supersampling, None, None)
+    return render_product(size, 0, conditions=Conditions())
 
 
-def draw_flaw(seed: Seed, defect: str | None, severity: float | None) -> tuple[Flaw, float | None]:
-    """The flaw that a name, a severity and a seed stand for, and the severity, drawn if it is None."""
+def render_with_mask(
+    grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, Surface]:
+    """Reduced to `shape`: the radiance (H, W, 3), the defect's mask (H, W); and the finer good surface."""
+    good = render_surface(perfect_layout(), grid, light, seed, wear, NO_FLAW)
+    radiance = shrink(good.radiance, shape)
+    if flaw is NO_FLAW:
+        return radiance, np.zeros(shape, bool), good
+    flawed = shrink(render_surface(perfect_layout(), grid, light, seed, wear, flaw).radiance, shape)
+    return flawed, changed(radiance, flawed), good
+
+
+def draw_flaw(seed: Seed, defect: str | None, severity: float | None) -> Flaw:
+    """The flaw that a name, a severity and a seed stand for; the severity is drawn if it is None."""
     if defect is None:
-        return NO_FLAW, None
+        return NO_FLAW
     if defect not in DEFECTS:
         raise UserError(f"There is no defect named {defect!r}. Choose one of: {', '.join(DEFECTS)}.")
     if severity is None:
         severity = float(stream(seed, "severity").uniform(*SEVERITIES))
     if not 0 <= severity <= 1:
         raise UserError(f"The severity of a defect lies between 0 and 1, but {severity} was given.")
-    return DEFECTS[defect](stream(seed, "defect"), severity, perfect_layout()), severity
+    flaw = DEFECTS[defect](stream(seed, "defect"), severity, perfect_layout())
+    return replace(flaw, name=defect, severity=severity)
 
 
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -89,32 +119,9 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Where two pictures in linear light (H, W, 3) differ visibly: the mask of a defect, bool (H, W).
 
-    Holes and slits narrower than three pixels are closed. Of a change too weak for the usual bar everything that
+    Holes and slits narrower than three pixels are closed. Of a change too weak for the usual bar, all that
     reaches 40 % of its strongest pixel counts, so that no defect has an empty mask.
     """
     difference = np.abs(tone_curve(after) - tone_curve(before)).max(-1)
     mask = difference > min(VISIBLE, 0.4 * float(difference.max()))
     return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(bool)
-
-
-def _expose(
-    size: int, seed: Seed, flaw: Flaw, pose: Pose, light: Light, camera: Camera, wear: Wear, supersampling: int,
-    defect: str | None, severity: float | None,
-) -> Product:
-    fine = size * supersampling
-    grid = make_grid(homography(pose, fine), (fine, fine))
-    surface = _surface(grid, light, seed, wear, flaw)
-    radiance = shrink(surface.radiance, (size, size))
-    mask = np.zeros((size, size), bool)
-    if flaw is not NO_FLAW:
-        perfect = _surface(grid, light, seed, wear, NO_FLAW)
-        mask = changed(shrink(perfect.radiance, (size, size)), radiance)
-        surface = perfect  # the layout masks show where word and foil belong
-    radiance *= light.field((size, size))[..., None]
-    image = photograph(radiance, camera, stream(seed, "noise"))
-    text, structure = (shrink(cover, (size, size)) > 0.5 for cover in (surface.ink, surface.foil))
-    return Product(image, mask, defect, severity, pose, text, structure)
-
-
-def _surface(grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw) -> Surface:
-    return render_surface(perfect_layout(), grid, light, seed, wear, flaw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -46,7 +45,7 @@ def make_grid(matrix: np.ndarray, shape: tuple[int, int]) -> Grid:
 
 
 def to_pixels(matrix: np.ndarray, outlines: list[np.ndarray]) -> list[np.ndarray]:
-    """Outlines (K, 2) in OpenCV's fixed-point pixel coordinates, which count from the middle of the first pixel."""
+    """Outlines (K, 2) in OpenCV's fixed-point pixels, which count from the middle of the first pixel."""
     pixels = project(matrix, np.concatenate(outlines)) - 0.5
     fixed = np.round(pixels * (1 << _SHIFT)).astype(np.int32)
     ends = np.cumsum([len(outline) for outline in outlines])

@@ -1,4 +1,4 @@
-"""Named streams of random numbers, so that changing one part of a picture leaves all the others as they were."""
+"""Named streams of random numbers, so that a change in one part of a picture leaves the others alone."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def stream(seed: Seed, name: str) -> np.random.Generator:
 
 
 def image_seed(seed: int, *place: str | int) -> tuple[int, ...]:
-    """The seed of one image of a set, from where it stands there: for example split, class name and number."""
+    """The seed of one image of a set from its place there: for example split, class name and number."""
     return (seed, *(word if isinstance(word, int) else zlib.crc32(word.encode()) for word in place))

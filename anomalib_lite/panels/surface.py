@@ -43,7 +43,7 @@ PERFECT = Wear(texture=0.3, waves=0.0, pits=0.0, dust=0.0, register=0.0)
 
 @dataclass(frozen=True)
 class Surface:
-    """A product before the camera sees it: linear RGB (H, W, 3), and the cover of foil and ink (H, W) in [0, 1]."""
+    """A product before the camera: linear RGB (H, W, 3), and the cover of foil and ink (H, W) in [0, 1]."""
 
     radiance: np.ndarray
     foil: np.ndarray
@@ -53,7 +53,7 @@ class Surface:
 def render_surface(
     layout: Layout, grid: Grid, light: Light, seed: Seed, wear: Wear | None = None, flaw: Flaw = NO_FLAW
 ) -> Surface:
-    """Each part draws from its own stream of `seed`, so that a flaw changes the pixels it touches and no others."""
+    """Each part draws from its own stream of `seed`: a flaw changes the pixels it touches and no others."""
     wear = wear or Wear()
     layout = flaw.layout(layout)
     facets = [facet for element in layout.elements for facet in element.facets]
@@ -80,38 +80,40 @@ def render_surface(
 
 def _lay_over(radiance: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:
     colour -= radiance
-    colour *= cover[..., None]
+    colour *= cv2.merge([cover] * 3)  # three times faster than broadcasting over the last axis
     radiance += colour
+
+
+def _coloured(grey: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    return cv2.merge([grey * channel for channel in colour])
 
 
 def _foil_cover(outlines: list[np.ndarray], grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     cover = coverage(grid.shape, [[outline] for outline in outlines])
     # Facets meet without a gap on the product, but anti-aliasing leaves a faint seam: close it.
     cover = np.minimum(cv2.blur(cover, (3, 3)) * np.float32(1.6), np.float32(1))
-    number = rng.poisson(9 * wear.pits)
-    for x, y, size in zip(*rng.uniform(-0.45, 0.45, (2, number)), rng.exponential(0.0022, number), strict=True):
-        _stamp(cover, grid, x, y, size, 0.0)
+    for x, y in rng.uniform(-0.45, 0.45, (rng.poisson(9 * wear.pits), 2)):
+        _stamp(cover, grid, x, y, rng.exponential(0.0022), 0.0)
     return cover
 
 
 def _grown(numbers: np.ndarray) -> np.ndarray:
-    """Anti-aliased cover reaches half a pixel beyond the facets' own pixels: the nearest facet goes on there."""
+    """Anti-aliased cover reaches a little beyond the facets' own pixels: the nearest facet goes on there."""
     return np.where(numbers == 0, cv2.dilate(numbers, np.ones((3, 3), np.uint8)), numbers)
 
 
 def _card(grid: Grid, foil: np.ndarray, wear: Wear, rng: np.random.Generator) -> np.ndarray:
-    """Paper fibres; and the card is pressed down around the foil, which leaves a soft shadow along its outline."""
-    fibres = cloud_noise(rng, grid.shape, 90) * np.float32(0.13) + cloud_noise(rng, grid.shape, 12) * np.float32(0.06)
-    fibres += cloud_noise(rng, grid.shape, 220) * np.float32(0.11)
-    fibres *= np.float32(wear.texture)
-    fibres += 1
+    """Paper fibres, and a soft shadow along the foil, around which the card is pressed down."""
+    fibres = np.ones(grid.shape, np.float32)
+    for cells, depth in ((12, 0.06), (90, 0.13), (220, 0.11)):
+        fibres += cloud_noise(rng, grid.shape, cells) * np.float32(depth * wear.texture)
     np.maximum(fibres, np.float32(0.2), out=fibres)
     fibres *= 1 - np.float32(0.45) * cv2.GaussianBlur(foil, (0, 0), 0.007 * grid.scale)
-    return fibres[..., None] * CARD
+    return _coloured(fibres, CARD)
 
 
 def _word_window(layout: Layout, grid: Grid) -> tuple[slice, slice]:
-    """The pixels that ink may reach. They must not depend on a flaw, because the ink's grain is drawn for them."""
+    """The pixels that ink may reach: the same for every flaw, because the ink's grain is drawn for them."""
     points = np.concatenate([outline for letter in layout.letters for outline in letter])
     (left, top), (right, bottom) = points.min(0) - 0.09, points.max(0) + 0.09
     corners = project(grid.matrix, np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
@@ -127,7 +129,8 @@ def _ink_cover(layout: Layout, grid: Grid, wear: Wear, rng: np.random.Generator)
     cover = coverage(grid.shape, [to_pixels(shifted, list(letter)) for letter in layout.letters])
     cover = cv2.GaussianBlur(cover, (0, 0), 0.0022 * grid.scale)
     ragged = cloud_noise(rng, grid.shape, 90) * np.float32(0.09 * wear.texture)
-    return smoothstep((cover + ragged * (cover > 0.02) - np.float32(0.5) + gain) * np.float32(1.7) + np.float32(0.5))
+    cover += ragged * (cover > 0.02) + (gain - np.float32(0.5))
+    return smoothstep(cover * np.float32(1.7) + np.float32(0.5))
 
 
 def _ink_colour(grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
@@ -135,25 +138,27 @@ def _ink_colour(grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     shade = 1 + cloud_noise(rng, grid.shape, 24) * np.float32(0.07 * wear.texture)
     flakes = cloud_noise(rng, grid.shape, 170) * np.float32(0.14 * wear.texture)
     shade += flakes + np.maximum(flakes - np.float32(0.24), 0) * 3
-    return np.maximum(shade, np.float32(0.15))[..., None] * INK
+    return _coloured(np.maximum(shade, np.float32(0.15)), INK)
 
 
 def _foil_normals(
     leans: np.ndarray, numbers: np.ndarray, foil: np.ndarray, grid: Grid, wear: Wear, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the foil's normal: lean of the facet, viewing angle, waves, brush marks and the rounded edge."""
+    """x and y of the foil's normal: the facet's lean, viewing angle, waves, brush marks, the rounded edge."""
     east, south = grid.x - np.float32(SUN[0]), grid.y - np.float32(SUN[1])
     radius, angle = cv2.cartToPolar(east, south)
     angle *= np.float32(1024 / (2 * np.pi))
-    marks = cv2.remap(white_noise(rng, (64, 1024)), angle, radius * np.float32(80), cv2.INTER_LINEAR,
-                      borderMode=cv2.BORDER_WRAP)
+    brushed = white_noise(rng, (64, 1024))
+    rows = radius * np.float32(80)
+    marks = cv2.remap(brushed, angle, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     marks *= np.float32(0.075 * wear.texture)
     marks /= radius + np.float32(1e-4)
     waves = np.float32(0.065 * wear.waves)
     edge = cv2.GaussianBlur(foil, (0, 0), 0.0028 * grid.scale)
     step = -0.0019 * grid.scale
     normals = []
-    for lean, along, across, axis in zip(leans.T, (grid.x, grid.y), (south, -east), ((1, 0), (0, 1)), strict=True):
+    views = ((leans[:, 0], grid.x, south, (1, 0)), (leans[:, 1], grid.y, -east, (0, 1)))
+    for lean, along, across, axis in views:
         normal = cv2.blur(lean[numbers], (3, 3))
         normal += np.float32(0.16) * along
         normal += cloud_noise(rng, grid.shape, 7) * waves
@@ -169,15 +174,13 @@ def _foil_colour(bright: np.ndarray, wear: Wear, rng: np.random.Generator) -> np
     log = cv2.log(np.maximum(bright, np.float32(0.02)))
     log += white_noise(rng, bright.shape) * np.float32(0.24 * wear.texture)
     np.minimum(log, np.float32(0.5), out=log)
-    return cv2.merge([cv2.exp(log * power) * gold for power, gold in zip((0.95, 1.12, 1.42), GOLD.tolist(), strict=True)])
+    powers = (0.95, 1.12, 1.42)
+    return cv2.merge([cv2.exp(log * power) * gold for power, gold in zip(powers, GOLD.tolist(), strict=True)])
 
 
 def _add_dust(radiance: np.ndarray, grid: Grid, wear: Wear, rng: np.random.Generator) -> None:
-    number = rng.poisson(14 * wear.dust)
-    for x, y, size, tone in zip(
-        *rng.uniform(-0.52, 0.52, (2, number)), rng.exponential(0.0018, number), rng.uniform(0.05, 0.4, number), strict=True
-    ):
-        _stamp(radiance, grid, x, y, size, tone)
+    for x, y in rng.uniform(-0.52, 0.52, (rng.poisson(14 * wear.dust), 2)):
+        _stamp(radiance, grid, x, y, rng.exponential(0.0018), rng.uniform(0.05, 0.4))
 
 
 def _stamp(image: np.ndarray, grid: Grid, x: float, y: float, size: float, tone: float) -> None:
@@ -186,7 +189,7 @@ def _stamp(image: np.ndarray, grid: Grid, x: float, y: float, size: float, tone:
     column, row = mapped[:2] / mapped[2]
     reach = max(2, round(3 * size * grid.scale))
     top, left = max(0, int(row) - reach), max(0, int(column) - reach)
-    window = image[top : int(row) + reach + 1, left : int(column) + reach + 1]
+    window = image[top : max(0, int(row) + reach + 1), left : max(0, int(column) + reach + 1)]
     if window.size == 0:
         return
     dy = np.arange(window.shape[0])[:, None] + top + 0.5 - row

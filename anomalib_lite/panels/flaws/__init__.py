@@ -1,7 +1,7 @@
 """The ten defects the renderer can draw, by name.
 
-Each entry makes a Flaw from a random generator, a severity in [0, 1] and the perfect layout. A maker draws the same
-random numbers whatever the severity, so that one seed gives one defect that grows with it.
+Each entry makes a Flaw from a random generator, a severity in [0, 1] and the perfect layout. It draws the
+same random numbers whatever the severity, so that one seed gives one defect that grows with it.
 """
 
 from __future__ import annotations

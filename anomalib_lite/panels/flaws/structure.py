@@ -26,7 +26,9 @@ def broken(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
         open_by = np.minimum(open_by, np.float32(0.028) - np.abs(across))
         return cover * (1 - np.clip(open_by * np.float32(grid.scale) + np.float32(0.5), 0, 1))
 
-    return Flaw(layout=lambda whole: whole.with_element(index, _bend(spike, at, lean, abrupt=True)), foil=snap)
+    return Flaw(
+        layout=lambda whole: whole.with_element(index, _bend(spike, at, lean, abrupt=True)), foil=snap
+    )
 
 
 def bent(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
@@ -40,7 +42,8 @@ def bent(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
 def missing(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     """Foil did not transfer: a spike lacks its tip, all of itself, or its neighbour as well."""
     _, first = _pick_spike(rng, layout)
-    spikes = sorted((e for e in layout.elements if e.kind == first.kind), key=lambda e: np.hypot(*(e.centre - first.centre)))
+    spikes = [element for element in layout.elements if element.kind == "spike"]
+    spikes.sort(key=lambda spike: np.hypot(*(spike.centre - first.centre)))
     amount = 0.16 + 1.9 * severity
     jags = rng.uniform(-0.012, 0.012, 25)
 
@@ -70,7 +73,9 @@ def extra(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     outline = draw_outline(rng, 0.35)
     if kind == 0:
         radius = 0.008 + 0.026 * severity
-        return Flaw(foil=lambda cover, grid: np.maximum(cover, patch(grid, SUN + reach * ray, radius, outline)))
+        return Flaw(
+            foil=lambda cover, grid: np.maximum(cover, patch(grid, SUN + reach * ray, radius, outline))
+        )
     if kind == 1:
         length = 0.03 + 0.13 * severity
         more = lance("spike", SUN + reach * ray, SUN + (reach + length) * ray, 0.004 + 0.008 * severity)

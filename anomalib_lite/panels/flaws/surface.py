@@ -15,7 +15,7 @@ _TINTS = np.array([[1.12, 0.62, 0.50], [0.95, 1.22, 2.15], [0.62, 0.95, 0.75], [
 
 
 def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A tapered, slightly curved and interrupted line down to the paper; longer, wider, deeper with severity."""
+    """A tapered, curved and interrupted line down to the paper; longer, wider, deeper with severity."""
     middle = rng.uniform((-0.28, -0.26), (0.28, 0.26))
     angle, curve = rng.uniform(0, np.pi), rng.normal(0, 0.10)
     length = 0.09 + 0.5 * severity
@@ -27,8 +27,10 @@ def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
         along = np.linspace(-0.5, 0.5, 49)
         axis, normal = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         line = middle + length * (along[:, None] * axis + curve * (along**2)[:, None] * normal)
-        half = width / 2 * np.sqrt(np.clip(1 - (2 * along) ** 2, 0.02, 1)) * np.interp(along, np.linspace(-0.5, 0.5, 24), skips)
-        edge = half[:, None] * normal
+        taper = np.sqrt(np.clip(1 - (2 * along) ** 2, 0.02, 1)) * np.interp(
+            along, np.linspace(-0.5, 0.5, 24), skips
+        )
+        edge = (width / 2 * taper)[:, None] * normal
         outline = np.concatenate([line + edge, (line - edge)[::-1]])
         cover = coverage(grid.shape, [to_pixels(grid.matrix, [outline])])
         return radiance + (depth * cover)[..., None].astype(np.float32) * (_SCRATCHED - radiance)
@@ -47,7 +49,7 @@ def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     def veil(radiance: np.ndarray, grid: Grid) -> np.ndarray:
         inside = depth_inside(grid, centre, radius, outline)
         cover = np.clip(inside / np.float32(0.006) + np.float32(0.5), 0, 1)
-        rim = np.exp(-((inside - np.float32(0.006)) / np.float32(0.0055)) ** 2)
+        rim = np.exp(-(((inside - np.float32(0.006)) / np.float32(0.0055)) ** 2))
         dense = np.clip(opacity * cover * (np.float32(0.62) + np.float32(0.45) * rim), 0, 0.95)[..., None]
         return radiance + dense.astype(np.float32) * (colour - radiance)
 
@@ -55,21 +57,20 @@ def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
 
 
 def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A few neighbouring pieces of foil, or letters, came from another roll: copper, silver, green or violet."""
-    pieces = [[f.outline for f in e.facets] for e in layout.elements if e.kind in ("spike", "disc", "arc")]
-    letters = [list(letter) for letter in layout.letters]
-    group = letters if rng.random() < 0.3 else pieces
-    first = np.concatenate(group[rng.integers(len(group))]).mean(0)
-    group = sorted(group, key=lambda outlines: np.hypot(*(np.concatenate(outlines).mean(0) - first)))
-    count = 1 + rng.integers(3)
+    """A few neighbouring spikes or letters came from another roll: copper, silver, green or violet."""
+    spikes = [
+        [facet.outline for facet in e.facets] for e in layout.elements if e.kind in ("spike", "disc", "arc")
+    ]
+    group = [list(letter) for letter in layout.letters] if rng.random() < 0.3 else spikes
+    middles = np.array([np.concatenate(outlines).mean(0) for outlines in group])
+    first = middles[rng.integers(len(middles))]
+    nearest = np.argsort(np.hypot(*(middles - first).T))[: 1 + rng.integers(3)]
     tint = 1 + (_TINTS[rng.integers(len(_TINTS))] - 1) * (0.22 + 0.78 * severity)
 
     def colour(radiance: np.ndarray, grid: Grid) -> np.ndarray:
-        whole = group is not None and len(group[0]) > 0 and len(group) == len(letters)
-        shapes = [to_pixels(grid.matrix, outlines) for outlines in group[:count]]
-        if not whole:  # facets overlap at their seams, so each is filled on its own
-            shapes = [[outline] for outlines in shapes for outline in outlines]
-        cover = coverage(grid.shape, shapes)
+        # Each outline is filled on its own: the card in a letter's hole is too dark for its tint to show.
+        outlines = [outline for index in nearest for outline in group[index]]
+        cover = coverage(grid.shape, [[outline] for outline in to_pixels(grid.matrix, outlines)])
         cover = cv2.dilate(cover, np.ones((3, 3), np.uint8), iterations=max(1, round(0.004 * grid.scale)))
         return radiance * (1 + cover[..., None] * (tint - 1).astype(np.float32))
 
