@@ -1,0 +1,1 @@
+"""Labelling crops by keyboard in a local web page."""

@@ -1,0 +1,88 @@
+"""Who may speak to the local server: the page it served itself, and nobody else.
+
+A server on 127.0.0.1 can be reached from every web page the user has open. Three checks keep those out: the
+Host header must name this server (a foreign name made to resolve to 127.0.0.1 is refused), the Origin of a
+request must be this server, and whatever changes something must carry the token that only its own page
+holds. Other accounts of the same machine are not kept out.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+TOKEN_HEADER = "x-annotate-token"
+MAX_BODY = 64 * 2**20
+_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+
+
+def allowed_hosts(host: str, port: int) -> frozenset[str]:
+    """The values of the Host header that name this server."""
+    names = {host, "127.0.0.1", "localhost"}
+    names = {f"[{name}]" if ":" in name else name for name in names}
+    return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
+
+
+def refusal(method: str, path: str, headers: Mapping[str, str], hosts: Iterable[str], token: str
+            ) -> tuple[int, str] | None:
+    """Status and reason why a request is refused, None where it may pass; header names in lower case."""
+    if headers.get("host", "").lower() not in hosts:
+        return 421, "this server does not answer to that host name"
+    origin = headers.get("origin")
+    if origin is not None and origin.lower() not in {f"http://{host}" for host in hosts}:
+        return 403, "requests from another site are refused"
+    if ".." in path or "\\" in path or "\0" in path:
+        return 400, "paths with '..' are refused"
+    if method in ("GET", "HEAD"):
+        return None
+    if method != "POST":
+        return 405, "only GET and POST are known here"
+    if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), token.encode()):
+        return 403, "token"
+    length = headers.get("content-length", "")
+    if not length.isdecimal():
+        return 411, "a length is needed"
+    if int(length) > MAX_BODY:
+        return 413, "that is too long"
+    return None
+
+
+class Guard:
+    """ASGI middleware: refuses what `refusal` refuses and adds the security headers to every answer."""
+
+    def __init__(self, app: Any, hosts: Iterable[str], token: str) -> None:
+        self.app, self.hosts, self.token = app, frozenset(hosts), token
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":  # a websocket: none is served, closing refuses it
+            return await send({"type": "websocket.close", "code": 1008})
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+            await send(message)
+
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1")
+                   for name, value in scope["headers"]}
+        refused = refusal(scope["method"], scope["path"], headers, self.hosts, self.token)
+        if refused is None:
+            return await self.app(scope, receive, send_guarded)
+        status, reason = refused
+        body = json.dumps({"detail": reason}).encode()
+        await send_guarded({"type": "http.response.start", "status": status,
+                            "headers": [(b"content-type", b"application/json"),
+                                        (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,47 @@
+// Talks to the server. A POST resolves only when the server has the answer on its disk.
+
+const tokenOf = (page) => page.querySelector('meta[name="annotate-token"]').content;
+let token = tokenOf(document);
+
+export async function getState() {
+  const response = await fetch("/api/state", { cache: "no-store" });
+  if (!response.ok) throw new Error(`the server answers with ${response.status}`);
+  return response.json();
+}
+
+export const postAnswer = (id, label, defect) => post("/api/answer", JSON.stringify({ id, label, defect }));
+export const postUndo = () => post("/api/undo", "{}");
+export const postMask = (id, png) => post(`/api/mask/${id}`, png, "image/png");
+
+async function post(path, body, type = "application/json") {
+  let response = await send(path, body, type);
+  if (response.status === 403 && (await detail(response.clone())) === "token") {
+    // The server was started again and has a new token. Only a page of its own origin can read it.
+    token = tokenOf(new DOMParser().parseFromString(await (await fetch("/", { cache: "no-store" })).text(), "text/html"));
+    response = await send(path, body, type);
+  }
+  if (!response.ok) throw new Error(await detail(response));
+  return response.json();
+}
+
+async function send(path, body, type) {
+  try {
+    return await fetch(path, {
+      method: "POST",
+      body,
+      headers: { "content-type": type, "x-annotate-token": token },
+      keepalive: type === "application/json", // reaches the server even if the tab is closed right now
+    });
+  } catch {
+    throw new Error("Not saved: the server does not answer. Start annotate again, then press the key once more.");
+  }
+}
+
+async function detail(response) {
+  try {
+    const text = (await response.json()).detail;
+    return typeof text === "string" ? text : JSON.stringify(text);
+  } catch {
+    return `not saved: the server answers with ${response.status}`;
+  }
+}

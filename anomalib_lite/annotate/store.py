@@ -1,0 +1,177 @@
+"""The answers: replayed from the journal, changed by the page, on the disk before a call returns."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, mask_key
+from anomalib_lite.annotate.images import decode_mask, encode_mask, image_size
+from anomalib_lite.annotate.journal import Journal
+from anomalib_lite.annotate.labels import COLUMNS, UNLABELLED, Answer, csv_line, label_line, read_labels
+from anomalib_lite.errors import UserError
+from anomalib_lite.runs.atomic import atomic_path, write_text
+
+log = logging.getLogger(__name__)
+
+JOURNAL_NAME = "labels.journal.jsonl"
+
+
+class Store:
+    """The state of one labelling job; every method that changes it may be called from any thread.
+
+    The journal is the truth and labels.csv a snapshot of it, renewed after each event. Each event carries the
+    digest of the snapshot before it: a labels.csv with another digest was edited by hand, and its rows are
+    taken over. `notes` says what a start found worth telling; `warning` that the last snapshot failed.
+    """
+
+    def __init__(self, crop_set: CropSet) -> None:
+        self.root = crop_set.root
+        self.crops = {crop.id: crop for crop in crop_set.crops}
+        self.answers: dict[str, Answer] = {}
+        self.masks: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.warning: str | None = None
+        self._history: list[tuple[str, Answer]] = []
+        self._by_key = {crop.key: crop for crop in crop_set.crops}
+        self._order: list[str] = []
+        self._lines: dict[str, str] = {}  # of labels.csv, kept so that an answer among thousands is quick
+        self._csv = ""
+        self._lock = threading.Lock()
+        self._journal = Journal(self.root / JOURNAL_NAME)
+        try:
+            self._start()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    @property
+    def version(self) -> int:
+        return len(self._journal.events)
+
+    def answer(self, crop: Crop, answer: Answer) -> None:
+        """Records an answer; one that changes nothing is not recorded, so that a request may be repeated."""
+        with self._lock:
+            if answer != self.answers.get(crop.key, UNLABELLED):
+                self._write("answer", crop.key, label=answer.label, defect=answer.defect)
+
+    def undo(self) -> Crop | None:
+        """Takes the last answer back and returns its crop, None where there is nothing to undo."""
+        with self._lock:
+            for key, before in reversed(self._history):
+                if key in self._by_key:
+                    self._write("undo", key, label=before.label, defect=before.defect)
+                    return self._by_key[key]
+            return None
+
+    def save_mask(self, crop: Crop, png: bytes) -> None:
+        """Writes masks/<stem>.png from what was drawn; an empty mask removes the file. Raises ValueError."""
+        mask = decode_mask(png, image_size(crop.path))
+        with self._lock:
+            key = mask_key(crop.key)
+            if mask.any():
+                with atomic_path(self.root / key) as temporary:
+                    temporary.write_bytes(encode_mask(mask))
+                self._write("mask", crop.key, mask=key)
+            else:
+                (self.root / key).unlink(missing_ok=True)
+                self._write("mask", crop.key, mask=None)
+
+    def mask_path(self, crop: Crop) -> Path | None:
+        key = self.masks.get(crop.key)
+        return self.root / key if key else None
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def _write(self, action: str, key: str, **fields: Any) -> None:
+        self._append(action, key, **fields)
+        self._snapshot()
+
+    def _append(self, action: str, key: str, **fields: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = {"time": now, "action": action, "crop": key, **fields, "csv": self._csv}
+        self._journal.append(event)
+        self._apply(event)
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        key, action = event["crop"], event["action"]
+        if action == "mask":
+            self.masks[key] = event["mask"]
+            if not event["mask"]:
+                del self.masks[key]
+        else:
+            if action == "answer":
+                self._history.append((key, self.answers.get(key, UNLABELLED)))
+            elif action == "undo":
+                last = max(i for i, (other, _) in enumerate(self._history) if other == key)
+                del self._history[last]
+            self.answers[key] = Answer(event["label"], event["defect"])
+        self._csv = event["csv"]
+        self._lines[key] = label_line(key, self.answers.get(key, UNLABELLED), self.masks.get(key))
+
+    def _snapshot(self) -> None:
+        """Renews labels.csv. A failure (a spreadsheet has it open) loses nothing: the journal has it all."""
+        text = csv_line(*COLUMNS) + "".join(self._lines.get(key, "") for key in self._order)
+        try:
+            write_text(self.root / LABELS_NAME, text)
+        except OSError as error:
+            self.warning = f"{LABELS_NAME} could not be written ({error}); {JOURNAL_NAME} has the answer."
+            log.warning(self.warning)
+        else:
+            self._csv, self.warning = _digest(text.encode()), None
+
+    def _start(self) -> None:
+        if self._journal.torn is not None:
+            self._note("The last answer before the stop was half written and is left out: look at it again.")
+        for line, event in enumerate(self._journal.events, start=1):
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{self._journal.path}, line {line} is no event of a labelling job "
+                                f"({error!r}): put the line right or delete it.") from None
+        labels = self.root / LABELS_NAME
+        if labels.is_file() and _digest(labels.read_bytes()) not in {e["csv"] for e in self._journal.events}:
+            self._take_over(labels)
+        self._find_masks()
+        # Those shown, in their order, then those labelled at another time that still exist.
+        self._order = list(self._by_key) + sorted(
+            key for key in self.answers if key not in self._by_key and (self.root / key).is_file())
+        if self.answers:
+            self._snapshot()
+
+    def _take_over(self, labels: Path) -> None:
+        changed = 0
+        for key, row in read_labels(labels).items():
+            if not is_inside(key) or (row.mask and not is_inside(row.mask)):
+                self._note(f"{LABELS_NAME}: {key!r}, mask {row.mask!r} lies outside its folder: left out.")
+                continue
+            if row.answer != self.answers.get(key, UNLABELLED):
+                self._append("import", key, label=row.answer.label, defect=row.answer.defect)
+                changed += 1
+            if row.mask and row.mask != self.masks.get(key) and (self.root / row.mask).is_file():
+                self._append("mask", key, mask=row.mask)
+        if changed:
+            self._note(f"{changed} answers were taken over from {LABELS_NAME}, which was edited outside.")
+
+    def _find_masks(self) -> None:
+        """A mask file is written before its event and removed before it, so the files have the last word."""
+        for key in self._by_key.keys() | self.masks.keys():
+            said = self.masks.pop(key, None)
+            candidates = [mask for mask in (said, mask_key(key)) if mask and (self.root / mask).is_file()]
+            found = candidates[0] if candidates else None
+            if found:
+                self.masks[key] = found
+            self._lines[key] = label_line(key, self.answers.get(key, UNLABELLED), found)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        log.warning(text)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,136 @@
+"""Crops to label, and servers to label them with."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import uvicorn
+
+from anomalib_lite.annotate.crops import find_crops
+from anomalib_lite.annotate.security import Guard, allowed_hosts
+from anomalib_lite.annotate.server import Labelling, build_app
+from anomalib_lite.annotate.session import listen
+from anomalib_lite.annotate.store import Store
+
+TOKEN = "the-token-of-the-tests"
+
+
+def write_crops(folder: Path, number: int, size: tuple[int, int] = (48, 32)) -> list[str]:
+    """Crops of `size` (width, height), each of its own grey, named crop_000.png and on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"crop_{i:03d}.png" for i in range(number)]
+    for i, name in enumerate(names):
+        cv2.imwrite(str(folder / name), np.full((size[1], size[0], 3), 40 + 4 * i, np.uint8))
+    return names
+
+
+def drawn_mask(size: tuple[int, int] = (48, 32), box: tuple[int, int, int, int] = (4, 5, 10, 9)) -> bytes:
+    """What the page sends: a PNG with the mask, a rectangle x, y, width, height, in its alpha channel."""
+    image = np.zeros((size[1], size[0], 4), np.uint8)
+    x, y, width, height = box
+    image[y : y + height, x : x + width] = (163, 79, 255, 255)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+@pytest.fixture
+def crops_folder(tmp_path: Path) -> Path:
+    write_crops(tmp_path / "crops", 6)
+    return tmp_path / "crops"
+
+
+@pytest.fixture
+def open_store(crops_folder: Path) -> Iterator[Callable[[], Store]]:
+    """Opens the folder's store as often as wanted; each closes the one before, as a new start does."""
+    opened: list[Store] = []
+
+    def open_again() -> Store:
+        for store in opened:
+            store.close()
+        opened.append(Store(find_crops(crops_folder)))
+        return opened[-1]
+
+    yield open_again
+    for store in opened:
+        store.close()
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Client:
+    """Speaks HTTP as it stands: no path is tidied up and no header added that was not asked for."""
+
+    port: int
+    token: str = TOKEN
+
+    def send(self, method: str, path: str, body: bytes | None = None,
+             headers: dict[str, str] | None = None) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            sent = {"host": f"127.0.0.1:{self.port}", **(headers or {})}
+            if body is not None:
+                sent.setdefault("content-length", str(len(body)))
+            for name, value in sent.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            response = connection.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.send("GET", path, headers=headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Reply:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        wanted = {"content-type": "application/json", "x-annotate-token": self.token, **headers}
+        return self.send("POST", path, content, wanted)
+
+
+@pytest.fixture
+def serve_app() -> Iterator[Callable[[Labelling], Client]]:
+    """Serves a labelling job in a thread, guarded as in earnest."""
+    running: list[tuple[uvicorn.Server, threading.Thread, Any]] = []
+
+    def start(labelling: Labelling) -> Client:
+        listening = listen("127.0.0.1", 0)
+        port = listening.getsockname()[1]
+        app = Guard(build_app(labelling, TOKEN), allowed_hosts("127.0.0.1", port), TOKEN)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        running.append((server, thread, listening))
+        return Client(port)
+
+    yield start
+    for server, thread, listening in running:
+        server.should_exit = True
+        thread.join(timeout=10)
+        listening.close()
+
+
+def token_of(page: str) -> str:
+    return re.search(r'name="annotate-token" content="([^"]+)"', page)[1]

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from anomalib_lite.annotate.crops import find_crops, is_inside, mask_key
+from anomalib_lite.errors import UserError
+
+from .conftest import write_crops
+
+
+def test_a_folder_gives_its_images_in_natural_order_without_masks_and_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/crop_10.png", "b/crop_2.JPG", "a.tiff", "masks/a.png", ".cache/x.png", ".x.png", "a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_crops(tmp_path)
+    assert [crop.key for crop in found.crops] == ["a.tiff", "b/crop_2.JPG", "b/crop_10.png"]
+    assert found.root == tmp_path
+
+
+def test_a_manifest_gives_its_crops_once_in_its_order(tmp_path: Path) -> None:
+    write_crops(tmp_path / "cut", 3)
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("panel,x,y,w,h,score,angle,scale,crop\n"
+                        "p.png,1,2,3,4,0.9,0,1,cut/crop_002.png\n"
+                        "p.png,1,2,3,4,0.8,0,1,cut\\crop_000.png\n"
+                        "p.png,1,2,3,4,0.8,0,1,./cut/crop_002.png\n")
+    found = find_crops(manifest)
+    assert [crop.key for crop in found.crops] == ["cut/crop_002.png", "cut/crop_000.png"]
+    assert found.root == tmp_path
+
+
+@pytest.mark.parametrize("key", ["../secret.png", "cut/../../secret.png", "/etc/secret.png", "C:/secret.png",
+                                 "..\\secret.png", ""])
+def test_a_manifest_may_not_name_files_outside_its_folder(tmp_path: Path, key: str) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"crop\n{key},\n")
+    with pytest.raises(UserError, match="line 2"):
+        find_crops(manifest)
+
+
+def test_missing_crops_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_crops(tmp_path, 1)
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("crop\ncrop_000.png\ngone.png\n")
+    with caplog.at_level(logging.WARNING):
+        assert [crop.key for crop in find_crops(manifest).crops] == ["crop_000.png"]
+    assert "1 of 2" in caplog.text and "gone.png" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("manifest.csv", "image,label\na.png,OK\n", "no column 'crop'"),
+    ("manifest.csv", "", "no column 'crop'"),
+    ("manifest.csv", "crop\n", "no image that exists"),
+    ("labels.csv", "crop,label,defect,mask\n", "holds the answers"),
+])
+def test_an_unfit_manifest_says_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        find_crops(tmp_path / name)
+
+
+def test_an_absent_source_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="crops=FOLDER"):
+        find_crops(tmp_path / "nowhere")
+
+
+def test_two_crops_may_not_share_a_mask(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"masks/a\.png"):
+        find_crops(tmp_path)
+
+
+def test_masks_of_namesakes_in_different_folders_differ() -> None:
+    assert mask_key("a.jpg") == "masks/a.png"
+    assert mask_key("x/a.jpg") == "masks/x/a.png"
+
+
+def test_ids_hide_the_path_and_belong_to_one_folder(tmp_path: Path) -> None:
+    write_crops(tmp_path / "one", 3)
+    write_crops(tmp_path / "two", 3)
+    one = {crop.id for crop in find_crops(tmp_path / "one").crops}
+    two = {crop.id for crop in find_crops(tmp_path / "two").crops}
+    assert len(one | two) == 6
+    assert one == {crop.id for crop in find_crops(tmp_path / "one").crops}
+    assert all(name.isalnum() for name in one)
+
+
+def test_inside_is_decided_without_the_file_system() -> None:
+    assert is_inside("a/b..c/d.png") and is_inside("a.png")
+    assert not any(is_inside(key) for key in ("", "..", "a/..", "/a", "\\\\host\\a", "D:a"))

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.annotate import store as store_module
+from anomalib_lite.annotate.journal import Journal
+from anomalib_lite.annotate.scores import Score
+from anomalib_lite.annotate.server import Labelling
+from anomalib_lite.annotate.store import Store
+
+from .conftest import TOKEN, Client, drawn_mask, token_of
+
+Serve = Callable[[Labelling], Client]
+Open = Callable[[], Store]
+
+
+@pytest.fixture
+def client(open_store: Open, serve_app: Serve) -> Client:
+    return serve_app(Labelling(open_store(), ("scratch", "stain")))
+
+
+def test_the_page_holds_the_token_and_nothing_from_outside(client: Client) -> None:
+    page = client.get("/").body.decode()
+    assert token_of(page) == TOKEN
+    for name in ("/", "/static/style.css", "/static/app.js", "/static/render.js", "/static/view.js"):
+        text = client.get(name).body.decode()
+        assert not re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", text)
+
+
+def test_every_module_the_page_imports_is_served(client: Client) -> None:
+    wanted = {"app.js"}
+    seen: set[str] = set()
+    while wanted - seen:
+        name = (wanted - seen).pop()
+        reply = client.get(f"/static/{name}")
+        assert reply.status == 200 and reply.headers["content-type"].startswith("text/javascript")
+        wanted |= set(re.findall(r'from "\./([a-z]+\.js)"', reply.body.decode()))
+        seen.add(name)
+    assert len(seen) >= 7
+
+
+def test_the_state_tells_all_that_the_page_needs(open_store: Open, serve_app: Serve, tmp_path: Path) -> None:
+    store = open_store()
+    template = tmp_path / "template.tif"
+    cv2.imwrite(str(template), np.zeros((4, 4, 3), np.uint8))
+    client = serve_app(Labelling(store, ("scratch",), template, {"crop_001.png": Score(0.5, True)}))
+    state = client.get("/api/state").json
+    assert state["folder"] == "crops" and state["defects"] == ["scratch"] and state["template"]
+    first, second = state["crops"][:2]
+    assert (first["name"], first["label"], first["score"], first["nok"]) == ("crop_000.png", None, None, None)
+    assert (second["score"], second["nok"]) == (0.5, True)
+    assert client.get("/template").headers["content-type"] == "image/png"
+
+
+def test_answer_mask_undo_and_what_comes_back(client: Client, crops_folder: Path) -> None:
+    crop_id = client.get("/api/state").json["crops"][2]["id"]
+    reply = client.post("/api/answer", {"id": crop_id, "label": "NOK", "defect": "stain"}).json
+    assert reply == {"version": 1, "warning": None,
+                     "crop": {"id": crop_id, "label": "NOK", "defect": "stain", "mask": None}}
+    reply = client.post(f"/api/mask/{crop_id}", drawn_mask(), **{"content-type": "image/png"}).json
+    assert reply["version"] == 2 and reply["crop"]["mask"]
+    assert client.get(f"/mask/{crop_id}").body == (crops_folder / "masks/crop_002.png").read_bytes()
+    reply = client.post("/api/undo", {}).json
+    assert reply["crop"]["label"] is None and reply["crop"]["mask"]
+    assert client.post("/api/undo", {}).json["crop"] is None
+
+
+@pytest.mark.parametrize("body", [
+    {"id": "unknown", "label": "OK"}, {"id": "ID", "label": "maybe"}, {"id": ["ID"], "label": "OK"},
+    {"id": "ID", "label": "OK", "defect": "stain"}, {"id": "ID", "label": "OK", "path": "x"}, {"id": "ID"},
+    [], b"no json",
+])
+def test_an_answer_that_makes_no_sense_is_refused(client: Client, body: object) -> None:
+    crop_id = client.get("/api/state").json["crops"][0]["id"]
+    if isinstance(body, dict) and body.get("id") == "ID":
+        body = {**body, "id": crop_id}
+    assert client.post("/api/answer", body).status in (404, 422)
+    assert client.get("/api/state").json["version"] == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"no png", drawn_mask((5, 5))])
+def test_a_mask_that_does_not_fit_is_refused(client: Client, body: bytes) -> None:
+    crop_id = client.get("/api/state").json["crops"][0]["id"]
+    reply = client.post(f"/api/mask/{crop_id}", body, **{"content-type": "image/png"})
+    assert reply.status == 422 and "not saved" in reply.json["detail"]
+
+
+def test_an_answer_that_is_not_on_disk_is_an_error(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    crop_id = client.get("/api/state").json["crops"][0]["id"]
+    monkeypatch.setattr(Journal, "append", full)
+    reply = client.post("/api/answer", {"id": crop_id, "label": "OK"})
+    assert reply.status == 507 and "No space" in reply.json["detail"]
+    monkeypatch.undo()
+    assert client.get("/api/state").json["crops"][0]["label"] is None
+
+
+def test_an_answer_in_the_journal_alone_is_saved_with_a_warning(client: Client,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    def held_open(*_: object) -> None:
+        raise PermissionError("held open")
+
+    crop_id = client.get("/api/state").json["crops"][0]["id"]
+    monkeypatch.setattr(store_module, "write_text", held_open)
+    reply = client.post("/api/answer", {"id": crop_id, "label": "OK"})
+    assert reply.status == 200 and "held open" in reply.json["warning"]
+
+
+def test_a_crop_that_vanished_is_no_server_error(client: Client, crops_folder: Path) -> None:
+    crop_id = client.get("/api/state").json["crops"][0]["id"]
+    (crops_folder / "crop_000.png").unlink()
+    assert client.get(f"/image/{crop_id}").status == 404
+    assert client.get("/api/state").json["crops"][0]["version"] is None
+    assert client.post(f"/api/mask/{crop_id}", drawn_mask()).status in (422, 507)
