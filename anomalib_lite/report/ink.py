@@ -1,0 +1,96 @@
+"""What all figures share: colours, empty figures in the house style, and saving as PNG or inline SVG."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from anomalib_lite.runs.atomic import atomic_path
+
+# Blue and orange stay apart for colour-blind eyes and in grey print. Inside a page each colour becomes the
+# style sheet's variable of that name, so that one drawing serves the light and the dark scheme.
+INK, MUTED, GRID, PAPER = "#22262b", "#6f7680", "#e4e6e9", "#fffffe"
+OK, NOK, OK_PALE, NOK_PALE = "#2f6fb0", "#d1571b", "#bcd3ea", "#f3cdb6"
+THIRD, FOURTH, FIFTH = "#3d8b6f", "#8a63a8", "#a3802a"
+SERIES = (OK, NOK, THIRD, FOURTH, FIFTH, MUTED)
+_VARIABLES = {
+    INK: "ink", MUTED: "muted", GRID: "line", PAPER: "paper", OK: "ok", NOK: "nok", OK_PALE: "ok-pale",
+    NOK_PALE: "nok-pale", THIRD: "third", FOURTH: "fourth", FIFTH: "fifth",
+}  # fmt: skip
+
+
+def figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of one axes, sizes in inches."""
+    drawing, [axis] = panels(width, height, 1, 1)
+    return drawing, axis
+
+
+def panels(width: float, height: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """An empty figure, sizes in inches, with rows x columns axes, listed row by row."""
+    drawing = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+    axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        _quieten(axis)
+    return drawing, axes
+
+
+def entitle(axis: Axes, words: str) -> None:
+    axis.set_title(words, color=INK, fontsize=10.5, loc="left", pad=8, parse_math=False)
+
+
+def save_png(drawing: Figure, path: Path, dpi: int = 150) -> Path:
+    FigureCanvasAgg(drawing)
+    _settle(drawing)
+    with atomic_path(path) as temporary:
+        drawing.savefig(temporary, format="png", dpi=dpi)
+    return path
+
+
+def to_svg(drawing: Figure) -> str:
+    """The figure as an <svg> element for an HTML page: text stays text, colours are the page's variables."""
+    FigureCanvasSVG(drawing)
+    _settle(drawing)
+    buffer = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anomalib_lite"}):
+        drawing.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    body = buffer.getvalue().partition("<svg")[2].partition(">")[2]
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # inline, it would style the whole page
+    width, height = drawing.get_size_inches() * 72
+    return f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img">' + re.sub(r"<[^<>]*>", _clean, body)
+
+
+def _clean(tag: re.Match[str]) -> str:
+    text = re.sub(r' id="(?![mp][0-9a-f]{8})[^"]*"', "", tag.group())  # keeps what markers and clips refer to
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text
+
+
+def _settle(drawing: Figure) -> None:
+    # The layout is computed once; without this it is computed anew at every save.
+    if isinstance(drawing.get_layout_engine(), ConstrainedLayoutEngine):
+        drawing.draw_without_rendering()
+        drawing.set_layout_engine("none")
+
+
+def _quieten(axis: Axes) -> None:
+    axis.set_facecolor("none")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.8)
+    axis.tick_params(colors=MUTED, labelcolor=MUTED, labelsize=8.5, width=0.8, length=3)
+    axis.tick_params(which="minor", length=0)
+    axis.grid(True, color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.xaxis.label.set(color=MUTED, fontsize=9)
+    axis.yaxis.label.set(color=MUTED, fontsize=9)
