@@ -3,8 +3,8 @@
 The bits of a non-negative float32, read as an integer, rise with its value. Their upper 20 bits (8 of
 exponent, 12 of mantissa) make 2^20 bins whose width is 1/4096 of the value or less at every magnitude from
 1e-38 up, so a map that was scaled or raised to a power keeps its resolution, and float16 and bfloat16 values
-each keep a bin of their own. Sixteen bits would do for AUROC, but leave average precision 0.001 too low. Only
-maps that are a small signal on a large constant still lose that much: subtract the constant.
+each keep a bin of their own. Average precision comes out about 0.0001 too low (0.001 with 16 bits); AUROC
+and AUPRO are closer. Maps that are a small signal on a large constant lose more: subtract the constant.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ def lower_edge(index: int) -> float:
 def just_below(index: int) -> float:
     """Largest value below a bin: `value > just_below(i)` holds for the bins i and above, and for no other."""
     return float(np.nextafter(np.float32(lower_edge(index)), np.float32(-np.inf)))
+
+
+def first_above(threshold: float) -> int:
+    """First bin of which every value is above the threshold; BINS where there is none."""
+    if threshold < 0:
+        return 0
+    return min(int(np.float32(threshold).view(np.uint32) >> SHIFT) + 1, BINS)
 
 
 def to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -50,6 +50,10 @@ class GroupedPixelMetrics:
         """Metrics over all images."""
         return self._total(self.groups).compute()
 
+    def compute_alarms(self, threshold: float) -> MetricResult:
+        """PixelMetrics.compute_alarms over all images."""
+        return self._total(self.groups).compute_alarms(threshold)
+
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its images (regions and OK pixels) together with all good images."""
         types = sorted(name for name in self.groups if name != self.GOOD)

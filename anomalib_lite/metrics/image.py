@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.metrics.alarms import alarm_metrics
 from anomalib_lite.metrics.bits import to_numpy
 from anomalib_lite.metrics.curves import auroc, average_precision, count_ties, f1_max
 from anomalib_lite.metrics.masks import UNNAMED, Array, Labels, known_defects, known_labels
@@ -97,6 +98,10 @@ class ImageMetrics:
             result.counts["unlabelled_images"] = self.unlabelled
             result.missing["images"] = f"{self.unlabelled} images without a label were left out"
         return result
+
+    def compute_alarms(self, threshold: float) -> MetricResult:
+        """False-alarm rate, detection rate and F1 at a threshold from elsewhere, over labelled images."""
+        return alarm_metrics(np.array(self.scores), np.array(self.labels), threshold)
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its NOK images against all OK images."""

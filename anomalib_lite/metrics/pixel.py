@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.metrics.alarms import pixel_alarm_metrics
 from anomalib_lite.metrics.bits import BINS, float_bits, just_below, to_bins
 from anomalib_lite.metrics.curves import aupro, auroc, average_precision, f1_max
 from anomalib_lite.metrics.masks import Array, Labels, Masks, align_masks, known_labels, split_batch
@@ -92,3 +93,7 @@ class PixelMetrics:
             "aupro": aupro(ok, overlap, self.limit),
         }
         return MetricResult(values, notes, counts)
+
+    def compute_alarms(self, threshold: float) -> MetricResult:
+        """Pixel false-alarm and detection rate, F1 and mean region overlap at a threshold from elsewhere."""
+        return pixel_alarm_metrics(self.histograms, threshold)

@@ -22,8 +22,8 @@ class TopKScore(nn.Module):
 
     def __init__(self, pixels: int | float = 0.01) -> None:
         super().__init__()
-        whole = isinstance(pixels, int) and not isinstance(pixels, bool)
-        if not (pixels >= 1 if whole else 0 < pixels <= 1):
+        whole = isinstance(pixels, int)
+        if isinstance(pixels, bool) or not (pixels >= 1 if whole else 0 < pixels <= 1):
             raise ValueError(f"pixels must be a whole number >= 1 or a share in (0, 1], got {pixels!r}")
         self.count, self.share = (pixels, None) if whole else (None, pixels)
 
