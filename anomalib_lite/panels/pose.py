@@ -20,11 +20,11 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator, jitter: float = 1.0) -> Pose:
-    """How differently good crops lie: at `jitter` 1 by about 1.5 pixels of 256 and one degree."""
-    dx, dy = rng.normal(0, 0.006 * jitter, 2).clip(-0.015, 0.015)
-    angle = float(np.clip(rng.normal(0, 0.9 * jitter), -2.5, 2.5))
-    scale = 1 + float(np.clip(rng.normal(0, 0.008 * jitter), -0.02, 0.02))
-    tilt_x, tilt_y = rng.normal(0, 0.008 * jitter, 2)
+    """How differently good crops lie: at `jitter` 1 by 1.3 pixels of 256 and 0.75 degrees."""
+    dx, dy = rng.normal(0, 0.005 * jitter, 2).clip(-0.015, 0.015)
+    angle = float(np.clip(rng.normal(0, 0.75 * jitter), -2.5, 2.5))
+    scale = 1 + float(np.clip(rng.normal(0, 0.0065 * jitter), -0.02, 0.02))
+    tilt_x, tilt_y = rng.normal(0, 0.007 * jitter, 2)
     return Pose(float(dx), float(dy), angle, scale, float(tilt_x), float(tilt_y))
 
 

@@ -52,7 +52,7 @@ def missing(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     on_ink = letter[rng.integers(len(letter))]
     centre = on_ink + (letter.mean(0) - on_ink) * 0.15 + rng.normal(0, 0.003, 2)
     centre[1] = np.clip(centre[1], WORD_CENTRE[1] - WORD_HEIGHT / 2, WORD_CENTRE[1] + WORD_HEIGHT / 2)
-    radius = 0.009 + 0.05 * severity
+    radius = 0.011 + 0.055 * severity
     outline = draw_outline(rng)
 
     def take_off(ink: np.ndarray, grid: Grid) -> np.ndarray:

@@ -72,15 +72,15 @@ def extra(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     kind = rng.integers(3)
     outline = draw_outline(rng, 0.35)
     if kind == 0:
-        radius = 0.008 + 0.026 * severity
+        radius = 0.010 + 0.034 * severity
         return Flaw(
             foil=lambda cover, grid: np.maximum(cover, patch(grid, SUN + reach * ray, radius, outline))
         )
     if kind == 1:
-        length = 0.03 + 0.13 * severity
-        more = lance("spike", SUN + reach * ray, SUN + (reach + length) * ray, 0.004 + 0.008 * severity)
+        length = 0.045 + 0.13 * severity
+        more = lance("spike", SUN + reach * ray, SUN + (reach + length) * ray, 0.006 + 0.011 * severity)
     else:
-        half = 0.010 + 0.022 * severity
+        half = 0.014 + 0.028 * severity
         more = diamond("bead", SUN + reach * ray, half, 0.6 * half, float(-angle))
     return Flaw(layout=lambda whole: replace(whole, elements=(*whole.elements, more)))
 

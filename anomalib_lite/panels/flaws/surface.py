@@ -9,9 +9,9 @@ from anomalib_lite.panels.flaws.base import Flaw, depth_inside, draw_outline
 from anomalib_lite.panels.layout import Layout
 from anomalib_lite.panels.raster import Grid, coverage, to_pixels
 
-_SCRATCHED = np.array([0.105, 0.10, 0.095], np.float32)  # the paper under foil and black
+_SCRATCHED = np.array([0.17, 0.162, 0.15], np.float32)  # the paper under foil and black
 _STAINS = np.array([[0.060, 0.042, 0.022], [0.030, 0.050, 0.036], [0.075, 0.072, 0.068]], np.float32)
-_TINTS = np.array([[1.12, 0.62, 0.50], [0.95, 1.22, 2.15], [0.62, 0.95, 0.75], [0.80, 0.55, 0.80]])
+_TINTS = np.array([[1.15, 0.55, 0.40], [0.95, 1.25, 2.5], [0.50, 0.95, 0.70], [0.75, 0.45, 0.95]])
 
 
 def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
@@ -19,8 +19,8 @@ def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     middle = rng.uniform((-0.28, -0.26), (0.28, 0.26))
     angle, curve = rng.uniform(0, np.pi), rng.normal(0, 0.10)
     length = 0.09 + 0.5 * severity
-    width = 0.0026 + 0.0042 * severity
-    depth = 0.5 + 0.45 * severity
+    width = 0.0032 + 0.0058 * severity
+    depth = 0.6 + 0.38 * severity
     skips = rng.uniform(0.35, 1.0, 24)
 
     def cut(radiance: np.ndarray, grid: Grid) -> np.ndarray:
@@ -42,7 +42,7 @@ def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     """A dried drop: a veil over everything, denser along its rim."""
     centre = rng.uniform((-0.30, -0.30), (0.30, 0.30))
     radius = 0.022 + 0.085 * severity
-    opacity = rng.uniform(0.30, 0.42) + 0.4 * severity
+    opacity = rng.uniform(0.36, 0.48) + 0.4 * severity
     colour = _STAINS[rng.integers(len(_STAINS))]
     outline = draw_outline(rng, 0.12)
 
@@ -65,7 +65,7 @@ def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Fl
     middles = np.array([np.concatenate(outlines).mean(0) for outlines in group])
     first = middles[rng.integers(len(middles))]
     nearest = np.argsort(np.hypot(*(middles - first).T))[: 1 + rng.integers(3)]
-    tint = 1 + (_TINTS[rng.integers(len(_TINTS))] - 1) * (0.22 + 0.78 * severity)
+    tint = 1 + (_TINTS[rng.integers(len(_TINTS))] - 1) * (0.35 + 0.75 * severity)
 
     def colour(radiance: np.ndarray, grid: Grid) -> np.ndarray:
         # Each outline is filled on its own: the card in a letter's hole is too dark for its tint to show.

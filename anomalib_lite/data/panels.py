@@ -1,0 +1,45 @@
+"""The built-in data set: rendered photographs of a gold-foil product, with ten kinds of defects.
+
+It is rendered on first use into the artifacts folder and read from there afterwards, in MVTec AD's layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomalib_lite.data import mvtec_ad
+from anomalib_lite.data.sample import Splits
+from anomalib_lite.panels.dataset import PanelsConfig, write_dataset
+from anomalib_lite.panels.flaws import DEFECTS
+
+RENDERED = "rendered"
+
+
+def read(
+    root: str | Path,
+    size: int = 256,
+    seed: int = 0,
+    n_train: int = 200,
+    n_test_good: int = 60,
+    n_per_defect: int = 12,
+    severity: Sequence[float] = (0.1, 0.9),
+    jitter: float = 1.0,
+    defects: Sequence[str] | None = None,
+    template: str | Path | None = RENDERED,
+    val_share: float = 0.2,
+    split_seed: int = 0,
+) -> Splits:
+    """Renders the set below `root` unless it is there, and splits it.
+
+    n_train: OK images, of which `val_share` is held out. severity: range within [0, 1] that each defect's is drawn
+    from. jitter: scale of the products' shift, turn and perspective. defects: names, all ten by default.
+    template: `rendered` for the perfect product's picture, another file, or None.
+    Errors: UserError for settings out of range, naming the valid ones.
+    """
+    names = tuple(DEFECTS if defects is None else defects)
+    low, high = severity
+    config = PanelsConfig(size, seed, n_train, n_test_good, n_per_defect, (low, high), jitter, names)
+    folder = write_dataset(root, config)
+    golden = folder / "template.png" if template == RENDERED else template
+    return mvtec_ad.read(folder, None, golden, val_share, split_seed)
