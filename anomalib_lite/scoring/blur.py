@@ -43,7 +43,7 @@ class GaussianBlur(nn.Module):
             return self._down(columns.transpose(2, 3).contiguous()).transpose(2, 3).contiguous()
 
     def _down(self, map: torch.Tensor) -> torch.Tensor:
-        """Blur along H. Columns become channels of a depthwise convolution, so that it runs over whole rows."""
+        """Blur along H, columns as channels: a depthwise convolution then runs over whole rows."""
         width = map.shape[3]
         padded = F.pad(map, (0, 0, self.radius, self.radius), mode="reflect")
         kernel = self.kernel.to(map.dtype).view(1, 1, -1, 1).expand(width, 1, -1, 1)
