@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# Weights are integers, so that sums are the same in whatever order images and processes are added up.
+# Weights are integers, so that sums are the same in whatever order images and processes are added up; 63 bits
+# hold 33 million regions.
 ONE_REGION = 1 << 38
 
 
