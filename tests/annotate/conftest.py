@@ -23,6 +23,8 @@ from anomalib_lite.annotate.server import Labelling, build_app
 from anomalib_lite.annotate.session import listen
 from anomalib_lite.annotate.store import Store
 
+from .browser import DEFECTS, SIZE, Desk, chromium
+
 TOKEN = "the-token-of-the-tests"
 
 
@@ -134,3 +136,43 @@ def serve_app() -> Iterator[Callable[[Labelling], Client]]:
 
 def token_of(page: str) -> str:
     return re.search(r'name="annotate-token" content="([^"]+)"', page)[1]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with chromium() as launched:
+        yield launched
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """24 crops, large enough to draw on."""
+    write_crops(tmp_path / "crops", 24, SIZE)
+    return tmp_path / "crops"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    opened = Store(find_crops(folder))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def desk(browser: Any, store: Store,
+         serve_app: Callable[[Labelling], Client]) -> Iterator[Callable[..., Desk]]:
+    """Opens the page in as many tabs as wanted; none may have an error or ask another server for anything."""
+    desks: list[Desk] = []
+    served: list[str] = []
+
+    def open_page(size: tuple[int, int] = (1280, 720), **options: Any) -> Desk:
+        if not served:
+            served.append(f"http://127.0.0.1:{serve_app(Labelling(store, DEFECTS, **options)).port}/")
+        desks.append(Desk(browser, served[0], size))
+        return desks[-1]
+
+    yield open_page
+    for one in desks:
+        assert one.complaints == []
+        assert [url for url in one.requests if not url.startswith((served[0], "data:", "blob:"))] == []
+        one.page.close()

@@ -31,6 +31,11 @@ def test_the_server_listens_on_the_loopback_address_alone() -> None:
         assert listening.getsockname()[0] == "127.0.0.1"
 
 
+def test_the_socket_names_its_protocol_or_each_answer_would_wait_for_nagle() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"template": "nowhere.png"}, "no template"),
     ({"scores": "nowhere.csv"}, "scores="),

@@ -209,6 +209,7 @@ async function start() {
     if (button?.dataset.tool) modes.tool(button.dataset.tool);
     if (button?.dataset.label) answer(button.dataset.label, button.dataset.defect ?? null, event.timeStamp);
   });
+  $("#empty").addEventListener("pointerdown", (event) => event.stopPropagation()); // its buttons are no handle to drag
   $("#help-open").addEventListener("click", () => COMMANDS.help());
   $("#filter").addEventListener("change", (event) => exclusively(() => choose(event.target.value, order)));
   $("#order").addEventListener("change", (event) => exclusively(() => choose(filter, event.target.value)));

@@ -127,7 +127,12 @@ export class Brush {
   #draw() {
     if (this.tool === "lasso") return;
     const context = this.#begin();
-    const [from, to = from] = this.#stroke.points.slice(-2);
+    const [from, to] = this.#stroke.points.slice(-2);
+    if (!to) {
+      context.arc(...from, this.size / 2, 0, 2 * Math.PI); // a click alone: a line without length draws nothing
+      context.fill();
+      return;
+    }
     context.moveTo(...from);
     context.lineTo(...to);
     context.stroke();
