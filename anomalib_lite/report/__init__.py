@@ -1,0 +1,1 @@
+"""What a person looks at after a run: heat maps, figures and the page."""

@@ -41,10 +41,10 @@ def write_report(
     see `curves.pixel_points`. A run without NOK images, or one that failed, gets a page of what there is.
     """
     run = read_run(run_dir)
-    chosen, few = (_choose(cases, run, count) for count in (max_cases, min(max_cases, _CONTACT_SHEET)))
+    chosen = [cases[i] for i in select_cases(cases, run.image_threshold, max_cases)]
     drawn = draw_figures(run, pixel_points)
     save_figures(drawn, run.path / "figures")
-    sheet = contact_sheet(few, run.image_threshold, run.pixel_threshold)
+    sheet = contact_sheet(_telling(chosen, run.image_threshold), run.image_threshold, run.pixel_threshold)
     if sheet is not None:
         ink.save_png(sheet, run.path / "figures" / "gallery.png", dpi=100)
     target = run.path / "report.html"
@@ -53,8 +53,12 @@ def write_report(
     return target
 
 
-def _choose(cases: Sequence[Case], run: RunFiles, count: int) -> list[Case]:
-    return [cases[i] for i in select_cases(cases, run.image_threshold, count)]
+def _telling(chosen: Sequence[Case], threshold: float) -> list[Case]:
+    """A few for the contact sheet: at most half of them mistakes, the worst, then a spread of the others."""
+    wrong = [outcome(case, threshold) in MISTAKES for case in chosen]
+    worst = [case for case, mistake in zip(chosen, wrong, strict=True) if mistake][: _CONTACT_SHEET // 2]
+    others = [case for case, mistake in zip(chosen, wrong, strict=True) if not mistake]
+    return worst + [others[i] for i in select_cases(others, threshold, _CONTACT_SHEET - len(worst))]
 
 
 def _render(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,7 +15,9 @@ from anomalib_lite.report.heatmap import fit, overlay, region
 
 SIDE = 256  # pixels of a thumbnail's longer side
 BUDGET = 12_000_000  # bytes of encoded pictures in one page
-_QUALITIES = (84, 70, 55, 40)
+_QUALITY = 84  # of WebP
+_QUALITIES = (60, 40)  # where the pages would become too large
+_MOST_LOOPS = 300  # of an outline; a map of pure noise has thousands, and they would bury the picture
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +42,17 @@ class Picture:
 
 def pictures(cases: Sequence[Case], image_threshold: float, pixel_threshold: float) -> list[Picture]:
     """Encodes the cases in their order; to keep to the budget the quality falls, then the last are cut."""
-    made: list[Picture] = []
+    made = [_picture(case, image_threshold, pixel_threshold) for case in cases]
     for quality in _QUALITIES:
-        made = [_picture(case, image_threshold, pixel_threshold, quality) for case in cases]
         if sum(map(_size, made)) <= BUDGET:
-            return made
+            break
+        encoded = (_encode(case, pixel_threshold, quality) for case in cases)
+        made = [
+            replace(old, image=image, heat=heat) for old, (image, heat) in zip(made, encoded, strict=True)
+        ]
     kept = int(np.searchsorted(np.cumsum([_size(picture) for picture in made]), BUDGET, side="right"))
-    _log.warning("The page shows %d of %d images: with more it would be slow to open.", kept, len(made))
+    if kept < len(made):
+        _log.warning("The page shows %d of %d images: with more it would be slow to open.", kept, len(made))
     return made[:kept]
 
 
@@ -60,7 +66,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def data_uri(image: np.ndarray, quality: int = 84) -> str:
+def data_uri(image: np.ndarray, quality: int = _QUALITY) -> str:
     """A uint8 RGB image as a WebP data URI."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
@@ -74,13 +80,13 @@ def outline_path(mask: np.ndarray, height: int, width: int) -> str:
     if mask.any() and not inside.any():
         inside = share > 0  # a defect thinner than a thumbnail's pixel must not vanish
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours = sorted(contours, key=len, reverse=True)[:_MOST_LOOPS]
     return "".join(_path(cv2.approxPolyDP(contour, 0.6, True)[:, 0]) for contour in contours)
 
 
-def _picture(case: Case, image_threshold: float, pixel_threshold: float, quality: int) -> Picture:
-    small = thumbnail(case.image)
-    height, width = small.shape[:2]
-    values = fit(case.map, height, width)
+def _picture(case: Case, image_threshold: float, pixel_threshold: float) -> Picture:
+    image, heat = _encode(case, pixel_threshold, _QUALITY)
+    height, width = thumbnail(case.image).shape[:2]
     verdict = outcome(case, image_threshold)
     return Picture(
         name=case.name,
@@ -91,11 +97,17 @@ def _picture(case: Case, image_threshold: float, pixel_threshold: float, quality
         ratio=float(case.score) / image_threshold if 0 < image_threshold < np.inf else None,
         width=width,
         height=height,
-        image=data_uri(small, quality),
-        heat=data_uri(overlay(small, values, pixel_threshold, outline=False), quality),
+        image=image,
+        heat=heat,
         truth="" if case.mask is None else outline_path(case.mask, height, width),
-        region=outline_path(region(values, pixel_threshold), height, width),
+        region=outline_path(region(fit(case.map, height, width), pixel_threshold), height, width),
     )
+
+
+def _encode(case: Case, pixel_threshold: float, quality: int) -> tuple[str, str]:
+    small = thumbnail(case.image)
+    heat = overlay(small, case.map, pixel_threshold, outline=False)
+    return data_uri(small, quality), data_uri(heat, quality)
 
 
 def _path(points: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _history(path: Path) -> pd.DataFrame | None:
     try:
         return pd.read_csv(path) if path.is_file() else None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    except ValueError as error:  # also what pandas raises for a file that is empty or no text
         _log.warning("%s cannot be read (%s); the page has no training curves.", path, error)
         return None
 
@@ -86,6 +87,6 @@ def _history(path: Path) -> pd.DataFrame | None:
 def _predictions(path: Path) -> list[ScoredImage]:
     try:
         return read_predictions(path) if path.is_file() else []
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, csv.Error) as error:
         _log.warning("%s cannot be read (%s); the page has no scores.", path, error)
         return []

@@ -51,6 +51,9 @@ class Share:
 
 
 def cards(metrics: Mapping[str, Any]) -> list[Card]:
+    """The headline metrics; none at all of a run that ended before it was evaluated."""
+    if not metrics:
+        return []
     reasons = _mapping(metrics.get("missing"))
     return [_card(title, metrics.get(key), reasons.get(key)) for key, title in _HEADLINES.items()]
 
@@ -93,11 +96,11 @@ def threshold_words(metrics: Mapping[str, Any]) -> list[str]:
     if pixel is not None:
         sentences.append(f"A pixel is marked where the map exceeds {pixel:.4g}.")
     sentences += _promise(threshold)
+    if threshold.get("note"):
+        sentences.append(_sentence(str(threshold["note"])))
     measured = number(metrics.get("false_alarm_rate"))
     if measured is not None:
         sentences.append(f"Of the good test images it rejected {percent(measured)}.")
-    if threshold.get("note"):
-        sentences.append(_sentence(str(threshold["note"])))
     return sentences
 
 
