@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
+from anomalib_lite.metrics import PixelMetrics
 from anomalib_lite.report import ink
 from anomalib_lite.report.cases import ScoredImage, read_predictions
 from anomalib_lite.report.curves import Curve, curve_figure, image_curves, pixel_curves, pixel_points
@@ -87,6 +88,19 @@ def test_pixel_points_agree_with_scikit_learn() -> None:
     assert (
         points["roc"][0][0] == points["roc"][1][0] == 0 and points["roc"][0][-1] == points["roc"][1][-1] == 1
     )
+
+
+def test_pixel_points_of_the_counted_histograms_enclose_the_metrics_own_areas() -> None:
+    rng = np.random.default_rng(5)
+    masks = np.zeros((4, 64, 64), bool)
+    masks[:2, 8:20, 8:30] = masks[2, 40:44, 40:44] = True
+    maps = (rng.gamma(2.0, 1.0, masks.shape) + 2.0 * masks).astype(np.float32)
+    counted = PixelMetrics()
+    counted.update(maps, masks, labels=[1, 1, 1, 0])
+    values, points = counted.compute().values, pixel_points(*counted.histograms)
+    assert auc(*points["roc"]) == pytest.approx(values["pixel_auroc"], abs=1e-3)
+    grid = np.linspace(0, 0.3, 3001)
+    assert np.interp(grid, *points["pro"]).mean() == pytest.approx(values["aupro"], abs=3e-3)
 
 
 def test_pixel_points_of_one_class_are_none() -> None:
