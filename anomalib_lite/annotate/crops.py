@@ -13,7 +13,8 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+# As in anomalib_lite.data.files, which would bring torch and two seconds of waiting with it.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABELS_NAME = "labels.csv"
 MASKS_FOLDER = "masks"
 
@@ -87,7 +88,7 @@ def _keys_in_folder(folder: Path) -> list[str]:
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and relative.parts[0] != MASKS_FOLDER:
+        if path.suffix.lower() in SUFFIXES and not hidden and relative.parts[0] != MASKS_FOLDER:
             keys.append(relative.as_posix())
     return sorted(keys, key=natural_order)
 

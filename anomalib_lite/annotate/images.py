@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -9,24 +10,31 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_lite.errors import UserError
+from anomalib_lite.data.decode import read_image
 
 _SHOWN_AS_IS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp",
                 ".bmp": "image/bmp"}
+_EXIF = re.compile(rb"exif", re.IGNORECASE)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def browser_image(path: Path) -> tuple[bytes, str]:
-    """The file's bytes and media type; what browsers cannot show (TIFF) as PNG. Raises UserError, OSError."""
+    """The file's bytes and media type. Raises UserError, OSError.
+
+    What a browser cannot show (TIFF), or may show turned by its EXIF tags, comes as a PNG of the pixels that
+    the data set's reader sees, so that a mask fits what is trained on.
+    """
+    content = path.read_bytes()
     media_type = _SHOWN_AS_IS.get(path.suffix.lower())
-    if media_type:
-        return path.read_bytes(), media_type
-    return cv2.imencode(".png", _decode(path))[1].tobytes(), "image/png"
+    if media_type and not _EXIF.search(content):
+        return content, media_type
+    pixels = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes(), "image/png"
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as shown, the camera's orientation tag obeyed. Raises UserError, OSError."""
-    height, width = _decode(path).shape[:2]
+    """Width and height in pixels. Raises UserError."""
+    height, width = read_image(path).shape[:2]
     return width, height
 
 
@@ -50,10 +58,3 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", mask)[1].tobytes()
 
-
-def _decode(path: Path) -> NDArray[np.uint8]:
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    if image is None:
-        raise UserError(f"{path} is no image that can be read.")
-    return image

@@ -58,7 +58,7 @@ def read_labels(path: Path) -> dict[str, Row]:
             raise UserError(f"{path} has no column {' and no '.join(sorted(missing))}: move the file away.")
         rows = {}
         for row in reader:
-            label = (row["label"] or "").strip()
+            label = (row["label"] or "").strip().upper()
             if label not in (OK, NOK):
                 raise UserError(f"{path}, line {reader.line_num}: the label is OK or NOK, not {label!r}.")
             defect = (row.get("defect") or "").strip() or None

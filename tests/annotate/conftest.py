@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import http.client
 import json
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from anomalib_lite.annotate.crops import find_crops
+from anomalib_lite.annotate.crops import Crop, find_crops
 from anomalib_lite.annotate.security import Guard, allowed_hosts
 from anomalib_lite.annotate.server import Labelling, build_app
 from anomalib_lite.annotate.session import listen
@@ -35,6 +36,16 @@ def write_crops(folder: Path, number: int, size: tuple[int, int] = (48, 32)) -> 
     for i, name in enumerate(names):
         cv2.imwrite(str(folder / name), np.full((size[1], size[0], 3), 40 + 4 * i, np.uint8))
     return names
+
+
+def nth(store: Store, number: int) -> Crop:
+    return list(store.crops.values())[number]
+
+
+def rows_of(folder: Path) -> list[list[str]]:
+    """labels.csv, its header included."""
+    with open(folder / "labels.csv", newline="", encoding="utf-8") as stream:
+        return list(csv.reader(stream))
 
 
 def drawn_mask(size: tuple[int, int] = (48, 32), box: tuple[int, int, int, int] = (4, 5, 10, 9)) -> bytes:

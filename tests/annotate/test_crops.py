@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from anomalib_lite.annotate import crops
 from anomalib_lite.annotate.crops import find_crops, is_inside, mask_key
+from anomalib_lite.data import files
 from anomalib_lite.errors import UserError
 
 from .conftest import write_crops
@@ -18,6 +20,10 @@ def test_a_folder_gives_its_images_in_natural_order_without_masks_and_hidden_fil
     found = find_crops(tmp_path)
     assert [crop.key for crop in found.crops] == ["a.tiff", "b/crop_2.JPG", "b/crop_10.png"]
     assert found.root == tmp_path
+
+
+def test_whatever_training_reads_can_be_labelled() -> None:
+    assert set(crops.SUFFIXES) == set(files.SUFFIXES)
 
 
 def test_a_manifest_gives_its_crops_once_in_its_order(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate.images import browser_image, decode_mask, encode_mask, image_size
+from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 
 from .conftest import drawn_mask
@@ -57,6 +58,22 @@ def test_what_browsers_cannot_show_comes_as_the_same_pixels_in_png(tmp_path: Pat
         assert told == media_type
         np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), 1), pixels)
         assert image_size(path) == (9, 7)
+
+
+def test_a_turned_photograph_is_shown_with_the_pixels_that_training_reads(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 200
+    jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
+    # Orientation 6: a viewer that obeys it turns the picture by 90 degrees.
+    tags = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + segment + jpeg[2:])
+    assert cv2.imread(str(tmp_path / "a.jpg")).shape == (16, 8, 3)
+    content, media_type = browser_image(tmp_path / "a.jpg")
+    shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert media_type == "image/png"
+    np.testing.assert_array_equal(shown[..., ::-1], read_image(tmp_path / "a.jpg"))
+    assert image_size(tmp_path / "a.jpg") == (16, 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])

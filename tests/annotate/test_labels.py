@@ -33,7 +33,7 @@ def test_only_answers_have_a_line_and_only_a_nok_has_a_mask() -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("crop,defect\na,b\n", "no column label"),
     ("", "crop and no label"),
-    ("crop,label\na,OK\nb,perhaps\n", "line 3.*'perhaps'"),
+    ("crop,label\na,OK\nb,perhaps\n", "line 3.*'PERHAPS'"),
 ])
 def test_an_unfit_file_says_where(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "labels.csv").write_text(text)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,40 +9,31 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate import store as store_module
-from anomalib_lite.annotate.crops import Crop, find_crops
+from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.annotate.labels import UNLABELLED, Answer
 from anomalib_lite.annotate.store import JOURNAL_NAME, Store
 from anomalib_lite.errors import UserError
 
-from .conftest import drawn_mask, write_crops
+from .conftest import drawn_mask, nth, rows_of, write_crops
 
 OK, NOK, SKIP, SCRATCH = Answer("OK"), Answer("NOK"), Answer("skip"), Answer("NOK", "scratch")
 Open = Callable[[], Store]
 
 
-def crop(store: Store, number: int) -> Crop:
-    return list(store.crops.values())[number]
-
-
-def rows(folder: Path) -> list[list[str]]:
-    with open(folder / "labels.csv", newline="", encoding="utf-8") as stream:
-        return list(csv.reader(stream))
-
-
 def test_labels_csv_holds_each_answer_when_the_call_returns(open_store: Open, crops_folder: Path) -> None:
     store = open_store()
     for number, answer in ((2, SCRATCH), (0, OK), (1, SKIP), (3, NOK)):
-        store.answer(crop(store, number), answer)
+        store.answer(nth(store, number), answer)
         last = store._journal.path.read_text().splitlines()[-1]
         assert f'"crop_00{number}.png"' in last
-    assert rows(crops_folder) == [["crop", "label", "defect", "mask"], ["crop_000.png", "OK", "", ""],
+    assert rows_of(crops_folder) == [["crop", "label", "defect", "mask"], ["crop_000.png", "OK", "", ""],
                                   ["crop_002.png", "NOK", "scratch", ""], ["crop_003.png", "NOK", "", ""]]
 
 
 def test_the_same_answer_again_is_no_event(open_store: Open) -> None:
     store = open_store()
-    store.answer(crop(store, 0), OK)
-    store.answer(crop(store, 0), OK)
+    store.answer(nth(store, 0), OK)
+    store.answer(nth(store, 0), OK)
     assert store.version == 1
     store.undo()
     assert store.answers["crop_000.png"] == UNLABELLED
@@ -60,7 +50,7 @@ def test_random_answers_undos_and_restarts_agree_with_a_plain_model(seed: int, o
     for _ in range(60):
         move = dice.random()
         if move < 0.6:
-            one, answer = crop(store, dice.randrange(6)), dice.choice([OK, NOK, SKIP, SCRATCH, UNLABELLED])
+            one, answer = nth(store, dice.randrange(6)), dice.choice([OK, NOK, SKIP, SCRATCH, UNLABELLED])
             before = answers.get(one.key, UNLABELLED)
             if answer != before:
                 history.append((one.key, before))
@@ -78,50 +68,50 @@ def test_random_answers_undos_and_restarts_agree_with_a_plain_model(seed: int, o
             c.key: answers.get(c.key, UNLABELLED) for c in store.crops.values()}
     expected = [[key, answer.label, answer.defect or "", ""] for key, answer in sorted(answers.items())
                 if answer.label in ("OK", "NOK")]
-    assert rows(crops_folder)[1:] == expected
+    assert rows_of(crops_folder)[1:] == expected
 
 
 def test_an_answer_survives_a_kill_between_journal_and_snapshot(open_store: Open, crops_folder: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store()
-    store.answer(crop(store, 0), OK)
+    store.answer(nth(store, 0), OK)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store_module, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.answer(crop(store, 0), SCRATCH)
+        store.answer(nth(store, 0), SCRATCH)
     monkeypatch.undo()
-    assert rows(crops_folder)[1] == ["crop_000.png", "OK", "", ""]
+    assert rows_of(crops_folder)[1] == ["crop_000.png", "OK", "", ""]
     store = open_store()
     assert store.answers["crop_000.png"] == SCRATCH and not store.notes
-    assert rows(crops_folder)[1] == ["crop_000.png", "NOK", "scratch", ""]
+    assert rows_of(crops_folder)[1] == ["crop_000.png", "NOK", "scratch", ""]
 
 
 def test_a_snapshot_that_fails_is_told_and_its_old_state_is_never_taken_for_an_edit(
         open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store()
-    store.answer(crop(store, 0), OK)
+    store.answer(nth(store, 0), OK)
 
     def held_open(*_: object) -> None:
         raise PermissionError("a spreadsheet has it open")
 
     monkeypatch.setattr(store_module, "write_text", held_open)
-    store.answer(crop(store, 0), NOK)
-    store.answer(crop(store, 1), OK)
+    store.answer(nth(store, 0), NOK)
+    store.answer(nth(store, 1), OK)
     assert "spreadsheet" in store.warning
     monkeypatch.undo()
     store = open_store()
     assert (store.answers["crop_000.png"], store.answers["crop_001.png"]) == (NOK, OK)
     assert not store.notes and store.warning is None
-    assert len(rows(crops_folder)) == 3
+    assert len(rows_of(crops_folder)) == 3
 
 
 def test_rows_edited_by_hand_are_taken_over_and_told(open_store: Open, crops_folder: Path) -> None:
     store = open_store()
-    store.answer(crop(store, 0), OK)
-    store.answer(crop(store, 1), OK)
+    store.answer(nth(store, 0), OK)
+    store.answer(nth(store, 1), OK)
     store.close()
     edited = "crop,label,defect,mask\ncrop_000.png,NOK,stain,\ncrop_004.png,OK,,\n"
     (crops_folder / "labels.csv").write_text(edited)
@@ -140,12 +130,12 @@ def test_labels_from_elsewhere_are_not_overwritten(open_store: Open, crops_folde
     (crops_folder / "labels.csv").write_text("crop,label,defect,mask\ncrop_003.png,NOK,stain,truth/m.png\n")
     found = find_crops(crops_folder)
     store = open_store()
-    assert store.mask_path(crop(store, 3)) == crops_folder / "truth/m.png"
-    store.answer(crop(store, 0), OK)
-    assert rows(crops_folder)[1:] == [["crop_000.png", "OK", "", ""],
+    assert store.mask_path(nth(store, 3)) == crops_folder / "truth/m.png"
+    store.answer(nth(store, 0), OK)
+    assert rows_of(crops_folder)[1:] == [["crop_000.png", "OK", "", ""],
                                       ["crop_003.png", "NOK", "stain", "truth/m.png"]]
     store.save_mask(found.crops[3], drawn_mask())
-    assert rows(crops_folder)[2][3] == "masks/crop_003.png"
+    assert rows_of(crops_folder)[2][3] == "masks/crop_003.png"
     assert (crops_folder / "truth/m.png").is_file()
 
 
@@ -153,14 +143,14 @@ def test_labels_of_crops_that_are_not_shown_now_stay(tmp_path: Path) -> None:
     write_crops(tmp_path, 3)
     store = Store(find_crops(tmp_path))
     for number in range(3):
-        store.answer(crop(store, number), OK)
+        store.answer(nth(store, number), OK)
     store.close()
     (tmp_path / "crop_001.png").unlink()
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("crop\ncrop_002.png\n")
     store = Store(find_crops(manifest))
     store.close()
-    assert [row[0] for row in rows(tmp_path)[1:]] == ["crop_002.png", "crop_000.png"]
+    assert [row[0] for row in rows_of(tmp_path)[1:]] == ["crop_002.png", "crop_000.png"]
     assert not store.notes
 
 
@@ -170,50 +160,6 @@ def test_rows_that_point_outside_are_left_out(open_store: Open, crops_folder: Pa
     store = open_store()
     assert "outside" in store.notes[0]
     assert not store.answers and not store.masks
-
-
-def test_a_mask_is_a_png_of_0_and_255_in_the_crops_size(open_store: Open, crops_folder: Path) -> None:
-    store = open_store()
-    store.answer(crop(store, 2), SCRATCH)
-    store.save_mask(crop(store, 2), drawn_mask(box=(1, 2, 3, 4)))
-    mask = cv2.imread(str(crops_folder / "masks/crop_002.png"), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == (32, 48) and mask.dtype == np.uint8
-    assert np.unique(mask).tolist() == [0, 255] and (mask > 0).sum() == 12 and mask[2, 1] == 255
-    assert rows(crops_folder)[1] == ["crop_002.png", "NOK", "scratch", "masks/crop_002.png"]
-    store.answer(crop(store, 2), OK)
-    assert rows(crops_folder)[1] == ["crop_002.png", "OK", "", ""], "an OK crop has no defect to mask"
-    store.undo()
-    assert rows(crops_folder)[1][3] == "masks/crop_002.png"
-    store.save_mask(crop(store, 2), drawn_mask(box=(0, 0, 0, 0)))
-    assert rows(crops_folder)[1][3] == "" and not (crops_folder / "masks/crop_002.png").exists()
-    assert open_store().mask_path(crop(store, 2)) is None
-
-
-def test_a_mask_of_another_size_changes_nothing(open_store: Open, crops_folder: Path) -> None:
-    store = open_store()
-    with pytest.raises(ValueError, match="pixels"):
-        store.save_mask(crop(store, 0), drawn_mask((10, 10)))
-    assert store.version == 0 and not (crops_folder / "masks").exists()
-
-
-def test_masks_survive_a_kill_on_either_side_of_their_event(open_store: Open, crops_folder: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store()
-    store.answer(crop(store, 0), NOK)
-    store.save_mask(crop(store, 1), drawn_mask())
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(store._journal, "append", killed)
-    with pytest.raises(KeyboardInterrupt):
-        store.save_mask(crop(store, 0), drawn_mask())  # the file is written, its event is not
-    with pytest.raises(KeyboardInterrupt):
-        store.save_mask(crop(store, 1), drawn_mask(box=(0, 0, 0, 0)))  # the file is gone, no event
-    store = open_store()
-    assert store.mask_path(crop(store, 0)) == crops_folder / "masks/crop_000.png"
-    assert store.mask_path(crop(store, 1)) is None
-    assert rows(crops_folder)[1] == ["crop_000.png", "NOK", "", "masks/crop_000.png"]
 
 
 def test_a_journal_of_something_else_is_refused_untouched(open_store: Open, crops_folder: Path) -> None:
@@ -226,7 +172,7 @@ def test_a_journal_of_something_else_is_refused_untouched(open_store: Open, crop
 
 def test_a_torn_line_is_told(open_store: Open, crops_folder: Path) -> None:
     store = open_store()
-    store.answer(crop(store, 0), OK)
+    store.answer(nth(store, 0), OK)
     store.close()
     with open(crops_folder / JOURNAL_NAME, "ab") as stream:
         stream.write(b'{"time": "2026')
