@@ -60,6 +60,18 @@ def test_a_saved_mask_is_shown_again_and_drawn_on(desk: Open, folder: Path) -> N
     np.testing.assert_array_equal(mask_of(folder), both)
 
 
+def test_where_no_crop_is_shown_no_mask_can_be_cleared(desk: Open, folder: Path) -> None:
+    one = desk()
+    one.answer("End")
+    one.press("d")
+    one.drag((20, 20), (40, 20))
+    one.page.select_option("#filter", "skip")
+    one.wait_for("#empty", "The end of")
+    one.press("x", "u")
+    one.wait_for("#status", "nothing to undo")
+    assert mask_of(folder, "crop_023.png").any()
+
+
 def test_drawing_zoomed_in_hits_the_pixels_under_the_pointer(desk: Open, folder: Path) -> None:
     one = desk()
     one.press("d", "[", "[", "[", "[", "[", "[")

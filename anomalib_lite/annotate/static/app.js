@@ -98,6 +98,7 @@ function showReference() {
 function showEnd() {
   current = null;
   canAnswer = false;
+  brush.unload();
   document.body.classList.add("at-end");
   $("#empty").hidden = false;
   const others = [["all", "Show all"], ["skip", "Show skipped"], ["unlabelled", "Show unlabelled"]];

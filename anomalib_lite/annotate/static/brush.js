@@ -37,9 +37,7 @@ export class Brush {
   get isDrawing() { return this.#stroke !== null; }
 
   async load(crop, width, height) {
-    this.#crop = this.#stroke = null;
-    this.#steps = [];
-    this.isTouched = false;
+    this.unload();
     this.canvas.width = width;
     this.canvas.height = height;
     this.lasso.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -53,6 +51,13 @@ export class Brush {
       this.#greyToAlpha(width, height);
     }
     this.#crop = crop;
+  }
+
+  // Where no crop is shown, none can be drawn on.
+  unload() {
+    this.#crop = this.#stroke = this.loading = null;
+    this.#steps = [];
+    this.isTouched = false;
   }
 
   // Resolves when all strokes are on the disk; a save that failed is tried once more.
