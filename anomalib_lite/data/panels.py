@@ -32,8 +32,8 @@ def read(
 ) -> Splits:
     """Renders the set below `root` unless it is there, and splits it.
 
-    n_train: OK images, of which `val_share` is held out. severity: range within [0, 1] that each defect's is
-    drawn from. jitter: scale of the products' shift, turn and perspective. defects: names, all ten by default.
+    n_train: OK images, of which `val_share` is held out. severity: range in [0, 1] that each defect's is
+    drawn from. jitter: scale of the products' shift, turn and perspective. defects: names, or None for all.
     template: `rendered` for the perfect product's picture, another file, or None.
     Errors: UserError for settings out of range, naming the valid ones.
     """

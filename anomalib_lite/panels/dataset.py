@@ -21,7 +21,7 @@ from anomalib_lite.panels.flaws import DEFECTS
 from anomalib_lite.panels.product import SEVERITIES, Product, draw_conditions, render_product, render_template
 from anomalib_lite.panels.streams import image_seed, stream
 
-VERSION = 2  # raise it when the same settings give other pixels, so that no older folder is reused
+VERSION = 3  # raise it when the same settings give other pixels, so that no older folder is reused
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ def render_surface(
     facets = [facet for element in layout.elements for facet in element.facets]
     outlines = to_pixels(grid.matrix, [facet.outline for facet in facets])
     foil = flaw.foil(_foil_cover(outlines, grid, wear, stream(seed, "pits")), grid)
-    radiance = _card(grid, foil, wear, stream(seed, "card"))
+    radiance = card_texture(grid.shape, grid.scale, wear, stream(seed, "card"))
+    # The card is pressed down around the foil: a soft shadow along its outline.
+    shadow = 1 - np.float32(0.45) * cv2.GaussianBlur(foil, (0, 0), 0.007 * grid.scale)
+    radiance *= cv2.merge([shadow] * 3)
 
     window = _word_window(layout, grid)
     part = grid.part(window)
@@ -84,10 +87,6 @@ def _lay_over(radiance: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> No
     radiance += colour
 
 
-def _coloured(grey: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    return cv2.merge([grey * channel for channel in colour])
-
-
 def _foil_cover(outlines: list[np.ndarray], grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     cover = coverage(grid.shape, [[outline] for outline in outlines])
     # Facets meet without a gap on the product, but anti-aliasing leaves a faint seam: close it.
@@ -102,14 +101,14 @@ def _grown(numbers: np.ndarray) -> np.ndarray:
     return np.where(numbers == 0, cv2.dilate(numbers, np.ones((3, 3), np.uint8)), numbers)
 
 
-def _card(grid: Grid, foil: np.ndarray, wear: Wear, rng: np.random.Generator) -> np.ndarray:
-    """Paper fibres, and a soft shadow along the foil, around which the card is pressed down."""
-    fibres = np.ones(grid.shape, np.float32)
+def card_texture(shape: tuple[int, int], scale: float, wear: Wear, rng: np.random.Generator) -> np.ndarray:
+    """Bare black card with its paper fibres, (H, W, 3) linear; `scale` is a product's width in pixels."""
+    fibres = np.ones(shape, np.float32)
     for cells, depth in ((12, 0.06), (90, 0.13), (220, 0.11)):
-        fibres += cloud_noise(rng, grid.shape, cells) * np.float32(depth * wear.texture)
+        cells = round(cells * max(shape) / scale)
+        fibres += cloud_noise(rng, shape, cells) * np.float32(depth * wear.texture)
     np.maximum(fibres, np.float32(0.2), out=fibres)
-    fibres *= 1 - np.float32(0.45) * cv2.GaussianBlur(foil, (0, 0), 0.007 * grid.scale)
-    return _coloured(fibres, CARD)
+    return cv2.merge([fibres * channel for channel in CARD])
 
 
 def _word_window(layout: Layout, grid: Grid) -> tuple[slice, slice]:
@@ -123,7 +122,7 @@ def _word_window(layout: Layout, grid: Grid) -> tuple[slice, slice]:
 
 def _ink_cover(layout: Layout, grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     """Ink spreads a little and follows the card's grain, so its edge is soft and ragged."""
-    dx, dy = rng.normal(0, 0.0022 * wear.register, 2)
+    dx, dy = rng.normal(0, 0.0015 * wear.register, 2)
     gain = np.float32(rng.normal(0, 0.05 * wear.register))
     shifted = grid.matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
     cover = coverage(grid.shape, [to_pixels(shifted, list(letter)) for letter in layout.letters])
@@ -138,7 +137,8 @@ def _ink_colour(grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     shade = 1 + cloud_noise(rng, grid.shape, 24) * np.float32(0.07 * wear.texture)
     flakes = cloud_noise(rng, grid.shape, 170) * np.float32(0.14 * wear.texture)
     shade += flakes + np.maximum(flakes - np.float32(0.24), 0) * 3
-    return _coloured(np.maximum(shade, np.float32(0.15)), INK)
+    np.maximum(shade, np.float32(0.15), out=shade)
+    return cv2.merge([shade * channel for channel in INK])
 
 
 def _foil_normals(
