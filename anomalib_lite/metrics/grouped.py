@@ -48,11 +48,11 @@ class GroupedPixelMetrics:
 
     def compute(self) -> MetricResult:
         """Metrics over all images."""
-        return self._total(self.groups).compute()
+        return self.total().compute()
 
     def compute_alarms(self, threshold: float) -> MetricResult:
         """PixelMetrics.compute_alarms over all images."""
-        return self._total(self.groups).compute_alarms(threshold)
+        return self.total().compute_alarms(threshold)
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its images (regions and OK pixels) together with all good images."""
@@ -63,6 +63,10 @@ class GroupedPixelMetrics:
         if name not in self.groups:
             self.groups[name] = PixelMetrics(self.limit)
         return self.groups[name]
+
+    def total(self) -> PixelMetrics:
+        """All groups as one accumulator."""
+        return self._total(self.groups)
 
     def _total(self, names: Iterable[str]) -> PixelMetrics:
         total = PixelMetrics(self.limit)

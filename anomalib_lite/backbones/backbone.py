@@ -1,0 +1,118 @@
+"""A network cut into multi-scale features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_lite.backbones.weights import load_weights
+from anomalib_lite.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """RGB images (B, 3, H, W) in [0, 1] -> one feature tensor (B, C_l, H / s_l, W / s_l) a layer.
+
+    Holds its own mean and std, and nothing behind the last layer used.
+    channels, strides: C_l and s_l, in the order of the features.
+    """
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.channels, self.strides = self._measure()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = self.net((image - self.mean) / self.std)
+        return list(features.values()) if isinstance(features, dict) else list(features)
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        training = self.net.training
+        self.net.eval()
+        features = self(torch.zeros(1, 3, 256, 256))
+        self.net.train(training)
+        return tuple(f.shape[1] for f in features), tuple(256 // f.shape[2] for f in features)
+
+
+def build(
+    library: str,
+    name: str,
+    layers: Sequence[int] = (1, 2, 3),
+    weights: str = "none",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Backbone:
+    """A backbone by name.
+
+    library: `torchvision` (ResNet family) or `timm` (any model that offers `features_only`).
+    layers: feature levels; level l of a convolutional network has stride 2 ** (l + 1), so that (1, 2, 3) are
+    ResNet's layer1 to layer3.
+    weights: see `load_weights`. mean, std: of the input in [0, 1]; by default those the weights were trained with.
+    """
+    layers = sorted(set(layers))
+    if library == "torchvision":
+        return _torchvision(name, layers, weights, mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    if library == "timm":
+        return _timm(name, layers, weights, mean, std)
+    raise UserError(f"backbone.library must be torchvision or timm, not '{library}'.")
+
+
+def _torchvision(
+    name: str, layers: Sequence[int], weights: str, mean: Sequence[float], std: Sequence[float]
+) -> Backbone:
+    import torchvision
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    try:
+        model = torchvision.models.get_model(name, weights=None)
+    except ValueError as error:
+        raise UserError(f"torchvision has no model '{name}'.") from error
+    nodes = [f"layer{level}" for level in layers]
+    if any(not hasattr(model, node) for node in nodes):
+        raise UserError(f"torchvision's '{name}' has no {', '.join(nodes)}: take a ResNet, or backbone=timm.")
+    load_weights(model, weights, library="torchvision", name=name)
+    return Backbone(create_feature_extractor(model, nodes), mean, std)
+
+
+def _timm(
+    name: str, layers: Sequence[int], weights: str, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Backbone:
+    import timm
+
+    try:
+        net = timm.create_model(name, features_only=True, out_indices=tuple(layers))
+    except RuntimeError as error:
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8]) or "see timm.list_models()"
+        raise UserError(f"timm has no model '{name}' with features_only ({error}). Similar: {near}.") from error
+    except (AssertionError, IndexError) as error:
+        raise UserError(
+            f"'{name}' has no feature levels {list(layers)}: choose others with backbone.layers."
+        ) from error
+    if weights != "none":
+        whole = timm.create_model(name)
+        load_weights(whole, weights, library="timm", name=name)
+        _copy_features(net, whole)
+    _cut(net)
+    config = timm.get_pretrained_cfg(name)
+    config = config.to_dict() if config else {}
+    return Backbone(net, mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD))
+
+
+def _copy_features(net: nn.Module, whole: nn.Module) -> None:
+    """Feature networks of timm flatten some names (`stages.0` to `stages_0`): the tensors and their order stay."""
+    source = whole.state_dict()
+    flat = {key.replace(".", "_"): value for key, value in source.items()}
+    net.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
+
+
+def _cut(net: nn.Module) -> None:
+    """timm's EfficientNet features run every stage: drop those behind the last layer used."""
+    stages = getattr(net, "_stage_out_idx", None)
+    if stages and isinstance(getattr(net, "blocks", None), nn.Sequential):
+        net.blocks = net.blocks[: max(stages)]

@@ -1,0 +1,149 @@
+"""Samples -> batches: decoded and resized once, kept as uint8, shuffled by seed and epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask, resize_image, resize_mask
+from anomalib_lite.data.sample import Batch, Sample
+from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+class ImageSet(Dataset[Batch]):
+    """Decoded samples of one size.
+
+    size: (height, width) in px. ram_limit_mb: a set whose pixels fit is decoded once and kept; a larger one is decoded
+    at each access. Indexed with a list it gives a Batch.
+    Errors: UserError that names every image that cannot be decoded, when the pixels are kept; else at the access.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], size: tuple[int, int], ram_limit_mb: float = 4000, name: str = "images"
+    ) -> None:
+        self.samples, self.size = list(samples), size
+        self._template = lru_cache(maxsize=8)(self._read_template)
+        height, width = size
+        self._pixels: np.ndarray | None = None
+        self._masks: np.ndarray | None = None
+        if len(self.samples) * height * width * 4 <= ram_limit_mb * 2**20:
+            self._keep(name)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """DataLoader fetches a whole batch through this."""
+        chosen = [self.samples[i] for i in indices]
+        if self._pixels is not None and self._masks is not None:
+            pixels, masks = self._pixels[list(indices)], self._masks[list(indices)]
+        else:
+            pixels, masks = (np.stack(parts) for parts in zip(*map(self._decode, indices), strict=True))
+        templates = None
+        if all(s.template for s in chosen):
+            templates = to_float(np.stack([self._template(s.template) for s in chosen]))
+        return Batch(
+            image=to_float(pixels),
+            mask=torch.from_numpy(masks)[:, None],
+            has_mask=torch.tensor([s.label == 0 or s.mask is not None for s in chosen]),
+            label=torch.tensor([-1 if s.label is None else s.label for s in chosen]),
+            weight=torch.tensor([s.weight for s in chosen], dtype=torch.float32),
+            index=torch.tensor(list(indices)),
+            template=templates,
+        )
+
+    def _keep(self, name: str) -> None:
+        height, width = self.size
+        pixels = np.empty((len(self), height, width, 3), np.uint8)
+        masks = np.zeros((len(self), height, width), bool)
+        broken: list[str] = []
+
+        def keep(index: int) -> None:
+            try:
+                pixels[index], masks[index] = self._decode(index)
+            except UnreadableImage as error:
+                broken.append(str(error))
+
+        with ThreadPoolExecutor() as pool:
+            list(tqdm(pool.map(keep, range(len(self))), f"decode {name}", len(self), delay=2, leave=False))
+        if broken:
+            listed = "\n  ".join(sorted(broken)[:20])
+            raise UserError(f"{len(broken)} of {len(self)} {name} cannot be used:\n  {listed}\nRepair or remove them.")
+        self._pixels, self._masks = pixels, masks
+
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        sample = self.samples[index]
+        image = read_image(sample.image)
+        if sample.mask is None:
+            return resize_image(image, *self.size), np.zeros(self.size, bool)
+        mask = read_mask(sample.mask)
+        if mask.shape != image.shape[:2]:
+            raise UnreadableImage(
+                f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
+                f"{image.shape[1]} x {image.shape[0]} px."
+            )
+        return resize_image(image, *self.size), resize_mask(mask, *self.size)
+
+    def _read_template(self, path: Path) -> np.ndarray:
+        return resize_image(read_image(path), *self.size)
+
+
+def to_float(pixels: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1], channels last in memory."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+
+
+class ShuffledByEpoch(Sampler[int]):
+    """A permutation that depends on the seed and the epoch alone, so that a resumed training sees the same order.
+
+    Lightning calls `set_epoch` before each epoch.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        yield from rng.permutation(self.length).tolist()
+
+
+def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None, workers: int = 0) -> DataLoader[Batch]:
+    """In the samples' order, or shuffled where a seed is given; the last batch may be smaller.
+
+    A shuffled loader drops a last batch of one image, on which batch normalisation has nothing to work with.
+    """
+    sampler = None if shuffle_seed is None else ShuffledByEpoch(len(images), shuffle_seed)
+    return DataLoader(
+        images,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_whole,
+        drop_last=sampler is not None and len(images) % batch_size == 1 and len(images) > 1,
+    )
+
+
+def _whole(batch: Batch) -> Batch:
+    return batch

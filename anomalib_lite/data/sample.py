@@ -1,0 +1,61 @@
+"""One image on disk and what is known of it; a batch of decoded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+OK, NOK = 0, 1
+Origin = Literal["real", "generated", "template_generated"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """label: 0 OK, 1 NOK, None unknown. mask: file whose pixels > 0 are defective; None where there is none.
+    template: the golden image it is compared with. defect: name of the defect type. weight: in the training loss.
+    """
+
+    image: Path
+    label: int | None
+    mask: Path | None = None
+    template: Path | None = None
+    defect: str | None = None
+    origin: Origin = "real"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train: OK images to learn from. val: OK images held out of training, for thresholds and for choosing.
+    test: OK and NOK images, for reporting alone.
+    """
+
+    train: list[Sample]
+    val: list[Sample]
+    test: list[Sample]
+
+    def __iter__(self) -> Iterator[tuple[str, list[Sample]]]:
+        yield from (("train", self.train), ("val", self.val), ("test", self.test))
+
+
+@dataclass
+class Batch:
+    """image (B, 3, H, W) float32 RGB in [0, 1]; mask (B, 1, H, W) bool, False where none is known; label (B,) int64
+    with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples; has_mask (B,) bool; template
+    (B, 3, H, W) or None.
+    """
+
+    image: Tensor
+    mask: Tensor
+    has_mask: Tensor
+    label: Tensor
+    weight: Tensor
+    index: Tensor
+    template: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)

@@ -1,0 +1,66 @@
+"""What every detector is: images in, anomaly maps and scores out, through one path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from anomalib_lite.data.sample import Batch
+
+
+class Batches(Protocol):
+    """A loader that can be gone through several times, in the samples' order."""
+
+    dataset: Sized
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __len__(self) -> int: ...
+
+
+class Prediction(NamedTuple):
+    """map: (B, 1, H, W) float32 >= 0, larger is more anomalous. score: (B,)."""
+
+    map: Tensor
+    score: Tensor
+
+
+class Detector(LightningModule):
+    """Base of all detectors. A subclass gives `anomaly_map` and, as it needs them, the steps before and after training.
+
+    Training, evaluation, prediction and export all go through `forward`: normalisation, smoothing and the image score
+    lie inside. `blur` maps (B, 1, H, W) to the same shape; `score` maps it to (B,).
+    """
+
+    epochs: int = 0  # 0: nothing is trained by gradient
+
+    def __init__(self, blur: nn.Module, score: nn.Module) -> None:
+        super().__init__()
+        self.blur, self.score = blur, score
+
+    def forward(self, image: Tensor, template: Tensor | None = None) -> Prediction:
+        coarse = self.anomaly_map(image, template)
+        fine = F.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        smooth = self.blur(fine)
+        return Prediction(smooth, self.score(smooth))
+
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> (B, 1, h, w) >= 0, at any resolution."""
+        raise NotImplementedError(f"{type(self).__name__} gives no anomaly_map")
+
+    def prepare(self, batches: Batches) -> None:
+        """Before training: statistics of the OK images."""
+
+    def calibrate(self, batches: Batches) -> None:
+        """After training: what the detector's own errors on the OK images look like."""
+
+    @torch.inference_mode()
+    def predict_batch(self, batch: Batch) -> Prediction:
+        self.eval()
+        image = batch.image.to(self.device, memory_format=torch.channels_last)
+        template = None if batch.template is None else batch.template.to(self.device)
+        return self(image, template)

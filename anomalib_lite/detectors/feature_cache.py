@@ -1,0 +1,59 @@
+"""A frozen teacher gives the same features for the same pixels: compute them once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.base import Batches
+
+log = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """Features of numbered images, kept in memory where they all fit into `limit_mb`, else computed at each call.
+
+    Valid while the images come to the detector unchanged: with random augmentation, leave it off (limit_mb = 0).
+    """
+
+    def __init__(self, compute: Callable[[Tensor], list[Tensor]], limit_mb: float) -> None:
+        self.compute, self.limit_mb = compute, limit_mb
+        self._kept: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def fill(self, batches: Batches, describe: str) -> Iterator[list[Tensor]]:
+        """Yields the features (B, C, h, w) of every batch and keeps them on the way."""
+        total = len(batches.dataset)
+        kept: list[Tensor] | None = None
+        for batch in tqdm(batches, describe, len(batches), delay=2, leave=False):
+            features = self._compute(batch)
+            if kept is None:
+                needed = sum(f[0].numel() for f in features) * 4 * total / 2**20
+                log.debug("%s: %.0f MB of %.0f MB", describe, needed, self.limit_mb)
+                # channels last, as convolutions give and want them
+                kept = (
+                    [torch.empty((total, *f.shape[2:], f.shape[1])) for f in features]
+                    if needed <= self.limit_mb
+                    else []
+                )
+            for store, feature in zip(kept, features, strict=False):
+                store[batch.index] = feature.movedim(1, -1).cpu()
+            yield features
+        self._kept = kept or None
+
+    @torch.no_grad()
+    def get(self, batch: Batch) -> list[Tensor]:
+        if self._kept is None:
+            return self._compute(batch)
+        return [store[batch.index.cpu()].to(batch.image.device).movedim(-1, 1) for store in self._kept]
+
+    def clear(self) -> None:
+        self._kept = None
+
+    def _compute(self, batch: Batch) -> list[Tensor]:
+        return self.compute(batch.image.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,108 @@
+"""What all verbs share: a Hydra app whose errors speak to the user."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.conf_dir import conf_dir
+from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Job = Callable[[DictConfig], Any]
+_failed: list[str] = []
+
+
+def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
+    """Makes `main()` of a verb out of its job: reads conf/<verb>.yaml, runs once or (-m) as a sweep.
+
+    A UserError ends a single run with its message and status 2. In a sweep the other jobs go on; the failed ones are
+    listed at the end, and the status is 1.
+    """
+
+    def decorate(job: Job) -> Callable[[], None]:
+        OmegaConf.register_new_resolver("anomalib_lite.help", lambda _: help, replace=True)
+
+        @functools.wraps(job)
+        def guarded(cfg: DictConfig) -> Any:
+            return _guard(job, cfg)
+
+        run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(guarded)
+
+        def main() -> None:
+            _failed.clear()
+            try:
+                run()
+            except SystemExit as stop:
+                if stop.code == 1:
+                    _suggest(verb, sys.argv[1:])
+                raise
+            if _failed:
+                listed = "\n".join(f"  {line}" for line in _failed)
+                sys.exit(f"{len(_failed)} job(s) of the sweep failed:\n{listed}")
+
+        return main
+
+    return decorate
+
+
+def _guard(job: Job, cfg: DictConfig) -> Any:
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        return job(cfg)
+    except UserError as error:
+        if not sweeping:
+            print(f"\nerror: {error}", file=sys.stderr)
+            sys.exit(2)
+        message = str(error)
+    except Exception as error:
+        if not sweeping:
+            raise
+        log.exception("a job of the sweep failed")
+        message = f"{type(error).__name__}: {error}"
+    task = " ".join(HydraConfig.get().overrides.task)
+    _failed.append(f"{os.path.basename(sys.argv[0])} {task}: {message}")
+    return None
+
+
+def _suggest(verb: str, arguments: list[str]) -> None:
+    """Hydra has said which key does not exist: add those that look like it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(verb)
+    valid = _keys(cfg)
+    for argument in arguments:
+        key = argument.split("=")[0].lstrip("+~")
+        if "=" not in argument or key in valid or key.startswith("hydra"):
+            continue
+        near = difflib.get_close_matches(key, valid, 3, 0.6)
+        if near:
+            print(f"'{key}' is no option. Did you mean: {', '.join(near)}?", file=sys.stderr)
+        else:
+            siblings = sorted(k for k in valid if k.rpartition(".")[0] == key.rpartition(".")[0])
+            print(f"'{key}' is no option. Valid here: {', '.join(siblings)}.", file=sys.stderr)
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    found = [p.name for p in conf_dir().iterdir() if p.is_dir()] if not prefix else []
+    for key in cfg:
+        name = f"{prefix}{key}"
+        found.append(name)
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            found += _keys(node, f"{name}.")
+    return found

@@ -1,0 +1,114 @@
+"""A trained detector on labelled images: metrics, a table of predictions, and the cases worth looking at."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Sample
+from anomalib_lite.detectors.base import Detector
+from anomalib_lite.jobs.inference import run_over
+from anomalib_lite.metrics import GroupedPixelMetrics, ImageMetrics
+from anomalib_lite.report.cases import Case, ScoredImage, select_cases
+from anomalib_lite.report.curves import pixel_points
+from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
+
+PER_DEFECT = ("image_auroc", "pixel_auroc", "aupro")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: what metrics.json holds. rows: one for each image, in the samples' order."""
+
+    metrics: dict[str, Any]
+    rows: list[ScoredImage]
+    pixel_points: dict[str, Any] | None
+
+
+def find_threshold(detector: Detector, images: ImageSet, batch_size: int, rate: float) -> Threshold:
+    """From held-out OK images alone, for a stated false-alarm rate."""
+    scores, maxima = [], []
+    for _, prediction in run_over(detector, loader(images, batch_size), "threshold"):
+        scores += prediction.score.tolist()
+        maxima += MaxScore()(prediction.map).tolist()
+    return threshold_from_ok(scores, maxima, rate)
+
+
+def evaluate_detector(
+    detector: Detector, images: ImageSet, threshold: Threshold, batch_size: int, aupro_limit: float
+) -> Evaluation:
+    """Goes once through the images; memory does not grow with their number."""
+    image_metrics, pixel_metrics = ImageMetrics(), GroupedPixelMetrics(limit=aupro_limit)
+    rows: list[ScoredImage] = []
+    for batch, prediction in run_over(detector, loader(images, batch_size), "evaluate"):
+        samples = [images.samples[i] for i in batch.index.tolist()]
+        labels, defects = [s.label for s in samples], [s.defect for s in samples]
+        masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
+        image_metrics.update(prediction.score, labels, defects)
+        pixel_metrics.update(prediction.map, masks, labels, defects)
+        rows += [_row(s, score, threshold) for s, score in zip(samples, prediction.score.tolist(), strict=True)]
+    metrics = _summary(image_metrics, pixel_metrics, rows, threshold)
+    points = pixel_points(*pixel_metrics.total().histograms) if metrics["pixel_auroc"] is not None else None
+    return Evaluation(metrics, rows, points)
+
+
+def worst_cases(
+    detector: Detector, images: ImageSet, rows: Sequence[ScoredImage], threshold: Threshold, batch_size: int
+) -> list[Case]:
+    """The images that a report shows, mistakes first; their maps are computed again, by the same path."""
+    chosen = select_cases(rows, threshold.image)
+    subset = ImageSet([images.samples[i] for i in chosen], images.size, ram_limit_mb=0)
+    cases = []
+    for batch, prediction in run_over(detector, loader(subset, batch_size), "gallery"):
+        pixels = (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for k, index in enumerate(batch.index.tolist()):
+            row = rows[chosen[index]]
+            mask = batch.mask[k, 0].numpy() if batch.has_mask[k] else None
+            name, map = _short(row.image), prediction.map[k, 0].numpy()
+            cases.append(Case(name, row.label, row.defect, row.score, pixels[k], map, mask, row.nok))
+    return cases
+
+
+def write_predictions(path: Path, rows: Sequence[ScoredImage]) -> None:
+    """CSV: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1)."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "label", "defect", "score", "nok"])
+        for r in rows:
+            label = "" if r.label is None else r.label
+            writer.writerow([r.image, label, r.defect or "", repr(r.score), int(bool(r.nok))])
+
+
+def _row(sample: Sample, score: float, threshold: Threshold) -> ScoredImage:
+    return ScoredImage(str(sample.image), sample.label, sample.defect, score, score > threshold.image)
+
+
+def _short(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])
+
+
+def _summary(
+    images: ImageMetrics, pixels: GroupedPixelMetrics, rows: Sequence[ScoredImage], threshold: Threshold
+) -> dict[str, Any]:
+    whole, maps, alarms = images.compute(), pixels.compute(), images.compute_alarms(threshold.image)
+    by_pixel = pixels.compute_by_defect()
+    per_defect = {}
+    for name, result in images.compute_by_defect().items():
+        values = result.values | (by_pixel[name].values if name in by_pixel else {})
+        found = [bool(r.nok) for r in rows if r.label and (r.defect or "unnamed") == name]
+        per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in PER_DEFECT}
+        per_defect[name]["recall"] = sum(found) / len(found)
+    return {
+        **whole.values,
+        **maps.values,
+        **alarms.values,
+        "per_defect": per_defect,
+        "missing": whole.missing | maps.missing | alarms.missing,
+        "counts": whole.counts | maps.counts,
+        "threshold": threshold.to_dict(),
+    }

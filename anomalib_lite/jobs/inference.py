@@ -1,0 +1,69 @@
+"""The one path from images to maps and scores: training's evaluation, evaluate and predict all come here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.base import Detector, Prediction
+from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.runs.folder import open_finished
+from anomalib_lite.scoring import Threshold
+
+
+def build_detector(cfg: DictConfig, weights: str | None = None) -> Detector:
+    """The detector of a configuration; `weights` replaces the backbone's source of weights."""
+    overrides = {} if weights is None else {"weights": weights}
+    backbone: Callable = instantiate(cfg.backbone, _partial_=True, **overrides)
+    blur, score = instantiate(cfg.scoring.blur), instantiate(cfg.scoring.score)
+    return instantiate(cfg.detector, backbone=backbone, blur=blur, score=score)
+
+
+def image_size(cfg: DictConfig) -> tuple[int, int]:
+    """(height, width) from one number or from a pair."""
+    size = cfg.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def use_threads(cfg: DictConfig) -> None:
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+
+
+def device_of(cfg: DictConfig) -> torch.device:
+    return torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
+
+
+def run_over(detector: Detector, loader: DataLoader, describe: str) -> Iterator[tuple[Batch, Prediction]]:
+    """Each batch with its maps and scores, on the CPU, with a progress bar."""
+    for batch in tqdm(loader, describe, delay=2, leave=False):
+        map, score = detector.predict_batch(batch)
+        yield batch, Prediction(map.float().cpu(), score.float().cpu())
+
+
+def save_model(folder: Path, detector: Detector, threshold: Threshold) -> int:
+    """Writes model.safetensors and threshold.json; returns the model's size in bytes."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / "threshold.json", threshold.to_dict())
+    return (folder / "model.safetensors").stat().st_size
+
+
+def load_model(run: str | Path) -> tuple[Path, DictConfig, Detector, Threshold]:
+    """A finished run's folder, configuration, detector and threshold. The backbone's weights come from the run."""
+    folder, cfg = open_finished(run)
+    use_threads(cfg)
+    detector = build_detector(cfg, weights="none")
+    detector.load_state_dict(load_file(folder / "model.safetensors"))
+    threshold = Threshold.from_dict(json.loads((folder / "threshold.json").read_text()))
+    return folder, cfg, detector.eval(), threshold

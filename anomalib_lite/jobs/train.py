@@ -1,0 +1,99 @@
+"""The verb train."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import seed_everything
+from omegaconf import DictConfig
+
+from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.sample import Splits
+from anomalib_lite.detectors.base import Detector
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.evaluation import Evaluation, evaluate_detector, find_threshold
+from anomalib_lite.jobs.inference import build_detector, device_of, image_size, save_model, use_threads
+from anomalib_lite.jobs.outcome import conclude
+from anomalib_lite.jobs.training import train_detector
+from anomalib_lite.runs.environment import environment
+from anomalib_lite.runs.folder import RunFolder, run_hash
+from anomalib_lite.runs.tracking import Tracker, tracked
+from anomalib_lite.scoring import Threshold
+
+log = logging.getLogger(__name__)
+
+HELP = """Learns from OK images, sets the threshold on held-out OK images, measures on the test images.
+
+Writes runs/<experiment_name>/<data>-<detector>-<backbone>-s<seed>-<hash>/ with report.html, metrics.json,
+predictions.csv, figures/ and the model. A run that is done is not run again (force=true does); one that was
+interrupted goes on from its last epoch.
+
+  anomalib-lite train                                                    built-in product photographs
+  anomalib-lite train data=mvtec_ad data.root=DIR data.category=bottle
+  anomalib-lite train data=folder data.ok=ok data.nok='nok/*'
+  anomalib-lite train -m seed=0,1,2 detector.whitening=null"""
+
+
+@app("train", HELP)
+def main(cfg: DictConfig) -> float | None:
+    """Returns the image AUROC, which sweepers maximise."""
+    splits = instantiate(cfg.data)
+    print_hash = fingerprint(splits)
+    run = RunFolder(_folder(cfg, print_hash))
+    if run.done and not cfg.force:
+        log.info("already done: %s (force=true runs it again)", run.path)
+        return json.loads((run.path / "metrics.json").read_text())["image_auroc"]
+    if cfg.force:
+        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    log.info("%s", run.path)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    use_threads(cfg)
+    run.start(cfg, environment(cfg.seed, print_hash))
+    with run.guarded(), tracked(cfg, run.path) as tracker:
+        return _run(cfg, run, splits, tracker)
+
+
+def _run(cfg: DictConfig, run: RunFolder, splits: Splits, tracker: Tracker) -> float | None:
+    with run.stage("decode"):
+        train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in splits)
+    detector: Detector = build_detector(cfg)
+    train_detector(cfg, run, detector, train, val, tracker.logger)
+    detector.to(device_of(cfg)).eval()
+    with run.stage("threshold"):
+        threshold = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
+    run.status["model_mb"] = round(save_model(run.path, detector, threshold) / 2**20, 2)
+    result = _evaluate(cfg, run, detector, test, threshold)
+    with run.stage("report"):
+        conclude(cfg, run, detector, test, result, threshold, tracker)
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)  # needed to resume alone
+    return result.metrics["image_auroc"]
+
+
+def _evaluate(cfg: DictConfig, run: RunFolder, detector: Detector, test: ImageSet, threshold: Threshold) -> Evaluation:
+    with run.stage("evaluate"):
+        result = evaluate_detector(detector, test, threshold, cfg.batch_size, cfg.scoring.aupro_limit)
+    if len(test):
+        run.status["ms_per_image"] = round(1000 * run.status["timings"]["evaluate"] / len(test), 2)
+    return result
+
+
+def _folder(cfg: DictConfig, data_fingerprint: str) -> Path:
+    choices = HydraConfig.get().runtime.choices
+    category = cfg.data.get("category")
+    parts = [choices["data"], *([category] if isinstance(category, str) else category or [])]
+    backbone = cfg.backbone.name if choices["backbone"] == "timm" else choices["backbone"]
+    parts += [choices["detector"], backbone, f"s{cfg.seed}", run_hash(cfg, data_fingerprint)]
+    if cfg.keep not in ("last", "best"):
+        raise UserError(f"keep must be last or best, not '{cfg.keep}'.")
+    return Path(cfg.paths.runs) / cfg.experiment_name / "-".join(str(p).replace("/", "_") for p in parts)
+
+
+if __name__ == "__main__":
+    main()
