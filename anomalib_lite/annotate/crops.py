@@ -37,11 +37,13 @@ class CropSet:
 
 
 def find_crops(source: str | Path) -> CropSet:
-    """All images below a folder, or those a manifest CSV names in its column `crop`.
+    """The images a manifest CSV names in its column `crop`, or all below a folder that holds no manifest.
 
     Listed files that are no longer there are left out with a warning. Raises UserError where nothing is left.
     """
     source = Path(source).expanduser()
+    if source.is_dir():
+        source = _manifest_in(source) or source
     if source.is_dir():
         root, keys = source.resolve(), _keys_in_folder(source)
     elif source.is_file():
@@ -91,6 +93,20 @@ def _keys_in_folder(folder: Path) -> list[str]:
         if path.suffix.lower() in SUFFIXES and not hidden and relative.parts[0] != MASKS_FOLDER:
             keys.append(relative.as_posix())
     return sorted(keys, key=natural_order)
+
+
+def _manifest_in(folder: Path) -> Path | None:
+    """The manifest of segment in this folder, where other pictures than crops may lie."""
+    found = [path for path in sorted(folder.glob("*.csv")) if {"panel", "crop"} <= set(_columns(path))]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{folder} holds several manifests ({names}): choose one, crops={found[0]}.")
+    return found[0] if found else None
+
+
+def _columns(path: Path) -> list[str]:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as stream:
+        return next(csv.reader(stream), [])
 
 
 def _keys_in_manifest(manifest: Path) -> list[str]:

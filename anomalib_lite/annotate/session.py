@@ -104,6 +104,8 @@ def _has_screen() -> bool:
 
 
 def _summary(store: Store) -> str:
+    if not store.answers:
+        return "Nothing was labelled."
     labels = [store.answers[crop.key].label for crop in store.crops.values() if crop.key in store.answers]
     numbers = {label: labels.count(label) for label in (OK, NOK)}
     left = len(store.crops) - sum(numbers.values())

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run"]
 SIZE = (96, 64)  # of the crops, width and height
+# As conf/annotate.yaml has them.
 DEFECTS = ("print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent",
            "structure_missing", "structure_extra", "scratch", "stain")
 
@@ -39,15 +40,12 @@ def chromium() -> Iterator[Any]:
 
 
 class ServerProcess:
-    """run_session in a process of its own."""
+    """`anomalib-lite annotate` in a process of its own."""
 
-    def __init__(self, crops: Path, port: int = 0, template: Path | None = None,
-                 defects: Sequence[str] = DEFECTS) -> None:
-        code = ("import logging; from anomalib_lite.annotate.session import run_session; "
-                "logging.basicConfig(level=logging.INFO); "
-                f"run_session({str(crops)!r}, {tuple(defects)!r}, template={template and str(template)!r}, "
-                f"port={port}, open_browser=False)")
-        self.process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    def __init__(self, crops: Path, port: int = 0) -> None:
+        command = [sys.executable, "-m", "anomalib_lite.cli", "annotate", f"crops={crops}", f"port={port}",
+                   "open_browser=false"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log = ""
         while (found := re.search(r"http://127\.0\.0\.1:(\d+)", self.log)) is None:
             line = self.process.stderr.readline()

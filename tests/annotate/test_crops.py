@@ -38,6 +38,18 @@ def test_a_manifest_gives_its_crops_once_in_its_order(tmp_path: Path) -> None:
     assert found.root == tmp_path
 
 
+def test_a_folder_with_the_manifest_of_segment_gives_what_that_lists(tmp_path: Path) -> None:
+    write_crops(tmp_path, 3)
+    (tmp_path / "overview.png").touch()
+    (tmp_path / "labels.csv").write_text("crop,label,defect,mask\ncrop_000.png,OK,,\n")
+    (tmp_path / "manifest.csv").write_text("panel,crop\np.png,crop_001.png\n")
+    found = find_crops(tmp_path)
+    assert [crop.key for crop in found.crops] == ["crop_001.png"] and found.root == tmp_path
+    (tmp_path / "second.csv").write_text("panel,crop\np.png,crop_002.png\n")
+    with pytest.raises(UserError, match=r"manifest\.csv, second\.csv"):
+        find_crops(tmp_path)
+
+
 @pytest.mark.parametrize("key", ["../secret.png", "cut/../../secret.png", "/etc/secret.png", "C:/secret.png",
                                  "..\\secret.png", ""])
 def test_a_manifest_may_not_name_files_outside_its_folder(tmp_path: Path, key: str) -> None:
