@@ -57,7 +57,7 @@ def align(
 ) -> np.ndarray:
     """The pose near `pose` at which panel and template correlate best; `pose` itself where none is found.
 
-    panel (H, W) and template (h, w): grey uint8. motion: one of MOTIONS.
+    panel (H, W) and template (h, w): float32, best of local contrast. motion: one of MOTIONS.
     """
     height, width = template.shape
     corners = corners_of(pose, template.shape)
@@ -71,8 +71,7 @@ def align(
     start = between_centres(local).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, 1e-4)
     try:
-        pictures = (_flatten(image, max(height, width)) for image in (template, window))
-        _, warp = cv2.findTransformECC(*pictures, start, MOTIONS[motion], criteria, None, 3)
+        _, warp = cv2.findTransformECC(template, window, start, MOTIONS[motion], criteria, None, 3)
     except (
         cv2.error
     ) as error:  # raised where the correlation cannot grow: the start is far off, or all is flat
@@ -80,15 +79,3 @@ def align(
         return pose
     shift = warp[:, 2] - warp[:, :2] @ (0.5, 0.5) + 0.5 + (left, top)
     return np.column_stack([warp[:, :2], shift]).astype(np.float64)
-
-
-def _flatten(image: np.ndarray, side: int) -> np.ndarray:
-    """Brightness relative to its neighbourhood, float32: edges count by their place, not by their brightness.
-
-    Shiny parts would pull the fit to wherever they mirror a lamp; with this the corners come out about twice
-    as exact. `side` is the template's longer side.
-    """
-    grey = np.log(image.astype(np.float32) + 10)  # the offset keeps the noise of dark pixels small
-    grey -= cv2.GaussianBlur(grey, (0, 0), side / 55)
-    spread = cv2.GaussianBlur(grey * grey, (0, 0), side / 27)
-    return grey / (np.sqrt(spread) + np.float32(0.15))

@@ -6,8 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.panels.flaws import DEFECTS
 from anomalib_lite.panels.product import SEVERITIES, Product, draw_conditions, render_product, render_template
 from anomalib_lite.panels.streams import image_seed, stream
+from anomalib_lite.panels.whole_folder import whole_folder
 
 VERSION = 3  # raise it when the same settings give other pixels, so that no older folder is reused
 
@@ -76,18 +75,8 @@ def write_dataset(
     target = Path(artifacts) / f"panels-{config.key}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(target) as unfinished:
         _render_into(unfinished, config, workers)
-        os.chmod(unfinished, 0o755)
-        try:
-            os.rename(unfinished, target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process was first, with the same pixels
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 

@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from anomalib_lite.panels.contrast import local_contrast
+
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
-FINE_SIDE = 160  # and is followed until the longer side has at least this many
+FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
+_SAME_PLACE = 0.85  # overlap from which two rough matches, of two angles say, are one
+_FLAT = 0.15  # a place with less than this share of the template's contrast shows no product
 _SLACK = 0.7  # a coarse score may be this much lower than asked for: the angle and place are not exact yet
 
 
@@ -40,25 +44,48 @@ class Search:
     scales: tuple[float, ...] = (1.0,)
 
 
-def find_matches(panel: np.ndarray, template: np.ndarray, search: Search) -> list[Match]:
-    """Matches in falling order of score. panel (H, W) and template (h, w): grey uint8.
+class Pyramid:
+    """Local contrast (float32) of a panel (H, W) and a template (h, w), grey uint8, at reduced sizes.
 
-    Scores are those of the finest level used. There may be more matches than `max_objects`, and some score
+    coarsest, finest: the powers of two by which they are reduced where the search begins and where it ends.
+    """
+
+    def __init__(self, panel: np.ndarray, template: np.ndarray) -> None:
+        self.shape = template.shape
+        self.coarsest = _reduction(min(template.shape), COARSE_SIDE)
+        self.finest = min(self.coarsest, _reduction(max(template.shape), FINE_SIDE))
+        height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
+        self._greys = [reduce(image, self.finest) for image in (panel, template[:height, :width])]
+        self._levels: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def at(self, factor: int) -> tuple[np.ndarray, np.ndarray]:
+        """Panel and template, reduced by `factor`; each level is computed once."""
+        if factor not in self._levels:
+            side = max(self.shape) / factor
+            greys = (reduce(grey, factor // self.finest) for grey in self._greys)
+            self._levels[factor] = tuple(local_contrast(grey, side) for grey in greys)
+        return self._levels[factor]
+
+
+def find_matches(pyramid: Pyramid, search: Search) -> list[Match]:
+    """Matches in falling order of score.
+
+    Scores are those of the finest level used. There may be twice `max_objects` matches, and some score
     below `min_score`, since an angle is only as fine as the list of angles: alignment has the last word.
     """
-    factor = reduction(min(template.shape), COARSE_SIDE)
-    last = min(factor, reduction(max(template.shape), FINE_SIDE))
-    small, pattern = reduce_panel(panel, factor), reduce_template(template, factor)
+    factor = pyramid.coarsest
+    small, pattern = pyramid.at(factor)
     matches = _search_whole(small, pattern, search)
     while True:
-        matches = suppress(matches, pattern.shape, search.max_overlap)
+        matches = suppress(matches, pattern.shape, _SAME_PLACE)
         matches = [m for m in matches if m.score >= _SLACK * search.min_score][: 4 * search.max_objects + 8]
-        if factor == last or not matches:
+        if factor == pyramid.finest or not matches:
             break
         factor //= 2
-        small, pattern = reduce_panel(panel, factor), reduce_template(template, factor)
+        small, pattern = pyramid.at(factor)
         matches = [_follow(small, pattern, replace(m, x=2 * m.x, y=2 * m.y)) for m in matches]
-    return [replace(m, x=m.x * factor, y=m.y * factor) for m in matches]
+    best = suppress(matches, pattern.shape, search.max_overlap)[: 2 * search.max_objects]
+    return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
 
 
 def suppress(matches: Iterable[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:
@@ -83,7 +110,7 @@ def overlap(a: Match, b: Match, shape: tuple[int, int]) -> float:
     return shared / (height * width * (a.scale**2 + b.scale**2) - shared)
 
 
-def reduce_panel(image: np.ndarray, factor: int) -> np.ndarray:
+def reduce(image: np.ndarray, factor: int) -> np.ndarray:
     """The mean of each `factor` x `factor` block; the last row and column are repeated to full blocks."""
     if factor == 1:
         return image
@@ -93,13 +120,7 @@ def reduce_panel(image: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def reduce_template(image: np.ndarray, factor: int) -> np.ndarray:
-    """The mean of each whole `factor` x `factor` block: what does not fill a block is left out."""
-    height, width = (side // factor * factor for side in image.shape[:2])
-    return reduce_panel(image[:height, :width], factor)
-
-
-def reduction(side: int, wanted: int) -> int:
+def _reduction(side: int, wanted: int) -> int:
     """The largest power of two by which `side` pixels can be divided so that `wanted` are left."""
     return 2 ** max(0, (side // wanted).bit_length() - 1)
 
@@ -111,9 +132,24 @@ def _search_whole(panel: np.ndarray, template: np.ndarray, search: Search) -> li
             pattern = _turned(template, angle, scale)
             if any(p > s for p, s in zip(pattern.shape, panel.shape, strict=True)):
                 continue
-            response = cv2.matchTemplate(panel, pattern, cv2.TM_CCOEFF_NORMED)
+            response = _correlate(panel, pattern)
             matches += _local_maxima(response, pattern.shape, angle, scale, _SLACK * search.min_score)
     return matches
+
+
+def _correlate(panel: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """The correlation coefficient at each place, 0 where the panel is too flat for a product.
+
+    Without that bar, rounding errors on flat ground, divided by next to nothing, look like perfect matches.
+    """
+    response = cv2.matchTemplate(panel, template, cv2.TM_CCOEFF_NORMED)
+    height, width = template.shape
+    sums, squares = (
+        total[height:, width:] - total[height:, :-width] - total[:-height, width:] + total[:-height, :-width]
+        for total in cv2.integral2(panel, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
+    )
+    variance = squares / template.size - (sums / template.size) ** 2
+    return np.where(variance > (_FLAT * template.std()) ** 2, response, np.float32(0))
 
 
 def _turned(template: np.ndarray, angle: float, scale: float) -> np.ndarray:
@@ -130,8 +166,7 @@ def _turned(template: np.ndarray, angle: float, scale: float) -> np.ndarray:
 def _local_maxima(
     response: np.ndarray, shape: tuple[int, int], angle: float, scale: float, floor: float
 ) -> list[Match]:
-    response = np.where(np.abs(response) <= 1.001, response, 0)  # a flat window divides by zero
-    around = cv2.dilate(response, np.ones([max(3, side // 4 | 1) for side in shape], np.uint8))
+    around = cv2.dilate(response, np.ones((5, 5), np.uint8))
     rows, columns = np.nonzero((response == around) & (response >= floor))
     centre_x, centre_y = shape[1] / 2, shape[0] / 2
     return [
@@ -149,8 +184,7 @@ def _follow(panel: np.ndarray, template: np.ndarray, match: Match, reach: int = 
     window = panel[top : top + height + 2 * reach, left : left + width + 2 * reach]
     if window.shape[0] < height or window.shape[1] < width:
         return match
-    response = cv2.matchTemplate(window, pattern, cv2.TM_CCOEFF_NORMED)
-    response = np.where(np.abs(response) <= 1.001, response, 0)
+    response = _correlate(window, pattern)
     row, column = np.unravel_index(int(response.argmax()), response.shape)
     dy, dx = _peak(response[:, column], int(row)), _peak(response[row], int(column))
     x, y = left + column + dx + width / 2, top + row + dy + height / 2

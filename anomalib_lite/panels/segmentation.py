@@ -11,15 +11,12 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.panels.alignment import MOTIONS, align, corners_of, cut, pose_of
 from anomalib_lite.panels.matching import (
     Match,
+    Pyramid,
     Search,
     find_matches,
-    reduce_panel,
-    reduce_template,
-    reduction,
     suppress,
 )
 
-ALIGN_SIDE = 128  # products are aligned where their longer side has this many pixels, up to twice as many
 _TRUSTED = 0.12  # an alignment that moves a corner farther, in template sides, has lost the product
 
 
@@ -96,10 +93,8 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
     """
     _check(panel, template, options)
     grey, pattern = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (panel, template))
-    matches = find_matches(grey, pattern, options.search)
-    factor = reduction(max(pattern.shape), ALIGN_SIDE)
-    small, small_pattern = reduce_panel(grey, factor), reduce_template(pattern, factor)
-    found = [_settle(small, small_pattern, factor, match, pattern.shape, options.motion) for match in matches]
+    pyramid = Pyramid(grey, pattern)
+    found = [_settle(pyramid, match, options.motion) for match in find_matches(pyramid, options.search)]
     return _best(found, options)
 
 
@@ -121,22 +116,22 @@ def _check(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) -> 
         )
 
 
-def _settle(
-    panel: np.ndarray, template: np.ndarray, factor: int, match: Match, shape: tuple[int, int], motion: str
-) -> Found:
-    """Aligns a match on the reduced pictures and scores it there."""
+def _settle(pyramid: Pyramid, match: Match, motion: str) -> Found:
+    """Aligns a match at the finest level of the search and scores it there."""
+    shape = pyramid.shape
     pose = pose_of(match, shape)
     if motion == "none":
         if match.angle == 0 and match.scale == 1:
             pose[:, 2] = np.round(pose[:, 2])
         return Found(pose, shape, match.score)
-    rough = _rescaled(pose, 1 / factor)
+    panel, template = pyramid.at(pyramid.finest)
+    rough = _rescaled(pose, 1 / pyramid.finest)
     fine = align(panel, template, rough, motion)
     moved = np.abs(corners_of(fine, template.shape) - corners_of(rough, template.shape)).max()
     scores = [correlation(cut(panel, p, template.shape), template) for p in (rough, fine)]
     if moved > _TRUSTED * max(template.shape) or scores[1] < scores[0]:
         return Found(pose, shape, scores[0])
-    return Found(_rescaled(fine, factor), shape, scores[1])
+    return Found(_rescaled(fine, pyramid.finest), shape, scores[1])
 
 
 def _rescaled(pose: np.ndarray, factor: float) -> np.ndarray:
@@ -145,8 +140,8 @@ def _rescaled(pose: np.ndarray, factor: float) -> np.ndarray:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """The normalised correlation coefficient of two grey pictures (H, W), in [-1, 1]; 0 where one is flat."""
-    a, b = (image.astype(np.float32) - image.mean() for image in (a, b))
+    """The normalised correlation coefficient of two pictures (H, W), in [-1, 1]; 0 where one is flat."""
+    a, b = (image - image.mean() for image in (a, b))
     spread = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / spread if spread > 0 else 0.0
 
