@@ -4,5 +4,7 @@
 class UserError(Exception):
     """Something the user can put right: the message says what is wrong and what to do.
 
-    The command line prints it as one paragraph, without a traceback, and ends with status 2.
+    The command line prints it as one paragraph, without a traceback, and ends with `status`.
     """
+
+    status = 2

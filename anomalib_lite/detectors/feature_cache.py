@@ -55,5 +55,13 @@ class FeatureCache:
     def clear(self) -> None:
         self._kept = None
 
+    def _reserve(self, features: list[Tensor], total: int) -> list[Tensor]:
+        needed = sum(f[0].numel() for f in features) * 4 * total / 2**20
+        if needed > self.limit_mb:
+            log.info("the training images' features would take %.0f MB: computed anew each epoch", needed)
+            return []
+        # channels last, as convolutions give and want them
+        return [torch.empty((total, *f.shape[2:], f.shape[1])) for f in features]
+
     def _compute(self, batch: Batch) -> list[Tensor]:
         return self.compute(batch.image.contiguous(memory_format=torch.channels_last))

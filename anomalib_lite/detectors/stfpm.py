@@ -56,6 +56,7 @@ class STFPM(Detector):
         self.epochs, self.fusion = epochs, fusion
         self._cache = FeatureCache(self.teacher, cache_mb)
         self.to(memory_format=torch.channels_last)
+        self.train()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> STFPM:
         """The teacher never leaves eval mode: its batch statistics belong to its weights."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +22,7 @@ from anomalib_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 Job = Callable[[DictConfig], Any]
+_started: list[str] = []  # jobs of this process, as their overrides
 _failed: list[str] = []
 
 
@@ -32,7 +34,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
     """
 
     def decorate(job: Job) -> Callable[[], None]:
-        OmegaConf.register_new_resolver("anomalib_lite.help", lambda _: help, replace=True)
+        OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
 
         @functools.wraps(job)
         def guarded(cfg: DictConfig) -> Any:
@@ -41,11 +43,12 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
         run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(guarded)
 
         def main() -> None:
+            _started.clear()
             _failed.clear()
             try:
                 run()
             except SystemExit as stop:
-                if stop.code == 1:
+                if stop.code == 1 and not _started:
                     _suggest(verb, sys.argv[1:])
                 raise
             if _failed:
@@ -59,19 +62,20 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
 
 def _guard(job: Job, cfg: DictConfig) -> Any:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    task = " ".join(HydraConfig.get().overrides.task)
+    _started.append(task)
     try:
         return job(cfg)
     except UserError as error:
         if not sweeping:
             print(f"\nerror: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(error.status)
         message = str(error)
     except Exception as error:
         if not sweeping:
             raise
         log.exception("a job of the sweep failed")
         message = f"{type(error).__name__}: {error}"
-    task = " ".join(HydraConfig.get().overrides.task)
     _failed.append(f"{os.path.basename(sys.argv[0])} {task}: {message}")
     return None
 
@@ -83,8 +87,13 @@ def _suggest(verb: str, arguments: list[str]) -> None:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(verb)
-    valid = _keys(cfg)
+        groups = {str(p.relative_to(conf_dir())) for p in conf_dir().rglob("*") if p.is_dir()}
+        choices = [a for a in arguments if a.split("=")[0] in groups and "," not in a]
+        try:
+            cfg = compose(verb, choices)
+        except MissingConfigException:
+            return  # Hydra has listed the valid choices of the group
+    valid = sorted(set(_keys(cfg)))
     for argument in arguments:
         key = argument.split("=")[0].lstrip("+~")
         if "=" not in argument or key in valid or key.startswith("hydra"):

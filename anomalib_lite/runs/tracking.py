@@ -35,7 +35,7 @@ class WandbTracker(Tracker):
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        mode = cfg.tracking.mode or ("online" if _has_key() else "offline")
+        mode = cfg.tracking.mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         self.logger = WandbLogger(
             name=folder.name,
             project=cfg.tracking.project,

@@ -1,0 +1,60 @@
+"""The verb evaluate."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.images import ImageSet
+from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.evaluation import evaluate_detector
+from anomalib_lite.jobs.inference import device_of, image_size, load_model
+from anomalib_lite.jobs.outcome import conclude
+from anomalib_lite.runs.environment import environment
+from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.runs.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+HELP = """Measures a trained run on the test images of its own data set, or of another one.
+
+The detector and its threshold stay as the training left them. Writes metrics.json, predictions.csv, figures/ and
+report.html.
+
+  anomalib-lite evaluate run=runs/default/...
+  anomalib-lite evaluate run=runs/default/... data=mvtec_ad data.root=DIR data.category=bottle
+  anomalib-lite evaluate -m run=runs/a,runs/b"""
+
+
+@app("evaluate", HELP)
+def main(cfg: DictConfig) -> float | None:
+    """Returns the image AUROC."""
+    source, trained, detector, threshold = load_model(cfg.run)
+    data = trained.data if cfg.data is None else cfg.data
+    splits = instantiate(data)
+    choice = HydraConfig.get().runtime.choices.data or "own"
+    run = RunFolder(Path(cfg.output) if cfg.output else source / f"evaluation-{choice}")
+    seed_everything(trained.seed, workers=True, verbose=False)
+    merged = OmegaConf.merge(trained, {"data": data, "tracking": cfg.tracking, "run": str(source)})
+    run.start(merged, environment(trained.seed, fingerprint(splits)))
+    with run.guarded():
+        with run.stage("decode"):
+            test = ImageSet(splits.test, image_size(trained), trained.ram_limit_mb, "test")
+        detector.to(device_of(trained))
+        with run.stage("evaluate"):
+            limit = trained.scoring.aupro_limit
+            result = evaluate_detector(detector, test, threshold, trained.batch_size, limit)
+        with run.stage("report"):
+            conclude(merged, run, detector, test, result, threshold, Tracker())
+    log.info("%s", run.path)
+    return result.metrics["image_auroc"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The verb predict."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.data.decode import UnreadableImage, read_image
+from anomalib_lite.data.files import expand
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Sample
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.inference import device_of, image_size, load_model, run_over
+from anomalib_lite.report.heatmap import overlay
+from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.scoring import Threshold
+
+log = logging.getLogger(__name__)
+
+HELP = """Anomaly scores, maps and overlays for any images, by a trained run.
+
+Writes predictions.csv (image, score, nok), overlays/*.png (heat map on one scale tied to the threshold, so that a good
+part looks calm) and maps/*.tiff (32-bit float) to the output folder. Images that cannot be read are named and skipped;
+the exit status is then 3.
+
+  anomalib-lite predict run=runs/default/... images=photos/
+  anomalib-lite predict run=runs/default/... images='line1/**/*.png' output=checked maps=false"""
+
+
+class SkippedImages(UserError):
+    """All readable images were predicted; the others are named."""
+
+    status = 3
+
+
+@app("predict", HELP)
+def main(cfg: DictConfig) -> None:
+    source, trained, detector, threshold = load_model(cfg.run)
+    paths = expand(OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images, Path())
+    readable, broken = _readable(paths)
+    template = Path(cfg.template) if cfg.template else None
+    images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
+    output, names = Path(cfg.output), _names(readable)
+    rows = []
+    detector.to(device_of(trained))
+    for batch, prediction in run_over(detector, loader(images, trained.batch_size), "predict"):
+        for k, index in enumerate(batch.index.tolist()):
+            score, map = float(prediction.score[k]), prediction.map[k, 0].numpy()
+            rows.append((readable[index], score, score > threshold.image))
+            if cfg.maps:
+                with atomic_path(output / "maps" / f"{names[index]}.tiff") as temporary:
+                    cv2.imwrite(str(temporary), map)
+            if cfg.overlays:
+                _write_overlay(output / "overlays" / f"{names[index]}.png", readable[index], map, threshold)
+    _write_table(output / "predictions.csv", rows)
+    flagged = sum(nok for *_, nok in rows)
+    log.info("%d images, %d above the threshold %.4g of %s", len(rows), flagged, threshold.image, source)
+    log.info("%s", output / "predictions.csv")
+    if broken:
+        listed = "\n  ".join(broken)
+        raise SkippedImages(f"{len(broken)} of {len(paths)} images could not be read and were skipped:\n  {listed}")
+
+
+def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    readable, broken = [], []
+    for path in paths:
+        try:
+            read_image(path)
+            readable.append(path)
+        except UnreadableImage as error:
+            broken.append(str(error))
+    if not readable:
+        raise UserError("None of the images can be read:\n  " + "\n  ".join(broken))
+    return readable, broken
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Output names: the path below the images' common folder, so that equal file names stay apart."""
+    base = os.path.commonpath([p.absolute().parent for p in paths])
+    names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
+    plain = [str(n.with_suffix("")) for n in names]
+    return [p if plain.count(p) == 1 else str(n) for p, n in zip(plain, names, strict=True)]
+
+
+def _write_overlay(path: Path, image: Path, map: np.ndarray, threshold: Threshold) -> None:
+    """At the image's own resolution."""
+    pixels = overlay(read_image(image), map, threshold.pixel)
+    with atomic_path(path) as temporary:
+        cv2.imwrite(str(temporary), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+
+
+def _write_table(path: Path, rows: Sequence[tuple[Path, float, bool]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "score", "nok"])
+        writer.writerows((image, repr(score), int(nok)) for image, score, nok in rows)
+
+
+if __name__ == "__main__":
+    main()
