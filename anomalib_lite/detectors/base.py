@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,14 +37,19 @@ class Detector(LightningModule):
     """
 
     epochs: int = 0  # 0: nothing is trained by gradient
+    notes: Mapping[str, Any]  # what was chosen on the way, for status.json
 
     def __init__(self, blur: nn.Module, score: nn.Module) -> None:
         super().__init__()
         self.blur, self.score = blur, score
+        self.notes = {}
 
     def forward(self, image: Tensor, template: Tensor | None = None) -> Prediction:
-        coarse = self.anomaly_map(image, template)
-        fine = F.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return self.finish(self.anomaly_map(image, template), image.shape[-2:])
+
+    def finish(self, coarse: Tensor, size: Sequence[int]) -> Prediction:
+        """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, and its score."""
+        fine = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False)
         smooth = self.blur(fine)
         return Prediction(smooth, self.score(smooth))
 

@@ -15,6 +15,9 @@ from anomalib_lite.detectors.base import Batches
 log = logging.getLogger(__name__)
 
 
+NEVER_CACHED = -1  # index of an image that is no sample's own
+
+
 class FeatureCache:
     """Features of numbered images, kept in memory where they all fit into `limit_mb`, else computed at each call.
 
@@ -48,7 +51,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def get(self, batch: Batch) -> list[Tensor]:
-        if self._kept is None:
+        if self._kept is None or (batch.index == NEVER_CACHED).any():
             return self._compute(batch)
         return [store[batch.index.cpu()].to(batch.image.device).movedim(-1, 1) for store in self._kept]
 

@@ -13,7 +13,7 @@ from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.base import Batches, Detector
 from anomalib_lite.detectors.distances import fuse, half_squared_distance, mean_squared_distance
 from anomalib_lite.detectors.feature_cache import FeatureCache
-from anomalib_lite.detectors.residual import ResidualModel
+from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.detectors.whitening import Moments, Whitening
 
 
@@ -41,7 +41,7 @@ class STFPM(Detector):
         scheduler: Callable[..., Any] | None = None,
         epochs: int = 5,
         whitening: Callable[[], Whitening] | None = None,
-        gaussian: ResidualModel | None = None,
+        gaussian: SelectedResidualModel | None = None,
         fusion: str = "product",
         cache_mb: float = 2048,
     ) -> None:
@@ -98,10 +98,8 @@ class STFPM(Detector):
     def calibrate(self, batches: Batches) -> None:
         if self.gaussian is not None:
             self.eval()
-            self.gaussian.fit(
-                self._residuals(self._cache.get(batch), batch.image.to(memory_format=torch.channels_last))
-                for batch in batches
-            )
+            self.gaussian.fit(batches, self._residuals_of, self.finish)
+            self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
         self._cache.clear()
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None) -> Tensor:
@@ -109,6 +107,10 @@ class STFPM(Detector):
         if self.gaussian is not None:
             return self.gaussian(self._residuals(features, image))
         return fuse(self._distances(self._targets(features), self._answers(image)), self.fusion)
+
+    def _residuals_of(self, batch: Batch) -> list[Tensor]:
+        image = batch.image.contiguous(memory_format=torch.channels_last)
+        return self._residuals(self._cache.get(batch), image)
 
     def _targets(self, features: list[Tensor]) -> list[Tensor]:
         if self.whitening is None:

@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> float | None:
     choice = HydraConfig.get().runtime.choices.data or "own"
     run = RunFolder(Path(cfg.output) if cfg.output else source / f"evaluation-{choice}")
     seed_everything(trained.seed, workers=True, verbose=False)
-    merged = OmegaConf.merge(trained, {"data": data, "tracking": cfg.tracking, "run": str(source)})
+    merged = OmegaConf.create({**trained, "data": data, "tracking": cfg.tracking, "run": str(source)})
     run.start(merged, environment(trained.seed, fingerprint(splits)))
     with run.guarded():
         with run.stage("decode"):

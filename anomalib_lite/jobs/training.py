@@ -55,6 +55,7 @@ def train_detector(
             _fit(cfg, run, detector, train, val, logger)
     with run.stage("calibrate"):
         detector.calibrate(in_order)
+    run.status |= detector.notes
 
 
 def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any) -> None:

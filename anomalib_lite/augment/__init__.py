@@ -1,0 +1,1 @@
+"""Changed images: synthetic defects for choosing without real ones."""

@@ -1,0 +1,110 @@
+"""The residual model that suits a product, chosen on OK images alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomalib_lite.augment.synthetic import synthesize
+from anomalib_lite.data.images import ImageSet, to_float
+from anomalib_lite.data.sample import NOK, OK, Batch
+from anomalib_lite.detectors.base import Batches, Prediction
+from anomalib_lite.detectors.feature_cache import NEVER_CACHED
+from anomalib_lite.detectors.residual import ResidualModel
+from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+
+log = logging.getLogger(__name__)
+
+Residuals = Callable[[Batch], list[Tensor]]
+Finish = Callable[[Tensor, Sequence[int]], Prediction]
+CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
+
+
+class SelectedResidualModel(nn.Module):
+    """One of several residual models, the one that best finds defects drawn into OK images.
+
+    Where the product is aligned and its surface smooth, fine levels sharpen the map; on a coarse texture they drown it.
+    Which of the two a product is, its OK images tell: each candidate is fitted on most of the training images and tried
+    on the rest, as they are and with synthetic defects; the best by the mean of image AUROC, pixel AUROC and AUPRO is
+    fitted again on all. Neither the images held out for the threshold nor any test image is looked at.
+
+    candidates: by name. choose: a candidate's name, or `auto`. folds: one in so many training images is tried on.
+    synthetic: how many defective images are drawn.
+    """
+
+    def __init__(
+        self,
+        candidates: Mapping[str, ResidualModel],
+        choose: str = "auto",
+        folds: int = 5,
+        synthetic: int = 160,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleDict(candidates if choose == "auto" else {choose: candidates[choose]})
+        self.folds, self.synthetic, self.seed = folds, synthetic, seed
+        self.trials: dict[str, dict[str, float]] = {}
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        (model,) = self.candidates.values()
+        return model(features)
+
+    def fit(self, batches: Batches, residuals: Residuals, finish: Finish) -> None:
+        """residuals: of a batch, by level. finish: a coarse map and the image's size -> the finished prediction."""
+        if len(self.candidates) > 1:
+            self._choose(batches, residuals, finish)
+        (model,) = self.candidates.values()
+        model.fit(residuals(batch) for batch in batches)
+
+    def _choose(self, batches: Batches, residuals: Residuals, finish: Finish) -> None:
+        images = batches.dataset
+        tried = list(range(0, len(images), self.folds))
+        for model in self.candidates.values():
+            model.fit(_rows(residuals(batch), batch.index % self.folds != 0) for batch in batches)
+        trials = {name: (ImageMetrics(), PixelMetrics()) for name in self.candidates}
+        for batch in self._trial_batches(images, tried):
+            features = residuals(batch)
+            for name, (by_image, by_pixel) in trials.items():
+                map, score = finish(self.candidates[name](features), batch.image.shape[-2:])
+                by_image.update(score, batch.label.tolist())
+                by_pixel.update(map, batch.mask, batch.label.tolist())
+        for name, (by_image, by_pixel) in trials.items():
+            values = by_image.compute().values | by_pixel.compute().values
+            self.trials[name] = {key: round(values[key], 4) for key in CRITERIA}
+        best = max(self.trials, key=lambda name: sum(self.trials[name].values()))
+        log.info("residual model '%s' suits the OK images best: %s", best, self.trials)
+        self.candidates = nn.ModuleDict({best: self.candidates[best]})
+
+    def _trial_batches(self, images: ImageSet, tried: Sequence[int], size: int = 16) -> Iterator[Batch]:
+        """The held-back images as they are, and copies of them with drawn defects."""
+        rng = np.random.default_rng(self.seed)
+        plain = [(index, False) for index in tried]
+        drawn = [(tried[k % len(tried)], True) for k in range(self.synthetic)]
+        for start in range(0, len(plain) + len(drawn), size):
+            part = (plain + drawn)[start : start + size]
+            batch = images[[index for index, _ in part]]
+            pixels = (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            others = images[rng.choice(tried, len(part)).tolist()]
+            textures = (others.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            for k, (_, defective) in enumerate(part):
+                if defective:
+                    pixels[k], mask = synthesize(pixels[k], textures[k], rng)
+                    batch.mask[k, 0] = torch.from_numpy(mask)
+                    batch.label[k] = NOK if mask.any() else OK
+            batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, NEVER_CACHED)
+            yield batch
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A saved model holds the chosen candidate alone."""
+        stored = {key.removeprefix(f"{prefix}candidates.").split(".")[0] for key in state_dict}
+        self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _rows(features: Sequence[Tensor], wanted: Tensor) -> list[Tensor]:
+    return [f[wanted] for f in features]
