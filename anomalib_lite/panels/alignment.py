@@ -52,9 +52,7 @@ def cut(panel: np.ndarray, pose: np.ndarray, shape: tuple[int, int]) -> np.ndarr
     return cv2.warpAffine(panel, warp, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def align(
-    panel: np.ndarray, template: np.ndarray, pose: np.ndarray, motion: str, iterations: int = 25
-) -> np.ndarray:
+def align(panel: np.ndarray, template: np.ndarray, pose: np.ndarray, motion: str, iterations: int = 25) -> np.ndarray:
     """The pose near `pose` at which panel and template correlate best; `pose` itself where none is found.
 
     panel (H, W) and template (h, w): float32, best of local contrast. motion: one of MOTIONS.
@@ -72,9 +70,7 @@ def align(
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, 1e-4)
     try:
         _, warp = cv2.findTransformECC(template, window, start, MOTIONS[motion], criteria, None, 3)
-    except (
-        cv2.error
-    ) as error:  # raised where the correlation cannot grow: the start is far off, or all is flat
+    except cv2.error as error:  # raised where the correlation cannot grow: the start is far off, or all is flat
         log.debug("no alignment: %s", error)
         return pose
     shift = warp[:, 2] - warp[:, :2] @ (0.5, 0.5) + 0.5 + (left, top)

@@ -66,9 +66,7 @@ def photograph(radiance: np.ndarray, camera: Camera, rng: np.random.Generator) -
     picture = cv2.GaussianBlur(radiance, (0, 0), camera.blur) if camera.blur else radiance.copy()
     if camera.glow:
         small = cv2.resize(picture, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA)
-        glow = cv2.resize(
-            cv2.GaussianBlur(small, (0, 0), 2.5), (width, height), interpolation=cv2.INTER_LINEAR
-        )
+        glow = cv2.resize(cv2.GaussianBlur(small, (0, 0), 2.5), (width, height), interpolation=cv2.INTER_LINEAR)
         picture += np.float32(camera.glow) * (glow - picture)
     if camera.shot or camera.read:
         grain = white_noise(rng, picture.shape)

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 
 
-def local_contrast(image: np.ndarray, side: float) -> np.ndarray:
+def local_contrast(image: np.ndarray, radius: float) -> np.ndarray:
     """Grey uint8 (H, W) -> float32 (H, W), in which edges count by their place and not by their brightness.
 
-    `side`: the template's longer side in pixels; it sets how large a neighbourhood is. A label stuck to a
-    product then costs it as much correlation as it hides, however bright it is; and shiny parts do not pull
-    an alignment to wherever they mirror a lamp.
+    `radius`, in pixels, sets how large a neighbourhood is. A label stuck to a product then costs it as much
+    correlation as it hides, however bright it is; and shiny parts do not pull an alignment to wherever they
+    mirror a lamp.
     """
     grey = np.log(image.astype(np.float32) + 10)  # the offset keeps the noise of dark pixels small
-    grey -= cv2.GaussianBlur(grey, (0, 0), side / 55)
-    spread = cv2.GaussianBlur(grey * grey, (0, 0), side / 27)
+    grey -= cv2.GaussianBlur(grey, (0, 0), radius)
+    spread = cv2.GaussianBlur(grey * grey, (0, 0), 2 * radius)
     return grey / (np.sqrt(spread) + np.float32(0.15))

@@ -62,9 +62,7 @@ class _Job:
         return f"{self.split}/{self.name}/{self.number:03d}.png"
 
 
-def write_dataset(
-    artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None
-) -> Path:
+def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
     """The folder of the data set, rendered if it is not below `artifacts` yet.
 
     Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png, template.png with its

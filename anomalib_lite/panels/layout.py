@@ -73,22 +73,16 @@ def lance(kind: str, root: np.ndarray, tip: np.ndarray, half_width: float, belly
     ridge = root + along[:, None] * axis
     offset = (half_width * swell)[:, None] * left
     facets = tuple(
-        Facet(np.concatenate([ridge, (ridge + side * offset)[::-1]]), side * RELIEF * left)
-        for side in (1, -1)
+        Facet(np.concatenate([ridge, (ridge + side * offset)[::-1]]), side * RELIEF * left) for side in (1, -1)
     )
     return Element(kind, root, tip, facets)
 
 
-def diamond(
-    kind: str, centre: np.ndarray, half_long: float, half_wide: float, angle: float = -np.pi / 2
-) -> Element:
+def diamond(kind: str, centre: np.ndarray, half_long: float, half_wide: float, angle: float = -np.pi / 2) -> Element:
     """A four-faced pyramid seen from above; `angle` is the direction of its long axis."""
     long = np.array([np.cos(angle), np.sin(angle)])
     wide = np.array([-long[1], long[0]])
-    corners = [
-        centre + offset
-        for offset in (half_long * long, half_wide * wide, -half_long * long, -half_wide * wide)
-    ]
+    corners = [centre + offset for offset in (half_long * long, half_wide * wide, -half_long * long, -half_wide * wide)]
     facets = []
     for first, second in pairwise([*corners, corners[0]]):
         out = (first + second) / 2 - centre
@@ -172,6 +166,4 @@ def _letters() -> tuple[tuple[np.ndarray, ...], ...]:
     width = pen - 0.10
     height = max(o[:, 1].max() for letter in letters for o in letter)
     size = np.array([WORD_WIDTH / width, -WORD_HEIGHT / height])
-    return tuple(
-        tuple((o - (width / 2, height / 2)) * size + WORD_CENTRE for o in letter) for letter in letters
-    )
+    return tuple(tuple((o - (width / 2, height / 2)) * size + WORD_CENTRE for o in letter) for letter in letters)

@@ -41,9 +41,7 @@ class Light:
         centre_x, centre_y, width, strength = self.spot
         spot = strength * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * width**2))
         falloff = 1 - self.vignette * 2 * (x * x + y * y)
-        return (self.exposure * (1 + self.slope[0] * x + self.slope[1] * y + spot) * falloff).astype(
-            np.float32
-        )
+        return (self.exposure * (1 + self.slope[0] * x + self.slope[1] * y + spot) * falloff).astype(np.float32)
 
 
 STUDIO = np.array(

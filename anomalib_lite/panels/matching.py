@@ -17,6 +17,8 @@ from anomalib_lite.panels.contrast import local_contrast
 
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
+SEARCH_DETAIL = 20  # contrast is relative to this part of a side: coarse enough to bear two degrees
+ALIGN_DETAIL = 55  # fine enough for a tenth of a pixel
 _SAME_PLACE = 0.85  # overlap from which two rough matches, of two angles say, are one
 _FLAT = 0.15  # a place with less than this share of the template's contrast shows no product
 _SLACK = 0.7  # a coarse score may be this much lower than asked for: the angle and place are not exact yet
@@ -56,15 +58,15 @@ class Pyramid:
         self.finest = min(self.coarsest, _reduction(max(template.shape), FINE_SIDE))
         height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
         self._greys = [reduce(image, self.finest) for image in (panel, template[:height, :width])]
-        self._levels: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._levels: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
 
-    def at(self, factor: int) -> tuple[np.ndarray, np.ndarray]:
-        """Panel and template, reduced by `factor`; each level is computed once."""
-        if factor not in self._levels:
-            side = max(self.shape) / factor
+    def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
+        """Panel and template, reduced by `factor`; contrast is relative to 1 / `detail` of a template's side."""
+        if (factor, detail) not in self._levels:
+            radius = max(self.shape) / factor / detail
             greys = (reduce(grey, factor // self.finest) for grey in self._greys)
-            self._levels[factor] = tuple(local_contrast(grey, side) for grey in greys)
-        return self._levels[factor]
+            self._levels[factor, detail] = tuple(local_contrast(grey, radius) for grey in greys)
+        return self._levels[factor, detail]
 
 
 def find_matches(pyramid: Pyramid, search: Search) -> list[Match]:

@@ -20,9 +20,7 @@ def draw_overview(panel: np.ndarray, found: Sequence[Found]) -> np.ndarray:
     picture = cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
     letter = max(0.4, max(size) / 1600 * 0.8)
     for number, product in enumerate(found):
-        outline = np.round(product.corners * shrink * 16 - 8).astype(
-            np.int32
-        )  # 4 bits after the binary point
+        outline = np.round(product.corners * shrink * 16 - 8).astype(np.int32)  # 4 bits after the binary point
         text = f"{number}  {product.score:.2f}"
         x, y = (product.corners.min(0) * shrink).astype(int)
         at = (int(np.clip(x + 4, 0, size[0])), int(np.clip(y - 6, 12, size[1])))

@@ -10,6 +10,7 @@ import numpy as np
 from anomalib_lite.errors import UserError
 from anomalib_lite.panels.alignment import MOTIONS, align, corners_of, cut, pose_of
 from anomalib_lite.panels.matching import (
+    ALIGN_DETAIL,
     Match,
     Pyramid,
     Search,
@@ -126,7 +127,7 @@ def _settle(pyramid: Pyramid, match: Match, motion: str) -> Found:
         return Found(pose, shape, match.score)
     panel, template = pyramid.at(pyramid.finest)
     rough = _rescaled(pose, 1 / pyramid.finest)
-    fine = align(panel, template, rough, motion)
+    fine = align(*pyramid.at(pyramid.finest, ALIGN_DETAIL), rough, motion)
     moved = np.abs(corners_of(fine, template.shape) - corners_of(rough, template.shape)).max()
     scores = [correlation(cut(panel, p, template.shape), template) for p in (rough, fine)]
     if moved > _TRUSTED * max(template.shape) or scores[1] < scores[0]:
@@ -151,9 +152,7 @@ def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
     if not found:
         return []
     places = {
-        Match(*f.corners.mean(0).tolist(), f.angle, f.scale, f.score): f
-        for f in found
-        if f.score >= options.min_score
+        Match(*f.corners.mean(0).tolist(), f.angle, f.scale, f.score): f for f in found if f.score >= options.min_score
     }
     kept = suppress(places, found[0].shape, options.max_overlap)[: options.max_objects]
     return _in_rows([places[match] for match in kept])

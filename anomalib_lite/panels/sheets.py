@@ -37,9 +37,7 @@ def write_sheets(
             (unfinished / name).mkdir()
         save_image(unfinished / "template.png", render_template(config.product_size).image)
         done = pool.map(lambda number: _write_one(unfinished, number, config, seed), range(count))
-        rows = [
-            row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows
-        ]
+        rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
         with open(unfinished / "truth.csv", "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             corners = [f"{axis}{i}" for i in range(4) for axis in "xy"]

@@ -49,9 +49,7 @@ def depth_inside(grid: Grid, centre: np.ndarray, radius: float, outline: np.ndar
     return np.float32(radius) * outline[direction] - distance
 
 
-def patch(
-    grid: Grid, centre: np.ndarray, radius: float, outline: np.ndarray, soft: float = 0.0
-) -> np.ndarray:
+def patch(grid: Grid, centre: np.ndarray, radius: float, outline: np.ndarray, soft: float = 0.0) -> np.ndarray:
     """1 inside a ragged patch, 0 outside, with a passage of `soft` crop sides or at least one pixel."""
     width = max(soft, 1.2 / grid.scale)
     return np.clip(depth_inside(grid, centre, radius, outline) / np.float32(width) + np.float32(0.5), 0, 1)

@@ -26,9 +26,7 @@ def broken(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
         open_by = np.minimum(open_by, np.float32(0.028) - np.abs(across))
         return cover * (1 - np.clip(open_by * np.float32(grid.scale) + np.float32(0.5), 0, 1))
 
-    return Flaw(
-        layout=lambda whole: whole.with_element(index, _bend(spike, at, lean, abrupt=True)), foil=snap
-    )
+    return Flaw(layout=lambda whole: whole.with_element(index, _bend(spike, at, lean, abrupt=True)), foil=snap)
 
 
 def bent(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
@@ -73,9 +71,7 @@ def extra(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     outline = draw_outline(rng, 0.35)
     if kind == 0:
         radius = 0.010 + 0.034 * severity
-        return Flaw(
-            foil=lambda cover, grid: np.maximum(cover, patch(grid, SUN + reach * ray, radius, outline))
-        )
+        return Flaw(foil=lambda cover, grid: np.maximum(cover, patch(grid, SUN + reach * ray, radius, outline)))
     if kind == 1:
         length = 0.045 + 0.13 * severity
         more = lance("spike", SUN + reach * ray, SUN + (reach + length) * ray, 0.006 + 0.011 * severity)

@@ -27,9 +27,7 @@ def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
         along = np.linspace(-0.5, 0.5, 49)
         axis, normal = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         line = middle + length * (along[:, None] * axis + curve * (along**2)[:, None] * normal)
-        taper = np.sqrt(np.clip(1 - (2 * along) ** 2, 0.02, 1)) * np.interp(
-            along, np.linspace(-0.5, 0.5, 24), skips
-        )
+        taper = np.sqrt(np.clip(1 - (2 * along) ** 2, 0.02, 1)) * np.interp(along, np.linspace(-0.5, 0.5, 24), skips)
         edge = (width / 2 * taper)[:, None] * normal
         outline = np.concatenate([line + edge, (line - edge)[::-1]])
         cover = coverage(grid.shape, [to_pixels(grid.matrix, [outline])])
@@ -58,9 +56,7 @@ def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
 
 def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     """A few neighbouring spikes or letters came from another roll: copper, silver, green or violet."""
-    spikes = [
-        [facet.outline for facet in e.facets] for e in layout.elements if e.kind in ("spike", "disc", "arc")
-    ]
+    spikes = [[facet.outline for facet in e.facets] for e in layout.elements if e.kind in ("spike", "disc", "arc")]
     group = [list(letter) for letter in layout.letters] if rng.random() < 0.3 else spikes
     middles = np.array([np.concatenate(outlines).mean(0) for outlines in group])
     first = middles[rng.integers(len(middles))]

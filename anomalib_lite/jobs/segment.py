@@ -1,0 +1,172 @@
+"""The verb segment."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.files import expand
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app
+from anomalib_lite.panels.overview import draw_overview
+from anomalib_lite.panels.segmentation import Found, SegmentOptions, crop, segment
+from anomalib_lite.runs.atomic import atomic_path
+
+log = logging.getLogger(__name__)
+
+HELP = """Finds the products in photographs of panels by one template, and cuts them out.
+
+Writes crops/*.png, aligned to the template so that they lie over each other; overview/*.jpg, each panel with its boxes;
+and manifest.csv (panel, x, y, w, h, score, angle, scale, crop), which annotate takes. Panels that cannot be used are
+named and skipped; the exit status is then 3.
+
+  anomalib-lite segment images=photos/ template=golden.png
+  anomalib-lite segment images=photos/ template=photos/p01.png template_box=[120,340,512,512] panels.max_objects=12
+  anomalib-lite segment images='line1/*.png' template=golden.png panels=any_angle output=line1_crops"""
+
+COLUMNS = ("panel", "x", "y", "w", "h", "score", "angle", "scale", "crop")
+
+
+class SkippedPanels(UserError):
+    """The other panels were cut; these are named."""
+
+    status = 3
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel's file, and its crops' name without number and ending, relative to the output folder."""
+
+    path: Path
+    name: str
+
+
+@app("segment", HELP)
+def main(cfg: DictConfig) -> None:
+    options = instantiate(cfg.panels)
+    images = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
+    panels = _named(expand(images, Path()))
+    template = read_template(Path(cfg.template), cfg.template_box)
+    output = Path(cfg.output)
+    _make_room(output / "manifest.csv", cfg.force)
+
+    def work(panel: _Panel) -> list[list[object]] | UserError:
+        try:
+            return cut_panel(panel.path, panel.name, template, options, output)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(cfg.workers or os.cpu_count()) as pool:
+        results = list(tqdm(pool.map(work, panels), "segment", len(panels), unit="panel", leave=False))
+    _conclude(panels, results, options, output / "manifest.csv")
+
+
+def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
+    """The template's pixels (h, w, 3): of a picture, or of the box x, y, width, height in it."""
+    if not path.is_file():
+        raise UserError(f"The template does not exist: {path.absolute()}.")
+    image = read_image(path)
+    if box is None:
+        return image
+    if len(box) != 4:
+        raise UserError(f"template_box is [x, y, width, height], but is {list(box)}.")
+    x, y, width, height = box
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > image.shape[1] or y + height > image.shape[0]:
+        raise UserError(
+            f"template_box {list(box)} (x, y, width, height) does not lie in {path.name}, which is "
+            f"{image.shape[1]} x {image.shape[0]} pixels."
+        )
+    return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+def cut_panel(path: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path) -> list[list[object]]:
+    """Writes the crops and the overview of one panel; what it returns are its lines of the manifest."""
+    panel = read_image(path)
+    found = segment(panel, template, options)
+    rows = []
+    for number, product in enumerate(found):
+        file = f"crops/{name}_{number:02d}.png"
+        _write(output / file, crop(panel, product))
+        rows.append([path.as_posix(), *_numbers(product), file])
+    _write(output / "overview" / f"{name}.jpg", draw_overview(panel, found))
+    return rows
+
+
+def _numbers(product: Found) -> list[str]:
+    box = (f"{value:.2f}" for value in product.box)
+    return [*box, f"{product.score:.4f}", f"{product.angle:.3f}", f"{product.scale:.4f}"]
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        if not cv2.imwrite(str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+            raise OSError(f"cannot write {path}")
+
+
+def _named(paths: Sequence[Path]) -> list[_Panel]:
+    """Names from the paths below the panels' common folder, so that equal file names stay apart."""
+    base = os.path.commonpath([p.absolute().parent for p in paths])
+    names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
+    plain = [n.with_suffix("").as_posix() for n in names]
+    return [
+        _Panel(path, name if plain.count(name) == 1 else name + full.suffix.replace(".", "_"))
+        for path, name, full in zip(paths, plain, names, strict=True)
+    ]
+
+
+def _make_room(manifest: Path, force: bool) -> None:
+    """Labels may lean on an earlier manifest, so its crops go only when that is asked for."""
+    if not manifest.is_file():
+        return
+    if not force:
+        raise UserError(
+            f"{manifest.absolute()} is there already, and labels may belong to its crops. Choose another output=, "
+            "or force=true to write over it."
+        )
+    with manifest.open(newline="", encoding="utf-8") as stream:
+        crops = [row["crop"] for row in csv.DictReader(stream) if row.get("crop")]
+    manifest.unlink()
+    for name in crops:
+        path = (manifest.parent / name).resolve()
+        if path.is_relative_to((manifest.parent / "crops").resolve()):
+            path.unlink(missing_ok=True)
+
+
+def _conclude(
+    panels: Sequence[_Panel], results: Sequence[list[list[object]] | UserError], options: SegmentOptions, manifest: Path
+) -> None:
+    skipped = [f"{panel.path}: {r}" for panel, r in zip(panels, results, strict=True) if isinstance(r, UserError)]
+    if len(skipped) == len(panels):
+        raise UserError("No panel could be used:\n  " + "\n  ".join(skipped))
+    rows = [row for result in results if not isinstance(result, UserError) for row in result]
+    with atomic_path(manifest) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    empty = [str(panel.path) for panel, result in zip(panels, results, strict=True) if result == []]
+    if empty:
+        log.warning(
+            "no product in %d of %d panels, first %s: if there are some, look at overview/, take a sharper template, "
+            "lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
+            len(empty), len(panels), empty[0], options.min_score, options.max_angle,
+        )  # fmt: skip
+    log.info("%d products in %d panels: %s", len(rows), len(panels) - len(skipped), manifest)
+    if skipped:
+        listed = "\n  ".join(skipped)
+        raise SkippedPanels(f"{len(skipped)} of {len(panels)} panels could not be used and were skipped:\n  {listed}")
+
+
+if __name__ == "__main__":
+    main()
