@@ -1,0 +1,143 @@
+"""Finding products in panels: how many, how exactly, how fast, in how much memory.
+
+    python benchmarks/segment.py [--panels 20] [--large 3] [--threads 1] [--folder DIR]
+
+Renders panels of 2 x 4 products (turned by up to 3 degrees, light changed by up to 20 %, a tenth of the products
+defective) and compares what `segment` finds with where they were drawn. Then, on panels of 4000 x 3000 pixels, the
+whole of `segment` (five angles, alignment, crops) against one plain cv2.matchTemplate at full resolution (one angle,
+no alignment), in turns in one process. With --folder, the rendered panels are kept and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.panels.segmentation import SegmentOptions, crop, segment
+from anomalib_lite.panels.sheet import SheetConfig
+from anomalib_lite.panels.sheets import write_sheets
+
+FOUND_WITHIN = 0.05  # a product is found where its centre is this near to the truth, in product sides
+
+
+def read_truth(folder: Path) -> dict[str, np.ndarray]:
+    """The corners (n, 4, 2) of each panel's products."""
+    corners = defaultdict(list)
+    with open(folder / "truth.csv", newline="") as stream:
+        for row in csv.DictReader(stream):
+            corners[row["panel"]].append([[float(row[f"x{i}"]), float(row[f"y{i}"])] for i in range(4)])
+    return {panel: np.array(values) for panel, values in corners.items()}
+
+
+def measure_accuracy(folder: Path) -> dict[str, float]:
+    template = read_image(folder / "template.png")
+    options = SegmentOptions(max_objects=16)  # twice as many as there are: false ones would show
+    found_count, false_count, true_count, errors = 0, 0, 0, []
+    for name, truth in read_truth(folder).items():
+        places = np.array([f.corners for f in segment(read_image(folder / name), template, options)])
+        true_count += len(truth)
+        if len(places) == 0:
+            continue
+        distance = np.linalg.norm(truth.mean(1)[:, None] - places.mean(1)[None], axis=-1)
+        near = distance < FOUND_WITHIN * len(template)
+        found_count += int(near.any(1).sum())
+        false_count += int((~near.any(0)).sum())
+        for product in np.flatnonzero(near.any(1)):
+            errors += np.linalg.norm(truth[product] - places[distance[product].argmin()], axis=-1).tolist()
+    return {
+        "products": true_count,
+        "found": found_count,
+        "false": false_count,
+        "median corner error, px": round(statistics.median(errors), 3),
+        "95 % corner error, px": round(float(np.quantile(errors, 0.95)), 3),
+    }
+
+
+def measure_speed(folder: Path, threads: int, repeats: int = 3) -> dict[str, float]:
+    """In a process of its own, so that the peak of memory is that of reading and cutting panels."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure_speed, (folder, threads, repeats))
+
+
+def _measure_speed(folder: Path, threads: int, repeats: int) -> dict[str, float]:
+    cv2.setNumThreads(threads)
+    template = read_image(folder / "template.png")
+    grey_template = cv2.cvtColor(template, cv2.COLOR_RGB2GRAY)
+    before = _peak_mb()
+    panels = sorted((folder / "panels").glob("*.png"))
+    times = defaultdict(list)
+    for _ in range(repeats):
+        for path in panels:
+            panel = read_image(path)
+            start = time.perf_counter()
+            found = segment(panel, template, SegmentOptions())
+            times["segment"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for product in found:
+                crop(panel, product)
+            times["crops"].append(time.perf_counter() - start)
+    peak = _peak_mb()
+    for _ in range(repeats):
+        for path in panels:
+            panel = read_image(path)
+            start = time.perf_counter()
+            segment(panel, template, SegmentOptions())
+            times["segment in turns"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            grey = cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY)
+            cv2.matchTemplate(grey, grey_template, cv2.TM_CCOEFF_NORMED)
+            times["plain"].append(time.perf_counter() - start)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "segment, s a panel": round(seconds["segment"], 4),
+        "its crops, s a panel": round(seconds["crops"], 4),
+        "plain matchTemplate, s a panel": round(seconds["plain"], 4),
+        "times faster than plain": round(seconds["plain"] / seconds["segment in turns"], 1),
+        "peak memory, MB": round(peak),
+        "of that before the first panel, MB": round(before),
+    }
+
+
+def _peak_mb() -> float:
+    """Peak resident memory of this process so far; Linux would count the parent's in getrusage."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panels", type=int, default=20, help="panels of 1600 x 1200 for accuracy")
+    parser.add_argument("--large", type=int, default=3, help="panels of 4000 x 3000 for speed")
+    parser.add_argument("--threads", type=int, default=1, help="OpenCV's threads while timing")
+    parser.add_argument("--folder", type=Path, help="keep the rendered panels here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        base = arguments.folder or Path(temporary)
+        small = write_sheets(base / f"small-{arguments.panels}", arguments.panels)
+        large_config = SheetConfig(width=4000, height=3000)
+        large = write_sheets(base / f"large-{arguments.large}", arguments.large, large_config, seed=1)
+        result = {
+            "machine": f"{platform.machine()}, {arguments.threads} thread(s), OpenCV {cv2.__version__}",
+            "1600 x 1200": measure_accuracy(small),
+            "4000 x 3000": measure_speed(large, arguments.threads),
+        }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
