@@ -34,8 +34,6 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
     """
 
     def decorate(job: Job) -> Callable[[], None]:
-        OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
-
         @functools.wraps(job)
         def guarded(cfg: DictConfig) -> Any:
             return _guard(job, cfg)
@@ -43,6 +41,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
         run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(guarded)
 
         def main() -> None:
+            OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
             _started.clear()
             _failed.clear()
             try:

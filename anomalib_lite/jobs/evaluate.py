@@ -36,7 +36,7 @@ report.html.
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC."""
     source, trained, detector, threshold = load_model(cfg.run)
-    data = trained.data if cfg.data is None else cfg.data
+    data = cfg.get("data") or trained.data  # data=null leaves no such key
     splits = instantiate(data)
     choice = HydraConfig.get().runtime.choices.data or "own"
     run = RunFolder(Path(cfg.output) if cfg.output else source / f"evaluation-{choice}")
