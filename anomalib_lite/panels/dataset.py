@@ -20,7 +20,7 @@ from anomalib_lite.panels.product import SEVERITIES, Product, draw_conditions, r
 from anomalib_lite.panels.streams import image_seed, stream
 from anomalib_lite.panels.whole_folder import whole_folder
 
-VERSION = 3  # raise it when the same settings give other pixels, so that no older folder is reused
+VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
 
 def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
     """A few neighbouring spikes or letters came from another roll: copper, silver, green or violet."""
-    spikes = [[facet.outline for facet in e.facets] for e in layout.elements if e.kind in ("spike", "disc", "arc")]
+    pieces = [e for e in layout.elements if e.kind in ("spike", "disc", "arc") and e.length > 0.1]
+    spikes = [[facet.outline for facet in piece.facets] for piece in pieces]
     group = [list(letter) for letter in layout.letters] if rng.random() < 0.3 else spikes
     middles = np.array([np.concatenate(outlines).mean(0) for outlines in group])
     first = middles[rng.integers(len(middles))]
