@@ -37,6 +37,7 @@ class Detector(LightningModule):
     """
 
     epochs: int = 0  # 0: nothing is trained by gradient
+    after_training: tuple[str, ...] = ()  # settings that the training itself does not depend on
     notes: Mapping[str, Any]  # what was chosen on the way, for status.json
 
     def __init__(self, blur: nn.Module, score: nn.Module) -> None:
@@ -59,6 +60,10 @@ class Detector(LightningModule):
 
     def prepare(self, batches: Batches) -> None:
         """Before training: statistics of the OK images."""
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The part of the state dict that training changed."""
+        return {}
 
     def calibrate(self, batches: Batches) -> None:
         """After training: what the detector's own errors on the OK images look like."""

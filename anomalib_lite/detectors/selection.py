@@ -16,6 +16,7 @@ from anomalib_lite.data.sample import NOK, OK, Batch
 from anomalib_lite.detectors.base import Batches, Prediction
 from anomalib_lite.detectors.feature_cache import NEVER_CACHED
 from anomalib_lite.detectors.residual import ResidualModel
+from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class SelectedResidualModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if choose not in ("auto", *candidates):
+            raise UserError(f"detector.gaussian.choose must be auto or one of {', '.join(candidates)}, not '{choose}'.")
         self.candidates = nn.ModuleDict(candidates if choose == "auto" else {choose: candidates[choose]})
         self.folds, self.synthetic, self.seed = folds, synthetic, seed
         self.trials: dict[str, dict[str, float]] = {}
@@ -101,8 +104,10 @@ class SelectedResidualModel(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A saved model holds the chosen candidate alone."""
-        stored = {key.removeprefix(f"{prefix}candidates.").split(".")[0] for key in state_dict}
-        self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
+        head = f"{prefix}candidates."
+        stored = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
+        if stored:
+            self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -32,6 +32,8 @@ class STFPM(Detector):
     teacher's features of the training images.
     """
 
+    after_training = ("gaussian", "fusion", "cache_mb")
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],
@@ -93,6 +95,9 @@ class STFPM(Detector):
             return optimizer
         scheduler = self.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.state_dict().items() if k.startswith(("student.", "heads."))}
 
     @torch.no_grad()
     def calibrate(self, batches: Batches) -> None:

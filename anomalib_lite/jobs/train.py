@@ -45,8 +45,8 @@ interrupted goes on from its last epoch.
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
     splits = instantiate(cfg.data)
-    print_hash = fingerprint(splits)
-    run = RunFolder(_folder(cfg, print_hash))
+    data_hash = fingerprint(splits)
+    run = RunFolder(_folder(cfg, data_hash))
     if run.done and not cfg.force:
         log.info("already done: %s (force=true runs it again)", run.path)
         return json.loads((run.path / "metrics.json").read_text())["image_auroc"]
@@ -55,16 +55,16 @@ def main(cfg: DictConfig) -> float | None:
     log.info("%s", run.path)
     seed_everything(cfg.seed, workers=True, verbose=False)
     use_threads(cfg)
-    run.start(cfg, environment(cfg.seed, print_hash))
+    run.start(cfg, environment(cfg.seed, data_hash))
     with run.guarded(), tracked(cfg, run.path) as tracker:
-        return _run(cfg, run, splits, tracker)
+        return _run(cfg, run, splits, data_hash, tracker)
 
 
-def _run(cfg: DictConfig, run: RunFolder, splits: Splits, tracker: Tracker) -> float | None:
+def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> float | None:
     with run.stage("decode"):
         train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in splits)
     detector: Detector = build_detector(cfg)
-    train_detector(cfg, run, detector, train, val, tracker.logger)
+    train_detector(cfg, run, detector, train, val, data_hash, tracker.logger)
     detector.to(device_of(cfg)).eval()
     with run.stage("threshold"):
         threshold = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
 
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.detectors.base import Detector
-from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -44,18 +49,49 @@ class History(Callback):
 
 
 def train_detector(
-    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any
+    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, data: str, logger: Any
 ) -> None:
-    """Statistics of the OK images, the student's training if the detector has one, and the calibration."""
+    """Statistics of the OK images, the student's training if the detector has one, and the calibration.
+
+    Runs that differ only in what comes after the training (`Detector.after_training`, scoring) train once: the trained
+    weights are an artifact. data: the data's fingerprint.
+    """
     in_order = loader(train, cfg.batch_size)
     with run.stage("prepare"):
         detector.prepare(in_order)
     if detector.epochs:
+        trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, data)}"
+        if cfg.force:
+            shutil.rmtree(trained, ignore_errors=True)
         with run.stage("train"):
-            _fit(cfg, run, detector, train, val, logger)
+            made = artifact(trained, lambda folder: _train(cfg, run, detector, train, val, logger, folder))
+        if not made:
+            log.info("trained before: %s", trained)
+            shutil.copy(trained / "history.csv", run.path)
+        detector.load_state_dict(load_file(trained / "weights.safetensors"), strict=False)
+        run.status["train_seconds"] = json.loads((trained / "seconds.json").read_text())
     with run.stage("calibrate"):
         detector.calibrate(in_order)
     run.status |= detector.notes
+
+
+def _training_key(cfg: DictConfig, detector: Detector, data: str) -> str:
+    settings: Any = OmegaConf.to_container(cfg.detector, resolve=True)
+    settings = {key: value for key, value in settings.items() if key not in detector.after_training}
+    shared = [OmegaConf.to_container(cfg[key], resolve=True) for key in ("backbone", "trainer")]
+    size = list(cfg.image_size) if OmegaConf.is_list(cfg.image_size) else cfg.image_size
+    return artifact_key(settings, *shared, size, cfg.batch_size, cfg.seed, cfg.keep, data)
+
+
+def _train(
+    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any, folder: Path
+) -> None:
+    begin = time.perf_counter()
+    _fit(cfg, run, detector, train, val, logger)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.trained_state().items()}
+    save_file(tensors, folder / "weights.safetensors")
+    shutil.copy(run.path / "history.csv", folder)
+    write_json(folder / "seconds.json", round(time.perf_counter() - begin, 3))
 
 
 def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any) -> None:

@@ -1,0 +1,44 @@
+# anomalib_lite: one command each for what people do most. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NAME ?= calibration
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint bench reproduce clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## a virtual environment in .venv with everything (about 3 minutes, 6 GB)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## train on the built-in product photographs, and say where the report is
+	$(BIN)/anomalib-lite train experiment_name=demo tracking=csv $(ARGS)
+
+test: install ## the test suite (ARGS='tests/metrics -x' narrows it)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-slow: install ## the tests that train for minutes
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lint: install ## ruff: errors and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: install ## speed, as ratios within one run
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+reproduce: install ## run an experiment and print its table: NAME=calibration ARGS='data.root=/path/to/mtd'
+	$(BIN)/anomalib-lite train -m experiment=$(NAME) $(ARGS)
+	$(BIN)/python experiments/collect.py runs/$(NAME) experiments/$(NAME)
+
+clean: ## remove the environment and caches; runs and artifacts stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

@@ -1,0 +1,62 @@
+"""The runs of an experiment as one table: results.csv and a Markdown table in the terminal.
+
+usage: python experiments/collect.py runs/NAME experiments/NAME
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from anomalib_lite.runs.atomic import write_text
+
+METRICS = ("image_auroc", "pixel_auroc", "aupro")
+
+
+def read_runs(folder: Path) -> pd.DataFrame:
+    """One row a finished run: the name of its folder without seed and hash, the seed, metrics and seconds."""
+    rows = []
+    for status in sorted(folder.glob("*/status.json")):
+        run, state = status.parent, json.loads(status.read_text())
+        if state["state"] != "done":
+            print(f"left out, not done: {run}", file=sys.stderr)
+            continue
+        metrics = json.loads((run / "metrics.json").read_text())
+        config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+        variant = run.name.rsplit("-s", 1)[0]
+        per_defect = {f"{d}_image_auroc": v["image_auroc"] for d, v in metrics["per_defect"].items()}
+        rows.append(
+            {"variant": variant, "seed": config["seed"]}
+            | {name: metrics[name] for name in METRICS}
+            | per_defect
+            | {"train_seconds": state.get("train_seconds", 0.0), "model_mb": state["model_mb"]}
+        )
+    if not rows:
+        sys.exit(f"no finished run in {folder}")
+    return pd.DataFrame(rows)
+
+
+def as_markdown(runs: pd.DataFrame) -> str:
+    """Mean and, over at least two seeds, standard deviation of each variant."""
+    columns = [*METRICS, "train_seconds"]
+    lines = ["| variant | seeds | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for variant, group in runs.groupby("variant", sort=False):
+        cells = []
+        for name in columns:
+            digits = 0 if name == "train_seconds" else 4
+            spread = f" ± {group[name].std():.{digits}f}" if len(group) > 1 else ""
+            cells.append(f"{group[name].mean():.{digits}f}{spread}")
+        lines.append(f"| {variant} | {len(group)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    table = read_runs(Path(sys.argv[1]))
+    write_text(Path(sys.argv[2]) / "results.csv", table.to_csv(index=False, float_format="%.6f"))
+    print(as_markdown(table))
