@@ -27,8 +27,16 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Bool (H, W), True where the file's pixels are above zero."""
-    return _decode(path, cv2.IMREAD_GRAYSCALE) > 0
+    """Bool (H, W), True where any colour of a pixel is above zero, and the pixel is not fully transparent.
+
+    A JPEG's rounding leaves faint values around edges: there, above half.
+    """
+    raw = _decode(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH)
+    marked = raw > (127 if path.suffix.lower() in (".jpg", ".jpeg") else 0)
+    if marked.ndim == 2:
+        return marked
+    colours, alpha = marked[..., :3], marked[..., 3:]
+    return colours.any(axis=2) & alpha.all(axis=2)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -55,9 +63,25 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     except OSError as error:
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.") from error
     try:
-        image = cv2.imdecode(data, flags) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size and not _truncated_jpeg(data.tobytes()) else None
     except cv2.error:
         image = None
     if image is None:
         raise UnreadableImage(f"{path} is no image that can be decoded (damaged, empty or of another format).")
     return image
+
+
+def _truncated_jpeg(data: bytes) -> bool:
+    """OpenCV fills what is missing with grey, which would count as a defect: look for the end marker instead."""
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    place = 2
+    while (marker := data[place : place + 2]) != b"\xff\xda":  # over the headers: a thumbnail has an end of its own
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == b"\xff\xff":  # padding
+            place += 1
+        elif len(marker) < 2 or length < 2:
+            return place + 4 > len(data)  # cut within the headers; or laid out otherwise, then the decoder decides
+        else:
+            place += 2 + length
+    return data.find(b"\xff\xd9", place) < 0

@@ -53,7 +53,8 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
     """Pairs by stem, and by the folder's name too where one stem occurs several times."""
     by_stem: dict[str, list[Path]] = {}
     for path in masks:
-        by_stem.setdefault(path.stem.removesuffix("_mask"), []).append(path)
+        for stem in {path.stem, path.stem.removesuffix("_mask")}:
+            by_stem.setdefault(stem, []).append(path)
     samples = []
     for image in images:
         found = by_stem.get(image.stem, [])
@@ -74,7 +75,7 @@ def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
     base = path.parent
     okay: list[Sample] = []
     bad: list[Sample] = []
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheet programs write a byte-order mark
         rows = csv.DictReader(stream)
         lacking = {"crop", "label"} - set(rows.fieldnames or ())
         if lacking:
@@ -84,18 +85,19 @@ def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
             )
         for line, row in enumerate(rows, start=2):
             image = _existing(base, row["crop"], path, line)
-            label = row["label"].strip().upper()
+            label = (row["label"] or "").strip().upper()  # None where the row is too short
             if label == "OK":
                 okay.append(Sample(image, OK))
             elif label == "NOK":
                 mask = _existing(base, row["mask"], path, line) if row.get("mask") else None
                 bad.append(Sample(image, NOK, mask, defect=row.get("defect") or "unnamed"))
             else:
-                raise UserError(f"{path}, line {line}: the label must be OK or NOK, not '{row['label']}'.")
+                raise UserError(f"{path}, line {line}: the label must be OK or NOK, not '{label}'.")
     return base, okay, bad
 
 
-def _existing(base: Path, name: str, manifest: Path, line: int) -> Path:
+def _existing(base: Path, name: str | None, manifest: Path, line: int) -> Path:
+    name = (name or "").strip()
     if not (base / name).is_file():
         raise UserError(f"{manifest}, line {line}: {base / name} does not exist.")
     return base / name

@@ -1,0 +1,70 @@
+"""Running the command line: as a user does, or inside this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit status and what it wrote to the terminal."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+def command_line(*arguments: str, cwd: Path, **environment: str) -> Outcome:
+    """Runs `anomalib-lite` as a user does, on one thread."""
+    command = [sys.executable, "-m", "anomalib_lite.cli", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=one_thread(**environment), capture_output=True, text=True)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def one_thread(**more: str) -> dict[str, str]:
+    """This process's environment, less what pytest added, with the checkout importable from every folder."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "MALLOC"))}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
+
+
+def in_process(*arguments: str) -> Outcome:
+    from anomalib_lite import cli
+
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with _kept_state(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        os.environ[cli.MALLOC_SWITCH] = "0"
+        sys.argv = ["anomalib-lite", *arguments]
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                err.write(stop.code)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _kept_state() -> Iterator[None]:
+    """Hydra sets the root logger anew; the command line sets argv and a variable."""
+    root, argv, environment = logging.getLogger(), sys.argv, dict(os.environ)
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], sys.argv = handlers, argv
+        root.setLevel(level)
+        os.environ.clear()
+        os.environ.update(environment)

@@ -1,0 +1,150 @@
+"""Folders as users have them, and labels tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomalib_lite.data import folder
+from anomalib_lite.data.sample import NOK, OK
+from anomalib_lite.errors import UserError
+from tests.made import write_image, write_mask
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """20 OK images; scratches 0 and 1, a dent 1 with the same stem as a scratch; masks by type."""
+    for i in range(20):
+        write_image(tmp_path / f"ok/{i:02d}.png", i)
+    for name in ("scratch/0", "scratch/1", "dent/1"):
+        write_image(tmp_path / f"nok/{name}.png", 100, mark=True)
+        write_mask(tmp_path / f"masks/{name}_mask.png")
+    return tmp_path
+
+
+def bad(splits) -> dict[str, str | None]:
+    """`type/file` of each NOK image -> the same of its mask."""
+
+    def short(path: Path | None) -> str | None:
+        return path and f"{path.parent.name}/{path.name}"
+
+    return {f"{s.defect}/{s.image.name}": short(s.mask) for s in splits.test if s.label == NOK}
+
+
+def test_ok_images_are_learned_from_held_out_and_tested_on(root: Path):
+    splits = folder.read(root, ok="ok", nok="nok/*/*.png")
+    tested = [s for s in splits.test if s.label == OK]
+    assert (len(splits.train), len(splits.val), len(tested)) == (12, 4, 4)
+    assert len({s.image for s in [*splits.train, *splits.val, *tested]}) == 20
+    assert bad(splits) == {"scratch/0.png": None, "scratch/1.png": None, "dent/1.png": None}
+
+
+def test_own_test_images_and_no_share_are_respected(root: Path):
+    own = folder.read(root, ok="ok/0*.png", test_ok="ok/1*.png", nok="nok/dent")
+    assert sorted(s.image.name for s in own.test if s.label == OK) == [f"1{i}.png" for i in range(10)]
+    assert len(own.train) + len(own.val) == 10
+    assert all(s.label == NOK for s in folder.read(root, ok="ok", nok="nok/dent", test_ok_share=0).test)
+
+
+def test_masks_are_paired_by_stem_and_by_folder_where_a_stem_is_not_enough(root: Path):
+    splits = folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
+    assert bad(splits) == {
+        "scratch/0.png": "scratch/0_mask.png", "scratch/1.png": "scratch/1_mask.png", "dent/1.png": "dent/1_mask.png",
+    }  # fmt: skip
+
+
+def test_a_mask_may_have_its_images_own_name_and_another_format(root: Path):
+    write_mask(root / "flat/0.bmp")
+    assert bad(folder.read(root, ok="ok", nok="nok/scratch/0.png", mask="flat")) == {"scratch/0.png": "flat/0.bmp"}
+
+
+def test_an_image_whose_own_name_ends_in_mask_finds_its_mask(root: Path):
+    write_image(root / "nok/tape/face_mask.png", mark=True)
+    write_mask(root / "tape/face_mask.png")
+    assert bad(folder.read(root, ok="ok", nok="nok/tape", mask="tape")) == {"tape/face_mask.png": "tape/face_mask.png"}
+
+
+def test_a_missing_mask_is_named(root: Path):
+    (root / "masks/scratch/0_mask.png").unlink()
+    with pytest.raises(UserError, match=r"0 masks match .*nok/scratch/0\.png.*0\.png or 0_mask\.png"):
+        folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
+
+
+def test_ambiguous_masks_are_refused(root: Path):
+    write_mask(root / "masks/scratch/0.png")  # beside 0_mask.png
+    with pytest.raises(UserError, match=r"2 masks match .*nok/scratch/0\.png"):
+        folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
+
+
+def test_nothing_to_learn_from_says_what_to_set():
+    with pytest.raises(UserError, match=r"data\.ok .*data\.manifest"):
+        folder.read()
+
+
+def test_an_empty_folder_is_named(root: Path):
+    (root / "empty").mkdir()
+    with pytest.raises(UserError, match=r"No image found at .*empty"):
+        folder.read(root, ok="empty")
+
+
+def test_an_image_that_is_both_ok_and_nok_is_refused(root: Path):
+    with pytest.raises(UserError, match="in the training and in the test set"):
+        folder.read(root, ok="ok", nok="ok")
+
+
+def test_the_seed_moves_both_shares(root: Path):
+    first, second = (folder.read(root, ok="ok", split_seed=seed) for seed in (0, 1))
+    assert first.val != second.val and first.test != second.test
+    assert first == folder.read(root, ok="ok", split_seed=0)
+
+
+def manifest(root: Path, *rows: str, header: str = "crop,label,defect,mask") -> Path:
+    path = root / "labels.csv"
+    okay = [f"ok/{i:02d}.png,OK,," for i in range(20)]
+    path.write_text("\n".join([header, *okay, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_labels_table_is_read_relative_to_itself(root: Path):
+    rows = ["nok/scratch/0.png,NOK,scratch,masks/scratch/0_mask.png", "nok/dent/1.png, nok ,,"]
+    splits = folder.read("/nowhere", manifest=manifest(root, *rows))
+    assert bad(splits) == {"scratch/0.png": "scratch/0_mask.png", "unnamed/1.png": None}
+    assert (len(splits.train), len(splits.val)) == (12, 4)
+
+
+def test_a_table_from_a_spreadsheet_program_is_read(root: Path):
+    path = manifest(root, "nok/dent/1.png,NOK,dent,")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n").encode())
+    assert bad(folder.read(manifest=path)) == {"dent/1.png": None}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("nok/dent/1.png,MAYBE,,", r"line 22: the label must be OK or NOK, not 'MAYBE'"),
+        ("nok/dent/9.png,NOK,,", r"line 22: .*nok/dent/9\.png does not exist"),
+        ("nok/dent/1.png,NOK,dent,masks/9.png", r"line 22: .*masks/9\.png does not exist"),
+        ("nok/dent/1.png", "line 22: the label must be OK or NOK, not ''"),
+        (",OK,,", "line 22: .* does not exist"),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_line(root: Path, row: str, message: str):
+    with pytest.raises(UserError, match=message):
+        folder.read(manifest=manifest(root, row))
+
+
+@pytest.mark.parametrize(
+    ("header", "lacks"), [("crop,verdict", "label"), ("file,label", "crop"), ("a,b", "crop and label")]
+)
+def test_a_table_without_its_columns_is_refused(root: Path, header: str, lacks: str):
+    with pytest.raises(UserError, match=f"lacks the column {lacks}"):
+        folder.read(manifest=manifest(root, header=header))
+
+
+def test_an_absent_or_empty_table_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="manifest does not exist"):
+        folder.read(manifest=tmp_path / "absent.csv")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(UserError, match="lacks the column crop and label"):
+        folder.read(manifest=tmp_path / "empty.csv")
