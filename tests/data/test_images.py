@@ -1,0 +1,150 @@
+"""Samples -> batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_lite.data.decode import UnreadableImage, read_image
+from anomalib_lite.data.images import ImageSet, ShuffledByEpoch, loader, to_float
+from anomalib_lite.data.sample import NOK, OK, Batch, Sample
+from anomalib_lite.errors import UserError
+from tests.made import write_image, write_mask
+
+SIZE = (32, 48)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """OK, NOK with mask, NOK without, unknown; of several sizes."""
+    mask = write_mask(tmp_path / "m.png")
+    paths = [write_image(tmp_path / f"{i}.png", i, (64 + 8 * (i % 2), 64), mark=True) for i in range(5)]
+    return [
+        Sample(paths[0], OK),
+        Sample(paths[2], NOK, mask, defect="dot", weight=0.25),
+        Sample(paths[1], NOK),
+        Sample(paths[3], None),
+        Sample(paths[4], OK, weight=2.0),
+    ]
+
+
+def batches_equal(first: Batch, second: Batch) -> bool:
+    names = ("image", "mask", "has_mask", "label", "weight", "index")
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def test_a_batch_holds_what_the_samples_say(samples: list[Sample]):
+    batch = ImageSet(samples, SIZE)[[1, 0, 3, 2]]
+    assert len(batch) == 4 and batch.template is None
+    assert batch.image.shape == (4, 3, *SIZE) and batch.image.dtype == torch.float32
+    assert batch.mask.shape == (4, 1, *SIZE) and batch.mask.dtype == torch.bool
+    assert batch.label.tolist() == [NOK, OK, -1, NOK] and batch.index.tolist() == [1, 0, 3, 2]
+    assert batch.weight.tolist() == [0.25, 1, 1, 1]
+    assert batch.has_mask.tolist() == [True, True, False, False]  # an OK image is known to have no defect
+    assert batch.mask.flatten(1).any(1).tolist() == [True, False, False, False]
+
+
+def test_pixels_arrive_unchanged_in_their_unit_and_order(samples: list[Sample]):
+    batch = ImageSet(samples, (64, 64))[0]
+    expected = read_image(samples[0].image).transpose(2, 0, 1) / np.float32(255)
+    np.testing.assert_array_equal(batch.image[0].numpy(), expected)
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_kept_and_newly_decoded_pixels_are_the_same(samples: list[Sample]):
+    kept, fresh = ImageSet(samples, SIZE), ImageSet(samples, SIZE, ram_limit_mb=0)
+    for indices in ([0, 1, 2, 3, 4], [3, 1], [2]):
+        assert batches_equal(kept[indices], fresh[indices])
+
+
+def test_kept_pixels_are_not_changed_by_what_is_done_to_a_batch(samples: list[Sample]):
+    images = ImageSet(samples, SIZE)
+    before = images[[0, 1]].image.clone()
+    batch = images[[0, 1]]
+    batch.image.zero_()
+    batch.mask.fill_(True)
+    assert torch.equal(images[[0, 1]].image, before) and not images[[0]].mask.any()
+
+
+def test_images_are_decoded_once_where_they_fit(samples: list[Sample]):
+    images = ImageSet(samples, SIZE)
+    for sample in samples:
+        sample.image.unlink()
+    assert images[[0, 4]].image.isfinite().all()
+
+
+def test_all_broken_images_are_named_at_once(samples: list[Sample]):
+    for k in (1, 3):
+        samples[k].image.write_bytes(b"broken")
+    samples[4].image.unlink()
+    with pytest.raises(UserError) as caught:
+        ImageSet(samples, SIZE, name="test images")
+    message = str(caught.value)
+    assert message.startswith("3 of 5 test images cannot be used")
+    assert all(str(samples[k].image) in message for k in (1, 3, 4))
+    assert str(samples[0].image) not in message
+
+
+def test_a_broken_image_is_named_when_it_is_needed_where_pixels_are_not_kept(samples: list[Sample]):
+    samples[1].image.write_bytes(b"broken")
+    images = ImageSet(samples, SIZE, ram_limit_mb=0)
+    assert len(images[[0, 2]]) == 2
+    with pytest.raises(UnreadableImage, match=samples[1].image.name):
+        images[[0, 1]]
+
+
+def test_a_mask_of_another_size_than_its_image_is_named(samples: list[Sample], tmp_path: Path):
+    wrong = Sample(samples[1].image, NOK, write_mask(tmp_path / "small.png", (40, 64)))
+    with pytest.raises(UserError, match=r"small\.png is 64 x 40 px, its image 2\.png is 64 x 64 px"):
+        ImageSet([wrong], SIZE)
+
+
+def test_a_set_of_nothing_is_fine():
+    assert len(ImageSet([], SIZE)) == 0
+    assert list(loader(ImageSet([], SIZE), 4)) == []
+
+
+def test_templates_come_along_where_all_have_one(samples: list[Sample], tmp_path: Path):
+    golden = write_image(tmp_path / "golden.png", 77, (50, 50))
+    with_one = [Sample(s.image, s.label, template=golden) for s in samples]
+    batch = ImageSet(with_one, SIZE)[[0, 1]]
+    assert batch.template.shape == (2, 3, *SIZE) and torch.equal(batch.template[0], batch.template[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_goes_through_all_in_order(samples: list[Sample], workers: int):
+    seen = [batch.index.tolist() for batch in loader(ImageSet(samples, SIZE), 2, workers=workers)]
+    assert seen == [[0, 1], [2, 3], [4]]
+
+
+def test_a_shuffled_loader_drops_a_last_batch_of_one(samples: list[Sample]):
+    images = ImageSet(samples, SIZE)
+    assert [len(b) for b in loader(images, 2, shuffle_seed=0)] == [2, 2]
+    assert [len(b) for b in loader(images, 3, shuffle_seed=0)] == [3, 2]
+    assert [len(b) for b in loader(ImageSet(samples[:1], SIZE), 3, shuffle_seed=0)] == [1]
+
+
+def test_the_order_is_a_permutation_that_seed_and_epoch_alone_decide():
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = ShuffledByEpoch(20, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    torch.manual_seed(1)
+    first = order(0, 3)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert order(0, 3) == first and sorted(first) == list(range(20))
+    orders = {tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len(orders) == 6
+    assert len(ShuffledByEpoch(20, 0)) == 20
+
+
+def test_float_pixels_cover_zero_to_one():
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    tensor = to_float(pixels)
+    assert tensor.min() == 0 and tensor.max() == 1
+    np.testing.assert_array_equal((tensor * 255).round().byte().permute(0, 2, 3, 1).numpy(), pixels)
