@@ -25,8 +25,15 @@ import cv2
 import numpy as np
 
 TARGET_MS = 50
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SERVER = """
 from anomalib_lite.annotate.session import run_session
 run_session({crops!r}, ["scratch", "stain"], template={template!r}, port={port}, open_browser=False)
@@ -70,13 +77,15 @@ def work(page: Any, answers: int, pause_ms: int) -> dict[str, list[float]]:
         page.wait_for_function("name => document.querySelector('#name').textContent !== name", arg=before)
         page.wait_for_timeout(pause_ms)  # nobody answers faster than they look
     durations = "name => performance.getEntriesByName(name).map(entry => entry.duration)"
-    return {name: page.evaluate(durations, name)
-            for name in ("answer-saved", "answer-shown")}
+    return {name: page.evaluate(durations, name) for name in ("answer-saved", "answer-shown")}
 
 
 def summary(durations: list[float]) -> dict[str, float]:
-    return {"median_ms": round(statistics.median(durations), 1),
-            "p95_ms": round(float(np.percentile(durations, 95)), 1), "max_ms": round(max(durations), 1)}
+    return {
+        "median_ms": round(statistics.median(durations), 1),
+        "p95_ms": round(float(np.percentile(durations, 95)), 1),
+        "max_ms": round(max(durations), 1),
+    }
 
 
 def main() -> None:
@@ -105,10 +114,16 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait(timeout=20)
-    result = {"crops": options.crops, "size": options.size, "answers": len(durations["answer-saved"]),
-              "saved": summary(durations["answer-saved"]), "shown": summary(durations["answer-shown"]),
-              "target_ms": TARGET_MS, "met": summary(durations["answer-saved"])["median_ms"] < TARGET_MS,
-              "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"}
+    result = {
+        "crops": options.crops,
+        "size": options.size,
+        "answers": len(durations["answer-saved"]),
+        "saved": summary(durations["answer-saved"]),
+        "shown": summary(durations["answer-shown"]),
+        "target_ms": TARGET_MS,
+        "met": summary(durations["answer-saved"])["median_ms"] < TARGET_MS,
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+    }
     print(json.dumps(result, indent=2))
 
 

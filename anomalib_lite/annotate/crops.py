@@ -57,8 +57,13 @@ def find_crops(source: str | Path) -> CropSet:
         raise UserError(f"{source} names no image that exists: annotate needs crops to label.")
     if len(present) < len(crops):
         missing = next(crop.key for crop in crops if not crop.path.is_file())
-        log.warning("%d of %d crops in %s are missing and left out, first %s",
-                    len(crops) - len(present), len(crops), source.name, missing)
+        log.warning(
+            "%d of %d crops in %s are missing and left out, first %s",
+            len(crops) - len(present),
+            len(crops),
+            source.name,
+            missing,
+        )
     return CropSet(root, present)
 
 
@@ -81,8 +86,9 @@ def is_inside(key: str) -> bool:
 
 def natural_order(key: str) -> list[tuple[int, int, str]]:
     """Sorts crop_2 before crop_10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold())
-            for part in re.split(r"([0-9]+)", key) if part]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in re.split(r"([0-9]+)", key) if part
+    ]
 
 
 def _keys_in_folder(folder: Path) -> list[str]:

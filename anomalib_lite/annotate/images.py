@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from anomalib_lite.data.decode import read_image
 
-_SHOWN_AS_IS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp",
-                ".bmp": "image/bmp"}
+_SHOWN_AS_IS = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+}
 _EXIF = re.compile(rb"exif", re.IGNORECASE)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -57,4 +62,3 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", mask)[1].tobytes()
-

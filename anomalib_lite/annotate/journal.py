@@ -70,8 +70,10 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int, bytes | None]:
         event = _parse(line) if end else None
         if event is None:
             if end and content[end:].strip(b"\0\r\n "):
-                raise UserError(f"{path}, line {len(events) + 1} is damaged: {line[:80]!r}. Put it right "
-                                "or delete it (that answer is then lost), and start again.")
+                raise UserError(
+                    f"{path}, line {len(events) + 1} is damaged: {line[:80]!r}. Put it right "
+                    "or delete it (that answer is then lost), and start again."
+                )
             return events, start, content[start:]
         events.append(event)
         start = end

@@ -73,7 +73,8 @@ def _read_rows(path: Path) -> list[tuple[PurePosixPath, Score]]:
 
 def _verdict(text: str | None) -> bool | None:
     return {"1": True, "true": True, "nok": True, "0": False, "false": False, "ok": False}.get(
-        (text or "").strip().lower().removesuffix(".0"))
+        (text or "").strip().lower().removesuffix(".0")
+    )
 
 
 def _best(crop: Crop, rows: list[tuple[PurePosixPath, Score]], namesakes: list[Crop]) -> Score | None:

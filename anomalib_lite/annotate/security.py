@@ -15,8 +15,10 @@ from typing import Any
 
 TOKEN_HEADER = "x-annotate-token"
 MAX_BODY = 64 * 2**20
-_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -34,8 +36,9 @@ def allowed_hosts(host: str, port: int) -> frozenset[str]:
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
-def refusal(method: str, path: str, headers: Mapping[str, str], hosts: Iterable[str], token: str
-            ) -> tuple[int, str] | None:
+def refusal(
+    method: str, path: str, headers: Mapping[str, str], hosts: Iterable[str], token: str
+) -> tuple[int, str] | None:
     """Status and reason why a request is refused, None where it may pass; header names in lower case."""
     if headers.get("host", "").lower() not in hosts:
         return 421, "this server does not answer to that host name"
@@ -75,14 +78,17 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1")
-                   for name, value in scope["headers"]}
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refused = refusal(scope["method"], scope["path"], headers, self.hosts, self.token)
         if refused is None:
             return await self.app(scope, receive, send_guarded)
         status, reason = refused
         body = json.dumps({"detail": reason}).encode()
-        await send_guarded({"type": "http.response.start", "status": status,
-                            "headers": [(b"content-type", b"application/json"),
-                                        (b"content-length", str(len(body)).encode())]})
+        await send_guarded(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
+            }
+        )
         await send({"type": "http.response.body", "body": body})

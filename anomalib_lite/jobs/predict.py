@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.decode import UnreadableImage, read_image
-from anomalib_lite.data.files import expand
+from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
@@ -48,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     readable, broken = _readable(paths)
     template = Path(cfg.template) if cfg.template else None
     images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
-    output, names = Path(cfg.output), _names(readable)
+    output, names = Path(cfg.output), output_names(readable)
     rows = []
     detector.to(device_of(trained))
     for batch, prediction in run_over(detector, loader(images, trained.batch_size), "predict"):
@@ -80,14 +79,6 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     if not readable:
         raise UserError("None of the images can be read:\n  " + "\n  ".join(broken))
     return readable, broken
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Output names: the path below the images' common folder, so that equal file names stay apart."""
-    base = os.path.commonpath([p.absolute().parent for p in paths])
-    names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
-    plain = [str(n.with_suffix("")) for n in names]
-    return [p if plain.count(p) == 1 else str(n) for p, n in zip(plain, names, strict=True)]
 
 
 def _write_overlay(path: Path, image: Path, map: np.ndarray, threshold: Threshold) -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.files import expand
+from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.panels.overview import draw_overview
@@ -57,7 +57,8 @@ class _Panel:
 def main(cfg: DictConfig) -> None:
     options = instantiate(cfg.panels)
     images = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
-    panels = _named(expand(images, Path()))
+    paths = expand(images, Path())
+    panels = [_Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
     template = read_template(Path(cfg.template), cfg.template_box)
     output = Path(cfg.output)
     _make_room(output / "manifest.csv", cfg.force)
@@ -113,17 +114,6 @@ def _write(path: Path, image: np.ndarray) -> None:
     with atomic_path(path) as temporary:
         if not cv2.imwrite(str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
             raise OSError(f"cannot write {path}")
-
-
-def _named(paths: Sequence[Path]) -> list[_Panel]:
-    """Names from the paths below the panels' common folder, so that equal file names stay apart."""
-    base = os.path.commonpath([p.absolute().parent for p in paths])
-    names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
-    plain = [n.with_suffix("").as_posix() for n in names]
-    return [
-        _Panel(path, name if plain.count(name) == 1 else name + full.suffix.replace(".", "_"))
-        for path, name, full in zip(paths, plain, names, strict=True)
-    ]
 
 
 def _make_room(manifest: Path, force: bool) -> None:

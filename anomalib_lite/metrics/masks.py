@@ -66,9 +66,7 @@ def _align(mask: Array | None, label: int | None, plane: tuple[int, ...]) -> np.
     if mask.ndim == 3 and mask.shape[0] == 1:
         mask = mask[0]
     if mask.shape != plane:
-        raise UserError(
-            f"A mask of {mask.shape} does not fit its anomaly map of {plane}: resize one of them."
-        )
+        raise UserError(f"A mask of {mask.shape} does not fit its anomaly map of {plane}: resize one of them.")
     if label == 0 and mask.any():
         raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
     return None if label == 1 and not mask.any() else mask

@@ -58,9 +58,7 @@ def image_curves(predictions: Sequence[Judged], threshold: float, metrics: Mappi
     auroc, ap = metrics.get("image_auroc"), metrics.get("image_ap")
     return [
         Curve(names[0], "ROC of images", rates, hits, *words, auroc, at_roc),
-        Curve(
-            names[1], "Precision and recall of images", recalls, precisions, *other_words, ap, at_precision
-        ),
+        Curve(names[1], "Precision and recall of images", recalls, precisions, *other_words, ap, at_precision),
     ]
 
 

@@ -30,9 +30,7 @@ def level(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
     counts as saturated: what could not be computed must not look calm.
     """
     if math.isnan(pixel_threshold) or pixel_threshold < 0:
-        raise UserError(
-            f"The pixel threshold must be 0 or more, got {pixel_threshold}: set it from OK images."
-        )
+        raise UserError(f"The pixel threshold must be 0 or more, got {pixel_threshold}: set it from OK images.")
     smallest = float(np.finfo(np.float32).tiny)  # a threshold of zero: whatever is not zero lies above it
     with np.errstate(over="ignore"):
         ratio = np.asarray(values, dtype=np.float32) / np.float32(max(pixel_threshold, smallest))

@@ -49,7 +49,7 @@ def write_report(
         ink.save_png(sheet, run.path / "figures" / "gallery.png", dpi=100)
     target = run.path / "report.html"
     write_text(target, _render(run, cases, chosen, drawn, title or run.path.resolve().name))
-    _log.info("Wrote %s.", target)
+    _log.debug("Wrote %s.", target)
     return target
 
 

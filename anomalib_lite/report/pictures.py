@@ -47,9 +47,7 @@ def pictures(cases: Sequence[Case], image_threshold: float, pixel_threshold: flo
         if sum(map(_size, made)) <= BUDGET:
             break
         encoded = (_encode(case, pixel_threshold, quality) for case in cases)
-        made = [
-            replace(old, image=image, heat=heat) for old, (image, heat) in zip(made, encoded, strict=True)
-        ]
+        made = [replace(old, image=image, heat=heat) for old, (image, heat) in zip(made, encoded, strict=True)]
     kept = int(np.searchsorted(np.cumsum([_size(picture) for picture in made]), BUDGET, side="right"))
     if kept < len(made):
         _log.warning("The page shows %d of %d images: with more it would be slow to open.", kept, len(made))

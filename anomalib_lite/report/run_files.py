@@ -43,9 +43,7 @@ def read_run(run_dir: str | Path) -> RunFiles:
     """Reads a run folder; of a run that failed early most parts are empty."""
     path = Path(run_dir)
     if not path.is_dir():
-        raise UserError(
-            f"{path} is not a folder. Give the run's folder, which holds config.yaml and metrics.json."
-        )
+        raise UserError(f"{path} is not a folder. Give the run's folder, which holds config.yaml and metrics.json.")
     return RunFiles(
         path=path,
         config=_text(path / "config.yaml"),

@@ -68,9 +68,7 @@ def shares(predictions: Sequence[Judged], threshold: float) -> list[Share]:
     """How many defective images were found and how many good ones rejected, by the run's own decisions."""
     tally = Counter(outcome(item, threshold) for item in predictions)
     found = Share(tally["found"], tally["found"] + tally["missed"], "defective images found", True)
-    alarms = Share(
-        tally["false alarm"], tally["false alarm"] + tally["passed"], "good images rejected", False
-    )
+    alarms = Share(tally["false alarm"], tally["false alarm"] + tally["passed"], "good images rejected", False)
     unknown = tally["rejected"] + tally["accepted"]
     rejected = Share(tally["rejected"], unknown, "unlabelled images rejected", False)
     return [share for share in (found, alarms, rejected) if share.total]
@@ -130,9 +128,7 @@ def subtitle(run: RunFiles) -> str:
         config = _mapping(yaml.safe_load(run.config))
     except yaml.YAMLError:
         return ""
-    words = [
-        _choice(config.get(key)) for key in ("data", "detector", "backbone", "mode", "augment", "generator")
-    ]
+    words = [_choice(config.get(key)) for key in ("data", "detector", "backbone", "mode", "augment", "generator")]
     words += [f"seed {config['seed']}"] if config.get("seed") is not None else []
     return " · ".join(word for word in words if word and word != "none")
 

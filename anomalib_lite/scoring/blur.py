@@ -24,9 +24,7 @@ class GaussianBlur(nn.Module):
         self.sigma = sigma
         self.radius = int(4 * sigma + 0.5)
         offsets = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
-        kernel = (
-            torch.exp(-0.5 * (offsets / sigma) ** 2) if self.radius else torch.ones(1, dtype=torch.float64)
-        )
+        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if self.radius else torch.ones(1, dtype=torch.float64)
         self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
 
     def forward(self, map: torch.Tensor) -> torch.Tensor:

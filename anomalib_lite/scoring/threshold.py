@@ -83,9 +83,7 @@ def conformal_rank(n: int, false_alarm_rate: float) -> tuple[int, str]:
     if not 0 < false_alarm_rate < 1:
         raise UserError(f"The false-alarm rate must lie between 0 and 1, got {false_alarm_rate}.")
     if n < 1:
-        raise UserError(
-            "A threshold needs held-out OK images, and there are none: give the validation split some."
-        )
+        raise UserError("A threshold needs held-out OK images, and there are none: give the validation split some.")
     allowed = math.floor(round((n + 1) * false_alarm_rate, 9))  # rounded: 0.29 * 100 is 28.999999999999996
     if allowed >= 1:
         return n + 1 - allowed, ""

@@ -18,12 +18,28 @@ import cv2
 import numpy as np
 import pytest
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SIZE = (96, 64)  # of the crops, width and height
 # As conf/annotate.yaml has them.
-DEFECTS = ("print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent",
-           "structure_missing", "structure_extra", "scratch", "stain")
+DEFECTS = (
+    "print_blurred",
+    "print_smeared",
+    "print_missing",
+    "structure_broken",
+    "structure_bent",
+    "structure_missing",
+    "structure_extra",
+    "scratch",
+    "stain",
+)
 
 
 @contextmanager
@@ -43,8 +59,15 @@ class ServerProcess:
     """`anomalib-lite annotate` in a process of its own."""
 
     def __init__(self, crops: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "anomalib_lite.cli", "annotate", f"crops={crops}", f"port={port}",
-                   "open_browser=false"]
+        command = [
+            sys.executable,
+            "-m",
+            "anomalib_lite.cli",
+            "annotate",
+            f"crops={crops}",
+            f"port={port}",
+            "open_browser=false",
+        ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log = ""
         while (found := re.search(r"http://127\.0\.0\.1:(\d+)", self.log)) is None:
@@ -99,20 +122,27 @@ class Desk:
             self.press(key)
             self.page.wait_for_function(
                 "name => document.querySelector('#name').textContent !== name || "
-                "!document.querySelector('#empty').hidden", arg=before)
+                "!document.querySelector('#empty').hidden",
+                arg=before,
+            )
 
     def wait_for(self, selector: str, text: str) -> None:
         self.page.wait_for_function(
-            "([selector, text]) => document.querySelector(selector).textContent.includes(text)",
-            arg=[selector, text])
+            "([selector, text]) => document.querySelector(selector).textContent.includes(text)", arg=[selector, text]
+        )
 
     def drag(self, *points: tuple[float, float], button: str = "left") -> None:
         """Along points given in pixels of the crop, at zoom 1."""
         box = self.page.locator("#stage").bounding_box()
         inside = [box["width"] - 2, box["height"] - 2]
         scale = min(inside[0] / SIZE[0], inside[1] / SIZE[1])
-        places = [(box["x"] + box["width"] / 2 + (x - SIZE[0] / 2) * scale,
-                   box["y"] + box["height"] / 2 + (y - SIZE[1] / 2) * scale) for x, y in points]
+        places = [
+            (
+                box["x"] + box["width"] / 2 + (x - SIZE[0] / 2) * scale,
+                box["y"] + box["height"] / 2 + (y - SIZE[1] / 2) * scale,
+            )
+            for x, y in points
+        ]
         self.page.mouse.move(*places[0])
         self.page.mouse.down(button=button)
         for place in places[1:]:

@@ -96,8 +96,7 @@ class Client:
     port: int
     token: str = TOKEN
 
-    def send(self, method: str, path: str, body: bytes | None = None,
-             headers: dict[str, str] | None = None) -> Reply:
+    def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -170,8 +169,7 @@ def store(folder: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def desk(browser: Any, store: Store,
-         serve_app: Callable[[Labelling], Client]) -> Iterator[Callable[..., Desk]]:
+def desk(browser: Any, store: Store, serve_app: Callable[[Labelling], Client]) -> Iterator[Callable[..., Desk]]:
     """Opens the page in as many tabs as wanted; none may have an error or ask another server for anything."""
     desks: list[Desk] = []
     served: list[str] = []

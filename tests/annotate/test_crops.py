@@ -29,10 +29,12 @@ def test_whatever_training_reads_can_be_labelled() -> None:
 def test_a_manifest_gives_its_crops_once_in_its_order(tmp_path: Path) -> None:
     write_crops(tmp_path / "cut", 3)
     manifest = tmp_path / "manifest.csv"
-    manifest.write_text("panel,x,y,w,h,score,angle,scale,crop\n"
-                        "p.png,1,2,3,4,0.9,0,1,cut/crop_002.png\n"
-                        "p.png,1,2,3,4,0.8,0,1,cut\\crop_000.png\n"
-                        "p.png,1,2,3,4,0.8,0,1,./cut/crop_002.png\n")
+    manifest.write_text(
+        "panel,x,y,w,h,score,angle,scale,crop\n"
+        "p.png,1,2,3,4,0.9,0,1,cut/crop_002.png\n"
+        "p.png,1,2,3,4,0.8,0,1,cut\\crop_000.png\n"
+        "p.png,1,2,3,4,0.8,0,1,./cut/crop_002.png\n"
+    )
     found = find_crops(manifest)
     assert [crop.key for crop in found.crops] == ["cut/crop_002.png", "cut/crop_000.png"]
     assert found.root == tmp_path
@@ -50,8 +52,9 @@ def test_a_folder_with_the_manifest_of_segment_gives_what_that_lists(tmp_path: P
         find_crops(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["../secret.png", "cut/../../secret.png", "/etc/secret.png", "C:/secret.png",
-                                 "..\\secret.png", ""])
+@pytest.mark.parametrize(
+    "key", ["../secret.png", "cut/../../secret.png", "/etc/secret.png", "C:/secret.png", "..\\secret.png", ""]
+)
 def test_a_manifest_may_not_name_files_outside_its_folder(tmp_path: Path, key: str) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(f"crop\n{key},\n")
@@ -68,12 +71,15 @@ def test_missing_crops_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogC
     assert "1 of 2" in caplog.text and "gone.png" in caplog.text
 
 
-@pytest.mark.parametrize(("name", "text", "message"), [
-    ("manifest.csv", "image,label\na.png,OK\n", "no column 'crop'"),
-    ("manifest.csv", "", "no column 'crop'"),
-    ("manifest.csv", "crop\n", "no image that exists"),
-    ("labels.csv", "crop,label,defect,mask\n", "holds the answers"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("manifest.csv", "image,label\na.png,OK\n", "no column 'crop'"),
+        ("manifest.csv", "", "no column 'crop'"),
+        ("manifest.csv", "crop\n", "no image that exists"),
+        ("labels.csv", "crop,label,defect,mask\n", "holds the answers"),
+    ],
+)
 def test_an_unfit_manifest_says_why(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):

@@ -35,8 +35,11 @@ def test_twenty_crops_an_undo_and_a_mask_survive_a_killed_server(browser: Any, f
         before = rows(folder)
         meaning = {"o": ("OK", ""), "O": ("OK", ""), "n": ("NOK", "")}
         keys[11] = "5"
-        expected = {f"crop_{i:03d}.png": meaning.get(key) or ("NOK", DEFECTS[int(key) - 1])
-                    for i, key in enumerate([*keys, "6"]) if key != "Space"}
+        expected = {
+            f"crop_{i:03d}.png": meaning.get(key) or ("NOK", DEFECTS[int(key) - 1])
+            for i, key in enumerate([*keys, "6"])
+            if key != "Space"
+        }
         assert {name: row[:2] for name, row in before.items()} == expected
         assert before["crop_020.png"] == ("NOK", "structure_missing", "masks/crop_020.png")
         mask = mask_of(folder, "crop_020.png")
@@ -115,8 +118,7 @@ def test_crops_passed_over_come_at_the_end_and_then_it_is_done(desk: Open) -> No
 
 
 def test_filters_and_orders_choose_what_is_shown(desk: Open) -> None:
-    scores = {"crop_003.png": Score(0.9, True), "crop_001.png": Score(0.2, False),
-              "crop_007.png": Score(0.5, None)}
+    scores = {"crop_003.png": Score(0.9, True), "crop_001.png": Score(0.2, False), "crop_007.png": Score(0.5, None)}
     one = desk(scores=scores)
     assert one.page.is_hidden("#suggestion")
     one.page.select_option("#order", "suspicious")
@@ -131,8 +133,13 @@ def test_filters_and_orders_choose_what_is_shown(desk: Open) -> None:
     one.page.select_option("#order", "harmless")
     one.wait_for("#name", "crop_001.png")
     one.answer("o", "Space")
-    for choice, name in (("OK", "crop_001.png"), ("skip", "crop_007.png"), ("NOK", "crop_003.png"),
-                         ("defect:scratch", "crop_003.png"), ("unmasked", "crop_003.png")):
+    for choice, name in (
+        ("OK", "crop_001.png"),
+        ("skip", "crop_007.png"),
+        ("NOK", "crop_003.png"),
+        ("defect:scratch", "crop_003.png"),
+        ("unmasked", "crop_003.png"),
+    ):
         one.page.select_option("#filter", choice)
         one.wait_for("#name", name)
         assert one.page.inner_text("#position") == "1 / 1"

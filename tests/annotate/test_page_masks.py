@@ -16,8 +16,9 @@ Open = Callable[..., Desk]
 def test_mask_tools_draw_erase_fill_undo_and_clear(desk: Open, folder: Path) -> None:
     one = desk()
     one.press("d")
-    one.page.evaluate("document.querySelector('#size').value = 4; "
-                      "document.querySelector('#size').dispatchEvent(new Event('input'))")
+    one.page.evaluate(
+        "document.querySelector('#size').value = 4; document.querySelector('#size').dispatchEvent(new Event('input'))"
+    )
     one.drag((10, 20), (50, 20))
     line = mask_of(folder)
     assert (line > 0).sum() == pytest.approx(4 * 40 + np.pi * 4, rel=0.1)
@@ -49,7 +50,8 @@ def test_a_saved_mask_is_shown_again_and_drawn_on(desk: Open, folder: Path) -> N
     first = mask_of(folder)
     one.answer("8", "ArrowLeft")
     one.page.wait_for_function(
-        "() => document.querySelector('#mask').getContext('2d').getImageData(30, 20, 1, 1).data[3]")
+        "() => document.querySelector('#mask').getContext('2d').getImageData(30, 20, 1, 1).data[3]"
+    )
     one.drag((20, 50), (40, 50))
     both = mask_of(folder)
     np.testing.assert_array_equal(both[:36], first[:36])

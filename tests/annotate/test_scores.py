@@ -29,7 +29,9 @@ def test_scores_are_found_by_name_in_a_file_or_a_run_folder(tmp_path: Path) -> N
 def test_namesakes_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     path = write(tmp_path, "/old/good/0.png,,,0.1,0", "/old/bad/0.png,,,0.9,1")
     assert {k: s.value for k, s in read_scores(path, crops("bad/0.png", "good/0.png")).items()} == {
-        "bad/0.png": 0.9, "good/0.png": 0.1}
+        "bad/0.png": 0.9,
+        "good/0.png": 0.1,
+    }
 
 
 def test_a_score_is_not_given_to_a_namesake_it_does_not_speak_of(tmp_path: Path) -> None:
@@ -43,11 +45,14 @@ def test_scores_that_are_not_finite_say_nothing(tmp_path: Path) -> None:
     assert list(read_scores(path, crops("a.png", "b.png"))) == ["b.png"]
 
 
-@pytest.mark.parametrize(("header", "row", "message"), [
-    ("image,label", "a.png,1", "no column score"),
-    ("image,score", "a.png,high", "line 2.*'high'"),
-    ("image,score", "other.png,0.5", "None of the 1 crops"),
-])
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("image,label", "a.png,1", "no column score"),
+        ("image,score", "a.png,high", "line 2.*'high'"),
+        ("image,score", "other.png,0.5", "None of the 1 crops"),
+    ],
+)
 def test_an_unfit_file_says_why(tmp_path: Path, header: str, row: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_scores(write(tmp_path, row, header=header), crops("a.png"))

@@ -12,8 +12,7 @@ from anomalib_lite.annotate.store import Store
 from .conftest import TOKEN, Client, drawn_mask
 
 HOSTS = allowed_hosts("127.0.0.1", 8765)
-GOOD = {"host": "127.0.0.1:8765", "origin": "http://127.0.0.1:8765", "x-annotate-token": TOKEN,
-        "content-length": "2"}
+GOOD = {"host": "127.0.0.1:8765", "origin": "http://127.0.0.1:8765", "x-annotate-token": TOKEN, "content-length": "2"}
 
 
 @pytest.fixture
@@ -34,15 +33,25 @@ def test_the_page_itself_may_pass() -> None:
     assert status("GET", "/", origin=None, x_annotate_token=None, content_length=None) is None
 
 
-@pytest.mark.parametrize("host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:8766",
-                                  "127.0.0.1:8765.evil.example", "", None])
+@pytest.mark.parametrize(
+    "host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:8766", "127.0.0.1:8765.evil.example", "", None]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_host_name_made_to_resolve_to_this_server_is_refused(method: str, host: str | None) -> None:
     assert status(method, "/", host=host) == 421
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:8765", "http://127.0.0.1:80",
-                                    "http://127.0.0.1:8765.evil.example", ""])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "https://127.0.0.1:8765",
+        "http://127.0.0.1:80",
+        "http://127.0.0.1:8765.evil.example",
+        "",
+    ],
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_another_origin_is_refused(method: str, origin: str) -> None:
     assert status(method, origin=origin) == 403
@@ -77,14 +86,17 @@ POSTS = [
 ]
 
 
-ATTACKS = [{"x-annotate-token": "guessed"}, {"origin": "http://evil.example"}, {"host": "evil.example"},
-           {"origin": "null"}]
+ATTACKS = [
+    {"x-annotate-token": "guessed"},
+    {"origin": "http://evil.example"},
+    {"host": "evil.example"},
+    {"origin": "null"},
+]
 
 
 def test_every_post_of_the_running_server_is_guarded(client: Client, crops_folder: Path) -> None:
     crop_id = client.get("/api/state").json["crops"][0]["id"]
-    posts = [(path.replace("%s", crop_id), body.replace(b"%s", crop_id.encode()), kind)
-             for path, body, kind in POSTS]
+    posts = [(path.replace("%s", crop_id), body.replace(b"%s", crop_id.encode()), kind) for path, body, kind in POSTS]
     for path, body, kind in posts:
         for attack in ATTACKS:
             assert client.post(path, body, **kind, **attack).status in (403, 421), (path, attack)
@@ -102,9 +114,20 @@ def test_a_form_of_another_site_changes_nothing(client: Client) -> None:
 
 
 BY_PATH = [
-    "/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2f..%2fsession.py", "/../../etc/passwd",
-    "/image/../labels.csv", "/image/%2e%2e%2fcrop_000.png", "/mask/..", "//etc/passwd", "/static//etc/passwd",
-    "/image/crop_000.png", "/static/index.html", "/static/__init__.py", "/docs", "/openapi.json",
+    "/static/../server.py",
+    "/static/%2e%2e/server.py",
+    "/static/..%2f..%2fsession.py",
+    "/../../etc/passwd",
+    "/image/../labels.csv",
+    "/image/%2e%2e%2fcrop_000.png",
+    "/mask/..",
+    "//etc/passwd",
+    "/static//etc/passwd",
+    "/image/crop_000.png",
+    "/static/index.html",
+    "/static/__init__.py",
+    "/docs",
+    "/openapi.json",
 ]
 
 

@@ -61,8 +61,11 @@ def test_the_state_tells_all_that_the_page_needs(open_store: Open, serve_app: Se
 def test_answer_mask_undo_and_what_comes_back(client: Client, crops_folder: Path) -> None:
     crop_id = client.get("/api/state").json["crops"][2]["id"]
     reply = client.post("/api/answer", {"id": crop_id, "label": "NOK", "defect": "stain"}).json
-    assert reply == {"version": 1, "warning": None,
-                     "crop": {"id": crop_id, "label": "NOK", "defect": "stain", "mask": None}}
+    assert reply == {
+        "version": 1,
+        "warning": None,
+        "crop": {"id": crop_id, "label": "NOK", "defect": "stain", "mask": None},
+    }
     reply = client.post(f"/api/mask/{crop_id}", drawn_mask(), **{"content-type": "image/png"}).json
     assert reply["version"] == 2 and reply["crop"]["mask"]
     assert client.get(f"/mask/{crop_id}").body == (crops_folder / "masks/crop_002.png").read_bytes()
@@ -72,9 +75,14 @@ def test_answer_mask_undo_and_what_comes_back(client: Client, crops_folder: Path
 
 
 SENSELESS = [
-    {"id": "unknown", "label": "OK"}, {"id": "ID", "label": "maybe"}, {"id": ["ID"], "label": "OK"},
-    {"id": "ID", "label": "OK", "defect": "stain"}, {"id": "ID", "label": "OK", "path": "x"}, {"id": "ID"},
-    [], b"no json",
+    {"id": "unknown", "label": "OK"},
+    {"id": "ID", "label": "maybe"},
+    {"id": ["ID"], "label": "OK"},
+    {"id": "ID", "label": "OK", "defect": "stain"},
+    {"id": "ID", "label": "OK", "path": "x"},
+    {"id": "ID"},
+    [],
+    b"no json",
 ]
 
 
@@ -102,8 +110,9 @@ def test_an_answer_not_on_the_disk_is_an_error(client: Client, monkeypatch: pyte
     assert client.get("/api/state").json["crops"][0]["label"] is None
 
 
-def test_an_answer_in_the_journal_alone_is_saved_with_a_warning(client: Client,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_in_the_journal_alone_is_saved_with_a_warning(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def held_open(*_: object) -> None:
         raise PermissionError("held open")
 

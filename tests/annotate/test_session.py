@@ -36,14 +36,17 @@ def test_the_socket_names_its_protocol_or_each_answer_would_wait_for_nagle() -> 
         assert listening.proto == socket.IPPROTO_TCP
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"template": "nowhere.png"}, "no template"),
-    ({"scores": "nowhere.csv"}, "scores="),
-    ({"defects": ["a", "a"]}, "different names"),
-    ({"defects": ["a", " "]}, "different names"),
-    ({"crops": "nowhere"}, "crops="),
-    ({"host": "0.0.0.0"}, "allow_remote"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "nowhere.png"}, "no template"),
+        ({"scores": "nowhere.csv"}, "scores="),
+        ({"defects": ["a", "a"]}, "different names"),
+        ({"defects": ["a", " "]}, "different names"),
+        ({"crops": "nowhere"}, "crops="),
+        ({"host": "0.0.0.0"}, "allow_remote"),
+    ],
+)
 def test_an_unfit_option_says_what_to_do(crops_folder: Path, options: dict, message: str) -> None:
     given = {"crops": crops_folder, "defects": ["scratch"], "port": 0, "open_browser": False, **options}
     with pytest.raises(UserError, match=message):

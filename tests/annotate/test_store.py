@@ -26,8 +26,12 @@ def test_labels_csv_holds_each_answer_when_the_call_returns(open_store: Open, cr
         store.answer(nth(store, number), answer)
         last = store._journal.path.read_text().splitlines()[-1]
         assert f'"crop_00{number}.png"' in last
-    assert rows_of(crops_folder) == [["crop", "label", "defect", "mask"], ["crop_000.png", "OK", "", ""],
-                                  ["crop_002.png", "NOK", "scratch", ""], ["crop_003.png", "NOK", "", ""]]
+    assert rows_of(crops_folder) == [
+        ["crop", "label", "defect", "mask"],
+        ["crop_000.png", "OK", "", ""],
+        ["crop_002.png", "NOK", "scratch", ""],
+        ["crop_003.png", "NOK", "", ""],
+    ]
 
 
 def test_the_same_answer_again_is_no_event(open_store: Open) -> None:
@@ -41,8 +45,9 @@ def test_the_same_answer_again_is_no_event(open_store: Open) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_answers_undos_and_restarts_agree_with_a_plain_model(seed: int, open_store: Open,
-                                                                    crops_folder: Path) -> None:
+def test_random_answers_undos_and_restarts_agree_with_a_plain_model(
+    seed: int, open_store: Open, crops_folder: Path
+) -> None:
     dice = random.Random(seed)
     store = open_store()
     answers: dict[str, Answer] = {}
@@ -65,14 +70,19 @@ def test_random_answers_undos_and_restarts_agree_with_a_plain_model(seed: int, o
         else:
             store = open_store()
         assert {c.key: store.answers.get(c.key, UNLABELLED) for c in store.crops.values()} == {
-            c.key: answers.get(c.key, UNLABELLED) for c in store.crops.values()}
-    expected = [[key, answer.label, answer.defect or "", ""] for key, answer in sorted(answers.items())
-                if answer.label in ("OK", "NOK")]
+            c.key: answers.get(c.key, UNLABELLED) for c in store.crops.values()
+        }
+    expected = [
+        [key, answer.label, answer.defect or "", ""]
+        for key, answer in sorted(answers.items())
+        if answer.label in ("OK", "NOK")
+    ]
     assert rows_of(crops_folder)[1:] == expected
 
 
-def test_an_answer_survives_a_kill_between_journal_and_snapshot(open_store: Open, crops_folder: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_survives_a_kill_between_journal_and_snapshot(
+    open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store()
     store.answer(nth(store, 0), OK)
 
@@ -90,7 +100,8 @@ def test_an_answer_survives_a_kill_between_journal_and_snapshot(open_store: Open
 
 
 def test_a_snapshot_that_fails_is_told_and_its_old_state_is_never_taken_for_an_edit(
-        open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store()
     store.answer(nth(store, 0), OK)
 
@@ -132,8 +143,10 @@ def test_labels_from_elsewhere_are_not_overwritten(open_store: Open, crops_folde
     store = open_store()
     assert store.mask_path(nth(store, 3)) == crops_folder / "truth/m.png"
     store.answer(nth(store, 0), OK)
-    assert rows_of(crops_folder)[1:] == [["crop_000.png", "OK", "", ""],
-                                      ["crop_003.png", "NOK", "stain", "truth/m.png"]]
+    assert rows_of(crops_folder)[1:] == [
+        ["crop_000.png", "OK", "", ""],
+        ["crop_003.png", "NOK", "stain", "truth/m.png"],
+    ]
     store.save_mask(found.crops[3], drawn_mask())
     assert rows_of(crops_folder)[2][3] == "masks/crop_003.png"
     assert (crops_folder / "truth/m.png").is_file()

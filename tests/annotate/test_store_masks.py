@@ -42,8 +42,9 @@ def test_a_mask_of_another_size_changes_nothing(open_store: Open, crops_folder: 
     assert store.version == 0 and not (crops_folder / "masks").exists()
 
 
-def test_masks_survive_a_kill_on_either_side_of_their_event(open_store: Open, crops_folder: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_survive_a_kill_on_either_side_of_their_event(
+    open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store()
     store.answer(nth(store, 0), NOK)
     store.save_mask(nth(store, 1), drawn_mask())

@@ -31,9 +31,7 @@ def test_f1_at_the_best_threshold_is_f1_max():
     assert metrics.compute_alarms(best["image_f1_max_threshold"]).values["image_f1"] == best["image_f1_max"]
 
 
-@pytest.mark.parametrize(
-    ("labels", "present"), [([0, 0], "image_false_alarm_rate"), ([1, 1], "image_detection_rate")]
-)
+@pytest.mark.parametrize(("labels", "present"), [([0, 0], "image_false_alarm_rate"), ([1, 1], "image_detection_rate")])
 def test_one_class_alone_gives_its_own_rate(labels, present):
     result = alarm_metrics([1.0, 3.0], labels, 2.0)
     assert result.values[present] == 0.5

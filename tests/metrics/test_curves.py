@@ -59,8 +59,6 @@ def test_counts_beyond_32_bits():
 @pytest.mark.parametrize("limit", [0.1, 0.25, 0.3, 0.999, 1.0])
 def test_aupro_limits(limit):
     ok = np.array([1, 1, 1, 1])
-    assert aupro(np.append(ok, 0), np.array([0, 0, 0, 0, 7]), limit) == pytest.approx(
-        1
-    )  # all above the OK pixels
+    assert aupro(np.append(ok, 0), np.array([0, 0, 0, 0, 7]), limit) == pytest.approx(1)  # all above the OK pixels
     assert aupro(np.append(0, ok), np.array([7, 0, 0, 0, 0]), limit) == pytest.approx(0)  # all below
     assert aupro(ok, ok, limit) == pytest.approx(limit / 2)  # chance: the diagonal

@@ -54,9 +54,7 @@ def test_by_defect_type_is_its_nok_images_against_all_ok_images():
     by_defect = metrics.compute_by_defect()
     assert sorted(by_defect) == ["hole", "scratch", "unnamed"]
     used = [i for i, defect in enumerate(defects) if i < 30 or defect == "scratch"]
-    assert by_defect["scratch"].values["image_auroc"] == pytest.approx(
-        roc_auc_score(labels[used], scores[used])
-    )
+    assert by_defect["scratch"].values["image_auroc"] == pytest.approx(roc_auc_score(labels[used], scores[used]))
     assert by_defect["hole"].counts == {"ok_images": 30, "nok_images": 5}
     assert metrics.compute() == image_metrics(scores, labels)
 

@@ -132,9 +132,7 @@ def test_shapes_and_types_of_a_batch_do_not_matter():
     masks = blobs(rng, count=4)
     maps = anomaly_maps(rng, masks)
     plain = measured(maps, masks)
-    assert (
-        measured(torch.from_numpy(maps)[:, None].requires_grad_(), torch.from_numpy(masks)[:, None]) == plain
-    )
+    assert measured(torch.from_numpy(maps)[:, None].requires_grad_(), torch.from_numpy(masks)[:, None]) == plain
     assert measured(maps.astype(np.float64), (masks * 255).astype(np.uint8)) == plain
     assert measured(maps[:, None], [*masks[:2], *torch.from_numpy(masks)[2:, None]]) == plain
     assert measured(np.asfortranarray(maps), masks) == plain

@@ -61,9 +61,7 @@ def write_run(folder: Path, cases: list[Case]) -> None:
         "counts": {"test": len(cases)},
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "status.json").write_text(
-        json.dumps({"status": "done", "timings": {"fit": 178.0, "test": 4.0}})
-    )
+    (folder / "status.json").write_text(json.dumps({"status": "done", "timings": {"fit": 178.0, "test": 4.0}}))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "git": {"commit": "4e593f1"}}))
     (folder / "config.yaml").write_text("seed: 0\ndetector:\n  name: stfpm # the default\n")
     (folder / "history.csv").write_text("epoch,step,train_loss,val_loss\n0,5,1.5,\n0,5,,1.7\n1,10,0.5,0.7\n")
@@ -75,6 +73,4 @@ def write_predictions(folder: Path, cases: list[Case]) -> None:
         writer = csv.writer(stream)
         writer.writerow(["image", "label", "defect", "score", "nok", "origin"])
         for case in cases:
-            writer.writerow(
-                [case.name, case.label, case.defect or "", case.score, case.score > THRESHOLD, "real"]
-            )
+            writer.writerow([case.name, case.label, case.defect or "", case.score, case.score > THRESHOLD, "real"])

@@ -85,9 +85,7 @@ def test_pixel_points_agree_with_scikit_learn() -> None:
     np.testing.assert_allclose(points["pro"], points["roc"])
     recall, precision = points["pr"]
     assert np.trapezoid(precision, recall) == pytest.approx(average_precision_score(labels, scores), abs=5e-3)
-    assert (
-        points["roc"][0][0] == points["roc"][1][0] == 0 and points["roc"][0][-1] == points["roc"][1][-1] == 1
-    )
+    assert points["roc"][0][0] == points["roc"][1][0] == 0 and points["roc"][0][-1] == points["roc"][1][-1] == 1
 
 
 def test_pixel_points_of_the_counted_histograms_enclose_the_metrics_own_areas() -> None:

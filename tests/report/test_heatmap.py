@@ -54,9 +54,7 @@ def test_overlay_leaves_a_good_part_calm(cases) -> None:
     near = hm.overlay(image, np.full((48, 64), 0.999, np.float32), 1.0)
     assert np.abs(near.astype(int) - image).max() <= 0.25 * 255
     beyond = hm.overlay(image, np.full((48, 64), 1.001, np.float32), 1.0, outline=False)
-    assert (luminance(beyond - near.astype(float)).mean() != 0) and (
-        beyond[..., 0].mean() > near[..., 0].mean() + 20
-    )
+    assert (luminance(beyond - near.astype(float)).mean() != 0) and (beyond[..., 0].mean() > near[..., 0].mean() + 20)
 
 
 def test_overlay_outlines_the_region_and_keeps_its_inputs(cases) -> None:

@@ -66,9 +66,7 @@ def test_at_most_max_cases_are_shown_and_the_page_says_so(run_dir: Path, cases: 
 def test_page_stays_small(run_dir: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (300, 300, 3)).astype(np.uint8)  # the worst there is for any codec
-    many = [
-        Case(f"{i}.png", i % 2, "a" if i % 2 else None, i / 9, noise, noise[..., 0] / 40) for i in range(60)
-    ]
+    many = [Case(f"{i}.png", i % 2, "a" if i % 2 else None, i / 9, noise, noise[..., 0] / 40) for i in range(60)]
     assert write_report(run_dir, many).stat().st_size < 15e6
 
 

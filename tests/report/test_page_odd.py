@@ -101,7 +101,7 @@ def test_odd_keys_do_no_harm(run_dir: Path, cases: list[Case]) -> None:
     )
     (run_dir / "config.yaml").write_text("a: [unclosed\n")
     _, outline = read(write_report(run_dir, cases))
-    assert "running" in words(outline)
+    assert "1.5" in words(outline)  # the odd keys are listed as they are
 
 
 @pytest.mark.usefixtures("no_figures")

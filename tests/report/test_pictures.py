@@ -22,12 +22,7 @@ def decode(uri: str) -> np.ndarray:
 def fill(path: str, height: int, width: int) -> np.ndarray:
     """Rasterises a path the way a browser does, by the even-odd rule."""
     loops = [np.array(re.findall(r"([\d.]+) ([\d.]+)", part), float) - 0.5 for part in path.split("M")[1:]]
-    return (
-        cv2.fillPoly(
-            np.zeros((height, width), np.uint8), [np.rint(loop).astype(np.int32) for loop in loops], 1
-        )
-        > 0
-    )
+    return cv2.fillPoly(np.zeros((height, width), np.uint8), [np.rint(loop).astype(np.int32) for loop in loops], 1) > 0
 
 
 def test_data_uri_keeps_colours_in_their_order() -> None:
@@ -37,9 +32,7 @@ def test_data_uri_keeps_colours_in_their_order() -> None:
     assert red > 190 and green < 12 and blue < 12
 
 
-@pytest.mark.parametrize(
-    "shape, small", [((900, 600), (256, 171)), ((100, 80), (100, 80)), ((3, 4000), (1, 256))]
-)
+@pytest.mark.parametrize("shape, small", [((900, 600), (256, 171)), ((100, 80), (100, 80)), ((3, 4000), (1, 256))])
 def test_thumbnails_keep_proportions_and_never_grow(shape, small) -> None:
     assert room.thumbnail(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
 

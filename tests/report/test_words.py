@@ -38,9 +38,7 @@ def test_duration(seconds: float, words: str) -> None:
 
 
 def test_number_refuses_what_is_none() -> None:
-    assert [number(v) for v in (1, 0.5, None, "1", True, float("nan"), float("inf"))] == [1.0, 0.5] + [
-        None
-    ] * 5
+    assert [number(v) for v in (1, 0.5, None, "1", True, float("nan"), float("inf"))] == [1.0, 0.5] + [None] * 5
 
 
 def test_plain_words() -> None:
@@ -88,9 +86,7 @@ def test_threshold_words_promise_no_more_than_so_few_images_can() -> None:
 
 
 def test_defect_rows_put_the_lowest_recall_first_and_the_unknown_last() -> None:
-    rows = view.defect_rows(
-        {"per_defect": {"a": {"recall": 1.0}, "b": {}, "c": {"recall": 0.2, "n": 3}, "d": None}}
-    )
+    rows = view.defect_rows({"per_defect": {"a": {"recall": 1.0}, "b": {}, "c": {"recall": 0.2, "n": 3}, "d": None}})
     assert [name for name, _ in rows] == ["c", "a", "b", "d"]
     assert rows[0][1] == [3.0, None, None, None, 0.2]
 

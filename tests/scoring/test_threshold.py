@@ -95,9 +95,7 @@ def test_pixel_threshold_leaves_at_most_the_promised_share_of_images_with_any_pi
 
 
 def test_goes_through_json_unchanged():
-    threshold = threshold_from_ok(
-        torch.rand(30, generator=torch.Generator().manual_seed(1)), np.arange(30) / 7
-    )
+    threshold = threshold_from_ok(torch.rand(30, generator=torch.Generator().manual_seed(1)), np.arange(30) / 7)
     text = json.dumps(threshold.to_dict(), allow_nan=False)
     assert Threshold.from_dict(json.loads(text)) == threshold
 
