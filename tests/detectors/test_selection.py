@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import OK, Batch, Sample
+from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.feature_cache import NEVER_CACHED
+from anomalib_lite.detectors.residual import ResidualModel
+from anomalib_lite.detectors.selection import SelectedResidualModel
+from anomalib_lite.errors import UserError
+from anomalib_lite.scoring import GaussianBlur, MaxScore
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        pixels = np.clip(120 + 6 * rng.standard_normal((64, 64, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"{k}.png"), pixels)
+    return ImageSet([Sample(p, OK) for p in sorted(tmp_path.glob("*.png"))], (64, 64))
+
+
+class Seeing:
+    """Level 0 is the image, which shows every defect; level 1 is noise, which shows none."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def __call__(self, batch: Batch) -> list[torch.Tensor]:
+        self.drawn += int((batch.label == 1).sum())
+        assert (batch.index == NEVER_CACHED).all() or not (batch.label == 1).any()
+        small = F.avg_pool2d(batch.image, 4)
+        noise = torch.rand(small.shape, generator=torch.Generator().manual_seed(len(batch)))
+        return [small, noise]
+
+
+def chosen(images: ImageSet, choose: str = "auto") -> tuple[SelectedResidualModel, Seeing]:
+    model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, choose, synthetic=24)
+    residuals = Seeing()
+    model.fit(loader(images, 8), residuals, Detector(GaussianBlur(1.0), MaxScore()).finish)
+    return model, residuals
+
+
+def test_the_model_that_finds_drawn_defects_is_kept_alone(images: ImageSet) -> None:
+    model, residuals = chosen(images)
+    assert list(model.candidates) == ["seeing"] and residuals.drawn > 12
+    assert model.trials["seeing"]["pixel_auroc"] > 0.8 > model.trials["blind"]["pixel_auroc"]
+    fixed, _ = chosen(images, "seeing")
+    probe = [torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)]
+    assert torch.equal(model(probe), fixed(probe)), "the choice is fitted again on all images"
+
+
+def test_a_fixed_choice_tries_nothing(images: ImageSet) -> None:
+    model, residuals = chosen(images, "blind")
+    assert list(model.candidates) == ["blind"] and residuals.drawn == 0 and model.trials == {}
+
+
+def test_a_saved_choice_loads_into_an_open_one(images: ImageSet) -> None:
+    model, _ = chosen(images)
+    fresh = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])})
+    fresh.load_state_dict(model.state_dict())
+    probe = [torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)]
+    assert torch.equal(model(probe), fresh(probe))
+
+
+def test_an_unknown_choice_names_the_valid_ones() -> None:
+    with pytest.raises(UserError, match="auto or one of blind"):
+        SelectedResidualModel({"blind": ResidualModel([[1]])}, choose="bland")
