@@ -84,7 +84,8 @@ def _load_file(model: nn.Module, path: Path) -> None:
         )
     state = {k: v for k, v in _read_state(path).items() if not k.startswith(CLASSIFIERS)}
     own = {key for key in model.state_dict() if not key.startswith(CLASSIFIERS)}
-    for what, keys in (("lacks", own - state.keys()), ("has besides", state.keys() - own)):
+    needed = {key for key in own if not key.endswith(".num_batches_tracked")}  # absent from torchvision's files
+    for what, keys in (("lacks", needed - state.keys()), ("has besides", state.keys() - own)):
         if keys:
             raise UserError(
                 f"{path} does not fit the backbone: it {what} {len(keys)} tensors, among them {sorted(keys)[:3]}."

@@ -1,0 +1,149 @@
+"""Pretrained weights: the bundled ones recognise photographs; files and downloads fit or say why not."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+
+from anomalib_lite.backbones import build
+from anomalib_lite.backbones.weights import load_weights
+from anomalib_lite.errors import UserError
+
+PALACE, DAISY = 698, 985  # ImageNet's classes of scikit-learn's two photographs
+
+
+@pytest.fixture(scope="module")
+def classifier() -> torch.nn.Module:
+    import timm
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    load_weights(model, "bundled", library="timm", name="tf_efficientnet_lite0")
+    return model.eval()
+
+
+@pytest.mark.parametrize(("photograph", "expected"), [("china.jpg", PALACE), ("flower.jpg", DAISY)])
+def test_the_bundled_weights_recognise_photographs(classifier: torch.nn.Module, photograph: str, expected: int):
+    image = load_sample_image(photograph)
+    side = min(image.shape[:2])
+    top, left = ((n - side) // 2 for n in image.shape[:2])
+    square = cv2.resize(image[top : top + side, left : left + side], (224, 224), interpolation=cv2.INTER_AREA)
+    tensor = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        assert classifier((tensor - 0.5) / 0.5).argmax().item() == expected
+
+
+def test_the_backbone_carries_the_bundled_weights(classifier: torch.nn.Module):
+    """The cut backbone, built by name, gives the features on which those photographs were recognised."""
+    backbone = build("timm", "tf_efficientnet_lite0", (1, 2, 3), "bundled").eval()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, theirs = classifier.forward_intermediates((image - 0.5) / 0.5, indices=[1, 2, 3])
+        for own, their in zip(backbone(image), theirs, strict=True):
+            assert torch.equal(own, their)
+
+
+def weights_of(backbone: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in backbone.parameters()])
+
+
+@pytest.fixture(scope="module")
+def resnet() -> torch.nn.Module:
+    import torchvision
+
+    torch.manual_seed(3)
+    return torchvision.models.resnet18(weights=None)
+
+
+@pytest.mark.parametrize("kind", ["plain.pth", "nested.pt", "plain.safetensors", "other_classes.pth", "no_counts.pth"])
+def test_a_state_dict_goes_through_a_file(resnet: torch.nn.Module, tmp_path: Path, kind: str):
+    """Also without the counts of batches, as torchvision publishes them, and with a classifier of another task."""
+    state, path = dict(resnet.state_dict()), tmp_path / kind
+    if kind.startswith("other_classes"):
+        state |= {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
+    if kind.startswith("no_counts"):
+        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if kind.startswith("nested") else state, path)
+    backbone = build("torchvision", "resnet18", (1, 2, 3), str(path))
+    expected = [v for k, v in resnet.named_parameters() if not k.startswith(("fc.", "layer4."))]
+    assert torch.equal(weights_of(backbone), torch.cat([p.flatten() for p in expected]))
+
+
+def test_untrained_weights_differ_from_call_to_call_and_repeat_with_the_seed():
+    torch.manual_seed(0)
+    first, second = (weights_of(build("torchvision", "resnet18", (1,))) for _ in range(2))
+    torch.manual_seed(0)
+    assert torch.equal(weights_of(build("torchvision", "resnet18", (1,))), first)
+    assert not torch.equal(first, second)
+
+
+def test_a_file_of_another_network_is_refused(resnet: torch.nn.Module, tmp_path: Path):
+    import torchvision
+
+    path = tmp_path / "weights.pth"
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
+    with pytest.raises(UserError, match=r"does not fit the backbone: it has besides \d+ tensors, .*layer1\.2\.bn1"):
+        build("torchvision", "resnet18", weights=str(path))  # every tensor of resnet18 is there, with its shape
+    torch.save(resnet.state_dict(), path)
+    with pytest.raises(UserError, match="does not fit the backbone: it lacks"):
+        build("torchvision", "resnet34", weights=str(path))
+    torch.save(resnet.state_dict() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
+    with pytest.raises(UserError, match=r"(?s)does not fit the backbone: .*size mismatch for conv1\.weight"):
+        build("torchvision", "resnet18", weights=str(path))
+
+
+@pytest.mark.parametrize("name", ["text.pth", "text.safetensors", "list.pth", "pickled_module.pth"])
+def test_a_file_that_is_no_state_dict_is_refused_and_named(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_text("hello")
+    if name.startswith("list"):
+        torch.save([1, 2], path)
+    if name.startswith("pickled"):
+        torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(UserError, match=f"{name} is no state dict that can be read"):
+        build("torchvision", "resnet18", weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ("library", "weights", "message"),
+    [
+        ("torchvision", "bundled", "No weights are bundled for 'resnet18': only tf_efficientnet_lite0"),
+        ("torchvision", "timm", r"weights=timm needs backbone\.library=timm"),
+        ("timm", "torchvision", r"weights=torchvision needs backbone\.library=torchvision"),
+        ("timm", "imagenet", "no file: imagenet. Valid are bundled, torchvision, timm, none, or the path"),
+    ],
+)
+def test_a_source_that_does_not_fit_says_what_does(library: str, weights: str, message: str):
+    with pytest.raises(UserError, match=message):
+        build(library, "resnet18", (1,), weights)
+
+
+def test_without_a_network_torchvision_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def offline(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        build("torchvision", "resnet18", weights="torchvision")
+    message = str(caught.value)
+    assert "'resnet18' could not be downloaded" in message and "Name or service not known" in message
+    assert "backbone.weights=/path/to/file" in message and str(tmp_path) in message
+    assert "backbone=efficientnet_lite0 needs no download" in message
+
+
+def test_without_a_network_timm_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"'resnet10t' could not be downloaded.*backbone\.weights=/path/to/file"):
+        build("timm", "resnet10t", weights="timm")
