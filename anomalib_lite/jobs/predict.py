@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import expand, output_names
@@ -69,13 +71,17 @@ def main(cfg: DictConfig) -> None:
 
 
 def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    readable, broken = [], []
-    for path in paths:
+    def trouble(path: Path) -> str | None:
         try:
             read_image(path)
-            readable.append(path)
         except UnreadableImage as error:
-            broken.append(str(error))
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = list(tqdm(pool.map(trouble, paths), "check images", len(paths), delay=2, leave=False))
+    readable = [path for path, error in zip(paths, found, strict=True) if error is None]
+    broken = [error for error in found if error is not None]
     if not readable:
         raise UserError("None of the images can be read:\n  " + "\n  ".join(broken))
     return readable, broken
