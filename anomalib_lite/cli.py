@@ -8,6 +8,7 @@ import os
 import sys
 
 VERBS = {
+    "demo": "render photographs of panels, and make labelled crops of them to try everything on",
     "segment": "find the products in photographs of panels, and cut aligned crops",
     "annotate": "label crops OK or NOK in a local web page",
     "train": "learn from OK images, set the threshold, measure on the test images, write a run folder",
@@ -41,7 +42,9 @@ def main() -> None:
         hint = f" Did you mean {near[0]}?" if near else ""
         sys.exit(f"anomalib-lite: there is no verb '{verb}'.{hint}\n\n{_overview()}")
     _keep_memory()
-    sys.argv = [f"anomalib-lite {verb}", *arguments[1:]]
+    # Hydra's parser takes flags before or behind the overrides, not between them
+    rest = sorted(arguments[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv = [f"anomalib-lite {verb}", *rest]
     importlib.import_module(f"anomalib_lite.jobs.{verb}").main()
 
 

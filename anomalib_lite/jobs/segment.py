@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +46,22 @@ class SkippedPanels(UserError):
 
 
 @dataclass(frozen=True)
-class _Panel:
+class Panel:
     """A panel's file, and its crops' name without number and ending, relative to the output folder."""
 
     path: Path
     name: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One product, and its crop's file relative to the output folder."""
+
+    found: Found
+    crop: str
+
+
+Cuts = list[Cut] | UserError  # of one panel, or why it could not be used
 
 
 @app("segment", HELP)
@@ -58,19 +69,11 @@ def main(cfg: DictConfig) -> None:
     options = instantiate(cfg.panels)
     images = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
     paths = expand(images, Path())
-    panels = [_Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
+    panels = [Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
     template = read_template(Path(cfg.template), cfg.template_box)
     output = Path(cfg.output)
     _make_room(output / "manifest.csv", cfg.force)
-
-    def work(panel: _Panel) -> list[list[object]] | UserError:
-        try:
-            return cut_panel(panel.path, panel.name, template, options, output)
-        except UserError as error:
-            return error
-
-    with ThreadPoolExecutor(cfg.workers or os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(work, panels), "segment", len(panels), unit="panel", leave=False))
+    results = cut_panels(panels, template, options, output, cfg.workers)
     _conclude(panels, results, options, output / "manifest.csv")
 
 
@@ -92,17 +95,37 @@ def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
     return np.ascontiguousarray(image[y : y + height, x : x + width])
 
 
-def cut_panel(path: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path) -> list[list[object]]:
-    """Writes the crops and the overview of one panel; what it returns are its lines of the manifest."""
-    panel = read_image(path)
-    found = segment(panel, template, options)
-    rows = []
-    for number, product in enumerate(found):
-        file = f"crops/{name}_{number:02d}.png"
-        _write(output / file, crop(panel, product))
-        rows.append([path.as_posix(), *_numbers(product), file])
-    _write(output / "overview" / f"{name}.jpg", draw_overview(panel, found))
-    return rows
+def cut_panels(
+    panels: Sequence[Panel], template: np.ndarray, options: SegmentOptions, output: Path, workers: int | None
+) -> list[Cuts]:
+    """Writes crops and overviews of all panels, `workers` at a time (None: one a core); a result for each of them."""
+
+    def work(panel: Panel) -> Cuts:
+        try:
+            return _cut_panel(panel, template, options, output)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        return list(tqdm(pool.map(work, panels), "segment", len(panels), unit="panel", leave=False))
+
+
+def write_manifest(path: Path, cuts: Iterable[tuple[Path, Cut]]) -> None:
+    """The table of the crops, each with its panel."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows([panel.as_posix(), *_numbers(cut.found), cut.crop] for panel, cut in cuts)
+
+
+def _cut_panel(panel: Panel, template: np.ndarray, options: SegmentOptions, output: Path) -> list[Cut]:
+    image = read_image(panel.path)
+    found = segment(image, template, options)
+    cuts = [Cut(product, f"crops/{panel.name}_{number:02d}.png") for number, product in enumerate(found)]
+    for cut in cuts:
+        _write(output / cut.crop, crop(image, cut.found))
+    _write(output / "overview" / f"{panel.name}.jpg", draw_overview(image, found))
+    return cuts
 
 
 def _numbers(product: Found) -> list[str]:
@@ -134,25 +157,21 @@ def _make_room(manifest: Path, force: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def _conclude(
-    panels: Sequence[_Panel], results: Sequence[list[list[object]] | UserError], options: SegmentOptions, manifest: Path
-) -> None:
+def _conclude(panels: Sequence[Panel], results: Sequence[Cuts], options: SegmentOptions, manifest: Path) -> None:
     skipped = [f"{panel.path}: {r}" for panel, r in zip(panels, results, strict=True) if isinstance(r, UserError)]
     if len(skipped) == len(panels):
         raise UserError("No panel could be used:\n  " + "\n  ".join(skipped))
-    rows = [row for result in results if not isinstance(result, UserError) for row in result]
-    with atomic_path(manifest) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    empty = [str(panel.path) for panel, result in zip(panels, results, strict=True) if result == []]
+    used = [(p, cuts) for p, cuts in zip(panels, results, strict=True) if not isinstance(cuts, UserError)]
+    rows = [(panel.path, cut) for panel, cuts in used for cut in cuts]
+    write_manifest(manifest, rows)
+    empty = [str(panel.path) for panel, cuts in used if not cuts]
     if empty:
         log.warning(
             "no product in %d of %d panels, first %s: if there are some, look at overview/, take a sharper template, "
             "lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
             len(empty), len(panels), empty[0], options.min_score, options.max_angle,
         )  # fmt: skip
-    log.info("%d products in %d panels: %s", len(rows), len(panels) - len(skipped), manifest)
+    log.info("%d products in %d panels: %s", len(rows), len(used), manifest)
     if skipped:
         listed = "\n  ".join(skipped)
         raise SkippedPanels(f"{len(skipped)} of {len(panels)} panels could not be used and were skipped:\n  {listed}")

@@ -1,0 +1,136 @@
+"""The verb demo."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from anomalib_lite.annotate.crops import LABELS_NAME, mask_key
+from anomalib_lite.annotate.labels import COLUMNS, NOK, OK, Answer, csv_line, label_line
+from anomalib_lite.data.decode import read_image, read_mask
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.segment import Cut, Panel, cut_panels, write_manifest
+from anomalib_lite.panels.dataset import VERSION, save_image
+from anomalib_lite.panels.segmentation import SegmentOptions
+from anomalib_lite.panels.sheet import Placed, SheetConfig
+from anomalib_lite.panels.sheets import write_sheets
+from anomalib_lite.panels.truth import crop_mask, match_truth, read_truth
+from anomalib_lite.panels.whole_folder import whole_folder
+from anomalib_lite.runs.atomic import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+HELP = """Renders photographs of panels, finds and cuts their products as segment does, and labels the crops.
+
+The renderer's truth stands in for the person who labels. Writes panels/, template.png, what segment writes (crops/,
+overview/, manifest.csv), and what annotate writes (labels.csv, masks/), so that each step can be tried by itself.
+truth/ holds the masks of the whole panels, and where every product lies. A demo that is there is kept.
+
+  anomalib-lite demo
+  anomalib-lite demo output=hard sheet.angle=8 sheet.brightness=0.4
+  anomalib-lite segment images=demo/panels template=demo/template.png
+  anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png"""
+
+RECORD = "demo.json"
+
+
+@app("demo", HELP)
+def main(cfg: DictConfig) -> None:
+    sheet, output = instantiate(cfg.sheet), Path(cfg.output)
+    for name, least in (("n_panels", 1), ("seed", 0)):
+        if not isinstance(cfg[name], int) or cfg[name] < least:
+            raise UserError(f"{name} is a whole number, {least} or more, but is {cfg[name]}.")
+    settings = {"renderer": VERSION, "n_panels": cfg.n_panels, "seed": cfg.seed, "sheet": asdict(sheet)}
+    if _is_there(output, settings, cfg.force):
+        log.info("%s is whole and is kept; force=true makes it anew.", output)
+    else:
+        with whole_folder(output) as unfinished:
+            _fill(unfinished, output, sheet, cfg)
+            write_json(unfinished / RECORD, settings)
+            if output.is_dir():
+                shutil.rmtree(output)
+    values = ["data=folder", f"data.manifest={output / LABELS_NAME}", f"data.template={output / 'template.png'}"]
+    log.info("Next: %s", shlex.join(["anomalib-lite", "train", *values]))
+
+
+def _is_there(output: Path, settings: dict[str, object], force: bool) -> bool:
+    """Whether the folder holds this very demo, and is to stay. Errors: UserError where it holds something else."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    record = output / RECORD
+    if not record.is_file():
+        raise UserError(f"{output.absolute()} is there already, and demo has not made it. Choose another output=.")
+    if force:
+        return False
+    if json.loads(record.read_text(encoding="utf-8")) != settings:
+        raise UserError(
+            f"{output.absolute()} was made with other settings: {record.name} in it has them. Choose another output=, "
+            "or force=true to delete it and make it anew."
+        )
+    return True
+
+
+def _fill(folder: Path, output: Path, sheet: SheetConfig, cfg: DictConfig) -> None:
+    """Makes the demo in `folder`, which will become `output`."""
+    write_sheets(folder / "truth", cfg.n_panels, sheet, cfg.seed, cfg.workers or os.cpu_count() or 1)
+    for name in ("panels", "template.png"):
+        os.rename(folder / "truth" / name, folder / name)
+    panels = [Panel(path, path.stem) for path in sorted((folder / "panels").iterdir())]
+    template = read_image(folder / "template.png")
+    options = SegmentOptions(
+        max_objects=sheet.rows * sheet.columns, max_angle=max(SegmentOptions.max_angle, sheet.angle + 1)
+    )
+    cuts: list[tuple[Panel, Cut]] = []
+    for panel, result in zip(panels, cut_panels(panels, template, options, folder, cfg.workers), strict=True):
+        if isinstance(result, UserError):
+            raise result
+        cuts += [(panel, cut) for cut in result]
+    write_manifest(folder / "manifest.csv", [(output / panel.path.relative_to(folder), cut) for panel, cut in cuts])
+    _label(folder, panels, cuts)
+
+
+def _label(folder: Path, panels: list[Panel], cuts: list[tuple[Panel, Cut]]) -> None:
+    truth = read_truth(folder / "truth" / "truth.csv")
+    answers: list[Answer] = []
+    lines = [csv_line(*COLUMNS)]
+    for panel in panels:
+        own = [cut for other, cut in cuts if other is panel]
+        placed = truth[panel.path.relative_to(folder).as_posix()]
+        mask = read_mask(folder / "truth" / "masks" / panel.path.name)
+        for cut, product in zip(own, match_truth([cut.found for cut in own], placed), strict=True):
+            if product is None:
+                log.warning("%s shows no product: it is in the manifest, and has no label", cut.crop)
+                continue
+            answers.append(_answer(product))
+            if product.defect:
+                (folder / mask_key(cut.crop)).parent.mkdir(parents=True, exist_ok=True)
+                save_image(folder / mask_key(cut.crop), crop_mask(mask, cut.found))
+            lines.append(label_line(cut.crop, answers[-1], mask_key(cut.crop)))
+    write_text(folder / LABELS_NAME, "".join(lines))
+    _report(answers, sum(map(len, truth.values())), len(panels))
+
+
+def _answer(product: Placed) -> Answer:
+    return Answer(NOK, product.defect) if product.defect else Answer(OK)
+
+
+def _report(answers: list[Answer], placed: int, panels: int) -> None:
+    counts = Counter(answer.defect for answer in answers)
+    ok = counts.pop(None, 0)
+    log.info("%d of %d products found in %d panels.", len(answers), placed, panels)
+    types = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    log.info("%d OK, %d NOK%s", ok, counts.total(), f": {types}." if types else ".")
+
+
+if __name__ == "__main__":
+    main()
