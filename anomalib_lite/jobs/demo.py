@@ -52,12 +52,12 @@ def main(cfg: DictConfig) -> None:
             raise UserError(f"{name} is a whole number, {least} or more, but is {cfg[name]}.")
     settings = {"renderer": VERSION, "n_panels": cfg.n_panels, "seed": cfg.seed, "sheet": asdict(sheet)}
     if _is_there(output, settings, cfg.force):
-        log.info("%s is whole and is kept; force=true makes it anew.", output)
+        log.info("%s is whole and is kept; force=true deletes it and makes it anew.", output)
     else:
         with whole_folder(output) as unfinished:
             _fill(unfinished, output, sheet, cfg)
             write_json(unfinished / RECORD, settings)
-            if output.is_dir():
+            if cfg.force and output.is_dir():
                 shutil.rmtree(output)
     values = ["data=folder", f"data.manifest={output / LABELS_NAME}", f"data.template={output / 'template.png'}"]
     log.info("Next: %s", shlex.join(["anomalib-lite", "train", *values]))
@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
 
 def _is_there(output: Path, settings: dict[str, object], force: bool) -> bool:
     """Whether the folder holds this very demo, and is to stay. Errors: UserError where it holds something else."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not output.exists():
         return False
     record = output / RECORD
     if not record.is_file():
