@@ -30,7 +30,9 @@ def read_truth(path: Path) -> dict[str, list[Placed]]:
 
 def match_truth(found: Sequence[Found], placed: Sequence[Placed]) -> list[Placed | None]:
     """Which product each found one is, None for one that is none; no product is taken twice."""
-    overlaps = np.array([[overlap(f.corners, p.corners) for p in placed] for f in found]).reshape(len(found), len(placed))
+    overlaps = np.zeros((len(found), len(placed)))
+    for i, j in np.ndindex(overlaps.shape):
+        overlaps[i, j] = overlap(found[i].corners, placed[j].corners)
     pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
     same = {int(f): placed[p] for f, p in pairs if overlaps[f, p] > SAME}
     return [same.get(number) for number in range(len(found))]
