@@ -27,10 +27,11 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
-def command_line(*arguments: str, cwd: Path, **environment: str) -> Outcome:
-    """Runs `anomalib-lite` as a user does, on one thread."""
-    command = [sys.executable, "-m", "anomalib_lite.cli", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=one_thread(**environment), capture_output=True, text=True)
+def command_line(*arguments: str, cwd: Path, script: Path | None = None, **environment: str) -> Outcome:
+    """Runs `anomalib-lite` as a user does, on one thread; `script` is the installed command, else the module."""
+    command = [str(script)] if script else [sys.executable, "-m", "anomalib_lite.cli"]
+    settings = one_thread(**environment)
+    done = subprocess.run([*command, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

@@ -71,7 +71,11 @@ def tiny(tiny_set: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def run_verb() -> Command:
-    """Runs a verb inside this process, which spares the seconds that the imports take: run_verb("train", "seed=1")."""
+@pytest.fixture
+def run_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a verb inside this process, which spares the seconds that the imports take: run_verb("train", "seed=1").
+
+    The working directory is `tmp_path`.
+    """
+    monkeypatch.chdir(tmp_path)
     return in_process

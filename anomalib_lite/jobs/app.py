@@ -64,6 +64,8 @@ def _guard(job: Job, cfg: DictConfig) -> Any:
     task = " ".join(HydraConfig.get().overrides.task)
     _started.append(task)
     try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
         return job(cfg)
     except Exception as error:
         spoken = _spoken(error)

@@ -1,0 +1,154 @@
+"""The command line: what it offers, and what it says to what it cannot do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomalib_lite import __version__, cli
+from tests.commands import Command, command_line
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_itself(run_verb: Command, verb: str):
+    done = run_verb(verb, "--help")
+    assert done.status == 0
+    assert done.out.splitlines()[0].endswith((".", ","))
+    assert "== Configuration: override with key=value ==" in done.out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_shows_its_configuration(run_verb: Command, verb: str):
+    done = run_verb(verb, "--cfg", "job")
+    assert done.status == 0
+    shown = yaml.safe_load(done.out)
+    assert shown and "hydra" not in shown
+
+
+def test_the_configuration_shown_is_the_one_with_presets_and_overrides(run_verb: Command):
+    shown = yaml.safe_load(run_verb("train", "preset=smoke", "seed=7", "--cfg", "job", "--resolve").out)
+    assert (shown["seed"], shown["image_size"], shown["detector"]["epochs"]) == (7, 96, 1)
+    assert shown["data"]["root"] == "artifacts"
+    own = yaml.safe_load(run_verb("train", "preset=smoke", "image_size=64", "tracking=none", "--cfg", "job").out)
+    assert (own["image_size"], own["tracking"]) == (64, {"kind": "none"}), "the command line has the last word"
+
+
+def test_the_overview_names_every_verb(run_verb: Command):
+    for arguments, status in (([], 2), (["--help"], 0), (["-h"], 0), (["help"], 0)):
+        done = run_verb(*arguments)
+        assert done.status == status
+        assert all(f"  {verb} " in done.out for verb in cli.VERBS)
+
+
+def test_the_version(run_verb: Command):
+    assert run_verb("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("evalute", "evaluate"), ("predikt", "predict")])
+def test_an_unknown_verb_suggests_the_near_one(run_verb: Command, typed: str, meant: str):
+    done = run_verb(typed, "seed=1")
+    assert done.status == 1
+    assert f"no verb '{typed}'. Did you mean {meant}?" in done.err and "usage:" in done.err
+
+
+def test_a_verb_like_no_other_lists_them_all(run_verb: Command):
+    done = run_verb("qqq")
+    assert done.status == 1 and "Did you mean" not in done.err and "  train " in done.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "override", "message"),
+    [
+        ("train", "sed=3", "Did you mean: seed?"),
+        ("train", "detector.epoch=3", "Did you mean: detector.epochs"),
+        ("train", "detectr.epochs=3", "Did you mean: detector.epochs"),
+        ("train", "scoring.false_alarm=0.1", "Did you mean: scoring.false_alarm_rate"),
+        ("train", "data.qqqqqq=3", "Valid here: data._target_, data.defects, data.jitter"),
+        ("predict", "imges=photos", "Did you mean: images?"),
+        ("evaluate", "rnu=x", "Did you mean: run?"),
+    ],
+)
+def test_a_misspelt_option_names_the_near_ones(run_verb: Command, verb: str, override: str, message: str):
+    done = run_verb(verb, override)
+    assert done.status == 1
+    assert f"'{override.split('=')[0]}' is no option" in done.err and message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_options_of_the_chosen_group_are_the_valid_ones(run_verb: Command):
+    done = run_verb("train", "data=mvtec_ad", "data.categry=bottle")
+    assert "Did you mean: data.category" in done.err
+
+
+@pytest.mark.parametrize(("group", "choice"), [("backbone", "resnet"), ("detector", "nope"), ("trainer", "tpu")])
+def test_an_unknown_choice_lists_the_choices(run_verb: Command, group: str, choice: str):
+    done = run_verb("train", f"{group}={choice}")
+    assert done.status == 1 and f"Available options in '{group}'" in done.err
+    folder = Path(__file__).parents[1] / "conf" / group
+    assert all(f"\t{file.stem}\n" in done.err for file in folder.glob("*.yaml"))
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [(["predict"], "images, run"), (["evaluate"], "run"), (["train", "data=mtd"], "data.root"),
+     (["train", "backbone=timm"], "backbone.name")],
+)  # fmt: skip
+def test_what_must_be_given_is_asked_for(run_verb: Command, arguments: list[str], missing: str):
+    done = run_verb(*arguments)
+    assert done.status == 2 and f"error: Not set: {missing}." in done.err and "Traceback" not in done.err
+
+
+def test_the_flag_for_a_sweep_may_stand_anywhere(run_verb: Command):
+    for place in range(3):
+        arguments = ["data=mvtec_ad", "data.root=/nowhere"]
+        arguments.insert(place, "-m")
+        done = run_verb("train", *arguments)
+        assert done.status == 1 and "1 job(s) of the sweep failed" in done.err
+
+
+@pytest.fixture
+def restarts(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Command lines that the process would replace itself by."""
+    seen: list[list[str]] = []
+    for name in (cli.MALLOC_SWITCH, *cli.MALLOC):
+        monkeypatch.delenv(name, raising=False)
+
+    def execute(path: str, arguments: list[str]) -> None:
+        assert path == sys.executable
+        seen.append([*arguments, *sorted(k for k in cli.MALLOC if k in os.environ)])
+
+    monkeypatch.setattr(os, "execv", execute)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    return seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings are set on Linux alone")
+def test_the_process_starts_anew_once_with_glibcs_settings(restarts: list, monkeypatch: pytest.MonkeyPatch):
+    given = ["-X", "dev", "-m", "anomalib_lite.cli", "train", "seed=1"]
+    monkeypatch.setattr(sys, "orig_argv", ["python", *given])
+    cli._keep_memory()
+    cli._keep_memory()
+    assert restarts == [[sys.executable, *given, *sorted(cli.MALLOC)]]
+
+
+@pytest.mark.parametrize("variable", [cli.MALLOC_SWITCH, *cli.MALLOC])
+def test_who_sets_malloc_himself_is_left_alone(restarts: list, variable: str):
+    os.environ[variable] = "0"
+    cli._keep_memory()
+    assert restarts == []
+
+
+def test_from_a_folder_with_files_named_like_modules(tmp_path: Path):
+    """The installed command must not import what lies in the folder where it is called, not after a restart either."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong module')")
+    script = Path(sys.executable).parent / "anomalib-lite"
+    if not script.is_file():
+        pytest.skip("anomalib-lite is not installed")
+    done = command_line("annotate", "--cfg", "job", cwd=tmp_path, script=script)
+    assert done.status == 0, done.err
