@@ -1,0 +1,73 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from anomalib_lite.runs.atomic import atomic_path, write_json, write_text
+
+
+class Cut(Exception):
+    pass
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*"))
+
+
+def test_a_file_appears_whole_in_new_folders(tmp_path: Path):
+    write_text(tmp_path / "deep" / "er" / "a.txt", "größe\n")
+    assert (tmp_path / "deep/er/a.txt").read_bytes() == "größe\n".encode()
+    assert entries(tmp_path / "deep/er") == ["a.txt"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(Cut), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half of the ne")
+        raise Cut
+    assert (tmp_path / "a.txt").read_text() == "old" and entries(tmp_path) == ["a.txt"]
+
+
+def test_a_failure_where_nothing_was_leaves_nothing(tmp_path: Path):
+    with pytest.raises(Cut), atomic_path(tmp_path / "a.txt"):
+        raise Cut
+    assert entries(tmp_path) == []
+
+
+def test_the_old_file_is_there_until_the_end(tmp_path: Path):
+    write_text(tmp_path / "a.txt", "old")
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "a.txt").read_text() == "old"
+        assert temporary.parent == tmp_path and temporary.suffix == ".txt", "beside it, and writers go by the suffix"
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_writer_that_replaces_the_temporary_file_itself_is_fine(tmp_path: Path):
+    with atomic_path(tmp_path / "a.png") as temporary:
+        temporary.unlink()
+        temporary.write_bytes(b"made anew")
+    assert entries(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"made anew"
+
+
+def test_others_may_read_it_as_the_umask_says(tmp_path: Path):
+    write_text(tmp_path / "a.txt", "")
+    (tmp_path / "plain.txt").touch()
+    modes = [stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("a.txt", "plain.txt")]
+    assert modes[0] == modes[1]
+
+
+def test_json_keeps_the_order_and_refuses_what_it_cannot_say(tmp_path: Path):
+    write_json(tmp_path / "a.json", {"z": 1, "a": [0.1, None]})
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["z", "a"]
+    for value in (float("nan"), float("inf"), object()):
+        with pytest.raises((ValueError, TypeError)):
+            write_json(tmp_path / "a.json", {"value": value})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"z": 1, "a": [0.1, None]}
+    assert entries(tmp_path) == ["a.json"]

@@ -1,0 +1,117 @@
+"""A run's name, and its status after success, failure and a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.runs.environment import environment
+from anomalib_lite.runs.folder import RunFolder, open_finished, run_hash
+
+DATA = "f" * 64
+
+
+def config(**changes) -> DictConfig:
+    values = {
+        "seed": 0, "image_size": 256, "force": False, "experiment_name": "default", "ram_limit_mb": 4000,
+        "paths": {"runs": "runs", "artifacts": "artifacts"}, "tracking": {"kind": "csv"},
+        "data": {"_target_": "read", "root": "here", "val_share": 0.2}, "detector": {"epochs": 5},
+    }  # fmt: skip
+    cfg = OmegaConf.create(values)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    return cfg
+
+
+@pytest.mark.parametrize("change", [{"paths__runs": "/elsewhere"}, {"paths__artifacts": "/cache"}, {"force": True},
+                                    {"tracking__kind": "wandb"}, {"tracking__project": "p"}, {"ram_limit_mb": 1},
+                                    {"experiment_name": "other"}, {"data__root": "/moved"}])  # fmt: skip
+def test_what_does_not_change_the_result_does_not_change_the_name(change: dict):
+    assert run_hash(config(**change), DATA) == run_hash(config(), DATA)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"image_size": [256, 256]}, {"detector__epochs": 6},
+                                    {"data__val_share": 0.3}, {"backbone": {"name": "resnet18"}}])  # fmt: skip
+def test_what_may_change_the_result_changes_the_name(change: dict):
+    assert run_hash(config(**change), DATA) != run_hash(config(), DATA)
+
+
+def test_other_data_have_another_name():
+    assert run_hash(config(), "e" * 64) != run_hash(config(), DATA)
+
+
+def test_the_name_counts_resolved_values_and_not_the_order_of_keys():
+    direct, referring = config(copy=0), config(copy="${seed}")
+    assert run_hash(direct, DATA) == run_hash(referring, DATA)
+    turned = OmegaConf.create(dict(reversed(list(OmegaConf.to_container(config()).items()))))
+    assert run_hash(turned, DATA) == run_hash(config(), DATA)
+
+
+def status(folder: Path) -> dict:
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_a_run_that_ends_is_done_and_stays_so(tmp_path: Path):
+    run = RunFolder(tmp_path / "run")
+    run.start(config(seed="${image_size}"), {"cores": 2})
+    assert status(run.path)["state"] == "running" and not run.done
+    with run.guarded(), run.stage("train"):
+        logging.getLogger("a.module").warning("a word")
+    assert run.done and RunFolder(run.path).done
+    assert status(run.path)["timings"].keys() == {"train"} and status(run.path)["peak_memory_mb"] > 10
+    assert OmegaConf.load(run.path / "config.yaml").seed == 256, "resolved"
+    assert json.loads((run.path / "environment.json").read_text()) == {"cores": 2}
+    assert "a.module WARNING a word" in (run.path / "run.log").read_text()
+
+
+@pytest.mark.parametrize("error", [ValueError("too small"), UserError("no images"), KeyboardInterrupt()])
+def test_an_error_is_kept_in_the_status_and_goes_on(tmp_path: Path, error: BaseException):
+    run = RunFolder(tmp_path)
+    run.start(config(), {})
+    handlers = logging.getLogger().handlers[:]
+    with pytest.raises(type(error)), run.guarded():
+        raise error
+    kept = status(tmp_path)
+    assert kept["state"] == "failed" and kept["error"] == f"{type(error).__name__}: {error}"
+    assert ("traceback" in kept) == isinstance(error, ValueError), "only where it is a mistake of the program"
+    assert not RunFolder(tmp_path).done and logging.getLogger().handlers == handlers
+
+
+def test_a_second_start_forgets_the_failure(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.start(config(), {})
+    with pytest.raises(ValueError), run.guarded():
+        raise ValueError
+    run.start(config(), {})
+    with run.guarded():
+        pass
+    assert status(tmp_path)["state"] == "done" and "error" not in status(tmp_path)
+
+
+def test_a_killed_run_is_not_done(tmp_path: Path):
+    RunFolder(tmp_path).start(config(), {})
+    assert not RunFolder(tmp_path).done
+
+
+def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path):
+    for name in ("config.yaml", "model.safetensors", "threshold.json"):
+        with pytest.raises(UserError, match=f"holds no finished training \\({name} is missing\\)"):
+            open_finished(tmp_path)
+        (tmp_path / name).write_text("seed: 3")
+    assert open_finished(str(tmp_path))[1].seed == 3
+
+
+def test_the_environment_holds_what_is_needed_to_repeat_and_no_secret(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
+    record = environment(7, DATA)
+    text = json.dumps(record)
+    assert record["seed"] == 7 and record["data_fingerprint"] == DATA
+    assert all(record["packages"][name] for name in ("torch", "lightning", "timm", "hydra-core", "numpy"))
+    assert record["cores"] == os.cpu_count() and record["threads"] >= 1 and record["cpu"]
+    assert "0123456789abcdef" not in text and os.environ["PATH"] not in text
