@@ -20,8 +20,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## train on the built-in product photographs, and say where the report is
-	$(BIN)/anomalib-lite train experiment_name=demo tracking=csv $(ARGS)
+demo: install ## from rendered photographs of panels to a trained detector, and say where the report is
+	$(BIN)/anomalib-lite demo
+	$(BIN)/anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png experiment_name=demo tracking=csv $(ARGS)
 
 test: install ## the test suite (ARGS='tests/metrics -x' narrows it)
 	$(BIN)/python -m pytest -q $(ARGS)
