@@ -1,0 +1,109 @@
+"""A training that was cut off goes on, and ends where an undisturbed one ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomalib_lite.jobs import training
+from tests.commands import Command, one_thread
+
+# ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk
+KILLED_AFTER_THE_FIRST_EPOCH = """
+import os, signal
+from lightning import Trainer
+
+save = Trainer.save_checkpoint
+
+def save_and_die(self, filepath, *args, **kwargs):
+    save(self, filepath, *args, **kwargs)
+    if str(filepath).endswith("last.ckpt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer.save_checkpoint = save_and_die
+from anomalib_lite import cli
+cli.main()
+"""
+FILES = ("metrics.json", "predictions.csv", "threshold.json", "model.safetensors")
+
+
+def overrides(tiny: list[str], folder: Path) -> list[str]:
+    return ["train", *tiny, "detector.epochs=3", f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts"]
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "runs" / "default").iterdir()
+    return run
+
+
+def state(run: Path) -> str:
+    return json.loads((run / "status.json").read_text())["state"]
+
+
+def epochs(run: Path) -> list[str]:
+    return [line.split(",")[0] for line in (run / "history.csv").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    from tests.commands import in_process
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert in_process(*overrides(tiny, folder)).status == 0
+    return only_run(folder)
+
+
+def same(run: Path, other: Path) -> bool:
+    return all((run / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+def test_a_killed_training_goes_on_from_its_last_epoch(
+    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path
+):
+    command = [sys.executable, "-c", KILLED_AFTER_THE_FIRST_EPOCH, *overrides(tiny, tmp_path)]
+    killed = subprocess.run(command, cwd=tmp_path, env=one_thread(ANOMALIB_LITE_MALLOC="0"), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    run = only_run(tmp_path)
+    assert state(run) == "running" and epochs(run) == ["epoch", "1"] and not (run / "metrics.json").exists()
+    assert not list((tmp_path / "artifacts").glob("trained-*"))
+
+    done = run_verb(*overrides(tiny, tmp_path))
+    assert done.status == 0 and "resuming the training from" in done.err
+    assert only_run(tmp_path) == run and state(run) == "done" and not (run / "checkpoints").exists()
+    assert epochs(run) == ["epoch", "1", "2", "3"]
+    assert (run / "history.csv").read_bytes() == (undisturbed / "history.csv").read_bytes()
+    assert same(run, undisturbed)
+
+
+@pytest.mark.parametrize("place", ["save_file", "write_json"])
+def test_a_training_cut_off_at_its_end_is_not_lost(
+    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    """All epochs are there, but what they gave is not kept yet: the second start trains no further epoch."""
+
+    def cut(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, place, cut)
+        broken = run_verb(*overrides(tiny, tmp_path))
+    run = only_run(tmp_path)
+    assert broken.status == 1 and state(run) == "failed" and "No space left" in (run / "status.json").read_text()
+    done = run_verb(*overrides(tiny, tmp_path))
+    assert done.status == 0 and "resuming the training from" in done.err
+    assert epochs(run) == ["epoch", "1", "2", "3"] and same(run, undisturbed)
+
+
+def test_force_starts_from_the_beginning(run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path):
+    run_verb(*overrides(tiny, tmp_path))
+    run = only_run(tmp_path)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"of an older training")
+    done = run_verb(*overrides(tiny, tmp_path), "force=true")
+    assert done.status == 0 and "resuming" not in done.err
+    assert same(run, undisturbed)

@@ -1,0 +1,214 @@
+"""The verb train: what a run leaves behind, that it repeats, and what it says to bad images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors import safe_open
+
+from tests.commands import Command, Outcome
+from tests.made import write_category, write_mask
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "runs" / "default").iterdir()
+    return run
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_leaves_all_its_files_and_is_done(smoke_run: Path):
+    names = {p.name for p in smoke_run.iterdir() if not p.name.startswith("evaluation")}
+    assert names == {
+        "config.yaml", "environment.json", "status.json", "metrics.json", "predictions.csv", "history.csv", "figures",
+        "report.html", "model.safetensors", "threshold.json", "run.log",
+    }  # fmt: skip
+    status = read_json(smoke_run / "status.json")
+    assert status["state"] == "done" and status["command"][0] == "anomalib-lite train"
+    assert {"decode", "prepare", "train", "calibrate", "threshold", "evaluate", "report"} <= status["timings"].keys()
+    assert status["ms_per_image"] > 0 and 0 < status["model_mb"] < 50
+    assert status["command"][1:3] == ["preset=smoke", "tracking=csv"], "also after the restart with glibc's settings"
+
+
+def test_the_configuration_is_resolved_and_complete(smoke_run: Path):
+    text = (smoke_run / "config.yaml").read_text()
+    cfg = yaml.safe_load(text)
+    assert "${" not in text and "???" not in text
+    assert cfg["image_size"] == 96 and cfg["detector"]["epochs"] == 1 and Path(cfg["data"]["root"]).is_absolute()
+
+
+def test_metrics_and_predictions_agree(smoke_run: Path):
+    """Oracle: scikit-learn's AUROC of the scores in the table; the threshold's decisions counted by hand."""
+    from sklearn.metrics import roc_auc_score
+
+    metrics, table = read_json(smoke_run / "metrics.json"), rows(smoke_run / "predictions.csv")
+    assert len(table) == 26 and metrics["missing"] == {}
+    labels = np.array([int(r["label"]) for r in table])
+    scores, flagged = (np.array([float(r[key]) for r in table]) for key in ("score", "nok"))
+    assert metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert np.array_equal(flagged, scores > metrics["threshold"]["image"])
+    assert metrics["image_detection_rate"] == pytest.approx(flagged[labels == 1].mean())
+    assert metrics["image_false_alarm_rate"] == pytest.approx(flagged[labels == 0].mean())
+    assert len(metrics["per_defect"]) == 10
+    for name, values in metrics["per_defect"].items():
+        own = [float(r["nok"]) for r in table if r["defect"] == name]
+        assert (values["n"], values["recall"]) == (len(own), np.mean(own))
+    assert read_json(smoke_run / "threshold.json") == metrics["threshold"]
+
+
+def test_the_threshold_comes_from_the_held_out_images_alone(smoke_run: Path):
+    threshold = read_json(smoke_run / "threshold.json")
+    assert threshold["n"] == 8, "a fifth of the 40 OK images"
+    assert "too few for a false-alarm rate of 0.05" in threshold["note"]
+
+
+def test_the_saved_model_is_plain_tensors(smoke_run: Path):
+    with safe_open(smoke_run / "model.safetensors", "pt") as stored:
+        names = list(stored.keys())
+    assert {name.split(".")[0] for name in names} >= {"teacher", "student", "whitening", "gaussian"}
+
+
+def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
+    return run_verb("train", *overrides, f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_verb: Command, tiny: list[str], tmp_path: Path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert train(run_verb, tmp_path / name, *tiny, f"seed={seed}").status == 0
+    first, second, other = (only_run(tmp_path / name) for name in "abc")
+    for file in ("metrics.json", "predictions.csv", "threshold.json", "history.csv", "model.safetensors"):
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+    assert first.name == second.name != other.name
+    assert (first / "metrics.json").read_bytes() != (other / "metrics.json").read_bytes()
+
+
+def test_a_run_that_is_done_is_not_run_again_unless_forced(run_verb: Command, tiny: list[str], tmp_path: Path):
+    train(run_verb, tmp_path, *tiny)
+    run = only_run(tmp_path)
+    before = (run / "metrics.json").read_bytes()
+    (run / "model.safetensors").write_bytes(b"sentinel")
+    again = train(run_verb, tmp_path, *tiny)
+    assert again.status == 0 and f"already done: {run}" in again.err
+    assert (run / "model.safetensors").read_bytes() == b"sentinel"
+    forced = train(run_verb, tmp_path, *tiny, "force=true")
+    assert forced.status == 0 and "trained before" not in forced.err
+    assert (run / "model.safetensors").read_bytes() != b"sentinel"
+    assert (run / "metrics.json").read_bytes() == before and only_run(tmp_path) == run
+
+
+def test_changed_images_are_another_run(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path):
+    train(run_verb, tmp_path, *tiny)
+    shutil.copytree(tiny_set, tmp_path / "copy" / tiny_set.name)
+    moved = [*tiny, f"data.root={tmp_path}/copy"]
+    assert "already done" in train(run_verb, tmp_path, *moved).err, "moved images are the same"
+    write_mask(tmp_path / "copy" / tiny_set.name / "test/good/000.png")
+    assert "already done" not in train(run_verb, tmp_path, *moved).err
+
+
+def test_what_differs_only_after_the_training_trains_once(run_verb: Command, tiny: list[str], tmp_path: Path):
+    train(run_verb, tmp_path / "shared", *tiny)
+    first = only_run(tmp_path / "shared")
+    for folder in ("shared", "alone"):
+        done = train(run_verb, tmp_path / folder, *tiny, "detector.gaussian=null", "scoring=topk")
+        assert done.status == 0, done.err
+        assert ("trained before" in done.err) == (folder == "shared")
+    alone = only_run(tmp_path / "alone")
+    shared = tmp_path / "shared/runs/default" / alone.name
+    assert shared != first and (shared / "metrics.json").read_bytes() == (alone / "metrics.json").read_bytes()
+    assert (shared / "history.csv").read_bytes() == (alone / "history.csv").read_bytes()
+
+
+def test_the_best_epoch_may_be_kept(run_verb: Command, tiny: list[str], tmp_path: Path):
+    done = train(run_verb, tmp_path, *tiny, "keep=best", "detector.epochs=2")
+    assert done.status == 0, done.err
+    assert len(rows(only_run(tmp_path) / "history.csv")) == 2
+    refused = train(run_verb, tmp_path, *tiny, "keep=first")
+    assert refused.status == 2 and "keep must be last or best, not 'first'" in refused.err
+
+
+def test_without_nok_images_training_succeeds_and_says_what_is_missing(
+    run_verb: Command, tiny: list[str], tmp_path: Path
+):
+    write_category(tmp_path / "sets" / "stripes", train=10, good=3)
+    done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets", "tracking=csv")
+    assert done.status == 0, done.err
+    metrics = read_json(only_run(tmp_path) / "metrics.json")
+    for name, reason in {"image_auroc": "no NOK images", "aupro": "no defect pixels"}.items():
+        assert metrics[name] is None and reason in metrics["missing"][name]
+        assert f"{name} not available: {metrics['missing'][name]}" in done.err
+    assert metrics["image_false_alarm_rate"] is not None and metrics["threshold"]["n"] == 2
+    assert (only_run(tmp_path) / "report.html").is_file()
+
+
+def test_without_any_test_images_training_succeeds_too(run_verb: Command, tiny: list[str], tmp_path: Path):
+    write_category(tmp_path / "sets" / "stripes", train=10, good=0)
+    done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets", "tracking=csv")
+    assert done.status == 0, done.err
+    assert read_json(only_run(tmp_path) / "metrics.json")["image_auroc"] is None
+    assert rows(only_run(tmp_path) / "predictions.csv") == []
+
+
+def test_defects_without_masks_leave_out_pixel_metrics_alone(run_verb: Command, tiny: list[str], tmp_path: Path):
+    write_category(tmp_path / "sets" / "stripes", train=10, good=3, defects={"dot": 2}, masks=False)
+    done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets")
+    metrics = read_json(only_run(tmp_path) / "metrics.json")
+    assert done.status == 0 and metrics["image_auroc"] is not None
+    assert metrics["pixel_auroc"] is None and "mask" in metrics["missing"]["pixel_auroc"]
+
+
+@pytest.fixture
+def own_set(tmp_path: Path) -> Path:
+    return write_category(tmp_path / "sets" / "stripes", train=10, good=2, defects={"dot": 2})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: [p.unlink() for p in (s / "train/good").iterdir()], "No images in .*train/good"),
+        (lambda s: shutil.rmtree(s), "has no folder train/good"),
+        (lambda s: (s / "ground_truth/dot/001_mask.png").unlink(), r"mask .*001_mask\.png of 001\.png is missing"),
+        (lambda s: write_mask(s / "ground_truth/dot/001_mask.png", (10, 10)), r"is 10 x 10 px, its image 001\.png is"),
+        (lambda s: [p.write_bytes(b"x") for p in (s / "train/good").glob("00[1-4]*")], r"(?s)003\.png is no image"),
+        (lambda s: (s / "test/dot/000.png").write_bytes(b""), r"test/dot/000\.png is no image"),
+    ],
+    ids=["empty folder", "no category", "missing mask", "mask of another size", "broken training images", "empty file"],
+)
+def test_bad_images_are_named_without_a_traceback(
+    run_verb: Command, tiny: list[str], own_set: Path, tmp_path: Path, spoil, message: str
+):
+    spoil(own_set)
+    done = train(run_verb, tmp_path, *tiny, f"data.root={own_set.parent}")
+    assert done.status == 2 and "Traceback" not in done.err
+    assert re.search(message, done.err.split("error: ")[-1]), done.err
+    for run in (tmp_path / "runs/default").glob("*"):  # one that was begun says that it failed
+        status = read_json(run / "status.json")
+        assert status["state"] == "failed" and "UserError" in status["error"]
+
+
+def test_in_a_sweep_the_other_jobs_go_on(run_verb: Command, tiny: list[str], tmp_path: Path):
+    """One job of a user's mistake, one that breaks in the middle, and one that works."""
+    shared = [override for override in tiny if not override.startswith("image_size")]
+    done = train(run_verb, tmp_path, "-m", *shared, "data.val_share=7,0.2", "image_size=4,48")
+    assert done.status == 1
+    runs = {run.name: read_json(run / "status.json") for run in (tmp_path / "runs/default").iterdir()}
+    assert sorted(s["state"] for s in runs.values()) == ["done", "failed"]
+    listed = done.err.split("job(s) of the sweep failed:")[1].strip().splitlines()
+    assert len(listed) == 3
+    for line, (share, size) in zip(listed, [(7, 4), (7, 48), (0.2, 4)], strict=True):
+        assert line.strip().startswith("anomalib-lite train preset=smoke ")
+        assert {f"data.val_share={share}", f"image_size={size}"} <= set(line.split())
+    assert "data.val_share must lie between 0 and 1, but is 7" in listed[0]
