@@ -39,7 +39,7 @@ class PositionGaussian(Fitted):
         lower = torch.linalg.cholesky(covariance)
         identity = torch.eye(channels, dtype=own.dtype).expand_as(lower)
         self.mean = mean.float()
-        self.precision_root = torch.linalg.solve_triangular(lower, identity, upper=False).float()
+        self.precision_root = torch.linalg.solve_triangular(lower, identity, upper=False).float().contiguous()
 
     def forward(self, features: Tensor) -> Tensor:
         centred = features.flatten(2).permute(2, 1, 0) - self.mean.unsqueeze(-1)

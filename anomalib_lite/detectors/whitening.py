@@ -45,7 +45,7 @@ class Whitening(Fitted):
         values, vectors = torch.linalg.eigh(covariance)
         scale = (values.clamp(min=0) + self.shrinkage * values.mean()).rsqrt()
         self.mean = mean.float()
-        self.matrix = ((vectors * scale) @ vectors.T).float()
+        self.matrix = ((vectors * scale) @ vectors.T).float().contiguous()
 
     def forward(self, features: Tensor) -> Tensor:
         centred = features - self.mean.view(1, -1, 1, 1)
