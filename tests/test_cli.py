@@ -84,6 +84,14 @@ def test_options_of_the_chosen_group_are_the_valid_ones(run_verb: Command):
     assert "Did you mean: data.category" in done.err
 
 
+@pytest.mark.parametrize("value", ["~/photos", "photos/(1).png"])
+def test_a_value_that_hydra_cannot_read_is_shown_in_quotes(run_verb: Command, value: str):
+    done = run_verb("predict", "run=x", f"images={value}")
+    assert done.status == 1 and f"twice: \"images='{value}'\"" in done.err and "Traceback" not in done.err
+    quoted = run_verb("predict", "run=x", f"images='{value}'", "--cfg", "job")
+    assert quoted.status == 0 and yaml.safe_load(quoted.out)["images"] == value
+
+
 @pytest.mark.parametrize(("group", "choice"), [("backbone", "resnet"), ("detector", "nope"), ("trainer", "tpu")])
 def test_an_unknown_choice_lists_the_choices(run_verb: Command, group: str, choice: str):
     done = run_verb("train", f"{group}={choice}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def expand(patterns: str | Path | Iterable[str | Path] | None, root: Path) -> li
         return []
     found: set[Path] = set()
     for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
-        path = root / str(pattern)
+        path = root / Path(pattern).expanduser()
         if path.is_dir():
             images = list_images(path)
         elif path.is_file():
@@ -51,8 +52,8 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     base = os.path.commonpath([p.absolute().parent for p in paths])
     names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
     plain = [n.with_suffix("").as_posix() for n in names]
-    pairs = zip(plain, names, strict=True)
-    return [p if plain.count(p) == 1 else p + n.suffix.replace(".", "_") for p, n in pairs]
+    count = Counter(plain)
+    return [p if count[p] == 1 else p + n.suffix.replace(".", "_") for p, n in zip(plain, names, strict=True)]
 
 
 def require_folder(path: Path, what: str) -> Path:
@@ -98,7 +99,7 @@ def with_template(splits: Splits, template: str | Path | None) -> Splits:
     """The same samples, compared with one golden image."""
     if template is None:
         return splits
-    path = Path(template)
+    path = Path(template).expanduser()
     if not path.is_file():
         raise UserError(f"The template does not exist: {path.absolute()}.")
     return Splits(*([replace(s, template=path) for s in samples] for _, samples in splits))

@@ -12,7 +12,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -89,10 +90,15 @@ def _spoken(error: BaseException | None) -> UserError | None:
 
 
 def _suggest(verb: str, arguments: list[str]) -> None:
-    """Hydra has said which key does not exist: add those that look like it."""
+    """Hydra has said what it cannot read, or which key does not exist: add how to write it, or keys that look alike."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    arguments = [a for a in arguments if "=" in a]
+    if unread := [a for a in arguments if not _readable(a)]:
+        key, _, value = unread[0].partition("=")
+        print(f"Quote a value with special characters twice: \"{key}='{value}'\"", file=sys.stderr)
+        return
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         groups = {str(p.relative_to(conf_dir())) for p in conf_dir().rglob("*") if p.is_dir()}
@@ -104,7 +110,7 @@ def _suggest(verb: str, arguments: list[str]) -> None:
     valid = sorted(set(_keys(cfg)))
     for argument in arguments:
         key = argument.split("=")[0].lstrip("+~")
-        if "=" not in argument or key in valid or key.startswith("hydra"):
+        if key in valid or key.startswith("hydra"):
             continue
         near = difflib.get_close_matches(key, valid, 3, 0.6)
         if near:
@@ -112,6 +118,14 @@ def _suggest(verb: str, arguments: list[str]) -> None:
         else:
             siblings = sorted(k for k in valid if k.rpartition(".")[0] == key.rpartition(".")[0])
             print(f"'{key}' is no option. Valid here: {', '.join(siblings)}.", file=sys.stderr)
+
+
+def _readable(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> float | None:
     data = cfg.get("data") or trained.data  # data=null leaves no such key
     splits = instantiate(data)
     choice = HydraConfig.get().runtime.choices.data or "own"
-    run = RunFolder(Path(cfg.output) if cfg.output else source / f"evaluation-{choice}")
+    run = RunFolder(Path(cfg.output).expanduser() if cfg.output else source / f"evaluation-{choice}")
     seed_everything(trained.seed, workers=True, verbose=False)
     merged = OmegaConf.create({**trained, "data": data, "tracking": cfg.tracking, "run": str(source)})
     run.start(merged, environment(trained.seed, fingerprint(splits)))

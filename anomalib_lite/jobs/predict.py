@@ -47,9 +47,9 @@ def main(cfg: DictConfig) -> None:
     source, trained, detector, threshold = load_model(cfg.run)
     paths = expand(OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images, Path())
     readable, broken = _readable(paths)
-    template = Path(cfg.template) if cfg.template else None
+    template = Path(cfg.template).expanduser() if cfg.template else None
     images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
-    output, names = Path(cfg.output), output_names(readable)
+    output, names = Path(cfg.output).expanduser(), output_names(readable)
     rows = []
     detector.to(device_of(trained))
     for batch, prediction in run_over(detector, loader(images, trained.batch_size), "predict"):
@@ -57,8 +57,7 @@ def main(cfg: DictConfig) -> None:
             score, map = float(prediction.score[k]), prediction.map[k, 0].numpy()
             rows.append((readable[index], score, score > threshold.image))
             if cfg.maps:
-                with atomic_path(output / "maps" / f"{names[index]}.tiff") as temporary:
-                    cv2.imwrite(str(temporary), map)
+                _write_pixels(output / "maps" / f"{names[index]}.tiff", map)
             if cfg.overlays:
                 _write_overlay(output / "overlays" / f"{names[index]}.png", readable[index], map, threshold)
     _write_table(output / "predictions.csv", rows)
@@ -90,8 +89,13 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def _write_overlay(path: Path, image: Path, map: np.ndarray, threshold: Threshold) -> None:
     """At the image's own resolution."""
     pixels = overlay(read_image(image), map, threshold.pixel)
+    _write_pixels(path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+
+
+def _write_pixels(path: Path, pixels: np.ndarray) -> None:
     with atomic_path(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        if not cv2.imwrite(str(temporary), pixels):
+            raise UserError(f"{path.absolute()} cannot be written: is the disk full?")
 
 
 def _write_table(path: Path, rows: Sequence[tuple[Path, float, bool]]) -> None:

@@ -1,0 +1,141 @@
+"""The verb predict: the scores of the training's own evaluation, maps and overlays, and what cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.commands import Command, Outcome
+from tests.made import write_image
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def scores(path: Path) -> dict[str, float]:
+    """By the image's folder and name."""
+    return {"/".join(Path(r["image"]).parts[-2:]): float(r["score"]) for r in rows(path)}
+
+
+def predict(run_verb: Command, run: Path, images: Path | str, output: Path, *overrides: str) -> Outcome:
+    return run_verb("predict", f"run={run}", f"images={images}", f"output={output}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(smoke_run: Path) -> dict[str, float]:
+    """The scores that the training measured."""
+    return scores(smoke_run / "predictions.csv")
+
+
+def test_scores_and_verdicts_are_those_of_the_training(
+    run_verb: Command, smoke_run: Path, small_panels: Path, tmp_path: Path, trained: dict[str, float]
+):
+    done = predict(
+        run_verb, smoke_run, f"'{small_panels}/test/*/*.png'", tmp_path / "out", "maps=false", "overlays=false"
+    )
+    assert done.status == 0, done.err
+    found = scores(tmp_path / "out/predictions.csv")
+    assert found.keys() == trained.keys() and len(found) == 26
+    for name, score in found.items():
+        assert score == pytest.approx(trained[name], rel=1e-6), name
+    threshold = json.loads((smoke_run / "threshold.json").read_text())["image"]
+    flagged = [r for r in rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
+    assert [float(r["score"]) > threshold for r in flagged] == [True] * len(flagged)
+    assert f"26 images, {len(flagged)} above the threshold" in done.err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["predictions.csv"]
+
+
+def test_a_score_does_not_depend_on_the_images_beside_it(
+    run_verb: Command, smoke_run: Path, small_panels: Path, tmp_path: Path, trained: dict[str, float]
+):
+    """One image alone, and three from other places in the order."""
+    alone, few = tmp_path / "alone", tmp_path / "few"
+    for folder, names in ((alone, ["stain/001"]), (few, ["wrong_color/000", "good/005", "scratch/001"])):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True)
+            shutil.copy(small_panels / f"test/{name}.png", folder / f"{name}.png")
+        assert predict(run_verb, smoke_run, f"'{folder}/*/*'", tmp_path / "out", "overlays=false").status == 0
+        for name, score in scores(tmp_path / "out/predictions.csv").items():
+            assert score == pytest.approx(trained[name], rel=1e-6), name
+
+
+def test_maps_are_written_as_they_are_used_and_overlays_in_the_images_size(
+    run_verb: Command, smoke_run: Path, small_panels: Path, tmp_path: Path
+):
+    images = tmp_path / "images"
+    shutil.copytree(small_panels / "test/good", images / "good")
+    large = cv2.resize(cv2.imread(str(images / "good/000.png")), (130, 170))
+    cv2.imwrite(str(images / "good/000.png"), large)
+    assert predict(run_verb, smoke_run, images / "good", tmp_path / "out").status == 0
+    for name, score in scores(tmp_path / "out/predictions.csv").items():
+        stem = Path(name).stem
+        map = cv2.imread(str(tmp_path / f"out/maps/{stem}.tiff"), cv2.IMREAD_UNCHANGED)
+        assert map.dtype == np.float32 and map.shape == (96, 96) and map.min() >= 0
+        assert map.max() == np.float32(score), "the score is the map's largest pixel"
+        overlay = cv2.imread(str(tmp_path / f"out/overlays/{stem}.png"))
+        assert overlay.shape == ((170, 130, 3) if stem == "000" else (96, 96, 3))
+
+
+def test_images_that_cannot_be_read_are_named_and_the_rest_is_written(
+    run_verb: Command, smoke_run: Path, small_panels: Path, tmp_path: Path
+):
+    images = tmp_path / "images"
+    shutil.copytree(small_panels / "test/good", images)
+    (images / "001.png").write_bytes(b"")
+    (images / "zero.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    done = predict(run_verb, smoke_run, images, tmp_path / "out")
+    assert done.status == 3 and "Traceback" not in done.err
+    message = done.err.split("error: ")[-1]
+    assert "2 of 7 images could not be read" in message
+    assert str(images / "001.png") in message and str(images / "zero.jpg") in message
+    written = {Path(name).name for name in scores(tmp_path / "out/predictions.csv")}
+    assert written == {"000.png", "002.png", "003.png", "004.png", "005.png"}
+    assert len(list((tmp_path / "out/maps").iterdir())) == len(list((tmp_path / "out/overlays").iterdir())) == 5
+
+
+def test_nothing_to_read_and_nothing_found_are_errors(run_verb: Command, smoke_run: Path, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    none = predict(run_verb, smoke_run, tmp_path / "a.png", tmp_path / "out")
+    assert none.status == 2 and "None of the images can be read" in none.err
+    absent = predict(run_verb, smoke_run, tmp_path / "nothing", tmp_path / "out")
+    assert absent.status == 2 and f"No image found at {tmp_path / 'nothing'}" in absent.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(run_verb: Command, tmp_path: Path):
+    done = predict(run_verb, tmp_path, tmp_path, tmp_path / "out")
+    assert done.status == 2 and "holds no finished training (config.yaml is missing)" in done.err
+
+
+def test_equal_names_stay_apart_and_a_list_of_images_is_taken(run_verb: Command, smoke_run: Path, tmp_path: Path):
+    for k, name in enumerate(("a/1.png", "b/1.png", "b/1.bmp", "c/2.png")):
+        write_image(tmp_path / name, k, (96, 96))
+    listed = f"[{tmp_path}/a, {tmp_path}/b, {tmp_path}/c/2.png]"
+    assert predict(run_verb, smoke_run, listed, tmp_path / "out", "overlays=false").status == 0
+    names = {p.relative_to(tmp_path / "out/maps").as_posix() for p in (tmp_path / "out/maps").rglob("*.tiff")}
+    assert names == {"a/1.tiff", "b/1_png.tiff", "b/1_bmp.tiff", "c/2.tiff"}
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_empty_file(
+    run_verb: Command, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    image = write_image(tmp_path / "a.png", 0, (96, 96))
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # what OpenCV does then
+    done = predict(run_verb, smoke_run, image, tmp_path / "out")
+    assert done.status == 2 and "cannot be written" in done.err
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+
+
+def test_the_home_folder_is_understood(run_verb: Command, smoke_run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_image(tmp_path / "photos/a.png", 0, (96, 96))
+    assert predict(run_verb, smoke_run, "'~/photos'", "'~/out'").status == 0
+    assert (tmp_path / "out/predictions.csv").is_file() and not (tmp_path / "~").exists()
