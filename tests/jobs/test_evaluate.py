@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from tests.made import write_category
 
 def read(folder: Path, name: str = "metrics.json") -> dict:
     return json.loads((folder / name).read_text())
+
+
+def predictions(folder: Path) -> dict[str, float]:
+    with (folder / "predictions.csv").open(newline="") as stream:
+        return {row["image"]: float(row["score"]) for row in csv.DictReader(stream)}
 
 
 def close(first: object, second: object) -> bool:
@@ -31,8 +37,10 @@ def test_on_its_own_data_a_run_gets_the_trainings_figures(
     assert close(read(tmp_path / "out"), read(smoke_run))
     assert read(tmp_path / "out", "status.json")["state"] == "done"
     assert (tmp_path / "out/report.html").exists() == (kind == "csv")
-    lines, own = ((folder / "predictions.csv").read_text().splitlines() for folder in (tmp_path / "out", smoke_run))
-    assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in own]
+    again, own = predictions(tmp_path / "out"), predictions(smoke_run)
+    assert again.keys() == own.keys() and len(own) == 26
+    for image, score in again.items():
+        assert score == pytest.approx(own[image], rel=1e-6), image
 
 
 def test_another_data_set_is_measured_with_the_same_threshold(run_verb: Command, smoke_run: Path, tmp_path: Path):

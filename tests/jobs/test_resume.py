@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from anomalib_lite.detectors.stfpm import STFPM
 from anomalib_lite.jobs import training
 from tests.commands import Command, one_thread
 
@@ -58,12 +59,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Pa
     return only_run(folder)
 
 
+@pytest.fixture
+def epochs_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epoch of every step that this process trains."""
+    seen: list[int] = []
+    step = STFPM.training_step
+
+    def counted(self: STFPM, *arguments):
+        seen.append(self.current_epoch)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(STFPM, "training_step", counted)
+    return seen
+
+
 def same(run: Path, other: Path) -> bool:
     return all((run / name).read_bytes() == (other / name).read_bytes() for name in FILES)
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(
-    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path
+    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int]
 ):
     command = [sys.executable, "-c", KILLED_AFTER_THE_FIRST_EPOCH, *overrides(tiny, tmp_path)]
     killed = subprocess.run(command, cwd=tmp_path, env=one_thread(ANOMALIB_LITE_MALLOC="0"), capture_output=True)
@@ -74,6 +89,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch(
 
     done = run_verb(*overrides(tiny, tmp_path))
     assert done.status == 0 and "resuming the training from" in done.err
+    assert epochs_trained == [1, 1, 2, 2], "counted from 0; two batches each"
     assert only_run(tmp_path) == run and state(run) == "done" and not (run / "checkpoints").exists()
     assert epochs(run) == ["epoch", "1", "2", "3"]
     assert (run / "history.csv").read_bytes() == (undisturbed / "history.csv").read_bytes()
@@ -82,20 +98,21 @@ def test_a_killed_training_goes_on_from_its_last_epoch(
 
 @pytest.mark.parametrize("place", ["save_file", "write_json"])
 def test_a_training_cut_off_at_its_end_is_not_lost(
-    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int], place: str
 ):
     """All epochs are there, but what they gave is not kept yet: the second start trains no further epoch."""
 
     def cut(*_):
         raise OSError("No space left on device")
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, place, cut)
         broken = run_verb(*overrides(tiny, tmp_path))
     run = only_run(tmp_path)
     assert broken.status == 1 and state(run) == "failed" and "No space left" in (run / "status.json").read_text()
+    assert len(epochs_trained) == 6
     done = run_verb(*overrides(tiny, tmp_path))
-    assert done.status == 0 and "resuming the training from" in done.err
+    assert done.status == 0 and "resuming the training from" in done.err and len(epochs_trained) == 6
     assert epochs(run) == ["epoch", "1", "2", "3"] and same(run, undisturbed)
 
 
