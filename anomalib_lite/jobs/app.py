@@ -47,7 +47,10 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
             _failed.clear()
             try:
                 run()
-            except SystemExit as stop:
+            except (KeyboardInterrupt, SystemExit) as stop:
+                if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+                    print("\ninterrupted: the same command goes on from what is finished", file=sys.stderr)
+                    sys.exit(130)
                 if stop.code == 1 and not _started:
                     _suggest(verb, sys.argv[1:])
                 raise

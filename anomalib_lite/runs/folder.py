@@ -71,8 +71,10 @@ class RunFolder:
             yield
             self.status["state"] = "done"
         except BaseException as error:
-            self.status |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
-            if not isinstance(error, (UserError, KeyboardInterrupt)):
+            # Lightning answers Ctrl-C with an exit
+            cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
+            self.status |= {"state": "failed", "error": f"{type(cause).__name__}: {cause}"}
+            if not isinstance(cause, (UserError, KeyboardInterrupt)):
                 self.status["traceback"] = traceback.format_exc()
             raise
         finally:

@@ -116,6 +116,29 @@ def test_a_training_cut_off_at_its_end_is_not_lost(
     assert epochs(run) == ["epoch", "1", "2", "3"] and same(run, undisturbed)
 
 
+def test_an_interrupted_training_says_that_it_can_go_on(
+    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path
+):
+    """Ctrl-C in the second epoch. It also ends a sweep: no further job is begun."""
+    handler, step = signal.getsignal(signal.SIGINT), STFPM.training_step
+
+    def interrupted(self: STFPM, *arguments):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(STFPM, "training_step", interrupted)
+        done = run_verb("train", "-m", *overrides(tiny, tmp_path)[1:], "seed=0,1")
+    signal.signal(signal.SIGINT, handler)  # Lightning lets no second Ctrl-C through
+    assert done.status == 130 and "the same command goes on" in done.err and "Traceback" not in done.err
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "failed" and status["error"].startswith("KeyboardInterrupt") and "traceback" not in status
+    done = run_verb(*overrides(tiny, tmp_path))
+    assert "resuming the training from" in done.err and same(run, undisturbed)
+
+
 def test_force_starts_from_the_beginning(run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path):
     run_verb(*overrides(tiny, tmp_path))
     run = only_run(tmp_path)
