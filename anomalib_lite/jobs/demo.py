@@ -25,8 +25,8 @@ from anomalib_lite.panels.segmentation import SegmentOptions
 from anomalib_lite.panels.sheet import Placed, SheetConfig
 from anomalib_lite.panels.sheets import write_sheets
 from anomalib_lite.panels.truth import crop_mask, match_truth, read_truth
-from anomalib_lite.panels.whole_folder import whole_folder
 from anomalib_lite.runs.atomic import write_json, write_text
+from anomalib_lite.runs.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
 

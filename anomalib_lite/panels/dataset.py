@@ -18,7 +18,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.panels.flaws import DEFECTS
 from anomalib_lite.panels.product import SEVERITIES, Product, draw_conditions, render_product, render_template
 from anomalib_lite.panels.streams import image_seed, stream
-from anomalib_lite.panels.whole_folder import whole_folder
+from anomalib_lite.runs.whole_folder import whole_folder
 
 VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
 

@@ -13,7 +13,7 @@ from anomalib_lite.panels.dataset import save_image
 from anomalib_lite.panels.product import render_template
 from anomalib_lite.panels.sheet import Sheet, SheetConfig, render_sheet
 from anomalib_lite.panels.streams import image_seed
-from anomalib_lite.panels.whole_folder import whole_folder
+from anomalib_lite.runs.whole_folder import whole_folder
 
 
 def write_sheets(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from anomalib_lite.runs.whole_folder import whole_folder
 
 
 def artifact_key(*parts: Any) -> str:
@@ -25,15 +24,6 @@ def artifact(folder: Path, make: Callable[[Path], None]) -> bool:
     """
     if folder.is_dir():
         return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as unfinished:
         make(unfinished)
-        try:
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return True

@@ -131,8 +131,7 @@ def test_a_demo_that_stops_halfway_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("anomalib_lite.jobs.demo.write_manifest", stop)
-    with pytest.raises(KeyboardInterrupt):
-        demo(tmp_path / "demo", "n_panels=1")
+    assert demo(tmp_path / "demo", "n_panels=1").status == 130  # as the shell reports Ctrl-C
     assert not list(tmp_path.iterdir())
 
 

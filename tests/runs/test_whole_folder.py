@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anomalib_lite.panels.whole_folder import whole_folder
+from anomalib_lite.runs.whole_folder import whole_folder
 
 
 def test_the_folder_appears_when_the_block_ends(tmp_path):
