@@ -10,13 +10,14 @@ from typing import Literal
 from torch import Tensor
 
 OK, NOK = 0, 1
-Origin = Literal["real", "generated", "template_generated"]
+Origin = Literal["real", "generated", "template_generated", "template"]
 
 
 @dataclass(frozen=True)
 class Sample:
     """label: 0 OK, 1 NOK, None unknown. mask: file whose pixels > 0 are defective; None where there is none.
-    template: the golden image it is compared with. defect: name of the defect type. weight: in the training loss.
+    template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image that a
+    generator made (with the OK images' look or with the template's), or the template itself. weight: in the training loss.
     """
 
     image: Path

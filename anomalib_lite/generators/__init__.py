@@ -1,0 +1,1 @@
+"""New OK images from OK images."""
