@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shlex
-import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,8 @@ from anomalib_lite.panels.segmentation import SegmentOptions
 from anomalib_lite.panels.sheet import Placed, SheetConfig
 from anomalib_lite.panels.sheets import write_sheets
 from anomalib_lite.panels.truth import crop_mask, match_truth, read_truth
+from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_json, write_text
-from anomalib_lite.runs.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +53,12 @@ def main(cfg: DictConfig) -> None:
     if _is_there(output, settings, cfg.force):
         log.info("%s is whole and is kept; force=true deletes it and makes it anew.", output)
     else:
-        with whole_folder(output) as unfinished:
-            _fill(unfinished, output, sheet, cfg)
-            write_json(unfinished / RECORD, settings)
-            if cfg.force and output.is_dir():
-                shutil.rmtree(output)
+
+        def make(folder: Path) -> None:
+            _fill(folder, output, sheet, cfg)
+            write_json(folder / RECORD, settings)
+
+        artifact(output, make, replace=cfg.force)
     values = ["data=folder", f"data.manifest={output / LABELS_NAME}", f"data.template={output / 'template.png'}"]
     log.info("Next: %s", shlex.join(["anomalib-lite", "train", *values]))
 

@@ -18,7 +18,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.panels.flaws import DEFECTS
 from anomalib_lite.panels.product import SEVERITIES, Product, draw_conditions, render_product, render_template
 from anomalib_lite.panels.streams import image_seed, stream
-from anomalib_lite.runs.whole_folder import whole_folder
+from anomalib_lite.runs.artifacts import artifact
 
 VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
 
@@ -68,13 +68,10 @@ def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, worke
     Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png, template.png with its
     layout masks, and products.csv with the severity and pose of each product. A pixel depends on the seed and
     on the image's split, class and number alone: larger sets begin with the smaller ones. The folder appears
-    when it is whole; a second process that renders it at the same time does no harm.
+    when it is whole; a second process that needs it at the same time waits for it.
     """
     target = Path(artifacts) / f"panels-{config.key}"
-    if target.is_dir():
-        return target
-    with whole_folder(target) as unfinished:
-        _render_into(unfinished, config, workers)
+    artifact(target, lambda folder: _render_into(folder, config, workers))
     return target
 
 

@@ -13,7 +13,7 @@ from anomalib_lite.panels.dataset import save_image
 from anomalib_lite.panels.product import render_template
 from anomalib_lite.panels.sheet import Sheet, SheetConfig, render_sheet
 from anomalib_lite.panels.streams import image_seed
-from anomalib_lite.runs.whole_folder import whole_folder
+from anomalib_lite.runs.artifacts import artifact
 
 
 def write_sheets(
@@ -29,21 +29,23 @@ def write_sheets(
     pixels, angle, defect, severity. A panel depends on the seed and its number alone. A folder that is there
     stays as it is.
     """
-    target, config = Path(folder), config or SheetConfig()
-    if target.is_dir():
-        return target
-    with whole_folder(target) as unfinished, ThreadPoolExecutor(workers) as pool:
-        for name in ("panels", "masks"):
-            (unfinished / name).mkdir()
-        save_image(unfinished / "template.png", render_template(config.product_size).image)
-        done = pool.map(lambda number: _write_one(unfinished, number, config, seed), range(count))
-        rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
-        with open(unfinished / "truth.csv", "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            corners = [f"{axis}{i}" for i in range(4) for axis in "xy"]
-            writer.writerow(["panel", "number", *corners, "angle", "defect", "severity"])
-            writer.writerows(rows)
+    target = Path(folder)
+    artifact(target, lambda unfinished: _render_into(unfinished, count, config or SheetConfig(), seed, workers))
     return target
+
+
+def _render_into(folder: Path, count: int, config: SheetConfig, seed: int, workers: int) -> None:
+    for name in ("panels", "masks"):
+        (folder / name).mkdir()
+    save_image(folder / "template.png", render_template(config.product_size).image)
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(lambda number: _write_one(folder, number, config, seed), range(count))
+        rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
+    with open(folder / "truth.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        corners = [f"{axis}{i}" for i in range(4) for axis in "xy"]
+        writer.writerow(["panel", "number", *corners, "angle", "defect", "severity"])
+        writer.writerows(rows)
 
 
 def _write_one(folder: Path, number: int, config: SheetConfig, seed: int) -> list[list[object]]:

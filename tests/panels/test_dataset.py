@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -74,18 +75,18 @@ def test_a_failed_rendering_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_writers_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
-    """The second finds the folder of the first when it wants to move its own in place."""
-    render = dataset._render_into
+def test_two_writers_at_once_render_once_and_leave_one_whole_folder(tmp_path, monkeypatch):
+    render, rendered = dataset._render_into, []
 
-    def slower(folder, config, workers):
-        render(folder, config, workers)
-        monkeypatch.setattr(dataset, "_render_into", render)
-        write_dataset(tmp_path, config)
+    def counted(*arguments):
+        rendered.append(arguments)
+        render(*arguments)
 
-    monkeypatch.setattr(dataset, "_render_into", slower)
-    target = write_dataset(tmp_path, SMALL)
-    assert list(tmp_path.iterdir()) == [target] and (target / "products.csv").is_file()
+    monkeypatch.setattr(dataset, "_render_into", counted)
+    with ThreadPoolExecutor(2) as pool:
+        targets = list(pool.map(lambda _: write_dataset(tmp_path, SMALL), range(2)))
+    assert len(rendered) == 1
+    assert list(tmp_path.iterdir()) == targets[:1] and (targets[0] / "products.csv").is_file()
 
 
 def test_the_set_is_too_hard_for_a_gaussian_a_pixel(tmp_path):

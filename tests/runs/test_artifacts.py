@@ -1,43 +1,198 @@
+"""Shared results: made once, whole or absent, whatever happens to who makes them."""
+
 from __future__ import annotations
 
+import errno
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from anomalib_lite.runs import lock
 from anomalib_lite.runs.artifacts import artifact, artifact_key
+
+spawn = multiprocessing.get_context("spawn")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def filling(value: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / "value").write_text(value)
+
+    return make
+
+
+def make_slowly(target: Path, log: Path, start) -> None:
+    def make(folder: Path) -> None:
+        with log.open("a") as stream:
+            stream.write("made\n")
+        time.sleep(0.5)
+        (folder / "value").write_text("1")
+
+    start.wait()
+    made = artifact(target, make)
+    with log.open("a") as stream:
+        stream.write(f"{made} {(target / 'value').read_text()}\n")
+
+
+def make_until_told(target: Path, begun: Path, resumable: bool) -> None:
+    """Leaves a step behind, says so, and goes on when `begun` is removed."""
+
+    def make(folder: Path) -> None:
+        (folder / "step").write_text("1")
+        begun.touch()
+        while begun.exists():
+            time.sleep(0.01)
+        (folder / "value").write_text("theirs")
+
+    artifact(target, make, resumable)
+
+
+@contextmanager
+def maker(target: Path, begun: Path, resumable: bool = False) -> Iterator[BaseProcess]:
+    """Another process in the middle of making `target`."""
+    process = spawn.Process(target=make_until_told, args=(target, begun, resumable))
+    process.start()
+    try:
+        until(begun.exists)
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def until(happened: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
 
 
 def test_made_once(tmp_path: Path) -> None:
-    calls = []
+    assert artifact(tmp_path / "deep/a", filling("1")) is True
+    assert artifact(tmp_path / "deep/a", filling("2")) is False
+    assert (tmp_path / "deep/a/value").read_text() == "1" and names(tmp_path / "deep") == ["a"]
+
+
+def test_processes_that_need_it_at_once_make_it_once(tmp_path: Path) -> None:
+    start, log = spawn.Event(), tmp_path / "log"
+    processes = [spawn.Process(target=make_slowly, args=(tmp_path / "a", log, start)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join()
+    assert sorted(log.read_text().splitlines()) == ["False 1"] * 3 + ["True 1", "made"]
+    assert names(tmp_path) == ["a", "log"]
+
+
+def test_who_waits_says_what_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.05)
+    caplog.set_level(logging.INFO)
+    target, begun, made = tmp_path / "a", tmp_path / "begun", []
+    with maker(target, begun) as process:
+        waiting = threading.Thread(target=lambda: made.append(artifact(target, filling("mine"))))
+        waiting.start()
+        until(lambda: f"waiting for another process that is making {target}" in caplog.text)
+        begun.unlink()
+        process.join()
+        waiting.join()
+    assert made == [False] and (target / "value").read_text() == "theirs" and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_killed_process_leaves_its_work_to_those_alone_who_can_go_on(tmp_path: Path, resumable: bool) -> None:
+    target, begun, found = tmp_path / "a", tmp_path / "begun", []
 
     def make(folder: Path) -> None:
-        calls.append(folder)
-        (folder / "value").write_text("1")
+        found.append(names(folder))
+        (folder / "value").write_text("mine")
 
-    assert artifact(tmp_path / "a", make) is True
-    assert artifact(tmp_path / "a", make) is False
-    assert len(calls) == 1 and (tmp_path / "a" / "value").read_text() == "1"
+    with maker(target, begun, resumable) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    begun.unlink()
+    assert not target.exists() and (tmp_path / ".a.part/step").is_file()
+    assert artifact(target, make, resumable) is True
+    assert found == [["step"] if resumable else []]
+    assert names(target) == [*(["step"] if resumable else []), "value"] and names(tmp_path) == ["a"]
 
 
-def test_a_failed_making_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_making_leaves_nothing_unless_it_can_go_on(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").write_text("1")
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
         artifact(tmp_path / "a", fail)
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
+    with pytest.raises(RuntimeError):
+        artifact(tmp_path / "a", fail, resumable=True)
+    assert names(tmp_path) == [".a.part"]
+    artifact(tmp_path / "a", filling("whole"), resumable=True)
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["half", "value"]
 
 
-def test_somebody_else_was_faster(tmp_path: Path) -> None:
+def test_an_old_one_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    artifact(target, filling("old"))
+    (target / "more").touch()
+
+    def fail(folder: Path) -> None:
+        assert (target / "value").read_text() == "old"
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        artifact(target, fail, replace=True)
+    assert names(target) == ["more", "value"]
+    assert artifact(target, filling("new"), replace=True) is True
+    assert names(target) == ["value"] and (target / "value").read_text() == "new" and names(tmp_path) == ["a"]
+
+
+def test_to_replace_is_to_begin_anew(tmp_path: Path) -> None:
+    (tmp_path / ".a.part").mkdir()
+    (tmp_path / ".a.part/half").touch()
+    artifact(tmp_path / "a", filling("new"), resumable=True, replace=True)
+    assert names(tmp_path / "a") == ["value"]
+
+
+def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("in the way")
+    with pytest.raises(OSError):
+        artifact(tmp_path / "a", filling("1"))
+    assert (tmp_path / "a").read_text() == "in the way" and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM])
+def test_where_nothing_can_be_locked_work_goes_on_with_a_warning(
+    tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+
     def make(folder: Path) -> None:
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "value").write_text("theirs")
+        artifact(tmp_path / "a", filling("theirs"))  # somebody else, who is faster
         (folder / "value").write_text("mine")
 
     artifact(tmp_path / "a", make)
-    assert (tmp_path / "a" / "value").read_text() == "theirs"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a/value").read_text() == "theirs" and names(tmp_path) == ["a"]
+    assert f"cannot be locked ([Errno {number}]" in caplog.text
 
 
 def test_the_key_goes_by_content_not_by_order() -> None:
