@@ -1,0 +1,88 @@
+"""CutPaste and its scar: irregularities made of the image itself, for learning to see irregularities.
+
+Li, Sohn, Yoon, Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detection and Localization", CVPR 2021. Sizes
+are the paper's, given for sides of 256 px and scaled with the image. One addition: a paste that nobody could see (flat
+background onto flat background) is drawn again, because its label would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+VISIBLE = 6  # grey levels
+TRIES = 8
+JITTER = 0.1  # of brightness, contrast, saturation and hue
+
+Paste = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def cutpaste(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A copy with a rectangle of 2 to 15 % of the area pasted elsewhere. uint8 (H, W, 3) in and out."""
+    return _visibly(image, _rectangle, rng)
+
+
+def scar(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A copy with a thin strip, 2-16 px by 10-25 px, pasted elsewhere and turned by up to 45 degrees."""
+    return _visibly(image, _strip, rng)
+
+
+def _visibly(image: np.ndarray, paste: Paste, rng: np.random.Generator) -> np.ndarray:
+    for _ in range(TRIES):
+        pasted = paste(image, rng)
+        if np.abs(pasted.astype(np.int16) - image).max() > VISIBLE:
+            break
+    return pasted
+
+
+def _rectangle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    area = rng.uniform(0.02, 0.15) * height * width
+    aspect = rng.uniform(0.3, 1) if rng.random() < 0.5 else rng.uniform(1, 3.3)
+    h, w = _within(image, np.sqrt(area / aspect), np.sqrt(area * aspect))
+    patch = _jittered(_cut(image, h, w, rng), rng)
+    y, x = _place(image, h, w, rng)
+    pasted = image.copy()
+    pasted[y : y + h, x : x + w] = patch
+    return pasted
+
+
+def _strip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    scale = min(image.shape[:2]) / 256
+    h, w = _within(image, rng.uniform(10, 25) * scale, rng.uniform(2, 16) * scale)
+    patch = _jittered(_cut(image, h, w, rng), rng)
+    turn = cv2.getRotationMatrix2D((w / 2, h / 2), rng.uniform(-45, 45), 1)
+    cos, sin = np.abs(turn[0, :2])
+    box_h, box_w = _within(image, np.ceil(h * cos + w * sin), np.ceil(h * sin + w * cos))
+    turn[:, 2] += np.array([box_w - w, box_h - h]) / 2
+    turned = cv2.warpAffine(patch, turn, (box_w, box_h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.ones((h, w), np.uint8), turn, (box_w, box_h), flags=cv2.INTER_NEAREST) > 0
+    y, x = _place(image, box_h, box_w, rng)
+    pasted = image.copy()
+    pasted[y : y + box_h, x : x + box_w][inside] = turned[inside]
+    return pasted
+
+
+def _within(image: np.ndarray, height: float, width: float) -> tuple[int, int]:
+    return tuple(int(np.clip(round(n), 1, side)) for n, side in zip((height, width), image.shape[:2], strict=True))  # type: ignore[return-value]
+
+
+def _place(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+    return int(rng.integers(image.shape[0] - height + 1)), int(rng.integers(image.shape[1] - width + 1))
+
+
+def _cut(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    y, x = _place(image, height, width, rng)
+    return image[y : y + height, x : x + width]
+
+
+def _jittered(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
+    colours = patch.astype(np.float32) / 255
+    colours = (colours * brightness - colours.mean()) * contrast + colours.mean()
+    hsv = cv2.cvtColor(np.clip(colours, 0, 1).astype(np.float32), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + 360 * rng.uniform(-JITTER, JITTER)) % 360
+    hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 1)
+    return np.rint(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)

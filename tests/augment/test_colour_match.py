@@ -1,0 +1,116 @@
+"""The template takes on the OK images' colours, keeps its structure, and is written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage.color import rgb2lab
+
+from anomalib_lite.augment import colour_match
+from anomalib_lite.augment.colour_match import match_colours, matched_template
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.errors import UserError
+from tests.made import write_pixels
+
+METHODS = ["histogram", "reinhard"]
+
+
+def photograph(seed: int, size: tuple[int, int] = (60, 80), gain: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    """Smooth colour patches, so that channels are spread and correlated."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(60, 170, (6, 8, 3)).astype(np.float32)
+    fine = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) * gain + shift
+    return np.clip(fine, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_template_in_other_light_gets_the_images_colours_back(method: str):
+    """Known answer: the template is an OK image that was darkened and tinted."""
+    ok = photograph(0)
+    template = np.clip(ok * [0.6, 0.7, 0.5] + [10, 0, 30], 0, 255).astype(np.uint8)
+    matched = match_colours(template, [ok], method)
+    assert matched.dtype == np.uint8 and matched.shape == ok.shape
+    error, before = (np.abs(a.astype(int) - ok).mean() for a in (matched, template))
+    assert error < 0.12 * before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_colours_that_agree_stay(method: str):
+    ok = photograph(1)
+    assert np.abs(match_colours(ok, [ok, ok], method).astype(int) - ok).max() <= 1
+
+
+def test_histogram_matching_follows_the_pool_of_all_images():
+    """Quantiles of each channel are those of all references' pixels together, whatever the images' sizes."""
+    references = [photograph(2, gain=0.5), photograph(3, (120, 160), shift=40)]
+    matched = match_colours(photograph(4), references, "histogram")
+    pool = np.concatenate([r.reshape(-1, 3) for r in references])
+    for q in (0.1, 0.5, 0.9):
+        assert np.abs(np.quantile(matched, q, axis=(0, 1)) - np.quantile(pool, q, axis=0)).max() <= 2
+
+
+def test_reinhard_matches_mean_and_spread_in_lab():
+    reference = photograph(5, gain=0.7, shift=20)
+    matched, wanted = rgb2lab(match_colours(photograph(6), [reference], "reinhard")), rgb2lab(reference)
+    assert np.abs(matched.mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 0.5
+    assert np.abs(matched.std(axis=(0, 1)) - wanted.std(axis=(0, 1))).max() < 0.7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_grey_images_give_a_grey_template(method: str):
+    grey = photograph(7)[..., :1].repeat(3, axis=2)
+    matched = match_colours(photograph(8)[..., :1].repeat(3, axis=2), [grey], method).astype(int)
+    assert np.ptp(matched, axis=2).max() <= 1
+
+
+def test_the_order_of_brightness_in_a_channel_stays():
+    template = photograph(9)
+    matched = match_colours(template, [photograph(10, gain=0.4)], "histogram")
+    for channel in range(3):
+        order = np.argsort(template[..., channel].ravel(), kind="stable")
+        assert (np.diff(matched[..., channel].ravel()[order].astype(int)) >= 0).all()
+
+
+def test_none_leaves_the_template_alone_and_others_are_refused(tmp_path: Path):
+    template, path = photograph(11), tmp_path / "t.png"
+    assert match_colours(template, [], "none") is template
+    assert matched_template(path, [], tmp_path / "artifacts", "none") == path
+    with pytest.raises(UserError, match="by histogram, reinhard or none, not by 'sepia'"):
+        match_colours(template, [template], "sepia")
+    with pytest.raises(UserError, match="there is no OK image to match them to"):
+        match_colours(template, [])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, list[Path]]:
+    template = write_pixels(tmp_path / "template.png", photograph(12)[..., ::-1])
+    ok = [write_pixels(tmp_path / f"ok/{i}.png", photograph(20 + i, gain=0.6)[..., ::-1]) for i in range(3)]
+    return template, ok
+
+
+def test_the_file_is_the_matched_template(files, tmp_path: Path):
+    template, ok = files
+    path = matched_template(template, ok, tmp_path / "artifacts", "reinhard")
+    expected = match_colours(read_image(template), [read_image(p) for p in ok], "reinhard")
+    assert (read_image(path) == expected).all()
+
+
+def test_the_file_is_written_once_for_its_images(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    template, ok = files
+    artifacts = tmp_path / "artifacts"
+    first = matched_template(template, ok, artifacts)
+    others = {matched_template(template, ok[:2], artifacts), matched_template(template, ok, artifacts, "reinhard")}
+    assert first not in others and len(others) == 2
+    monkeypatch.setattr(colour_match, "match_colours", None)  # would fail if it were called
+    assert matched_template(template, ok[::-1], artifacts) == first
+    assert [p.name for p in artifacts.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_failed_matching_leaves_nothing(files, tmp_path: Path):
+    template, ok = files
+    with pytest.raises(UserError, match="not by 'sepia'"):
+        matched_template(template, ok, tmp_path / "artifacts", "sepia")
+    assert list((tmp_path / "artifacts").iterdir()) == []

@@ -1,0 +1,81 @@
+"""CutPaste: what is pasted comes from the image, in the sizes of the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomalib_lite.augment import cutpaste as module
+from anomalib_lite.augment.cutpaste import cutpaste, scar
+
+
+def textured(seed: int, size: tuple[int, int] = (128, 160)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(60, 200, (*size, 3)).astype(np.uint8)
+
+
+def changed(image: np.ndarray, pasted: np.ndarray) -> np.ndarray:
+    return (image != pasted).any(axis=2)
+
+
+def box(mask: np.ndarray) -> tuple[int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
+@pytest.mark.parametrize("paste", [cutpaste, scar])
+def test_the_same_seed_pastes_the_same_and_input_stays(paste):
+    image = textured(0)
+    before = image.copy()
+    first, second, other = (paste(image, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert first.dtype == np.uint8 and first.shape == image.shape
+    assert (first == second).all() and (first != other).any() and (image == before).all()
+
+
+def test_a_rectangle_covers_the_papers_share():
+    image = textured(1)
+    for seed in range(60):
+        height, width = box(changed(image, cutpaste(image, np.random.default_rng(seed))))
+        assert 0.018 < height * width / image[..., 0].size < 0.16
+        assert 0.27 < width / height < 3.6
+
+
+@pytest.mark.parametrize("side", [128, 256, 512])
+def test_a_scar_is_thin_and_scales_with_the_image(side: int):
+    """2-16 by 10-25 px where the image has 256: the longest possible diagonal is under 30 px."""
+    image, scale = textured(2, (side, side)), side / 256
+    areas = []
+    for seed in range(60):
+        mask = changed(image, scar(image, np.random.default_rng(seed)))
+        assert max(box(mask)) <= 30 * scale + 2
+        areas.append(mask.sum() / scale**2)
+    assert min(areas) > 15 and max(areas) < 1.2 * 16 * 25
+
+
+def test_without_jitter_the_rectangle_is_a_piece_of_the_image(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "JITTER", 0.0)
+    image = textured(3)
+    image[..., 0] = np.arange(128)[:, None]  # its row and column are written in each pixel
+    image[..., 1] = np.arange(160)[None]
+    pasted = cutpaste(image, np.random.default_rng(1))
+    rows, columns = (pasted[..., c].astype(int)[changed(image, pasted)] for c in (0, 1))
+    ys, xs = np.nonzero(changed(image, pasted))
+    shift = np.stack([ys - rows, xs - columns], axis=1)
+    assert np.abs(shift - shift[0]).max() <= 1  # one shift for all, up to the rounding of the colours
+    assert np.abs(shift[0]).max() > 1
+
+
+def test_flat_background_is_not_pasted_onto_itself():
+    """An object on black: nearly all blind draws would change nothing."""
+    image = np.zeros((96, 96, 3), np.uint8)
+    image[40:56, 40:56] = 200
+    unseen = sum(not changed(image, cutpaste(image, np.random.default_rng(seed))).any() for seed in range(100))
+    blind = sum(not changed(image, module._rectangle(image, np.random.default_rng(seed))).any() for seed in range(100))
+    assert unseen < 5 and blind > 20
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 300)])
+@pytest.mark.parametrize("paste", [cutpaste, scar])
+def test_tiny_and_narrow_images_are_served(paste, size: tuple[int, int]):
+    image = textured(4, size)
+    for seed in range(20):
+        assert paste(image, np.random.default_rng(seed)).shape == image.shape
