@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 OK, NOK = 0, 1
+UNNUMBERED = -1  # index of an image that is no sample's own: augmented, or with drawn defects
 Origin = Literal["real", "generated", "template_generated", "template"]
 
 
@@ -46,7 +47,7 @@ class Splits:
 @dataclass
 class Batch:
     """image (B, 3, H, W) float32 RGB in [0, 1]; mask (B, 1, H, W) bool, False where none is known; label (B,) int64
-    with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples; has_mask (B,) bool; template
+    with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples or UNNUMBERED; has_mask (B,) bool; template
     (B, 3, H, W) or None.
     """
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.data.sample import Batch
 
 
@@ -32,21 +34,40 @@ class Prediction(NamedTuple):
 class Detector(LightningModule):
     """Base of all detectors. A subclass gives `anomaly_map` and, as it needs them, the steps before and after training.
 
-    Training, evaluation, prediction and export all go through `forward`: normalisation, smoothing and the image score
-    lie inside. `blur` maps (B, 1, H, W) to the same shape; `score` maps it to (B,).
+    Training, evaluation, prediction and export all go through `forward`: normalisation, test-time augmentation,
+    smoothing and the image score lie inside. `blur` maps (B, 1, H, W) to the same shape; `score` maps it to (B,).
+    tta: the views of a test image; None: the image as it is. augment: random changes of the training batches, or None.
     """
 
     epochs: int = 0  # 0: nothing is trained by gradient
     after_training: tuple[str, ...] = ()  # settings that the training itself does not depend on
+    needs_template: bool = False
     notes: Mapping[str, Any]  # what was chosen on the way, for status.json
 
-    def __init__(self, blur: nn.Module, score: nn.Module) -> None:
+    def __init__(
+        self,
+        blur: nn.Module,
+        score: nn.Module,
+        tta: TestTimeAugmentation | None = None,
+        augment: Augment | None = None,
+    ) -> None:
         super().__init__()
         self.blur, self.score = blur, score
+        self.tta, self.augment = tta or TestTimeAugmentation(), augment
         self.notes = {}
 
     def forward(self, image: Tensor, template: Tensor | None = None) -> Prediction:
-        return self.finish(self.anomaly_map(image, template), image.shape[-2:])
+        maps = []
+        for number, view in enumerate(self.tta.views):
+            seen = None if template is None else view.apply(template)
+            maps.append(view.undo(self.anomaly_map(view.apply(image), seen, number)))
+        return self.finish(self.tta.reduce(maps), image.shape[-2:])
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Training batches are augmented; a resumed training draws what an undisturbed one would have drawn."""
+        if self.augment is None or not self.trainer.training:
+            return batch
+        return self.augment(batch, self.trainer.global_step)
 
     def finish(self, coarse: Tensor, size: Sequence[int]) -> Prediction:
         """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, and its score."""
@@ -54,8 +75,11 @@ class Detector(LightningModule):
         smooth = self.blur(fine)
         return Prediction(smooth, self.score(smooth))
 
-    def anomaly_map(self, image: Tensor, template: Tensor | None = None) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> (B, 1, h, w) >= 0, at any resolution."""
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> (B, 1, h, w) >= 0, at any resolution.
+
+        view: which of the `tta.views` the images are seen in; what was learnt for each position differs between them.
+        """
         raise NotImplementedError(f"{type(self).__name__} gives no anomaly_map")
 
     def prepare(self, batches: Batches) -> None:
@@ -74,3 +98,8 @@ class Detector(LightningModule):
         image = batch.image.to(self.device, memory_format=torch.channels_last)
         template = None if batch.template is None else batch.template.to(self.device)
         return self(image, template)
+
+
+def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """Losses (B,) of a batch, weighted (B,): a sample of weight 2 counts as two copies of it of weight 1."""
+    return (losses * weight).sum() / weight.sum().clamp_min(1e-12)

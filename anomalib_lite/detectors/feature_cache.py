@@ -15,14 +15,8 @@ from anomalib_lite.detectors.base import Batches
 log = logging.getLogger(__name__)
 
 
-NEVER_CACHED = -1  # index of an image that is no sample's own
-
-
 class FeatureCache:
-    """Features of numbered images, kept in memory where they all fit into `limit_mb`, else computed at each call.
-
-    Valid while the images come to the detector unchanged: with random augmentation, leave it off (limit_mb = 0).
-    """
+    """Features of numbered images, kept in memory where they all fit into `limit_mb`, else computed at each call."""
 
     def __init__(self, compute: Callable[[Tensor], list[Tensor]], limit_mb: float) -> None:
         self.compute, self.limit_mb = compute, limit_mb
@@ -34,7 +28,7 @@ class FeatureCache:
         total = len(batches.dataset)
         kept: list[Tensor] | None = None
         for batch in tqdm(batches, describe, len(batches), delay=2, leave=False):
-            features = self._compute(batch)
+            features = self._compute(batch.image)
             if kept is None:
                 needed = sum(f[0].numel() for f in features) * 4 * total / 2**20
                 log.debug("%s: %.0f MB of %.0f MB", describe, needed, self.limit_mb)
@@ -51,20 +45,21 @@ class FeatureCache:
 
     @torch.no_grad()
     def get(self, batch: Batch) -> list[Tensor]:
-        if self._kept is None or (batch.index == NEVER_CACHED).any():
-            return self._compute(batch)
-        return [store[batch.index.cpu()].to(batch.image.device).movedim(-1, 1) for store in self._kept]
+        """Of images without a kept number (augmented, or beyond those of `fill`) they are computed."""
+        if self._kept is None:
+            return self._compute(batch.image)
+        index = batch.index.cpu()
+        known = (index >= 0) & (index < len(self._kept[0]))
+        features = [store[index.clamp(0, len(store) - 1)].to(batch.image.device) for store in self._kept]
+        features = [f.movedim(-1, 1) for f in features]
+        if not known.all():
+            fresh = (~known).to(batch.image.device)
+            for feature, computed in zip(features, self._compute(batch.image[fresh]), strict=True):
+                feature[fresh] = computed
+        return features
 
     def clear(self) -> None:
         self._kept = None
 
-    def _reserve(self, features: list[Tensor], total: int) -> list[Tensor]:
-        needed = sum(f[0].numel() for f in features) * 4 * total / 2**20
-        if needed > self.limit_mb:
-            log.info("the training images' features would take %.0f MB: computed anew each epoch", needed)
-            return []
-        # channels last, as convolutions give and want them
-        return [torch.empty((total, *f.shape[2:], f.shape[1])) for f in features]
-
-    def _compute(self, batch: Batch) -> list[Tensor]:
-        return self.compute(batch.image.contiguous(memory_format=torch.channels_last))
+    def _compute(self, image: Tensor) -> list[Tensor]:
+        return self.compute(image.contiguous(memory_format=torch.channels_last))

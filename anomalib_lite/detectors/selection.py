@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import synthesize
+from anomalib_lite.augment.tta import View
 from anomalib_lite.data.images import ImageSet, to_float
-from anomalib_lite.data.sample import NOK, OK, Batch
+from anomalib_lite.data.sample import NOK, OK, UNNUMBERED, Batch
 from anomalib_lite.detectors.base import Batches, Prediction
-from anomalib_lite.detectors.feature_cache import NEVER_CACHED
 from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
 log = logging.getLogger(__name__)
 
-Residuals = Callable[[Batch], list[Tensor]]
+Residuals = Callable[[Batch, View], list[Tensor]]
 Finish = Callable[[Tensor, Sequence[int]], Prediction]
 CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
 
@@ -50,21 +53,27 @@ class SelectedResidualModel(nn.Module):
         if choose not in ("auto", *candidates):
             raise UserError(f"detector.gaussian.choose must be auto or one of {', '.join(candidates)}, not '{choose}'.")
         self.candidates = nn.ModuleDict(candidates if choose == "auto" else {choose: candidates[choose]})
+        self.views = nn.ModuleList()  # the chosen one's twins, for the second view and those after it
         self.folds, self.synthetic, self.seed = folds, synthetic, seed
         self.trials: dict[str, dict[str, float]] = {}
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], view: int = 0) -> Tensor:
         (model,) = self.candidates.values()
-        return model(features)
+        return (self.views[view - 1] if view else model)(features)
 
-    def fit(self, batches: Batches, residuals: Residuals, finish: Finish) -> None:
-        """residuals: of a batch, by level. finish: a coarse map and the image's size -> the finished prediction."""
+    def fit(self, batches: Batches, residuals: Residuals, finish: Finish, views: Sequence[View] = (View(),)) -> None:
+        """residuals: of a batch in a view, by level. finish: a coarse map and the image's size -> the finished
+        prediction. Chosen in the first view; each view has Gaussians of its own, since a mirrored product is another.
+        """
         if len(self.candidates) > 1:
-            self._choose(batches, residuals, finish)
+            self._choose(batches, partial(residuals, view=views[0]), finish)
         (model,) = self.candidates.values()
-        model.fit(residuals(batch) for batch in batches)
+        self.views = nn.ModuleList(deepcopy(model) for _ in views[1:])
+        for own, view in zip((model, *self.views), views, strict=True):
+            seen = tqdm(batches, f"calibrate {view.label}", delay=2, leave=False)
+            own.fit(residuals(batch, view) for batch in seen)
 
-    def _choose(self, batches: Batches, residuals: Residuals, finish: Finish) -> None:
+    def _choose(self, batches: Batches, residuals: Callable[[Batch], list[Tensor]], finish: Finish) -> None:
         images = batches.dataset
         tried = list(range(0, len(images), self.folds))
         for model in self.candidates.values():
@@ -99,15 +108,20 @@ class SelectedResidualModel(nn.Module):
                     pixels[k], mask = synthesize(pixels[k], textures[k], rng)
                     batch.mask[k, 0] = torch.from_numpy(mask)
                     batch.label[k] = NOK if mask.any() else OK
-            batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, NEVER_CACHED)
+            batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)
             yield batch
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A saved model holds the chosen candidate alone."""
+        """A saved model holds the chosen candidate alone, and one twin of it for each further view."""
         head = f"{prefix}candidates."
         stored = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
         if stored:
             self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
+            (model,) = self.candidates.values()
+            twins = {
+                key.removeprefix(f"{prefix}views.").split(".")[0] for key in state_dict if f"{prefix}views." in key
+            }
+            self.views = nn.ModuleList(deepcopy(model) for _ in twins)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Batches, Detector
+from anomalib_lite.detectors.base import Batches, Detector, weighted_mean
 from anomalib_lite.detectors.distances import fuse, half_squared_distance, mean_squared_distance
 from anomalib_lite.detectors.feature_cache import FeatureCache
 from anomalib_lite.detectors.selection import SelectedResidualModel
@@ -46,8 +48,10 @@ class STFPM(Detector):
         gaussian: SelectedResidualModel | None = None,
         fusion: str = "product",
         cache_mb: float = 2048,
+        tta: TestTimeAugmentation | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        super().__init__(blur, score)
+        super().__init__(blur, score, tta, augment)
         self.teacher = backbone().requires_grad_(False)
         self.student = backbone(weights="none")
         channels = self.teacher.channels
@@ -77,9 +81,7 @@ class STFPM(Detector):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         distances = self._distances(self._targets(self._cache.get(batch)), self._answers(batch.image))
-        weight = batch.weight / batch.weight.sum()
-        losses = [(d.mean(dim=(1, 2, 3)) * weight).sum() for d in distances]
-        loss = torch.stack(losses).sum()
+        loss = torch.stack([weighted_mean(d.mean(dim=(1, 2, 3)), batch.weight) for d in distances]).sum()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
         return loss
 
@@ -103,19 +105,19 @@ class STFPM(Detector):
     def calibrate(self, batches: Batches) -> None:
         if self.gaussian is not None:
             self.eval()
-            self.gaussian.fit(batches, self._residuals_of, self.finish)
+            self.gaussian.fit(batches, self._residuals_of, self.finish, self.tta.views)
             self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
         self._cache.clear()
 
-    def anomaly_map(self, image: Tensor, template: Tensor | None = None) -> Tensor:
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         features = self.teacher(image)
         if self.gaussian is not None:
-            return self.gaussian(self._residuals(features, image))
+            return self.gaussian(self._residuals(features, image), view)
         return fuse(self._distances(self._targets(features), self._answers(image)), self.fusion)
 
-    def _residuals_of(self, batch: Batch) -> list[Tensor]:
-        image = batch.image.contiguous(memory_format=torch.channels_last)
-        return self._residuals(self._cache.get(batch), image)
+    def _residuals_of(self, batch: Batch, view: View) -> list[Tensor]:
+        image = view.apply(batch.image).contiguous(memory_format=torch.channels_last)
+        return self._residuals(self._cache.get(batch) if view.identity else self.teacher(image), image)
 
     def _targets(self, features: list[Tensor]) -> list[Tensor]:
         if self.whitening is None:

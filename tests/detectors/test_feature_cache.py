@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.data.sample import OK, Sample
-from anomalib_lite.detectors.feature_cache import NEVER_CACHED, FeatureCache
+from anomalib_lite.data.sample import OK, UNNUMBERED, Sample
+from anomalib_lite.detectors.feature_cache import FeatureCache
 from tests.made import write_image
 
 COUNT, SIZE = 7, (24, 32)
@@ -60,10 +60,19 @@ def test_features_come_in_any_order_and_are_computed_again_only_where_they_do_no
 
 def test_an_image_that_is_no_samples_own_is_never_taken_from_memory(images: ImageSet):
     cache, _, _ = cached(images, 100)
-    batch = images[[1, 2]]
-    batch.image = batch.image.flip(-1)
-    batch.index[1] = NEVER_CACHED
+    batch = images[[1, 2, 3]]
+    plain, flipped = batch.image.clone(), batch.image.flip(-1)
+    batch.image = torch.stack([plain[0], flipped[1], flipped[2]])
+    batch.index[1], batch.index[2] = UNNUMBERED, len(images)  # drawn, and beyond those that were kept
     assert torch.equal(cache.get(batch)[0], batch.image * 2)
+
+
+def test_numbered_images_are_not_computed_again_beside_others(images: ImageSet):
+    cache, teacher, _ = cached(images, 100)
+    batch, before = images[[1, 2]], teacher.seen
+    batch.index[1] = UNNUMBERED
+    cache.get(batch)
+    assert teacher.seen == before + 1
 
 
 def test_an_interrupted_filling_is_not_used(images: ImageSet):

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from anomalib_lite.augment.tta import View
 from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.data.sample import OK, Batch, Sample
+from anomalib_lite.data.sample import OK, UNNUMBERED, Batch, Sample
 from anomalib_lite.detectors.base import Detector
-from anomalib_lite.detectors.feature_cache import NEVER_CACHED
 from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.errors import UserError
@@ -33,9 +33,9 @@ class Seeing:
     def __init__(self) -> None:
         self.drawn = 0
 
-    def __call__(self, batch: Batch) -> list[torch.Tensor]:
+    def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
         self.drawn += int((batch.label == 1).sum())
-        assert (batch.index == NEVER_CACHED).all() or not (batch.label == 1).any()
+        assert (batch.index == UNNUMBERED).all() or not (batch.label == 1).any()
         small = F.avg_pool2d(batch.image, 4)
         noise = torch.rand(small.shape, generator=torch.Generator().manual_seed(len(batch)))
         return [small, noise]
