@@ -96,7 +96,7 @@ def threshold_words(metrics: Mapping[str, Any]) -> list[str]:
     sentences += _promise(threshold)
     if threshold.get("note"):
         sentences.append(_sentence(str(threshold["note"])))
-    measured = number(metrics.get("false_alarm_rate"))
+    measured = number(metrics.get("image_false_alarm_rate"))
     if measured is not None:
         sentences.append(f"Of the good test images it rejected {percent(measured)}.")
     return sentences

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomalib_lite.metrics.alarms import alarm_metrics
 from anomalib_lite.report import page
 from anomalib_lite.report.cases import Case
 
@@ -48,9 +49,10 @@ def no_figures(monkeypatch) -> None:
 
 
 def write_run(folder: Path, cases: list[Case]) -> None:
+    alarms = alarm_metrics([case.score for case in cases], [case.label for case in cases], THRESHOLD)
     metrics = {
         "image_auroc": 0.9167, "image_ap": 0.95, "image_f1_max": 0.9, "pixel_auroc": 0.98, "pixel_ap": None,
-        "aupro": 0.87, "false_alarm_rate": 1 / 6, "recall": 5 / 6,
+        "aupro": 0.87, **alarms.values,
         "per_defect": {
             "scratch": {"n": 4, "image_auroc": 0.8, "pixel_auroc": 0.9, "aupro": 0.8, "recall": 0.75},
             "dent": {"n": 2, "image_auroc": 1.0, "pixel_auroc": 0.99, "aupro": None, "recall": 1.0},

@@ -37,8 +37,8 @@ def test_page_says_what_the_run_measured(run_dir: Path, cases: list[Case]) -> No
     text = words(outline)
     for part in (
         "stfpm seed 0", "0.9167", "not available: the masks are too coarse", "5 of 6 defective images found",
-        "1 of 6 good images rejected", "exceeds 2", "at most 4.9 %", "4e593f1",
-        "2 min 58 s", "# the default", "missed scratch 0.55 × threshold test/scratch/000.png",
+        "1 of 6 good images rejected", "Of the good test images it rejected 16.7 %.", "exceeds 2", "at most 4.9 %",
+        "4e593f1", "2 min 58 s", "# the default", "missed scratch 0.55 × threshold test/scratch/000.png",
     ):  # fmt: skip
         assert part in text, part
     figures = {path.name for path in (run_dir / "figures").iterdir()}

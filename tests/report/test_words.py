@@ -73,7 +73,7 @@ def test_notes_hold_the_reasons_of_no_metric() -> None:
 def test_threshold_words_state_the_promise_and_the_measurement() -> None:
     threshold = {"image": 1.5, "pixel": 0.5, "false_alarm_rate": 0.01, "n": 30, "promised_rate": 1 / 31,
                  "interval": [0.0017, 0.0921], "note": "too few images"}  # fmt: skip
-    text = " ".join(view.threshold_words({"threshold": threshold, "false_alarm_rate": 0.1}))
+    text = " ".join(view.threshold_words({"threshold": threshold, "image_false_alarm_rate": 0.1}))
     for part in ("exceeds 1.5.", "exceeds 0.5.", "at most 3.2 %, where 1 % were asked for", "0.2 % and 9.2 %",
                  "30 held-out", "Too few images.", "rejected 10 %"):  # fmt: skip
         assert part in text
