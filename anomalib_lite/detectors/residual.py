@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomalib_lite.detectors.distances import fuse
+from anomalib_lite.detectors.distances import check_fusion, fuse
 from anomalib_lite.detectors.gaussian import PositionGaussian
 from anomalib_lite.detectors.whitening import Moments
 
@@ -29,6 +29,7 @@ class ResidualModel(nn.Module):
         fusion: str = "product",
     ) -> None:
         super().__init__()
+        check_fusion(fusion)
         self.groups = [list(group) for group in groups]
         self.fusion = fusion
         self.gaussians = nn.ModuleList(PositionGaussian(shrinkage, ridge) for _ in self.groups)
