@@ -8,19 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_lite.errors import UserError
+
 
 class GaussianBlur(nn.Module):
     """Gaussian blur of an anomaly map, as scipy.ndimage.gaussian_filter with mode="mirror", truncate=4.
 
-    map (B, 1, H, W) -> (B, 1, H, W). sigma in px, 0 leaves the map as it is. The kernel reaches 4 sigma; H
-    and W must be larger than that, else ValueError. Under autocast the blur still runs in the map's own
-    precision, since rounding a map to bfloat16 would tie its scores.
+    map (B, 1, H, W) -> (B, 1, H, W). sigma in px, 0 leaves the map as it is. Under autocast the blur still runs in
+    the map's own precision, since rounding a map to bfloat16 would tie its scores.
+    Errors: UserError for a sigma that is none, and for a map no larger than the kernel's reach of 4 sigma.
     """
 
     def __init__(self, sigma: float = 4.0) -> None:
         super().__init__()
         if not 0 <= sigma < float("inf"):
-            raise ValueError(f"sigma must be a number >= 0 (in px), got {sigma}")
+            raise UserError(f"The blur's sigma must be a number of pixels, 0 or more, not {sigma}.")
         self.sigma = sigma
         self.radius = int(4 * sigma + 0.5)
         offsets = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
@@ -32,9 +34,11 @@ class GaussianBlur(nn.Module):
         if radius == 0:
             return map
         if min(map.shape[-2:]) <= radius:
-            raise ValueError(
-                f"a map of {tuple(map.shape[-2:])} is too small for a blur of sigma {self.sigma}, which "
-                f"reaches {radius} px: use larger images or a smaller sigma"
+            height, width = map.shape[-2:]
+            raise UserError(
+                f"An anomaly map of {height} x {width} pixels is too small for a blur of sigma {self.sigma:g}, which "
+                f"reaches {radius} pixels: choose an image_size above {radius}, or a scoring.blur.sigma of "
+                f"{(min(height, width) - 1) / 4:g} or less."
             )
         with _full_precision(map):
             columns = self._down(map)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from anomalib_lite.errors import UserError
+
 
 class MaxScore(nn.Module):
     """The largest pixel of the map: (B, 1, H, W) -> (B,)."""
@@ -24,7 +26,10 @@ class TopKScore(nn.Module):
         super().__init__()
         whole = isinstance(pixels, int)
         if isinstance(pixels, bool) or not (pixels >= 1 if whole else 0 < pixels <= 1):
-            raise ValueError(f"pixels must be a whole number >= 1 or a share in (0, 1], got {pixels!r}")
+            raise UserError(
+                "The score's pixels must be a whole number, 1 or more, or a share above 0.0 and at most 1.0, not "
+                f"{pixels!r}."
+            )
         self.count, self.share = (pixels, None) if whole else (None, pixels)
 
     def forward(self, map: torch.Tensor) -> torch.Tensor:

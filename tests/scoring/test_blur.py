@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import GaussianBlur
 
 
@@ -24,8 +25,9 @@ def test_smallest_map_and_one_too_small():
     blur = GaussianBlur(2)  # reaches 8 px
     expected = ndimage.gaussian_filter(random_map(1, 1, 9, 9)[0, 0].numpy(), 2, mode="mirror")
     np.testing.assert_allclose(blur(random_map(1, 1, 9, 9))[0, 0].numpy(), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(UserError, match=r"8 x 30 pixels is too small .* image_size above 8, or .*sigma of 1.75"):
         blur(random_map(1, 1, 8, 30))
+    GaussianBlur(1.75)(random_map(1, 1, 8, 30))  # what it advises works
 
 
 def test_zero_sigma_leaves_the_map():
@@ -35,7 +37,7 @@ def test_zero_sigma_leaves_the_map():
 
 @pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf")])
 def test_bad_sigma_is_refused(sigma):
-    with pytest.raises(ValueError, match="sigma"):
+    with pytest.raises(UserError, match="sigma"):
         GaussianBlur(sigma)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import MaxScore, TopKScore
 
 
@@ -26,7 +27,7 @@ def test_mean_of_the_largest(pixels, expected):
 
 @pytest.mark.parametrize("pixels", [0, -3, 0.0, 1.5, -0.1, True, float("nan")])
 def test_bad_counts_and_shares_are_refused(pixels):
-    with pytest.raises(ValueError, match="pixels"):
+    with pytest.raises(UserError, match="pixels"):
         TopKScore(pixels)
 
 
