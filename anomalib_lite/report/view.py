@@ -170,9 +170,9 @@ def _card(title: str, value: Any, reason: Any) -> Card:
 def _choice(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "" if value is None else str(value).replace("_", " ")
-    named = [value.get("name"), value.get("category")]
-    target = str(value.get("_target_", "")).rpartition(".")[2]
-    return " ".join(str(word) for word in (named if any(named) else [target]) if word)
+    *_, module, thing = ["", *str(value.get("_target_", "")).split(".")]
+    made = thing if thing[:1].isupper() else module  # a reader of data is a function, known by its file's name
+    return " ".join(str(word) for word in (value.get("name") or made, value.get("category")) if word)
 
 
 def _sentence(text: str) -> str:

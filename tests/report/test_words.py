@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from anomalib_lite.report import view
+from anomalib_lite.report.run_files import read_run
 from anomalib_lite.report.words import duration, number, percent, plain_words, yaml_lines
 
 
@@ -99,3 +102,20 @@ def test_timings_and_tables_take_what_they_find() -> None:
     assert view.tables({"a": 1, "b": {"c": None}, "skip": 2, "empty": {}}, skip=["skip"]) == [
         ("", [("a", "1")]), ("b", [("c", "–")]),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("data: {_target_: anomalib_lite.data.panels.read, size: 96}", "panels"),
+        ("data: {_target_: anomalib_lite.data.mvtec_ad.read, category: bottle}", "mvtec_ad bottle"),
+        ("detector: {_target_: anomalib_lite.detectors.stfpm.STFPM}", "STFPM"),
+        ("backbone: {_target_: anomalib_lite.backbones.build, name: resnet18}\nmode: no_template\nseed: 3",
+         "resnet18 · no template · seed 3"),
+        ("data: 7\ndetector: {}\ngenerator: none", "7"),
+        ("{", ""),
+    ],
+)  # fmt: skip
+def test_the_subtitle_names_the_choices_as_the_groups_do(tmp_path: Path, config: str, words: str) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    assert view.subtitle(read_run(tmp_path)) == words
