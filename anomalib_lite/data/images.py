@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,6 +68,14 @@ class ImageSet(Dataset[Batch]):
             index=torch.tensor(list(indices)),
             template=templates,
         )
+
+    def first(self, count: int) -> ImageSet:
+        """The first `count` samples, their pixels shared."""
+        part = copy(self)
+        part.samples = self.samples[:count]
+        if self._pixels is not None and self._masks is not None:
+            part._pixels, part._masks = self._pixels[:count], self._masks[:count]
+        return part
 
     def _keep(self, name: str) -> None:
         height, width = self.size

@@ -17,8 +17,9 @@ Origin = Literal["real", "generated", "template_generated", "template"]
 @dataclass(frozen=True)
 class Sample:
     """label: 0 OK, 1 NOK, None unknown. mask: file whose pixels > 0 are defective; None where there is none.
-    template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image that a
-    generator made (with the OK images' look or with the template's), or the template itself. weight: in the training loss.
+    template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image
+    that a generator made (with the OK images' look or with the template's), or the template itself. weight: in the
+    training loss.
     """
 
     image: Path
@@ -47,8 +48,8 @@ class Splits:
 @dataclass
 class Batch:
     """image (B, 3, H, W) float32 RGB in [0, 1]; mask (B, 1, H, W) bool, False where none is known; label (B,) int64
-    with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples or UNNUMBERED; has_mask (B,) bool; template
-    (B, 3, H, W) or None.
+    with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples or UNNUMBERED; has_mask (B,) bool;
+    template (B, 3, H, W) or None.
     """
 
     image: Tensor

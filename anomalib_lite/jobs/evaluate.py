@@ -14,7 +14,7 @@ from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.evaluation import evaluate_detector
-from anomalib_lite.jobs.inference import device_of, image_size, load_model
+from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
 from anomalib_lite.jobs.outcome import conclude
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC."""
     source, trained, detector, threshold = load_model(cfg.run)
     data = cfg.get("data") or trained.data  # data=null leaves no such key
-    splits = instantiate(data)
+    splits = shown_to(trained, instantiate(data), None if cfg.get("data") else golden_template(source))
     choice = HydraConfig.get().runtime.choices.data or "own"
     run = RunFolder(Path(cfg.output).expanduser() if cfg.output else source / f"evaluation-{choice}")
     seed_everything(trained.seed, workers=True, verbose=False)

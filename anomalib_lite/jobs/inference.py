@@ -13,19 +13,24 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from anomalib_lite.data.sample import Batch
+from anomalib_lite.data.mode import with_template, without_template
+from anomalib_lite.data.sample import Batch, Splits
 from anomalib_lite.detectors.base import Detector, Prediction
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import open_finished
 from anomalib_lite.scoring import Threshold
 
+TEMPLATE = "template.png"  # in a run folder
 
-def build_detector(cfg: DictConfig, weights: str | None = None) -> Detector:
+
+def build_detector(cfg: DictConfig, weights: str | Path | None = None) -> Detector:
     """The detector of a configuration; `weights` replaces the backbone's source of weights."""
-    overrides = {} if weights is None else {"weights": weights}
+    overrides = {} if weights is None else {"weights": str(weights)}
     backbone: Callable = instantiate(cfg.backbone, _partial_=True, **overrides)
-    blur, score = instantiate(cfg.scoring.blur), instantiate(cfg.scoring.score)
-    return instantiate(cfg.detector, backbone=backbone, blur=blur, score=score)
+    parts = {"blur": cfg.scoring.blur, "score": cfg.scoring.score, "tta": cfg.tta}
+    augment = instantiate(cfg.augment)
+    made = {name: instantiate(part) for name, part in parts.items()}
+    return instantiate(cfg.detector, backbone=backbone, augment=augment if augment.active else None, **made)
 
 
 def image_size(cfg: DictConfig) -> tuple[int, int]:
@@ -48,6 +53,19 @@ def run_over(detector: Detector, loader: DataLoader, describe: str) -> Iterator[
     for batch in tqdm(loader, describe, delay=2, leave=False):
         map, score = detector.predict_batch(batch)
         yield batch, Prediction(map.float().cpu(), score.float().cpu())
+
+
+def shown_to(trained: DictConfig, splits: Splits, golden: Path | None) -> Splits:
+    """The data as a trained run's mode shows it. golden: the run's own template, where its images shared one."""
+    if trained.mode.name != "template":
+        return without_template(splits)
+    return with_template(splits, golden) if golden else splits
+
+
+def golden_template(run: Path) -> Path | None:
+    """The template that a run was trained with, in the colours of its OK images."""
+    path = run / TEMPLATE
+    return path if path.is_file() else None
 
 
 def save_model(folder: Path, detector: Detector, threshold: Threshold) -> int:

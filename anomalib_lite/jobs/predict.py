@@ -19,7 +19,7 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.inference import device_of, image_size, load_model, run_over
+from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, run_over
 from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.scoring import Threshold
@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     source, trained, detector, threshold = load_model(cfg.run)
     paths = expand(OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images, Path())
     readable, broken = _readable(paths)
-    template = Path(cfg.template).expanduser() if cfg.template else None
+    template = Path(cfg.template).expanduser() if cfg.template else golden_template(source)
     images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
     output, names = Path(cfg.output).expanduser(), output_names(readable)
     rows = []

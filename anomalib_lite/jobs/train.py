@@ -18,10 +18,13 @@ from anomalib_lite.data.sample import Splits
 from anomalib_lite.detectors.base import Detector
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.combinations import check_combination
 from anomalib_lite.jobs.evaluation import Evaluation, evaluate_detector, find_threshold
-from anomalib_lite.jobs.inference import build_detector, device_of, image_size, save_model, use_threads
+from anomalib_lite.jobs.inference import TEMPLATE, build_detector, device_of, image_size, save_model, use_threads
+from anomalib_lite.jobs.inputs import make_inputs
 from anomalib_lite.jobs.outcome import conclude
 from anomalib_lite.jobs.training import train_detector
+from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
 from anomalib_lite.runs.tracking import Tracker, tracked
@@ -38,7 +41,11 @@ interrupted goes on from its last epoch.
   anomalib-lite train                                                    built-in product photographs
   anomalib-lite train data=mvtec_ad data.root=DIR data.category=bottle
   anomalib-lite train data=folder data.ok=ok data.nok='nok/*'
-  anomalib-lite train -m seed=0,1,2 detector.whitening=null"""
+  anomalib-lite train mode=template teacher=finetuned tta=flips
+  anomalib-lite train -m augment=none,flips tta=none,flips seed=0,1,2     TTA does not train again"""
+
+# groups that a run's folder names where they are not left at their plain choice
+PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher": "frozen", "tta": "none"}
 
 
 @app("train", HELP)
@@ -61,10 +68,16 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> float | None:
+    check_combination(cfg, build_detector(cfg, weights="none"))
+    with run.stage("inputs"):
+        inputs = make_inputs(cfg, splits, data_hash, tracker)
+    if inputs.template:
+        with atomic_path(run.path / TEMPLATE) as temporary:
+            shutil.copyfile(inputs.template, temporary)
     with run.stage("decode"):
-        train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in splits)
-    detector: Detector = build_detector(cfg)
-    train_detector(cfg, run, detector, train, val, data_hash, tracker.logger)
+        train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in inputs.splits)
+    detector: Detector = build_detector(cfg, weights=inputs.teacher)
+    train_detector(cfg, run, detector, train, val, inputs, tracker.logger)
     detector.to(device_of(cfg)).eval()
     with run.stage("threshold"):
         threshold = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
@@ -89,7 +102,9 @@ def _folder(cfg: DictConfig, data_fingerprint: str) -> Path:
     category = cfg.data.get("category")
     parts = [choices["data"], *([category] if isinstance(category, str) else category or [])]
     backbone = cfg.backbone.name if choices["backbone"] == "timm" else choices["backbone"]
-    parts += [choices["detector"], backbone, f"s{cfg.seed}", run_hash(cfg, data_fingerprint)]
+    parts += [choices["detector"], backbone]
+    parts += [f"{group}_{choices[group]}" for group, plain in PLAIN.items() if choices[group] != plain]
+    parts += [f"s{cfg.seed}", run_hash(cfg, data_fingerprint)]
     if cfg.keep not in ("last", "best"):
         raise UserError(f"keep must be last or best, not '{cfg.keep}'.")
     return Path(cfg.paths.runs) / cfg.experiment_name / "-".join(str(p).replace("/", "_") for p in parts)

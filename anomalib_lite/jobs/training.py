@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.detectors.base import Detector
+from anomalib_lite.jobs.inference import image_size
+from anomalib_lite.jobs.inputs import Inputs
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import RunFolder
@@ -49,18 +51,19 @@ class History(Callback):
 
 
 def train_detector(
-    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, data: str, logger: Any
+    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
 ) -> None:
     """Statistics of the OK images, the student's training if the detector has one, and the calibration.
 
-    Runs that differ only in what comes after the training (`Detector.after_training`, scoring) train once: the trained
-    weights are an artifact. data: the data's fingerprint.
+    Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
+    only in what comes after the training (`Detector.after_training`, scoring, tta) train once: the trained weights are
+    an artifact.
     """
-    in_order = loader(train, cfg.batch_size)
+    in_order = loader(train.first(inputs.real), cfg.batch_size)
     with run.stage("prepare"):
         detector.prepare(in_order)
     if detector.epochs:
-        trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, data)}"
+        trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, inputs)}"
         if cfg.force:
             shutil.rmtree(trained, ignore_errors=True)
         with run.stage("train"):
@@ -75,12 +78,14 @@ def train_detector(
     run.status |= detector.notes
 
 
-def _training_key(cfg: DictConfig, detector: Detector, data: str) -> str:
+def _training_key(cfg: DictConfig, detector: Detector, inputs: Inputs) -> str:
     settings: Any = OmegaConf.to_container(cfg.detector, resolve=True)
     settings = {key: value for key, value in settings.items() if key not in detector.after_training}
     shared = [OmegaConf.to_container(cfg[key], resolve=True) for key in ("backbone", "trainer")]
-    size = list(cfg.image_size) if OmegaConf.is_list(cfg.image_size) else cfg.image_size
-    return artifact_key(settings, *shared, size, cfg.batch_size, cfg.seed, cfg.keep, data)
+    augment = OmegaConf.to_container(cfg.augment, resolve=True) if detector.augment else None
+    return artifact_key(
+        settings, *shared, augment, image_size(cfg), cfg.batch_size, cfg.seed, cfg.keep, inputs.data, inputs.key
+    )
 
 
 def _train(

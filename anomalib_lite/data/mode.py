@@ -1,0 +1,57 @@
+"""With or without the template: what of it samples carry, and how much each origin weighs in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from anomalib_lite.data.sample import Sample, Splits
+from anomalib_lite.errors import UserError
+
+MODES = ("no_template", "template")
+
+
+def map_samples(splits: Splits, change: Callable[[Sample], Sample]) -> Splits:
+    return Splits(*([change(sample) for sample in samples] for _, samples in splits))
+
+
+def without_template(splits: Splits) -> Splits:
+    """No detector, generator or teacher gets to see the template that the data may have."""
+    return map_samples(splits, lambda sample: replace(sample, template=None))
+
+
+def with_template(splits: Splits, template: Path) -> Splits:
+    """One golden image for all samples."""
+    return map_samples(splits, lambda sample: replace(sample, template=template))
+
+
+def templates_of(splits: Splits) -> list[Path]:
+    """The templates of the samples, each once: a single one is the golden image of all, several are pairs' own.
+
+    Errors: UserError where a sample has none.
+    """
+    bare = [s for _, samples in splits for s in samples if s.template is None]
+    if bare:
+        raise UserError(
+            f"mode=template needs a template, and {bare[0].image} has none. Name the golden product's image with "
+            "data.template=FILE, or take data whose images come with their own, e.g. data=deeppcb."
+        )
+    return sorted({s.template for _, samples in splits for s in samples if s.template})
+
+
+def weighted(samples: Sequence[Sample], weights: Mapping[str, float], generated: float | None = None) -> list[Sample]:
+    """Samples with their weight in the loss by origin, those of weight 0 left out.
+
+    weights: by origin; only their ratios count, a real image gets 1. generated: weight of any generated image against
+    1 for a real one; replaces the ratios of the two origins that generators have. A sample's own weight is a factor.
+    """
+    relative = {origin: value / weights["real"] for origin, value in weights.items()}
+    if generated is not None:
+        relative |= {"generated": generated, "template_generated": generated}
+    if any(value < 0 for value in relative.values()):
+        raise UserError(f"mode.weights must not be negative: {dict(relative)}.")
+    missing = {s.origin for s in samples} - set(relative)
+    if missing:
+        raise UserError(f"mode.weights names no weight for images of origin {', '.join(sorted(missing))}.")
+    return [replace(s, weight=s.weight * relative[s.origin]) for s in samples if relative[s.origin]]

@@ -1,0 +1,36 @@
+"""Combinations of choices that make no sense are refused, with the reason."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from anomalib_lite.data.mode import MODES
+from anomalib_lite.detectors.base import Detector
+from anomalib_lite.errors import UserError
+
+
+def check_combination(cfg: DictConfig, detector: Detector) -> None:
+    """Errors: UserError that says why the chosen parts do not go together, and what does."""
+    name = type(detector).__name__
+    finetuned, generates = bool(cfg.teacher.get("_target_")), bool(cfg.generator.get("_target_"))
+    if cfg.mode.name not in MODES:
+        raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{cfg.mode.name}'.")
+    if detector.needs_template and cfg.mode.name != "template":
+        raise UserError(f"{name} compares each image with a template, which mode=no_template hides. Add mode=template.")
+    if detector.epochs:
+        return
+    if detector.augment is not None:
+        raise UserError(
+            f"augment changes the images that a network is trained on, and {name} trains none. Take augment=none; "
+            "tta=flips looks at the images mirrored, in learning and in testing."
+        )
+    if generates and not finetuned:
+        raise UserError(
+            f"Generated images weigh in a training's loss, and {name} has no training. Take generator=none, another "
+            "detector, or teacher=finetuned_classifier, which learns from them."
+        )
+    if cfg.mode.name == "template" and not detector.needs_template and not finetuned:
+        raise UserError(
+            f"mode=template changes nothing here: {name} neither compares with a template nor trains on it. Take "
+            "mode=no_template, detector=template, or teacher=finetuned_classifier."
+        )

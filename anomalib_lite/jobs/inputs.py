@@ -1,0 +1,79 @@
+"""What a training starts from: the data as its mode shows it, generated images, and the teacher's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from anomalib_lite.augment.colour_match import matched_template
+from anomalib_lite.data.mode import templates_of, weighted, with_template, without_template
+from anomalib_lite.data.sample import OK, Sample, Splits
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """splits: training images in the order real, generated, template, weighted by origin. real: how many are real.
+    teacher: file of the backbone's weights, None for its own source. template: the golden image, None without one or
+    where each image has its own. data: the data's fingerprint. key: JSON-ready; with the data and the configuration it
+    defines the training.
+    """
+
+    splits: Splits
+    real: int
+    teacher: str | None
+    template: Path | None
+    data: str
+    key: list[Any]
+
+
+def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = None) -> Inputs:
+    """Generators and teachers are trained where no artifact of theirs exists. data_hash: the splits' fingerprint."""
+    artifacts = Path(cfg.paths.artifacts)
+    golden: list[Sample] = []
+    template = None
+    if cfg.mode.name == "template":
+        templates = templates_of(splits)
+        if len(templates) == 1:
+            template = matched_template(templates[0], [s.image for s in splits.train], artifacts, cfg.mode.colours)
+            splits, templates = with_template(splits, template), [template]
+        known = {s.image for s in splits.train}
+        golden = [Sample(t, OK, template=t, origin="template") for t in templates if t not in known]
+        if len(golden) > 1:  # pairs' own: those of the training images alone
+            own = {s.template for s in splits.train}
+            golden = [g for g in golden if g.image in own]
+    else:
+        splits = without_template(splits)
+    made = _generated(cfg, splits, template, data_hash, tracker)
+    train = weighted([*splits.train, *made, *golden], cfg.mode.weights, cfg.mode.generated)
+    counts = Counter(s.origin for s in train)
+    of_generator = [s for s in train if s.origin.endswith("generated")]
+    teacher = _teacher(cfg, [*splits.train, *golden], data_hash, splits.test, of_generator)
+    key = [
+        sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[counts["real"] :]),
+        Path(teacher).parent.name if teacher else None,
+    ]
+    return Inputs(dataclasses.replace(splits, train=train), counts["real"], teacher, template, data_hash, key)
+
+
+def _generated(cfg: DictConfig, splits: Splits, template: Path | None, data_hash: str, tracker: Any) -> list[Sample]:
+    if not cfg.generator.get("_target_"):
+        return []
+    from anomalib_lite.jobs.generation import generated_samples
+
+    made = generated_samples(cfg, splits.train, template, data_hash, tracker)
+    return [dataclasses.replace(s, template=template) for s in made]
+
+
+def _teacher(
+    cfg: DictConfig, ok: list[Sample], data_hash: str, test: list[Sample], generated: list[Sample]
+) -> str | None:
+    if not cfg.teacher.get("_target_"):
+        return None
+    from anomalib_lite.jobs.teacher import teacher_weights
+
+    return teacher_weights(cfg, ok, data_hash, test, generated)
