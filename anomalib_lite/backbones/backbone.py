@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.backbones.weights import load_weights
+from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights
 from anomalib_lite.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,11 +54,16 @@ def build(
     library: `torchvision` (ResNet family) or `timm` (any model that offers `features_only`).
     layers: feature levels; level l of a convolutional network has stride 2 ** (l + 1), so that (1, 2, 3) are
     ResNet's layer1 to layer3.
-    weights: see `load_weights`. mean, std: of the input in [0, 1]; by default those the weights were trained with.
+    weights: see `load_weights`, or a file of `save_cut`: a fine-tuned network as it was cut.
+    mean, std: of the input in [0, 1]; by default those the weights were trained with.
     """
     layers = sorted(set(layers))
     if not layers:
         raise UserError("backbone.layers names no feature level.")
+    if holds_cut(weights):
+        backbone = build(library, name, layers, "none", mean, std)
+        load_cut(backbone.net, weights)
+        return backbone
     if library == "torchvision":
         return _torchvision(name, layers, weights, mean or IMAGENET_MEAN, std or IMAGENET_STD)
     if library == "timm":

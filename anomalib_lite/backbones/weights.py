@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anomalib_lite.errors import UserError
 
+CUT = {"holds": "the network of an anomalib_lite Backbone"}  # metadata of such a file
 CLASSIFIERS = ("fc.", "classifier.", "head.")  # of whatever task: features need none
 
 
@@ -31,6 +33,33 @@ def load_weights(model: nn.Module, weights: str, *, library: str, name: str) -> 
         model.load_state_dict(_download(weights, library, name))
     else:
         _load_file(model, Path(weights))
+
+
+def save_cut(net: nn.Module, path: Path) -> None:
+    """Writes a cut network's state, which `backbones.build` takes as `weights` for the same name and layers."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path, metadata=CUT)
+
+
+def holds_cut(weights: str) -> bool:
+    """Whether `weights` is the path of a file that `save_cut` wrote."""
+    if Path(weights).suffix != ".safetensors" or not os.path.isfile(weights):
+        return False
+    try:
+        with safe_open(weights, "pt") as file:
+            return (file.metadata() or {}).get("holds") == CUT["holds"]
+    except SafetensorError:
+        return False  # reading it as a state dict says what is wrong
+
+
+def load_cut(net: nn.Module, path: str) -> None:
+    """Loads what `save_cut` wrote, in place.
+
+    Errors: UserError where the file was written for another network or other layers.
+    """
+    try:
+        net.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise UserError(f"{path} holds the features of another backbone, or other layers of it: {error}") from error
 
 
 def _bundled(name: str) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
 from anomalib_lite.backbones import build
-from anomalib_lite.backbones.weights import load_weights
+from anomalib_lite.backbones.weights import load_weights, save_cut
 from anomalib_lite.errors import UserError
 
 PALACE, DAISY = 698, 985  # ImageNet's classes of scikit-learn's two photographs
@@ -147,3 +147,17 @@ def test_without_a_network_timm_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"'resnet10t' could not be downloaded.*backbone\.weights=/path/to/file"):
         build("timm", "resnet10t", weights="timm")
+
+
+@pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet18"), ("timm", "tf_efficientnet_lite0"),
+                                               ("timm", "convnext_atto")])  # fmt: skip
+def test_a_cut_network_goes_through_its_own_file(library: str, name: str, tmp_path: Path):
+    cut = build(library, name, (1, 2)).eval()
+    save_cut(cut.net, tmp_path / "cut.safetensors")
+    again = build(library, name, (1, 2), str(tmp_path / "cut.safetensors")).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for own, theirs in zip(again(image), cut(image), strict=True):
+            assert torch.equal(own, theirs)
+    with pytest.raises(UserError, match="the features of another backbone, or other layers of it"):
+        build(library, name, (1, 2, 3), str(tmp_path / "cut.safetensors"))
