@@ -18,6 +18,7 @@ def test_every_verb_explains_itself(run_verb: Command, verb: str):
     done = run_verb(verb, "--help")
     assert done.status == 0
     assert done.out.splitlines()[0].endswith((".", ","))
+    assert f"\n  anomalib-lite {verb}" in done.out, "an example"
     assert "== Configuration: override with key=value ==" in done.out
 
 
@@ -84,7 +85,7 @@ def test_options_of_the_chosen_group_are_the_valid_ones(run_verb: Command):
     assert "Did you mean: data.category" in done.err
 
 
-@pytest.mark.parametrize("value", ["~/photos", "photos/(1).png"])
+@pytest.mark.parametrize("value", ["~other/photos", "photos/(1).png"])
 def test_a_value_that_hydra_cannot_read_is_shown_in_quotes(run_verb: Command, value: str):
     done = run_verb("predict", "run=x", f"images={value}")
     assert done.status == 1 and f"twice: \"images='{value}'\"" in done.err and "Traceback" not in done.err

@@ -7,8 +7,18 @@ from omegaconf import DictConfig
 from anomalib_lite.annotate.session import run_session
 from anomalib_lite.jobs.app import app
 
+HELP = """Labels crops OK or NOK, with defect types and masks, by keyboard in a local web page.
 
-@app("annotate", "Label crops OK or NOK, with defect types and masks, by keyboard in a local web page.")
+Writes labels.csv and masks/ beside the crops, each answer at once: close the page whenever you like, and start again
+to go on. `anomalib-lite train data=folder data.manifest=.../labels.csv` learns from them.
+
+  anomalib-lite annotate                                        what segment wrote to segmented/
+  anomalib-lite annotate crops=photos/ template=golden.png
+  anomalib-lite annotate crops=demo/manifest.csv scores=runs/default/... 'defects=[scratch, dent]'
+  anomalib-lite annotate open_browser=false port=8800           then open the address that it prints"""
+
+
+@app("annotate", HELP)
 def main(cfg: DictConfig) -> None:
     run_session(
         crops=cfg.crops,

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.home import expand_arguments, expand_values
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
 
         def main() -> None:
             OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
+            sys.argv[1:] = expand_arguments(sys.argv[1:])
             _started.clear()
             _failed.clear()
             try:
@@ -70,6 +72,7 @@ def _guard(job: Job, cfg: DictConfig) -> Any:
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
+        expand_values(cfg)
         return job(cfg)
     except Exception as error:
         spoken = _spoken(error)

@@ -1,0 +1,77 @@
+"""The home folder, wherever a user may write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from anomalib_lite.jobs.home import expand_arguments, expand_values
+from tests.commands import Command
+
+
+@pytest.mark.parametrize(
+    ("argument", "expanded"),
+    [
+        ("paths.runs=~/runs", "paths.runs=/home/me/runs"),
+        ("paths.runs='~/my runs'", "paths.runs='/home/me/my runs'"),
+        ("data.root=~", "data.root=/home/me"),
+        ("run=~/a,~/b", "run=/home/me/a,/home/me/b"),
+        ("images=[~/a, '~/b',c~]", "images=[/home/me/a, '/home/me/b',c~]"),
+        ("images=~other/a", "images=~other/a"),
+        ("images=backup~/a", "images=backup~/a"),
+        ("~detector.gaussian", "~detector.gaussian"),
+        ("~tracking=wandb", "~tracking=wandb"),
+        ("--config-dir=~/conf", "--config-dir=/home/me/conf"),
+    ],
+)
+def test_on_the_command_line(argument: str, expanded: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand_arguments(["-m", argument]) == ["-m", expanded]
+
+
+def test_in_values_from_files(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    text = """
+        paths: {runs: ~/runs}
+        data: {root: "${paths.runs}/x", template: null, ok: ["~/ok", {deep: "~"}], seed: 3, name: "~word", split: "???"}
+        whole: ${paths}
+    """
+    cfg = OmegaConf.create(yaml.safe_load(text))
+    OmegaConf.set_struct(cfg, True)
+    expand_values(cfg)
+    assert OmegaConf.to_container(cfg.data, resolve=True) == {
+        "root": "/home/me/runs/x", "template": None, "ok": ["/home/me/ok", {"deep": "/home/me"}], "seed": 3,
+        "name": "~word", "split": "???",
+    }  # fmt: skip
+    assert cfg.whole.runs == "/home/me/runs"
+
+
+@pytest.mark.parametrize("given", ["paths.runs=~/runs", "paths.runs='~/runs'"])
+def test_a_sweeps_record_lies_among_the_runs_and_nothing_in_the_current_folder(
+    run_verb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    done = run_verb("train", "-m", "data=mvtec_ad", "data.root=~/nowhere", "seed=0,1", given)
+    assert f"{home}/nowhere" in done.err and "2 job(s) of the sweep failed" in done.err
+    assert list(here.iterdir()) == []
+    (record,) = (home / "runs/multirun").glob("*/multirun.yaml")
+    assert "seed=0,1" in yaml.safe_load(record.read_text())["hydra"]["overrides"]["task"]
+
+
+def test_a_sweeps_record_lies_among_the_runs_that_a_file_names(
+    run_verb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\npaths: {runs: ~/runs}\n")
+    run_verb(
+        "train", "-m", f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine", "data=mvtec_ad", "data.root=x"
+    )
+    assert len(list((tmp_path / "home/runs/multirun").glob("*/multirun.yaml"))) == 1
