@@ -1,0 +1,166 @@
+"""HistAuGAN behind the generators' contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.images import to_float
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import Generated, Generator
+from anomalib_lite.generators.histaugan.attributes import Sampling, draw_attribute, restyle
+from anomalib_lite.generators.histaugan.draws import DrawRule, Images
+from anomalib_lite.generators.histaugan.finetuning import Finetuning, Thaw
+from anomalib_lite.generators.histaugan.losses import LossWeights
+from anomalib_lite.generators.histaugan.module import HistAuGANModule, Schedule
+from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
+from anomalib_lite.generators.histaugan.training import DESCRIPTION, Hardware, device_of, finish, read, train
+
+Size = int | Sequence[int]
+
+
+class HistAuGAN(Generator):
+    """Images with an OK image's content and another colour and light.
+
+    Wagner et al., "Structure-Preserving Multi-Domain Stain Color Augmentation Using Style-Transfer with Disentangled
+    Representations", MICCAI 2021. Without a template there is one domain, the OK images; with one, it is the second.
+
+    size, crop: pixels, one number or (height, width), of the images and of what a training step sees of them.
+    template_probability: of drawing the template in training; template_share: of its domain in sampling.
+    sampling: attributes from N(0, I), from the domain's statistics, or encoded from one of the domain's images.
+    finetune: trains a GAN of one domain on the OK images, or takes the finished one in `start_from`, and goes on with
+    crops of the template, mirrored and changed in colour, as `finetuning` says.
+    """
+
+    def __init__(
+        self,
+        size: Size = 256,
+        crop: Size = 216,
+        architecture: Architecture = Architecture(),  # noqa: B008 - frozen
+        losses: LossWeights = LossWeights(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        hardware: Hardware = Hardware(),  # noqa: B008
+        flip: bool = True,
+        template_probability: float = 0.1,
+        template_share: float = 0.5,
+        sampling: Sampling = "random",
+        finetune: Finetuning | None = None,
+        finetuning: Schedule = Schedule(),  # noqa: B008
+        start_from: str | Path | None = None,
+    ) -> None:
+        self.size, self.crop = _pair(size), _pair(crop)
+        self.architecture, self.losses, self.hardware = architecture, losses, hardware
+        self.schedule, self.finetuning = schedule, finetuning
+        self.flip, self.template_probability, self.template_share = flip, template_probability, template_share
+        self.sampling, self.finetune, self.start_from = sampling, finetune, start_from
+        self._check()
+        self.networks: Networks | None = None
+
+    def _check(self) -> None:
+        if any(c % STRIDE or not 32 <= c <= s for c, s in zip(self.crop, self.size, strict=True)):
+            raise UserError(
+                f"HistAuGAN's crop must be a multiple of {STRIDE}, at least 32 px, and fit in the images: "
+                f"crop {self.crop}, size {self.size}."
+            )
+        if min(self.schedule.batch, self.finetuning.batch) < 2:
+            raise UserError("HistAuGAN crosses the images of a batch with each other: its batch must be 2 or more.")
+        if self.sampling not in ("random", "statistics", "encoded"):
+            raise UserError(f"HistAuGAN's sampling is random, statistics or encoded, not '{self.sampling}'.")
+        if self.finetune not in (None, "standard", "blockwise"):
+            raise UserError(f"HistAuGAN's finetune is null, standard or blockwise, not '{self.finetune}'.")
+        if not (0 <= self.template_probability < 1 and 0 <= self.template_share <= 1):
+            raise UserError("HistAuGAN's template_probability and template_share lie between 0 and 1.")
+
+    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+        if not ok:
+            raise UserError("HistAuGAN learns from OK images, and there are none.")
+        if self.finetune and template is None:
+            raise UserError("Fine-tuning HistAuGAN needs a template: name one, or set finetune to null.")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / DESCRIPTION).is_file():
+            if self.finetune:
+                self._fit_finetuned(ok, template, folder, seed, logger)
+            else:
+                self._fit(ok, template, folder, seed, logger)
+        self.load(folder)
+
+    def _fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any) -> None:
+        rule = DrawRule(self.crop, self.flip, self.template_probability)
+        images = Images(ok, template, self.size, rule)
+        networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
+        module = HistAuGANModule(networks, self.losses, self.schedule, seed)
+        train(module, images, len(ok), folder, self.hardware, logger)
+        finish(networks, images, folder, seed, self._notes(ok, ["generated", "template_generated"][: networks.domains]))
+
+    def _fit_finetuned(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
+        base = Path(self.start_from) if self.start_from else folder / "base"
+        if not self.start_from and not (base / DESCRIPTION).is_file():
+            base.mkdir(exist_ok=True)
+            self._fit(ok, None, base, seed, logger)
+        networks, _, _ = read(base)
+        if networks.domains > 1:
+            raise UserError(f"Fine-tuning starts from a GAN of one domain; {base} holds one of {networks.domains}.")
+        rule = DrawRule(networks.crop, self.flip, 0.0, jitter=True)
+        images = Images([template], None, self.size, rule)
+        networks.train().requires_grad_(True)
+        module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
+        thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
+        train(module, images, len(ok), folder, self.hardware, logger, thaw)
+        finish(networks, images, folder, seed, self._notes(ok, ["template_generated"]))
+
+    def _notes(self, ok: Sequence[Path], origins: list[str]) -> dict[str, Any]:
+        """origins: of the images of each domain."""
+        return {"size": list(self.size), "origins": origins, "contents": [str(Path(path).absolute()) for path in ok]}
+
+    def load(self, folder: Path) -> None:
+        self.networks, self._encoded, notes = read(folder)
+        self.networks.to(device_of(self.hardware))
+        self._size = tuple(notes["size"])
+        self._origins, self._contents = notes["origins"], [Path(path) for path in notes["contents"]]
+
+    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+        """Contents are gone through in shuffled order; each image depends on the seed and its place alone."""
+        for place in range(n):
+            rng = np.random.default_rng([seed, place])
+            round_, within = divmod(place, len(self._contents))
+            order = np.random.default_rng([seed, round_, 0]).permutation(len(self._contents))
+            content = self._contents[order[within]]
+            domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
+            z = draw_attribute(self._trained(), self._encoded, domain, self.sampling, rng)
+            image = self.translate(read_image(content), z, domain)
+            yield Generated(image, content, self._origins[domain])
+
+    def translate(self, image: np.ndarray, z: Tensor, domain: int) -> np.ndarray:
+        """The content of an image (H, W, 3) uint8 with an attribute (attributes,) -> (height, width, 3) uint8."""
+        networks = self._trained()
+        batch = self._as_batch(image)
+        made = networks.translate(batch, z[None].to(batch.device), torch.tensor([domain], device=batch.device))
+        return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+    def encode(self, image: np.ndarray, domain: int) -> Tensor:
+        """The attribute (attributes,) of an image (H, W, 3) uint8."""
+        batch = self._as_batch(image)
+        return self._trained().encode(batch, torch.tensor([domain], device=batch.device))[0].cpu()
+
+    def restyle(self, image: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+        """See `attributes.restyle`: an augmentation of batches (B, 3, H, W) in [0, 1]."""
+        return restyle(self._trained().to(image.device), image, p, generator)
+
+    def _as_batch(self, image: np.ndarray) -> Tensor:
+        batch = to_float(resize_image(image, *self._size)[None])
+        return batch.to(self._trained().attribute_mean.device)
+
+    def _trained(self) -> Networks:
+        if self.networks is None:
+            raise UserError("This HistAuGAN has not been trained or loaded yet.")
+        return self.networks
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,0 +1,181 @@
+"""The training step: three optimizers, each in its turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from anomalib_lite.generators.histaugan import losses
+from anomalib_lite.generators.histaugan.crossing import Crossing, cross
+from anomalib_lite.generators.histaugan.losses import LossWeights
+from anomalib_lite.generators.histaugan.networks import Networks
+
+CONTENT_STEPS = 3  # of so many steps with two domains, all but one train the content discriminator alone
+CONTENT_CLIP = 5.0  # norm of its gradient
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """batch: images a step, at least 2. decay_epoch: the learning rates fall to a tenth every so many epochs.
+
+    The content discriminator learns at 0.4 of the learning rate.
+    """
+
+    epochs: int = 1200
+    decay_epoch: int = 600
+    batch: int = 2
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 1e-4
+    checkpoint_every: int = 10  # epochs
+
+    def rate(self, epoch: int) -> float:
+        return self.learning_rate * 0.1 ** (epoch // self.decay_epoch)
+
+
+class HistAuGANModule(LightningModule):
+    """Trains `networks` on batches of images (B, 3, H, W) in [0, 1] and domains (B,) int64.
+
+    Noise depends on the seed and the epoch alone, so that a resumed training draws what an unbroken one does. With one
+    domain, every domain has the same name and the content nothing to hide: the domain terms and the content
+    discriminator's steps are left out.
+    """
+
+    def __init__(self, networks: Networks, weights: LossWeights, schedule: Schedule, seed: int) -> None:
+        super().__init__()
+        self.networks, self.weights, self.schedule, self.seed = networks, weights, schedule, seed
+        self.automatic_optimization = False
+        self.noise = torch.Generator()
+
+    @property
+    def learners(self) -> nn.ModuleList:
+        return nn.ModuleList([self.networks.content, self.networks.attribute, self.networks.decoder])
+
+    @property
+    def discriminators(self) -> nn.ModuleList:
+        return nn.ModuleList([self.networks.encoded_discriminator, self.networks.random_discriminator])
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        content = self.networks.content_discriminator
+        parts = [self.learners, self.discriminators, *([] if content is None else [content])]
+        options: dict[str, Any] = {"betas": tuple(self.schedule.betas), "weight_decay": self.schedule.weight_decay}
+        return [torch.optim.Adam(part.parameters(), self.schedule.learning_rate, **options) for part in parts]
+
+    def on_train_epoch_start(self) -> None:
+        self.noise = torch.Generator(self.device).manual_seed(1_000_003 * self.seed + self.current_epoch)
+        rate = self.schedule.rate(self.current_epoch)
+        for optimizer, factor in zip(self._optimizers(), (1.0, 1.0, 0.4), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = factor * rate
+
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+        image, domain = 2 * batch[0] - 1, self.networks.one_hot(batch[1])
+        if self._content_step(step):
+            terms = {"content_discriminator": self._train_content_discriminator(image, domain)}
+        else:
+            crossing = cross(self.networks, image, domain, self.noise)
+            terms = self._train_discriminators(image, domain, crossing) | self._train_learners(image, domain, crossing)
+        shown = ("self_reconstruction", "adversarial", "content_discriminator")
+        for name, value in terms.items():
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=len(image), prog_bar=name in shown)
+
+    def _content_step(self, step: int) -> bool:
+        if self.networks.content_discriminator is None:
+            return False
+        return (step + 1) % CONTENT_STEPS != 0 and step < self.trainer.num_training_batches - 2
+
+    def _train_content_discriminator(self, image: Tensor, domain: Tensor) -> Tensor:
+        discriminator = self.networks.content_discriminator
+        assert discriminator is not None
+        optimizer = self._optimizers()[2]
+        with torch.no_grad():
+            content = self.networks.content(image, self.noise)
+        loss = losses.domain_named(discriminator(content), domain)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=CONTENT_CLIP, gradient_clip_algorithm="norm")
+        optimizer.step()
+        return loss.detach()
+
+    def _train_discriminators(self, image: Tensor, domain: Tensor, crossing: Crossing) -> dict[str, Tensor]:
+        terms = discriminator_terms(self.networks, image, domain, crossing, self.weights)
+        self._step(1, terms)
+        return detached(terms)
+
+    def _train_learners(self, image: Tensor, domain: Tensor, crossing: Crossing) -> dict[str, Tensor]:
+        with frozen(self.discriminators), frozen(self.networks.content_discriminator):
+            terms = learner_terms(self.networks, image, domain, crossing, self.weights)
+            self._step(0, terms)
+        return detached(terms)
+
+    def _step(self, which: int, terms: dict[str, tuple[float, Tensor]]) -> None:
+        optimizer = self._optimizers()[which]
+        optimizer.zero_grad()
+        self.manual_backward(torch.stack([weight * value for weight, value in terms.values()]).sum())
+        optimizer.step()
+
+    def _optimizers(self) -> list[Any]:
+        return list(self.optimizers())
+
+
+def discriminator_terms(
+    networks: Networks, image: Tensor, domain: Tensor, crossing: Crossing, weights: LossWeights
+) -> dict[str, tuple[float, Tensor]]:
+    """Name -> weight and value, of both image discriminators' losses."""
+    terms: dict[str, tuple[float, Tensor]] = {}
+    for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
+        discriminator = getattr(networks, f"{kind}_discriminator")
+        (real_logits, domain_logits), (fake_logits, _) = discriminator(image), discriminator(fake.detach())
+        terms[f"discriminator_{kind}"] = weights.adversarial, losses.told_apart(real_logits, fake_logits)
+        if networks.domains > 1:
+            named = losses.domain_named(domain_logits, domain)
+            terms[f"discriminator_{kind}_domain"] = weights.domain_discriminator, named
+    return terms
+
+
+def learner_terms(
+    networks: Networks, image: Tensor, domain: Tensor, crossing: Crossing, weights: LossWeights
+) -> dict[str, tuple[float, Tensor]]:
+    """Name -> weight and value, of what encoders and decoder are trained for together."""
+    fooled, named = [], []
+    for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
+        logits, domain_logits = getattr(networks, f"{kind}_discriminator")(fake)
+        fooled.append(losses.taken_for_real(logits))
+        named.append(losses.domain_named(domain_logits, domain))
+    terms = {
+        "adversarial": (weights.adversarial, sum(fooled)),
+        "self_reconstruction": (weights.self_reconstruction, F.l1_loss(crossing.own, image)),
+        "cross_cycle": (weights.cross_cycle, F.l1_loss(crossing.back, image)),
+        "content_l2": (weights.content_l2, losses.content_size(crossing.content)),
+        "attribute_kl": (weights.attribute_kl, losses.attribute_kl(crossing.mean, crossing.log_variance)),
+        "latent_regression": (weights.latent_regression, losses.latent_distance(crossing.found, crossing.drawn)),
+    }
+    if networks.content_discriminator is not None:
+        hidden = losses.domain_hidden(networks.content_discriminator(crossing.content), domain)
+        terms["domain"] = weights.domain_generator, sum(named)
+        terms["content_confusion"] = weights.content_confusion, hidden
+    return terms
+
+
+def detached(terms: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, (_, value) in terms.items()}
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module | None) -> Iterator[None]:
+    """Gradients pass through `module`, but none is computed for its own parameters."""
+    parameters = [] if module is None else list(module.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
