@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +66,8 @@ class Augment(nn.Module):
     def forward(self, batch: Batch, step: int) -> Batch:
         """The changed batch; the given one stays as it is. Changed images are no longer numbered."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed << 32) + step)
+            # torch reads 32 bits of a seed: mixed, not shifted together
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
             image, mask, template = self._move(batch)
             if self.colour is not None:
                 image = self.colour(image)

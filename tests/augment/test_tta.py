@@ -1,0 +1,85 @@
+"""Views: their inverses are exact, colours change as stated, and the maps are averaged where they belong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.transforms import functional as T
+
+from anomalib_lite.augment.tta import FLIPS, TestTimeAugmentation, View
+from anomalib_lite.detectors.base import Detector
+from anomalib_lite.errors import UserError
+from anomalib_lite.scoring import GaussianBlur, MaxScore
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.rand(2, 3, 7, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_undoing_a_flip_gives_the_same_bits(image: torch.Tensor, flip: str) -> None:
+    view, map = View(flip), image[:, :1]
+    assert torch.equal(view.undo(view.apply(map)), map)
+    assert view.identity == (flip == "none")
+    assert torch.equal(view.apply(map), map) == (flip == "none")
+
+
+def test_horizontal_means_left_and_right(image: torch.Tensor) -> None:
+    assert torch.equal(View("horizontal").apply(image), T.hflip(image))
+    assert torch.equal(View("vertical").apply(image), T.vflip(image))
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.3])
+def test_brightness_and_saturation_are_torchvisions(image: torch.Tensor, factor: float) -> None:
+    torch.testing.assert_close(View(brightness=factor).apply(image), T.adjust_brightness(image, factor))
+    expected = T.adjust_saturation(image, factor)  # its grey has rounded coefficients
+    torch.testing.assert_close(View(saturation=factor).apply(image), expected, atol=2e-3, rtol=0)
+
+
+def test_contrast_keeps_the_mean_and_scales_the_spread() -> None:
+    image = 0.4 + 0.1 * torch.rand(1, 3, 8, 8)
+    seen = View(contrast=1.5).apply(image)
+    assert seen.mean().item() == pytest.approx(image.mean().item(), abs=1e-6)
+    assert seen.std().item() == pytest.approx(1.5 * image.std().item(), rel=1e-4)
+
+
+class Reddest(Detector):
+    """The map is the red channel, so that a view's map is the view's red; counts its views."""
+
+    def __init__(self, tta: TestTimeAugmentation | None = None) -> None:
+        super().__init__(GaussianBlur(0.0), MaxScore(), tta)
+        self.seen: list[int] = []
+
+    def anomaly_map(self, image: torch.Tensor, template: torch.Tensor | None = None, view: int = 0) -> torch.Tensor:
+        self.seen.append(view)
+        return image[:, :1] if template is None else (image - template).abs().mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_flipped_maps_come_back_to_their_places(image: torch.Tensor, reduce: str) -> None:
+    views = [{}, {"flip": "horizontal"}, {"flip": "vertical"}, {"flip": "both"}]
+    detector = Reddest(TestTimeAugmentation(views, reduce))
+    torch.testing.assert_close(detector(image).map, Reddest()(image).map)
+    assert detector.seen == [0, 1, 2, 3]
+
+
+def test_the_template_is_seen_in_the_same_view(image: torch.Tensor) -> None:
+    detector = Reddest(TestTimeAugmentation([{"flip": "horizontal"}]))
+    torch.testing.assert_close(detector(image, image.flip(0)).map, Reddest()(image, image.flip(0)).map)
+
+
+def test_mean_and_max_over_the_views(image: torch.Tensor) -> None:
+    views = [{}, {"brightness": 0.5}]
+    red = image[:, :1]
+    torch.testing.assert_close(Reddest(TestTimeAugmentation(views)).forward(image).map, red * 0.75)
+    torch.testing.assert_close(Reddest(TestTimeAugmentation(views, "max")).forward(image).map, red)
+
+
+def test_wrong_views_are_refused() -> None:
+    with pytest.raises(UserError, match="horizontal"):
+        View("sideways")
+    with pytest.raises(UserError, match="empty"):
+        TestTimeAugmentation([])
+    with pytest.raises(UserError, match="mean, max"):
+        TestTimeAugmentation([{}], "median")
