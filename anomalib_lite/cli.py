@@ -11,6 +11,7 @@ VERBS = {
     "demo": "render photographs of panels, and make labelled crops of them to try everything on",
     "segment": "find the products in photographs of panels, and cut aligned crops",
     "annotate": "label crops OK or NOK in a local web page",
+    "generate": "make new OK images from OK images, and measure what they are worth",
     "train": "learn from OK images, set the threshold, measure on the test images, write a run folder",
     "evaluate": "measure a trained run on the test images of a data set",
     "predict": "anomaly scores, maps and overlays for any images, by a trained run",

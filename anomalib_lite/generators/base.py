@@ -25,7 +25,12 @@ class Generated:
 
 
 class Generator(ABC):
-    """Trained once for each data set, template and configuration; `fit` and `load` meet in a folder."""
+    """Trained once for each data set, template and configuration; `fit` and `load` meet in a folder.
+
+    after_training: options that `fit` does not depend on; they may change without a new training.
+    """
+
+    after_training: tuple[str, ...] = ()
 
     @abstractmethod
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:

@@ -23,7 +23,8 @@ def measure(
     """JSON-ready: frechet, kernel, diversity, edge_overlap, ssim; what cannot be measured is None, `missing` says why.
 
     real: OK images. generated: files of the images that are kept; their edge_overlap and ssim with their content images
-    are in `structure`. size: (height, width) to which all are brought.
+    are in `structure`. size: (height, width) to which all are brought. Distances are in units of the real features'
+    mean square.
     """
     rng = np.random.default_rng(seed)
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
@@ -48,7 +49,8 @@ def _counted(images: Any, bar: tqdm) -> Any:
 def _distances(
     real: SeenImages, generated: SeenImages, rng: np.random.Generator, missing: dict[str, str]
 ) -> dict[str, Any]:
-    a, b = generated.pooled, real.pooled
+    scale = np.sqrt(np.mean(real.pooled**2))  # one number: the kernel has none of its own
+    a, b = generated.pooled / scale, real.pooled / scale
     result: dict[str, Any] = {"frechet": None, "kernel": None}
     if min(len(a), len(b)) < 4:
         few = f"needs four images a set; there are {len(b)} real and {len(a)} generated ones"

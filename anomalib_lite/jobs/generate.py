@@ -1,0 +1,111 @@
+"""The verb generate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.augment.colour_match import matched_template
+from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.mode import templates_of
+from anomalib_lite.data.sample import Splits
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.generation import GeneratedSet, generated_set
+from anomalib_lite.jobs.inference import use_threads
+from anomalib_lite.report.quality_words import guard_words, quality_table
+from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.environment import environment
+from anomalib_lite.runs.folder import RunFolder, run_hash
+from anomalib_lite.runs.tracking import tracked
+
+log = logging.getLogger(__name__)
+
+HELP = """Makes new OK images from OK images, and measures what they are worth.
+
+Trains the generator on the OK training images, where that has not been done for this data, template, configuration and
+seed; `train generator=...` then takes the same images. Writes <output>/<data>-<generator>-<mode>-s<seed>-<hash>/ with
+images/, contact_sheet.png (real beside generated), generated.html and quality.json. Images whose structure is damaged
+are dropped; generator.structure_guard says how strictly.
+
+  anomalib-lite generate                                                 built-in product photographs
+  anomalib-lite generate generator=singan generator.count=100
+  anomalib-lite generate mode=template data=folder data.ok=ok data.template=golden.png
+  anomalib-lite generate -m generator=histaugan,singan generator.structure_guard.enabled=true,false"""
+
+FILES = ("contact_sheet.png", "generated.html", "quality.json", "images.csv")
+
+
+@app("generate", HELP)
+def main(cfg: DictConfig) -> float | None:
+    """Returns the kernel distance to the real images, for sweepers to minimise."""
+    if not cfg.generator.get("_target_"):
+        raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
+    splits = instantiate(cfg.data)
+    data_hash = fingerprint(splits)
+    run = RunFolder(_folder(cfg, data_hash))
+    if run.done and not cfg.force:
+        log.info("already done: %s (force=true trains and draws again)", run.path)
+        return _conclude(run.path)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    use_threads(cfg)
+    run.start(cfg, environment(cfg.seed, data_hash))
+    with run.guarded(), tracked(cfg, run.path) as tracker:
+        with run.stage("generate"):
+            made = generated_set(cfg, splits.train, _template(cfg, splits), data_hash, tracker, anew=cfg.force)
+        _copy(made, run.path)
+    return _conclude(run.path)
+
+
+def _template(cfg: DictConfig, splits: Splits) -> Path | None:
+    """The golden image in the OK training images' colours, as the training in this mode sees it."""
+    if cfg.mode.name != "template":
+        return None
+    templates = templates_of(splits)
+    if len(templates) != 1:
+        raise UserError(
+            f"mode=template generates with one golden image, and the data has {len(templates)}. Name it with "
+            "data.template=..., or take mode=no_template."
+        )
+    return matched_template(templates[0], [s.image for s in splits.train], Path(cfg.paths.artifacts), cfg.mode.colours)
+
+
+def _copy(made: GeneratedSet, folder: Path) -> None:
+    shutil.rmtree(folder / "images", ignore_errors=True)
+    copies = [(sample.image, folder / "images" / sample.image.name) for sample in made.samples]
+    for source, target in [*copies, *((made.report / name, folder / name) for name in FILES)]:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _conclude(folder: Path) -> float | None:
+    quality: dict[str, Any] = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+    log.info("%s", quality_table(quality))
+    for name, reason in quality["missing"].items():
+        log.info("%s not available: %s", name, reason)
+    log.info("%s", guard_words(quality))
+    log.info("%d images: %s", quality["drawn"]["kept"], folder / "images")
+    log.info("contact sheet: %s", folder / "contact_sheet.png")
+    log.info("report: %s", folder / "generated.html")
+    return quality["kernel"]["generated"] if quality["kernel"] else None
+
+
+def _folder(cfg: DictConfig, data_hash: str) -> Path:
+    choices = HydraConfig.get().runtime.choices
+    defining = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "output"])
+    category = cfg.data.get("category")
+    parts = [choices["data"], *([category] if isinstance(category, str) else category or [])]
+    parts += [choices["generator"], choices["mode"], f"s{cfg.seed}", run_hash(defining, data_hash)]
+    return Path(cfg.output) / "-".join(str(part).replace("/", "_") for part in parts)
+
+
+if __name__ == "__main__":
+    main()

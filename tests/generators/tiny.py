@@ -1,0 +1,94 @@
+"""Generators that need no training, to test what is around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import Generated, Generator
+
+TRAININGS = "TINY_GENERATOR_TRAININGS"  # environment variable: a file that gets a line for each training
+
+
+class Recolour(Generator):
+    """OK images in other colours; every `damage`-th one has its parts shuffled. patience: seconds of the training.
+    fail_at: step at which the training ends with an error, once.
+    """
+
+    after_training = ("strength", "damage")
+
+    def __init__(
+        self, strength: float = 0.2, damage: int = 0, patience: float = 0.0, fail_at: int | None = None, look: int = 0
+    ) -> None:
+        self.strength, self.damage, self.patience, self.fail_at, self.look = strength, damage, patience, fail_at, look
+
+    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+        if record := os.environ.get(TRAININGS):
+            with open(record, "a") as stream:
+                stream.write(f"{os.getpid()} {len(ok)} {template.name if template else '-'} {seed}\n")
+        time.sleep(self.patience)
+        begin = len(list(folder.glob("step*")))
+        for step in range(begin, 3):
+            if step == self.fail_at and begin == 0:
+                raise RuntimeError("killed")
+            (folder / f"step{step}").touch()
+            for one in logger or []:
+                one.log_metrics({"loss": 1 / (step + 1)}, step=step)
+        notes = {"ok": [str(path) for path in ok], "template": template is not None}
+        (folder / "notes.json").write_text(json.dumps(notes))
+
+    def load(self, folder: Path) -> None:
+        notes = json.loads((folder / "notes.json").read_text())
+        self.ok, self.template = [Path(path) for path in notes["ok"]], notes["template"]
+
+    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+        for place in range(n):
+            rng = np.random.default_rng([seed, place])
+            content = self.ok[rng.integers(len(self.ok))]
+            image = recoloured(read_image(content), rng, self.strength)
+            if self.damage and place % self.damage == 0:
+                image = shuffled(image, rng)
+            yield Generated(image, content, "template_generated" if self.template and place % 2 else "generated")
+
+
+class Silent(Recolour):
+    """Makes nothing."""
+
+    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+        yield from ()
+
+
+class Stranger(Recolour):
+    """Takes its structure from an image that it was not given."""
+
+    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+        for made in super().sample(n, seed):
+            yield Generated(made.image, Path("elsewhere.png"), made.origin)
+
+
+class Refusing(Recolour):
+    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+        raise UserError("not with these images")
+
+
+def recoloured(image: np.ndarray, rng: np.random.Generator, strength: float = 0.2) -> np.ndarray:
+    gain, shift = rng.uniform(1 - strength, 1 + strength, 3), rng.uniform(-60, 60) * strength
+    return np.clip(image * gain + shift, 0, 255).astype(np.uint8)
+
+
+def shuffled(image: np.ndarray, rng: np.random.Generator, n: int = 4) -> np.ndarray:
+    """n x n parts in another order."""
+    side = [size // n for size in image.shape[:2]]
+    parts = [
+        image[i * side[0] : (i + 1) * side[0], j * side[1] : (j + 1) * side[1]] for i in range(n) for j in range(n)
+    ]
+    order = rng.permutation(n * n)
+    return np.vstack([np.hstack([parts[order[i * n + j]] for j in range(n)]) for i in range(n)])
