@@ -1,0 +1,80 @@
+"""PaDiM: a Gaussian of the backbone's features at each position of the product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.augment.tta import TestTimeAugmentation
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.detectors.base import Batches, Detector
+from anomalib_lite.detectors.gaussian import PositionGaussian
+from anomalib_lite.detectors.stacked import chosen_levels, grid_of, stack
+from anomalib_lite.detectors.whitening import Moments
+
+
+class PaDiM(Detector):
+    """The map is the Mahalanobis distance of each position's features from their Gaussian over the OK images.
+
+    Defard, Setkov, Loesch, Audigier, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
+    Localization", ICPR 2021. The distance is divided by the root of the number of channels, which makes it about 1 on
+    OK images. Nothing is trained; of test-time views, each has Gaussians of its own.
+
+    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions; finer layers
+    are averaged down to that grid, coarser ones interpolated (the paper repeats them). channels: more than these are
+    drawn from at random by `seed`, as in the paper; None keeps all, with their full covariance. shrinkage, ridge: see
+    PositionGaussian; the paper has no shrinkage and a fixed 0.01 on the diagonal.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        blur: nn.Module,
+        score: nn.Module,
+        levels: Sequence[int] | None = None,
+        stride: int = 8,
+        channels: int | None = 160,
+        shrinkage: float = 0.0,
+        ridge: float = 0.01,
+        seed: int = 0,
+        tta: TestTimeAugmentation | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        super().__init__(blur, score, tta, augment)
+        self.backbone = backbone().requires_grad_(False).eval()
+        self.levels = chosen_levels(levels, len(self.backbone.channels))
+        self.stride = stride
+        self.register_buffer("kept", _kept(sum(self.backbone.channels[level] for level in self.levels), channels, seed))
+        self.gaussians = nn.ModuleList(PositionGaussian(shrinkage, ridge) for _ in self.tta.views)
+        self.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Batches) -> None:
+        self.eval()
+        for gaussian, view in zip(self.gaussians, self.tta.views, strict=True):
+            moments = Moments()
+            for batch in tqdm(batches, f"Gaussians, image {view.label}", len(batches), delay=2, leave=False):
+                image = view.apply(batch.image.to(self.device)).contiguous(memory_format=torch.channels_last)
+                PositionGaussian.update(moments, self._features(image).cpu())
+            gaussian.fit(moments)
+            gaussian.to(self.device)
+        self.notes = {"channels": len(self.kept), "positions": self.gaussians[0].mean.shape[0]}
+
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+        return self.gaussians[view](self._features(image)).sqrt()
+
+    def _features(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> (B, kept channels, H / stride, W / stride)."""
+        features = self.backbone(image)
+        return stack([features[level] for level in self.levels], grid_of(image, self.stride))[:, self.kept]
+
+
+def _kept(available: int, channels: int | None, seed: int) -> Tensor:
+    """Indices of the channels that are used, in order."""
+    if channels is None or channels >= available:
+        return torch.arange(available)
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:channels].sort().values
