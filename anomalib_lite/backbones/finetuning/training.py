@@ -1,0 +1,179 @@
+"""A backbone, a head on its last feature, and a task: trained together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from anomalib_lite.backbones.backbone import Backbone
+from anomalib_lite.backbones.finetuning.blocks import keep_statistics, unfreeze_last
+from anomalib_lite.backbones.finetuning.tasks import Examples, Task
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 2**31 - 1  # in the place of an epoch: the held-out examples are the same after each
+
+
+@dataclass(frozen=True)
+class Settings:
+    """unfreeze: how many of the backbone's last blocks learn; None: all. head_epochs: epochs at the beginning in which
+    the head learns alone. hidden: widths of the head's hidden layers. batch_size: images; a task may make several
+    examples of one. optimizer: made from the parameters; scheduler: from the optimizer and `total_steps`, or None.
+    held_out: share of the images that the accuracy is measured on. image_size: px, one number or (height, width); None:
+    the run's. nok: files, folders or patterns of NOK images that take part, with `nok_weight`.
+    """
+
+    task: Task
+    epochs: int
+    batch_size: int
+    optimizer: Callable[..., torch.optim.Optimizer]
+    scheduler: Callable[..., Any] | None = None
+    head_epochs: int = 0
+    hidden: Sequence[int] = (512, 128)
+    dropout: float = 0.0
+    unfreeze: int | None = None
+    held_out: float = 0.15
+    image_size: int | Sequence[int] | None = None
+    seed: int = 0
+    nok: str | Sequence[str] | None = None
+    nok_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.head_epochs < self.epochs:
+            raise UserError(
+                f"teacher.head_epochs ({self.head_epochs}) must be fewer than teacher.epochs ({self.epochs}): in the "
+                "others the backbone learns. To change nothing, take teacher=frozen."
+            )
+        if not 0 < self.held_out < 1:
+            raise UserError(f"teacher.held_out must lie between 0 and 1, but is {self.held_out}.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies on held-out images, all of equal weight: before, with the backbone untouched (and the head trained, if
+    it learned alone first); after; and by always naming the most frequent class. blocks: those that learned.
+    """
+
+    accuracy_before: float
+    accuracy_after: float
+    accuracy_by_chance: float
+    blocks: list[str]
+
+
+def finetune(backbone: Backbone, train: ImageSet, held_out: ImageSet, settings: Settings, **trainer: Any) -> Outcome:
+    """Changes the backbone in place; the head is dropped. trainer: arguments of Lightning's Trainer.
+
+    Run it with the random state isolated: it seeds torch with `settings.seed`.
+    """
+    torch.manual_seed(settings.seed)
+    module = FineTuning(backbone, settings)
+    lightning = Trainer(
+        max_epochs=settings.epochs,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+        **trainer,
+    )
+    held = loader(held_out, settings.batch_size)
+    lightning.validate(module, held, verbose=False)
+    lightning.fit(module, loader(train, settings.batch_size, shuffle_seed=settings.seed), held)
+    if lightning.interrupted:
+        raise KeyboardInterrupt
+    backbone.cpu().eval().requires_grad_(True)
+    return Outcome(
+        accuracy_before=module.accuracies[settings.head_epochs],
+        accuracy_after=module.accuracies[-1],
+        accuracy_by_chance=max(module.counts) / sum(module.counts),
+        blocks=module.blocks,
+    )
+
+
+class FineTuning(LightningModule):
+    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.backbone, self.task, self.settings = backbone, settings.task, settings
+        self.blocks = unfreeze_last(backbone.net, settings.unfreeze)
+        self.head = head(backbone.channels[-1], settings.hidden, len(self.task.classes), settings.dropout)
+        self.accuracies: list[float] = []  # before the training, then after each epoch
+        self.counts = [0] * len(self.task.classes)
+        self._right = 0
+        self.to(memory_format=torch.channels_last)
+        self.train()  # Lightning keeps the modes that it finds
+
+    def train(self, mode: bool = True) -> FineTuning:
+        super().train(mode)
+        keep_statistics(self.backbone.net, self.blocks if self._backbone_learns else [])
+        return self
+
+    @property
+    def _backbone_learns(self) -> bool:
+        return self.current_epoch >= self.settings.head_epochs
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> logits (N, classes), or (N, 1) for two classes."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
+            feature = self.backbone(image.contiguous(memory_format=torch.channels_last))[-1]
+        return self.head(feature.mean(dim=(2, 3)))
+
+    def on_train_epoch_start(self) -> None:
+        self.train()  # other modes from the epoch on in which the backbone learns
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Examples:
+        epoch = self.current_epoch if self.trainer.training else HELD_OUT
+        return self.task.examples(batch, self.settings.seed * 2**31 + epoch)
+
+    def training_step(self, examples: Examples, step: int) -> Tensor:
+        losses = classification_loss(self(examples.image), examples.label)
+        loss = (losses * examples.weight).sum() / examples.weight.sum()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.counts, self._right = [0] * len(self.task.classes), 0
+
+    def validation_step(self, examples: Examples, step: int) -> None:
+        logits, label = self(examples.image), examples.label
+        chosen = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        self._right += int((chosen == label).sum())
+        for name, count in zip(*(t.tolist() for t in label.unique(return_counts=True)), strict=True):
+            self.counts[name] += count
+        loss = classification_loss(logits, label).mean()
+        self.log("val_loss", loss, batch_size=len(label))
+
+    def on_validation_epoch_end(self) -> None:
+        self.accuracies.append(self._right / sum(self.counts))
+        self.log("val_accuracy", self.accuracies[-1], prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.settings.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.settings.scheduler is None:
+            return optimizer
+        scheduler = self.settings.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def head(channels: int, hidden: Sequence[int], classes: int, dropout: float) -> nn.Sequential:
+    """Linear layers with ReLU and dropout between them; one output tells two classes apart."""
+    widths = [channels, *hidden]
+    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout))]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1 if classes == 2 else classes))
+
+
+def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """(N,): binary cross-entropy for one logit, cross-entropy for several."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], label.float(), reduction="none")
+    return F.cross_entropy(logits, label, reduction="none")
