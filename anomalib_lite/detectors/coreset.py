@@ -1,0 +1,68 @@
+"""A few patches that cover all: greedy k-centres, exactly and in blocks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+POOL = 4096  # candidates that are searched between two passes over all
+
+
+def random_projection(rows: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
+    """Rows (N, C) -> (N, dimensions), distances kept up to a few per cent; as they are where that is no fewer.
+
+    Johnson and Lindenstrauss, 1984: a Gaussian matrix, scaled by 1 / sqrt(dimensions).
+    """
+    if dimensions >= rows.shape[1]:
+        return rows
+    matrix = torch.randn(rows.shape[1], dimensions, generator=generator) / dimensions**0.5
+    return rows @ matrix.to(rows)
+
+
+def greedy_centres(rows: Tensor, count: int, first: int = 0, describe: str = "coreset") -> Tensor:
+    """Indices (count,) of rows (N, D), each the farthest from those before it (Gonzalez, 1985), the first given.
+
+    Gives the order of the plain algorithm, which goes through all rows after each choice, up to rounding. Distances to
+    the chosen only shrink; so while the farthest of a pool of far rows is as far as any row outside of it was, it is
+    the farthest of all, and the rows outside wait for one matrix product over all that was chosen meanwhile. Where two
+    rows coincide, fewer than `count` may differ: none is chosen twice.
+    """
+    count = min(count, len(rows))
+    squares = rows.square().sum(1)
+    nearest = rows.new_full((len(rows),), torch.inf)
+    chosen, waiting = [first], [first]
+    with tqdm(total=count, desc=describe, initial=1, delay=2, leave=False) as bar:
+        while len(chosen) < count:
+            _approach(nearest, rows, squares, torch.tensor(waiting, device=rows.device))
+            nearest[waiting] = -1
+            waiting = _farthest_in_turn(rows, nearest, count - len(chosen))
+            chosen += waiting
+            bar.update(len(waiting))
+    return torch.tensor(chosen[:count], device=rows.device)
+
+
+def _farthest_in_turn(rows: Tensor, nearest: Tensor, limit: int) -> list[int]:
+    """The next choices, for as long as those outside the pool cannot be farther."""
+    size = min(POOL + 1, len(rows))
+    distances, pool = nearest.topk(size)
+    bound = distances[-1] if size == POOL + 1 else distances.new_tensor(-2.0)
+    distances, inside = distances.clone(), rows[pool]
+    chosen: list[int] = []
+    while len(chosen) < limit:
+        farthest = int(distances.argmax())
+        if distances[farthest] < bound:
+            break
+        chosen.append(int(pool[farthest]))
+        torch.minimum(distances, (inside - inside[farthest]).square().sum(1), out=distances)
+        distances[farthest] = -1
+    return chosen
+
+
+def _approach(nearest: Tensor, rows: Tensor, squares: Tensor, centres: Tensor, block: int = 16384) -> None:
+    """Lowers `nearest`, the squared distances (N,) to the chosen, by those to new centres; in place."""
+    points, lengths = rows[centres], squares[centres]
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        distances = torch.addmm(lengths, rows[part], points.T, alpha=-2).amin(1) + squares[part]
+        torch.minimum(nearest[part], distances.clamp_min_(0), out=nearest[part])
