@@ -20,7 +20,7 @@ from anomalib_lite.generators.histaugan.finetuning import Finetuning, Thaw
 from anomalib_lite.generators.histaugan.losses import LossWeights
 from anomalib_lite.generators.histaugan.module import HistAuGANModule, Schedule
 from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
-from anomalib_lite.generators.histaugan.training import DESCRIPTION, Hardware, device_of, finish, read, train
+from anomalib_lite.generators.histaugan.training import DESCRIPTION, finish, read, train
 
 Size = int | Sequence[int]
 
@@ -36,7 +36,10 @@ class HistAuGAN(Generator):
     sampling: attributes from N(0, I), from the domain's statistics, or encoded from one of the domain's images.
     finetune: trains a GAN of one domain on the OK images, or takes the finished one in `start_from`, and goes on with
     crops of the template, mirrored and changed in colour, as `finetuning` says.
+    accelerator, precision: as Lightning's Trainer names them.
     """
+
+    after_training = ("sampling", "template_share")
 
     def __init__(
         self,
@@ -45,7 +48,6 @@ class HistAuGAN(Generator):
         architecture: Architecture = Architecture(),  # noqa: B008 - frozen
         losses: LossWeights = LossWeights(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
-        hardware: Hardware = Hardware(),  # noqa: B008
         flip: bool = True,
         template_probability: float = 0.1,
         template_share: float = 0.5,
@@ -53,9 +55,12 @@ class HistAuGAN(Generator):
         finetune: Finetuning | None = None,
         finetuning: Schedule = Schedule(),  # noqa: B008
         start_from: str | Path | None = None,
+        accelerator: str = "cpu",
+        precision: str = "32-true",
     ) -> None:
         self.size, self.crop = _pair(size), _pair(crop)
-        self.architecture, self.losses, self.hardware = architecture, losses, hardware
+        self.architecture, self.losses = architecture, losses
+        self.accelerator, self.precision = accelerator, precision
         self.schedule, self.finetuning = schedule, finetuning
         self.flip, self.template_probability, self.template_share = flip, template_probability, template_share
         self.sampling, self.finetune, self.start_from = sampling, finetune, start_from
@@ -95,7 +100,7 @@ class HistAuGAN(Generator):
         images = Images(ok, template, self.size, rule)
         networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
-        train(module, images, len(ok), folder, self.hardware, logger)
+        train(module, images, len(ok), folder, self.accelerator, self.precision, logger)
         finish(networks, images, folder, seed, self._notes(ok, ["generated", "template_generated"][: networks.domains]))
 
     def _fit_finetuned(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
@@ -111,7 +116,7 @@ class HistAuGAN(Generator):
         networks.train().requires_grad_(True)
         module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
         thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
-        train(module, images, len(ok), folder, self.hardware, logger, thaw)
+        train(module, images, len(ok), folder, self.accelerator, self.precision, logger, thaw)
         finish(networks, images, folder, seed, self._notes(ok, ["template_generated"]))
 
     def _notes(self, ok: Sequence[Path], origins: list[str]) -> dict[str, Any]:
@@ -120,7 +125,7 @@ class HistAuGAN(Generator):
 
     def load(self, folder: Path) -> None:
         self.networks, self._encoded, notes = read(folder)
-        self.networks.to(device_of(self.hardware))
+        self.networks.to("cuda" if self.accelerator == "gpu" else "cpu")
         self._size = tuple(notes["size"])
         self._origins, self._contents = notes["origins"], [Path(path) for path in notes["contents"]]
 

@@ -25,13 +25,15 @@ CONTENT_CLIP = 5.0  # norm of its gradient
 class Schedule:
     """batch: images a step, at least 2. decay_epoch: the learning rates fall to a tenth every so many epochs.
 
-    The content discriminator learns at 0.4 of the learning rate.
+    discriminator_rate, content_rate: the image and the content discriminators' learning rates, as factors of it.
     """
 
     epochs: int = 1200
     decay_epoch: int = 600
     batch: int = 2
     learning_rate: float = 1e-4
+    discriminator_rate: float = 1.0
+    content_rate: float = 0.4
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-4
     checkpoint_every: int = 10  # epochs
@@ -70,10 +72,10 @@ class HistAuGANModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.noise = torch.Generator(self.device).manual_seed(1_000_003 * self.seed + self.current_epoch)
-        rate = self.schedule.rate(self.current_epoch)
-        for optimizer, factor in zip(self._optimizers(), (1.0, 1.0, 0.4), strict=False):
+        factors = (1.0, self.schedule.discriminator_rate, self.schedule.content_rate)
+        for optimizer, factor in zip(self._optimizers(), factors, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = factor * rate
+                group["lr"] = factor * self.schedule.rate(self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
         image, domain = 2 * batch[0] - 1, self.networks.one_hot(batch[1])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,46 +26,13 @@ log = logging.getLogger(__name__)
 DESCRIPTION, WEIGHTS = "histaugan.json", "histaugan.safetensors"
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """As Lightning's Trainer names them."""
-
-    accelerator: str = "cpu"
-    devices: int = 1
-    precision: str = "32-true"
-
-
-class History(Callback):
-    """history.csv: one row an epoch with the mean of every loss; rewritten whole, so that it is never torn."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows = path, []
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows: list[dict[str, float]] = list(state_dict["rows"])
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.rows.append({"epoch": trainer.current_epoch + 1} | losses)
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, sorted({name for row in self.rows for name in row}, key=_epoch_first))
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-
-def _epoch_first(name: str) -> tuple[bool, str]:
-    return name != "epoch", name
-
-
 def train(
     module: HistAuGANModule,
     images: Images,
     length: int,
     folder: Path,
-    hardware: Hardware,
+    accelerator: str,
+    precision: str,
     logger: Any,
     callbacks: Sequence[Callback] = (),
 ) -> None:
@@ -77,13 +42,12 @@ def train(
     """
     schedule = module.schedule
     trainer = Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        precision=hardware.precision,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
         max_epochs=schedule.epochs,
         callbacks=[
             *callbacks,
-            History(folder / "history.csv"),
             ModelCheckpoint(
                 folder, filename="last", enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
             ),
@@ -100,7 +64,7 @@ def train(
         log.info("resuming HistAuGAN's training from %s", last)
     batches = training_batches(images, length, schedule.batch, module.seed)
     resume = last if last.is_file() else None
-    trainer.fit(module, batches, ckpt_path=resume, weights_only=False)  # our own file: optimizers and history
+    trainer.fit(module, batches, ckpt_path=resume, weights_only=False)  # our own file: optimizer states
     if trainer.interrupted:
         raise KeyboardInterrupt
 
@@ -131,7 +95,3 @@ def read(folder: Path) -> tuple[Networks, list[Tensor], dict[str, Any]]:
     encoded = [tensors.pop(f"encoded.{domain}") for domain in range(networks.domains)]
     networks.load_state_dict(tensors)
     return networks.eval().requires_grad_(False), encoded, notes
-
-
-def device_of(hardware: Hardware) -> torch.device:
-    return torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")
