@@ -1,0 +1,128 @@
+"""SinGAN behind the contract of all generators."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import Generated, Generator
+from anomalib_lite.generators.singan.files import read_pyramid
+from anomalib_lite.generators.singan.pyramid import pyramid_sizes, to_pixels, to_tensor
+from anomalib_lite.generators.singan.sample import check_start, random_sample
+from anomalib_lite.generators.singan.scale_training import Schedule
+from anomalib_lite.generators.singan.scales import Pyramid, reconstruction_errors, seeded
+from anomalib_lite.generators.singan.training import Job, Shape, train_pyramid
+from anomalib_lite.runs.atomic import write_json
+
+log = logging.getLogger(__name__)
+
+SUMMARY = "singan.json"  # written last
+
+
+class SinGAN(Generator):
+    """A pyramid of small GANs for each of a few OK images; every sample is a variation of one of them.
+
+    Shaham, Dekel, Michaeli, "SinGAN: Learning a Generative Model from a Single Natural Image", ICCV 2019. The template
+    is not used.
+    images: how many OK images get a pyramid of their own, spread over the set. start_scale: of the samples; below it
+    they are the training image, so that higher ones keep more of its structure; 0: all is new. stretch: height and
+    width of the samples relative to the training image. shape, schedule: of the pyramids and of their training.
+    accelerator, precision: as Lightning's Trainer names them.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        schedule: Schedule,
+        images: int = 1,
+        start_scale: int = 3,
+        stretch: Sequence[float] = (1.0, 1.0),
+        accelerator: str = "cpu",
+        precision: str = "32-true",
+    ) -> None:
+        if images < 1 or min(stretch) <= 0 or len(stretch) != 2:
+            raise UserError(
+                f"SinGAN needs images >= 1 and two positive numbers as stretch, not {images} and {list(stretch)}."
+            )
+        self.shape, self.schedule = shape, schedule
+        self.accelerator, self.precision = accelerator, precision
+        self.images, self.start_scale = images, start_scale
+        self.stretch = (float(stretch[0]), float(stretch[1]))
+        self.pyramids: list[Pyramid] = []
+
+    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json.
+
+        logger: one Lightning logger, several, or None.
+        """
+        loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
+        jobs = [
+            self._job(number, image, folder, seed, loggers)
+            for number, image in enumerate(spread(ok, self.images, seed))
+        ]
+        self.pyramids, notes = [], []
+        for job in jobs:
+            pyramid, seconds = train_pyramid(job)
+            self.pyramids.append(pyramid)
+            errors = [round(error, 4) for error in reconstruction_errors(pyramid)]
+            notes.append(
+                {"image": str(job.image), "sizes": job.sizes, "reconstruction_rmse": errors, "seconds": seconds}
+            )
+            log.info("%s: %d scales in %.1f minutes", job.name, len(job.sizes), sum(seconds) / 60)
+        write_json(folder / SUMMARY, notes)
+
+    def load(self, folder: Path) -> None:
+        if not (folder / SUMMARY).is_file():
+            raise UserError(f"{folder} holds no finished SinGAN: {SUMMARY} is missing. Train it again.")
+        notes = json.loads((folder / SUMMARY).read_text())
+        self.pyramids = [read_pyramid(_place(folder, n), Path(note["image"])) for n, note in enumerate(notes)]
+
+    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+        """In turn from each pyramid. Sample i depends on the seed and i alone."""
+        device = _device(self.accelerator)
+        if not self.pyramids:
+            raise UserError("This SinGAN has not been trained or loaded yet.")
+        for number in range(n):
+            pyramid = self.pyramids[number % len(self.pyramids)].to(device)
+            image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
+            yield Generated(to_pixels(image).numpy(), pyramid.image, "generated")
+
+    def _job(self, number: int, image: Path, folder: Path, seed: int, loggers: list[Any]) -> Job:
+        pixels = read_image(image)
+        shape = self.shape
+        sizes = pyramid_sizes(*pixels.shape[:2], shape.factor, shape.max_size, shape.min_size)
+        check_start(self.start_scale, len(sizes))
+        real = to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1])))
+        step = number * len(sizes) * self.schedule.iterations
+        name = f"image {number + 1}/{self.images}"
+        place = _place(folder, number)
+        return Job(
+            image.absolute(), real, sizes, shape, self.schedule, (seed, number), place, name, step,
+            self.accelerator, self.precision, loggers,
+        )  # fmt: skip
+
+
+def spread(images: Sequence[Path], count: int, seed: int) -> list[Path]:
+    """`count` of the images, one from each of as many equal stretches of the sequence."""
+    if count > len(images):
+        raise UserError(f"SinGAN was asked for {count} images (generator.images), but there are {len(images)} OK ones.")
+    edges = np.linspace(0, len(images), count + 1).round().astype(int)
+    rng = np.random.default_rng(seed)
+    return [images[rng.integers(begin, end)] for begin, end in itertools.pairwise(edges)]
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / f"image-{number:02d}"
+
+
+def _device(accelerator: str) -> torch.device:
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

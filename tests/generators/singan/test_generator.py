@@ -1,0 +1,131 @@
+"""SinGAN behind the generators' contract."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.singan import SinGAN
+from anomalib_lite.generators.singan.generator import spread
+from anomalib_lite.generators.singan.scales import reconstruct
+from tests.generators.singan.conftest import TINY, tiny_singan
+
+
+def same(a, b) -> bool:
+    return all(np.array_equal(x.image, y.image) and x.content == y.content for x, y in zip(a, b, strict=True))
+
+
+def test_samples_are_images_of_the_pyramids_in_turn(trained, ok):
+    samples = list(trained[0].sample(5, seed=0))
+    contents = [sample.content for sample in samples]
+    assert contents[0] == contents[2] == contents[4] != contents[1] == contents[3]
+    assert set(contents) <= set(ok)
+    assert {(s.image.shape, str(s.image.dtype), s.origin) for s in samples} == {((32, 32, 3), "uint8", "generated")}
+
+
+def test_the_first_of_many_samples_are_those_of_few_and_the_seed_decides(trained):
+    singan, _ = trained
+    four = list(singan.sample(4, seed=3))
+    assert same(four, singan.sample(4, seed=3))
+    assert same(four[:2], singan.sample(2, seed=3))
+    assert same(four[:3], islice(singan.sample(9, seed=3), 3))
+    assert not any(same([a], [b]) for a, b in zip(four, singan.sample(4, seed=4), strict=True))
+    assert not same(four[:1], four[2:3])  # of one pyramid
+
+
+def test_what_fit_left_gives_the_same_samples_elsewhere(trained):
+    singan, folder = trained
+    loaded = tiny_singan(images=2)
+    loaded.load(folder)
+    assert same(loaded.sample(4, seed=5), singan.sample(4, seed=5))
+
+
+def test_the_same_reconstruction_from_what_was_saved(trained):
+    singan, folder = trained
+    loaded = tiny_singan(images=2)
+    loaded.load(folder)
+    for ours, theirs in zip(singan.pyramids, loaded.pyramids, strict=True):
+        again = reconstruct(theirs)
+        assert all((a == b).all() for a, b in zip(reconstruct(ours), again, strict=True))
+        assert [tuple(image.shape[2:]) for image in again] == [(side, side) for side in (16, 19, 23, 27, 32)]
+
+
+def test_the_summary_tells_images_errors_and_seconds(trained, ok):
+    notes = json.loads((trained[1] / "singan.json").read_text())
+    assert [note["image"] in map(str, ok) for note in notes] == [True, True]
+    assert all(len(note["reconstruction_rmse"]) == len(note["seconds"]) == 5 for note in notes)
+
+
+def test_a_finished_folder_is_not_trained_again(trained, ok):
+    folder = trained[1]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("scale-*")}
+    tiny_singan(images=2).fit(ok, None, folder, seed=7)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("scale-*")} == before
+
+
+def test_an_image_larger_than_the_pyramid_is_reduced_once(trained):
+    pyramid = trained[0].pyramids[0]
+    mean = read_image(pyramid.image).mean() / 127.5 - 1
+    assert tuple(pyramid.real.shape) == (1, 3, 32, 32)
+    assert float(pyramid.real.mean()) == pytest.approx(mean, abs=0.01)
+
+
+def test_images_are_spread_over_the_set():
+    for seed in range(20):
+        places = spread(list(range(100)), 4, seed)
+        assert [place // 25 for place in places] == [0, 1, 2, 3]
+    assert len({tuple(spread(list(range(100)), 4, seed)) for seed in range(20)}) > 10
+    assert spread(list("abc"), 3, 0) == list("abc")
+
+
+def test_the_losses_reach_the_logger_with_rising_steps(ok, tmp_path):
+    class Logger:
+        def __init__(self):
+            self.rows = []
+
+        def log_metrics(self, metrics, step):
+            self.rows.append((step, metrics))
+
+    logger = Logger()
+    tiny_singan().fit(ok, None, tmp_path, 0, logger)
+    steps = [step for step, _ in logger.rows]
+    assert steps == sorted(set(steps))
+    assert max(steps) == 5 * 6
+    assert [row["singan image 1/1/scale"] for _, row in logger.rows] == [0, 1, 2, 3, 4]
+    names = {name.rsplit("/", 1)[1] for name in logger.rows[0][1]}
+    assert names == {"scale", "critic", "penalty", "adversarial", "reconstruction"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"images": 6}, "generator.images"), ({"start_scale": 5}, "0 to 4"), ({"start_scale": -1}, "0 to 4")],
+)
+def test_what_cannot_be_is_said_before_any_training(ok, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        tiny_singan(**changes).fit(ok, None, tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_without_sense_are_refused():
+    with pytest.raises(UserError, match="stretch"):
+        tiny_singan(stretch=(1.0, 0.0))
+    with pytest.raises(UserError, match="images"):
+        tiny_singan(images=0)
+
+
+def test_an_unfinished_folder_is_not_loaded(tmp_path):
+    with pytest.raises(UserError, match=r"singan\.json"):
+        tiny_singan().load(tmp_path)
+    with pytest.raises(UserError, match="not been trained"):
+        next(tiny_singan().sample(1, 0))
+
+
+def test_the_schedule_and_the_shape_default_to_the_papers():
+    singan = SinGAN(shape=type(TINY)(), schedule=type(tiny_singan().schedule)())
+    assert (singan.schedule.iterations, singan.schedule.critic_steps, singan.schedule.generator_steps) == (2000, 3, 3)
+    assert (singan.shape.max_size, singan.shape.width, singan.shape.max_width) == (250, 32, 128)

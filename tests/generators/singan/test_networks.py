@@ -1,0 +1,72 @@
+"""Shapes, parameter counts, and what one output pixel depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, initialise
+
+
+@pytest.mark.parametrize(
+    ("width", "generator", "critic"),
+    [  # 3 x 3 weights, biases, and two numbers a batch-norm channel: first block, three within, last convolution
+        (32, 960 + 3 * 9_312 + 867, 960 + 3 * 9_312 + 289),
+        (128, 3_840 + 3 * 147_840 + 3_459, 3_840 + 3 * 147_840 + 1_153),
+    ],
+)
+def test_parameter_counts(width, generator, critic):
+    counts = [sum(p.numel() for p in network.parameters()) for network in (ScaleGenerator(width), Critic(width))]
+    assert counts == [generator, critic]
+
+
+def test_the_generator_keeps_the_size_and_the_critic_loses_five_pixels_a_side():
+    image = torch.zeros(2, 3, 25, 31)
+    assert ScaleGenerator(8)(image, image).shape == (2, 3, 25, 31)
+    assert Critic(8)(image).shape == (2, 1, 15, 21)
+
+
+def test_the_layers_are_those_of_the_paper():
+    layers = [m for m in ScaleGenerator(8).modules() if not list(m.children())]
+    block = [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
+    assert [type(layer) for layer in layers] == [*block * 4, nn.Conv2d, nn.Tanh]
+    assert all(layer.padding == (0, 0) and layer.stride == (1, 1) for layer in layers if isinstance(layer, nn.Conv2d))
+    assert {layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)} == {0.2}
+
+
+def test_a_generator_without_weights_gives_the_previous_image():
+    network = ScaleGenerator(8)
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    previous = torch.rand(1, 3, 20, 20)
+    assert torch.equal(network(torch.randn(1, 3, 20, 20), previous), previous)
+
+
+def test_a_pixel_sees_noise_and_image_alike_eleven_pixels_wide():
+    network = ScaleGenerator(8).eval()
+    initialise(network, torch.Generator().manual_seed(0))
+    noise, previous = (torch.zeros(1, 3, 31, 31, requires_grad=True) for _ in range(2))
+    network(noise, previous)[0, 0, 15, 15].backward()
+    seen = noise.grad[0].abs().sum(0) > 0
+    rows, columns = (torch.nonzero(seen.any(dim)).flatten().tolist() for dim in (1, 0))
+    assert rows == columns == list(range(10, 21))
+    skip = torch.zeros_like(noise)
+    skip[0, 0, 15, 15] = 1
+    assert torch.allclose(previous.grad, noise.grad + skip)
+
+
+def test_weights_are_drawn_from_the_generator_given():
+    def weights(seed: int) -> torch.Tensor:
+        network = Critic(32)
+        initialise(network, torch.Generator().manual_seed(seed))
+        return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+    network = Critic(64)
+    initialise(network, torch.Generator().manual_seed(0))
+    convolution, norm = network.body[1][0], network.body[1][1]
+    assert float(convolution.weight.detach().std()) == pytest.approx(0.02, rel=0.03)
+    assert float(norm.weight.detach().mean()) == pytest.approx(1, abs=0.01)
+    assert not convolution.bias.any()
