@@ -66,8 +66,8 @@ def _pairs(folder: Path, drawn: Sequence[dict[str, Any]], ok: Sequence[Path], ke
 
 
 def _pair(folder: Path, row: dict[str, Any], ok: Sequence[Path]) -> Pair:
-    look = "   template's look" if row["origin"] == "template_generated" else ""
-    words = f"edge overlap {row['edge_overlap']:.3f}   SSIM {row['ssim']:.3f}{look}"
+    look = ", template's look" if row["origin"] == "template_generated" else ""
+    words = f"edge overlap {row['edge_overlap']:.3f}, SSIM {row['ssim']:.3f}{look}"
     return Pair(read_image(ok[row["content"]]), read_image(folder / row["file"]), row["kept"], words)
 
 

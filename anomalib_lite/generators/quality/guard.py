@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.quality.structure import edge_overlap
+from anomalib_lite.generators.quality.structure import edges, overlap_of
 
 COPIES = 200  # over all images, at least one of each
 MOST_IMAGES = 200
@@ -49,9 +49,11 @@ def fit_guard(images: Sequence[np.ndarray], quantile: float, seed: int) -> Struc
     rng = np.random.default_rng(seed)
     images = [images[i] for i in rng.permutation(len(images))[:MOST_IMAGES]]
     repeats = -(-COPIES // len(images))
-    chosen = [image for image in images for _ in range(repeats)]
-    kept = [edge_overlap(image, photographed_anew(image, rng)) for image in chosen]
-    damaged = [edge_overlap(image, put_out_of_place(image, rng)) for image in chosen]
+    kept, damaged = [], []
+    for image in images:
+        own = edges(image)
+        kept += [overlap_of(own, edges(photographed_anew(image, rng))) for _ in range(repeats)]
+        damaged += [overlap_of(own, edges(put_out_of_place(image, rng))) for _ in range(repeats)]
     threshold = float(np.quantile(kept, quantile))
     return StructureGuard(threshold, quantile, float(np.mean(np.array(damaged) < threshold)))
 

@@ -22,7 +22,11 @@ def edge_overlap(a: np.ndarray, b: np.ndarray, tolerance_px: float = 2) -> float
     """
     if a.shape[:2] != b.shape[:2]:
         raise ValueError(f"edges of images of different sizes: {a.shape[:2]} and {b.shape[:2]}")
-    ours, theirs = edges(a), edges(b)
+    return overlap_of(edges(a), edges(b), tolerance_px)
+
+
+def overlap_of(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float = 2) -> float:
+    """`edge_overlap` of edges that are there already, bool (H, W)."""
     if not ours.any() or not theirs.any():
         return float(ours.any() == theirs.any())
     precision, recall = _near(ours, theirs, tolerance_px), _near(theirs, ours, tolerance_px)

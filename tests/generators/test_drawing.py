@@ -1,0 +1,73 @@
+"""Images are drawn until enough have kept their structure, up to a bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.drawing import MOST_DRAWS, compared_size, start_drawing
+from tests.generators import tiny
+from tests.generators.quality.test_structure import product
+
+
+@pytest.fixture(scope="module")
+def ok(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("ok")
+    for seed in range(4):
+        cv2.imwrite(str(folder / f"{seed}.png"), product(seed, 64)[..., ::-1])
+    return sorted(folder.iterdir())
+
+
+def trained(kind: type[tiny.Recolour], ok: list[Path], folder: Path, **options) -> tiny.Recolour:
+    generator = kind(**options)
+    generator.fit(ok, None, folder, 0)
+    generator.load(folder)
+    return generator
+
+
+def test_enough_images_are_kept_although_some_are_damaged(ok, tmp_path):
+    drawing = start_drawing(trained(tiny.Recolour, ok, tmp_path, damage=3), 6, 0, ok, 0.01)
+    drawn = list(drawing.images)
+    assert drawing.size == (64, 64) and drawing.guard is not None
+    assert [one.kept for one in drawn] == [False, True, True] * 3
+    assert all(ok[one.content] == one.made.content for one in drawn)
+    assert min(one.overlap for one in drawn if one.kept) >= drawing.guard.threshold
+    assert min(one.ssim for one in drawn if one.kept) > max(one.ssim for one in drawn if not one.kept)
+
+
+def test_the_first_of_many_are_those_of_few_and_a_seed_repeats(ok, tmp_path):
+    generator = trained(tiny.Recolour, ok, tmp_path, damage=4)
+
+    def kept(count: int, seed: int) -> list[np.ndarray]:
+        return [one.made.image for one in start_drawing(generator, count, seed, ok, 0.01).images if one.kept]
+
+    few, many, other = kept(3, 0), kept(6, 0), [one.made.image for one in start_drawing(generator, 3, 1, ok).images]
+    assert len(few) == 3 and len(many) == 6
+    assert all(np.array_equal(a, b) for a, b in zip(few, many[:3], strict=True))
+    assert not any(np.array_equal(few[0], image) for image in other)
+
+
+def test_a_generator_that_only_damages_is_given_up(ok, tmp_path):
+    drawn = list(start_drawing(trained(tiny.Recolour, ok, tmp_path, damage=1), 5, 0, ok, 0.01).images)
+    assert len(drawn) == 5 * MOST_DRAWS and not any(one.kept for one in drawn)
+
+
+def test_without_the_guard_every_image_is_kept(ok, tmp_path):
+    drawing = start_drawing(trained(tiny.Recolour, ok, tmp_path, damage=2), 5, 0, ok)
+    assert drawing.guard is None and [one.kept for one in drawing.images] == [True] * 5
+
+
+def test_a_generator_without_images_or_with_strange_ones_is_named(ok, tmp_path):
+    with pytest.raises(UserError, match="Silent gives no image"):
+        start_drawing(trained(tiny.Silent, ok, tmp_path), 2, 0, ok)
+    with pytest.raises(ValueError, match=r"elsewhere\.png, which is no training image"):
+        list(start_drawing(trained(tiny.Stranger, ok, tmp_path), 2, 0, ok).images)
+
+
+def test_large_images_are_compared_small():
+    assert compared_size(np.zeros((1024, 512, 3), np.uint8)) == (256, 128)
+    assert compared_size(np.zeros((100, 80, 3), np.uint8)) == (100, 80)
