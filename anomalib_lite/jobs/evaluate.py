@@ -7,15 +7,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.fingerprint import fingerprint
-from anomalib_lite.data.images import ImageSet
 from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.evaluation import evaluate_detector
-from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
-from anomalib_lite.jobs.outcome import conclude
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.runs.tracking import Tracker
@@ -35,6 +30,13 @@ report.html.
 @app("evaluate", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC."""
+    from lightning import seed_everything
+
+    from anomalib_lite.data.images import ImageSet
+    from anomalib_lite.jobs.evaluation import evaluate_detector
+    from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
+    from anomalib_lite.jobs.outcome import conclude
+
     source, trained, detector, threshold = load_model(cfg.run)
     data = cfg.get("data") or trained.data  # data=null leaves no such key
     splits = shown_to(trained, instantiate(data), None if cfg.get("data") else golden_template(source))

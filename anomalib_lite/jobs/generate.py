@@ -6,26 +6,25 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.mode import templates_of
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.generation import GeneratedSet, generated_set
-from anomalib_lite.jobs.inference import use_threads
 from anomalib_lite.report.quality_words import guard_words, quality_table
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
 from anomalib_lite.runs.tracking import tracked
+
+if TYPE_CHECKING:
+    from anomalib_lite.jobs.generation import GeneratedSet
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,11 @@ def main(cfg: DictConfig) -> float | None:
     if run.done and not cfg.force:
         log.info("already done: %s (force=true trains and draws again)", run.path)
         return _conclude(run.path)
+    from lightning import seed_everything
+
+    from anomalib_lite.jobs.generation import generated_set
+    from anomalib_lite.jobs.inference import use_threads
+
     seed_everything(cfg.seed, workers=True, verbose=False)
     use_threads(cfg)
     run.start(cfg, environment(cfg.seed, data_hash))
@@ -75,6 +79,8 @@ def _template(cfg: DictConfig, splits: Splits) -> Path | None:
             f"mode=template generates with one golden image, and the data has {len(templates)}. Name it with "
             "data.template=..., or take mode=no_template."
         )
+    from anomalib_lite.augment.colour_match import matched_template
+
     return matched_template(templates[0], [s.image for s in splits.train], Path(cfg.paths.artifacts), cfg.mode.colours)
 
 

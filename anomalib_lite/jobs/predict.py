@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,14 +16,14 @@ from tqdm import tqdm
 
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import expand, output_names
-from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, run_over
 from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.scoring import Threshold
+
+if TYPE_CHECKING:
+    from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class SkippedImages(UserError):
 
 @app("predict", HELP)
 def main(cfg: DictConfig) -> None:
+    from anomalib_lite.data.images import ImageSet, loader
+    from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, run_over
+
     source, trained, detector, threshold = load_model(cfg.run)
     paths = expand(OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images, Path())
     readable, broken = _readable(paths)

@@ -6,29 +6,26 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning import seed_everything
 from omegaconf import DictConfig
 
 from anomalib_lite.data.fingerprint import fingerprint
-from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Splits
-from anomalib_lite.detectors.base import Detector
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.combinations import check_combination
-from anomalib_lite.jobs.evaluation import Evaluation, evaluate_detector, find_threshold
-from anomalib_lite.jobs.inference import TEMPLATE, build_detector, device_of, image_size, save_model, use_threads
-from anomalib_lite.jobs.inputs import make_inputs
-from anomalib_lite.jobs.outcome import conclude
-from anomalib_lite.jobs.training import train_detector
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
 from anomalib_lite.runs.tracking import Tracker, tracked
-from anomalib_lite.scoring import Threshold
+
+if TYPE_CHECKING:  # the networks' libraries take seconds: they come when there is something to train
+    from anomalib_lite.data.images import ImageSet
+    from anomalib_lite.detectors.base import Detector
+    from anomalib_lite.jobs.evaluation import Evaluation
+    from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +57,10 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.force:
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     log.info("%s", run.path)
+    from lightning import seed_everything
+
+    from anomalib_lite.jobs.inference import use_threads
+
     seed_everything(cfg.seed, workers=True, verbose=False)
     use_threads(cfg)
     run.start(cfg, environment(cfg.seed, data_hash))
@@ -68,6 +69,14 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> float | None:
+    from anomalib_lite.data.images import ImageSet
+    from anomalib_lite.jobs.combinations import check_combination
+    from anomalib_lite.jobs.evaluation import find_threshold
+    from anomalib_lite.jobs.inference import TEMPLATE, build_detector, device_of, image_size, save_model
+    from anomalib_lite.jobs.inputs import make_inputs
+    from anomalib_lite.jobs.outcome import conclude
+    from anomalib_lite.jobs.training import train_detector
+
     check_combination(cfg, build_detector(cfg, weights="none"))
     with run.stage("inputs"):
         inputs = make_inputs(cfg, splits, data_hash, tracker)
@@ -90,6 +99,8 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
 
 
 def _evaluate(cfg: DictConfig, run: RunFolder, detector: Detector, test: ImageSet, threshold: Threshold) -> Evaluation:
+    from anomalib_lite.jobs.evaluation import evaluate_detector
+
     with run.stage("evaluate"):
         result = evaluate_detector(detector, test, threshold, cfg.batch_size, cfg.scoring.aupro_limit)
     if len(test):

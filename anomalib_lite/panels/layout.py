@@ -10,8 +10,6 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
 
 WORD = "AURELIA"
 SUN = np.array([0.0, 0.08])  # the point all spikes radiate from
@@ -156,6 +154,9 @@ def _fringe() -> list[Element]:
 
 def _letters() -> tuple[tuple[np.ndarray, ...], ...]:
     """Outlines from the font that matplotlib brings along, so that no system font is needed."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
     font = FontProperties(family="DejaVu Serif", weight="bold")
     letters, pen = [], 0.0
     for character in WORD:

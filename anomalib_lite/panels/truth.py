@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from anomalib_lite.panels.segmentation import Found, crop
 from anomalib_lite.panels.sheet import Placed
@@ -30,6 +29,8 @@ def read_truth(path: Path) -> dict[str, list[Placed]]:
 
 def match_truth(found: Sequence[Found], placed: Sequence[Placed]) -> list[Placed | None]:
     """Which product each found one is, None for one that is none; no product is taken twice."""
+    from scipy.optimize import linear_sum_assignment
+
     overlaps = np.zeros((len(found), len(placed)))
     for i, j in np.ndindex(overlaps.shape):
         overlaps[i, j] = overlap(found[i].corners, placed[j].corners)

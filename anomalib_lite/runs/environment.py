@@ -9,8 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = (
     "anomalib_lite", "torch", "torchvision", "lightning", "timm", "hydra-core", "omegaconf", "numpy", "scipy",
     "opencv-python", "wandb",
@@ -19,6 +17,8 @@ PACKAGES = (
 
 def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:
     """Versions, commit, hardware, data and seed; no variable of the environment, which may hold secrets."""
+    import torch
+
     return {
         "seed": seed,
         "data_fingerprint": data_fingerprint,

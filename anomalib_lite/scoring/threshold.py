@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from anomalib_lite.errors import UserError
 
@@ -66,6 +65,8 @@ def threshold_from_ok(
         raise ValueError(f"{len(images)} image scores came with {len(pixels)} largest map pixels")
     n = len(images)
     rank, note = conformal_rank(n, false_alarm_rate)
+    from scipy import stats  # takes half a second to import
+
     low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank)
     return Threshold(
         image=float(np.partition(images, rank - 1)[rank - 1]),

@@ -1,0 +1,43 @@
+"""What a person waits for: nothing is imported before it is needed, since the networks' libraries take seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomalib_lite import cli
+from tests.commands import one_thread
+
+HEAVY = (
+    "torch", "torchvision", "lightning", "timm", "kornia", "scipy", "sklearn", "skimage", "pandas", "matplotlib",
+    "wandb", "safetensors", "jinja2",
+)  # fmt: skip
+
+
+def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    settings = one_thread(ANOMALIB_LITE_MALLOC="0")
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=settings, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_and_wrong_options_wait_for_no_heavy_library(verb: str, tmp_path: Path):
+    code = f"import sys, anomalib_lite.jobs.{verb}; print(*(set({HEAVY!r}) & set(sys.modules)))"
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_a_training_names_its_data_and_its_folder_before_it_loads_the_networks_libraries(
+    tiny: list[str], tmp_path: Path
+):
+    """Here they cannot be loaded at all."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); sys.argv = ['', 'train', *{tiny!r}]\n"
+        "from anomalib_lite import cli; cli.main()"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 1 and "import of lightning halted" in done.stderr
+    assert "runs/default/mvtec_ad-stripes-stfpm-efficientnet_lite0-s0-" in done.stderr
