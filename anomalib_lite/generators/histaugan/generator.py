@@ -131,13 +131,14 @@ class HistAuGAN(Generator):
 
     def sample(self, n: int, seed: int) -> Iterator[Generated]:
         """Contents are gone through in shuffled order; each image depends on the seed and its place alone."""
+        networks = self._trained()
         for place in range(n):
             rng = np.random.default_rng([seed, place])
             round_, within = divmod(place, len(self._contents))
             order = np.random.default_rng([seed, round_, 0]).permutation(len(self._contents))
             content = self._contents[order[within]]
             domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
-            z = draw_attribute(self._trained(), self._encoded, domain, self.sampling, rng)
+            z = draw_attribute(networks, self._encoded, domain, self.sampling, rng)
             image = self.translate(read_image(content), z, domain)
             yield Generated(image, content, self._origins[domain])
 

@@ -1,0 +1,179 @@
+"""The generators' contract, and what goes on after a kill."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.histaugan import HistAuGAN
+from anomalib_lite.generators.loss_log import LossLog
+
+Build = Callable[..., HistAuGAN]
+WEIGHTS = "histaugan.safetensors"
+
+
+def loaded(build: Build, folder: Path, **options: object) -> HistAuGAN:
+    gan = build(**options)
+    gan.load(folder)
+    return gan
+
+
+def test_samples_are_the_seeds_and_begin_with_the_fewer(build: Build, one_domain: Path) -> None:
+    gan, again = loaded(build, one_domain), loaded(build, one_domain)
+    many, few, other = list(gan.sample(6, 1)), list(again.sample(4, 1)), list(gan.sample(4, 2))
+    for a, b in zip(many, few, strict=False):
+        assert np.array_equal(a.image, b.image) and (a.content, a.origin) == (b.content, b.origin)
+    assert not all(np.array_equal(a.image, b.image) for a, b in zip(few, other, strict=True))
+    assert many[0].image.shape == (40, 40, 3) and many[0].image.dtype == np.uint8
+
+
+def test_every_ok_image_gives_its_content_once_before_any_twice(build: Build, one_domain: Path, ok: list[Path]) -> None:
+    made = list(loaded(build, one_domain).sample(20, 0))
+    contents = [one.content for one in made]
+    assert sorted(contents[:10]) == sorted(contents[10:]) == sorted(ok)
+    assert contents[:10] != contents[10:]
+    assert {one.origin for one in made} == {"generated"}
+
+
+def test_a_fitted_gan_is_the_loaded_one(build: Build, ok: list[Path], tmp_path: Path, one_domain: Path) -> None:
+    gan = build()
+    gan.fit(ok, None, tmp_path / "again", seed=3)
+    assert filecmp.cmp(one_domain / WEIGHTS, tmp_path / "again" / WEIGHTS, shallow=False)
+    ours, theirs = next(gan.sample(1, 0)), next(loaded(build, one_domain).sample(1, 0))
+    assert np.array_equal(ours.image, theirs.image)
+    assert sorted(file.name for file in one_domain.iterdir()) == ["histaugan.json", WEIGHTS]
+
+
+def test_the_template_has_its_domain_and_its_share(build: Build, two_domains: Path) -> None:
+    origins = [one.origin for one in loaded(build, two_domains, template_share=0.5).sample(40, 0)]
+    assert 10 < origins.count("template_generated") < 30
+    assert set(origins) == {"generated", "template_generated"}
+    never = [one.origin for one in loaded(build, two_domains, template_share=0.0).sample(5, 0)]
+    assert set(never) == {"generated"}
+
+
+def test_statistics_are_those_of_the_encoded_images(build: Build, two_domains: Path) -> None:
+    tensors = load_file(two_domains / WEIGHTS)
+    for domain in (0, 1):
+        codes = tensors[f"encoded.{domain}"]
+        assert len(codes) >= 64
+        torch.testing.assert_close(tensors["attribute_mean"][domain], codes.mean(dim=0))
+        torch.testing.assert_close(tensors["attribute_std"][domain], codes.std(dim=0))
+    assert (tensors["attribute_std"] > 0).all()  # of one template too: its crops differ
+
+
+def test_attributes_come_from_where_sampling_says(build: Build, one_domain: Path, ok: list[Path]) -> None:
+    made = {how: next(loaded(build, one_domain, sampling=how).sample(1, 0)) for how in ("random", "statistics")}
+    assert not np.array_equal(made["random"].image, made["statistics"].image)
+    gan = loaded(build, one_domain, sampling="encoded")
+    one = next(gan.sample(1, 0))
+    codes = load_file(one_domain / WEIGHTS)["encoded.0"]
+    content = read_image(one.content)
+    assert any(np.array_equal(gan.translate(content, z, 0), one.image) for z in codes)
+    assert gan.encode(read_image(ok[0]), 0).shape == codes[0].shape
+
+
+def test_restyle_changes_a_share_and_keeps_the_rest(build: Build, two_domains: Path) -> None:
+    gan = loaded(build, two_domains)
+    image = torch.rand(200, 3, 18, 22)
+    made = gan.restyle(image, 0.5, torch.Generator().manual_seed(0))
+    changed = (made != image).any(dim=(1, 2, 3))
+    assert made.shape == image.shape and made.min() >= 0 and made.max() <= 1
+    assert 70 < changed.sum() < 130
+    assert torch.equal(made, gan.restyle(image, 0.5, torch.Generator().manual_seed(0)))
+    assert torch.equal(gan.restyle(image, 0.0), image)
+    assert (gan.restyle(image[:5], 1.0) != image[:5]).any(dim=(1, 2, 3)).all()
+
+
+class Killed(RuntimeError):
+    pass
+
+
+class KillAt(LossLog):
+    """Ends the training as it logs the epoch."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        super().__init__(path)
+        self.epoch = epoch
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        if metrics["epoch"] == self.epoch:
+            raise Killed
+
+
+@pytest.mark.parametrize("golden", [False, True])
+def test_a_killed_training_ends_as_an_unbroken_one(
+    golden: bool, build: Build, ok: list[Path], template: Path, tmp_path: Path, one_domain: Path, two_domains: Path
+) -> None:
+    whole = two_domains if golden else one_domain
+    options = {"template_probability": 0.4} if golden else {}
+    with pytest.raises(Killed):
+        logger = [KillAt(tmp_path / "losses.jsonl", epoch=1)]
+        build(**options).fit(ok, template if golden else None, tmp_path, 3, logger)
+    assert (tmp_path / "last.ckpt").is_file() and not (tmp_path / WEIGHTS).exists()
+    build(**options).fit(ok, template if golden else None, tmp_path, 3)
+    theirs, ours = load_file(whole / WEIGHTS), load_file(tmp_path / WEIGHTS)
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("how", ["standard", "blockwise"])
+def test_finetuning_starts_from_a_finished_gan(
+    how: str, build: Build, ok: list[Path], template: Path, tmp_path: Path, one_domain: Path
+) -> None:
+    gan = build(finetune=how, start_from=str(one_domain))
+    gan.fit(ok, template, tmp_path, seed=0)
+    before, after = load_file(one_domain / WEIGHTS), load_file(tmp_path / WEIGHTS)
+    assert not torch.equal(before["decoder.colours.0.weight"], after["decoder.colours.0.weight"])
+    assert not torch.equal(before["attribute_mean"], after["attribute_mean"])
+    made = list(gan.sample(2, 0))
+    assert {one.origin for one in made} == {"template_generated"}
+    assert all(one.content in ok for one in made)
+
+
+def test_finetuning_trains_what_it_starts_from(
+    build: Build, ok: list[Path], template: Path, tmp_path: Path, one_domain: Path
+) -> None:
+    build(finetune="standard").fit(ok, template, tmp_path, seed=3)
+    assert filecmp.cmp(one_domain / WEIGHTS, tmp_path / "base" / WEIGHTS, shallow=False)
+
+
+def test_errors_say_what_to_do(build: Build, ok: list[Path], template: Path, tmp_path: Path, two_domains: Path) -> None:
+    for options, words in (
+        ({"crop": 30}, "multiple of 4"),
+        ({"crop": 44}, "fit in the images"),
+        ({"sampling": "noise"}, "random, statistics or encoded"),
+        ({"finetune": "all"}, "standard or blockwise"),
+        ({"template_probability": 1.0}, "between 0 and 1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            build(**options)
+    with pytest.raises(UserError, match="needs a template"):
+        build(finetune="standard").fit(ok, None, tmp_path, 0)
+    with pytest.raises(UserError, match="there are none"):
+        build().fit([], None, tmp_path, 0)
+    with pytest.raises(UserError, match="holds no finished HistAuGAN"):
+        build().load(tmp_path)
+    with pytest.raises(UserError, match="one domain"):
+        build(finetune="standard", start_from=two_domains).fit(ok, template, tmp_path, 0)
+    with pytest.raises(UserError, match="trained or loaded"):
+        next(build().sample(1, 0))
+
+
+def test_a_moved_content_image_is_named(build: Build, ok: list[Path], one_domain: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "gan"
+    shutil.copytree(one_domain, copy)
+    text = (copy / "histaugan.json").read_text().replace(str(ok[0].parent), str(tmp_path / "gone"))
+    (copy / "histaugan.json").write_text(text)
+    with pytest.raises(UserError, match="gone"):
+        next(loaded(build, copy).sample(1, 0))

@@ -1,0 +1,128 @@
+"""Which part learns at which step, from which terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomalib_lite.generators.histaugan import HistAuGAN
+from anomalib_lite.generators.histaugan.crossing import cross
+from anomalib_lite.generators.histaugan.finetuning import Thaw, blocks
+from anomalib_lite.generators.histaugan.losses import LossWeights
+from anomalib_lite.generators.histaugan.module import (
+    HistAuGANModule,
+    Schedule,
+    discriminator_terms,
+    frozen,
+    learner_terms,
+)
+from anomalib_lite.generators.histaugan.networks import Architecture, Networks
+from anomalib_lite.generators.loss_log import LossLog, read_losses
+
+TINY = Architecture(4, 4, 1, 1, 4, 3)
+LEARNED = {
+    "adversarial",
+    "self_reconstruction",
+    "cross_cycle",
+    "content_l2",
+    "attribute_kl",
+    "latent_regression",
+    "discriminator_encoded",
+    "discriminator_random",
+}
+OF_DOMAINS = {
+    "domain",
+    "content_confusion",
+    "content_discriminator",
+    "discriminator_encoded_domain",
+    "discriminator_random_domain",
+}
+
+
+@pytest.mark.parametrize("domains", [1, 2])
+def test_terms_are_the_weighted_losses(domains: int) -> None:
+    networks = Networks(TINY, domains, (32, 32))
+    image, domain = torch.rand(4, 3, 32, 32), networks.one_hot(torch.arange(4) % domains)
+    crossing = cross(networks, image, domain, torch.Generator())
+    weights = LossWeights(self_reconstruction=7.0)
+    learned = learner_terms(networks, image, domain, crossing, weights)
+    judged = discriminator_terms(networks, image, domain, crossing, weights)
+    expected = LEARNED | (OF_DOMAINS - {"content_discriminator"} if domains > 1 else set())
+    assert set(learned) | set(judged) == expected
+    weight, value = learned["self_reconstruction"]
+    assert weight == 7.0 and value.item() == pytest.approx((crossing.own - image).abs().mean().item())
+    for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
+        logits = getattr(networks, f"{kind}_discriminator")(fake)[0]
+        real = getattr(networks, f"{kind}_discriminator")(image)[0]
+        by_hand = (torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(logits).mean()).item()
+        assert judged[f"discriminator_{kind}"][1].item() == pytest.approx(by_hand, rel=1e-5)
+    if domains > 1:
+        assert learned["domain"][0] == 5.0 and learned["content_confusion"][0] == 1.0
+
+
+def test_discriminators_do_not_move_the_images_and_frozen_ones_not_themselves() -> None:
+    networks = Networks(TINY, 1, (32, 32))
+    image, domain = torch.rand(2, 3, 32, 32), torch.ones(2, 1)
+    crossing = cross(networks, image, domain, torch.Generator())
+    sum(value for _, value in discriminator_terms(networks, image, domain, crossing, LossWeights()).values()).backward()
+    assert all(p.grad is None for part in (networks.content, networks.decoder) for p in part.parameters())
+    networks.zero_grad()
+    with frozen(networks.encoded_discriminator), frozen(networks.random_discriminator), frozen(None):
+        sum(v for _, v in learner_terms(networks, image, domain, crossing, LossWeights()).values()).backward()
+    assert all(p.grad is None for p in networks.encoded_discriminator.parameters())
+    assert all(p.requires_grad for p in networks.parameters())
+    parts = (networks.content, networks.attribute, networks.decoder)
+    assert all(p.grad is not None and p.grad.isfinite().all() for part in parts for p in part.parameters())
+
+
+@pytest.mark.parametrize("finished", ["one_domain", "two_domains"])
+def test_a_training_has_finite_losses(
+    finished: str, ok: list[Path], template: Path, build: Callable[..., HistAuGAN], tmp_path: Path
+) -> None:
+    golden = template if finished == "two_domains" else None
+    build().fit(ok, golden, tmp_path, 0, [LossLog(tmp_path / "losses.jsonl")])
+    losses = read_losses(tmp_path / "losses.jsonl")
+    expected = LEARNED | (OF_DOMAINS if golden else set())
+    assert set(losses["name"]) - {"epoch"} == expected
+    assert (losses["name"] == "self_reconstruction").sum() == 2  # one value an epoch
+    assert all(math.isfinite(value) for value in losses["value"])
+
+
+def test_two_of_three_steps_with_two_domains_are_the_content_discriminators() -> None:
+    class Steps:
+        num_training_batches = 8
+
+    def pattern(domains: int) -> str:
+        module = HistAuGANModule(Networks(TINY, domains, (32, 32)), LossWeights(), Schedule(), 0)
+        module._trainer = Steps()  # type: ignore[assignment]
+        return "".join("c" if module._content_step(step) else "-" for step in range(8))
+
+    assert pattern(2) == "cc-cc---"  # the last two steps of an epoch are never the content's
+    assert pattern(1) == "--------"
+
+
+def test_rates_fall_to_a_tenth() -> None:
+    schedule = Schedule()
+    assert [schedule.rate(epoch) for epoch in (0, 599, 600, 1199)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_blocks_thaw_from_the_output_backwards() -> None:
+    networks = Networks(TINY, 1, (32, 32))
+
+    class Epoch:
+        current_epoch = 0
+
+    thaw, trainer = Thaw(networks, epochs=10), Epoch()
+    learning = []
+    for trainer.current_epoch in range(10):
+        thaw.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+        learning.append(sum(next(block.parameters()).requires_grad for block in blocks(networks)))
+    assert learning == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert all(p.requires_grad for p in networks.encoded_discriminator.parameters())
+    learners = (networks.content, networks.attribute, networks.decoder)
+    parameters = {id(p) for part in learners for p in part.parameters()}
+    assert {id(p) for block in blocks(networks) for p in block.parameters()} == parameters

@@ -1,0 +1,132 @@
+"""Sizes, widths and parameters against the published ones; what reaches the output and what does not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from anomalib_lite.generators.histaugan.networks import Architecture, Networks
+
+SMALL = Architecture(4, 8, 1, 1, 4, 6)
+
+
+def conv(kernel: int, n_in: int, n_out: int, bias: bool = True) -> int:
+    return kernel * kernel * n_in * n_out + n_out * bias
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def official(request: pytest.FixtureRequest) -> Networks:
+    with torch.device("meta"):
+        return Networks(Architecture(), request.param, (216, 216))
+
+
+def test_parameters_of_the_official_widths(official: Networks) -> None:
+    domains = official.domains
+    mixed = 256 + 8 + domains
+    half = (mixed + 8) // 2
+    quarter = (half + 8) // 2
+    assert count(official.content) == conv(7, 3, 64) + conv(3, 64, 128) + conv(3, 128, 256) + 8 * conv(3, 256, 256)
+    assert count(official.decoder) == (
+        2 * conv(3, 256, 256)
+        + 6 * conv(3, mixed, mixed)
+        + conv(3, mixed + 8, half) + 2 * half
+        + conv(3, half + 8, quarter) + 2 * quarter
+        + conv(1, quarter + 8, 3)
+    )  # fmt: skip
+    blocks = sum(conv(3, a, a) + conv(3, a, b) + conv(1, a, b) for a, b in ((64, 128), (128, 192), (192, 256)))
+    assert count(official.attribute) == conv(4, 3 + domains, 64) + blocks + 2 * (256 * 8 + 8)
+    widths = [3, 64, 128, 256, 512, 1024, 1024]
+    body = sum(conv(3, a, b) for a, b in pairwise(widths))
+    heads = conv(1, 1024, 1, bias=False) + conv(3, 1024, domains, bias=False)
+    assert count(official.encoded_discriminator) == count(official.random_discriminator) == body + heads
+
+
+def test_totals_of_the_official_code() -> None:
+    """Counted once in the authors' networks, built for 216 x 216 and one or two domains."""
+    with torch.device("meta"):
+        one, two = (Networks(Architecture(), domains, (216, 216)) for domains in (1, 2))
+    assert [count(part) for part in (one.content, one.attribute, one.decoder)] == [5099136, 1345104, 5402231]
+    assert count(one.encoded_discriminator) == 15719040
+    assert one.content_discriminator is None
+    assert count(two.content_discriminator) == 10683649 + 257
+
+
+def test_shapes_at_the_official_crop(official: Networks) -> None:
+    image, domain = torch.zeros(2, 3, 216, 216, device="meta"), torch.zeros(2, official.domains, device="meta")
+    content = official.content(image)
+    mean, log_variance = official.attribute(image, domain)
+    assert content.shape == (2, 256, 54, 54)
+    assert mean.shape == log_variance.shape == (2, 8)
+    assert official.decoder(content, mean, domain).shape == image.shape
+    real, named = official.encoded_discriminator(image)
+    assert real.shape == (2, 1, 4, 4) and named.shape == (2, official.domains)
+    if official.content_discriminator is not None:
+        assert sum(isinstance(m, nn.Conv2d) for m in official.content_discriminator.modules()) == 5
+        assert official.content_discriminator.body[:-1](content).shape == (2, 256, 1, 1)  # one position is left
+        assert official.content_discriminator(content).shape == (2, 2)
+
+
+@pytest.mark.parametrize("crop", [(32, 32), (36, 48), (64, 64), (96, 96), (128, 96), (256, 256)])
+def test_any_crop_fits(crop: tuple[int, int]) -> None:
+    networks = Networks(SMALL, 2, crop)
+    image, domain = torch.rand(3, 3, *crop), networks.one_hot(torch.tensor([0, 1, 0]))
+    content = networks.content(image)
+    assert networks.content_discriminator(content).shape == (3, 2)
+    real, named = networks.random_discriminator(image)
+    assert real.shape[:2] == (3, 1) and named.shape == (3, 2)
+    assert networks.decoder(content, networks.attribute(image, domain)[0], domain).shape == image.shape
+
+
+def test_the_domain_and_the_attribute_reach_the_image() -> None:
+    networks = Networks(SMALL, 2, (32, 32)).eval()
+    image, z = torch.rand(1, 3, 32, 32), torch.zeros(1, 8)
+    made = [networks.translate(image, z, torch.tensor([d])) for d in (0, 1)]
+    assert not torch.allclose(made[0], made[1], atol=1e-6)
+    codes = [networks.encode(image, torch.tensor([d])) for d in (0, 1)]
+    assert not torch.allclose(codes[0], codes[1], atol=1e-6)
+    other = networks.translate(image, z + 1, torch.tensor([0]))
+    assert not torch.allclose(made[0], other, atol=1e-6)
+
+
+def test_the_contents_noise_is_standard_normal_and_for_training_alone() -> None:
+    networks = Networks(SMALL, 1, (64, 64))
+    image = torch.rand(4, 3, 64, 64)
+    plain = networks.content(image)
+    noisy = [networks.content(image, torch.Generator().manual_seed(seed)) - plain for seed in (1, 1, 2)]
+    assert noisy[0].mean().abs() < 0.03 and (noisy[0].std() - 1).abs() < 0.03
+    assert torch.equal(noisy[0], noisy[1]) and not torch.equal(noisy[0], noisy[2])
+    assert torch.equal(plain, networks.content(image))
+
+
+def test_content_forgets_brightness_and_contrast_of_wide_features() -> None:
+    """Instance norm: after the first strided layer, no channel carries its mean any more."""
+    networks = Networks(SMALL, 1, (64, 64))
+    features = networks.content[:4](torch.rand(2, 3, 64, 64))
+    assert features.mean(dim=(2, 3)).abs().max() < 1e-5
+    assert (features.std(dim=(2, 3), correction=0) - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("size", [(33, 50), (64, 64), (48, 35)])
+def test_images_of_any_size_are_translated(size: tuple[int, int]) -> None:
+    networks = Networks(SMALL, 1, (32, 32)).eval()
+    made = networks.translate(torch.rand(1, 3, *size), torch.zeros(1, 8), torch.tensor([0]))
+    assert made.shape[-2:] == size
+    assert made.min() >= 0 and made.max() <= 1
+
+
+def test_the_seed_gives_the_weights_and_leaves_the_global_stream_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second, third = (Networks(SMALL, 1, (32, 32), seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    weights = [n.content[0].weight for n in (first, second, third)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert abs(Networks(SMALL, 1, (32, 32)).encoded_discriminator.body[-2].weight.std() - 0.02) < 0.001
