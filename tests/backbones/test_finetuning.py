@@ -1,0 +1,199 @@
+"""Fine-tuning changes what it may change, repeats, respects weights, and gets better at its task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from anomalib_lite.backbones import Backbone, build
+from anomalib_lite.backbones.finetuning import Outcome, Settings, finetune
+from anomalib_lite.backbones.finetuning.blocks import block_of
+from anomalib_lite.backbones.finetuning.tasks import CutPaste, OKAgainstGenerated
+from anomalib_lite.backbones.finetuning.training import FineTuning, classification_loss
+from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.sample import OK, Sample
+from anomalib_lite.errors import UserError
+from tests.made import write_image
+
+SIZE = (48, 48)
+SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+QUICK = Settings(CutPaste(), epochs=1, batch_size=5, optimizer=SGD, hidden=(16,))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("ok")
+    return [Sample(write_image(folder / f"{i}.png", seed=i, size=SIZE), OK) for i in range(14)]
+
+
+def network() -> Backbone:
+    torch.manual_seed(0)
+    return build("torchvision", "resnet18", (1, 2))
+
+
+def tune(
+    samples: list[Sample], settings: Settings, backbone: Backbone | None = None, *callbacks: Callback
+) -> tuple[dict[str, Tensor], Outcome]:
+    backbone = network() if backbone is None else backbone
+    sets = [ImageSet(s, SIZE) for s in (samples[4:], samples[:4])]
+    outcome = finetune(
+        backbone, *sets, settings, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        callbacks=list(callbacks),
+    )  # fmt: skip
+    return dict(backbone.net.state_dict()), outcome
+
+
+def test_only_the_last_blocks_change_and_frozen_statistics_stay(samples: list[Sample]):
+    before = {k: v.clone() for k, v in network().net.state_dict().items()}
+    after, outcome = tune(samples, replace(QUICK, unfreeze=2))
+    assert outcome.blocks == ["layer2.0", "layer2.1"]
+    changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert {block_of(k) for k in changed} == {"layer2.0", "layer2.1"}
+    assert {"layer2.0.conv1.weight", "layer2.1.bn2.running_mean", "layer2.1.bn2.weight"} <= changed
+
+
+def test_the_whole_network_changes_where_nothing_is_frozen(samples: list[Sample]):
+    before = {k: v.clone() for k, v in network().net.state_dict().items()}
+    after, outcome = tune(samples, QUICK)
+    assert {k for k, v in after.items() if torch.equal(v, before[k])} == set()
+    assert outcome.blocks[0] == "conv1"
+
+
+class Watch(Callback):
+    """Whether the backbone is as it was, after each epoch."""
+
+    def __init__(self) -> None:
+        self.start: dict[str, Tensor] | None = None
+        self.same: list[bool] = []
+
+    def on_train_start(self, trainer, module) -> None:
+        self.start = {k: v.clone() for k, v in module.backbone.state_dict().items()}
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        self.same.append(all(torch.equal(v, self.start[k]) for k, v in module.backbone.state_dict().items()))
+
+
+def test_while_the_head_learns_alone_the_backbone_stays_as_it_is(samples: list[Sample]):
+    watch = Watch()
+    tune(samples, replace(QUICK, epochs=3, head_epochs=2), None, watch)
+    assert watch.same == [True, True, False]
+
+
+def test_a_seed_decides_everything(samples: list[Sample]):
+    first, _ = tune(samples, QUICK)
+    torch.rand(7)
+    second, _ = tune(samples, QUICK)
+    other, _ = tune(samples, replace(QUICK, seed=1))
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_it_gets_better_at_its_task(samples: list[Sample]):
+    """Against the head alone on the untouched features, on images that it never saw."""
+    backbone = build("timm", "tf_efficientnet_lite0", (1, 2), "bundled")
+    rates = {"scheduler": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.02)}
+    _, outcome = tune(samples, replace(QUICK, epochs=8, head_epochs=2, hidden=(64,), **rates), backbone)
+    assert outcome.accuracy_by_chance == pytest.approx(1 / 3)
+    assert outcome.accuracy_after > outcome.accuracy_before
+    assert outcome.accuracy_after > 0.6
+
+
+def test_it_comes_back_ready_to_be_used(samples: list[Sample]):
+    backbone = network()
+    tune(samples, replace(QUICK, unfreeze=1), backbone)
+    assert not backbone.training and all(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("task", [CutPaste, OKAgainstGenerated])
+def test_an_image_of_weight_two_counts_as_two(samples: list[Sample], task, monkeypatch: pytest.MonkeyPatch):
+    """The loss of a weighted batch is that of the batch with copies, whatever the scale of the weights."""
+    settings = replace(QUICK, task=task())
+    settings.task.samples(samples, [])
+    torch.manual_seed(0)
+    module = FineTuning(network(), settings).eval()
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+
+    def loss(indices: list[int], weights: list[float]) -> Tensor:
+        batch = ImageSet(samples, SIZE)[[0, 1, 2]]
+        examples = settings.task.examples(batch, 5)
+        rows = [r + 3 * c for c in range(len(settings.task.classes)) for r in indices]
+        examples = replace(
+            examples, image=examples.image[rows], label=examples.label[rows],
+            weight=torch.tensor(weights * len(settings.task.classes)),
+        )  # fmt: skip
+        return module.training_step(examples, 0)
+
+    assert loss([0, 1, 2], [3.0, 6.0, 3.0]).item() == pytest.approx(loss([0, 1, 1, 2], [1.0] * 4).item(), rel=1e-5)
+    assert loss([0, 1, 2], [1.0, 0.0, 1.0]).item() == pytest.approx(loss([0, 2], [1.0] * 2).item(), rel=1e-5)
+    assert loss([0, 1, 2], [1.0] * 3).item() != pytest.approx(loss([0, 1, 2], [3.0, 6.0, 3.0]).item(), rel=1e-5)
+
+
+def test_cutpaste_makes_one_example_of_each_class(samples: list[Sample]):
+    images = ImageSet([replace(s, weight=float(i + 1)) for i, s in enumerate(samples[:3])], SIZE)
+    batch = images[[2, 0, 1]]
+    examples = CutPaste().examples(batch, 5)
+    assert examples.label.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert examples.weight.tolist() == [3, 1, 2] * 3
+    assert torch.equal(examples.image[:3], batch.image)
+    assert all((examples.image[i] != batch.image[i % 3]).any() for i in range(3, 9))
+    assert not torch.equal(CutPaste().examples(batch, 6).image, examples.image)
+
+
+def test_what_is_pasted_depends_on_the_image_and_the_seed_not_on_the_batch(samples: list[Sample]):
+    images = ImageSet(samples[:3], SIZE)
+    together, alone = CutPaste().examples(images[[2, 0, 1]], 5), CutPaste().examples(images[[0]], 5)
+    assert torch.equal(together.image[[1, 4, 7]], alone.image)
+
+
+def test_the_classifier_takes_generated_images_as_they_are(samples: list[Sample]):
+    task = OKAgainstGenerated()
+    chosen = task.samples(samples[:2], [replace(samples[2], origin="generated", weight=0.5)])
+    examples = task.examples(ImageSet(chosen, SIZE)[[0, 1, 2]], 0)
+    assert examples.label.tolist() == [0, 0, 1] and examples.weight.tolist() == [1, 1, 0.5]
+    assert torch.equal(examples.image, ImageSet(samples[:3], SIZE)[[0, 1, 2]].image)
+
+
+def test_without_generated_images_the_classifier_has_augmented_ones(samples: list[Sample]):
+    task, state = OKAgainstGenerated(), torch.get_rng_state()
+    batch = ImageSet(task.samples(samples[:4], []), SIZE)[[0, 1, 2, 3]]
+    examples = task.examples(batch, 3)
+    assert examples.label.tolist() == [0] * 4 + [1] * 4
+    assert torch.equal(examples.image[:4], batch.image)
+    assert examples.image.shape == (8, 3, *SIZE) and examples.image.min() >= 0 and examples.image.max() <= 1
+    assert (examples.image[4:] - batch.image).abs().flatten(1).amax(1).min() > 0.05
+    assert torch.equal(task.examples(batch, 3).image, examples.image)
+    assert not torch.equal(task.examples(batch, 4).image, examples.image)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_one_logit_is_the_cross_entropy_of_two():
+    logit, label = torch.tensor([[-2.0], [0.3], [1.5]]), torch.tensor([0, 1, 0])
+    two = torch.cat([torch.zeros_like(logit), logit], 1)
+    expected = -two.log_softmax(1)[torch.arange(3), label]
+    assert torch.allclose(classification_loss(logit, label), expected)
+    assert np.allclose(classification_loss(two, label), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"head_epochs": 1}, r"head_epochs \(1\) must be fewer than teacher\.epochs \(1\)"),
+        ({"held_out": 0.0}, r"teacher\.held_out must lie between 0 and 1"),
+    ],
+)
+def test_settings_under_which_nothing_is_learned_or_measured_are_refused(values: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        replace(QUICK, **values)
+
+
+def test_reading_the_examples_leaves_the_files_alone(samples: list[Sample], tmp_path: Path):
+    before = [s.image.read_bytes() for s in samples]
+    tune(samples, QUICK)
+    assert [s.image.read_bytes() for s in samples] == before

@@ -1,0 +1,217 @@
+"""The fine-tuned teacher: made once for what it is made from, whole or absent, and blind to test images."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from anomalib_lite.conf_dir import conf_dir
+from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.sample import OK, Sample, Splits
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs import teacher
+from anomalib_lite.jobs.inference import build_detector
+from anomalib_lite.jobs.teacher import teacher_weights
+from tests.made import write_image
+
+QUICK = ["teacher.epochs=1", "teacher.head_epochs=0", "teacher.hidden=[8]", "teacher.batch_size=4"]
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def configure(tiny: list[str], tmp_path: Path) -> Compose:
+    def configure(*overrides: str) -> DictConfig:
+        quick = QUICK if any(o.startswith("teacher=f") and o != "teacher=frozen" for o in overrides) else []
+        shared = [*tiny, "backbone.layers=[1]", f"paths.artifacts={tmp_path / 'artifacts'}"]
+        with initialize_config_dir(str(conf_dir()), version_base=None):
+            return compose("train", [*shared, *overrides[:1], *quick, *overrides[1:]])
+
+    return configure
+
+
+@pytest.fixture
+def splits(configure: Compose) -> Splits:
+    return instantiate(configure().data)
+
+
+def made(cfg: DictConfig) -> set[str]:
+    folder = Path(cfg.paths.artifacts)
+    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+
+
+def weights(cfg: DictConfig, splits: Splits, ok: list[Sample] | None = None, generated: tuple[Sample, ...] = ()) -> str:
+    path = teacher_weights(cfg, splits.train if ok is None else ok, fingerprint(splits), splits.test, generated)
+    assert path is not None
+    return path
+
+
+def test_a_frozen_teacher_is_left_alone(configure: Compose, splits: Splits):
+    cfg, state = configure("teacher=frozen"), torch.get_rng_state()
+    assert teacher_weights(cfg, splits.train, "data", splits.test) is None
+    assert torch.equal(torch.get_rng_state(), state) and made(cfg) == set()
+
+
+@pytest.mark.parametrize("choice", ["finetuned", "finetuned_classifier"])
+def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there(
+    choice: str, configure: Compose, splits: Splits, caplog: pytest.LogCaptureFixture
+):
+    """Made or found, the random state after it is the one before it."""
+    cfg = configure(f"teacher={choice}")
+    caplog.set_level(logging.INFO)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    path = weights(cfg, splits)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1] and random.getstate() == states[2]
+    assert "of the held-out examples right" in caplog.text and "fine-tuned before" not in caplog.text
+    assert weights(cfg, splits) == path
+    assert f"teacher fine-tuned before: {Path(path).parent}" in caplog.text
+
+    own, frozen = build_detector(cfg, weights=path).teacher.net, build_detector(cfg).teacher.net.state_dict()
+    file = load_file(path)
+    assert own.state_dict().keys() == file.keys() == frozen.keys()
+    assert all(torch.equal(v, file[k]) for k, v in own.state_dict().items())
+    assert any(not torch.equal(v, frozen[k]) for k, v in file.items())
+
+
+def test_what_was_measured_lies_beside_the_weights(configure: Compose, splits: Splits):
+    cfg = configure("teacher=finetuned", "teacher.unfreeze=1", "teacher.epochs=2")
+    folder = Path(weights(cfg, splits)).parent
+    record = json.loads((folder / "outcome.json").read_text())
+    assert record["task"] == "CutPaste" and record["classes"] == ["normal", "cutpaste", "scar"]
+    assert record["blocks"] == ["blocks.1.1"] and record["image_size"] == [48, 48]
+    assert record["images"] + record["held_out_images"] == len(splits.train) and record["held_out_images"] == 1
+    assert record["accuracy_by_chance"] == pytest.approx(1 / 3) and 0 <= record["accuracy_after"] <= 1
+    header, *rows = (folder / "history.csv").read_text().splitlines()
+    assert {"epoch", "train_loss", "val_accuracy", "learning_rate"} <= set(header.split(",")) and len(rows) == 2
+
+
+def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
+    configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(teacher, "_make", lambda *_: None)
+    golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template")
+    drawn = Sample(write_image(tmp_path / "drawn.png", 8), OK, origin="generated", weight=0.5)
+    heavier = [replace(s, weight=9.0) for s in splits.train]
+
+    def key(*overrides: str, **given) -> str:
+        return weights(configure(*overrides), splits, **given)
+
+    plain = key("teacher=finetuned")
+    same = [
+        key("teacher=finetuned", "seed=1", "detector.epochs=9", "batch_size=7", "trainer.threads=2"),
+        key("teacher=finetuned", ok=heavier),  # the mixture is the same
+        key("teacher=finetuned", ok=[replace(s, template=golden.image) for s in splits.train]),
+        key("teacher=finetuned", generated=(drawn,)),  # it learns from OK images alone
+    ]
+    assert set(same) == {plain}
+    others = [
+        key("teacher=finetuned", "teacher.seed=1"),
+        key("teacher=finetuned", "teacher.unfreeze=1"),
+        key("teacher=finetuned", "image_size=40"),
+        key("teacher=finetuned", "backbone.layers=[1,2]"),
+        key("teacher=finetuned", ok=[*splits.train, golden]),
+        key("teacher=finetuned", ok=[*splits.train, replace(golden, weight=2.0)]),
+        key("teacher=finetuned_classifier"),
+        key("teacher=finetuned_classifier", generated=(drawn,)),
+        key("teacher=finetuned_classifier", generated=(replace(drawn, weight=0.1),)),
+    ]
+    write_image(golden.image, 9)
+    others.append(key("teacher=finetuned", ok=[*splits.train, golden]))
+    assert len({plain, *others}) == 1 + len(others)
+    unweighted = key("teacher=finetuned_classifier", generated=(replace(drawn, weight=0.0),))
+    assert unweighted == key("teacher=finetuned_classifier")
+
+
+def test_its_own_image_size_is_taken(configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch):
+    sizes = []
+    monkeypatch.setattr(teacher, "_make", lambda cfg, settings, samples, size, folder: sizes.append(size))
+    weights(configure("teacher=finetuned", "teacher.image_size=32"), splits)
+    weights(configure("teacher=finetuned", "teacher.image_size=[32,40]"), splits)
+    assert sizes == [(32, 32), (32, 40)]
+
+
+def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(
+    configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch
+):
+    cfg = configure("teacher=finetuned")
+
+    def killed(net, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "save_cut", killed)
+        with pytest.raises(KeyboardInterrupt):
+            weights(cfg, splits)
+    assert not {name for name in made(cfg) if not name.endswith(".lock")}
+    assert load_file(weights(cfg, splits))
+
+
+def test_template_and_nok_images_are_never_held_out(configure: Compose, splits: Splits, tmp_path: Path):
+    bad = [write_image(tmp_path / f"bad/{i}.png", 50 + i, mark=True) for i in range(3)]
+    golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template", weight=2.0)
+    drawn = tuple(Sample(write_image(tmp_path / f"{i}.png", 60 + i), OK, origin="generated") for i in range(7))
+    cfg = configure("teacher=finetuned_classifier", f"teacher.nok={bad[0].parent}", "teacher.held_out=0.3")
+    settings = instantiate(cfg.teacher)
+    nok = teacher._nok(settings, tmp_path, splits.train, splits.test)
+    assert [(s.image, s.weight) for s in nok] == [(path, 10) for path in bad]
+    samples = settings.task.samples([*splits.train, golden], [*drawn, *nok])
+    train, held_out = teacher._hold_out(samples, settings)
+    assert {s.image for s in train} | {s.image for s in held_out} == {s.image for s in samples}
+    assert len(train) + len(held_out) == len(samples)
+    assert {*bad, golden.image} <= {s.image for s in train}
+    assert {s.label for s in held_out} == {0, 1} and len(held_out) == 4  # of 8 real and of 7 generated ones
+    assert teacher._hold_out(samples, settings)[1] == held_out
+    assert teacher._hold_out(samples, replace(settings, seed=1))[1] != held_out
+
+
+def test_nok_images_take_part_with_their_weight(configure: Compose, splits: Splits, tmp_path: Path):
+    """The weight 10 of the configuration reaches the training, and the classes are told apart with them."""
+    write_image(tmp_path / "bad/0.png", 50, mark=True)
+    seen = []
+    cfg = configure("teacher=finetuned_classifier", f"teacher.nok={tmp_path / 'bad'}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "_make", lambda cfg, settings, samples, size, folder: seen.extend(samples))
+        weights(cfg, splits)
+    (nok,) = [s for s in seen if s.label == 1]
+    (ok,) = {s.weight for s in seen if s.label == 0}
+    assert nok.weight / ok == pytest.approx(10)
+    assert Path(weights(configure("teacher=finetuned_classifier", f"teacher.nok={tmp_path / 'bad'}"), splits)).parent
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["by its path", "copied elsewhere"])
+@pytest.mark.parametrize("kind", ["test", "OK training"])
+def test_nok_images_that_are_tested_on_or_ok_are_refused(
+    kind: str, copied: bool, configure: Compose, splits: Splits, tmp_path: Path
+):
+    image = (splits.test if kind == "test" else splits.train)[-1].image
+    if copied:
+        image = Path(shutil.copy(image, tmp_path / "renamed.png"))
+    write_image(tmp_path / "bad.png", 50, mark=True)
+    cfg = configure("teacher=finetuned_classifier", f"teacher.nok=[{image},{tmp_path / 'bad.png'}]")
+    with pytest.raises(UserError, match=rf"1 of the 2 images of teacher\.nok are among the {kind} images, .*{image}"):
+        weights(cfg, splits)
+    assert made(cfg) == set()
+
+
+def test_nok_images_are_not_offered_to_self_supervision(configure: Compose):
+    with pytest.raises(Exception, match=r"Could not override 'teacher\.nok'"):
+        configure("teacher=finetuned", "teacher.nok=bad")
+
+
+def test_too_few_images_are_refused(configure: Compose, splits: Splits):
+    with pytest.raises(UserError, match=r"2 images are too few to fine-tune a teacher on\. Take teacher=frozen"):
+        weights(configure("teacher=finetuned"), splits, ok=splits.train[:2])
