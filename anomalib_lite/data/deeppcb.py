@@ -1,0 +1,142 @@
+"""DeepPCB: pairs of a bare board's scan and its clean template, defects as boxes of six types.
+
+Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset", arXiv:1902.06197. Layout:
+`trainval.txt` and `test.txt` with lines `GROUP/ID/STEM.jpg GROUP/ID_not/STEM.txt`; beside them GROUP/ID/STEM_test.jpg,
+GROUP/ID/STEM_temp.jpg and the boxes `x1 y1 x2 y2 type`. Copper is dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.deeppcb_pairs import simulated_pair
+from anomalib_lite.data.files import make_splits, require_folder
+from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.errors import UserError
+from anomalib_lite.metrics.boxes import Box
+from anomalib_lite.runs.artifacts import artifact, artifact_key
+
+KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
+LISTS = ("trainval", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """name: GROUP/ID/STEM."""
+
+    name: str
+    scan: Path
+    template: Path
+    boxes: Path
+
+
+def read(
+    root: str | Path,
+    artifacts: str | Path,
+    test_list: str = "test",
+    simulation_seed: int = 0,
+    val_share: float = 0.5,
+    split_seed: int = 0,
+) -> Splits:
+    """The scans of `test_list`, each with its own template, to test on; OK pairs simulated from the templates of
+    trainval.txt to learn from.
+
+    Every scan has defects, so that the set holds no OK pair. Each OK image here is a template moved, stretched and
+    etched a little differently by chance (`simulated_pair`), compared with the template itself: no scan of
+    trainval.txt and none of its boxes is learned from. Masks of the test images are their boxes, filled. OK images and
+    masks are made once, in a folder below `artifacts`.
+    Errors: UserError for an absent folder, list, picture or box file, and for a box that cannot be read.
+    """
+    base = data_folder(root)
+    if test_list not in LISTS:
+        raise UserError(f"data.test_list must be one of {', '.join(LISTS)}, not '{test_list}'.")
+    clean, tested = read_pairs(base, "trainval"), read_pairs(base, test_list)
+    parts = [(p.name, p.template.stat().st_size) for p in clean], [(p.name, p.boxes.read_text()) for p in tested]
+    made = Path(artifacts) / f"deeppcb-{artifact_key(test_list, simulation_seed, *parts)}"
+    artifact(made, lambda folder: _make(folder, clean, tested, simulation_seed))
+    ok = [Sample(made / "ok" / f"{_flat(p)}.png", OK, template=p.template) for p in clean]
+    test = [
+        Sample(p.scan, NOK, made / "masks" / f"{_flat(p)}.png", p.template, _defect(read_boxes(p.scan))) for p in tested
+    ]
+    return make_splits(ok, test, val_share, split_seed, made)
+
+
+def data_folder(root: str | Path) -> Path:
+    """Where the lists lie: `root` itself or, as in the authors' repository, its folder PCBData."""
+    base = require_folder(Path(root).expanduser(), "DeepPCB")
+    for folder in (base, base / "PCBData"):
+        if all((folder / f"{name}.txt").is_file() for name in LISTS):
+            return folder
+    raise UserError(f"{base.absolute()} has no trainval.txt and test.txt: set data.root to DeepPCB's folder PCBData.")
+
+
+def read_pairs(base: Path, name: str) -> list[Pair]:
+    """The pairs that a list names."""
+    pairs = []
+    for line in (base / f"{name}.txt").read_text().splitlines():
+        if not line.strip():
+            continue
+        image, _, boxes = line.strip().partition(" ")
+        stem = Path(image).with_suffix("").as_posix()
+        pair = Pair(stem, base / f"{stem}_test.jpg", base / f"{stem}_temp.jpg", base / boxes.strip())
+        absent = [p for p in (pair.scan, pair.template, pair.boxes) if not p.is_file()]
+        if absent:
+            raise UserError(f"{absent[0]} is missing, which {base / name}.txt names: is the download complete?")
+        pairs.append(pair)
+    if not pairs:
+        raise UserError(f"{base / name}.txt names no pairs.")
+    return pairs
+
+
+def read_boxes(scan: Sample | Path) -> list[Box]:
+    """The defects of a scan GROUP/ID/STEM_test.jpg, in its own pixels."""
+    image = scan.image if isinstance(scan, Sample) else scan
+    path = image.parent.with_name(f"{image.parent.name}_not") / f"{image.stem.removesuffix('_test')}.txt"
+    if not path.is_file():
+        raise UserError(f"{image} has no box file {path}.")
+    boxes = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        fields = line.replace(",", " ").split()
+        if not fields:
+            continue
+        try:
+            x0, y0, x1, y1, kind = (int(field) for field in fields)
+            if not (x0 < x1 and y0 < y1 and kind in range(1, len(KINDS) + 1)):
+                raise ValueError
+        except ValueError:
+            raise UserError(f"{path}, line {number}: '{line}' is no box `x1 y1 x2 y2 type` (type 1 to 6).") from None
+        boxes.append(Box(x0, y0, x1, y1, KINDS[kind - 1]))
+    return boxes
+
+
+def _make(folder: Path, clean: Sequence[Pair], tested: Sequence[Pair], seed: int) -> None:
+    for name in ("ok", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    for number, pair in enumerate(clean):
+        template = read_image(pair.template)[..., 0]
+        _write(folder / "ok" / f"{_flat(pair)}.png", simulated_pair(template, np.random.default_rng([seed, number])))
+    for pair in tested:
+        mask = np.zeros(read_image(pair.scan).shape[:2], np.uint8)
+        for box in read_boxes(pair.scan):
+            mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = 255
+        _write(folder / "masks" / f"{_flat(pair)}.png", mask)
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), pixels):
+        raise UserError(f"Cannot write {path}. Is the disk full, or the folder read-only?")
+
+
+def _flat(pair: Pair) -> str:
+    return pair.name.replace("/", "_")
+
+
+def _defect(boxes: Sequence[Box]) -> str | None:
+    kinds = {box.kind for box in boxes}
+    return kinds.pop() if len(kinds) == 1 else "several" if kinds else None

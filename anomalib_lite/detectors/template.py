@@ -1,0 +1,134 @@
+"""Comparison with the template: what an image has that its template has not, and the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.augment.tta import TestTimeAugmentation
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.detectors.base import Batches, Detector
+from anomalib_lite.detectors.template_align import Alignment
+from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
+from anomalib_lite.detectors.template_scale import NormalDifference
+from anomalib_lite.errors import UserError
+
+PIXEL_UNIT, FEATURE_UNIT = 0.1, 0.1  # differences that count as 1 where no OK image says what is normal
+
+
+class TemplateComparison(Detector):
+    """The template is brought over the image; the map is how far their features and pixels differ beyond small shifts.
+
+    Nothing is trained. Features of several levels are each searched for within some positions of the other picture
+    (`feature_distance`), pixels within some pixels (`pixel_difference`), both ways. Each of these terms is measured in
+    standard deviations of the OK images' own differences; the map is their weighted mean.
+
+    alignment: see Alignment; None where the images already lie pixel on pixel. reach: for each of the backbone's layers
+    the positions searched to either side; None leaves the features out, and the backbone is not built. tolerance: px,
+    likewise of the pixel term; None leaves it out. pixel_weight: of the pixel term against 1 for each layer.
+    pixel_blur: px, sigma of a blur of both pictures before the pixel term, against noise. normal: makes what is normal
+    of a term from the unit of its differences (NormalDifference).
+    """
+
+    needs_template = True
+
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        blur: nn.Module,
+        score: nn.Module,
+        normal: Callable[..., NormalDifference],
+        alignment: Alignment | None = None,
+        reach: Sequence[int] | None = (2, 1, 1),
+        tolerance: int | None = 2,
+        pixel_weight: float = 1.0,
+        pixel_blur: nn.Module | None = None,
+        tta: TestTimeAugmentation | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        super().__init__(blur, score, tta, augment)
+        if reach is None and tolerance is None:
+            raise UserError("detector.reach and detector.tolerance are both null: that leaves nothing to compare.")
+        self.backbone = None if reach is None else backbone().requires_grad_(False).eval()
+        if self.backbone and len(reach) != len(self.backbone.channels):
+            raise UserError(
+                f"detector.reach has {len(reach)} values for the backbone's {len(self.backbone.channels)} layers: "
+                "give one each."
+            )
+        self.alignment, self.reach = alignment, reach
+        self.tolerance, self.pixel_blur = tolerance, pixel_blur
+        units = [FEATURE_UNIT] * len(reach or ()) + [PIXEL_UNIT] * (tolerance is not None)
+        self.weights = [1.0] * len(reach or ()) + [pixel_weight] * (tolerance is not None)
+        self.normal = nn.ModuleList(nn.ModuleList(normal(unit=u) for u in units) for _ in self.tta.views)
+        self.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Batches) -> None:
+        if all(one.scope == "none" for normal in self.normal for one in normal):
+            return
+        for normal, view in zip(self.normal, self.tta.views, strict=True):
+            sums: list[list[Tensor]] = []
+            count = 0
+            for batch in tqdm(batches, f"OK pairs, image {view.label}", len(batches), delay=2, leave=False):
+                image, template = (view.apply(t.to(self.device)) for t in (batch.image, _required(batch.template)))
+                terms = [t.double() for t in self.differences(image, *self.align(image, template))]
+                new = [[t.sum(0, keepdim=True), t.square().sum(0, keepdim=True)] for t in terms]
+                sums = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)] or new
+                count += len(batch)
+            for own, (total, squares) in zip(normal, sums, strict=False):
+                own.fit(count, total, squares)
+
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+        aligned, seen = self.align(image, _required(template))
+        return self.compare(image, aligned, seen, view)
+
+    def align(self, image: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
+        """Templates (B, 3, H, W) brought over the images, and where they show anything: (B, 1, H, W) bool."""
+        if self.alignment is None:
+            return template, torch.ones_like(image[:, :1], dtype=torch.bool)
+        pairs = zip(_pixels(image), _pixels(template), strict=True)
+        aligned, seen = zip(*(self.alignment(one, other) for one, other in pairs), strict=True)
+        moved = torch.from_numpy(np.stack(aligned)).permute(0, 3, 1, 2)
+        return moved.to(image), torch.from_numpy(np.stack(seen))[:, None].to(image.device)
+
+    def compare(self, image: Tensor, template: Tensor, seen: Tensor, view: int = 0) -> Tensor:
+        """Images and templates (B, 3, H, W) that lie over each other -> the map (B, 1, h, w)."""
+        terms = self.differences(image, template, seen)
+        size = max((t.shape[-2:] for t in terms), key=lambda s: s[0] * s[1])
+        total = torch.zeros_like(image[:, :1, : size[0], : size[1]])
+        for term, normal, weight in zip(terms, self.normal[view], self.weights, strict=True):
+            total += weight * F.interpolate(normal(term), size=size, mode="bilinear", align_corners=False)
+        return total / sum(self.weights)
+
+    def differences(self, image: Tensor, template: Tensor, seen: Tensor) -> list[Tensor]:
+        """The terms (B, 1, h, w): one for each layer, then the pixels'. 0 where the template shows nothing."""
+        terms = []
+        if self.backbone is not None:
+            image_last, template_last = (t.contiguous(memory_format=torch.channels_last) for t in (image, template))
+            pairs = zip(self.backbone(image_last), self.backbone(template_last), self.reach, strict=True)
+            terms = [feature_distance(a, b, reach) for a, b, reach in pairs]
+            terms = [t * (F.adaptive_avg_pool2d(seen.float(), t.shape[-2:]) == 1) for t in terms]
+        if self.tolerance is not None:
+            a, b = (t if self.pixel_blur is None else self.pixel_blur(t) for t in (image, template))
+            terms.append(pixel_difference(a, b, self.tolerance) * shrink(seen, self.tolerance + 1))
+        return terms
+
+
+def _required(template: Tensor | None) -> Tensor:
+    if template is None:
+        raise UserError(
+            "detector=template compares each image with its template, and none came with the images. Add mode=template "
+            "and data.template=FILE, the picture of one good product, or take data whose images have their own, e.g. "
+            "data=deeppcb; `anomalib-lite predict` takes template=FILE."
+        )
+    return template
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(images.detach().float().cpu().permute(0, 2, 3, 1).numpy())
