@@ -1,0 +1,139 @@
+"""Reverse distillation: loss and map by hand, weights, a teacher that never changes, and one path through saving."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from safetensors.torch import load_file, save_file
+
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.reverse_distillation import ReverseDistillation
+from anomalib_lite.scoring import GaussianBlur, MaxScore
+from tests.detectors import small
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return small.images(tmp_path_factory.mktemp("images"))
+
+
+def detector(cache_mb: float = 100, seed: int = 0, fusion: str = "sum") -> ReverseDistillation:
+    torch.manual_seed(seed)
+    optimizer = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999))
+    return ReverseDistillation(
+        small.backbone, GaussianBlur(1.0), MaxScore(), optimizer, blocks=1, fusion=fusion, cache_mb=cache_mb
+    )
+
+
+def fit(model: ReverseDistillation, images: ImageSet, epochs: int = 2) -> ReverseDistillation:
+    """Prepares, trains and calibrates as the job does."""
+    torch.manual_seed(1)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    model.prepare(loader(images, 4))
+    trainer.fit(model, loader(images, 4, shuffle_seed=0), loader(images, 4))
+    model.calibrate(loader(images, 4))
+    return model
+
+
+@pytest.fixture(scope="module")
+def fitted(images: ImageSet) -> ReverseDistillation:
+    return fit(detector(), images)
+
+
+def loss(model: ReverseDistillation, batch: Batch) -> float:
+    model.log = lambda *_, **__: None  # there is no trainer to log to
+    return model.training_step(batch, 0).item()
+
+
+def test_the_loss_is_the_cosine_distance_of_whole_levels_summed(images: ImageSet):
+    """By hand, in numpy: one cosine a level and image, over all channels and positions together."""
+    model, batch = detector().eval(), images[[0, 1, 2]]
+    batch.weight = torch.tensor([1.0, 2.0, 5.0])
+    with torch.no_grad():
+        teacher = model.teacher(batch.image)
+        answers = model.decoder(model.bottleneck(teacher), [f.shape[-2:] for f in teacher])
+    expected = 0.0
+    for t, a in zip(teacher, answers, strict=True):
+        t, a = (f.double().numpy().reshape(3, -1) for f in (t, a))
+        cosine = (t * a).sum(1) / np.sqrt((t**2).sum(1) * (a**2).sum(1))
+        expected += ((1 - cosine) * [1, 2, 5]).sum() / 8
+    assert loss(model, batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_map_adds_one_minus_the_cosine_of_each_position(images: ImageSet):
+    model, batch = detector().eval(), images[[0, 1]]
+    with torch.no_grad():
+        teacher = model.teacher(batch.image)
+        answers = model.decoder(model.bottleneck(teacher), [f.shape[-2:] for f in teacher])
+        found = model.anomaly_map(batch.image)
+    maps = []
+    for t, a in zip(teacher, answers, strict=True):
+        t, a = t.double().numpy(), a.double().numpy()
+        maps.append(1 - (t * a).sum(1) / np.linalg.norm(t, axis=1) / np.linalg.norm(a, axis=1))
+    coarse = torch.nn.functional.interpolate(torch.from_numpy(maps[1])[:, None], scale_factor=2, mode="bilinear")
+    np.testing.assert_allclose(found[:, 0], (maps[0] + coarse[:, 0].numpy()) / 2, atol=1e-6)
+
+
+def test_a_weight_counts_like_copies(images: ImageSet):
+    """In evaluation mode, since copies would also shift the batch's statistics."""
+    model = detector().eval()
+
+    def weighted(indices: list[int], weights: list[float]) -> float:
+        batch = images[indices]
+        batch.weight = torch.tensor(weights)
+        return loss(model, batch)
+
+    copies = weighted([0, 0, 0, 1, 2], [1.0] * 5)
+    assert weighted([0, 1, 2], [3, 1, 1]) == pytest.approx(copies, rel=1e-5)
+    assert weighted([0, 5], [1, 0]) == pytest.approx(weighted([0], [1]), rel=1e-5)
+    assert abs(weighted([0, 1, 2], [1, 1, 1]) / copies - 1) > 1e-5
+
+
+def test_training_lowers_the_loss_and_marks_what_is_new(images: ImageSet):
+    model, whole = detector(), images[list(range(12))]
+    before = loss(model.eval(), whole)
+    del model.log
+    fit(model.train(), images, epochs=12)
+    assert loss(model.eval(), whole) < 0.5 * before
+    batch = images[[0, 1]]
+    batch.image[1, :, 8:24, 24:40] = 1.0
+    assert model.predict_batch(batch).score.diff() > 0
+
+
+def test_the_teacher_never_changes_and_never_trains(images: ImageSet):
+    model, modes = detector(cache_mb=0), set()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for module in model.teacher.modules():
+        module.register_forward_hook(lambda module, *_: modes.add(module.training))
+    fit(model, images)
+    assert modes == {False}
+    after = model.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in before if k.startswith("teacher."))
+    assert not any(torch.equal(after[k], before[k]) for k in before if k.endswith("weight") and "teacher" not in k)
+
+
+def test_kept_features_train_the_same_decoder(images: ImageSet, fitted: ReverseDistillation):
+    fresh = fit(detector(cache_mb=0), images)
+    for (name, own), other in zip(fitted.decoder.named_parameters(), fresh.decoder.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, fitted: ReverseDistillation, tmp_path: Path):
+    batch = images[[0, 3, 5]]
+    save_file({k: v.contiguous() for k, v in fitted.state_dict().items()}, tmp_path / "model.safetensors")
+    fresh = detector(seed=7)
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    for own, other in zip(fitted.predict_batch(batch), fresh.predict_batch(batch), strict=True):
+        assert torch.equal(own, other)
+    again = detector(seed=8)
+    again.load_state_dict(fitted.trained_state(), strict=False)
+    assert torch.equal(again.predict_batch(batch).map, fitted.predict_batch(batch).map), "nothing else is learned"
