@@ -19,8 +19,9 @@ TRAININGS = "TINY_GENERATOR_TRAININGS"  # environment variable: a file that gets
 
 
 class Recolour(Generator):
-    """OK images in other colours; every `damage`-th one has its parts shuffled. patience: seconds of the training.
-    fail_at: step at which the training ends with an error, once.
+    """OK images in other colours; every `damage`-th one has its parts shuffled, or all but the `-damage`-th.
+
+    patience: seconds of the training. fail_at: step at which the training ends with an error, once.
     """
 
     after_training = ("strength", "damage")
@@ -54,7 +55,7 @@ class Recolour(Generator):
             rng = np.random.default_rng([seed, place])
             content = self.ok[rng.integers(len(self.ok))]
             image = recoloured(read_image(content), rng, self.strength)
-            if self.damage and place % self.damage == 0:
+            if self.damage and (place % self.damage == 0) == (self.damage > 0):
                 image = shuffled(image, rng)
             yield Generated(image, content, "template_generated" if self.template and place % 2 else "generated")
 

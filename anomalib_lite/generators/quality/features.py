@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ class SeenImages:
     apart: np.ndarray
 
 
+@cache
 def bundled_backbone() -> Backbone:
     """EfficientNet-Lite0 with the ImageNet weights that the installation brings, all levels to stride 32."""
     net = build("timm", "tf_efficientnet_lite0", (1, 2, 3, 4), "bundled", (0.5,) * 3, (0.5,) * 3)
