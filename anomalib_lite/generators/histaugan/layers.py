@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-INIT_STD = 0.02
-
 
 def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, kernel, stride, padding, padding_mode="reflect")
@@ -43,7 +41,15 @@ def append_vector(features: Tensor, *vectors: Tensor) -> Tensor:
     return torch.cat([features, *tiled], dim=1)
 
 
-def initialise(module: nn.Module) -> None:
-    """Convolutions' weights from N(0, 0.02^2), as in DRIT; for `nn.Module.apply`."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, INIT_STD)
+def initialise(module: nn.Module, std: float | None) -> None:
+    """Convolutions' weights from N(0, std^2); None: from He's distribution for their own width.
+
+    A fixed small std, as DRIT has it, suits its 64 channels and more. Narrow layers without normalisation would let
+    next to nothing through: the attribute's encoder would answer the same to every image for many epochs.
+    """
+    if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        return
+    if std is None:
+        nn.init.kaiming_normal_(module.weight, a=0.2)
+    else:
+        nn.init.normal_(module.weight, 0.0, std)

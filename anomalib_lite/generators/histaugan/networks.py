@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,10 @@ STRIDE = 4  # of the content
 
 @dataclass(frozen=True)
 class Architecture:
-    """Widths and depths; the defaults are the official ones. The content has 4 * channels channels."""
+    """Widths and depths; the defaults are the official ones. The content has 4 * channels channels.
+
+    init_std: see `initialise`.
+    """
 
     channels: int = 64
     attributes: int = 8
@@ -26,6 +30,7 @@ class Architecture:
     decoder_blocks: int = 3
     discriminator_channels: int = 64
     discriminator_layers: int = 6
+    init_std: float | None = 0.02
 
 
 class Networks(nn.Module):
@@ -51,7 +56,7 @@ class Networks(nn.Module):
             self.random_discriminator = ImageDiscriminator(*discriminator)  # of images with random attributes
             two = domains > 1
             self.content_discriminator = ContentDiscriminator(domains, 4 * a.channels, content) if two else None
-            self.apply(initialise)
+            self.apply(partial(initialise, std=a.init_std))
         self.register_buffer("attribute_mean", torch.zeros(domains, a.attributes))
         self.register_buffer("attribute_std", torch.ones(domains, a.attributes))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -107,8 +108,8 @@ def test_the_contents_noise_is_standard_normal_and_for_training_alone() -> None:
 
 def test_content_forgets_brightness_and_contrast_of_wide_features() -> None:
     """Instance norm: after the first strided layer, no channel carries its mean any more."""
-    networks = Networks(SMALL, 1, (64, 64))
-    features = networks.content[:4](torch.rand(2, 3, 64, 64))
+    networks = Networks(replace(SMALL, init_std=None), 1, (64, 64))
+    features = nn.Sequential(*list(networks.content)[:4])(torch.rand(2, 3, 64, 64))
     assert features.mean(dim=(2, 3)).abs().max() < 1e-5
     assert (features.std(dim=(2, 3), correction=0) - 1).abs().max() < 0.05
 
@@ -129,4 +130,13 @@ def test_the_seed_gives_the_weights_and_leaves_the_global_stream_alone() -> None
     assert torch.equal(torch.rand(3), expected)
     weights = [n.content[0].weight for n in (first, second, third)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert abs(Networks(SMALL, 1, (32, 32)).encoded_discriminator.body[-2].weight.std() - 0.02) < 0.001
+
+
+def test_narrow_networks_let_the_attribute_through_from_the_start() -> None:
+    """With DRIT's std of 0.02 the encoder of a narrow network answers the same to every image."""
+    images = torch.rand(8, 3, 32, 32) * torch.rand(8, 3, 1, 1)
+    domain = torch.zeros(8, dtype=torch.long)
+    fixed, he = (Networks(replace(SMALL, init_std=std), 1, (32, 32), 0) for std in (0.02, None))
+    assert abs(fixed.encoded_discriminator.body[-2].weight.std() - 0.02) < 0.001
+    spreads = [networks.encode(images, domain).std(dim=0).mean().item() for networks in (fixed, he)]
+    assert spreads[0] < 1e-3 < 0.03 < spreads[1]
