@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.home import expand_arguments, expand_values
+from anomalib_lite.jobs.quiet import silence
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def _guard(job: Job, cfg: DictConfig) -> Any:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     task = " ".join(HydraConfig.get().overrides.task)
     _started.append(task)
+    silence()
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")

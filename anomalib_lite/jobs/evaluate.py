@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.quiet import seed_everything
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.runs.tracking import Tracker
@@ -30,8 +31,6 @@ report.html.
 @app("evaluate", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC."""
-    from lightning import seed_everything
-
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.jobs.evaluation import evaluate_detector
     from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
@@ -42,7 +41,7 @@ def main(cfg: DictConfig) -> float | None:
     splits = shown_to(trained, instantiate(data), None if cfg.get("data") else golden_template(source))
     choice = HydraConfig.get().runtime.choices.data or "own"
     run = RunFolder(Path(cfg.output).expanduser() if cfg.output else source / f"evaluation-{choice}")
-    seed_everything(trained.seed, workers=True, verbose=False)
+    seed_everything(trained.seed)
     merged = OmegaConf.create({**trained, "data": data, "tracking": cfg.tracking, "run": str(source)})
     run.start(merged, environment(trained.seed, fingerprint(splits)))
     with run.guarded():

@@ -17,6 +17,7 @@ from anomalib_lite.data.mode import templates_of
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.quiet import seed_everything
 from anomalib_lite.report.quality_words import guard_words, quality_table
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import environment
@@ -54,12 +55,10 @@ def main(cfg: DictConfig) -> float | None:
     if run.done and not cfg.force:
         log.info("already done: %s (force=true trains and draws again)", run.path)
         return _conclude(run.path)
-    from lightning import seed_everything
-
     from anomalib_lite.jobs.generation import generated_set
     from anomalib_lite.jobs.inference import use_threads
 
-    seed_everything(cfg.seed, workers=True, verbose=False)
+    seed_everything(cfg.seed)
     use_threads(cfg)
     run.start(cfg, environment(cfg.seed, data_hash))
     with run.guarded(), tracked(cfg, run.path) as tracker:

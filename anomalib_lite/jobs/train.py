@@ -16,6 +16,7 @@ from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.quiet import seed_everything
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
@@ -57,11 +58,9 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.force:
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     log.info("%s", run.path)
-    from lightning import seed_everything
-
     from anomalib_lite.jobs.inference import use_threads
 
-    seed_everything(cfg.seed, workers=True, verbose=False)
+    seed_everything(cfg.seed)
     use_threads(cfg)
     run.start(cfg, environment(cfg.seed, data_hash))
     with run.guarded(), tracked(cfg, run.path) as tracker:

@@ -43,6 +43,8 @@ class WandbTracker(Tracker):
             save_dir=folder,
             settings=wandb.Settings(mode=mode, silent=True, console="off", x_disable_stats=True),
         )
+        # Lightning hands on a setting that nobody gave, and of which wandb then warns
+        getattr(self.logger, "_wandb_init", {}).pop("anonymous", None)
         self.logger.experiment.config.update(OmegaConf.to_container(cfg, resolve=True))
 
     def log_result(self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]]) -> None:

@@ -58,6 +58,7 @@ def test_each_job_of_a_sweep_is_its_own_offline_run_and_holds_no_secret(
     monkeypatch.setenv("DATABASE_PASSWORD", KEY[::-1])
     done = run_verb("train", "-m", *tiny, "tracking=wandb", "tracking.mode=offline", "seed=0,1")
     assert done.status == 0, done.err
+    assert "anonymous" not in done.err and "eval mode" not in done.err and "treespec" not in done.err
     runs = sorted((tmp_path / "runs/default").iterdir())
     assert len(runs) == 2
     tracked = [list((run / "wandb").glob("offline-run-*")) for run in runs]
