@@ -80,7 +80,7 @@ class Detector(LightningModule):
 
         view: which of the `tta.views` the images are seen in; what was learnt for each position differs between them.
         """
-        raise NotImplementedError(f"{type(self).__name__} gives no anomaly_map")
+        raise NotImplementedError(f"{type(self).__name__} must define anomaly_map")
 
     def prepare(self, batches: Batches) -> None:
         """Before training: statistics of the OK images."""
