@@ -64,10 +64,10 @@ def train_detector(
         detector.prepare(in_order)
     if detector.epochs:
         trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, inputs)}"
-        if cfg.force:
-            shutil.rmtree(trained, ignore_errors=True)
         with run.stage("train"):
-            made = artifact(trained, lambda folder: _train(cfg, run, detector, train, val, logger, folder))
+            made = artifact(
+                trained, lambda folder: _train(cfg, run, detector, train, val, logger, folder), replace=cfg.force
+            )
         if not made:
             log.info("trained before: %s", trained)
             shutil.copy(trained / "history.csv", run.path)
@@ -101,15 +101,16 @@ def _train(
 
 def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any) -> None:
     folder = run.path / "checkpoints"
-    checkpoint = ModelCheckpoint(
-        folder, filename="best", monitor="val_loss", save_last=True, enable_version_counter=False
-    )
+    # each epoch, whatever its loss: Lightning's save_last waits for the monitored value to improve
+    checkpoints = [ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
+    if cfg.keep == "best":
+        checkpoints.append(ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False))
     trainer = Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
         precision=cfg.trainer.precision,
         max_epochs=detector.epochs,
-        callbacks=[History(run.path / "history.csv"), checkpoint, TQDMProgressBar(refresh_rate=1)],
+        callbacks=[History(run.path / "history.csv"), *checkpoints, TQDMProgressBar(refresh_rate=1)],
         logger=logger,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -129,5 +130,6 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
     )
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if cfg.keep == "best" and checkpoint.best_model_path:
-        detector.load_state_dict(torch.load(checkpoint.best_model_path, weights_only=False)["state_dict"])
+    if cfg.keep == "best":
+        best = torch.load(checkpoints[-1].best_model_path, map_location="cpu", weights_only=False)
+        detector.load_state_dict(best["state_dict"])

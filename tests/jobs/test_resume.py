@@ -1,4 +1,4 @@
-"""A training that was cut off goes on, and ends where an undisturbed one ends."""
+"""A training that was cut off goes on, and ends where an undisturbed one ends, its random augmentation included."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ FILES = ("metrics.json", "predictions.csv", "threshold.json", "model.safetensors
 
 
 def overrides(tiny: list[str], folder: Path) -> list[str]:
-    return ["train", *tiny, "detector.epochs=3", f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts"]
+    return [
+        "train",
+        *tiny,
+        "detector.epochs=3",
+        "augment=flips_color",
+        f"paths.runs={folder}/runs",
+        f"paths.artifacts={folder}/artifacts",
+    ]
 
 
 def only_run(folder: Path) -> Path:

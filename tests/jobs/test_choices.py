@@ -1,0 +1,157 @@
+"""Modes, augmentation and test-time augmentation as a user combines them; senseless combinations are refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from torch import nn
+
+from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.detectors.base import Detector
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.combinations import check_combination
+from tests.commands import Command, Outcome
+
+
+def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
+    done = run_verb("train", *overrides, f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts")
+    assert done.status == 0, done.err
+    return done
+
+
+def run_of(folder: Path, part: str) -> Path:
+    (run,) = (folder / "runs" / "default").glob(f"*{part}*")
+    return run
+
+
+def metrics(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def scores(table: Path) -> dict[str, float]:
+    with table.open(newline="") as stream:
+        return {"/".join(Path(row["image"]).parts[-2:]): float(row["score"]) for row in csv.DictReader(stream)}
+
+
+@pytest.fixture(scope="module")
+def template(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("golden") / "golden.png"
+    shutil.copy(sorted((tiny_set / "train/good").glob("*.png"))[0], path)
+    return path
+
+
+def test_views_are_calibrated_anew_but_nothing_is_trained_again(run_verb: Command, tiny: list[str], tmp_path: Path):
+    """A sweep over augmentation and views trains once for each augmentation."""
+    train(run_verb, tmp_path, "-m", *tiny, "augment=none,flips", "tta=none,flips,flips_color")
+    assert len(list((tmp_path / "artifacts").glob("trained-*"))) == 2
+    runs = list((tmp_path / "runs/default").iterdir())
+    assert len([r for r in runs if r.is_dir() and not r.name.startswith(".")]) == 6
+    plain, flips = (run_of(tmp_path, f"efficientnet_lite0-{part}") for part in ("s0", "tta_flips-"))
+    assert metrics(plain)["threshold"] != metrics(flips)["threshold"]
+    assert (flips / "history.csv").read_text() == (plain / "history.csv").read_text()
+    augmented = run_of(tmp_path, "lite0-augment_flips-s0")
+    assert (augmented / "history.csv").read_text() != (plain / "history.csv").read_text()
+
+
+def test_views_are_the_same_in_training_evaluate_and_predict(
+    run_verb: Command, tiny: list[str], tiny_set: Path, template: Path, tmp_path: Path
+):
+    train(run_verb, tmp_path, *tiny, "tta=flips_color", "mode=template", f"data.template={template}")
+    run = run_of(tmp_path, "mode_template")
+    own = scores(run / "predictions.csv")
+    assert run_verb("evaluate", f"run={run}", "tracking.kind=none").status == 0
+    assert scores(run / "evaluation-own/predictions.csv") == own
+    assert metrics(run / "evaluation-own") == metrics(run)
+    done = run_verb("predict", f"run={run}", f"images='{tiny_set}/test/*/*.png'", f"output={tmp_path}/out")
+    assert done.status == 0, done.err
+    assert scores(tmp_path / "out/predictions.csv") == pytest.approx(own, rel=1e-6)
+
+
+def test_the_template_in_the_ok_images_colours_lies_in_the_run(
+    run_verb: Command, tiny: list[str], tiny_set: Path, template: Path, tmp_path: Path
+):
+    dark = tmp_path / "dark.png"
+    import cv2
+
+    cv2.imwrite(str(dark), (cv2.imread(str(template)) * 0.4).astype(np.uint8))
+    train(run_verb, tmp_path, *tiny, "mode=template", f"data.template={dark}")
+    matched = read_image(run_of(tmp_path, "mode_template") / "template.png").mean()
+    ok = np.mean([read_image(p).mean() for p in (tiny_set / "train/good").glob("*.png")])
+    assert abs(matched - ok) < 0.1 * ok < abs(read_image(dark).mean() - ok)
+
+
+def test_the_template_takes_part_in_the_training_and_is_hidden_without_its_mode(
+    run_verb: Command, tiny: list[str], template: Path, tmp_path: Path
+):
+    for mode in ("no_template", "template"):
+        train(run_verb, tmp_path / mode, *tiny, f"mode={mode}", f"data.template={template}")
+    without, with_it = (run_of(tmp_path / mode, "stfpm") for mode in ("no_template", "template"))
+    assert (without / "history.csv").read_text() != (with_it / "history.csv").read_text()
+    assert not (without / "template.png").exists()
+
+
+def test_template_mode_without_a_template_says_what_is_missing(run_verb: Command, tiny: list[str], tmp_path: Path):
+    done = run_verb("train", *tiny, "mode=template", f"paths.artifacts={tmp_path}/artifacts")
+    assert done.status == 2 and "data.template=FILE" in done.err and "Traceback" not in done.err
+
+
+def choices(**given: object) -> OmegaConf:
+    plain = {"mode": {"name": "no_template"}, "teacher": {"_target_": None}, "generator": {"_target_": None}}
+    return OmegaConf.create(plain | given)
+
+
+class Untrained(Detector):
+    epochs = 0
+
+
+class Comparing(Untrained):
+    needs_template = True
+
+
+class Trained(Detector):
+    epochs = 1
+
+
+def made(kind: type[Detector], **settings: object) -> Detector:
+    return kind(nn.Identity(), nn.Identity(), **settings)
+
+
+TEMPLATE, GENERATOR = {"mode": {"name": "template"}}, {"generator": {"_target_": "x"}}
+TEACHER = {"teacher": {"_target_": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("cfg", "detector", "reason"),
+    [
+        ({}, made(Comparing), "mode=template"),
+        ({}, made(Untrained, augment=Augment(horizontal=0.5)), "augment=none"),
+        (GENERATOR, made(Untrained), "has no training"),
+        (TEMPLATE, made(Untrained), "changes nothing here"),
+        ({"mode": {"name": "both"}}, made(Trained), "no_template, template"),
+    ],
+)
+def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector: Detector, reason: str):
+    with pytest.raises(UserError, match=reason):
+        check_combination(choices(**cfg), detector)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "detector"),
+    [
+        ({}, made(Trained, augment=Augment(horizontal=0.5))),
+        (TEMPLATE | GENERATOR | TEACHER, made(Trained)),
+        (TEMPLATE, made(Comparing)),
+        (TEMPLATE | TEACHER, made(Untrained)),
+        (GENERATOR | TEACHER, made(Untrained)),
+        ({}, made(Untrained)),
+    ],
+)
+def test_sensible_ones_are_not(cfg: dict, detector: Detector):
+    check_combination(choices(**cfg), detector)
