@@ -37,31 +37,20 @@ class Confusion:
 
 
 def confusion(
-    inspections: Sequence[Inspection],
-    names: Sequence[str | None],
-    masks: Sequence[np.ndarray | None],
-    mapping: Mapping[str, str],
-    types: Sequence[str],
+    names: Sequence[str | None], found: Sequence[str | None], mapping: Mapping[str, str], types: Sequence[str]
 ) -> Confusion:
     """Over the images of a test set, one entry each.
 
-    names: the data set's name of the image's defect, None for OK and unlabelled images, which do not count. masks: bool
-    (h, w) of any size or None; where there is one, only defects that touch it count as found, and the one that
-    covers most of it is compared; without a mask the worst one is. mapping: name -> type.
+    names: the data set's name of the image's defect, None for OK and unlabelled images, which do not count. found: the
+    type that was found (see `matching`), None where there was nothing. mapping: name -> type.
     """
-    counts = np.zeros((len(types), len(types) + 1), int)
-    unmapped = 0
-    for inspection, name, mask in zip(inspections, names, masks, strict=True):
-        if name is None:
-            continue
-        if name not in mapping:
-            unmapped += 1
-            continue
-        defect = matching(inspection, mask)
-        column = len(types) if defect is None else list(types).index(defect.kind)
-        counts[list(types).index(mapping[name]), column] += 1
-    found = int(counts[:, :-1].sum())
-    accuracy = float(np.trace(counts[:, :-1]) / found) if found else None
+    counts, columns = np.zeros((len(types), len(types) + 1), int), list(types)
+    unmapped = sum(name is not None and name not in mapping for name in names)
+    for name, kind in zip(names, found, strict=True):
+        if name in mapping:
+            counts[columns.index(mapping[name]), len(types) if kind is None else columns.index(kind)] += 1
+    detected = int(counts[:, :-1].sum())
+    accuracy = float(np.trace(counts[:, :-1]) / detected) if detected else None
     return Confusion(tuple(types), (*types, NOTHING), counts, accuracy, unmapped)
 
 

@@ -102,8 +102,8 @@ def photometric(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | No
     chosen = slice(None) if valid is None or valid.sum() < 100 else valid
     matched = np.empty(reference.shape, np.float32)
     for channel in range(3):
-        x = reference[..., channel][chosen].ravel()[::3].astype(np.float64)
-        y = image[..., channel][chosen].ravel()[::3].astype(np.float64)
+        x = reference[..., channel][chosen].ravel()[::7].astype(np.float64)
+        y = image[..., channel][chosen].ravel()[::7].astype(np.float64)
         weight = np.ones_like(x)
         gain, offset = 1.0, 0.0
         for _ in range(4):

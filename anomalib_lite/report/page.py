@@ -10,9 +10,11 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.report import ink, view
 from anomalib_lite.report.cases import MISTAKES, Case, outcome, select_cases
 from anomalib_lite.report.curves import Points
+from anomalib_lite.report.defects import defects_view
 from anomalib_lite.report.figures import draw_figures, save_figures
 from anomalib_lite.report.gallery import contact_sheet
 from anomalib_lite.report.heatmap import colour_bar, tick_positions
@@ -33,12 +35,14 @@ def write_report(
     pixel_points: Points | None = None,
     max_cases: int = 120,
     title: str | None = None,
+    book: DefectBook | None = None,
 ) -> Path:
     """Writes report.html and figures/*.png of a run from the files in its folder; returns the page's path.
 
     `cases` are the images to show, at most `max_cases` of them; `select_cases` chooses, and tells beforehand
     of which images of a large test set to keep the maps. `pixel_points` are the points of the pixel curves,
-    see `curves.pixel_points`. A run without NOK images, or one that failed, gets a page of what there is.
+    see `curves.pixel_points`. `book` holds the defects that were found. A run without
+    NOK images, or one that failed, gets a page of what there is.
     """
     run = read_run(run_dir)
     chosen = [cases[i] for i in select_cases(cases, run.image_threshold, max_cases)]
@@ -48,7 +52,7 @@ def write_report(
     if sheet is not None:
         ink.save_png(sheet, run.path / "figures" / "gallery.png", dpi=100)
     target = run.path / "report.html"
-    write_text(target, _render(run, cases, chosen, drawn, title or run.path.resolve().name))
+    write_text(target, _render(run, cases, chosen, drawn, title or run.path.resolve().name, book))
     _log.debug("Wrote %s.", target)
     return target
 
@@ -62,7 +66,12 @@ def _telling(chosen: Sequence[Case], threshold: float) -> list[Case]:
 
 
 def _render(
-    run: RunFiles, cases: Sequence[Case], chosen: Sequence[Case], drawn: Mapping[str, Figure], title: str
+    run: RunFiles,
+    cases: Sequence[Case],
+    chosen: Sequence[Case],
+    drawn: Mapping[str, Figure],
+    title: str,
+    book: DefectBook | None,
 ) -> str:
     shown = pictures(chosen, run.image_threshold, run.pixel_threshold)
     judged = run.predictions or cases
@@ -80,6 +89,7 @@ def _render(
         threshold=view.threshold_words(run.metrics),
         defects=view.defect_rows(run.metrics),
         drawings={name: Markup(ink.to_svg(drawing)) for name, drawing in drawn.items()},
+        found=defects_view(book),
         pictures=shown,
         kinds=view.counts([picture.kind for picture in shown]),
         mistakes=sum(picture.mistake for picture in shown),
