@@ -28,10 +28,11 @@ HELD_OUT = 2**31 - 1  # in the place of an epoch: the held-out examples are the 
 @dataclass(frozen=True)
 class Settings:
     """unfreeze: how many of the backbone's last blocks learn; None: all. head_epochs: epochs at the beginning in which
-    the head learns alone. hidden: widths of the head's hidden layers. batch_size: images; a task may make several
-    examples of one. optimizer: made from the parameters; scheduler: from the optimizer and `total_steps`, or None.
-    held_out: share of the images that the accuracy is measured on. image_size: px, one number or (height, width); None:
-    the run's. nok: files, folders or patterns of NOK images that take part, with `nok_weight`.
+    the head learns alone. batch_size: images; a task may make several examples of one. batches: in an epoch, at most,
+    of other images each time, so that large sets take no longer. optimizer: made from the parameters; scheduler: from
+    the optimizer and `total_steps`, or None. hidden: widths of the head's hidden layers. held_out: share of the images
+    that the accuracy is measured on. image_size: px, one number or (height, width); None: the run's. nok: files,
+    folders or patterns of NOK images that take part, with `nok_weight`.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class Settings:
     batch_size: int
     optimizer: Callable[..., torch.optim.Optimizer]
     scheduler: Callable[..., Any] | None = None
+    batches: int | None = None
     head_epochs: int = 0
     hidden: Sequence[int] = (512, 128)
     dropout: float = 0.0
@@ -80,6 +82,7 @@ def finetune(backbone: Backbone, train: ImageSet, held_out: ImageSet, settings: 
     module = FineTuning(backbone, settings)
     lightning = Trainer(
         max_epochs=settings.epochs,
+        limit_train_batches=settings.batches,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_model_summary=False,
