@@ -44,8 +44,8 @@ def append_vector(features: Tensor, *vectors: Tensor) -> Tensor:
 def initialise(module: nn.Module, std: float | None) -> None:
     """Convolutions' weights from N(0, std^2); None: from He's distribution for their own width.
 
-    A fixed small std, as DRIT has it, suits its 64 channels and more. Narrow layers without normalisation would let
-    next to nothing through: the attribute's encoder would answer the same to every image for many epochs.
+    A fixed small std, as DRIT has it, suits its 64 channels and more. A narrow attribute encoder, which has no
+    normalisation, would let next to nothing through, and answer the same to every image for many epochs.
     """
     if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return

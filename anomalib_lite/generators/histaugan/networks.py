@@ -15,13 +15,14 @@ from anomalib_lite.generators.histaugan.encoders import AttributeEncoder, Conten
 from anomalib_lite.generators.histaugan.layers import initialise
 
 STRIDE = 4  # of the content
+INIT_STD = 0.02  # of convolutions
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Widths and depths; the defaults are the official ones. The content has 4 * channels channels.
 
-    init_std: see `initialise`.
+    attribute_init: std of the attribute encoder's first weights, see `initialise`.
     """
 
     channels: int = 64
@@ -30,7 +31,7 @@ class Architecture:
     decoder_blocks: int = 3
     discriminator_channels: int = 64
     discriminator_layers: int = 6
-    init_std: float | None = 0.02
+    attribute_init: float | None = INIT_STD
 
 
 class Networks(nn.Module):
@@ -56,7 +57,8 @@ class Networks(nn.Module):
             self.random_discriminator = ImageDiscriminator(*discriminator)  # of images with random attributes
             two = domains > 1
             self.content_discriminator = ContentDiscriminator(domains, 4 * a.channels, content) if two else None
-            self.apply(partial(initialise, std=a.init_std))
+            self.apply(partial(initialise, std=INIT_STD))
+            self.attribute.apply(partial(initialise, std=a.attribute_init))
         self.register_buffer("attribute_mean", torch.zeros(domains, a.attributes))
         self.register_buffer("attribute_std", torch.ones(domains, a.attributes))
 

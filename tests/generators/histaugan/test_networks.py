@@ -108,7 +108,9 @@ def test_the_contents_noise_is_standard_normal_and_for_training_alone() -> None:
 
 def test_content_forgets_brightness_and_contrast_of_wide_features() -> None:
     """Instance norm: after the first strided layer, no channel carries its mean any more."""
-    networks = Networks(replace(SMALL, init_std=None), 1, (64, 64))
+    networks = Networks(SMALL, 1, (64, 64))
+    nn.init.kaiming_normal_(networks.content[2].weight)
+    nn.init.kaiming_normal_(networks.content[0].weight)
     features = nn.Sequential(*list(networks.content)[:4])(torch.rand(2, 3, 64, 64))
     assert features.mean(dim=(2, 3)).abs().max() < 1e-5
     assert (features.std(dim=(2, 3), correction=0) - 1).abs().max() < 0.05
@@ -136,7 +138,7 @@ def test_narrow_networks_let_the_attribute_through_from_the_start() -> None:
     """With DRIT's std of 0.02 the encoder of a narrow network answers the same to every image."""
     images = torch.rand(8, 3, 32, 32) * torch.rand(8, 3, 1, 1)
     domain = torch.zeros(8, dtype=torch.long)
-    fixed, he = (Networks(replace(SMALL, init_std=std), 1, (32, 32), 0) for std in (0.02, None))
+    fixed, he = (Networks(replace(SMALL, attribute_init=std), 1, (32, 32), 0) for std in (0.02, None))
     assert abs(fixed.encoded_discriminator.body[-2].weight.std() - 0.02) < 0.001
     spreads = [networks.encode(images, domain).std(dim=0).mean().item() for networks in (fixed, he)]
     assert spreads[0] < 1e-3 < 0.03 < spreads[1]
