@@ -39,6 +39,8 @@ class SinGAN(Generator):
     accelerator, precision: as Lightning's Trainer names them.
     """
 
+    after_training = ("start_scale", "stretch")
+
     def __init__(
         self,
         shape: Shape,
@@ -65,10 +67,9 @@ class SinGAN(Generator):
         logger: one Lightning logger, several, or None.
         """
         loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
-        jobs = [
-            self._job(number, image, folder, seed, loggers)
-            for number, image in enumerate(spread(ok, self.images, seed))
-        ]
+        jobs: list[Job] = []
+        for image in spread(ok, self.images, seed):
+            jobs.append(self._job(image, len(jobs), folder, seed, loggers, sum(job.steps for job in jobs)))
         self.pyramids, notes = [], []
         for job in jobs:
             pyramid, seconds = train_pyramid(job)
@@ -96,19 +97,25 @@ class SinGAN(Generator):
             image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
             yield Generated(to_pixels(image).numpy(), pyramid.image, "generated")
 
-    def _job(self, number: int, image: Path, folder: Path, seed: int, loggers: list[Any]) -> Job:
+    def _job(self, image: Path, number: int, folder: Path, seed: int, loggers: list[Any], first_step: int) -> Job:
         pixels = read_image(image)
         shape = self.shape
         sizes = pyramid_sizes(*pixels.shape[:2], shape.factor, shape.max_size, shape.min_size)
         check_start(self.start_scale, len(sizes))
-        real = to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1])))
-        step = number * len(sizes) * self.schedule.iterations
-        name = f"image {number + 1}/{self.images}"
-        place = _place(folder, number)
         return Job(
-            image.absolute(), real, sizes, shape, self.schedule, (seed, number), place, name, step,
-            self.accelerator, self.precision, loggers,
-        )  # fmt: skip
+            image=image.absolute(),
+            real=to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))),
+            sizes=sizes,
+            shape=shape,
+            schedule=self.schedule,
+            seed=(seed, number),
+            folder=_place(folder, number),
+            name=f"image {number + 1}/{self.images}",
+            first_step=first_step,
+            accelerator=self.accelerator,
+            precision=self.precision,
+            loggers=loggers,
+        )
 
 
 def spread(images: Sequence[Path], count: int, seed: int) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The scales of one image: how many, how large, and the image at each."""
+"""The scales of one image: how many, how large, how wide their networks, and the image at each."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ def _steps(ratio: float, factor: float) -> int:
 def channels(scale: int, least: int, most: int) -> int:
     """Of every layer at a scale: doubled every fourth one."""
     return min(least * 2 ** (scale // 4), most)
-
-
-def image_pyramid(image: Tensor, sizes: list[Size]) -> list[Tensor]:
-    """The image (1, 3, H, W) at each scale, each made from the full one."""
-    return [resize(image, size) for size in sizes]
 
 
 def resize(image: Tensor, size: Size) -> Tensor:

@@ -11,13 +11,13 @@ from torch import Tensor
 from anomalib_lite.generators.singan import losses
 from anomalib_lite.generators.singan.networks import Critic
 from anomalib_lite.generators.singan.pyramid import resize
-from anomalib_lite.generators.singan.scales import Pyramid, Scale, climb, fixed_noise, last, random_noise
+from anomalib_lite.generators.singan.scales import Noise, Pyramid, Scale, climb, fixed_noise, last, random_noise
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """iterations: at each scale, each of so many critic and generator steps. decay_at: share of the iterations after
-    which the learning rate is a tenth.
+    """iterations: at each scale, each of so many critic and generator steps. learning_rate, beta1: Adam's. decay_at:
+    share of the iterations after which the rate is a tenth. penalty, reconstruction: the losses' weights.
     """
 
     iterations: int = 2000
@@ -100,7 +100,7 @@ class ScaleTraining(LightningModule):
         return self._scale.amplitude * self._noise(len(self._below.scales), self._scale.size), previous
 
     @torch.no_grad()
-    def _from_below(self, noise: object) -> Tensor:
+    def _from_below(self, noise: Noise) -> Tensor:
         if not self._below.scales:
             return torch.zeros_like(self.real)
         return resize(last(climb(self._below.scales, noise)), self._scale.size)

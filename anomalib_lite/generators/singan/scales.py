@@ -52,8 +52,13 @@ class Noise(Protocol):
         """(1, 3, height, width), standard deviation 1."""
 
 
-def climb(scales: Sequence[Scale], noise: Noise, first: int = 0, start: Tensor | None = None,
-          sizes: Sequence[Size] | None = None) -> Iterator[Tensor]:  # fmt: skip
+def climb(
+    scales: Sequence[Scale],
+    noise: Noise,
+    first: int = 0,
+    start: Tensor | None = None,
+    sizes: Sequence[Size] | None = None,
+) -> Iterator[Tensor]:
     """The image (1, 3, H, W) after each scale from `first` on.
 
     start: what the first scale refines, of any size; None stands for nothing, as below the coarsest scale.

@@ -18,7 +18,7 @@ from anomalib_lite.generators.singan.files import FinishedScale, PyramidFiles
 from anomalib_lite.generators.singan.losses import rmse
 from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, initialise
 from anomalib_lite.generators.singan.progress import Progress
-from anomalib_lite.generators.singan.pyramid import Size, channels, image_pyramid, resize
+from anomalib_lite.generators.singan.pyramid import Size, channels, resize
 from anomalib_lite.generators.singan.scale_training import ScaleTraining, Schedule
 from anomalib_lite.generators.singan.scales import Pyramid, Scale, reconstruct, reconstruction_errors, seeded
 from anomalib_lite.runs.artifacts import artifact_key
@@ -60,6 +60,11 @@ class Job:
     loggers: Sequence[Any] = field(default=())
 
     @property
+    def steps(self) -> int:
+        """Iterations of all scales."""
+        return len(self.sizes) * self.schedule.iterations
+
+    @property
     def key(self) -> str:
         """What the scales' values depend on: finished scales of another key are not gone on from."""
         pixels = self.real.numpy().tobytes().hex()
@@ -98,11 +103,12 @@ def train_pyramid(job: Job) -> tuple[Pyramid, list[float]]:
 
 def _train_scale(job: Job, pyramid: Pyramid, number: int, previous: FinishedScale | None) -> FinishedScale:
     draw = seeded(*job.seed, number)
-    size, real = job.sizes[number], image_pyramid(job.real, job.sizes)[number]
+    size = job.sizes[number]
+    real = resize(job.real, size)
     generator, critic = _networks(channels(number, job.shape.width, job.shape.max_width), previous, draw)
     amplitude = 1.0
     if pyramid.scales:
-        amplitude = job.shape.noise * rmse(real, resize(reconstruct(pyramid)[-1], size).to(real.device))
+        amplitude = job.shape.noise * rmse(real, resize(reconstruct(pyramid)[-1], size))
     scale = Scale(size, generator, amplitude)
     training = ScaleTraining(scale, critic, pyramid, real, job.schedule, draw)
     trainer = Trainer(

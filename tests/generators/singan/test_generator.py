@@ -83,6 +83,14 @@ def test_images_are_spread_over_the_set():
     assert spread(list("abc"), 3, 0) == list("abc")
 
 
+def test_bfloat16_trains_as_well(ok, tmp_path):
+    singan = tiny_singan(precision="bf16-mixed")
+    singan.fit(ok, None, tmp_path, 0)
+    losses = json.loads((tmp_path / "singan.json").read_text())[0]["reconstruction_rmse"]
+    assert max(losses) < 1
+    assert next(singan.sample(1, 0)).image.std() > 0
+
+
 def test_the_losses_reach_the_logger_with_rising_steps(ok, tmp_path):
     class Logger:
         def __init__(self):

@@ -10,7 +10,6 @@ from PIL import Image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan.pyramid import (
     channels,
-    image_pyramid,
     pyramid_sizes,
     resize,
     to_pixels,
@@ -58,13 +57,12 @@ def test_pixels_survive_the_way_to_the_networks_range_and_back():
     assert torch.equal(to_pixels(image), pixels)
 
 
-def test_each_scale_is_the_image_reduced_as_another_library_does():
+def test_an_image_is_reduced_as_another_library_does():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    ours = image_pyramid(to_tensor(pixels), [(20, 30), (27, 40), (40, 60)])
-    assert [tuple(image.shape) for image in ours] == [(1, 3, 20, 30), (1, 3, 27, 40), (1, 3, 40, 60)]
+    ours = to_pixels(resize(to_tensor(pixels), (20, 30))).numpy()
     theirs = np.asarray(Image.fromarray(pixels.numpy()).resize((30, 20), Image.Resampling.BICUBIC))
-    assert np.abs(to_pixels(ours[0]).numpy().astype(int) - theirs).max() <= 1
-    assert torch.equal(to_pixels(ours[2]), pixels)
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert torch.equal(to_pixels(resize(to_tensor(pixels), (40, 60))), pixels)
 
 
 def test_an_enlarged_image_stays_within_the_networks_range():

@@ -7,18 +7,35 @@ import torch
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan.sample import random_sample
-from anomalib_lite.generators.singan.scales import climb, fixed_noise, last, random_noise, reconstruct, seeded
-
-
-def distance(pyramid, start_scale: int) -> float:
-    known = reconstruct(pyramid)[-1]
-    samples = [random_sample(pyramid, start_scale, seeded(i)) for i in range(4)]
-    return float(torch.stack([(sample - known).abs().mean() for sample in samples]).mean())
+from anomalib_lite.generators.singan.scales import (
+    Pyramid,
+    Scale,
+    climb,
+    fixed_noise,
+    last,
+    random_noise,
+    reconstruct,
+    seeded,
+)
 
 
 def test_a_higher_start_scale_stays_closer_to_the_image(pyramid):
-    distances = [distance(pyramid, start) for start in range(5)]
-    assert 0 < distances[4] < distances[3] < min(distances[:3])
+    """Here every scale adds its noise and nothing else, so that the distance tells how many scales drew any."""
+
+    class Adds(torch.nn.Module):
+        def forward(self, noise: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+            return noise + previous
+
+    adding = Pyramid(
+        pyramid.image, pyramid.real, pyramid.fixed_noise, [Scale(s.size, Adds(), 0.1) for s in pyramid.scales]
+    )
+    known = reconstruct(adding)[-1]
+    distances = []
+    for start in range(5):
+        samples = torch.cat([random_sample(adding, start, seeded(i)) for i in range(8)])
+        distances.append(float((samples - known).square().mean().sqrt()))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[4] == pytest.approx(0.1, rel=0.05)
 
 
 def test_below_the_start_scale_nothing_is_drawn(pyramid, draw):

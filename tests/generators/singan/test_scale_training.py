@@ -64,7 +64,7 @@ def test_a_critic_step_leaves_the_generator_and_a_generator_step_the_critic():
     def moved(before: list[torch.Tensor], network: torch.nn.Module) -> bool:
         return any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
-    for critic_steps, generator_steps in ((2, 0), (1, 2)):
+    for critic_steps, generator_steps in ((2, 0), (1, 1)):
         training = module(Schedule(iterations=1, critic_steps=critic_steps, generator_steps=generator_steps))
         before = weights(training.generator), weights(training.critic)
         train(training, 1)
