@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from anomalib_lite.backbones.named import cut_at, level_modules
 from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights
 from anomalib_lite.errors import UserError
 
@@ -38,26 +39,31 @@ class Backbone(nn.Module):
         self.net.eval()
         features = self(torch.zeros(1, 3, 256, 256))
         self.net.train(training)
+        if any(f.ndim != 4 for f in features):
+            shapes = ", ".join(str(tuple(f.shape)) for f in features)
+            raise UserError(f"The backbone's layers give {shapes}, and not maps of features: choose others.")
         return tuple(f.shape[1] for f in features), tuple(256 // f.shape[2] for f in features)
 
 
 def build(
     library: str,
     name: str,
-    layers: Sequence[int] = (1, 2, 3),
+    layers: Sequence[int | str] = (1, 2, 3),
     weights: str = "none",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Backbone:
     """A backbone by name.
 
-    library: `torchvision` (ResNet family) or `timm` (any model that offers `features_only`).
-    layers: feature levels; level l of a convolutional network has stride 2 ** (l + 1), so that (1, 2, 3) are
-    ResNet's layer1 to layer3.
+    library: `torchvision` (levels of ResNets, modules of others) or `timm` (levels of any model that offers
+    `features_only`).
+    layers: numbers of feature levels, or names of modules, e.g. `blocks.3`, or both; the features come in the
+    network's order. torchvision's level l is layer<l>, of stride 2 ** (l + 1); timm's is place l in its feature_info:
+    the same for networks with a stem of stride 2 (ResNet, EfficientNet), twice that for a stem of stride 4 (ConvNeXt).
     weights: see `load_weights`, or a file of `save_cut`: a fine-tuned network as it was cut.
     mean, std: of the input in [0, 1]; by default those the weights were trained with.
     """
-    layers = sorted(set(layers))
+    layers = list(dict.fromkeys(layers))
     if not layers:
         raise UserError("backbone.layers names no feature level.")
     if holds_cut(weights):
@@ -72,33 +78,50 @@ def build(
 
 
 def _torchvision(
-    name: str, layers: Sequence[int], weights: str, mean: Sequence[float], std: Sequence[float]
+    name: str, layers: Sequence[int | str], weights: str, mean: Sequence[float], std: Sequence[float]
 ) -> Backbone:
     import torchvision
-    from torchvision.models.feature_extraction import create_feature_extractor
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     try:
         model = torchvision.models.get_model(name, weights=None)
     except ValueError as error:
         near = ", ".join(difflib.get_close_matches(name, torchvision.models.list_models(), 5, 0.5))
         raise UserError(f"torchvision has no model '{name}'. Similar: {near or 'none'}.") from error
-    nodes = [f"layer{level}" for level in layers]
-    if any(not hasattr(model, node) for node in nodes):
-        raise UserError(f"torchvision's '{name}' has no {', '.join(nodes)}: take a ResNet, or backbone=timm.")
+    levels = [f"layer{layer}" for layer in layers if isinstance(layer, int)]
+    if any(not hasattr(model, level) for level in levels):
+        raise UserError(
+            f"torchvision's '{name}' has no {', '.join(levels)}: take a ResNet, or name modules in backbone.layers, "
+            "or take backbone=timm."
+        )
     load_weights(model, weights, library="torchvision", name=name)
-    return Backbone(create_feature_extractor(model, nodes), mean, std)
+    modules = levels + [layer for layer in layers if isinstance(layer, str)]
+    return Backbone(cut_at(model, modules, name, get_graph_node_names, create_feature_extractor), mean, std)
 
 
 def _timm(
-    name: str, layers: Sequence[int], weights: str, mean: Sequence[float] | None, std: Sequence[float] | None
+    name: str, layers: Sequence[int | str], weights: str, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Backbone:
     import timm
 
+    make = _timm_levels if all(isinstance(layer, int) for layer in layers) else _timm_modules
+    net = make(name, layers, weights)
+    config = timm.get_pretrained_cfg(name)
+    config = config.to_dict() if config else {}
+    mean, std = mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD)
     try:
-        net = timm.create_model(name, features_only=True, out_indices=tuple(layers))
+        return Backbone(net, mean, std)
+    except AssertionError as error:
+        raise UserError(f"'{name}' takes images of one size alone ({error}): take a convolutional network.") from error
+
+
+def _timm_levels(name: str, layers: Sequence[int], weights: str) -> nn.Module:
+    import timm
+
+    try:
+        net = timm.create_model(name, features_only=True, out_indices=tuple(sorted(layers)))
     except RuntimeError as error:
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 5, 0.5)) or "see timm.list_models()"
-        raise UserError(f"timm has no model '{name}' with features_only ({error}). Similar: {near}.") from error
+        raise UserError(f"timm has no model '{name}' with features_only ({error}). {_similar(name)}") from error
     except (AssertionError, IndexError) as error:
         raise UserError(
             f"'{name}' has no feature levels {list(layers)}: choose others with backbone.layers."
@@ -108,13 +131,28 @@ def _timm(
         load_weights(whole, weights, library="timm", name=name)
         _copy_features(net, whole)
     _cut(net)
-    config = timm.get_pretrained_cfg(name)
-    config = config.to_dict() if config else {}
-    mean, std = mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD)
+    return net
+
+
+def _timm_modules(name: str, layers: Sequence[int | str], weights: str) -> nn.Module:
+    import timm
+    from timm.models import create_feature_extractor, get_graph_node_names
+
     try:
-        return Backbone(net, mean, std)
-    except AssertionError as error:
-        raise UserError(f"'{name}' takes images of one size alone ({error}): take a convolutional network.") from error
+        whole = timm.create_model(name)
+    except RuntimeError as error:
+        raise UserError(f"timm has no model '{name}' ({error}). {_similar(name)}") from error
+    levels = [layer for layer in layers if isinstance(layer, int)]
+    modules = level_modules(getattr(whole, "feature_info", []), levels, name)
+    modules += [layer for layer in layers if isinstance(layer, str)]
+    load_weights(whole, weights, library="timm", name=name)
+    return cut_at(whole, modules, name, get_graph_node_names, create_feature_extractor)
+
+
+def _similar(name: str) -> str:
+    import timm
+
+    return f"Similar: {', '.join(difflib.get_close_matches(name, timm.list_models(), 5, 0.5)) or 'none'}."
 
 
 def _copy_features(net: nn.Module, whole: nn.Module) -> None:

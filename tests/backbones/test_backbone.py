@@ -99,7 +99,7 @@ def test_mean_and_std_come_from_the_weights_or_from_the_configuration():
         ("keras", "resnet18", (1,), "must be torchvision or timm, not 'keras'"),
         ("timm", "resnt18", (1,), r"no model 'resnt18'.*Similar: resnet18"),
         ("torchvision", "resnt18", (1,), r"no model 'resnt18'.*Similar: resnet18"),
-        ("torchvision", "mobilenet_v3_small", (1, 2), "has no layer1, layer2: take a ResNet, or backbone=timm"),
+        ("torchvision", "mobilenet_v3_small", (1, 2), "has no layer1, layer2: take a ResNet, or name modules"),
         ("timm", "resnet10t", (2, 9), r"no feature levels \[2, 9\]"),
         ("timm", "resnet10t", (), "names no feature level"),
         ("timm", "vit_tiny_patch16_224", (1,), r"images of one size alone.*convolutional"),
