@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shutil
 import socket
 import statistics
 import subprocess
@@ -24,16 +23,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.chromium import chromium
+
 TARGET_MS = 50
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 SERVER = """
 from anomalib_lite.annotate.session import run_session
 run_session({crops!r}, ["scratch", "stain"], template={template!r}, port={port}, open_browser=False)
@@ -95,22 +88,18 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=200, help="how many are answered")
     parser.add_argument("--pause", type=int, default=100, help="milliseconds between answer and key")
     parser.add_argument("--folder", type=Path, default=None, help="a place on the disk to measure")
-    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
+    parser.add_argument("--chromium", default=None, help="the browser's path")
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
-    with tempfile.TemporaryDirectory(dir=options.folder) as name, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name, chromium(options.chromium) as browser:
         template = write_crops(Path(name), options.crops, options.size)
         port = free_port()
         code = SERVER.format(crops=str(Path(name) / "crops"), template=str(template), port=port)
         server = subprocess.Popen([sys.executable, "-c", code])
         try:
             wait_for(port)
-            browser = playwright.chromium.launch(executable_path=options.chromium, args=FLAGS)
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
             page.goto(f"http://127.0.0.1:{port}/")
             durations = work(page, min(options.answers, options.crops - 1), options.pause)
-            browser.close()
         finally:
             server.terminate()
             server.wait(timeout=20)

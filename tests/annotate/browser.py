@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 SIZE = (96, 64)  # of the crops, width and height
 # As conf/annotate.yaml has them.
 DEFECTS = (
@@ -40,19 +26,6 @@ DEFECTS = (
     "scratch",
     "stain",
 )
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """Skips, with the reason, where there is no Playwright or no Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("there is no Chromium: install it or name it in the environment variable CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class ServerProcess:

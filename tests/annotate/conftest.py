@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from anomalib_lite.annotate.security import Guard, allowed_hosts
 from anomalib_lite.annotate.server import Labelling, build_app
 from anomalib_lite.annotate.session import listen
 from anomalib_lite.annotate.store import Store
+from tests.chromium import chromium
 
-from .browser import DEFECTS, SIZE, Desk, chromium
+from .browser import DEFECTS, SIZE, Desk
 
 TOKEN = "the-token-of-the-tests"
 
@@ -150,7 +152,12 @@ def token_of(page: str) -> str:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    with chromium() as launched:
+    """Skips, with the reason, where there is none."""
+    with ExitStack() as stack:
+        try:
+            launched = stack.enter_context(chromium())
+        except LookupError as missing:
+            pytest.skip(str(missing))
         yield launched
 
 
