@@ -10,15 +10,18 @@ import numpy as np
 from anomalib_lite.defects.book import DefectBook, Page
 from anomalib_lite.defects.defect import Defect
 from anomalib_lite.defects.drawing import area_colour, draw_layout
-from anomalib_lite.defects.measures import UNITS
 from anomalib_lite.defects.severity import GRADES
 from anomalib_lite.report.pictures import data_uri, outline_path, thumbnail
 from anomalib_lite.report.words import percent
 
 _ROWS = 400  # of the table; all are in defects.csv
 _CLOSE_UP = 2.2  # times the defect's longer side: what a close-up shows
-_MEASURES = ("area_px", "area_mm2", "length_px", "width_px", "colour_difference", "contrast", "sharpness_loss",
-             "edge_displacement_px")  # fmt: skip
+_HEADS = {  # of the measures that the table shows: name and unit
+    "area_px": ("area", "px"), "area_mm2": ("area", "mm²"), "length_px": ("length", "px"),
+    "length_mm": ("length", "mm"), "width_px": ("width", "px"), "width_mm": ("width", "mm"),
+    "colour_difference": ("colour", "CIEDE2000"), "contrast": ("contrast", ""),
+    "sharpness_loss": ("sharpness lost", ""), "edge_displacement_px": ("edge moved", "px"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class DefectsView:
     total: int
     types: list[tuple[str, str, str, int]]
     grades: list[tuple[str, int]]
-    columns: list[str]
+    columns: list[tuple[str, str]]
     layout: str
     areas: list[tuple[str, str, str, str]]
     confusion: tuple[list[str], list[tuple[str, list[int]]], str] | None
@@ -75,7 +78,7 @@ def defects_view(book: DefectBook | None) -> DefectsView | None:
         return None
     everything = [(page, defect) for page in book.pages for defect in page.inspection.defects]
     everything.sort(key=lambda pair: -pair[1].severity)
-    columns = [name for name in _MEASURES if any(d.measures.get(name) is not None for _, d in everything)]
+    columns = [name for name in _HEADS if any(d.measures.get(name) is not None for _, d in everything)]
     pages = [page for page in book.pages if page.picture is not None]
     pages.sort(key=lambda page: -page.inspection.defects[0].severity)
     places = {page.image: number for number, page in enumerate(pages)}
@@ -87,7 +90,7 @@ def defects_view(book: DefectBook | None) -> DefectsView | None:
         total=len(everything),
         types=[(rule.name, rule.title, rule.colour, kinds[rule.name]) for rule in book.inspector.settings.types],
         grades=[(grade, grades[grade]) for grade in GRADES],
-        columns=[f"{_plain(name)}, {UNITS[name]}" if name not in ("contrast",) else name for name in columns],
+        columns=[_HEADS[name] for name in columns],
         layout=data_uri(thumbnail(draw_layout(book.inspector.layout, book.inspector.reference.image))),
         areas=_areas(book),
         confusion=_confusion(book),
@@ -100,7 +103,7 @@ def _row(book: DefectBook, page: Page, defect: Defect, columns: list[str], place
     values = [defect.measures.get(name) for name in columns]
     return Row(
         image=page.image,
-        truth=page.name or "",
+        truth="" if (page.name or "") in page.image else page.name or "",
         kind=rule.name,
         title=rule.title,
         colour=rule.colour,
@@ -161,7 +164,3 @@ def _confusion(book: DefectBook) -> tuple[list[str], list[tuple[str, list[int]]]
     rows = [(titles[name], row) for name, row in zip(table.truth, table.counts.tolist(), strict=True)]
     share = "" if table.accuracy is None else percent(table.accuracy)
     return [titles.get(name, name) for name in table.found], rows, share
-
-
-def _plain(name: str) -> str:
-    return name.removesuffix("_px").removesuffix("_mm2").replace("_", " ")

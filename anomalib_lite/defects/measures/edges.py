@@ -11,12 +11,15 @@ def edge_displacement(found: np.ndarray, wanted: np.ndarray, near: np.ndarray) -
 
     found, wanted: the product's pixels in the picture and as they should be, near: the defect's; all bool (H, W). Of
     each direction the 90th percentile counts (a robust Hausdorff distance: Huttenlocher, Klanderman, Rucklidge, PAMI
-    1993). An edge that was shifted by d gives d. Edges without any counterpart count as the picture's diagonal.
+    1993). An edge that was shifted by d gives d. No edge counts as moved farther than the diagonal of the defect's box,
+    so that a part which lies far from any other does not seem displaced by the way to the next one.
     """
     outlines = [outline(mask) for mask in (found, wanted)]
     if not any((edge & near).any() for edge in outlines):
         return 0.0
-    return max(_directed(*outlines, near), _directed(*outlines[::-1], near))
+    rows, columns = near.any(axis=1), near.any(axis=0)
+    reach = float(np.hypot(np.ptp(np.flatnonzero(rows)) + 1, np.ptp(np.flatnonzero(columns)) + 1))
+    return min(reach, max(_directed(*outlines, near), _directed(*outlines[::-1], near)))
 
 
 def outline(mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.defects.regions import RegionConfig, box_of, find_regions
+from anomalib_lite.errors import UserError
+
+
+def spot(shape=(64, 64), at=(32, 32), sigma=6.0, height=1.0):
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return (height * np.exp(-((rows - at[0]) ** 2 + (columns - at[1]) ** 2) / (2 * sigma**2))).astype(np.float32)
+
+
+def test_nothing_above_the_threshold_is_no_region():
+    assert find_regions(np.full((32, 32), 0.5, np.float32), high=0.5, low=0.1) == []
+
+
+def test_a_map_that_is_all_defect_is_one_region():
+    (region,) = find_regions(np.full((32, 48), 3.0, np.float32), high=1.0, low=0.5, base=0.2)
+    assert region.mask.all() and region.box == (0, 0, 48, 32) and region.peak == region.mean == 3.0
+
+
+def test_half_the_maximum_above_the_base_bounds_a_blurred_square():
+    mask = np.zeros((96, 96), np.float32)
+    mask[30:60, 20:70] = 1
+    values = 0.4 + 2.0 * cv2.GaussianBlur(mask, (0, 0), 4)
+    (region,) = find_regions(values, high=1.0, low=0.5, base=0.4)
+    assert region.box == (20, 30, 50, 30)
+    assert abs(int(region.mask.sum()) - 1500) < 60  # corners are rounded
+    assert (region.zone & region.mask).sum() == region.mask.sum() < region.zone.sum()
+
+
+def test_a_defect_at_the_border_keeps_to_the_picture():
+    (region,) = find_regions(spot(at=(0, 63)), high=0.5, low=0.1)
+    x, y, width, _ = region.box
+    assert y == 0 and x + width == 64 and region.peak == 1.0
+
+
+def test_near_pieces_are_one_and_far_ones_are_two():
+    values = np.zeros((100, 100), np.float32)
+    values[40:50, 20:30] = values[40:50, 32:42] = 1.0  # a gap of 2 px
+    config = RegionConfig(merge=0.02)
+    assert [r.box for r in find_regions(values, 0.5, 0.1, config=config)] == [(20, 40, 22, 10)]
+    assert len(find_regions(values, 0.5, 0.1, config=RegionConfig(merge=0.0))) == 2
+
+
+def test_small_ones_go_after_merging():
+    values = np.zeros((100, 100), np.float32)
+    values[10, 10] = 1.0
+    values[50, 50:56:2] = 1.0  # three specks that merge
+    config = RegionConfig(min_area=0.0003, merge=0.03)
+    (region,) = find_regions(values, 0.5, 0.1, config=config)
+    assert region.mask.sum() == 3 and region.box == (50, 50, 5, 1)
+
+
+def test_hysteresis_keeps_faint_parts_that_hang_on_a_strong_one():
+    values = np.zeros((40, 40), np.float32)
+    values[20, 5:35] = 0.4
+    values[20, 20] = 0.6
+    values[5, 5:10] = 0.4  # faint and alone
+    (region,) = find_regions(values, 0.5, 0.1, config=RegionConfig(core=0.5, zone=0.3, min_area=0))
+    assert region.mask.sum() == 30 and not region.mask[5].any()
+
+
+def test_a_second_peak_on_the_foot_of_a_strong_one_is_a_region_and_the_foot_is_none():
+    values = spot((80, 160), (40, 40), 8, 10.0) + spot((80, 160), (40, 110), 5, 2.0) + 0.3
+    regions = find_regions(values, high=1.0, low=0.2, base=0.0)
+    assert [round(region.peak, 1) for region in regions] == [10.3, 2.3]
+    assert not (regions[0].mask & regions[1].mask).any()
+    assert len(find_regions(spot((80, 160), (40, 40), 8, 10.0), high=0.1, low=0.01)) == 1
+
+
+def test_what_is_no_number_is_refused():
+    with pytest.raises(UserError, match="NaN"):
+        find_regions(np.full((4, 4), np.nan, np.float32), 1.0, 0.5)
+    with pytest.raises(UserError, match="zone <= core"):
+        RegionConfig(core=0.2, zone=0.5)
+
+
+def test_box_of_a_single_pixel():
+    mask = np.zeros((5, 7), bool)
+    mask[4, 6] = True
+    assert box_of(mask) == (6, 4, 1, 1)
