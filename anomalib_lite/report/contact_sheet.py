@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from anomalib_lite.report import ink
+from anomalib_lite.report.tiles import square_tile
 
 _TILE, _GAP, _BETWEEN, _MARGIN, _CAPTION, _HEADING = 160, 4, 24, 16, 24, 34  # pixels
 _BLOCK = 2 * _TILE + _GAP
@@ -47,20 +48,9 @@ def pairs_sheet(pairs: Sequence[Pair], columns: int = 4) -> Figure | None:
         for place, pair in enumerate(shown):
             row, column = divmod(place, columns)
             y, x = top + _HEADING + row * (_TILE + _CAPTION), _MARGIN + column * (_BLOCK + _BETWEEN)
-            canvas[y : y + _TILE, x : x + _TILE] = _square(pair.content)
-            canvas[y : y + _TILE, x + _TILE + _GAP : x + _BLOCK] = _square(pair.generated)
+            canvas[y : y + _TILE, x : x + _TILE] = square_tile(pair.content, _TILE, cv2.INTER_CUBIC)
+            canvas[y : y + _TILE, x + _TILE + _GAP : x + _BLOCK] = square_tile(pair.generated, _TILE, cv2.INTER_CUBIC)
             axis.text(x, y + _TILE + 14, pair.words, fontsize=7.5, color=ink.MUTED, parse_math=False)
     axis.imshow(canvas, interpolation="nearest", aspect="auto")
     axis.set(xlim=(-0.5, width - 0.5), ylim=(canvas.shape[0] - 0.5, -0.5))
     return drawing
-
-
-def _square(image: np.ndarray) -> np.ndarray:
-    """The image fitted into a tile, its proportions kept, on pale grey."""
-    scale = _TILE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    tile = np.full((_TILE, _TILE, 3), 242, np.uint8)
-    top, left = (_TILE - size[1]) // 2, (_TILE - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = small
-    return tile

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from anomalib_lite.report import ink
 from anomalib_lite.report.cases import MISTAKES, Case, kind, outcome
 from anomalib_lite.report.heatmap import colour_bar, draw_outline, overlay, tick_positions
+from anomalib_lite.report.tiles import square_tile
 
 _TILE, _GAP, _MARGIN, _CAPTION, _FOOT = 160, 6, 12, 30, 56  # pixels
 _BLOCK = 3 * _TILE + 2 * _GAP + 2 * _MARGIN
@@ -74,18 +75,7 @@ def _tiles(case: Case, pixel_threshold: float) -> list[np.ndarray]:
         mask = cv2.resize(case.mask.astype(np.uint8), grey.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
         grey[mask] = (0.6 * grey[mask] + 0.4 * np.array(_TRUTH)).astype(np.uint8)
         grey = draw_outline(grey, mask, _TRUTH)
-    return [_square(image), _square(heat), _square(grey)]
-
-
-def _square(image: np.ndarray) -> np.ndarray:
-    """The image fitted into a tile, its proportions kept, on pale grey."""
-    scale = _TILE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    tile = np.full((_TILE, _TILE, 3), 242, np.uint8)
-    top, left = (_TILE - size[1]) // 2, (_TILE - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = small
-    return tile
+    return [square_tile(image, _TILE), square_tile(heat, _TILE), square_tile(grey, _TILE)]
 
 
 def _shorten(text: str, limit: int = 48) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from anomalib_lite.report import ink
 from anomalib_lite.report.heatmap import colour_bar, draw_outline, overlay, tick_positions
+from anomalib_lite.report.tiles import square_tile
 
 _TILE, _GAP, _HEAD, _CAPTION, _FOOT, _SIDE = 200, 8, 34, 22, 52, 14  # pixels
 _TRUTH = (64, 224, 190)
@@ -58,7 +58,7 @@ def side_by_side(rows: Sequence[Row], runs: Sequence[str]) -> Figure:
     for place, row in enumerate(rows):
         top = _HEAD + place * (_TILE + _CAPTION)
         for column, tile in enumerate([_truth(row), *(overlay(row.image, s.map, s.pixel_threshold) for s in row.seen)]):
-            canvas[top : top + _TILE, left(column) : left(column) + _TILE] = _square(tile)
+            canvas[top : top + _TILE, left(column) : left(column) + _TILE] = square_tile(tile, _TILE)
         below = top + _TILE + 13
         axis.text(left(0), below, row.name, fontsize=7.5, color=ink.MUTED, parse_math=False)
         for column, seen in enumerate(row.seen, 1):
@@ -77,13 +77,3 @@ def side_by_side(rows: Sequence[Row], runs: Sequence[str]) -> Figure:
 
 def _truth(row: Row) -> np.ndarray:
     return row.image if row.mask is None else draw_outline(np.ascontiguousarray(row.image), row.mask, _TRUTH)
-
-
-def _square(image: np.ndarray) -> np.ndarray:
-    scale = _TILE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    tile = np.full((_TILE, _TILE, 3), 242, np.uint8)
-    top, start = (_TILE - size[1]) // 2, (_TILE - size[0]) // 2
-    tile[top : top + size[1], start : start + size[0]] = small
-    return tile
