@@ -101,27 +101,24 @@ class HistAuGAN(Generator):
         networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
         train(module, images, len(ok), folder, self.accelerator, self.precision, logger)
-        finish(networks, images, folder, seed, self._notes(ok, ["generated", "template_generated"][: networks.domains]))
+        origins = ["generated", "template_generated"][: networks.domains]
+        finish(networks, images, folder, seed, _notes(self.size, origins, ok))
 
     def _fit_finetuned(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
         base = Path(self.start_from) if self.start_from else folder / "base"
         if not self.start_from and not (base / DESCRIPTION).is_file():
             base.mkdir(exist_ok=True)
             self._fit(ok, None, base, seed, logger)
-        networks, _, _ = read(base)
+        networks, _, notes = read(base)
         if networks.domains > 1:
             raise UserError(f"Fine-tuning starts from a GAN of one domain; {base} holds one of {networks.domains}.")
         rule = DrawRule(networks.crop, self.flip, 0.0, jitter=True)
-        images = Images([template], None, self.size, rule)
+        images = Images([template], None, _pair(notes["size"]), rule)
         networks.train().requires_grad_(True)
         module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
         thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
         train(module, images, len(ok), folder, self.accelerator, self.precision, logger, thaw)
-        finish(networks, images, folder, seed, self._notes(ok, ["template_generated"]))
-
-    def _notes(self, ok: Sequence[Path], origins: list[str]) -> dict[str, Any]:
-        """origins: of the images of each domain."""
-        return {"size": list(self.size), "origins": origins, "contents": [str(Path(path).absolute()) for path in ok]}
+        finish(networks, images, folder, seed, _notes(images.size, ["template_generated"], ok))
 
     def load(self, folder: Path) -> None:
         self.networks, self._encoded, notes = read(folder)
@@ -166,6 +163,11 @@ class HistAuGAN(Generator):
         if self.networks is None:
             raise UserError("This HistAuGAN has not been trained or loaded yet.")
         return self.networks
+
+
+def _notes(size: tuple[int, int], origins: list[str], ok: Sequence[Path]) -> dict[str, Any]:
+    """origins: of the images of each domain."""
+    return {"size": list(size), "origins": origins, "contents": [str(Path(path).absolute()) for path in ok]}
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from anomalib_lite.runs.atomic import atomic_path, write_json
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION, WEIGHTS = "histaugan.json", "histaugan.safetensors"
+DESCRIPTION, WEIGHTS, CHECKPOINTS = "histaugan.json", "histaugan.safetensors", "checkpoints"
 
 
 def train(
@@ -36,11 +37,11 @@ def train(
     logger: Any,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Goes on from `folder`/last.ckpt where it is. length: draws an epoch.
+    """Goes on from the last checkpoint in `folder`, if there is one. length: draws an epoch.
 
     Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows.
     """
-    schedule = module.schedule
+    schedule, last = module.schedule, folder / CHECKPOINTS / "last.ckpt"
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
@@ -49,7 +50,7 @@ def train(
         callbacks=[
             *callbacks,
             ModelCheckpoint(
-                folder, filename="last", enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
+                last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
             ),
             TQDMProgressBar(refresh_rate=1),
         ],
@@ -59,7 +60,6 @@ def train(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
-    last = folder / "last.ckpt"
     if last.is_file():
         log.info("resuming HistAuGAN's training from %s", last)
     batches = training_batches(images, length, schedule.batch, module.seed)
@@ -79,7 +79,7 @@ def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: d
         save_file(tensors, temporary)
     built = {"architecture": asdict(networks.architecture), "domains": networks.domains, "crop": list(networks.crop)}
     write_json(folder / DESCRIPTION, built | notes)
-    (folder / "last.ckpt").unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def read(folder: Path) -> tuple[Networks, list[Tensor], dict[str, Any]]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.histaugan import HistAuGAN
-from anomalib_lite.generators.loss_log import LossLog
+from anomalib_lite.generators.loss_log import LossLog, read_losses
 
 Build = Callable[..., HistAuGAN]
 WEIGHTS = "histaugan.safetensors"
@@ -94,6 +94,12 @@ def test_restyle_changes_a_share_and_keeps_the_rest(build: Build, two_domains: P
     assert (gan.restyle(image[:5], 1.0) != image[:5]).any(dim=(1, 2, 3)).all()
 
 
+def test_half_precision_trains_too(build: Build, ok: list[Path], template: Path, tmp_path: Path) -> None:
+    build(precision="bf16-mixed").fit(ok, template, tmp_path, 0, [LossLog(tmp_path / "losses.jsonl")])
+    assert read_losses(tmp_path / "losses.jsonl")["value"].notna().all()
+    assert all(value.isfinite().all() for value in load_file(tmp_path / WEIGHTS).values())
+
+
 class Killed(RuntimeError):
     pass
 
@@ -120,7 +126,7 @@ def test_a_killed_training_ends_as_an_unbroken_one(
     with pytest.raises(Killed):
         logger = [KillAt(tmp_path / "losses.jsonl", epoch=1)]
         build(**options).fit(ok, template if golden else None, tmp_path, 3, logger)
-    assert (tmp_path / "last.ckpt").is_file() and not (tmp_path / WEIGHTS).exists()
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and not (tmp_path / WEIGHTS).exists()
     build(**options).fit(ok, template if golden else None, tmp_path, 3)
     theirs, ours = load_file(whole / WEIGHTS), load_file(tmp_path / WEIGHTS)
     assert theirs.keys() == ours.keys()
