@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.ndimage import binary_dilation
 from skimage.filters import apply_hysteresis_threshold
 from skimage.measure import label
 
@@ -90,19 +91,16 @@ def _pieces(
     pieces, zones, count = np.zeros(values.shape, bool), np.zeros(values.shape, int), 0
     for number, window in enumerate(ndimage.find_objects(found), start=1):
         part, left = values[window], found[window] == number
-        while (peak := _peak(part, left)) is not None:
+        while (peak := _peak(part, left & (part > high))) is not None:
             height = part[peak] - base
             zone = _around(peak, left & (part > max(low, base + config.zone * height)))
             count += 1
             zones[window][zone] = count
             pieces[window][zone & (part > max(low, base + config.core * height))] = True
-            # What lies outside is this peak's foot, unless it rises again to a peak of its own.
+            # What is high beside it is this peak's foot; what rises anew elsewhere is a defect of its own.
             left &= ~zone
-            feet = label(left, connectivity=2)
-            for foot in range(1, feet.max() + 1):
-                own = _peak(part, feet == foot)
-                if part[own] <= high or _beside(own, zone):
-                    left &= feet != foot
+            feet = label(left & (part > high), connectivity=2)
+            left &= ~np.isin(feet, np.setdiff1d(feet[binary_dilation(zone, np.ones((3, 3)))], 0))
     return pieces, zones
 
 
@@ -119,11 +117,6 @@ def _around(peak: tuple[int, int], mask: np.ndarray) -> np.ndarray:
     if numbers[peak] == 0:
         numbers[peak] = -1
     return numbers == numbers[peak]
-
-
-def _beside(pixel: tuple[int, int], mask: np.ndarray) -> bool:
-    row, column = pixel
-    return bool(mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].any())
 
 
 def _near(pieces: np.ndarray, gap: float) -> np.ndarray:
