@@ -79,7 +79,11 @@ class TemplateComparison(Detector):
                 image, template = (view.apply(t.to(self.device)) for t in (batch.image, _required(batch.template)))
                 terms = [t.double() for t in self.differences(image, *self.align(image, template))]
                 new = [[t.sum(0, keepdim=True), t.square().sum(0, keepdim=True)] for t in terms]
-                sums = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)] or new
+                sums = (
+                    [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)]
+                    if count
+                    else new
+                )
                 count += len(batch)
             for own, (total, squares) in zip(normal, sums, strict=False):
                 own.fit(count, total, squares)

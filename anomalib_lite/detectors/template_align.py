@@ -129,16 +129,15 @@ def _search(image: np.ndarray, template: np.ndarray, reach: int, window: int) ->
     def smooth(picture: np.ndarray) -> np.ndarray:
         return cv2.blur(cv2.blur(picture, (side, side)), (side, side))
 
+    steps = [(dx, dy) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
     best = np.full((height, width), np.inf, np.float32)
-    shifts = np.zeros((height, width, 2), np.float32)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            moved = padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-            cost = smooth(cv2.absdiff(image, moved)) + STEP_COST * float(np.hypot(dx, dy))
-            better = cost < best
-            best[better] = cost[better]
-            shifts[better] = dx, dy
-    return smooth(shifts)
+    chosen = np.zeros((height, width), np.intp)
+    for number, (dx, dy) in enumerate(steps):
+        moved = padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        cost = smooth(cv2.absdiff(image, moved)) + np.float32(STEP_COST * np.hypot(dx, dy))
+        np.putmask(chosen, cost < best, number)
+        np.minimum(best, cost, out=best)
+    return smooth(np.array(steps, np.float32)[chosen])
 
 
 def _scales(side: int) -> list[float]:
@@ -164,7 +163,7 @@ def _rescaled(warp: np.ndarray, factor: float) -> np.ndarray:
 def _start(image: np.ndarray, template: np.ndarray) -> np.ndarray:
     """The shift of the strongest phase correlation, where it is better than none."""
     window = cv2.createHanningWindow(image.shape[::-1], cv2.CV_32F)
-    shift, _ = cv2.phaseCorrelate(image, template, window)
+    shift, _ = cv2.phaseCorrelate(image.copy(), template.copy(), window)  # it may write the windowed picture back
     found, identity = np.eye(2, 3, dtype=np.float32), np.eye(2, 3, dtype=np.float32)
     found[:, 2] = shift
     return found if _correlation(image, template, found) > _correlation(image, template, identity) else identity

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,14 +45,25 @@ def pixel_difference(image: Tensor, template: Tensor, tolerance: int) -> Tensor:
 
 def shrink(seen: Tensor, by: int) -> Tensor:
     """True where all of `seen` (B, 1, H, W) within `by` px is True; beyond the border nothing is seen."""
-    unseen = F.pad((~seen).float(), (by, by, by, by), value=1.0)
-    return F.max_pool2d(unseen, 2 * by + 1, 1) == 0
+    padded = F.pad(~seen, (by, by, by, by), value=True)
+    return ~_running(_running(padded, by, -1, torch.logical_or), by, -2, torch.logical_or)
 
 
 def _highest(picture: Tensor, tolerance: int) -> Tensor:
-    side = 2 * tolerance + 1
-    rows = F.max_pool2d(picture, (side, 1), 1, (tolerance, 0))
-    return F.max_pool2d(rows, (1, side), 1, (0, tolerance))
+    """The largest value within a square of `tolerance` px to each side; max_pool2d takes five times as long."""
+    padded = F.pad(picture, (tolerance,) * 4, value=-torch.inf)
+    return _running(_running(padded, tolerance, -1, torch.maximum), tolerance, -2, torch.maximum)
+
+
+def _running(picture: Tensor, by: int, dim: int, larger: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The largest of every 2 * by + 1 neighbours along `dim`, which gets 2 * by shorter."""
+    side, width = 2 * by + 1, 1
+    while width < side:  # from windows of `width` to those of up to twice that
+        step = min(width, side - width)
+        length = picture.shape[dim] - step
+        picture = larger(picture.narrow(dim, 0, length), picture.narrow(dim, step, length))
+        width += step
+    return picture
 
 
 def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[slice, ...]:

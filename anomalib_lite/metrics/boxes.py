@@ -30,7 +30,7 @@ class Box:
 
 def overlaps(found: Sequence[Box], true: Sequence[Box]) -> np.ndarray:
     """Intersection over union of each pair, (N, M)."""
-    a, b = (np.array([(o.x0, o.y0, o.x1, o.y1) for o in boxes]).reshape(-1, 4) for boxes in (found, true))
+    a, b = (np.array([(o.x0, o.y0, o.x1, o.y1) for o in boxes], float).reshape(-1, 4) for boxes in (found, true))
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = (high - low).clip(0).prod(-1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (a, b)]

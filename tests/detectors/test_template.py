@@ -1,0 +1,242 @@
+"""Comparison with the template: distances against loops, what a shift costs, what OK pairs teach, one path."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.augment.tta import TestTimeAugmentation
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.template import TemplateComparison
+from anomalib_lite.detectors.template_align import Alignment
+from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
+from anomalib_lite.detectors.template_scale import NormalDifference
+from anomalib_lite.errors import UserError
+from anomalib_lite.scoring import GaussianBlur, MaxScore
+
+SIZE = (48, 64)
+
+
+class Net(nn.Module):
+    """Two levels of stride 4 and 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 12, 3, 2, 1)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        first = self.first(image)
+        return [first, self.second(first.relu())]
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(Net(), [0.5] * 3, [0.25] * 3)
+
+
+def detector(scope: str = "position", **changes) -> TemplateComparison:
+    settings = {"reach": (1, 1), "alignment": Alignment()} | changes
+    return TemplateComparison(
+        backbone, GaussianBlur(1.0), MaxScore(), partial(NormalDifference, scope), **settings
+    ).eval()
+
+
+def pictures(count: int = 2, seed: int = 0) -> Tensor:
+    """Blobs (B, 3, H, W) in [0, 1]."""
+    noise = torch.rand((count, 3, SIZE[0] // 8, SIZE[1] // 8), generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, size=SIZE, mode="bicubic").clamp(0, 1)
+
+
+def batch(image: Tensor, template: Tensor | None) -> Batch:
+    count = len(image)
+    empty = torch.zeros((count, 1, *image.shape[-2:]), dtype=torch.bool)
+    label = torch.zeros(count, dtype=torch.long)
+    return Batch(image, empty, label == 0, label, torch.ones(count), torch.arange(count), template)
+
+
+class Loader(list):
+    """Batches as a loader gives them."""
+
+    @property
+    def dataset(self) -> list:
+        return [row for b in self for row in b.image]
+
+
+def noisy(template: Tensor, seed: int, share: float = 0.02) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (template + share * torch.randn(template.shape, generator=generator)).clamp(0, 1)
+
+
+def ok_pairs(count: int = 6) -> Loader:
+    template = pictures(2)
+    return Loader(batch(noisy(template, seed), template) for seed in range(count))
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2])
+def test_feature_distance_as_a_loop(reach: int):
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 1, 3, 4, 5)
+    found = feature_distance(a, b, reach)
+    steps = list(product(range(-reach, reach + 1), repeat=2))
+    for y, x in product(range(4), range(5)):
+        near = [(y + dy, x + dx) for dy, dx in steps if 0 <= y + dy < 4 and 0 <= x + dx < 5]
+        there = max(F.cosine_similarity(a[0, :, y, x], b[0, :, v, u], dim=0) for v, u in near)
+        back = max(F.cosine_similarity(b[0, :, y, x], a[0, :, v, u], dim=0) for v, u in near)
+        assert found[0, 0, y, x] == pytest.approx(1 - float(min(there, back)), abs=1e-6)
+
+
+def test_features_smaller_than_their_search_are_compared_all_the_same():
+    a = torch.randn(1, 3, 1, 2)
+    assert feature_distance(a, a.flip(-1), 4).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 2, 3])
+def test_pixel_difference_as_a_loop(tolerance: int):
+    torch.manual_seed(1)
+    a, b = torch.rand(2, 1, 3, 6, 7)
+    found = pixel_difference(a, b, tolerance)
+    for y, x in product(range(6), range(7)):
+        rows = slice(max(0, y - tolerance), y + tolerance + 1)
+        columns = slice(max(0, x - tolerance), x + tolerance + 1)
+        total = 0.0
+        for c in range(3):
+            sides = []
+            for one, other in ((a, b), (b, a)):
+                near = other[0, c, rows, columns]
+                sides += [one[0, c, y, x] - near.max(), near.min() - one[0, c, y, x]]
+            total += max(0.0, float(max(sides)))
+        assert found[0, 0, y, x] == pytest.approx(total / 3, abs=1e-6)
+
+
+def test_an_edge_within_the_tolerance_costs_nothing_and_a_line_costs_all():
+    template = torch.zeros(1, 3, 20, 20)
+    template[..., 10:] = 1
+    off = torch.zeros_like(template)
+    off[..., 12:] = 1
+    assert pixel_difference(off, template, 2).max() == 0 < pixel_difference(off, template, 1).max()
+    line = template.clone()
+    line[..., 5, :6] = 1
+    for pair in ((line, template), (template, line)):  # too much, or lacking
+        assert pixel_difference(*pair, 2).max() == 1
+
+
+def test_shrinking_as_a_loop():
+    seen = torch.rand((1, 1, 9, 9), generator=torch.Generator().manual_seed(0)) > 0.05
+    padded = F.pad(seen, (2, 2, 2, 2), value=False)
+    found = shrink(seen, 2)
+    for y, x in product(range(9), range(9)):
+        assert found[0, 0, y, x] == padded[0, 0, y : y + 5, x : x + 5].all()
+
+
+def test_a_defect_stands_out_where_it_is_and_a_shift_does_not():
+    model = detector()
+    model.calibrate(ok_pairs())
+    template = pictures(2)
+    shifted = noisy(template.roll((2, -1), (-2, -1)), 50)
+    broken = noisy(template, 51)
+    broken[:, :, 20:28, 30:38] = 1 - broken[:, :, 20:28, 30:38]
+    calm, loud = model(shifted, template), model(broken, template)
+    assert (loud.score > 3 * calm.score).all()
+    assert calm.map.shape == (2, 1, *SIZE) and calm.map.min() >= 0
+    for map in loud.map[:, 0]:
+        y, x = divmod(int(map.argmax()), SIZE[1])
+        assert 16 <= y < 32 and 26 <= x < 42
+
+
+def test_what_templates_do_not_show_is_not_judged():
+    model = detector()
+    image, template = pictures(1), pictures(1, seed=3)
+    seen = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
+    assert model.compare(image, template, seen).max() == 0
+    assert model.compare(image, template, ~seen).max() > 0
+
+
+def test_the_scale_of_ok_pairs_is_their_mean_and_deviation():
+    maps = torch.rand((40, 1, 6, 8), generator=torch.Generator().manual_seed(0)).double() + torch.arange(8) / 8
+    sums = maps.sum(0, keepdim=True), maps.square().sum(0, keepdim=True)
+    one = NormalDifference("global", 1.0)
+    one.fit(40, *sums)
+    expected = ((maps - maps.mean()) / maps.std(correction=0)).clamp_min(0)
+    assert torch.allclose(one(maps.float()), expected.float(), atol=1e-4)
+    own = NormalDifference("position", 1.0, shrinkage=0.0, smooth=0)
+    own.fit(40, *sums)
+    expected = ((maps - maps.mean(0)) / maps.std(0, correction=0)).clamp_min(0)
+    assert torch.allclose(own(maps.float()), expected.float(), atol=1e-4)
+    none = NormalDifference("none", 0.5)
+    none.fit(40, *sums)
+    assert torch.allclose(none(maps.float()), 2 * maps.float())
+
+
+def test_ok_images_that_equal_their_templates_leave_finite_maps():
+    template = pictures(2)
+    model = detector()
+    model.calibrate(Loader([batch(template, template)]))
+    assert torch.isfinite(model(noisy(template, 9), template).map).all()
+
+
+def test_each_view_has_its_own_scale():
+    views = TestTimeAugmentation([{}, {"flip": "horizontal"}])
+    model = detector(tta=views)
+    model.calibrate(ok_pairs())
+    plain, mirrored = (normal[-1].deviation for normal in model.normal)
+    assert plain.shape == mirrored.shape and not torch.equal(plain, mirrored)
+    image, template = noisy(pictures(), 7), pictures()
+    assert torch.allclose(mirrored.flip(-1), plain, rtol=0.5)
+    assert model(image, template).map.shape == (2, 1, *SIZE)
+
+
+def test_a_saved_detector_gives_the_same_maps():
+    model = detector()
+    model.calibrate(ok_pairs())
+    other = detector()
+    other.load_state_dict(model.state_dict())
+    image, template = noisy(pictures(), 7), pictures()
+    assert torch.equal(model(image, template).map, other(image, template).map)
+
+
+def test_another_size_of_image_is_judged_too():
+    model = detector()
+    model.calibrate(ok_pairs())
+    image, template = (F.interpolate(t, size=(64, 80)) for t in (noisy(pictures(), 7), pictures()))
+    assert model(image, template).map.shape == (2, 1, 64, 80)
+
+
+def test_one_batch_or_image_by_image():
+    model = detector()
+    model.calibrate(ok_pairs())
+    image, template = noisy(pictures(), 7), pictures()
+    whole = model(image, template).map
+    single = torch.cat([model(image[i : i + 1], template[i : i + 1]).map for i in range(2)])
+    assert torch.allclose(whole, single, atol=1e-4)
+
+
+def test_pixels_alone_need_no_backbone():
+    def absent() -> Backbone:
+        raise AssertionError("built all the same")
+
+    model = TemplateComparison(
+        absent, GaussianBlur(0.0), MaxScore(), partial(NormalDifference, "none"), reach=None, alignment=None
+    )
+    model.calibrate(Loader())
+    a, b = pictures(), pictures(seed=1)
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[3:-3, 3:-3] = True
+    assert torch.allclose(model(a, b).map, 10 * pixel_difference(a, b, 2) * inside, atol=1e-6)
+    assert not list(model.parameters())
+
+
+def test_bad_calls_say_what_to_do():
+    with pytest.raises(UserError, match=r"mode=template and data\.template=FILE"):
+        detector()(pictures())
+    with pytest.raises(UserError, match="nothing to compare"):
+        detector(reach=None, tolerance=None)
+    with pytest.raises(UserError, match="has 3 values for the backbone's 2 layers"):
+        detector(reach=(1, 1, 1))
+    with pytest.raises(UserError, match="position, global, none, not 'pixel'"):
+        NormalDifference("pixel", 1.0)

@@ -1,0 +1,92 @@
+"""Types by what a piece touches, boxes around what differs: drawn boards with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomalib_lite.detectors.template_boards import BoardRules, find_defects
+from anomalib_lite.errors import UserError
+
+RULES = BoardRules(margin=0)
+TRACKS = (slice(20, 40), slice(60, 80))  # two tracks, left to right
+
+
+def board() -> np.ndarray:
+    """Grey (100, 120), copper dark."""
+    picture = np.ones((100, 120), np.float32)
+    for rows in TRACKS:
+        picture[rows] = 0
+    return picture
+
+
+def inspect(changes: list[tuple[slice, slice, float]], rules: BoardRules = RULES):
+    image, template = board(), board()
+    for rows, columns, value in changes:
+        image[rows, columns] = value
+    return find_defects(np.abs(image - template), 0.5, image, template, rules)
+
+
+CASES = {
+    "open": (slice(20, 40), slice(50, 58), 1.0),
+    "mousebite": (slice(20, 28), slice(50, 58), 1.0),
+    "pin-hole": (slice(27, 33), slice(50, 58), 1.0),
+    "short": (slice(40, 60), slice(50, 55), 0.0),
+    "spur": (slice(40, 48), slice(50, 55), 0.0),
+    "copper": (slice(46, 54), slice(50, 58), 0.0),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_each_type_and_its_exact_box(kind: str):
+    (found,) = inspect([CASES[kind]])
+    rows, columns, _ = CASES[kind]
+    assert found.kind == kind
+    assert (found.x0, found.y0, found.x1, found.y1) == (columns.start, rows.start, columns.stop, rows.stop)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_bright_copper_is_the_same_board_in_negative(kind: str):
+    rows, columns, value = CASES[kind]
+    image, template = 1 - board(), 1 - board()
+    image[rows, columns] = 1 - value
+    (found,) = find_defects(np.abs(image - template), 0.5, image, template, BoardRules(copper="bright", margin=0))
+    assert found.kind == kind
+
+
+def test_an_open_of_scratches_is_one_open():
+    scratches = [(slice(20, 40), slice(x, x + 3), 1.0) for x in (50, 56, 62)]
+    (found,) = inspect(scratches)
+    assert found.kind == "open" and (found.x0, found.x1) == (50, 65)
+
+
+def test_far_pieces_are_several_defects_surest_first():
+    found = inspect([CASES["pin-hole"], (slice(60, 80), slice(90, 100), 1.0), (slice(0, 4), slice(0, 4), 0.0)])
+    assert [box.kind for box in found] == ["open", "pin-hole", "copper"]
+    assert found[0].score == pytest.approx(200) and found[1].score == pytest.approx(48)
+
+
+def test_the_base_that_the_map_left_out_belongs_to_the_box():
+    image, template = board(), board()
+    image[40:50, 50:55] = 0
+    map = np.abs(image - template)
+    map[40:43] = 0  # within the tolerance of the track's edge
+    (found,) = find_defects(map, 0.5, image, template, RULES)
+    assert (found.y0, found.y1, found.kind) == (40, 50, "spur")
+
+
+def test_boxes_get_a_margin_and_stay_within_the_picture():
+    (found,) = inspect([(slice(0, 5), slice(0, 5), 0.0)], BoardRules(margin=10))
+    assert (found.x0, found.y0, found.x1, found.y1) == (0, 0, 15, 15)
+
+
+def test_a_map_without_a_difference_of_copper_gives_nothing():
+    map = np.zeros((100, 120))
+    map[10:20, 10:20] = 1
+    assert find_defects(map, 0.5, board(), board(), RULES) == []
+    assert find_defects(np.zeros((100, 120)), 0.5, board(), board(), RULES) == []
+
+
+def test_copper_is_dark_or_bright():
+    with pytest.raises(UserError, match="dark or bright, not 'red'"):
+        BoardRules(copper="red")

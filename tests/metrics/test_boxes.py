@@ -1,0 +1,112 @@
+"""Boxes: known overlaps, one match a box, and average precision against a loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomalib_lite.metrics.boxes import Box, BoxMetrics, match_boxes, overlaps
+
+
+def box(x: float, y: float = 0, side: float = 10, kind: str = "open", score: float = 1.0) -> Box:
+    return Box(x, y, x + side, y + side, kind, score)
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> list[Box]:
+    corners, sides = rng.uniform(0, 40, (count, 2)), rng.uniform(5, 30, (count, 2))
+    kinds, scores = rng.choice(["open", "short"], count), rng.random(count)
+    rows = zip(corners, corners + sides, kinds, scores, strict=True)
+    return [Box(*low, *high, str(kind), float(score)) for low, high, kind, score in rows]
+
+
+def test_overlaps_of_known_boxes():
+    a = box(0)
+    found = overlaps([a], [a, box(5), box(10), box(30), Box(0, 0, 10, 5)])
+    assert np.allclose(found, [[1, 1 / 3, 0, 0, 0.5]])
+    assert overlaps([], [a]).shape == (0, 1) and overlaps([a], []).shape == (1, 0)
+
+
+def test_a_box_of_no_size_overlaps_nothing():
+    assert overlaps([Box(3, 3, 3, 3)], [Box(3, 3, 3, 3)]).tolist() == [[0]]
+
+
+def test_the_overlap_must_exceed_the_limit():
+    half = Box(0, 0, 10, 5, "open")
+    assert match_boxes([half], [box(0)], min_iou=0.5) == []
+    assert match_boxes([half], [box(0)], min_iou=0.49) == [(0, 0)]
+
+
+def test_a_true_box_is_found_once_by_the_surest():
+    found = [box(1, score=0.4), box(2, score=0.9), box(0, score=0.1)]
+    assert match_boxes(found, [box(0)]) == [(1, 0)]
+    metrics = BoxMetrics()
+    metrics.update(found, [box(0)])
+    values = metrics.compute().values
+    assert values["box_precision"] == pytest.approx(1 / 3) and values["box_recall"] == 1
+    assert values["box_f1"] == pytest.approx(0.5) and values["box_ap"] == 1
+
+
+def test_a_found_box_finds_one_true_box():
+    assert len(match_boxes([box(1)], [box(0), box(2)])) == 1
+
+
+def test_the_class_must_agree_only_where_it_counts():
+    metrics = BoxMetrics()
+    metrics.update([box(0, kind="short"), box(50)], [box(0, kind="open"), box(50)])
+    values = metrics.compute().values
+    assert values["box_f1"] == 1 and values["typed_f1"] == 0.5
+    assert metrics.confusion() == {("open", "short"): 1, ("open", "open"): 1}
+    by_class = metrics.compute_by_class()
+    assert list(by_class) == ["open"] and by_class["open"].values["recall"] == 0.5
+
+
+def test_a_wrong_class_in_the_way_does_not_take_the_place():
+    found = [box(0, kind="short", score=0.9), box(1, kind="open", score=0.5)]
+    assert match_boxes(found, [box(0, kind="open")], by_class=True) == [(1, 0)]
+
+
+def test_confusion_counts_every_box_once():
+    rng = np.random.default_rng(0)
+    metrics = BoxMetrics()
+    for _ in range(5):
+        metrics.update(random_boxes(rng, 6), random_boxes(rng, 4))
+    confusion = metrics.confusion()
+    assert sum(n for (true, _), n in confusion.items() if true) == 20
+    assert sum(n for (_, found), n in confusion.items() if found) == 30
+
+
+@pytest.mark.parametrize("kind", ["open", "short"])
+def test_average_precision_as_a_loop_over_thresholds(kind: str):
+    rng = np.random.default_rng(1)
+    images = [(random_boxes(rng, 8), random_boxes(rng, 5)) for _ in range(12)]
+    metrics = BoxMetrics()
+    for found, true in images:
+        metrics.update(found, true)
+    points = [(0.0, 0.0)]  # recall, precision
+    for limit in sorted((f.score for found, _ in images for f in found), reverse=True):
+        hits = count = total = 0
+        for found, true in images:
+            kept = [f for f in found if f.kind == kind and f.score >= limit]
+            wanted = [t for t in true if t.kind == kind]
+            hits, count, total = hits + len(match_boxes(kept, wanted)), count + len(kept), total + len(wanted)
+        points.append((hits / total, hits / count if count else 0.0))
+    area = sum((points[i][0] - points[i - 1][0]) * max(p for _, p in points[i:]) for i in range(1, len(points)))
+    assert metrics.compute_by_class()[kind].values["ap"] == pytest.approx(area)
+
+
+def test_boxes_of_equal_score_have_no_order():
+    results = []
+    for order in (1, -1):
+        metrics = BoxMetrics()
+        metrics.update([box(0), box(50)][::order], [box(0)])
+        results.append(metrics.compute().values["box_ap"])
+    assert results == [0.5, 0.5]
+
+
+def test_what_cannot_be_had_has_a_reason():
+    metrics = BoxMetrics()
+    metrics.update([], [box(0)])
+    result = metrics.compute()
+    assert result.values["box_precision"] is None and "box_precision" in result.missing
+    assert result.values["box_recall"] == 0 and result.values["box_f1"] == 0
+    assert BoxMetrics().compute().values["map"] is None
