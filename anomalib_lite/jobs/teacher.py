@@ -94,7 +94,9 @@ def _key(cfg: DictConfig, samples: list[Sample], size: tuple[int, int], data_has
     besides = [dataclasses.replace(s, template=None) for s in samples if s.origin != "real" or s.label == NOK]
     weights = [s.weight for s in samples if s.origin == "real" and s.label == OK]
     added = fingerprint(Splits(besides, [], [])) if besides else None
-    return artifact_key(*settings, size, cfg.trainer.precision, data_hash, weights, added)
+    start = Path(cfg.backbone.weights)
+    content = hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else None  # else: a source's name
+    return artifact_key(*settings, size, cfg.trainer.precision, data_hash, weights, added, content)
 
 
 def _weighing(samples: Sequence[Sample]) -> list[Sample]:

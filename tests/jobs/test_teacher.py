@@ -130,6 +130,9 @@ def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
     ]
     write_image(golden.image, 9)
     others.append(key("teacher=finetuned", ok=[*splits.train, golden]))
+    for content in (b"one network", b"another"):
+        (tmp_path / "own.pth").write_bytes(content)
+        others.append(key("teacher=finetuned", f"backbone.weights={tmp_path / 'own.pth'}"))
     assert len({plain, *others}) == 1 + len(others)
     unweighted = key("teacher=finetuned_classifier", generated=(replace(drawn, weight=0.0),))
     assert unweighted == key("teacher=finetuned_classifier")
