@@ -13,7 +13,7 @@ from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.base import Batches, Detector, weighted_mean
-from anomalib_lite.detectors.distances import fuse, half_squared_distance, mean_squared_distance
+from anomalib_lite.detectors.distances import check_fusion, fuse, half_squared_distance, mean_squared_distance
 from anomalib_lite.detectors.feature_cache import FeatureCache
 from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.detectors.whitening import Moments, Whitening
@@ -52,6 +52,7 @@ class STFPM(Detector):
         augment: Augment | None = None,
     ) -> None:
         super().__init__(blur, score, tta, augment)
+        check_fusion(fusion)
         self.teacher = backbone().requires_grad_(False)
         self.student = backbone(weights="none")
         channels = self.teacher.channels

@@ -68,6 +68,8 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> float | None:
+    import torch
+
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.jobs.combinations import check_combination
     from anomalib_lite.jobs.evaluation import find_threshold
@@ -76,7 +78,9 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     from anomalib_lite.jobs.outcome import conclude
     from anomalib_lite.jobs.training import train_detector
 
-    check_combination(cfg, build_detector(cfg, weights="none"))
+    untrained = build_detector(cfg, weights="none")
+    check_combination(cfg, untrained)
+    untrained.finish(torch.zeros(1, 1, 1, 1), image_size(cfg))  # a blur too wide for the images says so now
     with run.stage("inputs"):
         inputs = make_inputs(cfg, splits, data_hash, tracker)
     if inputs.template:

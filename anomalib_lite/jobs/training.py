@@ -128,8 +128,6 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
         ckpt_path=last if last.is_file() else None,
         weights_only=False,  # our own file: optimizer state and history
     )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     if cfg.keep == "best":
         best = torch.load(checkpoints[-1].best_model_path, map_location="cpu", weights_only=False)
         detector.load_state_dict(best["state_dict"])

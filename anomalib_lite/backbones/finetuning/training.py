@@ -93,8 +93,6 @@ def finetune(backbone: Backbone, train: ImageSet, held_out: ImageSet, settings: 
     held = loader(held_out, settings.batch_size)
     lightning.validate(module, held, verbose=False)
     lightning.fit(module, loader(train, settings.batch_size, shuffle_seed=settings.seed), held)
-    if lightning.interrupted:
-        raise KeyboardInterrupt
     backbone.cpu().eval().requires_grad_(True)
     return Outcome(
         accuracy_before=module.accuracies[settings.head_epochs],

@@ -65,8 +65,6 @@ def train(
     batches = training_batches(images, length, schedule.batch, module.seed)
     resume = last if last.is_file() else None
     trainer.fit(module, batches, ckpt_path=resume, weights_only=False)  # our own file: optimizer states
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: dict[str, Any]) -> None:

@@ -124,8 +124,6 @@ def _train_scale(job: Job, pyramid: Pyramid, number: int, previous: FinishedScal
         default_root_dir=job.folder,
     )
     trainer.fit(training, DataLoader(range(job.schedule.iterations), batch_size=None))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     pyramid.to("cpu")
     generator.eval()
     return FinishedScale(scale, critic)
