@@ -1,6 +1,9 @@
 """The runs of an experiment as one table: results.csv and a Markdown table in the terminal.
 
-usage: python experiments/collect.py runs/NAME experiments/NAME
+usage: python experiments/collect.py runs/NAME experiments/NAME [REFERENCE_VARIANT]
+
+With a reference, e.g. panels-stfpm-efficientnet_lite0, a second table says how the other variants of the same data
+differ from it: means over the seeds that both have, with Student's 95 % confidence interval of the paired difference.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 from omegaconf import OmegaConf
+from scipy import stats
 
 from anomalib_lite.runs.atomic import write_text
 
@@ -33,7 +37,8 @@ def read_runs(folder: Path) -> pd.DataFrame:
             {"variant": variant, "seed": config["seed"]}
             | {name: metrics[name] for name in METRICS}
             | per_defect
-            | {"train_seconds": state.get("train_seconds", 0.0), "model_mb": state["model_mb"]}
+            | {"train_seconds": state.get("train_seconds", 0.0)}
+            | {"ms_per_image": state.get("ms_per_image"), "model_mb": state["model_mb"]}
         )
     if not rows:
         sys.exit(f"no finished run in {folder}")
@@ -54,9 +59,30 @@ def as_markdown(runs: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def differences(runs: pd.DataFrame, reference: str) -> str:
+    """Each other variant of the reference's data against it, paired by seed."""
+    known = runs[runs.variant == reference].set_index("seed")
+    if known.empty:
+        sys.exit(f"no variant {reference}; there are: {', '.join(runs.variant.unique())}")
+    data = reference.split("-")[0]
+    lines = [f"| against {reference} | seeds | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
+    for variant, group in runs[runs.variant.str.startswith(data) & (runs.variant != reference)].groupby("variant"):
+        own = group.set_index("seed")
+        seeds = own.index.intersection(known.index)
+        cells = []
+        for name in METRICS:
+            gain = own.loc[seeds, name] - known.loc[seeds, name]
+            half = stats.t.ppf(0.975, len(gain) - 1) * gain.std() / len(gain) ** 0.5 if len(gain) > 1 else float("nan")
+            cells.append(f"{gain.mean():+.4f} ± {half:.4f}")
+        lines.append(f"| {variant.removeprefix(reference).lstrip('-')} | {len(seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     table = read_runs(Path(sys.argv[1]))
     write_text(Path(sys.argv[2]) / "results.csv", table.to_csv(index=False, float_format="%.6f"))
     print(as_markdown(table))
+    if len(sys.argv) == 4:
+        print(f"\n{differences(table, sys.argv[3])}")
