@@ -27,13 +27,14 @@ def extent(
     """The pixels of a region's zone that differ from the good product: bool (H, W), never empty.
 
     change: how unusual each pixel's difference is (H, W). The bar is a share of the strongest change in the region, but
-    not below what 3 % of a good product's pixels exceed (`usual`), nor above what only 0.1 % do (`rare`). Where fewer
-    than a tenth as many pixels pass as the map marks, the detector saw something that pixels do not show, and the
-    region stays as the map has it.
+    not below what 3 % of a good product's pixels exceed (`usual`), nor above what only 0.1 % do (`rare`), as the faint
+    parts of a defect belong to it; only where it is so strong that a blurred edge alone exceeds that, above a sixth of
+    it. Where fewer than a tenth as many pixels pass as the map marks, the detector saw something that pixels do not
+    show, and the region stays as the map has it.
     """
     config = config or ExtentConfig()
     strongest = float(np.quantile(change[region.mask], 0.9))
-    bar = float(np.clip(config.share * strongest, usual, max(usual, rare)))
+    bar = float(np.clip(config.share * strongest, usual, max(usual, rare, strongest / 6)))
     differs = (change > bar) & region.zone
     if differs.sum() < 0.1 * region.mask.sum():
         return region.mask

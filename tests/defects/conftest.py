@@ -1,0 +1,50 @@
+"""A small made product: a bright ring and a printed word on a dark ground, in slightly differing good pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from anomalib_lite.defects import Inspector, MapLevels, prepare_inspector
+
+SHAPE = (96, 128)
+TEXT_BOX = [0.05, 0.74, 0.6, 0.22]  # x, y, width, height in shares
+CONFIG = Path(__file__).parents[2] / "conf" / "defects" / "default.yaml"
+
+
+def perfect() -> np.ndarray:
+    image = np.full((*SHAPE, 3), (28, 28, 32), np.uint8)
+    cv2.circle(image, (64, 36), 26, (205, 160, 90), -1, cv2.LINE_AA)
+    cv2.circle(image, (64, 36), 9, (28, 28, 32), -1, cv2.LINE_AA)
+    cv2.putText(image, "WORD", (10, 90), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (190, 150, 80), 2, cv2.LINE_AA)
+    return image
+
+
+def photograph(seed: int, image: np.ndarray | None = None) -> np.ndarray:
+    """A little noise, another light, and a shift by up to a pixel."""
+    rng = np.random.default_rng(seed)
+    dx, dy = rng.uniform(-1, 1, 2)
+    drawn = perfect() if image is None else image
+    moved = cv2.warpAffine(drawn, np.float32([[1, 0, dx], [0, 1, dy]]), SHAPE[::-1], borderMode=cv2.BORDER_REPLICATE)
+    return np.clip(moved * rng.uniform(0.93, 1.07) + rng.normal(0, 2, moved.shape), 0, 255).astype(np.uint8)
+
+
+def settings(**changes) -> dict:
+    """conf/defects/default.yaml with the word's box drawn, and with changes of its first level."""
+    config = yaml.safe_load(CONFIG.read_text())
+    config["layout"]["text"] = [TEXT_BOX]
+    return config | changes
+
+
+@pytest.fixture(scope="session")
+def good() -> list[np.ndarray]:
+    return [photograph(seed) for seed in range(16)]
+
+
+@pytest.fixture(scope="session")
+def inspector(good) -> Inspector:
+    return prepare_inspector(settings(), good, MapLevels(0.0, 0.02), perfect())

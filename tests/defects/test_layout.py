@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.defects.layout import Layout, LayoutConfig, edge_band, find_foreground, find_layout
+from anomalib_lite.defects.text_finder import find_text
+from anomalib_lite.errors import UserError
+from tests.defects.conftest import SHAPE, TEXT_BOX, perfect
+
+DRAWN = LayoutConfig(text=[TEXT_BOX])
+
+
+def disc(bright: bool = True) -> np.ndarray:
+    image = np.full((80, 80, 3), 30 if bright else 220, np.uint8)
+    return cv2.circle(image, (40, 40), 20, (220,) * 3 if bright else (30,) * 3, -1)
+
+
+@pytest.mark.parametrize("method", ["otsu", "grabcut"])
+@pytest.mark.parametrize("bright", [True, False])
+def test_the_product_is_found_bright_on_dark_and_dark_on_bright(method, bright):
+    foreground, _ = find_foreground(disc(bright), method)
+    wanted = cv2.circle(np.zeros((80, 80), np.uint8), (40, 40), 20, 1, -1) > 0
+    assert (foreground & wanted).sum() / (foreground | wanted).sum() > 0.97
+
+
+def test_the_band_is_as_wide_as_stated_and_leaves_the_border_alone():
+    mask = np.tile(np.arange(100) < 50, (100, 1))
+    assert edge_band(mask, 0.03).sum(axis=1).tolist() == [6] * 100
+    assert edge_band(mask, 0.0)[0].sum() == 2  # a pixel to each side at least
+    assert not edge_band(np.ones((20, 20), bool), 0.1).any()
+    assert not edge_band(np.zeros((20, 20), bool), 0.1).any()
+
+
+def test_areas_share_the_picture_out():
+    layout = find_layout(perfect(), DRAWN)
+    assert layout.names == ("background", "inside", "edges", "text")
+    assert sum(layout.area(name).sum() for name in layout.names) == SHAPE[0] * SHAPE[1]
+    assert layout.area("inside")[20, 64] and layout.area("edges")[10, 64] and layout.area("background")[5, 5]
+    assert layout.area("text")[80, 40] and layout.found_by["text"] == "drawn boxes"
+
+
+def test_masks_replace_what_was_found_and_add_areas(tmp_path):
+    mask = np.zeros((192, 256), np.uint8)  # twice the picture's size
+    mask[:40] = 255
+    cv2.imwrite(str(tmp_path / "logo.png"), mask)
+    given = {"logo": str(tmp_path / "logo.png"), "inside": [[0.0, 0.5, 1.0, 0.1]]}
+    layout = find_layout(perfect(), dataclasses.replace(DRAWN, areas=given))
+    assert layout.names[-1] == "logo" and layout.area("logo")[:20].all() and not layout.area("logo")[20:].any()
+    assert set(np.flatnonzero(layout.area("inside").any(axis=1))) <= set(range(48, 58))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text": [[0.5, 0.5, 0.6, 0.1]]}, "x, y, width, height"),
+        ({"text": [[0.5, 0.5]]}, "x, y, width, height"),
+        ({"text": "nowhere.png"}, "nowhere.png cannot be read"),
+        ({"foreground": "nowhere.png"}, "defects.layout.foreground"),
+        ({"areas": {"logo": "nowhere.png"}}, "defects.layout.areas.logo"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(changes, words):
+    with pytest.raises(UserError, match=words):
+        find_layout(perfect(), LayoutConfig(**({"text": "none"} | changes)))
+
+
+def test_a_flat_picture_has_background_or_inside_alone():
+    layout = find_layout(np.full((40, 40, 3), 128, np.uint8), LayoutConfig(text="none"))
+    assert not layout.area("edges").any() and not layout.area("text").any()
+    assert find_layout(perfect(), LayoutConfig(foreground="none", text="none")).area("inside").all()
+
+
+def test_saved_is_loaded(tmp_path):
+    layout = find_layout(perfect(), DRAWN)
+    layout.save(tmp_path)
+    loaded = Layout.load(tmp_path)
+    assert loaded.names == layout.names and loaded.found_by == layout.found_by
+    assert (loaded.numbers == layout.numbers).all() and (loaded.foreground == layout.foreground).all()
+    (tmp_path / "layout.png").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        Layout.load(tmp_path)
+
+
+def test_text_is_found_by_the_optional_detector():
+    pytest.importorskip("rapidocr", reason="the extra ocr is not installed")
+    boxes, how = find_text(perfect())
+    assert how == "rapidocr found 1 line"
+    (x0, y0), (x1, y1) = boxes[0].min(axis=0), boxes[0].max(axis=0)
+    assert x0 < 14 and 60 < x1 < 90 and y0 < 76 and 88 < y1 <= 96
+
+
+def test_without_the_detector_there_is_no_text(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert find_text(perfect()) == ([], "not looked for: rapidocr is not installed")

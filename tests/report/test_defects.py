@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomalib_lite.defects.book import DefectBook
+from anomalib_lite.report.defects import defects_view
+from anomalib_lite.report.page import write_report
+from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
+from tests.defects.test_book import case
+from tests.report.outline import read, words
+
+
+@pytest.fixture
+def book(inspector) -> DefectBook:  # noqa: F811
+    book = DefectBook(inspector, 0.1)
+    book.add("good/0.png", photograph(70), np.zeros(SHAPE, np.float32))
+    for number, top in enumerate((14, 40)):
+        picture, values, mask = case(71 + number, top)
+        book.add(f"a <b>/{number}.png", picture, values, "stain", mask)
+    return book
+
+
+def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figures, book):
+    html, outline = read(write_report(run_dir, book=book))
+    text = words(outline)
+    assert "2 defects; 2 of 3 products rejected." in text
+    assert "a <b>/0.png" in text and "<b>/" not in html.replace("&lt;b&gt;/", "")
+    types = [value for value in outline.values("tr", "data-type") if value]
+    assert len(types) == 2 and set(types) <= {"blurry_text", "structural", "colour_scratch"}
+    assert len([value for value in outline.values("figure", "data-grade") if value]) == 2
+    assert "The product's areas" in text and "Types found, beside the names" in text
+
+
+def test_the_worst_defect_comes_first_and_close_ups_stay_inside(book):
+    view = defects_view(book)
+    assert [row.severity for row in view.rows] == sorted((row.severity for row in view.rows), reverse=True)
+    for row in view.rows:
+        left, top, width, height = map(float, row.view_box.split())
+        shot = view.shots[row.picture]
+        assert left >= 0 and top >= 0 and left + width <= shot.width + 0.1 and top + height <= shot.height + 0.1
+        assert all(path.startswith("M") for _, path in shot.outlines)
+
+
+def test_no_defect_found_is_said(run_dir, no_figures, inspector):  # noqa: F811
+    book = DefectBook(inspector, 0.1)
+    book.add("good/0.png", photograph(70), np.zeros(SHAPE, np.float32))
+    _, outline = read(write_report(run_dir, book=book))
+    assert "None was found." in words(outline)
+
+
+def test_a_page_without_a_book_has_no_such_part(run_dir, no_figures, inspector):  # noqa: F811
+    html, _ = read(write_report(run_dir))
+    assert 'id="found-defects"' not in html
+    assert defects_view(None) is None and defects_view(DefectBook(inspector, 0.1)) is None
