@@ -27,7 +27,7 @@ from anomalib_lite.runs.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same generator gives other files
+VERSION = 2  # raise it when the same generator gives other files
 # what the drawing of images depends on, beside the generator itself
 DRAWING = ("count", "seed", "structure_guard")
 LOSSES = "losses.jsonl"

@@ -73,3 +73,11 @@ def test_sizes_must_agree_and_ssim_falls_with_light_that_differs():
         edge_overlap(image, image[:64])
     assert luminance_ssim(image, image) == pytest.approx(1)
     assert luminance_ssim(image, jittered(image, 1)) > luminance_ssim(image, shuffled(image, 1))
+
+
+def test_dense_edges_that_run_another_way_do_not_match():
+    """Every stripe lies within the tolerance of one that crosses it."""
+    stripes = np.repeat(np.tile(np.repeat([40, 200], 5), 10)[None, :, None], 100, axis=0).repeat(3, axis=2)
+    stripes = stripes.astype(np.uint8)
+    assert edge_overlap(stripes, stripes) == 1 == edge_overlap(stripes, 240 - stripes)
+    assert edge_overlap(stripes, stripes.swapaxes(0, 1)) < 0.2
