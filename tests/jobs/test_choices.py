@@ -18,6 +18,7 @@ from anomalib_lite.detectors.base import Detector
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.combinations import check_combination
 from tests.commands import Command, Outcome
+from tests.generators.tiny import TRAININGS
 
 
 def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
@@ -100,6 +101,25 @@ def test_the_template_takes_part_in_the_training_and_is_hidden_without_its_mode(
 def test_template_mode_without_a_template_says_what_is_missing(run_verb: Command, tiny: list[str], tmp_path: Path):
     done = run_verb("train", *tiny, "mode=template", f"paths.artifacts={tmp_path}/artifacts")
     assert done.status == 2 and "data.template=FILE" in done.err and "Traceback" not in done.err
+
+
+def test_generated_images_train_by_their_weight_and_a_sweep_trains_their_generator_once(
+    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """At weight 0 the training is the one without them, to the byte."""
+    record = tmp_path / "trainings.txt"
+    monkeypatch.setenv(TRAININGS, str(record))
+    made = ["generator._target_=tests.generators.tiny.Recolour", "generator.structure_guard.enabled=false"]
+    train(run_verb, tmp_path, "-m", *tiny, *made, "generator.count=6", "mode.generated=0,0.1,1")
+    train(run_verb, tmp_path, *tiny, *made, "generator.count=6", "mode.generated=0.1", "seed=1")
+    train(run_verb, tmp_path, *tiny)
+    assert len(record.read_text().splitlines()) == 1, "one generator for all weights and seeds"
+    histories: dict[tuple, set[str]] = {}
+    for run in (tmp_path / "runs/default").glob("*-s0-*"):
+        cfg = OmegaConf.load(run / "config.yaml")
+        histories.setdefault(cfg.mode.generated, set()).add((run / "history.csv").read_text())
+    (without,) = histories.pop(None) | histories.pop(0)
+    assert len({*histories[0.1], *histories[1], without}) == 3
 
 
 def choices(**given: object) -> OmegaConf:
