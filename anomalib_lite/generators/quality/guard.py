@@ -34,7 +34,7 @@ class StructureGuard:
     caught: float
 
     def keeps(self, overlap: float) -> bool:
-        return overlap >= self.threshold
+        return bool(overlap >= self.threshold)
 
 
 def fit_guard(images: Sequence[np.ndarray], quantile: float, seed: int) -> StructureGuard:

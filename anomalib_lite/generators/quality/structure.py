@@ -31,7 +31,7 @@ def edge_overlap(a: np.ndarray, b: np.ndarray, tolerance_px: float = 2) -> float
 def overlap_of(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float = 2) -> float:
     """`edge_overlap` of edges that are there already, as `edges` gives them."""
     if not ours.any() or not theirs.any():
-        return float(ours.any() == theirs.any())
+        return float(bool(ours.any()) == bool(theirs.any()))
     precision, recall = _met(ours, theirs, tolerance_px), _met(theirs, ours, tolerance_px)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
@@ -77,7 +77,7 @@ def _met(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float) -> float:
         like = [(way - 1 + turn) % DIRECTIONS + 1 for turn in (-1, 0, 1)]
         near = cv2.dilate(np.isin(theirs, like).astype(np.uint8), disc)
         met += np.count_nonzero(near[ours == way])
-    return met / np.count_nonzero(ours)
+    return float(met / np.count_nonzero(ours))
 
 
 def _slope(channel: np.ndarray, x: int, y: int) -> np.ndarray:

@@ -29,6 +29,7 @@ def test_damaged_images_are_dropped_and_recoloured_ones_kept(real, guard):
         assert guard.keeps(edge_overlap(image, image))
         assert guard.keeps(edge_overlap(recoloured(image, rng, 0.3), image))
         assert not guard.keeps(edge_overlap(shuffled(recoloured(image, rng), rng), image))
+    assert type(guard.keeps(edge_overlap(fresh[0], fresh[1]))) is bool  # it is written into a table
     assert 0.7 < guard.threshold < 1 and guard.caught > 0.8
 
 
