@@ -73,20 +73,16 @@ class TemplateComparison(Detector):
         if all(one.scope == "none" for normal in self.normal for one in normal):
             return
         for normal, view in zip(self.normal, self.tta.views, strict=True):
-            sums: list[list[Tensor]] = []
+            sums: list[Tensor] = []  # of each term (2, 1, h, w): the differences', and their squares'
             count = 0
             for batch in tqdm(batches, f"OK pairs, image {view.label}", len(batches), delay=2, leave=False):
                 image, template = (view.apply(t.to(self.device)) for t in (batch.image, _required(batch.template)))
                 terms = [t.double() for t in self.differences(image, *self.align(image, template))]
-                new = [[t.sum(0, keepdim=True), t.square().sum(0, keepdim=True)] for t in terms]
-                sums = (
-                    [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)]
-                    if count
-                    else new
-                )
+                new = [torch.stack([t.sum(0), t.square().sum(0)]) for t in terms]
+                sums = [a + b for a, b in zip(sums, new, strict=True)] if count else new
                 count += len(batch)
-            for own, (total, squares) in zip(normal, sums, strict=False):
-                own.fit(count, total, squares)
+            for own, (total, squares) in zip(normal, sums, strict=True):
+                own.fit(count, total[None], squares[None])
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         aligned, seen = self.align(image, _required(template))
