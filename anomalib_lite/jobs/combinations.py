@@ -13,6 +13,7 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
     """Errors: UserError that says why the chosen parts do not go together, and what does."""
     name = type(detector).__name__
     finetuned, generates = bool(cfg.teacher.get("_target_")), bool(cfg.generator.get("_target_"))
+    learns_from_generated = finetuned and cfg.teacher.task["_target_"].endswith("OKAgainstGenerated")
     if cfg.mode.name not in MODES:
         raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{cfg.mode.name}'.")
     if detector.needs_template and cfg.mode.name != "template":
@@ -24,7 +25,7 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
             f"augment changes the images that a network is trained on, and {name} trains none. Take augment=none; "
             "tta=flips looks at the images mirrored, in learning and in testing."
         )
-    if generates and not finetuned:
+    if generates and not learns_from_generated:
         raise UserError(
             f"Generated images weigh in a training's loss, and {name} has no training. Take generator=none, another "
             "detector, or teacher=finetuned_classifier, which learns from them."

@@ -20,7 +20,7 @@ from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import open_finished
 from anomalib_lite.scoring import Threshold
 
-TEMPLATE = "template.png"  # in a run folder
+MODEL, TEMPLATE = "model.safetensors", "template.png"  # in a run folder
 
 
 def build_detector(cfg: DictConfig, weights: str | Path | None = None) -> Detector:
@@ -71,10 +71,10 @@ def golden_template(run: Path) -> Path | None:
 def save_model(folder: Path, detector: Detector, threshold: Threshold) -> int:
     """Writes model.safetensors and threshold.json; returns the model's size in bytes."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as temporary:
+    with atomic_path(folder / MODEL) as temporary:
         save_file(tensors, temporary)
     write_json(folder / "threshold.json", threshold.to_dict())
-    return (folder / "model.safetensors").stat().st_size
+    return (folder / MODEL).stat().st_size
 
 
 def load_model(run: str | Path) -> tuple[Path, DictConfig, Detector, Threshold]:
@@ -82,6 +82,6 @@ def load_model(run: str | Path) -> tuple[Path, DictConfig, Detector, Threshold]:
     folder, cfg = open_finished(run)
     use_threads(cfg)
     detector = build_detector(cfg, weights="none")
-    detector.load_state_dict(load_file(folder / "model.safetensors"))
+    detector.load_state_dict(load_file(folder / MODEL))
     threshold = Threshold.from_dict(json.loads((folder / "threshold.json").read_text()))
     return folder, cfg, detector.eval(), threshold

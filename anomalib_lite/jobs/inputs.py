@@ -52,7 +52,7 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
     train = weighted([*splits.train, *made, *golden], cfg.mode.weights, cfg.mode.generated)
     counts = Counter(s.origin for s in train)
     of_generator = [s for s in train if s.origin.endswith("generated")]
-    teacher = _teacher(cfg, [*splits.train, *golden], data_hash, splits.test, of_generator)
+    teacher = _teacher(cfg, [s for s in train if s not in of_generator], data_hash, splits.test, of_generator)
     key = [
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[counts["real"] :]),
         Path(teacher).parent.name if teacher else None,

@@ -73,7 +73,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.jobs.combinations import check_combination
     from anomalib_lite.jobs.evaluation import find_threshold
-    from anomalib_lite.jobs.inference import TEMPLATE, build_detector, device_of, image_size, save_model
+    from anomalib_lite.jobs.inference import MODEL, TEMPLATE, build_detector, device_of, image_size, save_model
     from anomalib_lite.jobs.inputs import make_inputs
     from anomalib_lite.jobs.outcome import conclude
     from anomalib_lite.jobs.training import train_detector
@@ -83,6 +83,8 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     untrained.finish(torch.zeros(1, 1, 1, 1), image_size(cfg))  # a blur too wide for the images says so now
     with run.stage("inputs"):
         inputs = make_inputs(cfg, splits, data_hash, tracker)
+    if inputs.teacher:
+        run.status["teacher"] = json.loads(Path(inputs.teacher).with_name("outcome.json").read_text())
     if inputs.template:
         with atomic_path(run.path / TEMPLATE) as temporary:
             shutil.copyfile(inputs.template, temporary)
@@ -94,6 +96,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     with run.stage("threshold"):
         threshold = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
     run.status["model_mb"] = round(save_model(run.path, detector, threshold) / 2**20, 2)
+    log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
     result = _evaluate(cfg, run, detector, test, threshold)
     with run.stage("report"):
         conclude(cfg, run, detector, test, result, threshold, tracker)

@@ -144,7 +144,8 @@ def made(kind: type[Detector], **settings: object) -> Detector:
 
 
 TEMPLATE, GENERATOR = {"mode": {"name": "template"}}, {"generator": {"_target_": "x"}}
-TEACHER = {"teacher": {"_target_": "x"}}
+TEACHER = {"teacher": {"_target_": "x", "task": {"_target_": "tasks.CutPaste"}}}
+CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": "tasks.OKAgainstGenerated"}}}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,7 @@ TEACHER = {"teacher": {"_target_": "x"}}
         ({}, made(Comparing), "mode=template"),
         ({}, made(Untrained, augment=Augment(horizontal=0.5)), "augment=none"),
         (GENERATOR, made(Untrained), "has no training"),
+        (GENERATOR | TEACHER, made(Untrained), "teacher=finetuned_classifier"),
         (TEMPLATE, made(Untrained), "changes nothing here"),
         ({"mode": {"name": "both"}}, made(Trained), "no_template, template"),
     ],
@@ -169,7 +171,7 @@ def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector:
         (TEMPLATE | GENERATOR | TEACHER, made(Trained)),
         (TEMPLATE, made(Comparing)),
         (TEMPLATE | TEACHER, made(Untrained)),
-        (GENERATOR | TEACHER, made(Untrained)),
+        (GENERATOR | CLASSIFIER, made(Untrained)),
         ({}, made(Untrained)),
     ],
 )
