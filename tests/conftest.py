@@ -68,6 +68,7 @@ def tiny(tiny_set: Path) -> list[str]:
     return [
         "preset=smoke", "tracking=none", "trainer.threads=1", "data=mvtec_ad", f"data.root={tiny_set.parent}",
         f"data.category={tiny_set.name}", "image_size=48", "batch_size=4", "detector.gaussian.choose=levels",
+        "defects=none",
     ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ report.html.
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC."""
     from anomalib_lite.data.images import ImageSet
+    from anomalib_lite.jobs.defects import open_book
     from anomalib_lite.jobs.evaluation import evaluate_detector
     from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
     from anomalib_lite.jobs.outcome import conclude
@@ -50,9 +51,10 @@ def main(cfg: DictConfig) -> float | None:
         detector.to(device_of(trained))
         with run.stage("evaluate"):
             limit = trained.scoring.aupro_limit
-            result = evaluate_detector(detector, test, threshold, trained.batch_size, limit)
+            book = open_book(source, threshold)
+            result = evaluate_detector(detector, test, threshold, trained.batch_size, limit, book)
         with run.stage("report"):
-            conclude(merged, run, detector, test, result, threshold, Tracker())
+            conclude(merged, run, detector, test, result, threshold, Tracker(), book)
     log.info("%s", run.path)
     return result.metrics["image_auroc"]
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample
+from anomalib_lite.defects.book import DefectBook
+from anomalib_lite.defects.levels import LevelsOfMaps
 from anomalib_lite.detectors.base import Detector
-from anomalib_lite.jobs.inference import run_over
+from anomalib_lite.jobs.defects import add_batch
+from anomalib_lite.jobs.inference import Timed, run_over
 from anomalib_lite.metrics import GroupedPixelMetrics, ImageMetrics
 from anomalib_lite.report.cases import Case, ScoredImage, select_cases
 from anomalib_lite.report.curves import pixel_points
@@ -23,38 +26,51 @@ PER_DEFECT = ("image_auroc", "pixel_auroc", "aupro")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: what metrics.json holds. rows: one for each image, in the samples' order."""
+    """metrics: what metrics.json holds. rows: one for each image, in the samples' order. seconds: of the detector."""
 
     metrics: dict[str, Any]
     rows: list[ScoredImage]
     pixel_points: dict[str, Any] | None
+    seconds: float
 
 
-def find_threshold(detector: Detector, images: ImageSet, batch_size: int, rate: float) -> Threshold:
-    """From held-out OK images alone, for a stated false-alarm rate."""
-    scores, maxima = [], []
+def find_threshold(
+    detector: Detector, images: ImageSet, batch_size: int, rate: float
+) -> tuple[Threshold, LevelsOfMaps]:
+    """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like."""
+    scores, maxima, levels = [], [], LevelsOfMaps()
     for _, prediction in run_over(detector, loader(images, batch_size), "threshold"):
         scores += prediction.score.tolist()
         maxima += MaxScore()(prediction.map).tolist()
-    return threshold_from_ok(scores, maxima, rate)
+        levels.update(prediction.map.numpy())
+    return threshold_from_ok(scores, maxima, rate), levels
 
 
 def evaluate_detector(
-    detector: Detector, images: ImageSet, threshold: Threshold, batch_size: int, aupro_limit: float
+    detector: Detector,
+    images: ImageSet,
+    threshold: Threshold,
+    batch_size: int,
+    aupro_limit: float,
+    book: DefectBook | None = None,
 ) -> Evaluation:
-    """Goes once through the images; memory does not grow with their number."""
+    """Goes once through the images; memory does not grow with their number. book: what takes down the defects."""
     image_metrics, pixel_metrics = ImageMetrics(), GroupedPixelMetrics(limit=aupro_limit)
     rows: list[ScoredImage] = []
-    for batch, prediction in run_over(detector, loader(images, batch_size), "evaluate"):
+    predictions = Timed(run_over(detector, loader(images, batch_size), "evaluate"))
+    for batch, prediction in predictions:
         samples = [images.samples[i] for i in batch.index.tolist()]
         labels, defects = [s.label for s in samples], [s.defect for s in samples]
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
         image_metrics.update(prediction.score, labels, defects)
         pixel_metrics.update(prediction.map, masks, labels, defects)
+        add_batch(book, images, batch, prediction)
         rows += [_row(s, score, threshold) for s, score in zip(samples, prediction.score.tolist(), strict=True)]
     metrics = _summary(image_metrics, pixel_metrics, rows, threshold)
+    if book is not None:
+        metrics["defects"] = dict(book.metrics())
     points = pixel_points(*pixel_metrics.total().histograms) if metrics["pixel_auroc"] is not None else None
-    return Evaluation(metrics, rows, points)
+    return Evaluation(metrics, rows, points, predictions.seconds)
 
 
 def worst_cases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def run_over(detector: Detector, loader: DataLoader, describe: str) -> Iterator[
     for batch in tqdm(loader, describe, delay=2, leave=False):
         map, score = detector.predict_batch(batch)
         yield batch, Prediction(map.float().cpu(), score.float().cpu())
+
+
+class Timed:
+    """Goes through predictions and adds up the seconds that they took, apart from what is done with them."""
+
+    def __init__(self, predictions: Iterator[tuple[Batch, Prediction]]) -> None:
+        self.predictions, self.seconds = predictions, 0.0
+
+    def __iter__(self) -> Iterator[tuple[Batch, Prediction]]:
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(self.predictions)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - begin
+            yield item
 
 
 def shown_to(trained: DictConfig, splits: Splits, golden: Path | None) -> Splits:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from anomalib_lite.data.images import ImageSet
+from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.detectors.base import Detector
 from anomalib_lite.jobs.evaluation import Evaluation, worst_cases, write_predictions
 from anomalib_lite.report.heatmap import overlay
@@ -30,16 +31,19 @@ def conclude(
     result: Evaluation,
     threshold: Threshold,
     tracker: Tracker,
+    book: DefectBook | None = None,
 ) -> None:
     write_json(run.path / "metrics.json", result.metrics)
     write_predictions(run.path / "predictions.csv", result.rows)
+    if book is not None:
+        book.write(run.path)
     pictures: list[Any] = []
     if cfg.tracking.kind != "none":
         cases = worst_cases(detector, images, result.rows, threshold, cfg.batch_size)
-        page = write_report(run.path, cases, pixel_points=result.pixel_points)
+        page = write_report(run.path, cases, pixel_points=result.pixel_points, book=book)
         pictures = [(c.name, overlay(c.image, c.map, threshold.pixel)) for c in cases[:TRACKED_PICTURES]]
         log.info("report: %s", page)
-    tracker.log_result(result.metrics, pictures)
+    tracker.log_result(result.metrics, pictures, book.rows() if book else None)
     log.info("%s", in_words(result.metrics))
 
 

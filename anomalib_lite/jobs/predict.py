@@ -23,14 +23,16 @@ from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.runs.atomic import atomic_path
 
 if TYPE_CHECKING:
+    from anomalib_lite.defects.book import DefectBook
     from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
 
 HELP = """Anomaly scores, maps and overlays for any images, by a trained run.
 
-Writes predictions.csv (image, score, nok), overlays/*.png (heat map on one scale tied to the threshold, so that a good
-part looks calm) and maps/*.tiff (32-bit float) to the output folder. Images that cannot be read are named and skipped;
+Writes predictions.csv (image, score, nok), defects.csv and defects.json (type, measures, severity), overlays/*.png
+(heat map on one scale tied to the threshold, so that a good part looks calm), defects/*.png (outlines in their types'
+colours) and maps/*.tiff (32-bit float) to the output folder. Images that cannot be read are named and skipped;
 the exit status is then 3.
 
   anomalib-lite predict run=runs/default/... images=photos/
@@ -46,6 +48,7 @@ class SkippedImages(UserError):
 @app("predict", HELP)
 def main(cfg: DictConfig) -> None:
     from anomalib_lite.data.images import ImageSet, loader
+    from anomalib_lite.jobs.defects import open_book
     from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, run_over
 
     source, trained, detector, threshold = load_model(cfg.run)
@@ -54,7 +57,7 @@ def main(cfg: DictConfig) -> None:
     template = Path(cfg.template).expanduser() if cfg.template else golden_template(source)
     images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
     output, names = Path(cfg.output).expanduser(), output_names(readable)
-    rows = []
+    rows, book = [], open_book(source, threshold)
     detector.to(device_of(trained))
     for batch, prediction in run_over(detector, loader(images, trained.batch_size), "predict"):
         for k, index in enumerate(batch.index.tolist()):
@@ -64,6 +67,10 @@ def main(cfg: DictConfig) -> None:
                 _write_pixels(output / "maps" / f"{names[index]}.tiff", map)
             if cfg.overlays:
                 _write_overlay(output / "overlays" / f"{names[index]}.png", readable[index], map, threshold)
+            if book is not None:
+                _inspect(book, output, names[index], readable[index], map, cfg.overlays)
+    if book is not None:
+        book.write(output)
     _write_table(output / "predictions.csv", rows)
     flagged = sum(nok for *_, nok in rows)
     log.info("%d images, %d above the threshold %.4g of %s", len(rows), flagged, threshold.image, source)
@@ -94,6 +101,17 @@ def _write_overlay(path: Path, image: Path, map: np.ndarray, threshold: Threshol
     """At the image's own resolution."""
     pixels = overlay(read_image(image), map, threshold.pixel)
     _write_pixels(path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+
+
+def _inspect(book: DefectBook, output: Path, name: str, image: Path, map: np.ndarray, draw: bool) -> None:
+    """Takes down an image's defects; draws their outlines where it has any."""
+    from anomalib_lite.defects.drawing import draw_defects
+
+    pixels = read_image(image)
+    found = book.add(name, pixels, map).defects
+    if found and draw:
+        outlined = draw_defects(pixels, found, book.inspector.settings.types)
+        _write_pixels(output / "defects" / f"{name}.png", cv2.cvtColor(outlined, cv2.COLOR_RGB2BGR))
 
 
 def _write_pixels(path: Path, pixels: np.ndarray) -> None:

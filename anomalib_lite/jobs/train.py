@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import Splits
@@ -24,6 +24,7 @@ from anomalib_lite.runs.tracking import Tracker, tracked
 
 if TYPE_CHECKING:  # the networks' libraries take seconds: they come when there is something to train
     from anomalib_lite.data.images import ImageSet
+    from anomalib_lite.defects.book import DefectBook
     from anomalib_lite.detectors.base import Detector
     from anomalib_lite.jobs.evaluation import Evaluation
     from anomalib_lite.scoring import Threshold
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 HELP = """Learns from OK images, sets the threshold on held-out OK images, measures on the test images.
 
 Writes runs/<experiment_name>/<data>-<detector>-<backbone>-s<seed>-<hash>/ with report.html, metrics.json,
-predictions.csv, figures/ and the model. A run that is done is not run again (force=true does); one that was
-interrupted goes on from its last epoch.
+predictions.csv, defects.csv, figures/ and the model. A run that is done is not run again (force=true does); one that
+was interrupted goes on from its last epoch.
 
   anomalib-lite train                                                    built-in product photographs
   anomalib-lite train data=mvtec_ad data.root=DIR data.category=bottle
@@ -72,6 +73,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
 
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.jobs.combinations import check_combination
+    from anomalib_lite.jobs.defects import make_inspector, open_book
     from anomalib_lite.jobs.evaluation import find_threshold
     from anomalib_lite.jobs.inference import MODEL, TEMPLATE, build_detector, device_of, image_size, save_model
     from anomalib_lite.jobs.inputs import make_inputs
@@ -94,23 +96,34 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     train_detector(cfg, run, detector, train, val, inputs, tracker.logger)
     detector.to(device_of(cfg)).eval()
     with run.stage("threshold"):
-        threshold = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
+        threshold, levels = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
+    with run.stage("inspector"):
+        settings = OmegaConf.to_container(cfg.defects, resolve=True)
+        make_inspector(settings, run.path, train, levels, inputs.template)
+        book = open_book(run.path, threshold)
     run.status["model_mb"] = round(save_model(run.path, detector, threshold) / 2**20, 2)
     log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
-    result = _evaluate(cfg, run, detector, test, threshold)
+    result = _evaluate(cfg, run, detector, test, threshold, book)
     with run.stage("report"):
-        conclude(cfg, run, detector, test, result, threshold, tracker)
+        conclude(cfg, run, detector, test, result, threshold, tracker, book)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)  # needed to resume alone
     return result.metrics["image_auroc"]
 
 
-def _evaluate(cfg: DictConfig, run: RunFolder, detector: Detector, test: ImageSet, threshold: Threshold) -> Evaluation:
+def _evaluate(
+    cfg: DictConfig,
+    run: RunFolder,
+    detector: Detector,
+    test: ImageSet,
+    threshold: Threshold,
+    book: DefectBook | None,
+) -> Evaluation:
     from anomalib_lite.jobs.evaluation import evaluate_detector
 
     with run.stage("evaluate"):
-        result = evaluate_detector(detector, test, threshold, cfg.batch_size, cfg.scoring.aupro_limit)
+        result = evaluate_detector(detector, test, threshold, cfg.batch_size, cfg.scoring.aupro_limit, book)
     if len(test):
-        run.status["ms_per_image"] = round(1000 * run.status["timings"]["evaluate"] / len(test), 2)
+        run.status["ms_per_image"] = round(1000 * result.seconds / len(test), 2)
     return result
 
 

@@ -18,14 +18,18 @@ from anomalib_lite.errors import UserError
 log = logging.getLogger(__name__)
 KINDS = ("wandb", "csv", "none")
 
+Table = tuple[list[str], list[list[Any]]]
+
 
 class Tracker:
     """Does nothing: the run folder's own files hold everything. `logger` is what Lightning gets."""
 
     logger: Any = False
 
-    def log_result(self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]]) -> None:
-        """metrics: as in metrics.json. pictures: caption and uint8 RGB (H, W, 3)."""
+    def log_result(
+        self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]], defects: Table | None = None
+    ) -> None:
+        """metrics: as in metrics.json. pictures: caption and uint8 RGB (H, W, 3). defects: columns and rows."""
 
 
 class WandbTracker(Tracker):
@@ -47,13 +51,18 @@ class WandbTracker(Tracker):
         getattr(self.logger, "_wandb_init", {}).pop("anonymous", None)
         self.logger.experiment.config.update(OmegaConf.to_container(cfg, resolve=True))
 
-    def log_result(self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]]) -> None:
+    def log_result(
+        self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]], defects: Table | None = None
+    ) -> None:
         import wandb
 
         run = self.logger.experiment
         run.summary.update(_flat(metrics))
         if pictures:
             run.log({"images": [wandb.Image(pixels, caption=caption) for caption, pixels in pictures]})
+        if defects and defects[1]:
+            columns, rows = defects
+            run.log({"defects": wandb.Table(columns=columns, data=rows)})
 
 
 @contextmanager

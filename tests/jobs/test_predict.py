@@ -25,6 +25,12 @@ def scores(path: Path) -> dict[str, float]:
     return {"/".join(Path(r["image"]).parts[-2:]): float(r["score"]) for r in rows(path)}
 
 
+def found_defects(folder: Path) -> list[tuple[str, ...]]:
+    """Lines of defects.csv, less what depends on how an image is named."""
+    keys = ("type", "grade", "severity", "area_px", "x", "y")
+    return [tuple(row[key] for key in keys) for row in rows(folder / "defects.csv")]
+
+
 def predict(run_verb: Command, run: Path, images: Path | str, output: Path, *overrides: str) -> Outcome:
     return run_verb("predict", f"run={run}", f"images={images}", f"output={output}", *overrides)
 
@@ -47,10 +53,11 @@ def test_scores_and_verdicts_are_those_of_the_training(
     for name, score in found.items():
         assert score == pytest.approx(trained[name], rel=1e-6), name
     threshold = json.loads((smoke_run / "threshold.json").read_text())["image"]
+    assert found_defects(tmp_path / "out") == found_defects(smoke_run)
     flagged = [r for r in rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
     assert [float(r["score"]) > threshold for r in flagged] == [True] * len(flagged)
     assert f"26 images, {len(flagged)} above the threshold" in done.err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["predictions.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["defects.csv", "defects.json", "predictions.csv"]
 
 
 def test_a_score_does_not_depend_on_the_images_beside_it(
