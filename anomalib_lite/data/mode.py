@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +41,30 @@ def templates_of(splits: Splits) -> list[Path]:
     return sorted({s.template for _, samples in splits for s in samples if s.template})
 
 
+def refuse_held_back(templates: Sequence[Path], splits: Splits) -> None:
+    """Errors: UserError where a template, which is learned from, is a held-out or a test image, by its content."""
+    by_size: dict[int, list[tuple[str, Path]]] = {}
+    for kind, samples in (("held-out", splits.val), ("test", splits.test)):
+        for sample in samples:
+            by_size.setdefault(sample.image.stat().st_size, []).append((kind, sample.image))
+    for template in templates:
+        for kind, image in by_size.get(template.stat().st_size, ()):
+            if filecmp.cmp(template, image, shallow=False):
+                raise UserError(
+                    f"The template {template} is one of the {kind} images, {image}, and mode=template learns from it. "
+                    f"Name an OK image that is learned from anyway, such as data.template={splits.train[0].image}, or "
+                    "keep the template out of the data."
+                )
+
+
 def weighted(samples: Sequence[Sample], weights: Mapping[str, float], generated: float | None = None) -> list[Sample]:
     """Samples with their weight in the loss by origin, those of weight 0 left out.
 
     weights: by origin; only their ratios count, a real image gets 1. generated: weight of any generated image against
     1 for a real one; replaces the ratios of the two origins that generators have. A sample's own weight is a factor.
     """
+    if not weights.get("real", 0) > 0:
+        raise UserError(f"mode.weights.real must be above 0, since the others count against it: {dict(weights)}.")
     relative = {origin: value / weights["real"] for origin, value in weights.items()}
     if generated is not None:
         relative |= {"generated": generated, "template_generated": generated}

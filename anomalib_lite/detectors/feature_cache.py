@@ -55,7 +55,7 @@ class FeatureCache:
         if not known.all():
             fresh = (~known).to(batch.image.device)
             for feature, computed in zip(features, self._compute(batch.image[fresh]), strict=True):
-                feature[fresh] = computed
+                feature[fresh] = computed.to(feature.dtype)  # of lower precision under autocast
         return features
 
     def clear(self) -> None:

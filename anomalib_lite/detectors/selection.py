@@ -66,14 +66,14 @@ class SelectedResidualModel(nn.Module):
         prediction. Chosen in the first view; each view has Gaussians of its own, since a mirrored product is another.
         """
         if len(self.candidates) > 1:
-            self._choose(batches, partial(residuals, view=views[0]), finish)
+            self._choose(batches, partial(residuals, view=views[0]), finish, views[0])
         (model,) = self.candidates.values()
         self.views = nn.ModuleList(deepcopy(model) for _ in views[1:])
         for own, view in zip((model, *self.views), views, strict=True):
             seen = tqdm(batches, f"calibrate {view.label}", delay=2, leave=False)
             own.fit(residuals(batch, view) for batch in seen)
 
-    def _choose(self, batches: Batches, residuals: Callable[[Batch], list[Tensor]], finish: Finish) -> None:
+    def _choose(self, batches: Batches, residuals: Callable[[Batch], list[Tensor]], finish: Finish, view: View) -> None:
         images = batches.dataset
         tried = list(range(0, len(images), self.folds))
         for model in self.candidates.values():
@@ -82,7 +82,8 @@ class SelectedResidualModel(nn.Module):
         for batch in self._trial_batches(images, tried):
             features = residuals(batch)
             for name, (by_image, by_pixel) in trials.items():
-                map, score = finish(self.candidates[name](features), batch.image.shape[-2:])
+                coarse = view.undo(self.candidates[name](features))  # the masks are of the image as it is
+                map, score = finish(coarse, batch.image.shape[-2:])
                 by_image.update(score, batch.label.tolist())
                 by_pixel.update(map, batch.mask, batch.label.tolist())
         for name, (by_image, by_pixel) in trials.items():

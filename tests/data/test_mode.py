@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data.mode import templates_of, weighted, with_template, without_template
+from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.errors import UserError
 
@@ -28,6 +28,18 @@ def test_one_template_for_all_or_one_for_each() -> None:
     assert templates_of(splits("b", "a", "a")) == [Path("a"), Path("b")]
     with pytest.raises(UserError, match=r"1\.png has none.*data.template"):
         templates_of(splits("a", None, "a"))
+
+
+def test_a_template_with_the_content_of_a_held_back_image_is_refused(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("train", "val", "test", "like_val", "golden")}
+    contents = [b"one", b"two", b"six", b"two", b"new"]
+    for path, content in zip(files.values(), contents, strict=True):
+        path.write_bytes(content)
+    held_back = Splits(*([Sample(files[name], OK)] for name in ("train", "val", "test")))
+    refuse_held_back([files["train"], files["golden"]], held_back)
+    for name, kind in (("like_val", "held-out"), ("test", "test")):
+        with pytest.raises(UserError, match=f"{name} is one of the {kind} images, .*data.template={files['train']}"):
+            refuse_held_back([files["golden"], files[name]], held_back)
 
 
 def origins(*names: str) -> list[Sample]:
@@ -56,5 +68,7 @@ def test_a_samples_own_weight_is_a_factor() -> None:
 def test_unknown_origins_and_negative_weights_are_refused() -> None:
     with pytest.raises(UserError, match="template_generated"):
         weighted(origins("template_generated"), {"real": 1, "generated": 1})
+    with pytest.raises(UserError, match=r"real must be above 0"):
+        weighted(origins("real"), {"real": 0, "generated": 1})
     with pytest.raises(UserError, match="negative"):
         weighted(origins("real"), {"real": 1, "generated": -1})

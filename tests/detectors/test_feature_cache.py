@@ -75,6 +75,17 @@ def test_numbered_images_are_not_computed_again_beside_others(images: ImageSet):
     assert teacher.seen == before + 1
 
 
+def test_features_computed_in_lower_precision_join_the_kept_ones(images: ImageSet):
+    """Under autocast, those of augmented images come as bfloat16."""
+    cache, teacher, _ = cached(images, 100)
+    cache.compute = lambda image: [feature.bfloat16() for feature in teacher(image)]
+    batch = images[[1, 2]]
+    batch.index[1] = UNNUMBERED
+    found = cache.get(batch)[0]
+    assert found.dtype == torch.float32 and torch.equal(found[0], batch.image[0] * 2)
+    torch.testing.assert_close(found[1], batch.image[1] * 2, atol=1e-2, rtol=1e-2)
+
+
 def test_an_interrupted_filling_is_not_used(images: ImageSet):
     teacher = Teacher()
     cache = FeatureCache(teacher, 100)

@@ -57,6 +57,16 @@ def test_the_model_that_finds_drawn_defects_is_kept_alone(images: ImageSet) -> N
     assert torch.equal(model(probe), fixed(probe)), "the choice is fitted again on all images"
 
 
+def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(images: ImageSet) -> None:
+    class Mirrored(Seeing):
+        def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
+            return [view.apply(feature) for feature in super().__call__(batch, view)]
+
+    model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, synthetic=24)
+    model.fit(loader(images, 8), Mirrored(), Detector(GaussianBlur(1.0), MaxScore()).finish, [View("both")])
+    assert model.trials["seeing"]["pixel_auroc"] > 0.8
+
+
 def test_a_fixed_choice_tries_nothing(images: ImageSet) -> None:
     model, residuals = chosen(images, "blind")
     assert list(model.candidates) == ["blind"] and residuals.drawn == 0 and model.trials == {}
