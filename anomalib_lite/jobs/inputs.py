@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from anomalib_lite.augment.colour_match import matched_template
-from anomalib_lite.data.mode import templates_of, weighted, with_template, without_template
+from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
 from anomalib_lite.data.sample import OK, Sample, Splits
 
 
@@ -38,21 +38,21 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
     template = None
     if cfg.mode.name == "template":
         templates = templates_of(splits)
+        refuse_held_back(templates, splits)
         if len(templates) == 1:
             template = matched_template(templates[0], [s.image for s in splits.train], artifacts, cfg.mode.colours)
             splits, templates = with_template(splits, template), [template]
-        known = {s.image for s in splits.train}
-        golden = [Sample(t, OK, template=t, origin="template") for t in templates if t not in known]
-        if len(golden) > 1:  # pairs' own: those of the training images alone
-            own = {s.template for s in splits.train}
-            golden = [g for g in golden if g.image in own]
+        # of pairs, the training images' own alone
+        learned = {s.template for s in splits.train} - {s.image for s in splits.train}
+        golden = [Sample(t, OK, template=t, origin="template") for t in templates if t in learned]
     else:
         splits = without_template(splits)
     made = _generated(cfg, splits, template, data_hash, tracker)
     train = weighted([*splits.train, *made, *golden], cfg.mode.weights, cfg.mode.generated)
     counts = Counter(s.origin for s in train)
+    real_or_template = [s for s in train if not s.origin.endswith("generated")]
     of_generator = [s for s in train if s.origin.endswith("generated")]
-    teacher = _teacher(cfg, [s for s in train if s not in of_generator], data_hash, splits.test, of_generator)
+    teacher = _teacher(cfg, real_or_template, data_hash, splits, of_generator)
     key = [
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[counts["real"] :]),
         Path(teacher).parent.name if teacher else None,
@@ -63,17 +63,17 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
 def _generated(cfg: DictConfig, splits: Splits, template: Path | None, data_hash: str, tracker: Any) -> list[Sample]:
     if not cfg.generator.get("_target_"):
         return []
+    from lightning.pytorch.utilities.seed import isolate_rng
+
     from anomalib_lite.jobs.generation import generated_samples
 
-    made = generated_samples(cfg, splits.train, template, data_hash, tracker)
-    return [dataclasses.replace(s, template=template) for s in made]
+    with isolate_rng():  # the run goes on as if the images had been there
+        return generated_samples(cfg, splits.train, template, data_hash, tracker)
 
 
-def _teacher(
-    cfg: DictConfig, ok: list[Sample], data_hash: str, test: list[Sample], generated: list[Sample]
-) -> str | None:
+def _teacher(cfg: DictConfig, ok: list[Sample], data_hash: str, splits: Splits, generated: list[Sample]) -> str | None:
     if not cfg.teacher.get("_target_"):
         return None
     from anomalib_lite.jobs.teacher import teacher_weights
 
-    return teacher_weights(cfg, ok, data_hash, test, generated)
+    return teacher_weights(cfg, ok, data_hash, splits.test, generated, splits.val)

@@ -34,18 +34,24 @@ WEIGHTS = "weights.safetensors"
 
 
 def teacher_weights(
-    cfg: DictConfig, ok: Sequence[Sample], data_hash: str, test: Sequence[Sample], generated: Sequence[Sample] = ()
+    cfg: DictConfig,
+    ok: Sequence[Sample],
+    data_hash: str,
+    test: Sequence[Sample],
+    generated: Sequence[Sample] = (),
+    held_out: Sequence[Sample] = (),
 ) -> str | None:
     """The file of the fine-tuned backbone, made where it is not there yet; None where the teacher stays frozen.
 
     ok: the OK training images and, in template mode, the template, each with its weight; no held-out ones, which set
-    the threshold. data_hash: fingerprint of the data that they come from. test: images that must not take part.
+    the threshold. data_hash: fingerprint of the data that they come from. test, held_out: images that must not take
+    part.
     Beside the weights lie outcome.json (accuracies on held-out images, blocks, seconds) and history.csv.
     """
     if not cfg.teacher.get("_target_"):
         return None
     settings: Settings = instantiate(cfg.teacher)
-    nok = _nok(settings, Path(cfg.data.get("root") or "."), ok, test)
+    nok = _nok(settings, Path(cfg.data.get("root") or "."), ok, test, held_out)
     samples = _relative(settings.task.samples(_weighing(ok), _weighing([*generated, *nok])))
     size = image_size(cfg) if settings.image_size is None else image_size(cfg.teacher)
     folder = Path(cfg.paths.artifacts) / f"teacher-{_key(cfg, samples, size, data_hash)}"
@@ -136,13 +142,16 @@ def _may_be_held_out(sample: Sample, generated: bool) -> bool:
     return sample.origin == "real" and sample.label == OK
 
 
-def _nok(settings: Settings, root: Path, ok: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
+def _nok(
+    settings: Settings, root: Path, ok: Sequence[Sample], test: Sequence[Sample], held_out: Sequence[Sample] = ()
+) -> list[Sample]:
     """Errors: UserError where one of them is a test image or an OK one, by its path or by its content."""
     if settings.nok is None:
         return []
     images = expand(OmegaConf.to_container(settings.nok) if OmegaConf.is_list(settings.nok) else settings.nok, root)
     digests = {image: _digests(image) for image in images}
-    for kind, others in (("test", test), ("OK training", [s for s in ok if s.origin == "real"])):
+    real = [s for s in ok if s.origin == "real"]
+    for kind, others in (("test", test), ("OK training", real), ("held-out OK", held_out)):
         known: set[Any] = set().union(*(_digests(s.image) for s in others))
         twice = [image for image in images if digests[image] & known]
         if twice:

@@ -103,8 +103,9 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
     folder = run.path / "checkpoints"
     # each epoch, whatever its loss: Lightning's save_last waits for the monitored value to improve
     checkpoints = [ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
-    if cfg.keep == "best":
-        checkpoints.append(ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False))
+    if cfg.keep == "best":  # before the last, which remembers for a resumed training which epoch was the best
+        best = ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)
+        checkpoints.insert(0, best)
     trainer = Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
@@ -129,5 +130,5 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
         weights_only=False,  # our own file: optimizer state and history
     )
     if cfg.keep == "best":
-        best = torch.load(checkpoints[-1].best_model_path, map_location="cpu", weights_only=False)
-        detector.load_state_dict(best["state_dict"])
+        kept = torch.load(checkpoints[0].best_model_path, map_location="cpu", weights_only=False)
+        detector.load_state_dict(kept["state_dict"])

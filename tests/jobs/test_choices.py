@@ -44,7 +44,7 @@ def scores(table: Path) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def template(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("golden") / "golden.png"
-    shutil.copy(sorted((tiny_set / "train/good").glob("*.png"))[0], path)
+    shutil.copy(sorted((tiny_set / "train/good").glob("*.png"))[1], path)  # the first one is held out
     return path
 
 
@@ -101,6 +101,16 @@ def test_the_template_takes_part_in_the_training_and_is_hidden_without_its_mode(
 def test_template_mode_without_a_template_says_what_is_missing(run_verb: Command, tiny: list[str], tmp_path: Path):
     done = run_verb("train", *tiny, "mode=template", f"paths.artifacts={tmp_path}/artifacts")
     assert done.status == 2 and "data.template=FILE" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("held_back", ["train/good/000.png", "test/good/000.png"], ids=["held out", "test"])
+def test_a_template_that_is_held_out_or_tested_on_is_refused(
+    run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path, held_back: str
+):
+    copy = shutil.copy(tiny_set / held_back, tmp_path / "golden.png")
+    done = run_verb("train", *tiny, "mode=template", f"data.template={copy}", f"paths.artifacts={tmp_path}/artifacts")
+    assert done.status == 2 and "learns from it" in done.err and "Traceback" not in done.err
+    assert not list((tmp_path / "artifacts").glob("trained-*"))
 
 
 def test_generated_images_train_by_their_weight_and_a_sweep_trains_their_generator_once(

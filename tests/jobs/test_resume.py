@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from lightning import Trainer
 
 from anomalib_lite.detectors.stfpm import STFPM
 from anomalib_lite.jobs import training
@@ -121,6 +123,37 @@ def test_a_training_cut_off_at_its_end_is_not_lost(
     done = run_verb(*overrides(tiny, tmp_path))
     assert done.status == 0 and "resuming the training from" in done.err and len(epochs_trained) == 6
     assert epochs(run) == ["epoch", "1", "2", "3"] and same(run, undisturbed)
+
+
+def test_the_best_epoch_is_remembered_over_an_interruption(
+    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first epoch is the best; the training breaks off as soon as it can be resumed from it."""
+
+    def worse_each_epoch(self: STFPM, *_):
+        self.log("val_loss", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1)
+
+    def cut(self: Trainer, path, *arguments, **named):
+        save(self, path, *arguments, **named)
+        if str(path).endswith("last.ckpt"):
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(STFPM, "validation_step", worse_each_epoch)
+    command, save, load = [*overrides(tiny, tmp_path), "keep=best"], Trainer.save_checkpoint, torch.load
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_checkpoint", cut)
+        assert run_verb(*command).status == 1
+    kept: list[int] = []
+
+    def loaded(path, *arguments, **named):
+        found = load(path, *arguments, **named)
+        if str(path).endswith("best.ckpt"):
+            kept.append(found["epoch"])
+        return found
+
+    monkeypatch.setattr(torch, "load", loaded)
+    done = run_verb(*command)
+    assert done.status == 0 and "resuming the training from" in done.err and kept == [0]
 
 
 def test_an_interrupted_training_says_that_it_can_go_on(

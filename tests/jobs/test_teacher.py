@@ -53,7 +53,8 @@ def made(cfg: DictConfig) -> set[str]:
 
 
 def weights(cfg: DictConfig, splits: Splits, ok: list[Sample] | None = None, generated: tuple[Sample, ...] = ()) -> str:
-    path = teacher_weights(cfg, splits.train if ok is None else ok, fingerprint(splits), splits.test, generated)
+    learned = splits.train if ok is None else ok
+    path = teacher_weights(cfg, learned, fingerprint(splits), splits.test, generated, splits.val)
     assert path is not None
     return path
 
@@ -196,11 +197,11 @@ def test_nok_images_take_part_with_their_weight(configure: Compose, splits: Spli
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["by its path", "copied elsewhere"])
-@pytest.mark.parametrize("kind", ["test", "OK training"])
+@pytest.mark.parametrize("kind", ["test", "OK training", "held-out OK"])
 def test_nok_images_that_are_tested_on_or_ok_are_refused(
     kind: str, copied: bool, configure: Compose, splits: Splits, tmp_path: Path
 ):
-    image = (splits.test if kind == "test" else splits.train)[-1].image
+    image = {"test": splits.test, "OK training": splits.train, "held-out OK": splits.val}[kind][-1].image
     if copied:
         image = Path(shutil.copy(image, tmp_path / "renamed.png"))
     write_image(tmp_path / "bad.png", 50, mark=True)
