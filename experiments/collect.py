@@ -32,6 +32,8 @@ def read_runs(folder: Path) -> pd.DataFrame:
         metrics = json.loads((run / "metrics.json").read_text())
         config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
         variant = run.name.rsplit("-s", 1)[0]
+        if config["mode"]["generated"] is not None:
+            variant += f"-weight_{config['mode']['generated']:g}"
         per_defect = {f"{d}_image_auroc": v["image_auroc"] for d, v in metrics["per_defect"].items()}
         rows.append(
             {"variant": variant, "seed": config["seed"]}
@@ -64,7 +66,7 @@ def differences(runs: pd.DataFrame, reference: str) -> str:
     known = runs[runs.variant == reference].set_index("seed")
     if known.empty:
         sys.exit(f"no variant {reference}; there are: {', '.join(runs.variant.unique())}")
-    data = reference.split("-")[0]
+    data = reference.split("-stfpm")[0]
     lines = [f"| against {reference} | seeds | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
     for variant, group in runs[runs.variant.str.startswith(data) & (runs.variant != reference)].groupby("variant"):
         own = group.set_index("seed")

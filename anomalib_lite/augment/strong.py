@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ def strongly_changed(image: Tensor, seed: int) -> Tensor:
     image: (B, 3, H, W) in [0, 1]; returns the like. The global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch reads 32 bits of a seed
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         return _changes()(image).clamp(0, 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class View:
     def __post_init__(self) -> None:
         if self.flip not in FLIPS:
             raise UserError(f"A view's flip must be one of {', '.join(FLIPS)}, not '{self.flip}'.")
+        if min(self.brightness, self.contrast, self.saturation) < 0:
+            raise UserError("A view's brightness, contrast and saturation are factors, 0 or more.")
 
     @property
     def identity(self) -> bool:
@@ -63,6 +65,13 @@ class View:
         return map.flip(FLIPS[self.flip]) if FLIPS[self.flip] else map
 
 
+def _read(view: Mapping[str, Any]) -> View:
+    known = [field.name for field in fields(View)]
+    if wrong := [str(key) for key in view if key not in known]:
+        raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
+    return View(**view)
+
+
 class TestTimeAugmentation(nn.Module):
     """The views, and how their maps are reduced to one.
 
@@ -77,7 +86,7 @@ class TestTimeAugmentation(nn.Module):
             raise UserError("tta.views is empty: name at least one view, e.g. {} for the image as it is.")
         if reduce not in REDUCE:
             raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
-        self.views = [view if isinstance(view, View) else View(**view) for view in views]
+        self.views = [view if isinstance(view, View) else _read(view) for view in views]
         self.how = reduce
 
     def reduce(self, maps: Sequence[Tensor]) -> Tensor:

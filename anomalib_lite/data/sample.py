@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+from torch import Tensor
 
 OK, NOK = 0, 1
 UNNUMBERED = -1  # index of an image that is no sample's own: augmented, or with drawn defects
@@ -63,3 +64,8 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def to(self, device: torch.device) -> Batch:
+        """On a device, all but `index`, which points into what lies in memory."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "index"}
+        return replace(self, **{name: t if t is None else t.to(device) for name, t in moved.items()})

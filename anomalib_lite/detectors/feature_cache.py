@@ -39,7 +39,7 @@ class FeatureCache:
                     else []
                 )
             for store, feature in zip(kept, features, strict=False):
-                store[batch.index] = feature.movedim(1, -1).cpu()
+                store[batch.index.cpu()] = feature.movedim(1, -1).cpu()
             yield features
         self._kept = kept or None
 

@@ -35,9 +35,9 @@ class PositionGaussian(Fitted):
         pooled = own.mean(0)
         channels = pooled.shape[0]
         covariance = (1 - self.shrinkage) * own + self.shrinkage * pooled
-        covariance += self.ridge * pooled.diagonal().mean() * torch.eye(channels, dtype=own.dtype)
+        covariance += self.ridge * pooled.diagonal().mean() * torch.eye(channels, dtype=own.dtype, device=own.device)
         lower = torch.linalg.cholesky(covariance)
-        identity = torch.eye(channels, dtype=own.dtype).expand_as(lower)
+        identity = torch.eye(channels, dtype=own.dtype, device=own.device).expand_as(lower)
         self.mean = mean.float()
         self.precision_root = torch.linalg.solve_triangular(lower, identity, upper=False).float().contiguous()
 

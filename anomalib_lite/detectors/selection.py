@@ -84,8 +84,8 @@ class SelectedResidualModel(nn.Module):
             for name, (by_image, by_pixel) in trials.items():
                 coarse = view.undo(self.candidates[name](features))  # the masks are of the image as it is
                 map, score = finish(coarse, batch.image.shape[-2:])
-                by_image.update(score, batch.label.tolist())
-                by_pixel.update(map, batch.mask, batch.label.tolist())
+                by_image.update(score.cpu(), batch.label.tolist())
+                by_pixel.update(map.cpu(), batch.mask, batch.label.tolist())
         for name, (by_image, by_pixel) in trials.items():
             values = by_image.compute().values | by_pixel.compute().values
             self.trials[name] = {key: round(values[key], 4) for key in CRITERIA}

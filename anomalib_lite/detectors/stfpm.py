@@ -117,6 +117,7 @@ class STFPM(Detector):
         return fuse(self._distances(self._targets(features), self._answers(image)), self.fusion)
 
     def _residuals_of(self, batch: Batch, view: View) -> list[Tensor]:
+        batch = batch.to(self.device)
         image = view.apply(batch.image).contiguous(memory_format=torch.channels_last)
         return self._residuals(self._cache.get(batch) if view.identity else self.teacher(image), image)
 

@@ -18,6 +18,8 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
         raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{cfg.mode.name}'.")
     if detector.needs_template and cfg.mode.name != "template":
         raise UserError(f"{name} compares each image with a template, which mode=no_template hides. Add mode=template.")
+    if finetuned and getattr(detector, "backbone", detector) is None:
+        raise UserError(f"A teacher is a fine-tuned backbone, and {name} as configured has none. Take teacher=frozen.")
     if detector.epochs:
         return
     if detector.augment is not None:

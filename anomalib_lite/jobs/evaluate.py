@@ -39,7 +39,9 @@ def main(cfg: DictConfig) -> float | None:
 
     source, trained, detector, threshold = load_model(cfg.run)
     data = cfg.get("data") or trained.data  # data=null leaves no such key
-    splits = shown_to(trained, instantiate(data), None if cfg.get("data") else golden_template(source))
+    splits = instantiate(data)
+    own = not cfg.get("data") or any(s.template is None for s in splits.test)  # other data may bring templates
+    splits = shown_to(trained, splits, golden_template(source) if own else None)
     choice = HydraConfig.get().runtime.choices.data or "own"
     run = RunFolder(Path(cfg.output).expanduser() if cfg.output else source / f"evaluation-{choice}")
     seed_everything(trained.seed)

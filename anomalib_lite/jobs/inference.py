@@ -17,6 +17,7 @@ from tqdm import tqdm
 from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Batch, Splits
 from anomalib_lite.detectors.base import Detector, Prediction
+from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import open_finished
 from anomalib_lite.scoring import Threshold
@@ -99,6 +100,8 @@ def save_model(folder: Path, detector: Detector, threshold: Threshold) -> int:
 def load_model(run: str | Path) -> tuple[Path, DictConfig, Detector, Threshold]:
     """A finished run's folder, configuration, detector and threshold. The backbone's weights come from the run."""
     folder, cfg = open_finished(run)
+    if missing := [key for key in ("mode", "augment", "tta") if key not in cfg]:
+        raise UserError(f"{folder} was trained by an older version ({', '.join(missing)} missing): train it again.")
     use_threads(cfg)
     detector = build_detector(cfg, weights="none")
     detector.load_state_dict(load_file(folder / MODEL))

@@ -61,7 +61,7 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
 
 
 def _generated(cfg: DictConfig, splits: Splits, template: Path | None, data_hash: str, tracker: Any) -> list[Sample]:
-    if not cfg.generator.get("_target_"):
+    if not cfg.generator.get("_target_") or cfg.mode.generated == 0:
         return []
     from lightning.pytorch.utilities.seed import isolate_rng
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
 from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.base import Detector
-from anomalib_lite.jobs.inference import image_size
+from anomalib_lite.jobs.inference import device_of, image_size
 from anomalib_lite.jobs.inputs import Inputs
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -59,9 +62,10 @@ def train_detector(
     only in what comes after the training (`Detector.after_training`, scoring, tta) train once: the trained weights are
     an artifact.
     """
-    in_order = loader(train.first(inputs.real), cfg.batch_size)
+    device = device_of(cfg)
+    in_order = OnDevice(loader(train.first(inputs.real), cfg.batch_size), device)
     with run.stage("prepare"):
-        detector.prepare(in_order)
+        detector.to(device).prepare(in_order)
     if detector.epochs:
         trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, inputs)}"
         with run.stage("train"):
@@ -74,8 +78,21 @@ def train_detector(
         detector.load_state_dict(load_file(trained / "weights.safetensors"), strict=False)
         run.status["train_seconds"] = json.loads((trained / "seconds.json").read_text())
     with run.stage("calibrate"):
-        detector.calibrate(in_order)
+        detector.to(device).calibrate(in_order)  # Lightning takes it back to the CPU
     run.status |= detector.notes
+
+
+class OnDevice:
+    """A loader whose batches come on the detector's device."""
+
+    def __init__(self, batches: DataLoader[Batch], device: torch.device) -> None:
+        self.batches, self.device, self.dataset = batches, device, batches.dataset
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.to(self.device) for batch in self.batches)
 
 
 def _training_key(cfg: DictConfig, detector: Detector, inputs: Inputs) -> str:

@@ -22,13 +22,14 @@ from anomalib_lite.runs.atomic import write_json, write_text
 
 # what does not change the result: where things lie, how they are tracked, and how a run is called
 UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_limit_mb")
+WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
 
 
 def run_hash(cfg: DictConfig, data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
-    defining["data"] = {k: v for k, v in defining.get("data", {}).items() if k not in ("root", "manifest")}
+    defining["data"] = {k: v for k, v in defining.get("data", {}).items() if k not in WHERE}
     text = json.dumps([defining, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

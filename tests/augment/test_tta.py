@@ -81,5 +81,9 @@ def test_wrong_views_are_refused() -> None:
         View("sideways")
     with pytest.raises(UserError, match="empty"):
         TestTimeAugmentation([])
+    with pytest.raises(UserError, match="no 'mirror'; it has flip, brightness"):
+        TestTimeAugmentation([{"mirror": "both"}])
+    with pytest.raises(UserError, match="0 or more"):
+        View(brightness=-1)
     with pytest.raises(UserError, match="mean, max"):
         TestTimeAugmentation([{}], "median")
