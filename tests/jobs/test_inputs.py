@@ -1,0 +1,82 @@
+"""What a training starts from: the order and weights of its images, and which templates take part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.inputs import make_inputs
+from tests.made import write_image
+
+WEIGHTS = {"real": 5, "generated": 1, "template_generated": 2, "template": 10}
+
+
+def config(folder: Path, mode: str, **generator: object) -> OmegaConf:
+    given = {"name": mode, "colours": "none", "weights": WEIGHTS, "generated": None}
+    return OmegaConf.create(
+        {
+            "seed": 0,
+            "mode": given,
+            "paths": {"artifacts": str(folder / "artifacts")},
+            "generator": {"_target_": None, **generator},
+            "teacher": {"_target_": None},
+        }
+    )
+
+
+def pairs(folder: Path) -> Splits:
+    """Six images, each with a template of its own: three to learn from, one held out, two for testing."""
+    samples = []
+    for k in range(6):
+        image, template = (
+            write_image(folder / f"{k}.png", seed=k),
+            write_image(folder / f"{k}_template.png", seed=10 + k),
+        )
+        samples.append(Sample(image, NOK if k == 5 else OK, template=template))
+    return Splits(samples[:3], samples[3:4], samples[4:])
+
+
+def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path: Path) -> None:
+    made = make_inputs(config(tmp_path, "template"), pairs(tmp_path), "hash")
+    assert made.template is None and made.real == 3
+    assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["template"] * 3
+    assert [s.image.name for s in made.splits.train[3:]] == [f"{k}_template.png" for k in range(3)]
+    assert [s.weight for s in made.splits.train] == [1] * 3 + [2] * 3
+    assert [s.template for s in made.splits.test] == [s.template for s in pairs(tmp_path).test], "each keeps its own"
+
+
+def test_without_template_mode_no_template_is_seen(tmp_path: Path) -> None:
+    made = make_inputs(config(tmp_path, "no_template"), pairs(tmp_path), "hash")
+    assert len(made.splits.train) == made.real == 3
+    assert all(s.template is None for _, samples in made.splits for s in samples)
+
+
+def test_a_held_out_image_is_no_template(tmp_path: Path) -> None:
+    splits = pairs(tmp_path)
+    held = splits.val[0].image
+    with pytest.raises(UserError, match=held.name):
+        one = Splits(*([Sample(s.image, s.label, template=held) for s in samples] for _, samples in splits))
+        make_inputs(config(tmp_path, "template"), one, "hash")
+
+
+def test_generated_images_leave_the_runs_randomness_alone(tmp_path: Path) -> None:
+    """Made now or found, the student that follows starts from the same numbers."""
+    target = {
+        "_target_": "tests.generators.tiny.Recolour",
+        "count": 4,
+        "seed": 0,
+        "structure_guard": {"enabled": False},
+    }
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        made = make_inputs(config(tmp_path, "no_template", **target), pairs(tmp_path), "hash")
+        drawn.append(torch.rand(3))
+        assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["generated"] * 4
+        assert [s.weight for s in made.splits.train[3:]] == [0.2] * 4
+    assert torch.equal(*drawn)
