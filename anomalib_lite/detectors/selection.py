@@ -118,11 +118,10 @@ class SelectedResidualModel(nn.Module):
         stored = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
         if stored:
             self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
-            (model,) = self.candidates.values()
-            twins = {
-                key.removeprefix(f"{prefix}views.").split(".")[0] for key in state_dict if f"{prefix}views." in key
-            }
-            self.views = nn.ModuleList(deepcopy(model) for _ in twins)
+            head = f"{prefix}views."
+            twins = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
+            # while training goes on nothing is chosen yet, and there are no twins
+            self.views = nn.ModuleList(deepcopy(*self.candidates.values()) for _ in twins)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

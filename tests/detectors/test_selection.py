@@ -83,3 +83,12 @@ def test_a_saved_choice_loads_into_an_open_one(images: ImageSet) -> None:
 def test_an_unknown_choice_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match="auto or one of blind"):
         SelectedResidualModel({"blind": ResidualModel([[1]])}, choose="bland")
+
+
+def test_a_model_that_has_not_chosen_yet_loads_too() -> None:
+    """As a checkpoint in the middle of the training holds it."""
+    candidates = {"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}
+    open_one = SelectedResidualModel(candidates)
+    again = SelectedResidualModel({name: ResidualModel([[0]]) for name in candidates})
+    again.load_state_dict(open_one.state_dict())
+    assert list(again.candidates) == ["blind", "seeing"] and len(again.views) == 0
