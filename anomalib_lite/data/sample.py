@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
-from torch import Tensor
+    from torch import Tensor
 
 OK, NOK = 0, 1
 UNNUMBERED = -1  # index of an image that is no sample's own: augmented, or with drawn defects
