@@ -39,7 +39,7 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import build
 from anomalib_lite.cli import MALLOC
 from anomalib_lite.data import mvtec_ad
-from anomalib_lite.data.images import ImageSet, loader, to_float
+from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.detectors.candidates import gather_candidates
 from anomalib_lite.detectors.coreset import greedy_centres, random_projection
@@ -105,7 +105,7 @@ def drawn(images: ImageSet, count: int, seed: int = 0, size: int = 20) -> Iterat
     for start in range(0, count, size):
         batch = images[[k % len(images) for k in range(start, min(start + size, count))]]
         others = images[rng.integers(len(images), size=len(batch)).tolist()]
-        pixels, textures = ((b.image * 255).round().byte().permute(0, 2, 3, 1).numpy() for b in (batch, others))
+        pixels, textures = (to_pixels(b.image) for b in (batch, others))
         for k in range(len(batch)):
             pixels[k], mask = synthesize(pixels[k], textures[k], rng)
             batch.mask[k, 0], batch.label[k] = torch.from_numpy(mask), NOK if mask.any() else OK

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.jobs.inference import golden_template, image_size, load_model, run_over, shown_to
 from anomalib_lite.report.ink import save_png
@@ -49,7 +49,7 @@ def main(figure: str, *named: str) -> None:
         if len({part[0].image for part in parts}) > 1:
             sys.exit("the runs were not tested on the same images")
         batch = images[index]
-        pixels = (batch.image[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        pixels = to_pixels(batch.image)[0]
         mask = batch.mask[0, 0].numpy() if sample.mask else None
         name = f"{sample.defect or 'good'}  {sample.image.name}"
         rows.append(Row(name, pixels, mask, [part[1] for part in parts]))

@@ -118,6 +118,11 @@ def to_float(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
 
 
+def to_pixels(image: Tensor) -> np.ndarray:
+    """The way back: float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3)."""
+    return (image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 class ShuffledByEpoch(Sampler[int]):
     """A permutation that depends on the seed and the epoch alone, so that a resumed training sees the same order.
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import synthesize
 from anomalib_lite.augment.tta import View
-from anomalib_lite.data.images import ImageSet, to_float
+from anomalib_lite.data.images import ImageSet, to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, UNNUMBERED, Batch
 from anomalib_lite.detectors.base import Batches, Prediction
 from anomalib_lite.detectors.residual import ResidualModel
@@ -101,9 +101,9 @@ class SelectedResidualModel(nn.Module):
         for start in range(0, len(plain) + len(drawn), size):
             part = (plain + drawn)[start : start + size]
             batch = images[[index for index, _ in part]]
-            pixels = (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            pixels = to_pixels(batch.image)
             others = images[rng.choice(tried, len(part)).tolist()]
-            textures = (others.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            textures = to_pixels(others.image)
             for k, (_, defective) in enumerate(part):
                 if defective:
                     pixels[k], mask = synthesize(pixels[k], textures[k], rng)

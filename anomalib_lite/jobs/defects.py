@@ -53,7 +53,9 @@ def add_batch(book: DefectBook | None, images: ImageSet, batch: Batch, predictio
     """Inspects a batch of maps; without a book nothing happens. Names are the last two parts of the paths."""
     if book is None:
         return
-    for k, (index, picture) in enumerate(zip(batch.index.tolist(), _pixels(batch), strict=True)):
+    from anomalib_lite.data.images import to_pixels
+
+    for k, (index, picture) in enumerate(zip(batch.index.tolist(), to_pixels(batch.image), strict=True)):
         sample = images.samples[index]
         mask = batch.mask[k, 0].numpy() if sample.mask is not None else None
         name = "/".join(sample.image.parts[-2:])
@@ -62,10 +64,8 @@ def add_batch(book: DefectBook | None, images: ImageSet, batch: Batch, predictio
 
 
 def _real(images: ImageSet) -> Iterator[np.ndarray]:
+    from anomalib_lite.data.images import to_pixels
+
     for index, sample in enumerate(images.samples):
         if sample.origin == "real":
-            yield _pixels(images[[index]])[0]
-
-
-def _pixels(batch: Batch) -> np.ndarray:
-    return (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            yield to_pixels(images[[index]].image)[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.defects.levels import LevelsOfMaps
@@ -81,7 +81,7 @@ def worst_cases(
     subset = ImageSet([images.samples[i] for i in chosen], images.size, ram_limit_mb=0)
     cases = []
     for batch, prediction in run_over(detector, loader(subset, batch_size), "gallery"):
-        pixels = (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        pixels = to_pixels(batch.image)
         for k, index in enumerate(batch.index.tolist()):
             row = rows[chosen[index]]
             mask = batch.mask[k, 0].numpy() if batch.has_mask[k] else None
