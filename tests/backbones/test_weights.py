@@ -20,12 +20,17 @@ from anomalib_lite.errors import UserError
 PALACE, DAISY = 698, 985  # ImageNet's classes of scikit-learn's two photographs
 
 
+@pytest.fixture(scope="module", params=["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def classifier() -> torch.nn.Module:
+def classifier(name: str) -> torch.nn.Module:
     import timm
 
-    model = timm.create_model("tf_efficientnet_lite0")
-    load_weights(model, "bundled", library="timm", name="tf_efficientnet_lite0")
+    model = timm.create_model(name)
+    load_weights(model, "bundled", library="timm", name=name)
     return model.eval()
 
 
@@ -40,9 +45,9 @@ def test_the_bundled_weights_recognise_photographs(classifier: torch.nn.Module, 
         assert classifier((tensor - 0.5) / 0.5).argmax().item() == expected
 
 
-def test_the_backbone_carries_the_bundled_weights(classifier: torch.nn.Module):
+def test_the_backbone_carries_the_bundled_weights(name: str, classifier: torch.nn.Module):
     """The cut backbone, built by name, gives the features on which those photographs were recognised."""
-    backbone = build("timm", "tf_efficientnet_lite0", (1, 2, 3), "bundled").eval()
+    backbone = build("timm", name, (1, 2, 3), "bundled").eval()
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         _, theirs = classifier.forward_intermediates((image - 0.5) / 0.5, indices=[1, 2, 3])
@@ -117,7 +122,11 @@ def test_a_file_that_is_no_state_dict_is_refused_and_named(tmp_path: Path, name:
 @pytest.mark.parametrize(
     ("library", "weights", "message"),
     [
-        ("torchvision", "bundled", "No weights are bundled for 'resnet18': only tf_efficientnet_lite0"),
+        (
+            "torchvision",
+            "bundled",
+            "No weights are bundled for 'resnet18': tf_efficientnet_lite0, tf_efficientnet_lite1",
+        ),
         ("torchvision", "timm", r"weights=timm needs backbone\.library=timm"),
         ("timm", "torchvision", r"weights=torchvision needs backbone\.library=torchvision"),
         ("timm", "imagenet", "no file: imagenet. Valid are bundled, torchvision, timm, none, or the path"),
@@ -139,7 +148,7 @@ def test_without_a_network_torchvision_says_where_to_put_the_file(tmp_path: Path
     message = str(caught.value)
     assert "'resnet18' could not be downloaded" in message and "Name or service not known" in message
     assert "backbone.weights=/path/to/file" in message and str(tmp_path) in message
-    assert "backbone=efficientnet_lite0 needs no download" in message
+    assert "efficientnet_lite0, 1 and 2 need no download" in message
 
 
 def test_without_a_network_timm_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
