@@ -18,9 +18,10 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.quiet import seed_everything
 from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.chosen import chosen
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
-from anomalib_lite.runs.tracking import Tracker, tracked
+from anomalib_lite.runs.tracking import Tracker, track_again, tracked
 
 if TYPE_CHECKING:  # the networks' libraries take seconds: they come when there is something to train
     from anomalib_lite.data.images import ImageSet
@@ -55,7 +56,9 @@ def main(cfg: DictConfig) -> float | None:
     run = RunFolder(_folder(cfg, data_hash))
     if run.done and not cfg.force:
         log.info("already done: %s (force=true runs it again)", run.path)
-        return json.loads((run.path / "metrics.json").read_text())["image_auroc"]
+        metrics = json.loads((run.path / "metrics.json").read_text())
+        track_again(cfg, run.path, metrics)
+        return metrics["image_auroc"]
     if cfg.force:
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     log.info("%s", run.path)
@@ -63,7 +66,7 @@ def main(cfg: DictConfig) -> float | None:
 
     seed_everything(cfg.seed)
     use_threads(cfg)
-    run.start(cfg, environment(cfg.seed, data_hash))
+    run.start(cfg, environment(cfg.seed, data_hash) | chosen())
     with run.guarded(), tracked(cfg, run.path) as tracker:
         return _run(cfg, run, splits, data_hash, tracker)
 
@@ -79,6 +82,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     from anomalib_lite.jobs.inputs import make_inputs
     from anomalib_lite.jobs.outcome import conclude
     from anomalib_lite.jobs.training import train_detector
+    from anomalib_lite.report.generated_view import FOLDER as GENERATED
 
     untrained = build_detector(cfg, weights="none")
     check_combination(cfg, untrained)
@@ -90,10 +94,13 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     if inputs.template:
         with atomic_path(run.path / TEMPLATE) as temporary:
             shutil.copyfile(inputs.template, temporary)
+    if inputs.generated:
+        shutil.copytree(inputs.generated, run.path / GENERATED, dirs_exist_ok=True)
     with run.stage("decode"):
         train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in inputs.splits)
     detector: Detector = build_detector(cfg, weights=inputs.teacher)
-    train_detector(cfg, run, detector, train, val, inputs, tracker.logger)
+    if train_detector(cfg, run, detector, train, val, inputs, tracker.logger):
+        tracker.log_history(run.path / "history.csv")
     detector.to(device_of(cfg)).eval()
     with run.stage("threshold"):
         threshold, levels = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
@@ -105,7 +112,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
     result = _evaluate(cfg, run, detector, test, threshold, book)
     with run.stage("report"):
-        conclude(cfg, run, detector, test, result, threshold, tracker, book)
+        conclude(cfg, run, detector, test, result, threshold, tracker, book, train)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)  # needed to resume alone
     return result.metrics["image_auroc"]
 
