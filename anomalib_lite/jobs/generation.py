@@ -23,7 +23,7 @@ from anomalib_lite.generators.loss_log import LossLog
 from anomalib_lite.jobs.generation_report import KEPT_DROPS, REPORT, write_generation_report
 from anomalib_lite.panels.dataset import save_image
 from anomalib_lite.runs.artifacts import artifact, artifact_key
-from anomalib_lite.runs.tracking import Tracker
+from anomalib_lite.runs.tracking import Findings, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +63,6 @@ class Order:
         return str(self.settings["_target_"]).rpartition(".")[2]
 
 
-def generated_samples(
-    cfg: DictConfig, ok: Sequence[Sample], template: Path | None, data_hash: str, tracker: Tracker | None = None
-) -> list[Sample]:
-    """New OK images by `cfg.generator`, each as its content image's sample with its own file and origin; none where
-    no generator is chosen. See `generated_set`.
-    """
-    if not cfg.generator.get("_target_"):
-        return []
-    return generated_set(cfg, ok, template, data_hash, tracker).samples
-
-
 def generated_set(
     cfg: DictConfig,
     ok: Sequence[Sample],
@@ -102,7 +91,8 @@ def generated_set(
     made = GeneratedSet(folder, list(_samples(folder, ok)))
     if tracker is not None:
         sheet = folder / REPORT / "contact_sheet.png"
-        tracker.log_result({"generated": made.quality}, [("real beside generated", read_image(sheet))])
+        pictures = {"generated": [("real beside generated", read_image(sheet))]}
+        tracker.log_result(Findings({"generated": made.quality}, pictures))
     return made
 
 

@@ -19,14 +19,15 @@ from anomalib_lite.data.sample import OK, Sample, Splits
 class Inputs:
     """splits: training images in the order real, generated, template, weighted by origin. real: how many are real.
     teacher: file of the backbone's weights, None for its own source. template: the golden image, None without one or
-    where each image has its own. data: the data's fingerprint. key: JSON-ready; with the data and the configuration it
-    defines the training.
+    where each image has its own. generated: report folder of the generated images. data: the data's fingerprint.
+    key: JSON-ready; with the data and the configuration it defines the training.
     """
 
     splits: Splits
     real: int
     teacher: str | None
     template: Path | None
+    generated: Path | None
     data: str
     key: list[Any]
 
@@ -47,7 +48,7 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
         golden = [Sample(t, OK, template=t, origin="template") for t in templates if t in learned]
     else:
         splits = without_template(splits)
-    made = _generated(cfg, splits, template, data_hash, tracker)
+    made, of_generated = _generated(cfg, splits, template, data_hash, tracker)
     train = weighted([*splits.train, *made, *golden], cfg.mode.weights, cfg.mode.generated)
     counts = Counter(s.origin for s in train)
     real_or_template = [s for s in train if not s.origin.endswith("generated")]
@@ -57,18 +58,23 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[counts["real"] :]),
         Path(teacher).parent.name if teacher else None,
     ]
-    return Inputs(dataclasses.replace(splits, train=train), counts["real"], teacher, template, data_hash, key)
+    splits = dataclasses.replace(splits, train=train)
+    return Inputs(splits, counts["real"], teacher, template, of_generated, data_hash, key)
 
 
-def _generated(cfg: DictConfig, splits: Splits, template: Path | None, data_hash: str, tracker: Any) -> list[Sample]:
+def _generated(
+    cfg: DictConfig, splits: Splits, template: Path | None, data_hash: str, tracker: Any
+) -> tuple[list[Sample], Path | None]:
+    """The samples, and the folder of their report."""
     if not cfg.generator.get("_target_") or cfg.mode.generated == 0:
-        return []
+        return [], None
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    from anomalib_lite.jobs.generation import generated_samples
+    from anomalib_lite.jobs.generation import generated_set
 
     with isolate_rng():  # the run goes on as if the images had been there
-        return generated_samples(cfg, splits.train, template, data_hash, tracker)
+        made = generated_set(cfg, splits.train, template, data_hash, tracker)
+    return made.samples, made.report
 
 
 def _teacher(cfg: DictConfig, ok: list[Sample], data_hash: str, splits: Splits, generated: list[Sample]) -> str | None:

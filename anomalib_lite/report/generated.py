@@ -51,7 +51,7 @@ def write_generated_page(
         rows=quality_rows(quality),
         guard=guard_words(quality),
         missing=dict(quality["missing"]),
-        parts=[(True, [s for s in shown if s[0].kept]), (False, [s for s in shown if not s[0].kept])],
+        groups=[(True, [s for s in shown if s[0].kept]), (False, [s for s in shown if not s[0].kept])],
         drawings={name: Markup(ink.to_svg(figure)) for name, figure in drawings.items() if figure is not None},
         config=yaml_lines(config),
     )

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.generation import generated_samples, generated_set
+from anomalib_lite.jobs.generation import generated_set
 from anomalib_lite.panels.product import draw_conditions, render_product
 from tests.commands import one_thread
 from tests.generators.tiny import TRAININGS
@@ -112,13 +112,12 @@ def test_samples_carry_origin_and_are_the_same_for_all_who_ask(ok, tmp_path, tra
     template = tmp_path / "template.png"
     write_pixels(template, cv2.imread(str(ok[0].image)))
     with_template = [Sample(s.image, OK, template=template) for s in ok]
-    samples = generated_samples(config(tmp_path), with_template, template, "data")
+    samples = generated_set(config(tmp_path), with_template, template, "data").samples
     assert [s.origin for s in samples] == ["generated", "template_generated", "generated"]
     assert all(s.label == OK and s.mask is None and s.template == template for s in samples)
     assert all(s.image.is_file() for s in samples) and len({s.image for s in samples}) == 3
-    assert generated_samples(config(tmp_path), with_template, template, "data") == samples
+    assert generated_set(config(tmp_path), with_template, template, "data").samples == samples
     assert len(trainings()) == 1
-    assert generated_samples(OmegaConf.create({"generator": {"_target_": None}}), ok, None, "data") == []
 
 
 def test_what_defines_the_training_trains_again_and_nothing_else(ok, tmp_path, trainings):
@@ -136,8 +135,8 @@ def test_what_defines_the_training_trains_again_and_nothing_else(ok, tmp_path, t
 
 
 def test_the_first_images_of_many_are_those_of_few(ok, tmp_path):
-    few = generated_samples(config(tmp_path, damage=2), ok, None, "data")
-    many = generated_samples(config(tmp_path, damage=2, count=5), ok, None, "data")
+    few = generated_set(config(tmp_path, damage=2), ok, None, "data").samples
+    many = generated_set(config(tmp_path, damage=2, count=5), ok, None, "data").samples
     assert len(few) == 3 and len(many) == 5
     for a, b in zip(few, many[:3], strict=True):
         assert a.image.read_bytes() == b.image.read_bytes()
@@ -146,7 +145,7 @@ def test_the_first_images_of_many_are_those_of_few(ok, tmp_path):
 def test_a_killed_training_goes_on(ok, tmp_path, trainings):
     cfg = config(tmp_path, fail_at=1)
     with pytest.raises(RuntimeError, match="killed"):
-        generated_samples(cfg, ok, None, "data")
+        generated_set(cfg, ok, None, "data")
     assert [p.name for p in (tmp_path / "artifacts").iterdir() if not p.name.startswith(".")] == []
     made = generated_set(cfg, ok, None, "data")
     (trained,) = (tmp_path / "artifacts").glob("generator-*")
@@ -160,7 +159,7 @@ def test_two_processes_train_once(ok, tmp_path, trainings):
     script = f"""
 from tests.jobs.test_generate import *
 ok = [Sample(Path(p), OK) for p in {[str(s.image) for s in ok]}]
-print([s.image.name for s in generated_samples(config(Path({str(tmp_path)!r}), patience=0.5), ok, None, "data")])
+print([s.image.name for s in generated_set(config(Path({str(tmp_path)!r}), patience=0.5), ok, None, "data").samples])
 """
     environment = one_thread(**{TRAININGS: str(tmp_path / "trainings.txt")})
     started = [
@@ -184,11 +183,11 @@ def test_the_tracker_gets_losses_quality_and_pictures(ok, tmp_path):
     class Tracker:
         logger = Logger()
 
-        def log_result(self, metrics, pictures):
-            self.metrics, self.pictures = metrics, pictures
+        def log_result(self, findings):
+            self.metrics, self.pictures = findings.metrics, findings.pictures["generated"]
 
     tracker = Tracker()
-    generated_samples(config(tmp_path), ok, None, "data", tracker)
+    generated_set(config(tmp_path), ok, None, "data", tracker)
     assert [step for step, _ in Logger.values] == [0, 1, 2] and Logger.values[0][1] == {"loss": 1.0}
     assert tracker.metrics["generated"]["drawn"]["kept"] == 3
     ((caption, sheet),) = tracker.pictures
@@ -204,7 +203,7 @@ def test_one_ok_image_is_enough_and_the_report_says_what_it_cannot_tell(ok, tmp_
 
 def test_fewer_than_asked_for_is_said(ok, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        samples = generated_samples(config(tmp_path, damage=-6), ok, None, "data")
+        samples = generated_set(config(tmp_path, damage=-6), ok, None, "data").samples
     assert len(samples) == 2
     assert "3 images were asked for, and of 12 drawn 2 kept their structure" in caplog.text
 
@@ -222,13 +221,13 @@ def test_fewer_than_asked_for_is_said(ok, tmp_path, caplog):
 )
 def test_what_cannot_be_made_is_explained_and_leaves_nothing_half_made(ok, tmp_path, values, message):
     with pytest.raises(UserError, match=message):
-        generated_samples(config(tmp_path, **values), ok, None, "data")
+        generated_set(config(tmp_path, **values), ok, None, "data")
     assert list(tmp_path.glob("artifacts/generated-*")) == []
 
 
 def test_no_ok_images_and_no_generator_are_explained(products, tmp_path, run_verb):
     with pytest.raises(UserError, match="there are none"):
-        generated_samples(config(tmp_path), [], None, "data")
+        generated_set(config(tmp_path), [], None, "data")
     done = run_verb("generate", "generator=none", "tracking=none", "data=mvtec_ad", f"data.root={products.parent}")
     assert done.status == 2 and "generator=none makes no images" in done.err
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -100,3 +102,20 @@ def test_contact_sheet_is_not_all_mistakes(cases: list[Case]) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         write_report(tmp_path / "nowhere")
+
+
+def test_generated_images_have_their_place_in_the_page(run_dir: Path, cases: list[Case]) -> None:
+    assert "Generated images" not in write_report(run_dir, cases).read_text()
+    quality = {
+        "frechet": None, "kernel": None, "diversity": {"generated": 0.25, "real": 0.5}, "missing": {"frechet": "few"},
+        "guard": {"threshold": 0.9, "quantile": 0.01, "caught": 0.8}, "drawn": {"all": 9, "kept": 7, "dropped": 2},
+    }  # fmt: skip
+    for name in ("edge_overlap", "ssim"):
+        quality[name] = dict.fromkeys(("generated", "generated_low", "real_pairs", "real_pairs_low"), 0.875)
+    folder = run_dir / "generated"
+    folder.mkdir()
+    (folder / "quality.json").write_text(json.dumps(quality))
+    cv2.imwrite(str(folder / "contact_sheet.png"), np.zeros((20, 1500, 3), np.uint8))
+    page = write_report(run_dir, cases).read_text()
+    assert "dropped 2 of 9 images" in page and 'href="generated/generated.html"' in page
+    assert "0.2500" in page and "frechet not available: few." in page
