@@ -9,18 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation, View
+from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Batches, Detector, weighted_mean
-from anomalib_lite.detectors.distances import check_fusion, fuse, half_squared_distance, mean_squared_distance
-from anomalib_lite.detectors.feature_cache import FeatureCache
+from anomalib_lite.detectors.base import Batches, weighted_mean
+from anomalib_lite.detectors.distances import mean_squared_distance
+from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.detectors.whitening import Moments, Whitening
 
 
-class STFPM(Detector):
-    """A student learns a frozen teacher's features on OK images; where it errs, the image is anomalous.
+class STFPM(Distillation):
+    """A student of the teacher's own kind learns its features on OK images; where it errs, the image is anomalous.
 
     Wang, Han, Ding, Huang, "Student-Teacher Feature Pyramid Matching for Anomaly Detection", BMVC 2021. With
     `whitening` and `gaussian` None it is the paper's method. Two additions, each of which can be left out:
@@ -28,13 +27,10 @@ class STFPM(Detector):
     OK images, so that directions of small variance count as much as those of large variance.
     gaussian: the student's residual on OK images is modelled by Gaussians; their Mahalanobis distance is the map.
 
-    backbone: makes the network; called as configured for the teacher and with `weights="none"` for the student.
-    optimizer: makes the optimizer from the student's parameters; scheduler: the learning-rate schedule from the
-    optimizer and `total_steps`, or None. fusion: `product` or `sum` of the levels' maps. cache_mb: memory for the
-    teacher's features of the training images.
+    The other settings are those of Distillation; `backbone` is also called with `weights="none"`, for the student.
     """
 
-    after_training = ("gaussian", "fusion", "cache_mb")
+    learners = ("student", "heads")
 
     def __init__(
         self,
@@ -51,91 +47,44 @@ class STFPM(Detector):
         tta: TestTimeAugmentation | None = None,
         augment: Augment | None = None,
     ) -> None:
-        super().__init__(blur, score, tta, augment)
-        check_fusion(fusion)
-        self.teacher = backbone().requires_grad_(False)
+        super().__init__(backbone, blur, score, optimizer, scheduler, epochs, gaussian, fusion, cache_mb, tta, augment)
         self.student = backbone(weights="none")
         channels = self.teacher.channels
         self.whitening = nn.ModuleList(whitening() for _ in channels) if whitening else None
         self.heads = nn.ModuleList(nn.Conv2d(c, c, 1) for c in channels) if whitening else None
-        self.gaussian = gaussian
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.epochs, self.fusion = epochs, fusion
-        self._cache = FeatureCache(self.teacher, cache_mb)
-        self.to(memory_format=torch.channels_last)
-        self.train()  # Lightning keeps the modes that it finds
-
-    def train(self, mode: bool = True) -> STFPM:
-        """The teacher never leaves eval mode: its batch statistics belong to its weights."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+        self.built()
 
     def prepare(self, batches: Batches) -> None:
-        moments = [Moments() for _ in self.teacher.channels]
-        for features in self._cache.fill(batches, "teacher's features"):
-            if self.whitening is not None:
-                for own, feature in zip(moments, features, strict=True):
-                    own.update(feature.movedim(1, -1).flatten(0, 2))
-        for whitening, own in zip(self.whitening or (), moments, strict=False):
+        self._moments = [Moments() for _ in self.teacher.channels]
+        super().prepare(batches)
+        for whitening, own in zip(self.whitening or (), self._moments, strict=False):
             whitening.fit(own)
+        del self._moments
 
-    def training_step(self, batch: Batch, step: int) -> Tensor:
-        distances = self._distances(self._targets(self._cache.get(batch)), self._answers(batch.image))
-        loss = torch.stack([weighted_mean(d.mean(dim=(1, 2, 3)), batch.weight) for d in distances]).sum()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
-        return loss
+    def look_at(self, features: list[Tensor]) -> None:
+        if self.whitening is not None:
+            for own, feature in zip(self._moments, features, strict=True):
+                own.update(feature.movedim(1, -1).flatten(0, 2))
 
-    def validation_step(self, batch: Batch, step: int) -> None:
-        distances = self._distances(self._targets(self.teacher(batch.image)), self._answers(batch.image))
-        loss = torch.stack([d.mean() for d in distances]).sum()
-        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
+    def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
+        answers = self.student(image)
+        return answers if self.heads is None else [h(f) for h, f in zip(self.heads, answers, strict=True)]
 
-    def configure_optimizers(self) -> Any:
-        parameters = [*self.student.parameters(), *(self.heads.parameters() if self.heads else ())]
-        optimizer = self.optimizer(parameters)
-        if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def loss(self, targets: list[Tensor], answers: list[Tensor], weight: Tensor) -> Tensor:
+        distances = self.distances(targets, answers)
+        return torch.stack([weighted_mean(d.mean(dim=(1, 2, 3)), weight) for d in distances]).sum()
 
-    def trained_state(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.state_dict().items() if k.startswith(("student.", "heads."))}
-
-    @torch.no_grad()
-    def calibrate(self, batches: Batches) -> None:
-        if self.gaussian is not None:
-            self.eval()
-            self.gaussian.fit(batches, self._residuals_of, self.finish, self.tta.views)
-            self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
-        self._cache.clear()
-
-    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        features = self.teacher(image)
-        if self.gaussian is not None:
-            return self.gaussian(self._residuals(features, image), view)
-        return fuse(self._distances(self._targets(features), self._answers(image)), self.fusion)
-
-    def _residuals_of(self, batch: Batch, view: View) -> list[Tensor]:
-        batch = batch.to(self.device)
-        image = view.apply(batch.image).contiguous(memory_format=torch.channels_last)
-        return self._residuals(self._cache.get(batch) if view.identity else self.teacher(image), image)
-
-    def _targets(self, features: list[Tensor]) -> list[Tensor]:
+    def targets(self, features: list[Tensor]) -> list[Tensor]:
         if self.whitening is None:
             return features
         return [whiten(f) for whiten, f in zip(self.whitening, features, strict=True)]
 
-    def _answers(self, image: Tensor) -> list[Tensor]:
-        features = self.student(image)
-        return features if self.heads is None else [h(f) for h, f in zip(self.heads, features, strict=True)]
+    def distances(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
+        if self.whitening is None:
+            return super().distances(targets, answers)
+        return [mean_squared_distance(t, a) for t, a in zip(targets, answers, strict=True)]
 
-    def _distances(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
-        distance = half_squared_distance if self.whitening is None else mean_squared_distance
-        return [distance(t, a) for t, a in zip(targets, answers, strict=True)]
-
-    def _residuals(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
-        targets, answers = self._targets(features), self._answers(image)
-        if self.whitening is None:  # the student has learned directions alone
-            targets, answers = ([nn.functional.normalize(f, dim=1) for f in fs] for fs in (targets, answers))
+    def residuals(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
+        if self.whitening is None:
+            return super().residuals(targets, answers)
         return [t - a for t, a in zip(targets, answers, strict=True)]

@@ -92,7 +92,7 @@ def test_the_papers_map_is_one_minus_the_cosine_level_by_level(images: ImageSet)
         t, s = t.double().numpy(), s.double().numpy()
         lengths = np.linalg.norm(t, axis=1) * np.linalg.norm(s, axis=1)
         levels.append(1 - (t * s).sum(1) / lengths)
-    found = model._distances(teacher, student)
+    found = model.distances(teacher, student)
     for own, expected in zip(found, levels, strict=True):
         np.testing.assert_allclose(own[:, 0].detach().numpy(), expected, atol=1e-6)
     resized = torch.nn.functional.interpolate(torch.from_numpy(levels[1])[:, None], scale_factor=2, mode="bilinear")
@@ -105,7 +105,7 @@ def test_the_papers_map_is_one_minus_the_cosine_level_by_level(images: ImageSet)
 
 def test_the_papers_loss_is_the_mean_of_that_map_summed_over_the_levels(images: ImageSet):
     model, batch = detector("paper").eval(), images[[0, 1, 2]]
-    maps = model._distances(model.teacher(batch.image), model.student(batch.image))
+    maps = model.distances(model.teacher(batch.image), model.student(batch.image))
     assert loss(model, batch) == pytest.approx(sum(m.mean().item() for m in maps), rel=1e-6)
 
 

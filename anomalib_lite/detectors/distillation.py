@@ -1,0 +1,137 @@
+"""What students share: they give back a frozen teacher's features, and err where the image is anomalous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.augment.tta import TestTimeAugmentation, View
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.base import Batches, Detector
+from anomalib_lite.detectors.distances import check_fusion, fuse, half_squared_distance
+from anomalib_lite.detectors.feature_cache import FeatureCache
+from anomalib_lite.detectors.selection import SelectedResidualModel
+
+
+class Distillation(Detector):
+    """Base of the detectors that train a student. A subclass builds its networks, calls `built`, and gives `answers`
+    and `loss`.
+
+    backbone: makes the network; called as configured for the teacher. optimizer: makes the optimizer from the
+    parameters of `learners`; scheduler: the learning-rate schedule from the optimizer and `total_steps`, or None.
+    gaussian: models the student's residual on OK images; their Mahalanobis distance is the map. None: the map is the
+    distance between teacher and student. fusion: `product` or `sum` of the levels' maps then. cache_mb: memory for
+    the teacher's features of the training images.
+    """
+
+    after_training = ("gaussian", "fusion", "cache_mb")
+    learners: tuple[str, ...]  # the attributes that hold what is trained
+
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        blur: nn.Module,
+        score: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None,
+        epochs: int,
+        gaussian: SelectedResidualModel | None,
+        fusion: str,
+        cache_mb: float,
+        tta: TestTimeAugmentation | None,
+        augment: Augment | None,
+    ) -> None:
+        super().__init__(blur, score, tta, augment)
+        check_fusion(fusion)
+        self.teacher = backbone().requires_grad_(False)
+        self.optimizer, self.scheduler, self.epochs = optimizer, scheduler, epochs
+        self.gaussian, self.fusion = gaussian, fusion
+        self.cache = FeatureCache(self.teacher, cache_mb)
+
+    def built(self) -> None:
+        self.to(memory_format=torch.channels_last)
+        self.train()  # Lightning keeps the modes that it finds
+
+    def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
+        """The student's, by level, to an image (B, 3, H, W) of which these are the teacher's features."""
+        raise NotImplementedError(f"{type(self).__name__} must define answers")
+
+    def loss(self, targets: list[Tensor], answers: list[Tensor], weight: Tensor) -> Tensor:
+        """weight: (B,), of the images."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
+
+    def targets(self, features: list[Tensor]) -> list[Tensor]:
+        """What the student is to answer."""
+        return features
+
+    def distances(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
+        """By level, (B, 1, h, w)."""
+        return [half_squared_distance(t, a) for t, a in zip(targets, answers, strict=True)]
+
+    def residuals(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
+        """By level, (B, C, h, w): of the directions, where those are all that the student has learned."""
+        return [F.normalize(t, dim=1) - F.normalize(a, dim=1) for t, a in zip(targets, answers, strict=True)]
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher never leaves eval mode: its batch statistics belong to its weights."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def prepare(self, batches: Batches) -> None:
+        for features in self.cache.fill(batches, "teacher's features"):
+            self.look_at(features)
+
+    def look_at(self, features: list[Tensor]) -> None:
+        """A batch of the teacher's features of OK images, before the training."""
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        return self._step("train_loss", self.cache.get(batch), batch, batch.weight)
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        self._step("val_loss", self.teacher(batch.image), batch, torch.ones_like(batch.weight))
+
+    def _step(self, name: str, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
+        loss = self.loss(self.targets(features), self.answers(features, batch.image), weight)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        parts = (getattr(self, name) for name in self.learners)
+        optimizer = self.optimizer([p for part in parts if part is not None for p in part.parameters()])
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.state_dict().items() if k.split(".")[0] in self.learners}
+
+    @torch.no_grad()
+    def calibrate(self, batches: Batches) -> None:
+        if self.gaussian is not None:
+            self.eval()
+            self.gaussian.fit(batches, self._residuals_of, self.finish, self.tta.views)
+            self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
+        self.cache.clear()
+
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+        targets, answers = self._both(self.teacher(image), image)
+        if self.gaussian is not None:
+            return self.gaussian(self.residuals(targets, answers), view)
+        return fuse(self.distances(targets, answers), self.fusion)
+
+    def _residuals_of(self, batch: Batch, view: View) -> list[Tensor]:
+        batch = batch.to(self.device)
+        image = view.apply(batch.image).contiguous(memory_format=torch.channels_last)
+        features = self.cache.get(batch) if view.identity else self.teacher(image)
+        return self.residuals(*self._both(features, image))
+
+    def _both(self, features: list[Tensor], image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        return self.targets(features), self.answers(features, image)
