@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NAME ?= calibration
+JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -24,8 +25,8 @@ demo: install ## from rendered photographs of panels to a trained detector, and 
 	$(BIN)/anomalib-lite demo
 	$(BIN)/anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png detector.epochs=3 experiment_name=demo tracking=csv $(ARGS)
 
-test: install ## the test suite (ARGS='tests/metrics -x' narrows it)
-	$(BIN)/python -m pytest -q $(ARGS)
+test: install ## the test suite (ARGS='tests/metrics -x' narrows it; JOBS=1 runs it in one process)
+	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: install ## the tests that train for minutes
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
