@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
+from anomalib_lite.jobs import sweep
 from anomalib_lite.jobs.home import expand_arguments, expand_values
 from anomalib_lite.jobs.quiet import silence
 
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 Job = Callable[[DictConfig], Any]
 _started: list[str] = []  # jobs of this process, as their overrides
-_failed: list[str] = []
 
 
 def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
@@ -39,7 +39,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
     def decorate(job: Job) -> Callable[[], None]:
         @functools.wraps(job)
         def guarded(cfg: DictConfig) -> Any:
-            return _guard(job, cfg)
+            return _guard(verb, job, cfg)
 
         run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(guarded)
 
@@ -47,47 +47,62 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
             OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
             sys.argv[1:] = expand_arguments(sys.argv[1:])
             _started.clear()
-            _failed.clear()
+            try:
+                start = sweep.begin(verb, sys.argv[1:])
+            except UserError as error:
+                _refuse(error)
             try:
                 run()
+                failed = sweep.told(sweep.records_of(start))
             except (KeyboardInterrupt, SystemExit) as stop:
+                records = sweep.records_of(start)
                 if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
                     print("\ninterrupted: the same command goes on from what is finished", file=sys.stderr)
                     sys.exit(130)
-                if stop.code == 1 and not _started:
+                if stop.code == 1 and not _started and not records:
                     _suggest(verb, sys.argv[1:])
+                if failed := sweep.told(records):  # the launcher itself broke down
+                    print(f"\n{failed}", file=sys.stderr)
                 raise
-            if _failed:
-                listed = "\n".join(f"  {line}" for line in _failed)
-                sys.exit(f"{len(_failed)} job(s) of the sweep failed:\n{listed}")
+            if failed:
+                sys.exit(failed)
 
         return main
 
     return decorate
 
 
-def _guard(job: Job, cfg: DictConfig) -> Any:
+def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
+    """The job, in this process or in one of a launcher's."""
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    task = " ".join(HydraConfig.get().overrides.task)
-    _started.append(task)
+    _started.append(" ".join(HydraConfig.get().overrides.task))
+    os.chdir(HydraConfig.get().runtime.cwd)
     silence()
     try:
+        if sweeping:
+            sweep.record(verb, "running")
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
         expand_values(cfg)
-        return job(cfg)
+        result = job(cfg)
     except Exception as error:
         spoken = _spoken(error)
         if not sweeping:
             if spoken is None:
                 raise
-            print(f"\nerror: {spoken}", file=sys.stderr)
-            sys.exit(spoken.status)
+            _refuse(spoken)
         if spoken is None:
             log.exception("a job of the sweep failed")
-        message = str(spoken or f"{type(error).__name__}: {error}")
-    _failed.append(f"{os.path.basename(sys.argv[0])} {task}: {message}")
-    return None
+        sweep.record(verb, "failed", str(spoken or f"{type(error).__name__}: {error}"))
+        return None
+    if sweeping:
+        sweep.record(verb, "done")
+    return result
+
+
+def _refuse(error: UserError) -> NoReturn:
+    print(f"\nerror: {error}", file=sys.stderr)
+    sys.exit(error.status)
 
 
 def _spoken(error: BaseException | None) -> UserError | None:

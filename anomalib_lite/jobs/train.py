@@ -17,10 +17,12 @@ from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.quiet import seed_everything
+from anomalib_lite.jobs.sweep import command
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.chosen import chosen
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
+from anomalib_lite.runs.lock import alone
 from anomalib_lite.runs.tracking import Tracker, track_again, tracked
 
 if TYPE_CHECKING:  # the networks' libraries take seconds: they come when there is something to train
@@ -53,7 +55,13 @@ def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
     splits = instantiate(cfg.data)
     data_hash = fingerprint(splits)
-    run = RunFolder(_folder(cfg, data_hash))
+    folder = _folder(cfg, data_hash)
+    with alone(folder, inside=True):  # who is asked for the same run at the same time waits, and finds it done
+        return _open(cfg, folder, splits, data_hash)
+
+
+def _open(cfg: DictConfig, folder: Path, splits: Splits, data_hash: str) -> float | None:
+    run = RunFolder(folder)
     if run.done and not cfg.force:
         log.info("already done: %s (force=true runs it again)", run.path)
         metrics = json.loads((run.path / "metrics.json").read_text())
@@ -66,7 +74,7 @@ def main(cfg: DictConfig) -> float | None:
 
     seed_everything(cfg.seed)
     use_threads(cfg)
-    run.start(cfg, environment(cfg.seed, data_hash) | chosen())
+    run.start(cfg, environment(cfg.seed, data_hash) | chosen(), command("train"))
     with run.guarded(), tracked(cfg, run.path) as tracker:
         return _run(cfg, run, splits, data_hash, tracker)
 

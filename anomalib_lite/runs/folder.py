@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,10 +48,16 @@ class RunFolder:
     def done(self) -> bool:
         return self.status.get("state") == "done"
 
-    def start(self, cfg: DictConfig, environment: dict[str, Any]) -> None:
+    def start(self, cfg: DictConfig, environment: dict[str, Any], command: Sequence[str] = ()) -> None:
+        """command: what starts this run alone. Whoever starts a run holds its lock: hidden files are torn ones."""
+        for torn in self.path.glob(".*"):
+            if torn.name != ".lock" and torn.is_file():
+                torn.unlink()
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         write_json(self.path / "environment.json", environment)
-        self.status = {"state": "running", "command": sys.argv, "started": _now(), "timings": {}}
+        starts = self.status.get("starts", 0) + 1
+        command = list(command) or sys.argv
+        self.status = {"state": "running", "command": command, "starts": starts, "started": _now(), "timings": {}}
         self._write()
 
     @contextmanager

@@ -14,13 +14,13 @@ PATIENCE = 2.0  # seconds of waiting in silence
 
 
 @contextlib.contextmanager
-def alone(target: Path) -> Iterator[bool]:
+def alone(target: Path, inside: bool = False) -> Iterator[bool]:
     """No two processes are in such a block for the same `target` at once; a killed one lets the next one in.
 
     Yields whether that is so: on a file system that cannot lock, a warning says that it is not. The lock is the file
-    `.<name>.lock` beside the target, which is there as long as it is needed.
+    `.<name>.lock` beside the target, or `.lock` inside it, which is there as long as it is needed.
     """
-    path = target.with_name(f".{target.name}.lock")
+    path = target / ".lock" if inside else target.with_name(f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     locked = _acquire(lock, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -206,9 +207,11 @@ def test_in_a_sweep_the_other_jobs_go_on(run_verb: Command, tiny: list[str], tmp
     assert done.status == 1
     runs = {run.name: read_json(run / "status.json") for run in (tmp_path / "runs/default").iterdir()}
     assert sorted(s["state"] for s in runs.values()) == ["done", "failed"]
-    listed = done.err.split("job(s) of the sweep failed:")[1].strip().splitlines()
-    assert len(listed) == 3
-    for line, (share, size) in zip(listed, [(7, 4), (7, 48), (0.2, 4)], strict=True):
-        assert line.strip().startswith("anomalib-lite train preset=smoke ")
-        assert {f"data.val_share={share}", f"image_size={size}"} <= set(line.split())
-    assert "data.val_share must lie between 0 and 1, but is 7" in listed[0]
+    listed = done.err.split("3 of 4 jobs of the sweep failed:\n")[1].splitlines()
+    commands = [shlex.split(line) for line in listed if line.startswith("  anomalib-lite train preset=smoke ")]
+    for words, (share, size) in zip(commands, [(7, 4), (7, 48), (0.2, 4)], strict=True):
+        assert {f"data.val_share={share}", f"image_size={size}"} <= set(words)
+    assert "data.val_share must lie between 0 and 1, but is 7" in listed[1]
+    assert listed[-1] == "The same command starts them again, and no job that is done."
+    (records,) = (tmp_path / "runs/multirun").glob("*/jobs.json")
+    assert [entry["state"] for entry in json.loads(records.read_text())] == ["failed", "failed", "failed", "done"]
