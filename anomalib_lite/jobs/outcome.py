@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
-from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.images import ImageSet, to_pixels
 from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.detectors.base import Detector
 from anomalib_lite.jobs.evaluation import Evaluation, worst_cases, write_predictions
+from anomalib_lite.report.cases import MISTAKES, Case, outcome
+from anomalib_lite.report.curves import image_curves
 from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.report.page import write_report
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.folder import RunFolder
-from anomalib_lite.runs.tracking import Tracker
+from anomalib_lite.runs.tracking import Findings, Tracker
 from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
-TRACKED_PICTURES = 16
+TRACKED_PICTURES = 16  # of each kind
+STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # beside the metrics, where the run is tracked
 
 
 def conclude(
@@ -32,19 +35,61 @@ def conclude(
     threshold: Threshold,
     tracker: Tracker,
     book: DefectBook | None = None,
+    train: ImageSet | None = None,
 ) -> None:
+    """train: the images that were learned from, of which a tracked run shows some."""
     write_json(run.path / "metrics.json", result.metrics)
     write_predictions(run.path / "predictions.csv", result.rows)
     if book is not None:
         book.write(run.path)
-    pictures: list[Any] = []
     if cfg.tracking.kind != "none":
         cases = worst_cases(detector, images, result.rows, threshold, cfg.batch_size)
         page = write_report(run.path, cases, pixel_points=result.pixel_points, book=book)
-        pictures = [(c.name, overlay(c.image, c.map, threshold.pixel)) for c in cases[:TRACKED_PICTURES]]
         log.info("report: %s", page)
-    tracker.log_result(result.metrics, pictures, book.rows() if book else None)
+        if tracker.logger:
+            tracker.log_result(_findings(run, detector, result, threshold, cases, book, train))
     log.info("%s", in_words(result.metrics))
+
+
+def _findings(
+    run: RunFolder,
+    detector: Detector,
+    result: Evaluation,
+    threshold: Threshold,
+    cases: Sequence[Case],
+    book: DefectBook | None,
+    train: ImageSet | None,
+) -> Findings:
+    shown: dict[str, list[Any]] = {"failures": [], "cases": []}
+    for case in cases:
+        verdict = outcome(case, threshold.image)
+        heading = "failures" if verdict in MISTAKES else "cases"
+        if len(shown[heading]) < TRACKED_PICTURES:
+            picture = overlay(case.image, case.map, threshold.pixel)
+            shown[heading].append((f"{verdict}: {case.name}", picture))
+    if train is not None:
+        shown["training images"] = _as_trained(detector, train)
+    curves = image_curves(result.rows, threshold.image, result.metrics)
+    return Findings(
+        metrics=result.metrics | {key: run.status[key] for key in STATUS_FIGURES if key in run.status},
+        pictures=shown,
+        defects=book.rows() if book else None,
+        curves={curve.name: (curve.x, curve.y, curve.x_label, curve.y_label) for curve in curves},
+        files={
+            "model": [run.path / name for name in ("model.safetensors", "threshold.json", "config.yaml")],
+            "report": [run.path / "report.html", run.path / "metrics.json", run.path / "predictions.csv"],
+        },
+    )
+
+
+def _as_trained(detector: Detector, train: ImageSet) -> list[tuple[str, Any]]:
+    """A spread of the training images, changed as the first training step would change them."""
+    step = max(1, len(train) // TRACKED_PICTURES)
+    batch = train[list(range(0, len(train), step))[:TRACKED_PICTURES]]
+    names = [f"{train.samples[i].origin}: {train.samples[i].image.name}" for i in batch.index.tolist()]
+    if detector.augment is not None and detector.epochs:
+        batch = detector.augment(batch, 0)
+    return list(zip(names, to_pixels(batch.image), strict=True))
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:

@@ -55,17 +55,18 @@ class History(Callback):
 
 def train_detector(
     cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
-) -> None:
+) -> bool:
     """Statistics of the OK images, the student's training if the detector has one, and the calibration.
 
     Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
     only in what comes after the training (`Detector.after_training`, scoring, tta) train once: the trained weights are
-    an artifact.
+    an artifact. Returns whether it was there before.
     """
     device = device_of(cfg)
     in_order = OnDevice(loader(train.first(inputs.real), cfg.batch_size), device)
     with run.stage("prepare"):
         detector.to(device).prepare(in_order)
+    made = True
     if detector.epochs:
         trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, inputs)}"
         with run.stage("train"):
@@ -80,6 +81,7 @@ def train_detector(
     with run.stage("calibrate"):
         detector.to(device).calibrate(in_order)  # Lightning takes it back to the CPU
     run.status |= detector.notes
+    return not made
 
 
 class OnDevice:

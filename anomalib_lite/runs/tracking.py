@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import logging
-import netrc
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 KINDS = ("wandb", "csv", "none")
 
-Table = tuple[list[str], list[list[Any]]]
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run found, for whoever tracks it.
+
+    metrics: as in metrics.json. pictures: by their heading, caption and uint8 RGB (H, W, 3). defects: columns and rows.
+    curves: by name, the points' x and y with the words on their axes. files: by kind (`model`, `report`), what stays
+    in the run folder as it is.
+    """
+
+    metrics: Mapping[str, Any]
+    pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = field(default_factory=dict)
+    defects: tuple[list[str], list[list[Any]]] | None = None
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, str, str]] = field(default_factory=dict)
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 class Tracker:
@@ -26,43 +39,11 @@ class Tracker:
 
     logger: Any = False
 
-    def log_result(
-        self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]], defects: Table | None = None
-    ) -> None:
-        """metrics: as in metrics.json. pictures: caption and uint8 RGB (H, W, 3). defects: columns and rows."""
+    def log_result(self, findings: Findings) -> None:
+        """At the end of a run, or of a part of it."""
 
-
-class WandbTracker(Tracker):
-    """One Weights & Biases run, whose files lie in the run folder."""
-
-    def __init__(self, cfg: DictConfig, folder: Path) -> None:
-        import wandb
-        from lightning.pytorch.loggers import WandbLogger
-
-        mode = cfg.tracking.mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-        self.logger = WandbLogger(
-            name=folder.name,
-            project=cfg.tracking.project,
-            group=cfg.tracking.group,
-            save_dir=folder,
-            settings=wandb.Settings(mode=mode, silent=True, console="off", x_disable_stats=True),
-        )
-        # Lightning hands on a setting that nobody gave, and of which wandb then warns
-        getattr(self.logger, "_wandb_init", {}).pop("anonymous", None)
-        self.logger.experiment.config.update(OmegaConf.to_container(cfg, resolve=True))
-
-    def log_result(
-        self, metrics: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]], defects: Table | None = None
-    ) -> None:
-        import wandb
-
-        run = self.logger.experiment
-        run.summary.update(_flat(metrics))
-        if pictures:
-            run.log({"images": [wandb.Image(pixels, caption=caption) for caption, pixels in pictures]})
-        if defects and defects[1]:
-            columns, rows = defects
-            run.log({"defects": wandb.Table(columns=columns, data=rows)})
+    def log_history(self, file: Path) -> None:
+        """The losses of a training that was done before, by another run: its history.csv."""
 
 
 @contextmanager
@@ -71,34 +52,33 @@ def tracked(cfg: DictConfig, folder: Path) -> Iterator[Tracker]:
     kind = cfg.tracking.kind
     if kind not in KINDS:
         raise UserError(f"tracking.kind must be one of {', '.join(KINDS)}, not '{kind}'.")
-    if kind != "wandb":
+    if kind != "wandb" or _is_helper():
         yield Tracker()
         return
-    import wandb
+    from anomalib_lite.runs.wandb_run import WandbTracker
 
     tracker, code = WandbTracker(cfg, folder), 1
     try:
         yield tracker
         code = 0
     finally:
-        wandb.finish(exit_code=code)
+        tracker.finish(code)
 
 
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].rstrip("/")
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def track_again(cfg: DictConfig, folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Reports a run that was done before, where a W&B agent asked for it: its sweep waits for the result."""
+    if cfg.tracking.kind != "wandb":
+        return
+    from anomalib_lite.runs.wandb_run import of_agent
+
+    if of_agent():
+        with tracked(cfg, folder) as tracker:
+            tracker.log_history(folder / "history.csv")
+            tracker.log_result(Findings(metrics))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}/")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _is_helper() -> bool:
+    """Whether this is one of several processes of one training, and not the first."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return bool(rank_zero_only.rank)

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: a run of its own for each job of a sweep, and no secret in it."""
+"""Weights & Biases, offline: a run of its own for each job of a sweep, all figures in it, and no secret."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs import tracking
+from anomalib_lite.runs import tracking, wandb_run
 from tests.commands import Command
+from tests.wandb_files import offline_runs
 
 KEY = "5ec2e7" * 6 + "abcd"
+METRICS = ("image_auroc", "aupro", "per_defect/dot/recall", "threshold/image", "ms_per_image", "model_mb")
 
 
 def test_an_unknown_kind_names_the_known_ones(tmp_path: Path):
@@ -24,12 +26,21 @@ def test_an_unknown_kind_names_the_known_ones(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["csv", "none"])
 def test_without_a_service_nothing_is_written(tmp_path: Path, kind: str):
     with tracking.tracked(OmegaConf.create({"tracking": {"kind": kind}}), tmp_path) as tracker:
-        tracker.log_result({"image_auroc": 1.0}, [])
+        tracker.log_result(tracking.Findings({"image_auroc": 1.0}))
+        tracker.log_history(tmp_path / "history.csv")
     assert list(tmp_path.iterdir()) == [] and tracker.logger is False
 
 
+def test_only_the_first_process_of_a_training_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from lightning.pytorch.utilities import rank_zero_only
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with tracking.tracked(OmegaConf.create({"tracking": {"kind": "wandb"}}), tmp_path) as tracker:
+        assert tracker.logger is False
+
+
 def test_nested_metrics_are_flat_and_absent_ones_left_out():
-    flat = tracking._flat({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
+    flat = wandb_run.flat({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
     assert flat == {"image_auroc": 0.5, "per_defect/dot/n": 2}
 
 
@@ -37,38 +48,95 @@ def test_a_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
-    assert not tracking._has_key()
+    assert not wandb_run.has_key()
     (tmp_path / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert tracking._has_key()
+    assert wandb_run.has_key()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org/")
-    assert not tracking._has_key()
+    assert not wandb_run.has_key()
     (tmp_path / ".netrc").write_text("machine {{{ torn")
     with pytest.raises(netrc.NetrcParseError):
         netrc.netrc()
-    assert not tracking._has_key()
+    assert not wandb_run.has_key()
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert tracking._has_key()
+    assert wandb_run.has_key()
+
+
+def test_the_id_is_of_the_experiment_and_the_hash():
+    runs = Path("runs")
+    names = ["default/panels-stfpm-s0-0123456789", "default/other-s0-0123456789", "a b/panels-stfpm-s0-0123456789"]
+    ids = [wandb_run.run_id(runs / name) for name in names]
+    assert ids == ["default-0123456789", "default-0123456789", "a_b-0123456789"]
+    assert len(wandb_run.run_id(runs / ("x" * 100) / "a-0123456789")) == 64
 
 
 def test_each_job_of_a_sweep_is_its_own_offline_run_and_holds_no_secret(
     run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    home = tmp_path / "home of ann"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_USER_EMAIL", "ann@example.org")
     monkeypatch.setenv("DATABASE_PASSWORD", KEY[::-1])
-    done = run_verb("train", "-m", *tiny, "tracking=wandb", "tracking.mode=offline", "seed=0,1")
+    arguments = [*tiny, "tracking=wandb", "tracking.mode=offline", "defects=default", "seed=3", "tta=none,flips"]
+    (home / "link").symlink_to(next(a for a in tiny if a.startswith("data.root=")).partition("=")[2])
+    done = run_verb("train", "-m", *arguments, "data.root=~/link")
     assert done.status == 0, done.err
     assert "anonymous" not in done.err and "eval mode" not in done.err and "treespec" not in done.err
-    runs = sorted((tmp_path / "runs/default").iterdir())
-    assert len(runs) == 2
-    tracked = [list((run / "wandb").glob("offline-run-*")) for run in runs]
-    assert [len(found) for found in tracked] == [1, 1] and tracked[0][0].name != tracked[1][0].name
-    for run in runs:
-        content = b"".join(p.read_bytes() for p in run.rglob("*") if p.is_file())
-        assert KEY.encode() not in content and KEY[::-1].encode() not in content
-        (log,) = run.glob("wandb/offline-run-*/*.wandb")
-        written = log.read_bytes()
-        for word in (b"train_loss", b"image_auroc", b"per_defect/dot/recall", run.name.encode()):
-            assert word in written
-        assert list(run.glob("wandb/offline-run-*/files/media/images/*.png"))
+
+    folders = sorted((tmp_path / "runs/default").iterdir())
+    runs = {run.file.parents[2].name: run for run in offline_runs(tmp_path / "runs")}
+    assert sorted(runs) == [folder.name for folder in folders] and len(runs) == 2
+    assert {run.id for run in runs.values()} == {wandb_run.run_id(folder) for folder in folders}
+    assert {run.group for run in runs.values()} == {"default"} and all(run.resume for run in runs.values())
+    assert len({run.name for run in runs.values()}) == 2
+    for folder in folders:
+        run = runs[folder.name]
+        assert "seed=3 tta=" in run.name and "data.root" not in run.name
+        assert run.exit_code == 0 and run.host is None
+        assert len(run.curve("val_loss")) == 1, "of the training, or of the one that it shares"
+        assert set(METRICS) <= set(run.summary)
+        assert {"training images", "cases", "curves/roc_table", "curves/precision_recall_table"} <= run.logged
+        assert run.config["choices"]["detector"] == "stfpm"
+        assert run.config["environment"]["seed"] == run.config["seed"]
+        assert run.config["data"]["root"] == "~/link"
+        assert set(run.artifacts["model"]) == {"model.safetensors", "threshold.json", "config.yaml"}
+        assert "report.html" in run.artifacts["report"]
+
+        tracked = b"".join(p.read_bytes() for p in (folder / "wandb").rglob("*") if p.is_file())
+        for secret in (KEY, KEY[::-1], "ann@example.org"):
+            assert secret.encode() not in tracked, secret
+        rest = b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+        assert KEY.encode() not in rest and KEY[::-1].encode() not in rest
+        assert not list(folder.rglob("wandb-metadata.json")) and not list(folder.rglob("requirements.txt"))
     assert not (tmp_path / "wandb").exists()
+    staged = [p.stat().st_size for p in (home / ".local/share/wandb").rglob("*") if p.is_file()]
+    assert max(staged) < 100_000, "a model is uploaded from the run folder, not from a copy"
+
+
+def test_a_resumed_run_has_the_id_that_it_had(run_verb: Command, tiny: list[str], tmp_path: Path):
+    arguments = [*tiny, "tracking=wandb", "tracking.mode=offline", "tracking.artifacts=false"]
+    assert run_verb("train", *arguments).status == 0
+    (folder,) = (tmp_path / "runs/default").iterdir()
+    status = folder / "status.json"
+    status.write_text(status.read_text().replace('"done"', '"running"'))
+    assert run_verb("train", *arguments).status == 0
+    runs = offline_runs(folder)
+    assert [run.id for run in runs] == [f"default-{folder.name[-10:]}"] * 2 and not runs[0].artifacts
+
+    assert run_verb("train", *arguments, "force=true").status == 0
+    assert len(offline_runs(folder)) == 1, "what force replaces is not uploaded"
+
+
+def test_a_run_that_is_done_answers_an_agent(
+    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its sweep waits for the metric, under the id that it gave."""
+    assert run_verb("train", *tiny, "tracking=csv").status == 0
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial123")
+    done = run_verb("train", *tiny, "tracking=wandb", "tracking.mode=offline")
+    assert done.status == 0
+    (run,) = offline_runs(tmp_path / "runs")
+    assert run.id == "trial123" and len(run.curve("val_loss")) == 1 and 0 <= run.summary["image_auroc"] <= 1
