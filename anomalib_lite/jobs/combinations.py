@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from anomalib_lite.data.mode import MODES
@@ -13,7 +14,7 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
     """Errors: UserError that says why the chosen parts do not go together, and what does."""
     name = type(detector).__name__
     finetuned, generates = bool(cfg.teacher.get("_target_")), bool(cfg.generator.get("_target_"))
-    learns_from_generated = finetuned and cfg.teacher.task["_target_"].endswith("OKAgainstGenerated")
+    learns_from_generated = finetuned and get_class(cfg.teacher.task["_target_"]).wants_generated
     if cfg.mode.name not in MODES:
         raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{cfg.mode.name}'.")
     if detector.needs_template and cfg.mode.name != "template":

@@ -154,8 +154,9 @@ def made(kind: type[Detector], **settings: object) -> Detector:
 
 
 TEMPLATE, GENERATOR = {"mode": {"name": "template"}}, {"generator": {"_target_": "x"}}
-TEACHER = {"teacher": {"_target_": "x", "task": {"_target_": "tasks.CutPaste"}}}
-CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": "tasks.OKAgainstGenerated"}}}
+TASKS = "anomalib_lite.backbones.finetuning.tasks"
+TEACHER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.CutPaste"}}}
+CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.OKAgainstGenerated"}}}
 
 
 @pytest.mark.parametrize(

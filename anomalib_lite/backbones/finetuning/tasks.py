@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomalib_lite.augment.cutpaste import cutpaste, scar
 from anomalib_lite.augment.strong import strongly_changed
-from anomalib_lite.data.images import to_float
+from anomalib_lite.data.images import to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 
 
@@ -27,6 +27,7 @@ class Examples:
 
 class Task(ABC):
     classes: tuple[str, ...]
+    wants_generated = False  # whether generated images take part
 
     @abstractmethod
     def samples(self, ok: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
@@ -50,7 +51,7 @@ class CutPaste(Task):
         return list(ok)
 
     def examples(self, batch: Batch, seed: int) -> Examples:
-        pixels = (batch.image * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = np.ascontiguousarray(to_pixels(batch.image))
         streams = [np.random.default_rng([seed, index]) for index in batch.index.tolist()]
         pasted = [np.stack([paste(p, r) for p, r in zip(pixels, streams, strict=True)]) for paste in (cutpaste, scar)]
         image = torch.cat([batch.image, *map(to_float, pasted)])
@@ -64,6 +65,7 @@ class OKAgainstGenerated(Task):
     """
 
     classes = ("OK", "generated")
+    wants_generated = True
 
     def __init__(self) -> None:
         self.augments = False
