@@ -13,8 +13,10 @@ VERBS = {
     "annotate": "label crops OK or NOK in a local web page",
     "generate": "make new OK images from OK images, and measure what they are worth",
     "train": "learn from OK images, set the threshold, measure on the test images, write a run folder",
+    "sweep": "try many configurations by a sweep file: grid, random or bayes, with hyperband",
     "evaluate": "measure a trained run on the test images of a data set",
     "predict": "anomaly scores, maps and overlays for any images, by a trained run",
+    "compare": "hold finished runs against each other: means, effects, and whether so few seeds can tell",
 }
 
 # glibc gives large blocks back to the system and faults them in again at every batch; kept, feature extraction on a

@@ -9,12 +9,7 @@ from anomalib_lite.comparison.compare import Comparison, Study
 from anomalib_lite.comparison.design import View
 from anomalib_lite.comparison.pairs import Pair
 from anomalib_lite.comparison.table import COSTS
-
-DIGITS = {"train_seconds": 0, "ms_per_image": 1, "model_mb": 1}
-
-
-def digits(metric: str) -> int:
-    return DIGITS.get(metric, 4)
+from anomalib_lite.comparison.words import digits
 
 
 def pivot(found: Comparison, view: View, costs: Sequence[str] = ("train_seconds",)) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy import optimize, stats
+
+QUANTILES = 2000
 
 
 def power(effect: float, seeds: int, blocks: int = 1, alpha: float = 0.05) -> float:
@@ -16,7 +19,11 @@ def power(effect: float, seeds: int, blocks: int = 1, alpha: float = 0.05) -> fl
         return math.nan
     critical = stats.t.ppf(1 - alpha / 2, freedom)
     shift = effect * math.sqrt(blocks * seeds)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+    # the noncentral t is a normal variable over an independent estimate of its standard deviation; averaged over
+    # quantiles of that estimate, since scipy's own gives NaN far from the centre
+    deviations = np.sqrt(stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, freedom) / freedom)
+    above, below = stats.norm.sf(critical * deviations - shift), stats.norm.cdf(-critical * deviations - shift)
+    return float((above + below).mean())
 
 
 def detectable(seeds: int, blocks: int = 1, alpha: float = 0.05, wanted: float = 0.8) -> float:

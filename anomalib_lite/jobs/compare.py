@@ -1,0 +1,61 @@
+"""The verb compare."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app
+
+log = logging.getLogger(__name__)
+
+HELP = """Compares finished runs: which setting is better, by how much, and can so few seeds tell?
+
+What was varied is found from the runs' configurations. Data sets are never mixed up, seeds are what repeats. Prints a
+table, and writes compare.html (open it first), compare.md, runs.csv and runs.parquet (one row a run), pairs.csv and
+figures/ to the output folder. What every figure means stands beside it, and in docs/compare.md.
+
+  anomalib-lite compare runs=runs/augmentation
+  anomalib-lite compare runs='[runs/teacher, runs/augmentation/mtd-*]' reference=teacher=frozen
+  anomalib-lite compare runs=runs/augmentation factors='[tta]' metrics='[aupro, ms_per_image]'"""
+
+
+@app("compare", HELP)
+def main(cfg: DictConfig) -> None:
+    from anomalib_lite.comparison.compare import Settings, compare
+    from anomalib_lite.comparison.output import write_all
+    from anomalib_lite.comparison.search import find_runs
+    from anomalib_lite.comparison.table import read_table
+
+    if not 0.5 <= cfg.confidence < 1 or cfg.resamples < 100:
+        raise UserError("confidence must lie between 0.5 and 1, and resamples be 100 or more.")
+    patterns = _list(cfg.runs) or []
+    folders = find_runs(patterns)
+    table = read_table(folders, _list(cfg.factors))
+    for run, state, reason in table.left_out:
+        log.warning("left out, %s: %s (%s)", state, run, reason)
+    metrics = _list(cfg.metrics)
+    settings = Settings(metrics and tuple(metrics), cfg.reference, cfg.resamples, cfg.confidence, cfg.seed)
+    found = compare(table, settings)
+    output = Path(cfg.output) if cfg.output else _beside(folders)
+    log.info("%s", write_all(found, output))
+
+
+def _list(value: object) -> list[str] | None:
+    if value is None:
+        return None
+    return [str(one) for one in OmegaConf.to_container(value)] if OmegaConf.is_list(value) else [str(value)]  # type: ignore[union-attr]
+
+
+def _beside(folders: Sequence[Path]) -> Path:
+    """comparison/ in the folder that holds all runs."""
+    return Path(os.path.commonpath([folder.parent for folder in folders])) / "comparison"
+
+
+if __name__ == "__main__":
+    main()
