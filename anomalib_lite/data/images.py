@@ -71,10 +71,14 @@ class ImageSet(Dataset[Batch]):
 
     def first(self, count: int) -> ImageSet:
         """The first `count` samples, their pixels shared."""
+        return self.part(slice(count))
+
+    def part(self, chosen: slice) -> ImageSet:
+        """Some of the samples, their pixels shared."""
         part = copy(self)
-        part.samples = self.samples[:count]
+        part.samples = self.samples[chosen]
         if self._pixels is not None and self._masks is not None:
-            part._pixels, part._masks = self._pixels[:count], self._masks[:count]
+            part._pixels, part._masks = self._pixels[chosen], self._masks[chosen]
         return part
 
     def _keep(self, name: str) -> None:

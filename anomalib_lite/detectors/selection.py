@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anomalib_lite.augment.synthetic import synthesize
+from anomalib_lite.augment.drawn import drawn_batches
 from anomalib_lite.augment.tta import View
-from anomalib_lite.data.images import ImageSet, to_float, to_pixels
-from anomalib_lite.data.sample import NOK, OK, UNNUMBERED, Batch
+from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.base import Batches, Prediction
 from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.errors import UserError
@@ -79,7 +77,7 @@ class SelectedResidualModel(nn.Module):
         for model in self.candidates.values():
             model.fit(_rows(residuals(batch), batch.index % self.folds != 0) for batch in batches)
         trials = {name: (ImageMetrics(), PixelMetrics()) for name in self.candidates}
-        for batch in self._trial_batches(images, tried):
+        for batch in drawn_batches(images, tried, self.synthetic, np.random.default_rng(self.seed)):
             features = residuals(batch)
             for name, (by_image, by_pixel) in trials.items():
                 coarse = view.undo(self.candidates[name](features))  # the masks are of the image as it is
@@ -92,25 +90,6 @@ class SelectedResidualModel(nn.Module):
         best = max(self.trials, key=lambda name: sum(self.trials[name].values()))
         log.info("residual model '%s' suits the OK images best: %s", best, self.trials)
         self.candidates = nn.ModuleDict({best: self.candidates[best]})
-
-    def _trial_batches(self, images: ImageSet, tried: Sequence[int], size: int = 16) -> Iterator[Batch]:
-        """The held-back images as they are, and copies of them with drawn defects."""
-        rng = np.random.default_rng(self.seed)
-        plain = [(index, False) for index in tried]
-        drawn = [(tried[k % len(tried)], True) for k in range(self.synthetic)]
-        for start in range(0, len(plain) + len(drawn), size):
-            part = (plain + drawn)[start : start + size]
-            batch = images[[index for index, _ in part]]
-            pixels = to_pixels(batch.image)
-            others = images[rng.choice(tried, len(part)).tolist()]
-            textures = to_pixels(others.image)
-            for k, (_, defective) in enumerate(part):
-                if defective:
-                    pixels[k], mask = synthesize(pixels[k], textures[k], rng)
-                    batch.mask[k, 0] = torch.from_numpy(mask)
-                    batch.label[k] = NOK if mask.any() else OK
-            batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)
-            yield batch
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A saved model holds the chosen candidate alone, and one twin of it for each further view."""

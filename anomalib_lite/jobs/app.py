@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs import sweep
+from anomalib_lite.jobs import multirun
 from anomalib_lite.jobs.home import expand_arguments, expand_values
 from anomalib_lite.jobs.quiet import silence
+from anomalib_lite.sweeps.overrides import expand_json
 
 log = logging.getLogger(__name__)
 
@@ -45,23 +46,23 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
 
         def main() -> None:
             OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
-            sys.argv[1:] = expand_arguments(sys.argv[1:])
             _started.clear()
             try:
-                start = sweep.begin(verb, sys.argv[1:])
+                sys.argv[1:] = expand_arguments(expand_json(sys.argv[1:], _groups()))
+                start = multirun.begin(verb, sys.argv[1:])
             except UserError as error:
                 _refuse(error)
             try:
                 run()
-                failed = sweep.told(sweep.records_of(start))
+                failed = multirun.told(multirun.records_of(start))
             except (KeyboardInterrupt, SystemExit) as stop:
-                records = sweep.records_of(start)
+                records = multirun.records_of(start)
                 if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
                     print("\ninterrupted: the same command goes on from what is finished", file=sys.stderr)
                     sys.exit(130)
                 if stop.code == 1 and not _started and not records:
                     _suggest(verb, sys.argv[1:])
-                if failed := sweep.told(records):  # the launcher itself broke down
+                if failed := multirun.told(records):  # the launcher itself broke down
                     print(f"\n{failed}", file=sys.stderr)
                 raise
             if failed:
@@ -80,7 +81,7 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
     silence()
     try:
         if sweeping:
-            sweep.record(verb, "running")
+            multirun.record(verb, "running")
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
         expand_values(cfg)
@@ -93,10 +94,10 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
             _refuse(spoken)
         if spoken is None:
             log.exception("a job of the sweep failed")
-        sweep.record(verb, "failed", str(spoken or f"{type(error).__name__}: {error}"))
+        multirun.record(verb, "failed", str(spoken or f"{type(error).__name__}: {error}"))
         return None
     if sweeping:
-        sweep.record(verb, "done")
+        multirun.record(verb, "done")
     return result
 
 
@@ -124,8 +125,7 @@ def _suggest(verb: str, arguments: list[str]) -> None:
         return
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        groups = {str(p.relative_to(conf_dir())) for p in conf_dir().rglob("*") if p.is_dir()}
-        choices = [a for a in arguments if a.split("=")[0] in groups and "," not in a]
+        choices = [a for a in arguments if a.split("=")[0] in _groups() and "," not in a]
         try:
             cfg = compose(verb, choices)
         except MissingConfigException:
@@ -149,6 +149,10 @@ def _readable(argument: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+def _groups() -> set[str]:
+    return {str(path.relative_to(conf_dir())) for path in conf_dir().rglob("*") if path.is_dir()}
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

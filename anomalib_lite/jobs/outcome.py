@@ -110,6 +110,11 @@ def in_words(metrics: Mapping[str, Any]) -> str:
                 f"{name:{width}} {row['n']:4d}  {number(row['image_auroc'])}       {number(row['pixel_auroc'])}     "
                 f"  {number(row['aupro'])}  {row['recall']:4.0%}"
             )
+    if drawn := metrics.get("validation"):
+        lines.append(
+            f"drawn defects on held-out OK images: image AUROC {number(drawn['image_auroc'])}   "
+            f"pixel AUROC {number(drawn['pixel_auroc'])}   AUPRO {number(drawn['aupro'])}"
+        )
     lines += [f"{name} not available: {reason}" for name, reason in metrics["missing"].items()]
     if metrics["threshold"]["note"]:
         lines.append(metrics["threshold"]["note"])

@@ -1,129 +1,86 @@
-"""The jobs of a multirun, wherever a launcher runs them: each leaves a record, and the end tells which failed."""
+"""The verb sweep."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import secrets
+import logging
 import shlex
-import shutil
-import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
-from anomalib_lite.errors import UserError
-from anomalib_lite.runs.artifacts import artifact_key
-from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.jobs.app import app
+from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.sweeps.overrides import override
+from anomalib_lite.sweeps.spec import PROGRAM, Sweep, read_sweep
 
-NOT_ENDED = "did not end: its process was stopped, or could not be started"
-# option of hydra/launcher -> the plugin's module, and the extra that installs it
-LAUNCHERS = {
-    "joblib": ("hydra_joblib_launcher", "joblib"),
-    "submitit_local": ("hydra_submitit_launcher", "slurm"),
-    "submitit_slurm": ("hydra_submitit_launcher", "slurm"),
-    "ray": ("hydra_ray_launcher", "ray"),
-    "ray_cluster": ("hydra_ray_launcher", "ray"),
-}
-_folder: Path | None = None  # of the multirun that this process started
+log = logging.getLogger(__name__)
 
+HELP = """Runs a sweep file of Weights & Biases on this machine: grid, random or bayes (Optuna's TPE), hyperband.
 
-class Begin(Callback):
-    """Hydra tells this where the multirun's folder lies, before its first job."""
+Each trial is a training with its own run folder; one that is done is not repeated. The study lies in
+runs/<name>/sweep-<hash>/: the same command goes on where it was interrupted. What stands behind -- goes to every trial.
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global _folder
-        _folder = Path(config.hydra.sweep.dir)
-        for left in _folder.glob(f"{_records('*', '*')}"):
-            if not _alive(left):
-                shutil.rmtree(left, ignore_errors=True)
+  anomalib-lite sweep experiments/sweeps/grid.yaml
+  anomalib-lite sweep experiments/sweeps/bayes_hyperband.yaml trials=30 parallel=2
+  anomalib-lite sweep experiments/sweeps/random.yaml trials=20 -- data=mvtec_ad data.root=DIR data.category=bottle"""
 
 
-def begin(verb: str, arguments: Sequence[str]) -> str:
-    """Names the multirun's folder by what it consists of, and its jobs' records by this start of it; the latter's name.
+@app("sweep", HELP)
+def job(cfg: DictConfig) -> None:
+    sweep = read_sweep(Path(cfg.file))
+    fixed, folder = _place(sweep, tuple(cfg.train))
+    if cfg.dry:
+        _tell(sweep, fixed, folder)
+        return
+    from anomalib_lite.sweeps.outcome import conclude
+    from anomalib_lite.sweeps.run import Plan, run_sweep
 
-    Two multiruns of the same second lie apart, and the same one started again lies where it lay.
-    """
-    global _folder
-    _folder = None
-    check_launcher(arguments)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    jobs = sorted(a for a in arguments if not a.startswith(("hydra/launcher", "hydra.launcher")))
-    name, home = artifact_key(verb, jobs)[:10], Path.cwd()
-    records = _records(str(os.getpid()), secrets.token_hex(4))
-    # closures, whose values come along to the processes of a launcher
-    OmegaConf.register_new_resolver(
-        "anomalib_lite.sweep", lambda runs: str(home / os.path.expanduser(runs) / "multirun" / name), replace=True
-    )
-    OmegaConf.register_new_resolver("anomalib_lite.records", lambda: records, replace=True)
-    return records
+    log.info("%s", folder)
+    write_text(folder / "sweep.yaml", Path(cfg.file).read_text(encoding="utf-8"))
+    study = run_sweep(sweep, Plan(fixed, cfg.trials, cfg.parallel, cfg.seed), folder, training)
+    if failed := conclude(study, fixed, folder):
+        sys.exit(failed)
 
 
-def check_launcher(arguments: Sequence[str]) -> None:
-    """Errors: UserError that says what to install for the launcher that is asked for."""
-    for argument in arguments:
-        key, _, option = argument.partition("=")
-        if key != "hydra/launcher" or option not in LAUNCHERS:
-            continue
-        module, extra = LAUNCHERS[option]
-        if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(f"hydra_plugins.{module}"):
-            raise UserError(f"hydra/launcher={option} needs: pip install 'anomalib-lite[{extra}]'")
+def main() -> None:
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
+    job()
 
 
-def command(verb: str) -> list[str]:
-    """What starts the present job alone."""
-    return [f"anomalib-lite {verb}", *HydraConfig.get().overrides.task]
+def training(overrides: Sequence[str]) -> list[str]:
+    """The process of a trial."""
+    return [sys.executable, "-m", "anomalib_lite.cli", "train", *overrides]
 
 
-def record(verb: str, state: str, error: str | None = None) -> None:
-    """Of the present job of a multirun: running, done or failed."""
-    hydra = HydraConfig.get()
-    text = f"anomalib-lite {verb} {shlex.join(hydra.overrides.task)}"
-    entry = {"state": state, "command": text, "error": error, "host": socket.gethostname()}
-    write_json(Path(hydra.runtime.output_dir) / f"{hydra.job.num}.json", entry)
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """`FILE` becomes `file=FILE`, and what stands behind `--` the list `train`."""
+    own, behind = list(arguments), []
+    if "--" in own:
+        place = own.index("--")
+        own, behind = own[:place], own[place + 1 :]
+    named = [a if a.startswith("-") or "=" in a or own[max(0, i - 1)] in ("--cfg", "-c") else override("file", a)
+             for i, a in enumerate(own)]  # fmt: skip
+    return [*named, override("train", behind)] if behind else named
 
 
-def records_of(start: str) -> list[dict[str, Any]]:
-    """What the jobs of this process's multirun have left, in their order; kept as jobs.json in its folder."""
-    if _folder is None:
-        return []
-    files = sorted((_folder / start).glob("*.json"), key=lambda path: int(path.stem))
-    records = [json.loads(path.read_text()) for path in files]
-    for entry in records:
-        if entry["state"] == "running":
-            entry |= {"state": "failed", "error": NOT_ENDED}
-    if records:
-        write_json(_folder / "jobs.json", records)
-    shutil.rmtree(_folder / start, ignore_errors=True)
-    return records
+def _place(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:
+    """The overrides of every trial, and the folder of the study among their run folders."""
+    fixed = [*sweep.fixed, *more]
+    given = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(fixed)}
+    if "experiment_name" not in given:
+        fixed.append(override("experiment_name", sweep.name))
+    runs = Path(str(given.get("paths.runs", "runs"))).expanduser()
+    name = str(given.get("experiment_name", sweep.name))
+    return tuple(fixed), runs / name / f"sweep-{sweep.key(more)}"
 
 
-def told(records: Sequence[dict[str, Any]]) -> str | None:
-    """Every failed job with what to type to see it alone, and its message."""
-    failed = [entry for entry in records if entry["state"] == "failed"]
-    if not failed:
-        return None
-    lines = [f"{len(failed)} of {len(records)} jobs of the sweep failed:"]
-    for entry in failed:
-        lines += [f"  {entry['command']}", *(f"      {line}" for line in entry["error"].splitlines())]
-    return "\n".join([*lines, "The same command starts them again, and no job that is done."])
-
-
-def _records(process: str, token: str) -> str:
-    return f".jobs-{socket.gethostname()}-{process}-{token}"
-
-
-def _alive(records: Path) -> bool:
-    process = int(records.name.split("-")[-2])
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _tell(sweep: Sweep, fixed: Sequence[str], folder: Path) -> None:
+    log.info("study: %s", folder)
+    for key, distribution in sweep.parameters.items():
+        values = distribution.values
+        told = ", ".join(map(repr, values)) if values else f"{distribution.low:g} to {distribution.high:g}"
+        log.info("  %s: %s (%s)", key, told, distribution.kind)
+    log.info("trials: %s train %s ...", PROGRAM, shlex.join(fixed))

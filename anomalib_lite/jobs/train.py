@@ -16,12 +16,12 @@ from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.multirun import command
 from anomalib_lite.jobs.quiet import seed_everything
-from anomalib_lite.jobs.sweep import command
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.chosen import chosen
 from anomalib_lite.runs.environment import environment
-from anomalib_lite.runs.folder import RunFolder, run_hash
+from anomalib_lite.runs.folder import RunFolder, announce, run_hash
 from anomalib_lite.runs.lock import alone
 from anomalib_lite.runs.tracking import Tracker, track_again, tracked
 
@@ -56,6 +56,7 @@ def main(cfg: DictConfig) -> float | None:
     splits = instantiate(cfg.data)
     data_hash = fingerprint(splits)
     folder = _folder(cfg, data_hash)
+    announce(folder)
     with alone(folder, inside=True):  # who is asked for the same run at the same time waits, and finds it done
         return _open(cfg, folder, splits, data_hash)
 
@@ -90,6 +91,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     from anomalib_lite.jobs.inputs import make_inputs
     from anomalib_lite.jobs.outcome import conclude
     from anomalib_lite.jobs.training import train_detector
+    from anomalib_lite.jobs.validation import hold_back, validate
     from anomalib_lite.report.generated_view import FOLDER as GENERATED
 
     untrained = build_detector(cfg, weights="none")
@@ -106,12 +108,13 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
         shutil.copytree(inputs.generated, run.path / GENERATED, dirs_exist_ok=True)
     with run.stage("decode"):
         train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in inputs.splits)
+    held_out, judging = hold_back(val) if cfg.validate else (val, None)
     detector: Detector = build_detector(cfg, weights=inputs.teacher)
     if train_detector(cfg, run, detector, train, val, inputs, tracker.logger):
         tracker.log_history(run.path / "history.csv")
     detector.to(device_of(cfg)).eval()
     with run.stage("threshold"):
-        threshold, levels = find_threshold(detector, val, cfg.batch_size, cfg.scoring.false_alarm_rate)
+        threshold, levels = find_threshold(detector, held_out, cfg.batch_size, cfg.scoring.false_alarm_rate)
     with run.stage("inspector"):
         settings = OmegaConf.to_container(cfg.defects, resolve=True)
         make_inspector(settings, run.path, train, levels, inputs.template)
@@ -119,6 +122,9 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     run.status["model_mb"] = round(save_model(run.path, detector, threshold) / 2**20, 2)
     log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
     result = _evaluate(cfg, run, detector, test, threshold, book)
+    if judging is not None:
+        with run.stage("validate"):
+            result.metrics["validation"] = validate(detector, judging, cfg.batch_size, cfg.scoring.aupro_limit)
     with run.stage("report"):
         conclude(cfg, run, detector, test, result, threshold, tracker, book, train)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)  # needed to resume alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import resource
 import sys
 import time
@@ -22,6 +23,7 @@ from anomalib_lite.runs.atomic import write_json, write_text
 
 # what does not change the result: where things lie, how they are tracked, and how a run is called
 UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_limit_mb")
+RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's name
 WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
 
 
@@ -29,9 +31,17 @@ def run_hash(cfg: DictConfig, data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
+    if not defining.get("validate"):  # off, it changes nothing
+        defining.pop("validate", None)
     defining["data"] = {k: v for k, v in defining.get("data", {}).items() if k not in WHERE}
     text = json.dumps([defining, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def announce(folder: Path) -> None:
+    """Tells whoever started this process which run it is, where a file for that is named."""
+    if file := os.environ.get(RECORD):
+        write_text(file, str(folder.absolute()))
 
 
 class RunFolder:

@@ -1,0 +1,129 @@
+"""The jobs of a multirun, wherever a launcher runs them: each leaves a record, and the end tells which failed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import artifact_key
+from anomalib_lite.runs.atomic import write_json
+
+NOT_ENDED = "did not end: its process was stopped, or could not be started"
+# option of hydra/launcher -> the plugin's module, and the extra that installs it
+LAUNCHERS = {
+    "joblib": ("hydra_joblib_launcher", "joblib"),
+    "submitit_local": ("hydra_submitit_launcher", "slurm"),
+    "submitit_slurm": ("hydra_submitit_launcher", "slurm"),
+    "ray": ("hydra_ray_launcher", "ray"),
+    "ray_cluster": ("hydra_ray_launcher", "ray"),
+}
+_folder: Path | None = None  # of the multirun that this process started
+
+
+class Begin(Callback):
+    """Hydra tells this where the multirun's folder lies, before its first job."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        global _folder
+        _folder = Path(config.hydra.sweep.dir)
+        for left in _folder.glob(f"{_records('*', '*')}"):
+            if not _alive(left):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def begin(verb: str, arguments: Sequence[str]) -> str:
+    """Names the multirun's folder by what it consists of, and its jobs' records by this start of it; the latter's name.
+
+    Two multiruns of the same second lie apart, and the same one started again lies where it lay.
+    """
+    global _folder
+    _folder = None
+    check_launcher(arguments)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    jobs = sorted(a for a in arguments if not a.startswith(("hydra/launcher", "hydra.launcher")))
+    name, home = artifact_key(verb, jobs)[:10], Path.cwd()
+    records = _records(str(os.getpid()), secrets.token_hex(4))
+    # closures, whose values come along to the processes of a launcher
+    OmegaConf.register_new_resolver(
+        "anomalib_lite.sweep", lambda runs: str(home / os.path.expanduser(runs) / "multirun" / name), replace=True
+    )
+    OmegaConf.register_new_resolver("anomalib_lite.records", lambda: records, replace=True)
+    return records
+
+
+def check_launcher(arguments: Sequence[str]) -> None:
+    """Errors: UserError that says what to install for the launcher that is asked for."""
+    for argument in arguments:
+        key, _, option = argument.partition("=")
+        if key != "hydra/launcher" or option not in LAUNCHERS:
+            continue
+        module, extra = LAUNCHERS[option]
+        if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(f"hydra_plugins.{module}"):
+            raise UserError(f"hydra/launcher={option} needs: pip install 'anomalib-lite[{extra}]'")
+
+
+def command(verb: str) -> list[str]:
+    """What starts the present job alone."""
+    return [f"anomalib-lite {verb}", *HydraConfig.get().overrides.task]
+
+
+def record(verb: str, state: str, error: str | None = None) -> None:
+    """Of the present job of a multirun: running, done or failed."""
+    hydra = HydraConfig.get()
+    text = f"anomalib-lite {verb} {shlex.join(hydra.overrides.task)}"
+    entry = {"state": state, "command": text, "error": error, "host": socket.gethostname()}
+    write_json(Path(hydra.runtime.output_dir) / f"{hydra.job.num}.json", entry)
+
+
+def records_of(start: str) -> list[dict[str, Any]]:
+    """What the jobs of this process's multirun have left, in their order; kept as jobs.json in its folder."""
+    if _folder is None:
+        return []
+    files = sorted((_folder / start).glob("*.json"), key=lambda path: int(path.stem))
+    records = [json.loads(path.read_text()) for path in files]
+    for entry in records:
+        if entry["state"] == "running":
+            entry |= {"state": "failed", "error": NOT_ENDED}
+    if records:
+        write_json(_folder / "jobs.json", records)
+    shutil.rmtree(_folder / start, ignore_errors=True)
+    return records
+
+
+def told(records: Sequence[dict[str, Any]]) -> str | None:
+    """Every failed job with what to type to see it alone, and its message."""
+    failed = [entry for entry in records if entry["state"] == "failed"]
+    if not failed:
+        return None
+    lines = [f"{len(failed)} of {len(records)} jobs of the sweep failed:"]
+    for entry in failed:
+        lines += [f"  {entry['command']}", *(f"      {line}" for line in entry["error"].splitlines())]
+    return "\n".join([*lines, "The same command starts them again, and no job that is done."])
+
+
+def _records(process: str, token: str) -> str:
+    return f".jobs-{socket.gethostname()}-{process}-{token}"
+
+
+def _alive(records: Path) -> bool:
+    process = int(records.name.split("-")[-2])
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

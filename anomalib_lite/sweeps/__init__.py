@@ -1,0 +1,1 @@
+"""Sweeps in the format of Weights & Biases, without its server: Optuna chooses, `train` runs."""

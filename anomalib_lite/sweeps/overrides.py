@@ -1,0 +1,78 @@
+"""Values of any shape as Hydra overrides, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from anomalib_lite.errors import UserError
+
+BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # strings that Hydra reads as they are
+KEYWORDS = ("null", "true", "false", "nan", "inf")
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` as one argument, from which Hydra reads the same value of the same type.
+
+    value: what JSON holds, of any depth. Errors: UserError for a key within a value that Hydra cannot read.
+    """
+    return f"{key}={literal(value)}"
+
+
+def literal(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_inner_key(k)}:{literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(literal(v) for v in value) + "]"
+    text = str(value)
+    if BARE.fullmatch(text) and text.lower() not in KEYWORDS:
+        return text
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
+    """Arguments that are JSON objects become overrides, one for each key; the others stay.
+
+    W&B's agent hands on parameters as `key=<Python's repr>`, which loses what None, strings, dictionaries and all that
+    holds a space or `=` are; as `${args_json}` they come whole. groups: the config groups' names; a dictionary under
+    such a name holds nested parameters, since a group's own value is the name of an option.
+    """
+    expanded = []
+    for argument in arguments:
+        if not argument.startswith("{"):
+            expanded.append(argument)
+            continue
+        try:
+            values = json.loads(argument)
+        except json.JSONDecodeError as error:
+            raise UserError(f"Not JSON, which an argument in braces must be ({error}): {argument}") from None
+        expanded += [override(key, value) for key, value in _unnested(values, groups)]
+    return expanded
+
+
+def _unnested(values: Mapping[str, Any], groups: Collection[str]) -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in values.items():
+        if key in groups and isinstance(value, Mapping):
+            pairs += [(f"{key}.{inner}", v) for inner, v in value.items()]
+        else:
+            pairs.append((key, value))
+    return pairs
+
+
+def _inner_key(key: Any) -> str:
+    if isinstance(key, str) and not BARE.fullmatch(key):
+        raise UserError(f"'{key}' cannot be a key within a value on Hydra's command line: letters, digits and _ can.")
+    return str(key)
