@@ -27,6 +27,7 @@ from anomalib_lite.sweeps.overrides import expand_json
 log = logging.getLogger(__name__)
 
 Job = Callable[[DictConfig], Any]
+silence()  # in a launcher's processes, too, where Hydra composes before a job begins
 _started: list[str] = []  # jobs of this process, as their overrides
 
 

@@ -8,6 +8,7 @@ import warnings
 WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # a frozen teacher is in eval mode on purpose
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+    r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema",  # conf/hydra/launcher: deltas on purpose
 )
 
 
