@@ -44,6 +44,10 @@ class Design:
             found.setdefault((variant, block), {})[int(seed)] = float(value)
         return found
 
+    def part(self, view: View) -> pd.DataFrame:
+        """The runs of a view: of its data sets, and of settings that it compares."""
+        return self.rows[self.rows["data"].isin(view.blocks) & self.rows["variant"].isin(view.variants)]
+
     def level(self, variant: str, factor: str) -> str:
         return self.variants[variant][factor]
 

@@ -58,7 +58,8 @@ def marginal_effects(
 
 def _contexts(design: Design, view: View, metric: str, factor: str) -> pd.DataFrame:
     """Everything else by rows (data, seed, other factors), levels by columns."""
-    rows = design.rows[design.rows["data"].isin(view.blocks) & (design.rows[factor] != ABSENT)].dropna(subset=[metric])
+    rows = design.part(view)
+    rows = rows[rows[factor] != ABSENT].dropna(subset=[metric])
     others = ["data", "seed", *(f for f in design.factors if f != factor)]
     wide = rows.groupby([*others, factor])[metric].mean().unstack(factor)
     return wide[levels(list(wide.columns))]

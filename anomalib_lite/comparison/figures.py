@@ -17,36 +17,33 @@ LABELLED = 8  # settings of a front that are named beside their points
 
 
 def means_figure(found: Comparison, metric: str) -> Figure:
-    """One panel a data set: each setting's seeds, mean and Student's interval."""
+    """One panel a data set, one row a setting: its seeds, its mean and Student's interval."""
     studies = [study for study in found.studies if study.metric == metric and len(study.view.blocks) == 1]
-    most = max(len(study.summaries) for study in studies)
-    longest = max(len(s.variant) for study in studies for s in study.summaries)
-    width = len(studies) * (2.6 + 0.065 * longest)
-    drawing, axes = ink.panels(width, 0.9 + ROW * most, 1, len(studies))
+    names = [v for v in reversed(found.design.variants) if any(v in study.view.variants for study in studies)]
+    width = 0.8 + 0.075 * max(map(len, names)) + 2.7 * len(studies)
+    drawing, axes = ink.panels(width, 0.95 + ROW * len(names), 1, len(studies))
     for axis, study in zip(axes, studies, strict=True):
-        _means(axis, study)
+        _means(axis, study, names)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
         ink.entitle(axis, study.view.title)
         axis.set_xlabel(title(metric))
     return drawing
 
 
-def _means(axis: Axes, study: Study) -> None:
-    rows = list(reversed(study.summaries))
-    dots = [v for s in rows for series in s.values.values() for v in series.values()]
+def _means(axis: Axes, study: Study, names: list[str]) -> None:
+    dots = [v for s in study.summaries for series in s.values.values() for v in series.values()]
     room = 0.6 * (max(dots) - min(dots)) or 1e-3
-    for y, summary in enumerate(rows):
-        colour = ink.NOK if summary.best else ink.OK
+    low, high = min(dots) - room, max(dots) + room
+    for summary in study.summaries:
+        y, colour = names.index(summary.variant), ink.NOK if summary.best else ink.OK
         values = [v for series in summary.values.values() for v in series.values()]
         if summary.student.known:
-            low, high = (
-                min(max(e, min(dots) - room), max(dots) + room) for e in (summary.student.low, summary.student.high)
-            )
-            axis.plot([low, high], [y, y], color=colour, linewidth=1.2, solid_capstyle="butt")
+            ends = [min(max(end, low), high) for end in (summary.student.low, summary.student.high)]
+            axis.plot(ends, [y, y], color=colour, linewidth=1.2, solid_capstyle="butt")
         axis.scatter(values, [y] * len(values), s=11, color=colour, alpha=0.45, linewidths=0)
-        axis.scatter([summary.mean], [y], s=34, marker="D", color=colour, zorder=3)
-    axis.set_yticks(range(len(rows)), [s.variant for s in rows])
-    axis.set_ylim(-0.7, len(rows) - 0.3)
-    axis.locator_params(axis="x", nbins=5)
+        axis.scatter([summary.mean], [y], s=30, marker="D", color=colour, zorder=3)
+    axis.set_ylim(-0.7, len(names) - 0.3)
+    axis.locator_params(axis="x", nbins=4)
     axis.grid(False, axis="y")
 
 

@@ -20,6 +20,8 @@ def findings(study: Study) -> list[str]:
     said = [f"{title}: {best.variant}, {best.mean:.4f}{range_}."]
     if not study.pairs:
         return said
+    if single := sum(s.seeds < 2 for s in study.summaries if best.seeds > 1):
+        said.append(f"{single} of {len(study.summaries)} settings have a single seed, and do not compete for the best.")
     return [*said, *_against_best(study), *_cautions(study)]
 
 
@@ -51,7 +53,8 @@ def _against_best(study: Study) -> list[str]:
         count = len(conclusive(study))
         return [f"{count} of {len(study.pairs)} settings differ from the reference."]
     if not unclear:
-        return ["It differs from every other setting." if len(beaten) > 1 else f"It differs from {beaten[0]}."]
+        named = "every other setting" if len(beaten) > 1 else beaten[0]
+        return [f"It differs from {named} by more than chance explains."]
     listed = "; ".join(unclear[:NAMED]) + (f" and {len(unclear) - NAMED} more" if len(unclear) > NAMED else "")
     head = f"It differs from {f'{len(beaten)} of {len(own)}' if beaten else 'no'} other settings"
     return [f"{head} by more than chance explains; not told apart from: {listed}."]
@@ -73,6 +76,11 @@ def _cautions(study: Study) -> list[str]:
             f"With {fewest} pairs no test free of assumptions can conclude anything: the sign-flip test cannot go "
             f"below p = {least:.2g}. What is concluded rests on differences between seeds being normally distributed; "
             f"{FLIPS_NEEDED} pairs or more can do without."
+        )
+    if len(study.pairs) >= len(study.summaries) > 3:
+        said.append(
+            f"The p values are corrected for {len(study.pairs)} pairs; against one setting, reference='...', there would "
+            f"be {len(study.summaries) - 1}, and more could be concluded."
         )
     seeds = min(s.seeds for s in study.summaries)
     if seeds > 1 and (least := visible(study, seeds)):

@@ -37,7 +37,7 @@ class Interaction:
 def interactions(design: Design, view: View, metric: str, confidence: float = 0.95) -> list[Interaction]:
     """Of all pairs of factors, the data among them where the view has several."""
     names = [*design.factors, *([DATA] if len(view.blocks) > 1 else [])]
-    rows = design.rows[design.rows[DATA].isin(view.blocks)].dropna(subset=[metric])
+    rows = design.part(view).dropna(subset=[metric])
     found = []
     for first, second in itertools.combinations(names, 2):
         known = rows[(rows[first] != ABSENT) & (rows[second] != ABSENT)]

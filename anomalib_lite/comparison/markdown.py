@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from anomalib_lite.comparison.compare import Comparison, Study
+from anomalib_lite.comparison.compare import Comparison
 from anomalib_lite.comparison.design import View
+from anomalib_lite.comparison.missing import incomplete, never_run
 from anomalib_lite.comparison.pairs import Pair
 from anomalib_lite.comparison.table import COSTS
 from anomalib_lite.comparison.words import digits
@@ -96,14 +97,11 @@ def _missing(found: Comparison) -> list[str]:
     lines = []
     if found.table.left_out:
         lines += ["## Left out", "", table(["run", "state", "reason"], found.table.left_out), ""]
-    if found.gaps:
-        rows = [
-            [g.block, g.variant, " ".join(map(str, g.there)) or "none", " ".join(map(str, g.absent))]
-            for g in found.gaps
-        ]
-        lines += ["## Not run", "", table(["data", "setting", "seeds there", "seeds missing"], rows), ""]
+    if gaps := incomplete(found.gaps):
+        words = [[" ".join(map(str, seeds)) for seeds in (gap.there, gap.absent)] for gap in gaps]
+        rows = [[gap.block, gap.variant, *seeds] for gap, seeds in zip(gaps, words, strict=True)]
+        lines += ["## Seeds missing", "", table(["data", "setting", "seeds there", "seeds missing"], rows), ""]
+    if absent := never_run(found.gaps):
+        lines += ["## Not run on all data", ""]
+        lines += [f"- {block}: {'; '.join(names)}" for block, names in absent.items()]
     return lines
-
-
-def significant_pairs(study: Study) -> list[Pair]:
-    return [pair for pair in study.pairs if pair.significant]

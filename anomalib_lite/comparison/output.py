@@ -10,6 +10,7 @@ from anomalib_lite.comparison.compare import Comparison
 from anomalib_lite.comparison.figures import means_figure
 from anomalib_lite.comparison.findings import findings
 from anomalib_lite.comparison.markdown import document, pivot
+from anomalib_lite.comparison.missing import incomplete, never_run
 from anomalib_lite.comparison.page import write_page
 from anomalib_lite.comparison.shown import best_commands
 from anomalib_lite.comparison.table import write_csv, write_table
@@ -37,9 +38,13 @@ def terminal(found: Comparison) -> str:
     lead = found.studies[0]
     lines += ["", f"{lead.metric}, {lead.view.title}:", *(f"  {sentence}" for sentence in findings(lead))]
     lines += [f"  {command}" for _, command in best_commands(found, lead)]
-    if found.table.left_out or found.gaps:
-        words = f"{len(found.table.left_out)} runs left out, {len(found.gaps)} settings lack seeds: see compare.md"
-        lines += ["", words]
+    counts = {
+        "runs left out": len(found.table.left_out),
+        "settings that lack seeds": len(incomplete(found.gaps)),
+        "settings not run on all data": sum(map(len, never_run(found.gaps).values())),
+    }
+    if told := ", ".join(f"{count} {words}" for words, count in counts.items() if count):
+        lines += ["", f"{told}: see compare.md"]
     return "\n".join([*lines, *(["", *found.table.notes] if found.table.notes else [])])
 
 

@@ -11,12 +11,11 @@ from markupsafe import Markup
 
 from anomalib_lite.comparison.compare import Comparison, Study
 from anomalib_lite.comparison.factors import levels
+from anomalib_lite.comparison.missing import incomplete, never_run
 from anomalib_lite.comparison.shown import show
 from anomalib_lite.comparison.table import COSTS
 from anomalib_lite.comparison.words import MEANINGS, digits, meaning, title, value
 from anomalib_lite.runs.atomic import write_text
-
-MOST_COLUMNS = 3  # of defect types' metrics in the table of all runs, which all lie in runs.csv
 
 
 def write_page(found: Comparison, path: Path) -> Path:
@@ -41,7 +40,8 @@ def write_page(found: Comparison, path: Path) -> Path:
         drawn=Markup(_data(found)),
         interacting=any(study.interactions for study in found.studies),
         left_out=found.table.left_out,
-        gaps=found.gaps,
+        gaps=incomplete(found.gaps),
+        never_run=never_run(found.gaps),
         head=_columns(found),
         rows=_rows(found),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from scipy import stats
 
 from anomalib_lite.comparison.strata import Interval, Strata, spread, student
 
-EXACT = 16  # pairs up to which all 2^n sign patterns are gone through
+EXACT = 14  # pairs up to which all 2^n sign patterns are gone through
 DRAWN = 20_000  # sign patterns beyond that
 ROUNDING = 1e-12  # relative: sums of the same differences in another order are the same
 
@@ -57,18 +58,24 @@ def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, f
     """Two-sided p of the mean difference among those with each sign flipped or not, and the least p possible.
 
     It assumes only that without an effect each difference is as likely as its negative (Fisher 1935, section 21).
-    Exact up to 16 pairs; beyond, by random signs, the observed ones counted among them.
+    Exact up to 14 pairs; beyond, by random signs, the observed ones counted among them.
     """
     weighted = np.concatenate([values / (len(values) * len(strata)) for values in strata])
     n = len(weighted)
     if n <= EXACT:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        signs = _patterns(n)
     else:
         signs = generator.choice((-1, 1), (DRAWN, n))
     reached = np.abs(signs @ weighted) >= abs(weighted.sum()) * (1 - ROUNDING)
     if n <= EXACT:
         return float(reached.mean()), 2.0 / 2**n if n else 1.0
     return float((reached.sum() + 1) / (DRAWN + 1)), 1.0 / (DRAWN + 1)
+
+
+@functools.cache
+def _patterns(n: int) -> np.ndarray:
+    """All signs of n differences, (2^n, n)."""
+    return (1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)).astype(np.float64)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

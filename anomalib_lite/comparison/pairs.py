@@ -29,6 +29,7 @@ class Pair:
     p_holm: float
     improvement: float
     improvement_interval: Interval
+    better: bool  # the mean of `a` is
 
     @property
     def significant(self) -> bool:
@@ -67,6 +68,7 @@ def compare_pairs(
                 np.nan,
                 probability_of_improvement(*better),
                 improvement_interval(*better, resamples, generator, confidence),
+                direction * (mean(x) - mean(y)) > 0,
             )
         )
     corrected = holm(np.array([np.nan if pair.found is None else pair.found.p for pair in found]))
@@ -81,7 +83,7 @@ def _verdict(pair: Pair) -> str:
         return "one seed: no statement about chance"
     if pair.significant:
         alone = found.p_least > SIGNIFICANT and not found.constant
-        return "differs" + (", if differences are normal" if alone else "")
+        return ("better" if pair.better else "worse") + (", if differences are normal" if alone else "")
     if found.constant:
         return f"the same in every pair{': equal' if found.mean == 0 else ''}"
     return "not told apart"

@@ -27,7 +27,7 @@ class Price:
 
 
 def prices(design: Design, view: View, metric: str, summaries: Sequence[Summary]) -> list[Price]:
-    rows = design.rows[design.rows["data"].isin(view.blocks)]
+    rows = design.part(view)
     quality = np.array([sign(metric) * s.mean for s in summaries])
     costs = []
     for summary in summaries:

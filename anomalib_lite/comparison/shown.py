@@ -20,8 +20,8 @@ from anomalib_lite.comparison.summaries import Summary
 from anomalib_lite.comparison.words import digits, interval, probability, value
 from anomalib_lite.report import ink
 
-SEEDS = (2, 3, 5, 10, 20)  # for which the visible difference is told
-Cell = tuple[str, float | str | None]  # text and sort key
+SEEDS = (3, 5, 10, 20)  # for which the visible difference is told
+Cell = tuple[str, float | str | None]  # text, perhaps of two lines, and sort key
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class Shown:
 
 
 def show(found: Comparison, study: Study, view: int, metric: int) -> Shown:
-    several = {pair: pair for pair in study.pairs}
     needed = [(n, visible(study, n)) for n in SEEDS]
     return Shown(
         view,
@@ -62,7 +61,7 @@ def show(found: Comparison, study: Study, view: int, metric: int) -> Shown:
         _settings(found, study),
         any(s.iqm is not None for s in study.summaries),
         _effects(study),
-        _pairs(list(several), study.metric),
+        _pairs(study.pairs, study.metric),
         [(n, value(least, digits(study.metric))) for n, least in needed if least is not None],
         Markup(ink.to_svg(price_figure(study))) if priced(study.prices) else None,
     )
@@ -122,7 +121,7 @@ def _effect(axis: Axis, effect: Effect, places: int) -> Row:
     head, d = [effect.factor, effect.level], effect.found
     if d is None:
         said = "compared with" if effect.level == effect.baseline else "never run beside it"
-        return Row(head, None, [mean, (said, None), ("", None), ("", None), (str(effect.contexts), effect.contexts)])
+        return Row(head, None, [mean, (said, None), ("", None), ("", None), ("", None)])
     cells: list[Cell] = [
         mean,
         (value(d.mean, places, signed=True), d.mean),
@@ -142,20 +141,17 @@ def _pairs(pairs: Sequence[Pair], metric: str) -> tuple[Axis, list[Row]]:
 def _pair(axis: Axis, pair: Pair, places: int) -> Row:
     improvement = f"{pair.improvement:.2f}"
     if pair.improvement_interval.known:
-        improvement += f" ({interval(pair.improvement_interval, 2)})"
-    last: list[Cell] = [(improvement, pair.improvement)]
+        improvement += f"\n{interval(pair.improvement_interval, 2)}"
+    last: list[Cell] = [(improvement, pair.improvement), (pair.verdict, pair.verdict)]
     head, d = [pair.a, pair.b], pair.found
     if d is None:
-        nothing: list[Cell] = [("–", None)] * 5
-        return Row(head, None, [*nothing, *last, (pair.verdict, pair.verdict)], keys=(pair.a, pair.b))
+        return Row(head, None, [("–", None)] * 4 + last, keys=(pair.a, pair.b))
     cells: list[Cell] = [
-        (value(d.mean, places, signed=True), d.mean),
-        (interval(d.interval, places, signed=True), _key(d.interval.low)),
+        (f"{value(d.mean, places, signed=True)}\n{interval(d.interval, places, signed=True)}", d.mean),
         (probability(d.p), _key(d.p)),
         (probability(pair.p_holm), _key(pair.p_holm)),
-        (f"{probability(d.p_flips)} (least {probability(d.p_least)})", _key(d.p_flips)),
+        (f"{probability(d.p_flips)}\nleast {probability(d.p_least)}", _key(d.p_flips)),
         *last,
-        (pair.verdict, pair.verdict),
     ]
     return Row(head, bar(axis, d.mean, outer=d.interval, zero=True), cells, pair.significant, (pair.a, pair.b))
 

@@ -41,7 +41,9 @@ def summarise(
     generator: np.random.Generator,
     confidence: float = 0.95,
 ) -> list[Summary]:
-    """One for each setting of the view, in its order; one of them is marked as the best."""
+    """One for each setting of the view, in its order. The best mean is marked, among settings with two seeds or more
+    where there are such: a single seed may be a lucky one.
+    """
     found = []
     for variant in view.variants:
         data = strata(series, view, variant)
@@ -60,7 +62,7 @@ def summarise(
             middle = bootstrap.interval(data, bootstrap.interquartile_means, resamples, generator, confidence)
             summary = replace(summary, iqm=bootstrap.interquartile_mean(data), iqm_interval=middle)
         found.append(summary)
-    best = max(range(len(found)), key=lambda i: sign(metric) * found[i].mean)
+    best = max(range(len(found)), key=lambda i: (found[i].seeds > 1, sign(metric) * found[i].mean))
     found[best] = replace(found[best], best=True)
     return found
 
