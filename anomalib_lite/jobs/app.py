@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -129,8 +129,8 @@ def _suggest(verb: str, arguments: list[str]) -> None:
         choices = [a for a in arguments if a.split("=")[0] in _groups() and "," not in a]
         try:
             cfg = compose(verb, choices)
-        except MissingConfigException:
-            return  # Hydra has listed the valid choices of the group
+        except HydraException:
+            return  # as Hydra has said; of a group it has listed the valid choices
     valid = sorted(set(_keys(cfg)))
     for argument in arguments:
         key = argument.split("=")[0].lstrip("+~")
