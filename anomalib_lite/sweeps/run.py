@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.sweeps.overrides import override
@@ -45,7 +46,8 @@ def run_sweep(sweep: Sweep, plan: Plan, folder: Path, command: Command) -> Study
     study = Study(sweep, folder, plan.seed)
     running: dict[int, tuple[Asked, Trial]] = {}
     total = _total(sweep, plan)
-    with tqdm(total=total, initial=len(study.ended()), desc="trials") as bar:
+    ended = min(len(study.ended()), total)
+    with logging_redirect_tqdm(), tqdm(total=total, initial=ended, desc="trials") as bar:
         try:
             while True:
                 while len(running) < plan.parallel and len(study.ended()) + len(running) < total:
