@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 
 from anomalib_lite.jobs.app import app
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.sweeps.overrides import override
+from anomalib_lite.sweeps.overrides import command_line, override
 from anomalib_lite.sweeps.spec import PROGRAM, Sweep, read_sweep
 
 log = logging.getLogger(__name__)
@@ -61,9 +60,14 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     if "--" in own:
         place = own.index("--")
         own, behind = own[:place], own[place + 1 :]
-    named = [a if a.startswith("-") or "=" in a or own[max(0, i - 1)] in ("--cfg", "-c") else override("file", a)
-             for i, a in enumerate(own)]  # fmt: skip
+    named = [override("file", a) if _is_file(a, before) else a for before, a in zip(["", *own], own, strict=False)]
     return [*named, override("train", behind)] if behind else named
+
+
+def _is_file(argument: str, before: str) -> bool:
+    if before in ("--cfg", "-c") or argument.startswith("-"):
+        return False
+    return "=" not in argument or Path(argument).is_file()
 
 
 def _place(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:
@@ -83,4 +87,4 @@ def _tell(sweep: Sweep, fixed: Sequence[str], folder: Path) -> None:
         values = distribution.values
         told = ", ".join(map(repr, values)) if values else f"{distribution.low:g} to {distribution.high:g}"
         log.info("  %s: %s (%s)", key, told, distribution.kind)
-    log.info("trials: %s train %s ...", PROGRAM, shlex.join(fixed))
+    log.info("trials: %s train %s ...", PROGRAM, command_line(fixed))

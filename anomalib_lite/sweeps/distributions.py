@@ -121,6 +121,9 @@ def _interval(
     integer: bool = False,
 ) -> Distribution:
     """exponents: min and max are natural logarithms. inverse: of one over the value."""
+    for end in ("min", "max"):
+        if isinstance(spec[end], str):
+            raise ValueError(f"{end} is the text '{spec[end]}' (YAML reads 1e-6 as text: write 1.0e-6)")
     number = int if integer else float
     low, high = number(spec["min"]), number(spec["max"])
     if exponents:

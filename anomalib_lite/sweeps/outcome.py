@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -12,7 +11,7 @@ from statistics import mean
 from optuna.trial import FrozenTrial, TrialState
 
 from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.sweeps.overrides import override
+from anomalib_lite.sweeps.overrides import command_line, literal, overrides
 from anomalib_lite.sweeps.spec import PROGRAM
 from anomalib_lite.sweeps.study import Study
 
@@ -49,8 +48,7 @@ def table(study: Study, trials: Sequence[FrozenTrial]) -> str:
     rows = [["trial", *(o.name for o in objectives), *varying]]
     for trial in trials:
         values = study.values(trial.params)
-        told = [override("", values[key])[1:] if not isinstance(values[key], float) else f"{values[key]:.4g}"
-                for key in varying]  # fmt: skip
+        told = [f"{v:.4g}" if isinstance(v, float) else literal(v) for v in map(values.get, varying)]
         rows.append([str(trial.number), *(f"{v:.4g}" for v in trial.values), *told])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     title = "best trials" if len(objectives) == 1 else "no other trial beats these in all"
@@ -60,8 +58,7 @@ def table(study: Study, trials: Sequence[FrozenTrial]) -> str:
 
 def ready_command(study: Study, trial: FrozenTrial, fixed: Sequence[str]) -> str:
     """The command line of a trial."""
-    values = [override(key, value) for key, value in study.values(trial.params).items()]
-    return shlex.join([PROGRAM, "train", *fixed, *values])
+    return command_line([PROGRAM, "train", *fixed, *overrides(study.values(trial.params))])
 
 
 def write_trials(path: Path, study: Study, trials: Sequence[FrozenTrial]) -> None:
@@ -74,7 +71,7 @@ def write_trials(path: Path, study: Study, trials: Sequence[FrozenTrial]) -> Non
             results = trial.values if trial.state == TrialState.COMPLETE else [""] * len(objectives)
             values = study.values(trial.params)
             facts = [trial.user_attrs.get(name, "") for name in ("seconds", "folder", "message")]
-            told = [override("", values[key])[1:] for key in parameters]
+            told = [literal(values[key]) for key in parameters]
             writer.writerow([trial.number, _state(trial), *results, *told, *facts])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,21 @@ def override(key: str, value: Any) -> str:
     value: what JSON holds, of any depth. Errors: UserError for a key within a value that Hydra cannot read.
     """
     return f"{key}={literal(value)}"
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """The arguments that give these values to a training.
+
+    Hydra merges a dictionary into the one that is there, which is right for part of a group; one that describes an
+    object (`_target_`) replaces it, since another object's arguments must not stay behind.
+    """
+    arguments = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            arguments += [override(key, None), override(key, value)]
+        else:
+            arguments.append(override(key, value))
+    return arguments
 
 
 def literal(value: Any) -> str:
@@ -42,6 +58,11 @@ def literal(value: Any) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
+def command_line(words: Sequence[str]) -> str:
+    """As one types it into a shell; double quotes where Hydra's own are single ones."""
+    return " ".join(f'"{w}"' if "'" in w and not set(w) & set('"$`\\!\n') else shlex.quote(w) for w in words)
+
+
 def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
     """Arguments that are JSON objects become overrides, one for each key; the others stay.
 
@@ -58,7 +79,7 @@ def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
             values = json.loads(argument)
         except json.JSONDecodeError as error:
             raise UserError(f"Not JSON, which an argument in braces must be ({error}): {argument}") from None
-        expanded += [override(key, value) for key, value in _unnested(values, groups)]
+        expanded += overrides(dict(_unnested(values, groups)))
     return expanded
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.sweeps.overrides import override
+from anomalib_lite.sweeps.overrides import command_line, overrides
 from anomalib_lite.sweeps.spec import Sweep
 from anomalib_lite.sweeps.study import Asked, Study
 from anomalib_lite.sweeps.trial import Trial, read_curve, read_results, read_status
@@ -81,8 +80,7 @@ def _total(sweep: Sweep, plan: Plan) -> int:
 
 
 def _start(asked: Asked, plan: Plan, folder: Path, command: Command) -> Trial:
-    values = [override(key, value) for key, value in asked.values.items()]
-    arguments = command([*plan.fixed, *values])
+    arguments = command([*plan.fixed, *overrides(asked.values)])
     trials = folder / "trials"
     trial = Trial(arguments, trials / f"{asked.number:04d}.run", trials / f"{asked.number:04d}.log")
     trial.start()
@@ -97,7 +95,7 @@ def _conclude(sweep: Sweep, study: Study, asked: Asked, trial: Trial, beside: Se
     timings = read_status(trial.folder).get("timings", {})
     facts = {
         "seconds": round(trial.seconds, 2),
-        "command": shlex.join(trial.command),
+        "command": command_line(trial.command),
         "folder": str(trial.folder or ""),
     }
     study.note(asked, **facts, stages=round(sum(timings.values()), 2))
@@ -133,11 +131,11 @@ def _pruned(sweep: Sweep, study: Study, asked: Asked, trial: Trial, beside: Sequ
     trial.stop()
     message = f"pruned: after epoch {rung} its val_loss {curve[rung - 1]:.4g} was not among the best of the sweep"
     trial.mark_pruned(message)
-    study.note(asked, seconds=round(trial.seconds, 2), command=shlex.join(trial.command), folder=str(trial.folder))
+    study.note(asked, seconds=round(trial.seconds, 2), command=command_line(trial.command), folder=str(trial.folder))
     study.prune(asked, curve)
     log.info("trial %d %s   %s", asked.number, message, _told(asked))
     return True
 
 
 def _told(asked: Asked) -> str:
-    return " ".join(override(key, value) for key, value in asked.values.items())
+    return command_line(overrides(asked.values))

@@ -28,7 +28,7 @@ def sweep_of(tmp_path: Path) -> Write:
     def write(**entries: Any) -> Sweep:
         content = {"method": "grid", "metric": {"name": "figure", "goal": "minimize"}, "command": COMMAND} | entries
         path = tmp_path / "sweep.yaml"
-        path.write_text(yaml.safe_dump(content))
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
         return read_sweep(path)
 
     return write

@@ -94,7 +94,7 @@ def test_what_a_grid_can_count():
         ({"values": ["a", "b"], "probabilities": [0.5, 0.4]}, "one probability for each value"),
         ({"values": []}, "values is empty"),
         ({"min": 1}, "'x' needs value, values, min and max"),
-        ({"distribution": "uniform", "min": "low", "max": 1}, "could not convert"),
+        ({"distribution": "uniform", "min": "1e-6", "max": 1}, "write 1.0e-6"),
     ],
 )
 def test_what_is_wrong_is_said(spec: dict[str, Any], message: str):

@@ -36,10 +36,11 @@ def test_a_key_that_hydra_cannot_read_is_named():
 
 def test_json_becomes_one_override_a_key_and_the_rest_stays():
     values = {"seed": 1, "augment": "flips", "detector": {"epochs": 3, "optimizer": {"lr": 0.1}}, "scheduler": {"a": 1}}
+    values["blur"] = {"_target_": "m.Blur", "sigma": 2}
     arguments = ["tracking=none", json.dumps(values), "-m"]
     assert expand_json(arguments, {"augment", "detector"}) == [
         "tracking=none", "seed=1", "augment=flips", "detector.epochs=3", "detector.optimizer={lr:0.1}",
-        "scheduler={a:1}", "-m",
+        "scheduler={a:1}", "blur=null", "blur={_target_:m.Blur,sigma:2}", "-m",
     ]  # fmt: skip
 
 

@@ -1,0 +1,189 @@
+"""Sweeps of trainings that take no time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.sweeps.outcome import conclude
+from anomalib_lite.sweeps.run import Plan, run_sweep
+from anomalib_lite.sweeps.study import Study
+from tests.commands import one_thread
+from tests.sweeps.conftest import COMMAND, Write, fake_training
+
+NAME = ("experiment_name=fake",)
+UNIFORM = {"x": {"min": 0.0, "max": 4.0}}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def starts() -> list[str]:
+    """One entry for each time that a run was started."""
+    return sorted(p.parent.name for p in Path("runs").rglob("starts") for _ in p.read_text().splitlines())
+
+
+def table() -> list[dict[str, str]]:
+    with Path("study/trials.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def drawn(study: Study) -> list[dict[str, Any]]:
+    return [study.values(trial.params) for trial in study.ended()]
+
+
+def test_a_grid_is_tried_once(sweep_of: Write, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    sweep = sweep_of(parameters={"x": {"values": [3, 1, 2]}, "note": {"values": ["a b=c", None]}})
+    plan = Plan(NAME, None, parallel=2)
+    study = run_sweep(sweep, plan, Path("study"), fake_training)
+    assert sorted((v["x"], str(v["note"])) for v in drawn(study)) == [
+        (x, note) for x in (1, 2, 3) for note in ("None", "a b=c")
+    ]
+    assert len(starts()) == 6
+    assert conclude(study, NAME, Path("study")) is None
+    assert "best: anomalib-lite train experiment_name=fake x=1 \"note='a b=c'\"" in caplog.text
+    assert "6 trials (6 done)" in caplog.text and "s a trial beside its training" in caplog.text
+    rows = table()
+    assert {(r["state"], r["figure"], r["x"]) for r in rows} == {("done", f"{x}.0", str(x)) for x in (1, 2, 3)}
+
+    again = run_sweep(sweep, plan, Path("study"), fake_training)
+    assert len(starts()) == 6 and drawn(again) == drawn(study)
+
+
+def test_failures_stop_nothing_and_are_told(sweep_of: Write):
+    sweep = sweep_of(parameters={"x": {"values": [-1, 13, 2]}})
+    study = run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training)
+    told = conclude(study, NAME, Path("study")) or ""
+    assert told.startswith("2 trial(s) of the sweep failed:")
+    assert (
+        "error: x must not be negative: -1.0 (exit status 2)\n    anomalib-lite train experiment_name=fake x=-1" in told
+    )
+    assert "There is no figure 'figure': the run has ms_per_image, timings/train, validation/mean." in told
+    assert [study.values(t.params) for t in study.best()] == [{"x": 2}]
+
+
+def test_figures_of_metrics_status_and_history(sweep_of: Write):
+    names = ["figure", "validation/mean", "validation.mean", "ms_per_image", "val_loss"]
+    sweep = sweep_of(parameters={"x": {"values": [2]}}, metrics=[{"name": name} for name in names])
+    study = run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training)
+    assert study.ended()[0].values == [2, -2, -2, 8, 2]
+
+
+def test_of_several_figures_the_front_is_told(sweep_of: Write, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    metrics = [{"name": "figure", "goal": "minimize"}, {"name": "ms_per_image", "goal": "minimize"}]
+    sweep = sweep_of(parameters={"x": {"values": [1, 2]}, "epochs": {"values": [1, 2]}}, metrics=metrics)
+    study = run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training)
+    conclude(study, NAME, Path("study"))
+    assert "no other trial beats these in all (minimize figure, minimize ms_per_image):" in caplog.text
+    assert {study.values(t.params)["x"] for t in study.best()} == {1, 2}
+
+
+def test_tpe_finds_what_random_does_not(sweep_of: Write):
+    space = {**UNIFORM, "y": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1.0}}
+    metric = {"name": "val_loss", "goal": "minimize"}
+    found = {}
+    for method in ("random", "bayes"):
+        sweep = sweep_of(method=method, parameters=space, metric=metric)
+        study = Study(sweep, Path(method), seed=0)
+        while len(study.ended()) < 40:
+            asked = study.ask()
+            study.complete(asked, [(asked.values["x"] - 3) ** 2 + asked.values["y"]])
+        found[method] = sum(t.values[0] for t in study.ended()[-15:]) / 15
+    assert found["bayes"] < found["random"] / 3
+
+
+def test_a_sweep_without_end_asks_for_one(sweep_of: Write):
+    with pytest.raises(UserError, match="say how many, e"):
+        run_sweep(sweep_of(method="random", parameters=UNIFORM), Plan(NAME, None), Path("study"), fake_training)
+
+
+def test_more_trials_go_on_from_those_before(sweep_of: Write):
+    sweep = sweep_of(method="bayes", parameters=UNIFORM)
+    run_sweep(sweep, Plan(NAME, 2, seed=5), Path("study"), fake_training)
+    parts = run_sweep(sweep, Plan(NAME, 4, seed=5), Path("study"), fake_training)
+    assert len(starts()) == 4
+    whole = run_sweep(sweep, Plan(("experiment_name=other",), 4, seed=5), Path("other"), fake_training)
+    assert drawn(parts) == drawn(whole)
+
+
+def test_a_trial_that_falls_behind_is_stopped(sweep_of: Write):
+    # one epoch each for those that the others are compared with; hours for the rest, were they not stopped
+    parameters = {"x": {"values": [1.0, 0.5, 5.0, 6.0]}}
+    sweep = sweep_of(parameters=parameters, early_terminate={"type": "hyperband", "min_iter": 1, "eta": 3})
+    good, slow = "epochs=1", ["epochs=1000", "pause=0.05"]
+
+    def training(overrides: list[str]) -> list[str]:
+        return fake_training([*overrides, *(slow if float(overrides[-1][2:]) > 1 else [good])])
+
+    begin = time.monotonic()
+    study = run_sweep(sweep, Plan(NAME, None), Path("study"), training)
+    assert time.monotonic() - begin < 40
+    assert [t.state.name for t in study.ended()] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert conclude(study, NAME, Path("study")) is None
+    for folder in Path("runs/fake").iterdir():
+        status = json.loads((folder / "status.json").read_text())
+        assert status["state"] == ("pruned" if "pause" in folder.name else "done")
+        assert ("after epoch 1 its val_loss" in status.get("error", "")) == ("pause" in folder.name)
+    rows = [row["state"] for row in table()]
+    assert rows == ["done", "done", "pruned", "pruned"]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from anomalib_lite.sweeps.run import Plan, run_sweep
+from anomalib_lite.sweeps.spec import read_sweep
+from tests.sweeps.conftest import fake_training
+run_sweep(read_sweep(Path("sweep.yaml")), Plan(("experiment_name=fake", "pause=0.15"), 5), Path("study"), fake_training)
+"""
+
+
+def test_a_killed_sweep_goes_on_where_it_was(sweep_of: Write, tmp_path: Path):
+    sweep = sweep_of(method="bayes", parameters=UNIFORM)
+    driver = [sys.executable, "-c", DRIVER]
+    first = subprocess.Popen(driver, cwd=tmp_path, env=one_thread(), start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(starts()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    interrupted = len(starts())
+    subprocess.run(driver, cwd=tmp_path, env=one_thread(), check=True)
+    assert len(set(starts())) == 5 and len(starts()) <= max(6, interrupted + 3)
+    resumed = Study(sweep, Path("study"), seed=0)
+    undisturbed = run_sweep(sweep, Plan(("experiment_name=whole",), 5), Path("whole"), fake_training)
+    assert sorted(v["x"] for v in drawn(resumed)) == sorted(v["x"] for v in drawn(undisturbed))
+
+
+def test_the_verb_reads_its_file_and_what_stands_behind(run_verb: Any, tmp_path: Path):
+    content = {
+        "method": "random", "metric": {"name": "aupro", "goal": "maximize"}, "command": COMMAND, "parameters": UNIFORM,
+    }  # fmt: skip
+    (tmp_path / "my sweep=1.yaml").write_text(yaml.safe_dump(content))
+    done = run_verb("sweep", "my sweep=1.yaml", "trials=3", "dry=true", "--", "data=mtd", "seed=4")
+    assert done.status == 0, done.err
+    (tmp_path / "my sweep.yaml").write_text(yaml.safe_dump(content))
+    done = run_verb("sweep", "my sweep.yaml", "trials=3", "dry=true", "--", "data=mtd", "data.root=a b", "seed=4")
+    assert done.status == 0, done.err
+    assert (
+        "trials: anomalib-lite train data=mtd 'data.root=a b' seed=4 \"experiment_name='my sweep'\""
+        in done.out + done.err
+    )
+    assert "x: 0 to 4 (uniform)" in done.out + done.err and not Path("runs").exists()
+    missing = run_verb("sweep", "none.yaml")
+    assert missing.status == 2 and "cannot be read" in missing.err
