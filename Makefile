@@ -8,7 +8,9 @@ JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench reproduce clean
+RUNS ?= runs
+
+.PHONY: help install demo test test-slow lint bench reproduce sync clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +43,11 @@ bench: install ## speed, as ratios within one run
 reproduce: install ## run an experiment and print its table: NAME=calibration ARGS='data.root=/path/to/mtd'
 	$(BIN)/anomalib-lite train -m experiment=$(NAME) $(ARGS)
 	$(BIN)/python experiments/collect.py runs/$(NAME) experiments/$(NAME)
+
+sync: install ## upload the W&B runs below runs/ that were tracked offline (RUNS=folder; needs `wandb login`)
+	@found=$$(find $(RUNS) -type d -name 'offline-run-*' 2>/dev/null); \
+	if [ -z "$$found" ]; then echo "no offline runs below $(RUNS)/: train with tracking=wandb"; exit 0; fi; \
+	echo "$$found" | tr '\n' '\0' | WANDB_RESUME=allow xargs -0 $(BIN)/wandb sync $(ARGS)
 
 clean: ## remove the environment and caches; runs and artifacts stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
