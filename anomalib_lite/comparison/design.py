@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from anomalib_lite.comparison.factors import levels
 from anomalib_lite.comparison.leaves import ABSENT
 from anomalib_lite.comparison.table import Table
 from anomalib_lite.errors import UserError
@@ -55,13 +56,15 @@ class Design:
 def make_design(table: Table) -> Design:
     rows = table.rows.copy()
     named = [{f: row[f] for f in table.factors} for row in rows.to_dict("records")]
-    rows["variant"] = [variant_label(levels) for levels in named]
-    variants = dict(sorted(zip(rows["variant"], named, strict=True), key=lambda item: _order(table, item[1])))
+    rows["variant"] = [variant_label(chosen) for chosen in named]
+    order = {f: {level: i for i, level in enumerate(levels(list(rows[f])))} for f in table.factors}
+    variants = dict(zip(rows["variant"], named, strict=True))
+    variants = dict(sorted(variants.items(), key=lambda item: [order[f][item[1][f]] for f in table.factors]))
     return Design(rows, table.factors, sorted(rows["data"].unique()), variants)
 
 
-def variant_label(levels: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in levels.items() if value != ABSENT) or ONLY
+def variant_label(chosen: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in chosen.items() if value != ABSENT) or ONLY
 
 
 def views(design: Design, series: Mapping[tuple[str, str], Series]) -> list[View]:
@@ -98,7 +101,7 @@ def find_reference(design: Design, asked: str) -> str:
     """
     wanted = dict(part.partition("=")[::2] for part in asked.split())
     if "=" in asked:
-        found = [v for v, levels in design.variants.items() if all(levels.get(k) == w for k, w in wanted.items())]
+        found = [v for v, chosen in design.variants.items() if all(chosen.get(k) == w for k, w in wanted.items())]
     else:
         bare = design.rows["run"].str.replace(r"-s[^-]*-[0-9a-f]{10}$", "", regex=True)
         found = list(design.rows.loc[(bare == asked) | (design.rows["run"] == asked), "variant"].unique())
@@ -107,9 +110,3 @@ def find_reference(design: Design, asked: str) -> str:
         said = "fits several settings" if found else "is none of the settings"
         raise UserError(f"reference='{asked}' {said}:\n  {listed}")
     return found[0]
-
-
-def _order(table: Table, levels: Mapping[str, str]) -> Sequence[int]:
-    from anomalib_lite.comparison.factors import levels as ordered
-
-    return [ordered(list(table.rows[f])).index(levels[f]) for f in table.factors]

@@ -50,7 +50,8 @@ def marginal_effects(
         if contexts.shape[1] > 1:
             found[factor] = _effects(factor, contexts, baselines.get(factor), generator, confidence)
     flat = [effect for effects in found.values() for effect in effects]
-    corrected = holm(np.array([np.nan if e.found is None else e.found.p for e in flat]))
+    rows = sum(e.found is not None for e in flat)
+    corrected = holm(np.array([np.nan if e.found is None else e.found.p(rows) for e in flat]))
     by_level = {(e.factor, e.level): p for e, p in zip(flat, corrected, strict=True)}
     found = {f: [replace(e, p_holm=float(by_level[f, e.level])) for e in effects] for f, effects in found.items()}
     return dict(sorted(found.items(), key=lambda item: -_reach(item[1])))

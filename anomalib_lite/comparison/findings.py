@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from anomalib_lite.comparison.compare import Study
-from anomalib_lite.comparison.paired import Difference
-from anomalib_lite.comparison.pairs import SIGNIFICANT, Pair
+from anomalib_lite.comparison.paired import SIGNIFICANT, Difference, pairs_needed
+from anomalib_lite.comparison.pairs import Pair
 from anomalib_lite.comparison.power import detectable
 
-FLIPS_NEEDED = 6  # pairs from which on the sign-flip test can reach 0.05: 2 / 2^6
 NAMED = 4  # settings listed in a sentence
 
 
@@ -66,21 +65,17 @@ def _cautions(study: Study) -> list[str]:
         return ["One seed a setting: nothing can be said about chance. Three seeds are the least, five are better."]
     said = []
     fewest = min(d.pairs for d in differences)
-    if any(d.varies == "data sets" for d in differences):
+    if any(not (pair.flips_decide or pair.found is None) for pair in study.pairs):
+        least, rows = max(d.p_least for d in differences), len(study.pairs)
         said.append(
-            "One seed a data set: the data sets stand for all such data sets, and chance in training is unknown."
-        )
-    if fewest < FLIPS_NEEDED:
-        least = max(d.p_least for d in differences)
-        said.append(
-            f"With {fewest} pairs no test free of assumptions can conclude anything: the sign-flip test cannot go "
-            f"below p = {least:.2g}. What is concluded rests on differences between seeds being normally distributed; "
-            f"{FLIPS_NEEDED} pairs or more can do without."
+            f"With {fewest} pairs of runs no test free of assumptions can decide: the sign-flip test cannot go below "
+            f"p = {least:.2g}, and needs {pairs_needed(rows)} pairs for {rows} row{'s' if rows > 1 else ''}. What is "
+            "concluded rests on differences between seeds being normally distributed."
         )
     if len(study.pairs) >= len(study.summaries) > 3:
         said.append(
-            f"The p values are corrected for {len(study.pairs)} pairs; against one setting, reference='...', there would "
-            f"be {len(study.summaries) - 1}, and more could be concluded."
+            f"The p values are corrected for {len(study.pairs)} pairs; against one setting, reference='...', there "
+            f"would be {len(study.summaries) - 1}, and more could be concluded."
         )
     seeds = min(s.seeds for s in study.summaries)
     if seeds > 1 and (least := visible(study, seeds)):

@@ -57,7 +57,8 @@ def pairs_table(found: Comparison) -> pd.DataFrame:
             d = pair.found
             if d is not None:
                 row |= {"difference": d.mean, "low": d.interval.low, "high": d.interval.high, "pairs": d.pairs}
-                row |= {"p": d.p, "p_holm": pair.p_holm, "p_sign_flips": d.p_flips}
+                row |= {"p_student": d.p_student, "p_sign_flips": d.p_flips, "p_holm": pair.p_holm}
+                row |= {"holm_of": "both" if pair.flips_decide else "Student"}
             improvement = pair.improvement_interval
             row |= {"improvement": pair.improvement, "improvement_low": improvement.low}
             rows.append(row | {"improvement_high": improvement.high, "verdict": pair.verdict})

@@ -11,6 +11,8 @@ from scipy import stats
 
 from anomalib_lite.comparison.strata import Interval, Strata, spread, student
 
+SIGNIFICANT = 0.05
+ROOM = 4  # the least p of the sign flips must lie this far below what is asked for
 EXACT = 14  # pairs up to which all 2^n sign patterns are gone through
 DRAWN = 20_000  # sign patterns beyond that
 ROUNDING = 1e-12  # relative: sums of the same differences in another order are the same
@@ -18,21 +20,32 @@ ROUNDING = 1e-12  # relative: sums of the same differences in another order are 
 
 @dataclass(frozen=True)
 class Difference:
-    """`p` is that of the paired t test, or, where the differences do not vary, that of the sign flips.
-
-    `p_flips` is the exact p of the sign-flip test and `p_least` the smallest that so many pairs allow. `varies` says
-    what the pairs differ in: "seeds", "data sets" (one seed each), or "" where there is only one pair.
+    """`p_student` is the p of the paired t test, `p_flips` the exact one of the sign-flip test, and `p_least` the
+    smallest that so many pairs allow it. `varies` says what the pairs differ in: "seeds", "data sets" (one seed each),
+    or "" where there is only one pair.
     """
 
     mean: float
     interval: Interval
-    p: float
+    p_student: float
     p_flips: float
     p_least: float
     pairs: int
     varies: str
     deviation: float  # of the differences between seeds
     constant: bool  # all differences of a data set are the same, so that a t test has nothing to go by
+
+    def flips_decide(self, rows: int) -> bool:
+        """Whether the sign flips have a say: they need no normality and no equal spreads, but enough pairs to reach
+        significance after a correction for so many rows, and not only just.
+        """
+        return self.constant or (self.varies != "" and self.p_least <= SIGNIFICANT / (ROOM * rows))
+
+    def p(self, rows: int) -> float:
+        """The larger p of both tests where the sign flips decide, else Student's; NaN with one pair."""
+        if not self.flips_decide(rows):
+            return self.p_student
+        return self.p_flips if self.constant else max(self.p_flips, self.p_student)
 
 
 def difference(strata: Strata, generator: np.random.Generator, confidence: float = 0.95) -> Difference:
@@ -48,7 +61,7 @@ def difference(strata: Strata, generator: np.random.Generator, confidence: float
     pairs = sum(len(values) for values in used)
     p_flips, p_least = sign_flips(used, generator)
     constant = varies != "" and found.error <= ROUNDING * max(abs(found.mean), 1e-300)
-    p = p_flips if constant else _t_test(found.mean, found.error, found.freedom)
+    p = math.nan if constant else _t_test(found.mean, found.error, found.freedom)
     deviation = math.sqrt(np.mean([v.var(ddof=1) for v in used])) if varies else math.nan
     interval = Interval() if constant and found.mean else student(used, confidence)
     return Difference(found.mean, interval, p, p_flips, p_least, pairs, varies, deviation, constant)
@@ -62,10 +75,7 @@ def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, f
     """
     weighted = np.concatenate([values / (len(values) * len(strata)) for values in strata])
     n = len(weighted)
-    if n <= EXACT:
-        signs = _patterns(n)
-    else:
-        signs = generator.choice((-1, 1), (DRAWN, n))
+    signs = _patterns(n) if n <= EXACT else generator.choice((-1, 1), (DRAWN, n))
     reached = np.abs(signs @ weighted) >= abs(weighted.sum()) * (1 - ROUNDING)
     if n <= EXACT:
         return float(reached.mean()), 2.0 / 2**n if n else 1.0
@@ -76,6 +86,11 @@ def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, f
 def _patterns(n: int) -> np.ndarray:
     """All signs of n differences, (2^n, n)."""
     return (1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)).astype(np.float64)
+
+
+def pairs_needed(rows: int) -> int:
+    """The number of pairs from which on the sign flips decide in a table of so many rows."""
+    return math.ceil(math.log2(2 * ROOM * rows / SIGNIFICANT))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -10,11 +10,9 @@ import numpy as np
 
 from anomalib_lite.comparison.design import Series, View, paired, strata
 from anomalib_lite.comparison.improvement import improvement_interval, probability_of_improvement
-from anomalib_lite.comparison.paired import Difference, difference, holm
+from anomalib_lite.comparison.paired import SIGNIFICANT, Difference, difference, holm
 from anomalib_lite.comparison.strata import Interval, mean
 from anomalib_lite.comparison.summaries import sign
-
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Pair:
     improvement: float
     improvement_interval: Interval
     better: bool  # the mean of `a` is
+    flips_decide: bool = False  # p_holm is the larger of both tests, else of Student's alone
 
     @property
     def significant(self) -> bool:
@@ -71,8 +70,10 @@ def compare_pairs(
                 direction * (mean(x) - mean(y)) > 0,
             )
         )
-    corrected = holm(np.array([np.nan if pair.found is None else pair.found.p for pair in found]))
-    return [replace(pair, p_holm=float(p)) for pair, p in zip(found, corrected, strict=True)]
+    corrected = holm(np.array([np.nan if p.found is None else p.found.p(len(found)) for p in found]))
+    decide = [pair.found is not None and pair.found.flips_decide(len(found)) for pair in found]
+    told = zip(found, corrected, decide, strict=True)
+    return [replace(pair, p_holm=float(p), flips_decide=flips) for pair, p, flips in told]
 
 
 def _verdict(pair: Pair) -> str:
@@ -82,8 +83,7 @@ def _verdict(pair: Pair) -> str:
     if not found.varies:
         return "one seed: no statement about chance"
     if pair.significant:
-        alone = found.p_least > SIGNIFICANT and not found.constant
-        return ("better" if pair.better else "worse") + (", if differences are normal" if alone else "")
+        return ("better" if pair.better else "worse") + ("" if pair.flips_decide else ", if differences are normal")
     if found.constant:
         return f"the same in every pair{': equal' if found.mean == 0 else ''}"
     return "not told apart"

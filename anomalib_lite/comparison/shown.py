@@ -133,9 +133,20 @@ def _effect(axis: Axis, effect: Effect, places: int) -> Row:
 
 
 def _pairs(pairs: Sequence[Pair], metric: str) -> tuple[Axis, list[Row]]:
-    ordered = sorted(pairs, key=lambda p: (math.isnan(p.p_holm), p.p_holm, p.found.p if p.found else 1.0))
+    ordered = sorted(pairs, key=_by_p)
     axis = axis_of([0.0, *(p.found.mean for p in ordered if p.found)], margin=0.5)
     return axis, [_pair(axis, pair, digits(metric)) for pair in ordered]
+
+
+def _tests(pair: Pair) -> str:
+    if not pair.flips_decide:
+        return "Student alone"
+    return "sign flips" if pair.found and pair.found.constant else "both tests"
+
+
+def _by_p(pair: Pair) -> tuple[bool, float, float]:
+    raw = pair.found.p_student if pair.found else math.nan
+    return math.isnan(pair.p_holm), pair.p_holm, 1.0 if math.isnan(raw) else raw
 
 
 def _pair(axis: Axis, pair: Pair, places: int) -> Row:
@@ -148,9 +159,9 @@ def _pair(axis: Axis, pair: Pair, places: int) -> Row:
         return Row(head, None, [("–", None)] * 4 + last, keys=(pair.a, pair.b))
     cells: list[Cell] = [
         (f"{value(d.mean, places, signed=True)}\n{interval(d.interval, places, signed=True)}", d.mean),
-        (probability(d.p), _key(d.p)),
-        (probability(pair.p_holm), _key(pair.p_holm)),
+        (probability(d.p_student), _key(d.p_student)),
         (f"{probability(d.p_flips)}\nleast {probability(d.p_least)}", _key(d.p_flips)),
+        (f"{probability(pair.p_holm)}\n{_tests(pair)}", _key(pair.p_holm)),
         *last,
     ]
     return Row(head, bar(axis, d.mean, outer=d.interval, zero=True), cells, pair.significant, (pair.a, pair.b))

@@ -1,0 +1,91 @@
+"""Made-up experiments: as a table in memory, or as run folders on disk."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from anomalib_lite.comparison.design import Design, View, make_design, views
+from anomalib_lite.comparison.record import Run
+from anomalib_lite.comparison.table import Table
+
+CONFIG: dict[str, Any] = {
+    "data": {"_target_": "anomalib_lite.data.mtd.read", "root": "/data/mtd", "val_share": 0.2},
+    "detector": {"_target_": "anomalib_lite.detectors.stfpm.STFPM", "epochs": 5},
+    "backbone": {"name": "tf_efficientnet_lite0", "layers": [1, 2, 3]},
+    "augment": {"horizontal": 0.0, "seed": 0},
+    "mode": {"name": "no_template", "generated": None},
+    "paths": {"runs": "runs", "artifacts": "artifacts"},
+    "tracking": {"kind": "none"},
+    "seed": 0,
+    "image_size": 256,
+    "experiment_name": "made",
+}
+CHOICES = {
+    "data": "mtd",
+    "detector": "stfpm",
+    "backbone": "efficientnet_lite0",
+    "augment": "none",
+    "mode": "no_template",
+}
+Value = Callable[..., float]
+
+
+def make_table(factors: Mapping[str, Sequence[str]], blocks: Sequence[str], seeds: int, value: Value) -> Table:
+    """value(block, seed, *levels) is the metric `aupro`."""
+    rows = [
+        {"run": f"run{i}", "data": block} | dict(zip(factors, chosen, strict=True)) | {"seed": seed}
+        | {"aupro": value(block, seed, *chosen), "ms_per_image": 10.0 + i % 7, "model_mb": 5.0, "commit": ""}
+        for i, (block, *chosen, seed) in enumerate(product(blocks, *factors.values(), range(seeds)))
+    ]  # fmt: skip
+    runs = [Run(Path(row["run"]), row["run"], "done", choices={"data": row["data"]}, overrides=[]) for row in rows]
+    return Table(pd.DataFrame(rows), list(factors), runs, [])
+
+
+def make_view(table: Table) -> tuple[Design, View]:
+    """All data together."""
+    design = make_design(table)
+    return design, views(design, design.series("aupro"))[0]
+
+
+def write_run(
+    place: Path,
+    name: str,
+    values: Mapping[str, float | None] | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    choices: Mapping[str, str] | None = None,
+    overrides: Sequence[str] | None = None,
+    state: str = "done",
+    fingerprint: str = "0" * 64,
+    **status: Any,
+) -> Path:
+    """A run's folder. config: dotted names and values on top of CONFIG. choices: {} for a run that recorded none."""
+    folder = place / name
+    folder.mkdir(parents=True)
+    whole = copy.deepcopy(CONFIG)
+    for key, value in (config or {}).items():
+        *above, last = key.split(".")
+        node = whole
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+    whole["augment"]["seed"] = whole["seed"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    environment: dict[str, Any] = {"seed": whole["seed"], "data_fingerprint": fingerprint, "cpu": "a", "gpu": None}
+    if choices is None or choices:
+        environment |= {"choices": {**CHOICES, **(choices or {})}, "overrides": list(overrides or [])}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "status.json").write_text(
+        json.dumps({"state": state, "finished": "2026-01-01", "model_mb": 9.0, **status})
+    )
+    if values is not None:
+        (folder / "metrics.json").write_text(json.dumps({"per_defect": {}, "missing": {}, **values}))
+    return folder
