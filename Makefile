@@ -47,7 +47,7 @@ reproduce: install ## run an experiment and print its table: NAME=calibration AR
 sync: install ## upload the W&B runs below runs/ that were tracked offline (RUNS=folder; needs `wandb login`)
 	@found=$$(find $(RUNS) -type d -name 'offline-run-*' 2>/dev/null); \
 	if [ -z "$$found" ]; then echo "no offline runs below $(RUNS)/: train with tracking=wandb"; exit 0; fi; \
-	echo "$$found" | tr '\n' '\0' | WANDB_RESUME=allow xargs -0 $(BIN)/wandb sync $(ARGS)
+	echo "$$found" | tr '\n' '\0' | xargs -0 $(BIN)/wandb sync $(ARGS)
 
 clean: ## remove the environment and caches; runs and artifacts stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

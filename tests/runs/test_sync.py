@@ -1,0 +1,124 @@
+"""What `make sync` does with the files of a run that was interrupted: an upload to a server that remembers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from anomalib_lite.runs.tracking import Findings, tracked
+from tests.commands import REPOSITORY
+from tests.wandb_files import SCRIPT, offline_runs
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of W&B's protocol as an upload needs. `histories`: the rows of each run, by its id."""
+
+    protocol_version = "HTTP/1.1"
+    histories: dict[str, list[dict[str, Any]]]
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Content-Encoding") == "gzip":
+            raw = gzip.decompress(raw)
+        body = json.loads(raw) if raw.startswith(b"{") else {}
+        if "graphql" in self.path:
+            operation = re.search(r"(?:query|mutation)\s+(\w+)", body["query"])
+            self.answer({"data": self.resolve(operation[1] if operation else "", body.get("variables") or {})})
+            return
+        run = re.match(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
+        if run and (rows := body.get("files", {}).get("wandb-history.jsonl")):
+            kept = self.histories.setdefault(run[1], [])
+            kept[rows["offset"] :] = [json.loads(row) for row in rows["content"]]
+        self.answer({})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer({})
+
+    def do_GET(self) -> None:
+        self.answer({})
+
+    def resolve(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        name, user = variables.get("name"), {"id": "e", "name": "u"}
+        if operation == "RunResumeStatus":
+            return {"model": {"id": "m", "name": "p", "entity": user, "bucket": self.stored(name)}}
+        if operation == "UpsertBucket":
+            self.histories.setdefault(str(name), [])
+            bucket = {"id": "r", "name": name, "displayName": "n", "config": "{}", "description": ""}
+            bucket["project"] = {"id": "m", "name": "p", "entity": user}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if operation == "CreateRunFiles":
+            host = f"http://{self.headers['Host']}"
+            files = [{"name": file, "uploadUrl": f"{host}/{number}"} for number, file in enumerate(variables["files"])]
+            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+        return {"viewer": {"id": "1", "username": "u", "entity": "u", "flags": "{}", "teams": {"edges": []}}}
+
+    def stored(self, name: str | None) -> dict[str, Any] | None:
+        rows = self.histories.get(str(name))
+        if not rows:
+            return None
+        return {
+            "id": "r", "name": name, "displayName": "n", "summaryMetrics": "{}", "config": "{}", "tags": [],
+            "historyLineCount": len(rows), "historyTail": json.dumps([json.dumps(rows[-1])]),
+            "eventsLineCount": 0, "eventsTail": "[]", "logLineCount": 0, "wandbConfig": '{"t": 1}',
+        }  # fmt: skip
+
+    def answer(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    Server.histories = {}
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield httpd
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_an_interrupted_run_is_uploaded_as_one(server: ThreadingHTTPServer, tmp_path: Path):
+    tracking = {"kind": "wandb", "mode": "offline", "project": "p", "group": "g", "artifacts": False}
+    cfg = OmegaConf.create({"tracking": tracking, "seed": 1})
+    folder = tmp_path / "runs/default/panels-stfpm-s1-0123456789"
+    folder.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), tracked(cfg, folder) as tracker:
+        tracker.logger.log_metrics({"val_loss": 3.0}, step=5)
+        tracker.logger.log_metrics({"val_loss": 2.0}, step=10)
+        raise KeyboardInterrupt
+    with tracked(cfg, folder) as tracker:
+        tracker.logger.log_metrics({"val_loss": 1.0}, step=15)
+        tracker.log_result(Findings({"image_auroc": 0.9}))
+    runs = offline_runs(tmp_path)
+    assert [run.id for run in runs] == ["default-0123456789"] * 2 and [run.exit_code for run in runs] == [1, 0]
+
+    port = server.server_address[1]
+    environment = os.environ | {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "a" * 40}
+    environment.pop("WANDB_MODE", None)
+    recipe = (REPOSITORY / "Makefile").read_text().partition("\nsync:")[2]
+    assert "xargs -0 $(BIN)/wandb sync" in recipe, "what is run here"
+    command = [sys.executable, "-c", SCRIPT, "sync", *(str(run.file.parent) for run in reversed(runs))]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (rows,) = Server.histories.values()
+    assert [row["val_loss"] for row in rows] == [3.0, 2.0, 1.0] and [row["_step"] for row in rows] == [0, 1, 2]
+    assert [row["trainer/global_step"] for row in rows] == [5, 10, 15]
