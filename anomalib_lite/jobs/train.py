@@ -124,7 +124,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     result = _evaluate(cfg, run, detector, test, threshold, book)
     if judging is not None:
         with run.stage("validate"):
-            result.metrics["validation"] = validate(detector, judging, cfg.batch_size, cfg.scoring.aupro_limit)
+            result.metrics["validation"] = validate(detector, judging, cfg.scoring.aupro_limit)
     with run.stage("report"):
         conclude(cfg, run, detector, test, result, threshold, tracker, book, train)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)  # needed to resume alone

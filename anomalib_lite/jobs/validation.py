@@ -14,6 +14,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
 DRAWN = 160  # copies with a defect
+BATCH = 16
 FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 
 
@@ -31,14 +32,14 @@ def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
     return val.part(slice(0, None, 2)), val.part(slice(1, None, 2))
 
 
-def validate(detector: Detector, images: ImageSet, batch_size: int, aupro_limit: float) -> dict[str, Any]:
+def validate(detector: Detector, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
     """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects.
 
-    The same images get the same defects whatever the detector is, so that runs compare.
+    The same images get the same defects whatever the detector and its batches are, so that runs compare.
     """
     by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
-    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), batch_size)
-    total = -(-(len(images) + DRAWN) // batch_size)
+    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), BATCH)
+    total = -(-(len(images) + DRAWN) // BATCH)
     for batch in tqdm(batches, "validate", total, delay=2, leave=False):
         prediction = detector.predict_batch(batch)
         labels = batch.label.tolist()

@@ -1,0 +1,80 @@
+"""The figure that settings may be chosen by: OK images with drawn defects, apart from threshold and test images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.sample import OK, Batch, Sample
+from anomalib_lite.detectors.base import Prediction
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.validation import DRAWN, hold_back, validate
+from anomalib_lite.runs.folder import run_hash
+from tests.commands import Command
+from tests.made import write_category
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder = write_category(tmp_path_factory.mktemp("val") / "stripes", train=9, good=1, defects={"dot": 1})
+    files = sorted((folder / "train" / "good").iterdir())
+    return ImageSet([Sample(file, OK) for file in files], (48, 48))
+
+
+class Known:
+    """Knows the images as they are: its map is how far a pixel is from the nearest of them, times `sign`."""
+
+    def __init__(self, images: ImageSet, sign: float = 1.0) -> None:
+        self.seen, self.sign = images[list(range(len(images)))].image, sign
+
+    def predict_batch(self, batch: Batch) -> Prediction:
+        distances = (batch.image[:, None] - self.seen[None]).abs().amax(2)  # (B, N, H, W)
+        nearest = distances.flatten(2).mean(2).argmin(1)
+        map = self.sign * distances[torch.arange(len(nearest)), nearest][:, None]
+        return Prediction(map - min(self.sign, 0.0), (map - min(self.sign, 0.0)).flatten(1).mean(1))
+
+
+def test_held_out_images_are_halved_and_none_serves_twice(images: ImageSet):
+    threshold, judging = hold_back(images)
+    assert [len(threshold), len(judging)] == [5, 4]
+    paths = {s.image for s in threshold.samples}, {s.image for s in judging.samples}
+    assert not paths[0] & paths[1] and paths[0] | paths[1] == {s.image for s in images.samples}
+    assert torch.equal(judging[[0]].image, images[[1]].image)
+    with pytest.raises(UserError, match="at least 4 held-out OK images"):
+        hold_back(images.first(3))
+
+
+def test_what_finds_drawn_defects_is_told_from_what_does_not(images: ImageSet):
+    good, bad = (validate(Known(images, sign), images, 0.3) for sign in (1.0, -1.0))  # type: ignore[arg-type]
+    assert good["image_auroc"] > 0.85 and good["pixel_auroc"] > 0.85 and good["aupro"] > 0.5
+    assert bad["image_auroc"] < 0.15 and bad["mean"] < 0.3
+    assert good["ok_images"] == 9 and good["drawn"] == DRAWN
+    assert good["mean"] == pytest.approx((good["image_auroc"] + good["pixel_auroc"] + good["aupro"]) / 3)
+    assert good == validate(Known(images), images, 0.3), "the same defects again"  # type: ignore[arg-type]
+
+
+def test_off_it_leaves_the_name_of_a_run_as_it_was():
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.create({"seed": 0, "data": {}})
+    names = [run_hash(OmegaConf.merge(plain, more), "f") for more in ({}, {"validate": False}, {"validate": True})]
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(
+    run_verb: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    folder = write_category(tmp_path_factory.mktemp("set") / "stripes", train=20, good=2, defects={"dot": 2})
+    done = run_verb(
+        "train", "preset=smoke", "tracking=none", "defects=none", "data=mvtec_ad", f"data.root={folder.parent}",
+        "data.category=stripes", "image_size=48", "batch_size=4", "detector.gaussian.choose=levels", "validate=true",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "drawn defects on held-out OK images: image AUROC" in done.out + done.err
+    metrics = json.loads(next((tmp_path / "runs").rglob("metrics.json")).read_text())
+    assert metrics["validation"]["ok_images"] == 2 and metrics["threshold"]["n"] == 2
+    assert 0 <= metrics["validation"]["mean"] <= 1
