@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.quiet import seed_everything
 from anomalib_lite.runs.environment import environment
@@ -18,34 +24,65 @@ from anomalib_lite.runs.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-HELP = """Measures a trained run on the test images of its own data set, or of another one.
+HELP = """Measures trained runs on the test images of their own data set, or of others.
 
 The detector and its threshold stay as the training left them. Writes metrics.json, predictions.csv, figures/ and
-report.html.
+report.html; of several runs or data sets also evaluations.csv, one row each.
 
   anomalib-lite evaluate run=runs/default/...
   anomalib-lite evaluate run=runs/default/... data=mvtec_ad data.root=DIR data.category=bottle
-  anomalib-lite evaluate -m run=runs/a,runs/b"""
+  anomalib-lite evaluate run='[runs/a, runs/detectors/*-s0-*]'   several runs, or a folder of them
+  anomalib-lite evaluate run=runs/detectors 'sets={tiles: {data: mtd, root: DIR}, own: null}'   several sets"""
+
+METRICS = (
+    "image_auroc",
+    "pixel_auroc",
+    "aupro",
+    "image_detection_rate",
+    "image_false_alarm_rate",
+)  # columns of the table
+Measured = tuple[str, str, dict[str, Any]]  # run, data set, its metrics
 
 
 @app("evaluate", HELP)
 def main(cfg: DictConfig) -> float | None:
-    """Returns the image AUROC."""
+    """Returns the image AUROC, of several their mean."""
+    runs, sets = _runs(cfg.run), _data_sets(cfg)
+    several = len(runs) * len(sets) > 1
+    done: list[Measured] = []
+    failed: list[str] = []
+    for run in runs:
+        for name, data in sets.items():
+            output = Path(cfg.output).expanduser() if cfg.output else run / f"evaluation-{name}"
+            if several and cfg.output:
+                output /= f"{run.name}-{name}"
+            try:
+                done.append((run.name, name, _evaluate(cfg, run, data, output)))
+            except UserError as error:
+                if not several:
+                    raise
+                failed.append(f"{run} on {name}: {error}")
+    if several:
+        _conclude(done, failed, Path(cfg.output).expanduser() if cfg.output else _beside(runs))
+    values = [metrics["image_auroc"] for _, _, metrics in done if metrics["image_auroc"] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output: Path) -> dict[str, Any]:
+    """data: None for the run's own."""
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.jobs.defects import open_book
     from anomalib_lite.jobs.evaluation import evaluate_detector
     from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
     from anomalib_lite.jobs.outcome import conclude
 
-    source, trained, detector, threshold = load_model(cfg.run)
-    data = cfg.get("data") or trained.data  # data=null leaves no such key
-    splits = instantiate(data)
-    own = not cfg.get("data") or any(s.template is None for s in splits.test)  # other data may bring templates
+    source, trained, detector, threshold = load_model(run_folder)
+    splits = instantiate(data or trained.data)
+    own = data is None or any(s.template is None for s in splits.test)  # other data may bring templates
     splits = shown_to(trained, splits, golden_template(source) if own else None)
-    choice = HydraConfig.get().runtime.choices.data or "own"
-    run = RunFolder(Path(cfg.output).expanduser() if cfg.output else source / f"evaluation-{choice}")
+    run = RunFolder(output)
     seed_everything(trained.seed)
-    merged = OmegaConf.create({**trained, "data": data, "tracking": cfg.tracking, "run": str(source)})
+    merged = OmegaConf.create({**trained, "data": data or trained.data, "tracking": cfg.tracking, "run": str(source)})
     run.start(merged, environment(trained.seed, fingerprint(splits)))
     with run.guarded():
         with run.stage("decode"):
@@ -58,7 +95,68 @@ def main(cfg: DictConfig) -> float | None:
         with run.stage("report"):
             conclude(merged, run, detector, test, result, threshold, Tracker(), book)
     log.info("%s", run.path)
-    return result.metrics["image_auroc"]
+    return result.metrics
+
+
+def _runs(asked: Any) -> list[Path]:
+    """One folder, a list of them, globs, or a folder of runs."""
+    from anomalib_lite.comparison.search import find_runs
+
+    patterns = [str(one) for one in asked] if OmegaConf.is_list(asked) else [str(asked)]
+    try:
+        return find_runs(patterns)
+    except UserError:
+        if len(patterns) > 1 or any(sign in patterns[0] for sign in "*?["):
+            raise
+        return [Path(patterns[0]).expanduser()]  # what is wrong with it is said on opening it
+
+
+def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
+    """By name; None is the runs' own data."""
+    if not cfg.sets:  # data=null leaves no such key
+        return {HydraConfig.get().runtime.choices.data or "own": cfg.get("data")}
+    from hydra import compose
+
+    if cfg.get("data"):
+        raise UserError("Name the data sets either by data=... or by sets={...}, not by both.")
+    sets: dict[str, DictConfig | None] = {}
+    for name, asked in cfg.sets.items():
+        sets[str(name)] = None
+        if asked:
+            settings = dict(asked)
+            try:
+                chosen = compose("evaluate", ["run=.", f"data={settings.pop('data')}"])
+                for key, value in settings.items():
+                    OmegaConf.update(chosen, f"data.{key}", value)
+            except (HydraException, OmegaConfBaseException, KeyError) as error:
+                raise UserError(
+                    f"sets.{name} is not {{data: <a choice of the group data>, <its options>: ...}}: {error}"
+                ) from error
+            sets[str(name)] = chosen.data
+    return sets
+
+
+def _beside(runs: Sequence[Path]) -> Path:
+    """The folder that holds all of them."""
+    return Path(os.path.commonpath([run.absolute().parent for run in runs]))
+
+
+def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> None:
+    """The table; errors: UserError that lists what could not be measured."""
+    import pandas as pd
+
+    from anomalib_lite.runs.atomic import write_text
+
+    if done:
+        table = pd.DataFrame(
+            [{"run": run, "data": name} | {key: metrics.get(key) for key in METRICS} for run, name, metrics in done]
+        )
+        write_text(folder / "evaluations.csv", table.to_csv(index=False, float_format="%.6f"))
+        log.info("%s", table.to_string(index=False, float_format="%.4f", na_rep="-"))
+        log.info("%s", folder / "evaluations.csv")
+    if failed:
+        listed = "\n".join(f"  {line}" for line in failed)
+        raise UserError(f"{len(failed)} of {len(done) + len(failed)} could not be measured:\n{listed}")
 
 
 if __name__ == "__main__":

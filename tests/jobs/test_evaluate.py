@@ -55,6 +55,29 @@ def test_another_data_set_is_measured_with_the_same_threshold(run_verb: Command,
 
 def test_a_run_that_is_none_is_named_and_others_of_a_sweep_go_on(run_verb: Command, smoke_run: Path, tmp_path: Path):
     done = run_verb("evaluate", "-m", f"run={tmp_path},{smoke_run}", f"output={tmp_path}/out", "tracking.kind=none")
-    assert done.status == 1 and "1 job(s) of the sweep failed" in done.err
+    assert done.status == 1 and "1 of 2 jobs of the sweep failed" in done.err
     assert f"anomalib-lite evaluate run={tmp_path}" in done.err and "holds no finished training" in done.err
     assert read(tmp_path / "out", "status.json")["state"] == "done"
+
+
+def test_several_runs_on_several_data_sets_make_one_table(run_verb: Command, smoke_run: Path, tmp_path: Path):
+    write_category(tmp_path / "sets/stripes", train=5, good=3, defects={"dot": 2})
+    (tmp_path / "runs").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "runs" / name).symlink_to(smoke_run)
+    (tmp_path / "runs" / "killed").mkdir()
+    (tmp_path / "runs/killed/status.json").write_text('{"state": "running"}')
+    other = f"{{data: mvtec_ad, root: {tmp_path}/sets, category: stripes}}"
+    done = run_verb(
+        "evaluate", f"run=[{tmp_path}/runs/first,{tmp_path}/runs/killed]", f"sets={{own: null, stripes: {other}}}",
+        f"output={tmp_path}/out", "tracking.kind=none",
+    )  # fmt: skip
+    assert done.status == 2 and "2 of 4 could not be measured" in done.err and "killed on own" in done.err
+    with (tmp_path / "out/evaluations.csv").open(newline="") as stream:
+        rows = {row["data"]: row for row in csv.DictReader(stream)}
+    assert float(rows["own"]["image_auroc"]) == pytest.approx(read(smoke_run)["image_auroc"], abs=1e-6)
+    measured = read(tmp_path / "out" / f"{rows['stripes']['run']}-stripes")
+    assert measured["counts"]["ok_images"] == 3
+    for sets in ("{a: {data: nothing}}", "{a: {data: mtd, rot: x}}", "{a: {root: x}}"):
+        wrong = run_verb("evaluate", f"run={smoke_run}", f"sets={sets}")
+        assert wrong.status == 2 and "sets.a is not {data: " in wrong.err, sets
