@@ -117,7 +117,7 @@ def test_the_flag_for_a_sweep_may_stand_anywhere(run_verb: Command):
         arguments = ["data=mvtec_ad", "data.root=/nowhere"]
         arguments.insert(place, "-m")
         done = run_verb("train", *arguments)
-        assert done.status == 1 and "1 job(s) of the sweep failed" in done.err
+        assert done.status == 1 and "1 of 1 jobs of the sweep failed" in done.err
 
 
 @pytest.fixture

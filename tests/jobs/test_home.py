@@ -59,7 +59,7 @@ def test_a_sweeps_record_lies_among_the_runs_and_nothing_in_the_current_folder(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
     done = run_verb("train", "-m", "data=mvtec_ad", "data.root=~/nowhere", "seed=0,1", given)
-    assert f"{home}/nowhere" in done.err and "2 job(s) of the sweep failed" in done.err
+    assert f"{home}/nowhere" in done.err and "2 of 2 jobs of the sweep failed" in done.err
     assert list(here.iterdir()) == []
     (record,) = (home / "runs/multirun").glob("*/multirun.yaml")
     assert "seed=0,1" in yaml.safe_load(record.read_text())["hydra"]["overrides"]["task"]
