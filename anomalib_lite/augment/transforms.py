@@ -63,11 +63,16 @@ class Augment(nn.Module):
         return bool(self.geometry) or self.colour is not None
 
     @torch.no_grad()
-    def forward(self, batch: Batch, step: int) -> Batch:
-        """The changed batch; the given one stays as it is. Changed images are no longer numbered."""
+    def forward(self, batch: Batch, step: int, part: int = 0) -> Batch:
+        """The changed batch; the given one stays as it is. Changed images are no longer numbered.
+
+        part: of a batch that several processes divide, which each draw their own changes.
+        """
         with torch.random.fork_rng(devices=[]):
             # torch reads 32 bits of a seed: mixed, not shifted together
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
+            torch.manual_seed(
+                int(np.random.SeedSequence([self.seed, step, *([part] if part else [])]).generate_state(1)[0])
+            )
             image, mask, template = self._move(batch)
             if self.colour is not None:
                 image = self.colour(image)

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
@@ -45,6 +47,14 @@ class ImageSet(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which has a memory of its own."""
+        return {key: value for key, value in vars(self).items() if key != "_template"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._template = lru_cache(maxsize=8)(self._read_template)
 
     def __getitem__(self, index: int | Sequence[int]) -> Batch:
         return self.__getitems__([index] if isinstance(index, int) else index)
@@ -127,6 +137,33 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return (image * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+class Shares(Sampler[list[int]]):
+    """Batches of `size` images; where several processes train together, each gets its share of every batch.
+
+    A last batch of one image, on which batch normalisation has nothing to work with, or of fewer than there are
+    processes is left out, unless it is the only one.
+    """
+
+    def __init__(self, sampler: ShuffledByEpoch, size: int) -> None:
+        self.sampler, self.size = sampler, size  # Lightning tells `sampler` the epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.size)
+        return whole + (rest > 0 and (whole == 0 or rest >= max(2, _processes()[1])))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order, (rank, count) = list(self.sampler), _processes()
+        for batch in range(len(self)):
+            yield order[batch * self.size : (batch + 1) * self.size][rank::count]
+
+
+def _processes() -> tuple[int, int]:
+    """Which one this is of those that train together, and how many they are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
 class ShuffledByEpoch(Sampler[int]):
     """A permutation that depends on the seed and the epoch alone, so that a resumed training sees the same order.
 
@@ -150,17 +187,12 @@ class ShuffledByEpoch(Sampler[int]):
 def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None, workers: int = 0) -> DataLoader[Batch]:
     """In the samples' order, or shuffled where a seed is given; the last batch may be smaller.
 
-    A shuffled loader drops a last batch of one image, on which batch normalisation has nothing to work with.
+    Shuffled ones as `Shares` gives them: of several processes, each its share.
     """
-    sampler = None if shuffle_seed is None else ShuffledByEpoch(len(images), shuffle_seed)
-    return DataLoader(
-        images,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=_whole,
-        drop_last=sampler is not None and len(images) % batch_size == 1 and len(images) > 1,
-    )
+    if shuffle_seed is None:
+        return DataLoader(images, batch_size, num_workers=workers, collate_fn=_whole)
+    shares = Shares(ShuffledByEpoch(len(images), shuffle_seed), batch_size)
+    return DataLoader(images, batch_sampler=shares, num_workers=workers, collate_fn=_whole)
 
 
 def _whole(batch: Batch) -> Batch:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Detector(LightningModule):
         """Training batches are augmented; a resumed training draws what an undisturbed one would have drawn."""
         if self.augment is None or not self.trainer.training:
             return batch
-        return self.augment(batch, self.trainer.global_step)
+        return self.augment(batch, self.trainer.global_step, self.global_rank)
 
     def finish(self, coarse: Tensor, size: Sequence[int]) -> Prediction:
         """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, and its score."""
@@ -101,5 +102,16 @@ class Detector(LightningModule):
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """Losses (B,) of a batch, weighted (B,): a sample of weight 2 counts as two copies of it of weight 1."""
-    return (losses * weight).sum() / weight.sum().clamp_min(1e-12)
+    """Losses (B,) of a batch, weighted (B,): a sample of weight 2 counts as two copies of it of weight 1.
+
+    Where several processes hold parts of the batch, the mean of their results is that of the whole batch.
+    """
+    return (losses * weight).sum() / _mean_of_processes(weight.sum()).clamp_min(1e-12)
+
+
+def _mean_of_processes(own: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return own
+    total = own.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -99,7 +99,7 @@ class Distillation(Detector):
 
     def _step(self, name: str, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         loss = self.loss(self.targets(features), self.answers(features, batch.image), weight)
-        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True, sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -8,6 +8,8 @@ import warnings
 WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # a frozen teacher is in eval mode on purpose
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+    r"`broadcast_buffers` is deprecated",  # its successor came with torch 2.15
+    r"The `srun` command is available on your system but is not used",  # each training is of one machine
     r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema",  # conf/hydra/launcher: deltas on purpose
 )
 

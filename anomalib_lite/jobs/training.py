@@ -23,6 +23,7 @@ from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.base import Detector
 from anomalib_lite.jobs.inference import device_of, image_size
 from anomalib_lite.jobs.inputs import Inputs
+from anomalib_lite.jobs.together import Together, forget, processes, trainer_settings
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import RunFolder
@@ -47,6 +48,8 @@ class History(Callback):
         losses = {k: float(v) for k, v in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append({"epoch": trainer.current_epoch + 1, **losses, "learning_rate": rate})
+        if not trainer.is_global_zero:
+            return
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(self.rows[0]))
             writer.writeheader()
@@ -60,7 +63,7 @@ def train_detector(
 
     Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
     only in what comes after the training (`Detector.after_training`, scoring, tta) train once: the trained weights are
-    an artifact. Returns whether it was there before.
+    an artifact. Returns whether its curves are still to be tracked.
     """
     device = device_of(cfg)
     in_order = OnDevice(loader(train.first(inputs.real), cfg.batch_size), device)
@@ -75,13 +78,14 @@ def train_detector(
             )
         if not made:
             log.info("trained before: %s", trained)
-            shutil.copy(trained / "history.csv", run.path)
+            with atomic_path(run.path / "history.csv") as temporary:
+                shutil.copyfile(trained / "history.csv", temporary)
         detector.load_state_dict(load_file(trained / "weights.safetensors"), strict=False)
         run.status["train_seconds"] = json.loads((trained / "seconds.json").read_text())
     with run.stage("calibrate"):
         detector.to(device).calibrate(in_order)  # Lightning takes it back to the CPU
     run.status |= detector.notes
-    return not made
+    return not made or processes(cfg) > 1
 
 
 class OnDevice:
@@ -125,13 +129,13 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
     if cfg.keep == "best":  # before the last, which remembers for a resumed training which epoch was the best
         best = ModelCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)
         checkpoints.insert(0, best)
+    callbacks = [History(run.path / "history.csv"), *checkpoints, TQDMProgressBar(refresh_rate=1)]
+    count = processes(cfg)
     trainer = Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        precision=cfg.trainer.precision,
+        **trainer_settings(cfg, len(train)),
         max_epochs=detector.epochs,
-        callbacks=[History(run.path / "history.csv"), *checkpoints, TQDMProgressBar(refresh_rate=1)],
-        logger=logger,
+        callbacks=[*callbacks, Together(count)] if count > 1 else callbacks,
+        logger=logger if count == 1 else False,  # a tracker belongs to the process that opened it
         num_sanity_val_steps=0,
         enable_model_summary=False,
         default_root_dir=run.path,
@@ -148,6 +152,7 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
         ckpt_path=last if last.is_file() else None,
         weights_only=False,  # our own file: optimizer state and history
     )
+    forget()
     if cfg.keep == "best":
-        kept = torch.load(checkpoints[0].best_model_path, map_location="cpu", weights_only=False)
+        kept = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=False)
         detector.load_state_dict(kept["state_dict"])
