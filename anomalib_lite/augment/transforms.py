@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ class Augment(nn.Module):
     horizontal, vertical: probabilities of a flip. rotation: degrees, and shift: share of the side, at most, in either
     direction; drawn for each image. padding: what lies beyond a turned or shifted image: reflection, border or zeros.
     brightness, contrast, saturation, hue: ranges as of torchvision's ColorJitter; jitter: probability that the colours
-    are changed. weight: factor of a changed image's weight in the loss. seed: with the training step it decides every
-    change, so that a training that goes on after an interruption sees what it would have seen.
+    are changed. restyle: probability of another colour and light by a trained generator, which `restyler` then must
+    be: from images (B, 3, H, W) in [0, 1] and the probability to as many images. weight: factor of a changed image's
+    weight in the loss. seed: with the training step it decides every change, so that a training that goes on after an
+    interruption sees what it would have seen.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Augment(nn.Module):
         contrast: float = 0.0,
         saturation: float = 0.0,
         hue: float = 0.0,
+        restyle: float = 0.0,
         weight: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -46,7 +50,10 @@ class Augment(nn.Module):
             raise UserError(f"augment.weight must not be negative, but is {weight}.")
         import kornia.augmentation as K  # seconds
 
-        self.seed, self.weight = seed, weight
+        if not 0 <= restyle <= 1:
+            raise UserError(f"augment.restyle is a probability between 0 and 1, not {restyle}.")
+        self.seed, self.weight, self.restyle = seed, weight, restyle
+        self.restyler: Callable[[Tensor, float], Tensor] | None = None
         geometry: list[nn.Module] = []
         if horizontal:
             geometry.append(K.RandomHorizontalFlip(p=horizontal))
@@ -60,7 +67,7 @@ class Augment(nn.Module):
 
     @property
     def active(self) -> bool:
-        return bool(self.geometry) or self.colour is not None
+        return bool(self.geometry or self.colour or self.restyle)
 
     @torch.no_grad()
     def forward(self, batch: Batch, step: int, part: int = 0) -> Batch:
@@ -74,6 +81,8 @@ class Augment(nn.Module):
                 int(np.random.SeedSequence([self.seed, step, *([part] if part else [])]).generate_state(1)[0])
             )
             image, mask, template = self._move(batch)
+            if self.restyler is not None:
+                image = self.restyler(image, self.restyle)
             if self.colour is not None:
                 image = self.colour(image)
         changed = (image != batch.image).flatten(1).any(1)

@@ -21,6 +21,8 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
         raise UserError(f"{name} compares each image with a template, which mode=no_template hides. Add mode=template.")
     if finetuned and getattr(detector, "backbone", detector) is None:
         raise UserError(f"A teacher is a fine-tuned backbone, and {name} as configured has none. Take teacher=frozen.")
+    if cfg.augment.restyle:
+        _check_restyle(cfg, generates)
     if detector.epochs:
         return
     if detector.augment is not None:
@@ -37,4 +39,17 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
         raise UserError(
             f"mode=template changes nothing here: {name} neither compares with a template nor trains on it. Take "
             "mode=no_template, detector=template, or teacher=finetuned_classifier."
+        )
+
+
+def _check_restyle(cfg: DictConfig, generates: bool) -> None:
+    if not (generates and hasattr(get_class(cfg.generator["_target_"]), "restyle")):
+        raise UserError(
+            "augment.restyle changes training images by a trained HistAuGAN. Add generator=histaugan; with "
+            "mode.generated=0 no other image of it takes part."
+        )
+    if cfg.generator.size != cfg.image_size:
+        raise UserError(
+            f"augment.restyle needs a HistAuGAN of the training's own size: set generator.size={cfg.image_size} (and "
+            f"generator.crop, a multiple of 4 below it), or image_size={cfg.generator.size}."
         )

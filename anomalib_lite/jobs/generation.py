@@ -96,6 +96,17 @@ def generated_set(
     return made
 
 
+def trained_generator(
+    cfg: DictConfig, ok: Sequence[Sample], template: Path | None, data_hash: str, tracker: Tracker | None = None
+) -> tuple[Generator, str]:
+    """The generator that draws the images of `generated_set`, and its artifact's name. Arguments as there."""
+    order = _read_order(cfg, ok)
+    folder, _ = _trained(cfg, order, [s.image.absolute() for s in ok], template, data_hash, tracker, False)
+    generator = _build(order)
+    generator.load(folder)
+    return generator, folder.name
+
+
 def _read_order(cfg: DictConfig, ok: Sequence[Sample]) -> Order:
     """Errors: UserError for what cannot be made."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg.generator, resolve=True)  # type: ignore[assignment]

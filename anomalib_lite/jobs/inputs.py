@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Inputs:
     """splits: training images in the order real, generated, template, weighted by origin. real: how many are real.
     teacher: file of the backbone's weights, None for its own source. template: the golden image, None without one or
     where each image has its own. generated: report folder of the generated images. data: the data's fingerprint.
-    key: JSON-ready; with the data and the configuration it defines the training.
+    restyler: see Augment. key: JSON-ready; with the data and the configuration it defines the training.
     """
 
     splits: Splits
@@ -28,6 +29,7 @@ class Inputs:
     teacher: str | None
     template: Path | None
     generated: Path | None
+    restyler: Callable[..., Any] | None
     data: str
     key: list[Any]
 
@@ -58,8 +60,11 @@ def make_inputs(cfg: DictConfig, splits: Splits, data_hash: str, tracker: Any = 
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[counts["real"] :]),
         Path(teacher).parent.name if teacher else None,
     ]
+    restyler, name = _restyler(cfg, splits, template, data_hash, tracker)
+    if name:
+        key.append(name)
     splits = dataclasses.replace(splits, train=train)
-    return Inputs(splits, counts["real"], teacher, template, of_generated, data_hash, key)
+    return Inputs(splits, counts["real"], teacher, template, of_generated, restyler, data_hash, key)
 
 
 def _generated(
@@ -75,6 +80,21 @@ def _generated(
     with isolate_rng():  # the run goes on as if the images had been there
         made = generated_set(cfg, splits.train, template, data_hash, tracker)
     return made.samples, made.report
+
+
+def _restyler(
+    cfg: DictConfig, splits: Splits, template: Path | None, data_hash: str, tracker: Any
+) -> tuple[Callable[..., Any] | None, str | None]:
+    """What changes colour and light of training images, and the name of its artifact."""
+    if not cfg.augment.restyle:
+        return None, None
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    from anomalib_lite.jobs.generation import trained_generator
+
+    with isolate_rng():
+        generator, name = trained_generator(cfg, splits.train, template, data_hash, tracker)
+    return generator.restyle, name  # type: ignore[attr-defined] - check_combination has looked
 
 
 def _teacher(cfg: DictConfig, ok: list[Sample], data_hash: str, splits: Splits, generated: list[Sample]) -> str | None:

@@ -110,6 +110,8 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
         train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in inputs.splits)
     held_out, judging = hold_back(val) if cfg.validate else (val, None)
     detector: Detector = build_detector(cfg, weights=inputs.teacher)
+    if detector.augment is not None:
+        detector.augment.restyler = inputs.restyler
     if train_detector(cfg, run, detector, train, val, inputs, tracker.logger):
         tracker.log_history(run.path / "history.csv")
     detector.to(device_of(cfg)).eval()

@@ -132,9 +132,19 @@ def test_generated_images_train_by_their_weight_and_a_sweep_trains_their_generat
     assert len({*histories[0.1], *histories[1], without}) == 3
 
 
+def test_a_trained_gan_changes_the_looks_of_training_images(run_verb: Command, tiny: list[str], tmp_path: Path):
+    gan = [*tiny, "generator=histaugan", "mode.generated=0"]
+    train(run_verb, tmp_path, *gan, "augment=histaugan")
+    train(run_verb, tmp_path, *gan, "augment=none")
+    changed, plain = run_of(tmp_path, "augment_histaugan"), run_of(tmp_path, "lite0-generator_histaugan")
+    assert (changed / "history.csv").read_text() != (plain / "history.csv").read_text()
+    assert len(list((tmp_path / "artifacts").glob("generator-*"))) == 1
+    assert not list((tmp_path / "artifacts").glob("generated-*")) and not (changed / "generated").exists()
+
+
 def choices(**given: object) -> OmegaConf:
     plain = {"mode": {"name": "no_template"}, "teacher": {"_target_": None}, "generator": {"_target_": None}}
-    return OmegaConf.create(plain | given)
+    return OmegaConf.create(plain | {"augment": {"restyle": 0}, "image_size": 48} | given)
 
 
 class Untrained(Detector):
@@ -159,6 +169,10 @@ TEACHER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.CutPaste"
 CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.OKAgainstGenerated"}}}
 
 
+RESTYLE, GENERATORS = {"augment": {"restyle": 0.5}}, "anomalib_lite.generators"
+HISTAUGAN = {"_target_": f"{GENERATORS}.histaugan.HistAuGAN", "size": 48}
+
+
 @pytest.mark.parametrize(
     ("cfg", "detector", "reason"),
     [
@@ -168,6 +182,9 @@ CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.OKAgai
         (GENERATOR | TEACHER, made(Untrained), "teacher=finetuned_classifier"),
         (TEMPLATE, made(Untrained), "changes nothing here"),
         ({"mode": {"name": "both"}}, made(Trained), "no_template, template"),
+        (RESTYLE, made(Trained), "Add generator=histaugan"),
+        (RESTYLE | {"generator": {"_target_": f"{GENERATORS}.singan.SinGAN"}}, made(Trained), "generator=histaugan"),
+        (RESTYLE | {"generator": HISTAUGAN | {"size": 64}}, made(Trained), "generator.size=48"),
     ],
 )
 def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector: Detector, reason: str):
