@@ -1,0 +1,156 @@
+"""A multirun that is cut off goes on, runs no job twice, and ends where an undisturbed one ends."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from anomalib_lite.jobs import multirun
+from tests.commands import Command, command_line, one_thread
+
+FOUR = ("scoring=max,topk", "seed=0,1")
+TWENTY_FOUR = ("augment=none,flips", "detector.epochs=1,2", "scoring=max,topk", "seed=0,1,2")
+RESULTS = ("metrics.json", "predictions.csv", "threshold.json", "model.safetensors", "history.csv")
+# ends its own process, as the system would, when the second training has its checkpoint
+KILLED_IN_THE_SECOND_TRAINING = """
+import os, signal
+from lightning import Trainer
+
+save, saved = Trainer.save_checkpoint, []
+
+def save_and_die(self, filepath, *args, **kwargs):
+    save(self, filepath, *args, **kwargs)
+    saved.append(filepath)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer.save_checkpoint = save_and_die
+from anomalib_lite import cli
+cli.main()
+"""
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted(run for run in (folder / "runs/default").iterdir() if not run.name.startswith("."))
+
+
+def results(folder: Path) -> dict[str, tuple[bytes, ...]]:
+    return {run.name: tuple((run / name).read_bytes() for name in RESULTS) for run in runs(folder)}
+
+
+def starts(folder: Path) -> dict[str, int]:
+    return {run.name: json.loads((run / "status.json").read_text())["starts"] for run in runs(folder)}
+
+
+def torn(folder: Path) -> list[Path]:
+    """What a kill may leave, and the second start must not: temporary files, locks, parts, checkpoints."""
+    hidden = [path for path in folder.rglob(".*") if path.is_file() or path.name.endswith(".part")]
+    return [*hidden, *folder.rglob("checkpoints"), *folder.rglob(".jobs-*")]
+
+
+def command(tiny: list[str], *jobs: str) -> list[str]:
+    return ["train", "-m", *tiny, *jobs]
+
+
+def test_a_killed_multirun_goes_on_and_runs_no_job_twice(run_verb: Command, tiny: list[str], tmp_path: Path):
+    paths = [f"paths.runs={tmp_path}/whole/runs", f"paths.artifacts={tmp_path}/whole/artifacts"]
+    assert run_verb(*command(tiny, *FOUR), *paths).status == 0
+    cut = tmp_path / "cut"
+    paths = [f"paths.runs={cut}/runs", f"paths.artifacts={cut}/artifacts"]
+    words = [sys.executable, "-c", KILLED_IN_THE_SECOND_TRAINING, *command(tiny, *FOUR), *paths]
+    killed = subprocess.run(words, cwd=tmp_path, env=one_thread(ANOMALIB_LITE_MALLOC="0"), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(starts(cut).values()) == [1, 1] and torn(cut)
+
+    done = run_verb(*command(tiny, *FOUR), *paths)
+    assert done.status == 0, done.err
+    assert done.err.count("already done") == 1 and done.err.count("resuming the training from") == 1
+    assert results(cut) == results(tmp_path / "whole") and len(results(cut)) == 4
+    assert sorted(starts(cut).values()) == [1, 1, 1, 2], "the one that was cut off began twice"
+    assert torn(cut) == []
+    assert len(list((cut / "runs/multirun").iterdir())) == 1, "the same multirun lies where it lay"
+
+
+@pytest.mark.slow
+def test_24_jobs_killed_at_three_random_moments(tiny: list[str], tmp_path: Path):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    words = command(tiny, *TWENTY_FOUR)
+    assert command_line(*words, cwd=tmp_path / "whole").status == 0
+    cut = tmp_path / "cut"
+    moments = np.random.default_rng(8).integers(9, 16, 3).tolist()  # seconds of the processor, however loaded it is
+    for seconds in moments:
+
+        def limit(seconds: int = seconds) -> None:
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+
+        environment = one_thread()
+        killed = subprocess.run(
+            [sys.executable, "-m", "anomalib_lite.cli", *words],
+            cwd=cut, env=environment, capture_output=True, preexec_fn=limit,
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL
+    done = command_line(*words, cwd=cut)
+    assert done.status == 0, done.err
+    assert results(cut) == results(tmp_path / "whole") and len(results(cut)) == 24
+    begun = starts(cut)
+    print(f"{sum(begun.values())} starts of 24 jobs, {done.err.count('already done')} found done at the last start")
+    assert sum(begun.values()) <= 24 + 3, "a job begins again only where a kill met it"
+    assert torn(cut) == []
+
+
+def test_who_asks_for_the_same_run_at_the_same_time_waits_for_it(tiny: list[str], tmp_path: Path):
+    words = [sys.executable, "-m", "anomalib_lite.cli", "train", *tiny]
+    both = [
+        subprocess.Popen(words, cwd=tmp_path, env=one_thread(), stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("already done" in text for text in said) == 1
+    assert list(starts(tmp_path).values()) == [1] and torn(tmp_path) == []
+
+
+def folder_of(*arguments: str) -> str:
+    multirun.begin("train", arguments)
+    return OmegaConf.create({"sweep": "${anomalib_lite.sweep:runs}"}).sweep
+
+
+def test_a_multirun_is_named_by_what_it_consists_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    name = folder_of("-m", "seed=0,1", "mode=template")
+    assert Path(name).parent == tmp_path / "runs/multirun"
+    assert name == folder_of("mode=template", "seed=0,1", "-m", "hydra/launcher=basic")
+    assert name != folder_of("-m", "seed=0,2", "mode=template")
+    assert multirun.begin("train", ["-m"]) != multirun.begin("train", ["-m"]), "the records of each start lie apart"
+
+
+def test_a_job_that_never_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(multirun, "_folder", tmp_path)
+    (tmp_path / "start").mkdir()
+    for number, state in enumerate(["done", "running"]):
+        entry = {"state": state, "command": f"anomalib-lite train seed={number}", "error": None, "host": "here"}
+        (tmp_path / f"start/{number}.json").write_text(json.dumps(entry))
+    told = multirun.told(multirun.records_of("start"))
+    assert told is not None and told.splitlines()[:2] == [
+        "1 of 2 jobs of the sweep failed:",
+        "  anomalib-lite train seed=1",
+    ]
+    assert multirun.NOT_ENDED in told and not (tmp_path / "start").exists()
+
+
+def test_records_of_a_start_that_was_killed_go_with_the_next(tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, alive = (tmp_path / multirun._records(str(process), "ab") for process in (ended.pid, 1))
+    for folder in (left, alive):
+        folder.mkdir()
+    multirun.Begin().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert not left.exists() and alive.exists()
