@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
@@ -37,11 +39,17 @@ def job(cfg: DictConfig) -> None:
     from anomalib_lite.sweeps.outcome import conclude
     from anomalib_lite.sweeps.run import Plan, run_sweep
 
+    signal.signal(signal.SIGTERM, _end)
     log.info("%s", folder)
     write_text(folder / "sweep.yaml", Path(cfg.file).read_text(encoding="utf-8"))
     study = run_sweep(sweep, Plan(fixed, cfg.trials, cfg.parallel, cfg.seed), folder, training)
     if failed := conclude(study, fixed, folder):
         sys.exit(failed)
+
+
+def _end(*_: Any) -> NoReturn:
+    """As Ctrl-C does, so that the running trials are ended, too."""
+    sys.exit(143)
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
     if best:
         log.info("%s", table(study, best[:SHOWN]))
         log.info("best: %s", ready_command(study, best[0], fixed))
-    if spent := [t.user_attrs for t in ended if t.user_attrs.get("stages")]:
+    # one that was done before took no time of its own
+    if spent := [t.user_attrs for t in ended if t.user_attrs.get("seconds", 0) > t.user_attrs.get("stages", 1e9)]:
         beside = mean(attrs["seconds"] - attrs["stages"] for attrs in spent)
         log.info("%.1f s a trial beside its training: start of the process, libraries, tracking", beside)
     log.info("%s", folder / "trials.csv")

@@ -187,3 +187,21 @@ def test_the_verb_reads_its_file_and_what_stands_behind(run_verb: Any, tmp_path:
     assert "x: 0 to 4 (uniform)" in done.out + done.err and not Path("runs").exists()
     missing = run_verb("sweep", "none.yaml")
     assert missing.status == 2 and "cannot be read" in missing.err
+
+
+def test_an_interrupted_sweep_ends_its_trials(sweep_of: Write, monkeypatch: pytest.MonkeyPatch):
+    commands: list[list[str]] = []
+
+    def training(overrides: list[str]) -> list[str]:
+        commands.append(fake_training([*overrides, "epochs=1000", "pause=1"]))
+        return commands[-1]
+
+    def interrupt(_: float) -> None:
+        if len(starts()) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("anomalib_lite.sweeps.run.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep_of(parameters={"x": {"values": [1, 2, 3]}}), Plan(NAME, None, 2), Path("study"), training)
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert len(commands) == 2 and not any(" ".join(command) in running for command in commands)
