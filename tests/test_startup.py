@@ -13,7 +13,7 @@ from tests.commands import one_thread
 
 HEAVY = (
     "torch", "torchvision", "lightning", "timm", "kornia", "scipy", "sklearn", "skimage", "pandas", "matplotlib",
-    "wandb", "safetensors", "jinja2",
+    "wandb", "safetensors", "jinja2", "optuna",
 )  # fmt: skip
 
 
