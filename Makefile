@@ -10,10 +10,10 @@ ARGS ?=
 .DEFAULT_GOAL := help
 RUNS ?= runs
 
-.PHONY: help install demo test test-slow lint bench reproduce sync clean
+.PHONY: help install demo test test-slow lint bench reproduce reproduce-all sync clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## a virtual environment in .venv with everything (about 3 minutes, 6 GB)
 
@@ -40,9 +40,11 @@ lint: install ## ruff: errors and format
 bench: install ## speed, as ratios within one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-reproduce: install ## run an experiment and print its table: NAME=calibration ARGS='data.root=/path/to/mtd'
-	$(BIN)/anomalib-lite train -m experiment=$(NAME) $(ARGS)
-	$(BIN)/python experiments/collect.py runs/$(NAME) experiments/$(NAME)
+reproduce: install ## run an experiment, compare with its committed table: NAME=calibration ARGS='data.root=/path/to/mtd'
+	$(BIN)/python experiments/reproduce.py $(NAME) $(ARGS)
+
+reproduce-all: install ## all experiments whose data are there (ANOMALIB_LITE_DATASETS=DIR); hours
+	$(BIN)/python experiments/reproduce.py --all $(ARGS)
 
 sync: install ## upload the W&B runs below runs/ that were tracked offline (RUNS=folder; needs `wandb login`)
 	@found=$$(find $(RUNS) -type d -name 'offline-run-*' 2>/dev/null); \
