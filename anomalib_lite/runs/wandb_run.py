@@ -38,6 +38,7 @@ class WandbTracker(Tracker):
     """One Weights & Biases run, whose files lie in the run folder."""
 
     def __init__(self, cfg: DictConfig, folder: Path) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would speak to its makers, offline as well
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 

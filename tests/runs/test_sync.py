@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
-from anomalib_lite.runs.tracking import Findings, tracked
-from tests.commands import REPOSITORY
+from tests.commands import REPOSITORY, one_thread
 from tests.wandb_files import SCRIPT, offline_runs
 
 
@@ -27,8 +24,10 @@ class Server(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     histories: dict[str, list[dict[str, Any]]]
+    requests: list[str]
 
     def do_POST(self) -> None:
+        self.requests.append(self.path)
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Content-Encoding") == "gzip":
             raw = gzip.decompress(raw)
@@ -44,10 +43,12 @@ class Server(BaseHTTPRequestHandler):
         self.answer({})
 
     def do_PUT(self) -> None:
+        self.requests.append(self.path)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.answer({})
 
     def do_GET(self) -> None:
+        self.requests.append(self.path)
         self.answer({})
 
     def resolve(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    Server.histories = {}
+    Server.histories, Server.requests = {}, []
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield httpd
@@ -96,28 +97,43 @@ def server() -> Iterator[ThreadingHTTPServer]:
     httpd.server_close()
 
 
-def test_an_interrupted_run_is_uploaded_as_one(server: ThreadingHTTPServer, tmp_path: Path):
-    tracking = {"kind": "wandb", "mode": "offline", "project": "p", "group": "g", "artifacts": False}
-    cfg = OmegaConf.create({"tracking": tracking, "seed": 1})
-    folder = tmp_path / "runs/default/panels-stfpm-s1-0123456789"
-    folder.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), tracked(cfg, folder) as tracker:
+TWICE = """
+from pathlib import Path
+from omegaconf import OmegaConf
+from anomalib_lite.runs.tracking import Findings, tracked
+tracking = {"kind": "wandb", "mode": None, "project": "p", "group": "g", "artifacts": False}
+cfg = OmegaConf.create({"tracking": tracking, "seed": 1})
+folder = Path("runs/default/panels-stfpm-s1-0123456789")
+folder.mkdir(parents=True)
+try:
+    with tracked(cfg, folder) as tracker:
         tracker.logger.log_metrics({"val_loss": 3.0}, step=5)
         tracker.logger.log_metrics({"val_loss": 2.0}, step=10)
         raise KeyboardInterrupt
-    with tracked(cfg, folder) as tracker:
-        tracker.logger.log_metrics({"val_loss": 1.0}, step=15)
-        tracker.log_result(Findings({"image_auroc": 0.9}))
-    runs = offline_runs(tmp_path)
+except KeyboardInterrupt:
+    pass
+with tracked(cfg, folder) as tracker:
+    tracker.logger.log_metrics({"val_loss": 1.0}, step=15)
+    tracker.log_result(Findings({"image_auroc": 0.9}))
+"""
+
+
+def test_without_a_key_nothing_is_sent_and_an_interrupted_run_is_uploaded_as_one(
+    server: ThreadingHTTPServer, tmp_path: Path
+):
+    ours = one_thread(WANDB_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}", HOME=str(tmp_path))
+    ours = {k: v for k, v in ours.items() if k not in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_ERROR_REPORTING")}
+    done = subprocess.run([sys.executable, "-c", TWICE], cwd=tmp_path, env=ours, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Server.requests == []
+    runs = offline_runs(tmp_path / "runs")
     assert [run.id for run in runs] == ["default-0123456789"] * 2 and [run.exit_code for run in runs] == [1, 0]
 
-    port = server.server_address[1]
-    environment = os.environ | {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "a" * 40}
-    environment.pop("WANDB_MODE", None)
     recipe = (REPOSITORY / "Makefile").read_text().partition("\nsync:")[2]
     assert "xargs -0 $(BIN)/wandb sync" in recipe, "what is run here"
     command = [sys.executable, "-c", SCRIPT, "sync", *(str(run.file.parent) for run in reversed(runs))]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    keyed = ours | {"WANDB_API_KEY": "a" * 40}
+    done = subprocess.run(command, cwd=tmp_path, env=keyed, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (rows,) = Server.histories.values()
     assert [row["val_loss"] for row in rows] == [3.0, 2.0, 1.0] and [row["_step"] for row in rows] == [0, 1, 2]
