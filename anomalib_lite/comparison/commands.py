@@ -16,7 +16,7 @@ from anomalib_lite.conf_dir import conf_dir
 
 # where things lie, which run of several it was, how it was tracked
 NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "run_name")
-PLAIN = re.compile(r"[A-Za-z_./][\w./@%+-]*")
+PLAIN = re.compile(r"[A-Za-z_./][\w./@%+-]*", re.ASCII)
 
 
 def command(run: Run, factors: Sequence[str] = ()) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomalib_lite.comparison.blocks import name_blocks
-from anomalib_lite.comparison.factors import Factors, asked_factors, find_factors
+from anomalib_lite.comparison.factors import Column, Factors, asked_factors, find_factors
 from anomalib_lite.comparison.record import COSTS, Run, read_run
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_text
@@ -50,7 +50,7 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> T
         raise UserError(f"None of {len(left_out)} runs is finished:\n  {listed}")
     blocks, notes = name_blocks(runs, asked or ())
     found = find_factors(runs, blocks)
-    runs, twins = _newest(runs, blocks, found)
+    runs, twins = _newest(runs, blocks, found.columns | asked_factors(runs, found, asked or ()))
     blocks, _ = name_blocks(runs, asked or ())
     found = find_factors(runs, blocks)
     columns = found.columns if asked is None else asked_factors(runs, found, asked)
@@ -88,9 +88,11 @@ def _values(runs: Sequence[Run]) -> dict[str, list[float]]:
     return {n: [run.values.get(n, float("nan")) for run in runs] for n in [*metrics, *costs, *sorted(by_defect)]}
 
 
-def _newest(runs: list[Run], blocks: list[str], found: Factors) -> tuple[list[Run], list[tuple[str, str, str]]]:
+def _newest(
+    runs: list[Run], blocks: list[str], varied: dict[str, Column]
+) -> tuple[list[Run], list[tuple[str, str, str]]]:
     """Of runs with the same data, settings and seed the one that finished last; the others are named."""
-    columns = list(found.columns.values())
+    columns = list(varied.values())
     kept: dict[tuple[str, ...], Run] = {}
     twins = []
     for i in sorted(range(len(runs)), key=lambda i: runs[i].finished):
