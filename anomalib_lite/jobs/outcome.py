@@ -18,12 +18,11 @@ from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.report.page import write_report
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.folder import RunFolder
-from anomalib_lite.runs.tracking import Findings, Tracker
+from anomalib_lite.runs.tracking import Findings, Tracker, with_status
 from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
 TRACKED_PICTURES = 16  # of each kind
-STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # beside the metrics, where the run is tracked
 
 
 def conclude(
@@ -71,7 +70,7 @@ def _findings(
         shown["training images"] = _as_trained(detector, train)
     curves = image_curves(result.rows, threshold.image, result.metrics)
     return Findings(
-        metrics=result.metrics | {key: run.status[key] for key in STATUS_FIGURES if key in run.status},
+        metrics=with_status(result.metrics, run.status),
         pictures=shown,
         defects=book.rows() if book else None,
         curves={curve.name: (curve.x, curve.y, curve.x_label, curve.y_label) for curve in curves},

@@ -66,7 +66,7 @@ def _open(cfg: DictConfig, folder: Path, splits: Splits, data_hash: str) -> floa
     if run.done and not cfg.force:
         log.info("already done: %s (force=true runs it again)", run.path)
         metrics = json.loads((run.path / "metrics.json").read_text())
-        track_again(cfg, run.path, metrics)
+        track_again(cfg, run.path, metrics, run.status)
         return metrics["image_auroc"]
     if cfg.force:
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

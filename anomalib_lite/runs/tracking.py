@@ -16,6 +16,7 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 KINDS = ("wandb", "csv", "none")
+STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json, tracked beside the metrics
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def tracked(cfg: DictConfig, folder: Path) -> Iterator[Tracker]:
         tracker.finish(code)
 
 
-def track_again(cfg: DictConfig, folder: Path, metrics: Mapping[str, Any]) -> None:
+def track_again(cfg: DictConfig, folder: Path, metrics: Mapping[str, Any], status: Mapping[str, Any]) -> None:
     """Reports a run that was done before, where a W&B agent asked for it: its sweep waits for the result."""
     if cfg.tracking.kind != "wandb":
         return
@@ -74,7 +75,11 @@ def track_again(cfg: DictConfig, folder: Path, metrics: Mapping[str, Any]) -> No
     if of_agent():
         with tracked(cfg, folder) as tracker:
             tracker.log_history(folder / "history.csv")
-            tracker.log_result(Findings(metrics))
+            tracker.log_result(Findings(with_status(metrics, status)))
+
+
+def with_status(metrics: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    return {**metrics, **{name: status[name] for name in STATUS_FIGURES if name in status}}
 
 
 def _is_helper() -> bool:

@@ -141,3 +141,4 @@ def test_a_run_that_is_done_answers_an_agent(
     assert done.status == 0
     (run,) = offline_runs(tmp_path / "runs")
     assert run.id == "trial123" and len(run.curve("val_loss")) == 1 and 0 <= run.summary["image_auroc"] <= 1
+    assert run.summary["ms_per_image"] > 0
