@@ -64,6 +64,8 @@ def slurm() -> Iterator[dict[str, str]]:
             return seen.stdout.strip() == "idle"
 
         until(idle, folder)
+        # jobs that a failed test leaves outlive the daemons
+        stack.callback(subprocess.run, ["scancel", "--partition=main"], env=environment, timeout=30)
         yield {"SLURM_CONF": environment["SLURM_CONF"]}
 
 
