@@ -2,9 +2,10 @@
 
 usage: python experiments/collect.py RUNS [RUNS ...] experiments/NAME [REFERENCE]
 
-RUNS are folders of runs or globs; the figure shows the metric that experiment.yaml names. With a reference, e.g. augment=none (or the name of its run's folder), second tables
-say how the other settings of the same data differ from it: means over the seeds that both have, with Student's 95 %
-confidence interval of the paired difference, and an asterisk where Holm's p is below 0.05.
+RUNS are folders of runs or globs; the figure shows the metric that experiment.yaml names. With a reference, e.g.
+augment=none (or the name of its run's folder), second tables say how the other settings of the same data differ from
+it: means over the seeds that both have, with Student's 95 % confidence interval of the paired difference, and an
+asterisk where Holm's p is below 0.05.
 """
 
 from __future__ import annotations

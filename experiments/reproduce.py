@@ -5,8 +5,8 @@ usage: python experiments/reproduce.py NAME [override ...]     e.g. calibration 
 
 experiments/NAME/experiment.yaml says what to run; the overrides go to every training. Runs that are done are not
 repeated (force=true does). Real data sets are found in the folder that the environment variable ANOMALIB_LITE_DATASETS
-names (mvtec_ad/, mtd/, deeppcb/PCBData/), or by data.root=... where an experiment needs a single one. Ends with PASS, or
-with the rows that differ and status 1.
+names (mvtec_ad/, mtd/, deeppcb/PCBData/), or by data.root=... where an experiment needs a single one. Ends with PASS,
+or with the rows that differ and status 1.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ def places(experiment: Experiment, overrides: list[str]) -> dict[str, str]:
     if absent := [name for name, place in found.items() if root is None or not Path(place).is_dir()]:
         listed = ", ".join(f"DIR/{DATASETS[name]}" for name in absent)
         alone = f", or ARGS='data.root=FOLDER' for {absent[0]}" if len(experiment.needs) == 1 else ""
-        raise UserError(
-            f"{experiment.name} needs real data ({', '.join(absent)}): set {VARIABLE}=DIR ({listed}){alone}."
-        )
+        what = f"{experiment.name} needs real data ({', '.join(absent)})"
+        raise UserError(f"{what}: set {VARIABLE}=DIR ({listed}){alone}.")
     return found
 
 
