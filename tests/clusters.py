@@ -92,7 +92,7 @@ def ray_cluster() -> Iterator[tuple[str, dict[str, str]]]:
         yield address, shared
 
 
-def until(happened: Callable[[], bool], folder: Path, seconds: float = 90) -> None:
+def until(happened: Callable[[], bool], folder: Path, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > end:

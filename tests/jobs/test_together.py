@@ -44,8 +44,9 @@ def learn(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     net = network()
     image, weight = batch()
+    together = nn.parallel.DistributedDataParallel(net)  # kept until the gradients are summed
     with SharedBatchNorm():
-        loss(nn.parallel.DistributedDataParallel(net), image[rank::2], weight[rank::2]).backward()
+        loss(together, image[rank::2], weight[rank::2]).backward()
     gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
     torch.save((gradients, dict(net.named_buffers())), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
