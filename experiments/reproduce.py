@@ -63,7 +63,7 @@ def load(name: str) -> Experiment:
 
 
 def names() -> list[str]:
-    return sorted(path.parent.name for path in HERE.glob("*/experiment.yaml"))
+    return sorted(p.parent.name for p in HERE.glob("*/experiment.yaml") if (p.parent / "results.csv").is_file())
 
 
 def places(experiment: Experiment, overrides: list[str]) -> dict[str, str]:

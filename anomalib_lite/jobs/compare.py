@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,8 +26,14 @@ figures/ to the output folder. What every figure means stands beside it, and in 
   anomalib-lite compare runs=runs/augmentation factors='[tta]' metrics='[aupro, ms_per_image]'"""
 
 
+def main() -> None:
+    """`reference=tta=none` needs no quotes of its own, which Hydra's grammar asks for around a second equals sign."""
+    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+    _compare()
+
+
 @app("compare", HELP)
-def main(cfg: DictConfig) -> None:
+def _compare(cfg: DictConfig) -> None:
     from anomalib_lite.comparison.compare import Settings, compare
     from anomalib_lite.comparison.output import write_all
     from anomalib_lite.comparison.search import find_runs
@@ -44,6 +51,11 @@ def main(cfg: DictConfig) -> None:
     found = compare(table, settings)
     output = Path(cfg.output) if cfg.output else _beside(folders)
     log.info("%s", write_all(found, output))
+
+
+def _quoted(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    return f"{key}='{value}'" if key == "reference" and "=" in value and value[0] not in "'\"" else argument
 
 
 def _list(value: object) -> list[str] | None:

@@ -1,0 +1,119 @@
+"""The page in a real browser, and the verb that writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalib_lite.comparison.compare import Settings, compare
+from anomalib_lite.comparison.output import write_all
+from tests.chromium import chromium
+from tests.commands import Command
+from tests.comparison.made import make_table, write_run
+
+FACTORS = {"augment": ["none", "flips"], "tta": ["none", "<b>flips</b>"], "lr": ["0.1", "0.4"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    noise = np.random.default_rng(0)
+    gain = {"none": 0.0, "<b>flips</b>": 0.1}
+    table = make_table(
+        FACTORS, ["bottle", "panels"], 3, lambda b, s, a, tta, lr: 0.7 + gain[tta] + 0.01 * noise.normal()
+    )
+    table.rows["image_auroc"] = 0.5 + table.rows["aupro"] / 3
+    table.left_out.append(("gone", "failed", "ValueError: boom"))
+    place = tmp_path_factory.mktemp("comparison")
+    write_all(compare(table, Settings(resamples=100)), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        with chromium() as started:
+            yield started
+    except LookupError as reason:
+        pytest.skip(str(reason))
+
+
+def test_the_page_sorts_switches_and_draws_the_chosen_interaction(folder: Path, browser: Any):
+    page, errors, asked = browser.new_page(), [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"file://{folder}/compare.html")
+    body = "document.querySelector('.study:not([hidden]) table').tBodies[0]"
+    means = f"() => [...{body}.rows].map(row => +row.cells[4].dataset.value)"
+    page.click(".study:not([hidden]) table >> nth=0 >> thead >> text=mean")
+    first = page.evaluate(means)
+    assert len(first) == 8 and first == sorted(first, reverse=True)
+    page.click(".study:not([hidden]) table >> nth=0 >> thead >> text=mean")
+    assert page.evaluate(means) == sorted(first)
+
+    assert page.locator("#interaction polyline").count() == 2
+    page.select_option("#first-factor", "lr")
+    page.select_option("#second-factor", "tta")
+    assert page.locator("#interaction svg").get_attribute("aria-label") == "lr and tta"
+    assert set(page.locator("#interaction text.series").all_text_contents()) == {"none", "<b>flips</b>"}
+    titles = page.locator("#interaction circle title").all_text_contents()
+    assert len(titles) == 4 and all("12 runs" in title for title in titles)
+
+    page.click(".chip[data-metric='1']")
+    page.click(".chip[data-view='2']")
+    shown = page.locator(".study:not([hidden])")
+    assert (shown.count(), shown.get_attribute("data-view"), shown.get_attribute("data-metric")) == (1, "2", "1")
+    assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 25
+    page.click(".study:not([hidden]) .more button")
+    assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 28
+    page.select_option(".study:not([hidden]) .only", "augment=none tta=none lr=0.1")
+    assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 7
+    assert "ValueError: boom" in page.inner_text("main")
+    assert errors == [] and asked == [f"file://{folder}/compare.html"]
+    page.close()
+
+
+def test_the_tables_hold_every_run_and_every_pair(folder: Path):
+    runs, same = pd.read_csv(folder / "runs.csv"), pd.read_parquet(folder / "runs.parquet")
+    assert len(runs) == 48 and list(runs) == list(same)
+    assert np.allclose(runs.aupro, same.aupro, atol=1e-6)
+    assert len(pd.read_csv(folder / "pairs.csv")) == 28 * 3 * 2
+    assert {path.name for path in (folder / "figures").iterdir()} == {"aupro.png", "image_auroc.png"}
+    assert "ValueError: boom" in (folder / "compare.md").read_text()
+
+
+def test_the_verb_compares_run_folders(run_verb: Command, tmp_path: Path):
+    for seed in range(3):
+        for tta, value in (("none", 0.7), ("flips", 0.8)):
+            values = {"image_auroc": 0.9, "pixel_auroc": None, "aupro": value + 0.01 * seed * (1 + (tta == "none"))}
+            overrides = ["data=mtd", "data.root='/my data/mtd'", f"tta={tta}", f"seed={seed}"]
+            own = {"choices": {"tta": tta}, "overrides": overrides, "config": {"seed": seed, "tta": {"views": [tta]}}}
+            write_run(tmp_path / "runs" / "made", f"{tta}{seed}", values, **own)
+    write_run(tmp_path / "runs" / "made", "killed", state="running")
+    done = run_verb("compare", "runs=runs/made", "metrics=[aupro,model_mb]", "reference=tta=none", "resamples=100")
+    assert done.status == 0, done.err
+    said = done.out + done.err
+    assert "left out, unfinished: killed" in said
+    assert "anomalib-lite train data=mtd 'data.root='\"'\"'/my data/mtd'\"'\"'' tta=flips" in said
+    assert (tmp_path / "runs" / "made" / "comparison" / "compare.html").is_file()
+    again = run_verb("compare", "runs=[runs/made]", "resamples=100")  # its own output is no run
+    assert again.status == 0, again.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("runs=nowhere", "nowhere does not exist"),
+        ("metrics=[auroc]", "no run measured auroc. There are: image_auroc"),
+        ("reference=tta=flips", "is none of the settings"),
+        ("confidence=95", "confidence must lie between"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_words(run_verb: Command, tmp_path: Path, wrong: str, words: str):
+    write_run(tmp_path / "runs", "r", {"image_auroc": 0.9})
+    done = run_verb("compare", *(["runs=runs"] if not wrong.startswith("runs") else []), wrong)
+    assert done.status == 2 and words in done.err
