@@ -11,6 +11,7 @@ import pytest
 
 from tests.clusters import HEAD, NODE, ray_cluster, slurm
 from tests.commands import Outcome, command_line, in_process
+from tests.wandb_files import offline_runs
 
 SIX = ("scoring=max,topk", "seed=0,1,2")  # three trainings, each needed by two jobs
 FAILING = ("scoring=max", "seed=0,1", "data.val_share=7,0.2")  # two that fail, and two of the six
@@ -67,6 +68,21 @@ def check(folder: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]], *l
 def test_joblib_with_two_workers(tmp_path: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]]):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     check(tmp_path, tiny, basic, "hydra/launcher=joblib")
+
+
+def test_each_job_of_joblib_has_a_wandb_run_of_its_own(tmp_path: Path, tiny: list[str]):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    tracked = [value for value in tiny if not value.startswith("tracking")]
+    done = sweep(tmp_path, tracked, "tracking=wandb", "hydra/launcher=joblib", "seed=0,1")
+    assert done.status == 0, done.err
+    runs = {run.file.parents[2]: run for run in offline_runs(tmp_path / "runs")}
+    assert len(runs) == 2 and len({run.id for run in runs.values()}) == 2
+    for folder, run in runs.items():
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert run.exit_code == 0 and run.config["seed"] == int(re.search(r"-s(\d)-", folder.name)[1])
+        for name in ("image_auroc", "pixel_auroc", "aupro"):
+            assert run.summary[name] == pytest.approx(metrics[name])
+        assert {"train_loss", "val_loss"} <= run.logged
 
 
 def test_a_real_slurm(tmp_path: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]]):
