@@ -7,10 +7,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["WANDB_MODE"] = "offline"
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.chromium import chromium
 from tests.commands import REPOSITORY, Command, command_line, in_process
 from tests.made import write_category
 
@@ -70,6 +74,17 @@ def tiny(tiny_set: Path) -> list[str]:
         f"data.category={tiny_set.name}", "image_size=48", "batch_size=4", "detector.gaussian.choose=levels",
         "defects=none",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One for all pages, since Playwright runs once a process. Skips, with the reason, where there is none."""
+    with ExitStack() as stack:
+        try:
+            launched = stack.enter_context(chromium())
+        except LookupError as reason:
+            pytest.skip(str(reason))
+        yield launched
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.commands import Command, command_line
 def test_every_verb_explains_itself(run_verb: Command, verb: str):
     done = run_verb(verb, "--help")
     assert done.status == 0
-    assert done.out.splitlines()[0].endswith((".", ","))
+    assert done.out.splitlines()[0].endswith((".", ",", "?"))
     assert f"\n  anomalib-lite {verb}" in done.out, "an example"
     assert "== Configuration: override with key=value ==" in done.out
 

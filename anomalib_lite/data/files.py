@@ -24,6 +24,7 @@ def list_images(folder: Path) -> list[Path]:
 def expand(patterns: str | Path | Iterable[str | Path] | None, root: Path) -> list[Path]:
     """Images named by files, folders or glob patterns (`**` goes down), relative to `root`; sorted, each once.
 
+    A folder, named or matched, stands for the images in it or, where it holds none, for those in its subfolders.
     Errors: UserError for a pattern that matches no image.
     """
     if patterns is None:
@@ -32,17 +33,26 @@ def expand(patterns: str | Path | Iterable[str | Path] | None, root: Path) -> li
     for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
         path = root / Path(pattern).expanduser()
         if path.is_dir():
-            images = list_images(path)
+            images = _images_of(path)
         elif path.is_file():
             images = [path]
         else:
             anchor, rest = (Path(path.anchor), path.relative_to(path.anchor)) if path.is_absolute() else (Path(), path)
-            images = [p for p in anchor.glob(str(rest)) if p.suffix.lower() in SUFFIXES]
+            images = []
+            for match in anchor.glob(str(rest)):
+                if match.is_dir():
+                    images += list_images(match)
+                elif match.suffix.lower() in SUFFIXES:
+                    images.append(match)
         if not images:
             known = ", ".join(SUFFIXES)
             raise UserError(f"No image found at {path} (a file, a folder or a glob pattern; {known}).")
         found.update(images)
     return sorted(found)
+
+
+def _images_of(folder: Path) -> list[Path]:
+    return list_images(folder) or [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which trials are not worth their remaining epochs (Li et al., "Hyperband", JMLR 2018), as W&B's agent decides it."""
+"""Which trials are not worth their remaining epochs (Li et al., "Hyperband", JMLR 2018)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Hyperband:
     rungs: tuple[int, ...]
     eta: float
 
-    def failed_at(self, own: Sequence[float], others: Sequence[Sequence[float]]) -> int | None:
-        """The last rung that a trial has reached, where it is not good enough there; else None.
+    def failed_at(self, own: Sequence[float], others: Sequence[Sequence[float]], judged: int = 0) -> int | None:
+        """The first rung beyond `judged` epochs that a trial has reached and is not good enough at; else None.
 
         own, others: a value each epoch, smaller is better. What the first trials cannot be compared with lets them go
-        on.
+        on. Every rung counts: W&B's agent looks at the last alone, and lets a fast trial slip over one.
         """
-        reached = [rung for rung in self.rungs if rung <= len(own)]
-        if not reached:
-            return None
-        rung = reached[-1]
-        values = sorted([own[rung - 1], *(other[rung - 1] for other in others if len(other) >= rung)])
-        return rung if own[rung - 1] > values[int(len(values) / self.eta)] else None
+        for rung in self.rungs:
+            if judged < rung <= len(own):
+                values = sorted([own[rung - 1], *(other[rung - 1] for other in others if len(other) >= rung)])
+                if own[rung - 1] > values[int(len(values) / self.eta)]:
+                    return rung
+        return None
 
 
 def read_hyperband(spec: Mapping[str, Any] | None) -> Hyperband | None:

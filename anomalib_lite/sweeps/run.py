@@ -122,10 +122,10 @@ def _pruned(sweep: Sweep, study: Study, asked: Asked, trial: Trial, beside: Sequ
     curve = read_curve(trial.folder)
     if len(curve) == trial.judged:
         return False
-    trial.judged = len(curve)
+    judged, trial.judged = trial.judged, len(curve)
     before = [Path(t.user_attrs["folder"]) for t in study.ended() if t.user_attrs.get("folder")]
     others = [read_curve(folder) for folder in (*before, *(t.folder for t in beside))]
-    rung = sweep.hyperband.failed_at(curve, others)
+    rung = sweep.hyperband.failed_at(curve, others, judged)
     if rung is None or not trial.is_training() or trial.status is not None:
         return False
     trial.stop()

@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from anomalib_lite.annotate.security import Guard, allowed_hosts
 from anomalib_lite.annotate.server import Labelling, build_app
 from anomalib_lite.annotate.session import listen
 from anomalib_lite.annotate.store import Store
-from tests.chromium import chromium
 
 from .browser import DEFECTS, SIZE, Desk
 
@@ -148,17 +146,6 @@ def serve_app() -> Iterator[Callable[[Labelling], Client]]:
 
 def token_of(page: str) -> str:
     return re.search(r'name="annotate-token" content="([^"]+)"', page)[1]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Skips, with the reason, where there is none."""
-    with ExitStack() as stack:
-        try:
-            launched = stack.enter_context(chromium())
-        except LookupError as missing:
-            pytest.skip(str(missing))
-        yield launched
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from anomalib_lite.comparison.compare import Settings, compare
 from anomalib_lite.comparison.output import write_all
-from tests.chromium import chromium
 from tests.commands import Command
 from tests.comparison.made import make_table, write_run
 
@@ -31,15 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("comparison")
     write_all(compare(table, Settings(resamples=100)), place)
     return place
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as started:
-            yield started
-    except LookupError as reason:
-        pytest.skip(str(reason))
 
 
 def test_the_page_sorts_switches_and_draws_the_chosen_interaction(folder: Path, browser: Any):

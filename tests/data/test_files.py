@@ -110,3 +110,10 @@ def test_the_template_is_given_to_every_sample(tmp_path: Path):
     assert with_template(splits, None) == splits
     with pytest.raises(UserError, match=r"template does not exist.*absent\.png"):
         with_template(splits, tmp_path / "absent.png")
+
+
+def test_folders_of_folders_stand_for_their_images(tmp_path: Path):
+    broken, contam, own, _ = touch(tmp_path, "nok/broken/0.png", "nok/contam/1.png", "ok/2.png", "ok/old/3.png")
+    for pattern in ("nok/*", "nok", "nok/**"):
+        assert expand(pattern, tmp_path) == [broken, contam], pattern
+    assert expand("ok", tmp_path) == [own], "where the folder itself holds images, it stands for those"

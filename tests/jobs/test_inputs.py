@@ -25,6 +25,7 @@ def config(folder: Path, mode: str, **generator: object) -> OmegaConf:
             "paths": {"artifacts": str(folder / "artifacts")},
             "generator": {"_target_": None, **generator},
             "teacher": {"_target_": None},
+            "augment": {"restyle": 0},
         }
     )
 

@@ -6,6 +6,7 @@ import netrc
 from pathlib import Path
 
 import pytest
+import wandb
 from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
@@ -137,7 +138,9 @@ def test_a_run_that_is_done_answers_an_agent(
     assert run_verb("train", *tiny, "tracking=csv").status == 0
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
     monkeypatch.setenv("WANDB_RUN_ID", "trial123")
+    wandb.teardown()  # it reads the environment once a process, and an agent starts one for each trial
     done = run_verb("train", *tiny, "tracking=wandb", "tracking.mode=offline")
+    wandb.teardown()
     assert done.status == 0
     (run,) = offline_runs(tmp_path / "runs")
     assert run.id == "trial123" and len(run.curve("val_loss")) == 1 and 0 <= run.summary["image_auroc"] <= 1

@@ -130,9 +130,7 @@ def test_a_trial_that_falls_behind_is_stopped(sweep_of: Write):
     def training(overrides: list[str]) -> list[str]:
         return fake_training([*overrides, *(slow if float(overrides[-1][2:]) > 1 else [good])])
 
-    begin = time.monotonic()
     study = run_sweep(sweep, Plan(NAME, None), Path("study"), training)
-    assert time.monotonic() - begin < 40
     assert [t.state.name for t in study.ended()] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     assert conclude(study, NAME, Path("study")) is None
     for folder in Path("runs/fake").iterdir():
