@@ -161,3 +161,12 @@ def test_from_a_folder_with_files_named_like_modules(tmp_path: Path):
         pytest.skip("anomalib-lite is not installed")
     done = command_line("annotate", "--cfg", "job", cwd=tmp_path, script=script)
     assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("wrong", ["seed=-1.5", "batch_size=0", "detector.epochs=abc", "detector.epochs=-3"])
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
+    run_verb: Command, tmp_path: Path, wrong: str
+):
+    done = run_verb("train", wrong)
+    assert done.status == 2 and f"{wrong.partition('=')[0]} must be a whole number" in done.err
+    assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,12 @@ def use_threads(cfg: DictConfig) -> None:
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    return torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
+    """Errors: UserError where a GPU is asked for and there is none."""
+    if cfg.trainer.accelerator != "gpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu, but torch finds no GPU here. Take trainer=cpu.")
+    return torch.device("cuda")
 
 
 def run_over(detector: Detector, loader: DataLoader, describe: str) -> Iterator[tuple[Batch, Prediction]]:

@@ -53,6 +53,7 @@ PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher
 @app("train", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
+    _check_numbers(cfg)
     splits = instantiate(cfg.data)
     data_hash = fingerprint(splits)
     folder = _folder(cfg, data_hash)
@@ -148,6 +149,14 @@ def _evaluate(
     if len(test):
         run.status["ms_per_image"] = round(1000 * result.seconds / len(test), 2)
     return result
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    """Errors: UserError for what must be a whole number, and is none or too small."""
+    for name, least in (("seed", 0), ("batch_size", 1), ("detector.epochs", 0)):
+        value = OmegaConf.select(cfg, name, default=least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name} must be a whole number, {least} or more, not {value!r}.")
 
 
 def _folder(cfg: DictConfig, data_fingerprint: str) -> Path:
