@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from anomalib_lite.augment.seeds import torch_seed
 
 SHARE = 0.5  # probability of each change; all are skipped for one image in 32
 
@@ -15,8 +16,7 @@ def strongly_changed(image: Tensor, seed: int) -> Tensor:
     image: (B, 3, H, W) in [0, 1]; returns the like. The global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch reads 32 bits of a seed
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        torch.manual_seed(torch_seed(seed))
         return _changes()(image).clamp(0, 1)
 
 

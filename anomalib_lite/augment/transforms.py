@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anomalib_lite.augment.seeds import torch_seed
 from anomalib_lite.data.sample import UNNUMBERED, Batch
 from anomalib_lite.errors import UserError
 
@@ -76,10 +76,7 @@ class Augment(nn.Module):
         part: of a batch that several processes divide, which each draw their own changes.
         """
         with torch.random.fork_rng(devices=[]):
-            # torch reads 32 bits of a seed: mixed, not shifted together
-            torch.manual_seed(
-                int(np.random.SeedSequence([self.seed, step, *([part] if part else [])]).generate_state(1)[0])
-            )
+            torch.manual_seed(torch_seed([self.seed, step, *([part] if part else [])]))
             image, mask, template = self._move(batch)
             if self.restyler is not None:
                 image = self.restyler(image, self.restyle)

@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib_lite.comparison.record import Run
+from anomalib_lite.runs.flat import flat
 from anomalib_lite.runs.folder import UNDEFINING
 
 ABSENT = "–"  # a setting that this run does not have
 NO_CAUSES = (*UNDEFINING, "seed", "data", "run", "preset", "output")
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted name -> value; a list is one value."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        flat |= leaves(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
+    return flat(config, ".")
 
 
 def label(value: Any) -> str:
@@ -31,9 +28,9 @@ def label(value: Any) -> str:
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Name -> label in each run, of the settings that differ and that are no seed and no path."""
-    flat = [leaves({key: v for key, v in run.config.items() if key not in NO_CAUSES}) for run in runs]
-    names = dict.fromkeys(name for one in flat for name in one)
-    columns = {name: [label(one[name]) if name in one else ABSENT for one in flat] for name in names}
+    settings = [leaves({key: v for key, v in run.config.items() if key not in NO_CAUSES}) for run in runs]
+    names = dict.fromkeys(name for one in settings for name in one)
+    columns = {name: [label(one[name]) if name in one else ABSENT for one in settings] for name in names}
     seeds = [str(run.seed) for run in runs]
     kept = {}
     for name, column in columns.items():

@@ -39,6 +39,11 @@ def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
+def common_folder(runs: Iterable[Path]) -> Path:
+    """The folder below which all of them lie."""
+    return Path(os.path.commonpath([run.absolute().parent for run in runs]))
+
+
 def is_run(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MARKS)
 

@@ -41,7 +41,7 @@ def expand(patterns: str | Path | Iterable[str | Path] | None, root: Path) -> li
             images = []
             for match in anchor.glob(str(rest)):
                 if match.is_dir():
-                    images += list_images(match)
+                    images += _images_of(match)
                 elif match.suffix.lower() in SUFFIXES:
                     images.append(match)
         if not images:
@@ -52,7 +52,12 @@ def expand(patterns: str | Path | Iterable[str | Path] | None, root: Path) -> li
 
 
 def _images_of(folder: Path) -> list[Path]:
-    return list_images(folder) or [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    return list_images(folder) or [p for inner in folder.rglob("*") if inner.is_dir() for p in list_images(inner)]
+
+
+def short_name(path: str | Path) -> str:
+    """Folder and file, as reports call an image."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

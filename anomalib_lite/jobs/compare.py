@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -36,7 +34,7 @@ def main() -> None:
 def _compare(cfg: DictConfig) -> None:
     from anomalib_lite.comparison.compare import Settings, compare
     from anomalib_lite.comparison.output import write_all
-    from anomalib_lite.comparison.search import find_runs
+    from anomalib_lite.comparison.search import common_folder, find_runs
     from anomalib_lite.comparison.table import read_table
 
     if not 0.5 <= cfg.confidence < 1 or cfg.resamples < 100:
@@ -49,7 +47,7 @@ def _compare(cfg: DictConfig) -> None:
     metrics = _list(cfg.metrics)
     settings = Settings(metrics and tuple(metrics), cfg.reference, cfg.resamples, cfg.confidence, cfg.seed)
     found = compare(table, settings)
-    output = Path(cfg.output) if cfg.output else _beside(folders)
+    output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     log.info("%s", write_all(found, output))
 
 
@@ -62,11 +60,6 @@ def _list(value: object) -> list[str] | None:
     if value is None:
         return None
     return [str(one) for one in OmegaConf.to_container(value)] if OmegaConf.is_list(value) else [str(value)]  # type: ignore[union-attr]
-
-
-def _beside(folders: Sequence[Path]) -> Path:
-    """comparison/ in the folder that holds all runs."""
-    return Path(os.path.commonpath([folder.parent for folder in folders])) / "comparison"
 
 
 if __name__ == "__main__":

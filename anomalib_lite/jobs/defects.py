@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.files import short_name
 
 if TYPE_CHECKING:
     from anomalib_lite.data.images import ImageSet
@@ -58,9 +59,8 @@ def add_batch(book: DefectBook | None, images: ImageSet, batch: Batch, predictio
     for k, (index, picture) in enumerate(zip(batch.index.tolist(), to_pixels(batch.image), strict=True)):
         sample = images.samples[index]
         mask = batch.mask[k, 0].numpy() if sample.mask is not None else None
-        name = "/".join(sample.image.parts[-2:])
         defect = sample.defect if sample.label else None
-        book.add(name, picture, prediction.map[k, 0].numpy(), defect, mask)
+        book.add(short_name(sample.image), picture, prediction.map[k, 0].numpy(), defect, mask)
 
 
 def _real(images: ImageSet) -> Iterator[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,9 @@ def main(cfg: DictConfig) -> float | None:
                     raise
                 failed.append(f"{run} on {name}: {error}")
     if several:
-        _conclude(done, failed, Path(cfg.output).expanduser() if cfg.output else _beside(runs))
+        from anomalib_lite.comparison.search import common_folder
+
+        _conclude(done, failed, Path(cfg.output).expanduser() if cfg.output else common_folder(runs))
     values = [metrics["image_auroc"] for _, _, metrics in done if metrics["image_auroc"] is not None]
     return sum(values) / len(values) if values else None
 
@@ -134,11 +135,6 @@ def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
                 ) from error
             sets[str(name)] = chosen.data
     return sets
-
-
-def _beside(runs: Sequence[Path]) -> Path:
-    """The folder that holds all of them."""
-    return Path(os.path.commonpath([run.absolute().parent for run in runs]))
 
 
 def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anomalib_lite.data.files import short_name
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.defects.book import DefectBook
@@ -85,7 +86,7 @@ def worst_cases(
         for k, index in enumerate(batch.index.tolist()):
             row = rows[chosen[index]]
             mask = batch.mask[k, 0].numpy() if batch.has_mask[k] else None
-            name, map = _short(row.image), prediction.map[k, 0].numpy()
+            name, map = short_name(row.image), prediction.map[k, 0].numpy()
             cases.append(Case(name, row.label, row.defect, row.score, pixels[k], map, mask, row.nok))
     return cases
 
@@ -102,10 +103,6 @@ def write_predictions(path: Path, rows: Sequence[ScoredImage]) -> None:
 
 def _row(sample: Sample, score: float, threshold: Threshold) -> ScoredImage:
     return ScoredImage(str(sample.image), sample.label, sample.defect, score, score > threshold.image)
-
-
-def _short(path: str) -> str:
-    return "/".join(Path(path).parts[-2:])
 
 
 def _summary(

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from anomalib_lite.runs.flat import flat
 from anomalib_lite.runs.folder import UNDEFINING, WHERE
 from anomalib_lite.runs.tracking import Findings, Tracker
 
@@ -70,7 +71,7 @@ class WandbTracker(Tracker):
     def log_result(self, findings: Findings) -> None:
         import wandb
 
-        self.run.summary.update(flat(findings.metrics))
+        self.run.summary.update(known(findings.metrics))
         media: dict[str, Any] = {
             heading: [wandb.Image(pixels, caption=caption) for caption, pixels in pictures]
             for heading, pictures in findings.pictures.items()
@@ -139,15 +140,9 @@ def has_key() -> bool:
         return False
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def known(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Nested metrics under names with slashes; what is None is left out."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}/")
-        elif value is not None:
-            found[f"{prefix}{key}"] = value
-    return found
+    return {k: v for k, v in flat(metrics).items() if v is not None and not isinstance(v, Mapping)}
 
 
 def _config(cfg: DictConfig, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.runs.flat import flat
 from anomalib_lite.runs.folder import RECORD
 from anomalib_lite.sweeps.spec import Objective
 
@@ -116,7 +117,7 @@ def read_curve(folder: Path | None, column: str = WATCHED) -> list[float]:
 def read_results(folder: Path, objectives: Sequence[Objective]) -> list[float]:
     """The figures that a sweep is after. Errors: UserError for one that the run does not have, with what it has."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    known = _flat(read_status(folder)) | _flat(metrics)
+    known = _numbers(read_status(folder)) | _numbers(metrics)
     results = []
     for objective in objectives:
         name = objective.name.replace(".", "/")
@@ -130,11 +131,5 @@ def read_results(folder: Path, objectives: Sequence[Objective]) -> list[float]:
     return results
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[f"{prefix}{key}"] = value
-    return found
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in flat(values).items() if isinstance(v, (int, float)) and not isinstance(v, bool)}

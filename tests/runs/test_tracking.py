@@ -41,7 +41,7 @@ def test_only_the_first_process_of_a_training_tracks(tmp_path: Path, monkeypatch
 
 
 def test_nested_metrics_are_flat_and_absent_ones_left_out():
-    flat = wandb_run.flat({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
+    flat = wandb_run.known({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
     assert flat == {"image_auroc": 0.5, "per_defect/dot/n": 2}
 
 
