@@ -1,67 +1,98 @@
-"""Defects drawn into OK images, to choose between models where no defect may be looked at.
+"""Defects drawn into OK images, for choices and for networks that may look at no real one.
 
-In the spirit of CutPaste (Li et al., CVPR 2021) and of DRAEM's textures under Perlin masks (Zavrtanik et al., ICCV
-2021), with thin lines, spots, light and blur beside them, since a choice made on patches alone favours what finds
-patches. They stand for no real defect type; what is learnt from them is a choice, never a weight.
+In the spirit of CutPaste (Li et al., CVPR 2021), DRAEM (Zavrtanik et al., ICCV 2021), whose textures lie under Perlin
+masks, and GLASS (Chen et al., ECCV 2024). Beside spots and patches stand defects that follow the product: print that is
+out of focus or smeared, parts that are missing, broken, bent, doubled or of another colour. The kinds come in families,
+so that what learned from some can be judged by others. They stand for no real defect.
+
+A kind takes two images of one size, float32 (H, W, 3) in [0, 255], and a random generator; textures come from the
+second. It returns how much of the change each pixel gets, float32 (H, W) in [0, 1], and the changed image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
-Field = np.ndarray  # float32 (H, W) in [0, 1]: how much of the change each pixel gets
+Field = np.ndarray
+Drawn = tuple[Field, np.ndarray]
+Kind = Callable[[np.ndarray, np.ndarray, np.random.Generator], Drawn]
 VISIBLE = 6  # grey levels by which a pixel must differ to count as defective
+TRIES = 4  # until a drawn defect can be seen: print that is blurred where there is none cannot
 
 
-def synthesize(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def synthesize(
+    image: np.ndarray, other: np.ndarray, rng: np.random.Generator, kinds: Sequence[Kind] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """An OK image with one drawn defect, and its mask.
 
-    image, other: uint8 (H, W, 3) of one size; textures are taken from `other`. Returns uint8 (H, W, 3) and bool
-    (H, W), True where the defect changed the image visibly; the mask may be empty on a flat image.
+    Args:
+        image: uint8 (H, W, 3).
+        other: another image of the same size, whose textures are used.
+        rng: decides the kind and everything about it.
+        kinds: to draw from, each as likely as any other; None stands for those of all families.
+
+    Returns:
+        uint8 (H, W, 3) and bool (H, W), True where the defect changed the image visibly. The mask may be empty where
+        nothing can be drawn that shows, on a flat image say.
     """
-    draw = KINDS[rng.integers(len(KINDS))]
-    field, changed = draw(image.astype(np.float32), other.astype(np.float32), rng)
-    mixed = image + field[..., None] * (changed - image)
-    defective = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
-    difference = np.abs(defective.astype(np.int16) - image).max(axis=2)
-    return defective, difference > VISIBLE
+    kinds = KINDS if kinds is None else kinds
+    source, texture_of = image.astype(np.float32), other.astype(np.float32)
+    for _ in range(TRIES):
+        field, changed = kinds[rng.integers(len(kinds))](source, texture_of, rng)
+        mixed = source + field[..., None] * (changed - source)
+        defective = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+        mask = np.abs(defective.astype(np.int16) - image).max(axis=2) > VISIBLE
+        if mask.any():
+            break
+    return defective, _one_region(mask)
 
 
-def spot(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[Field, np.ndarray]:
+def spot(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A dark or bright ellipse of 1 to 4 % of the image's side."""
     side = min(image.shape[:2])
     axes = rng.uniform(0.01, 0.035, 2) * side
-    centre = rng.uniform(0.05, 0.95, 2) * image.shape[1::-1]
-    field = np.zeros(image.shape[:2], np.float32)
-    box = (tuple(map(float, centre)), tuple(map(float, 2 * axes)), float(rng.uniform(0, 180)))
-    cv2.ellipse(field, box, 1.0, -1)
+    field = _ellipse(image.shape[:2], _anywhere(image, rng), axes, float(rng.uniform(0, 180)))
     return cv2.GaussianBlur(field, (0, 0), side / 256), image + _sign(rng) * rng.uniform(30, 90)
 
 
-def line(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[Field, np.ndarray]:
-    """A thin wandering line, dark or bright."""
+def line(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A wandering line, dark or bright."""
     side = min(image.shape[:2])
-    count = rng.integers(4, 8)
-    headings = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.5, count))
-    steps = rng.uniform(0.03, 0.12, (count, 1)) * side
-    start = rng.uniform(0.05, 0.95, 2) * image.shape[1::-1]
-    points = start + np.cumsum(steps * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
-    field = np.zeros(image.shape[:2], np.float32)
     width = max(1, round(rng.integers(1, 4) * side / 256))
-    cv2.polylines(field, [np.rint(points).astype(np.int32)], False, 1.0, width, cv2.LINE_AA)
-    return field, image + _sign(rng) * rng.uniform(25, 80)
+    return _path(image, rng, rng.integers(4, 8), 0.5, width), image + _sign(rng) * rng.uniform(25, 80)
 
 
-def texture(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[Field, np.ndarray]:
+def scratch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A long hairline, nearly straight and faint."""
+    side = min(image.shape[:2])
+    field = _path(image, rng, rng.integers(3, 7), 0.12, max(1, round(side / 256)))
+    soft = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.4, 0.9) * side / 256)
+    return soft / max(soft.max(), 1e-6), image + _sign(rng) * rng.uniform(15, 70)
+
+
+def stain(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A flat film with a soft or sharp edge: a little darker or brighter, and tinted."""
+    side = min(image.shape[:2])
+    centre, count = _anywhere(image, rng), rng.integers(5, 10)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, count))
+    radii = rng.uniform(0.02, 0.09) * side * rng.uniform(0.6, 1.2, (count, 1))
+    corners = centre + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    field = np.zeros(image.shape[:2], np.float32)
+    cv2.fillPoly(field, [np.rint(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
+    field = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.6, 5) * side / 256)
+    return field, image + _sign(rng) * rng.uniform(10, 35) + rng.normal(0, 6, 3) * (not _is_grey(image))
+
+
+def texture(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """Smooth islands of another image's mirrored texture, a little darker or brighter."""
     islands = _islands(image.shape[:2], rng, cells=(4, 10), share=(0.015, 0.1), soft=1)
     return islands * np.float32(rng.uniform(0.3, 0.9)), other[:, ::-1] + rng.normal(0, 30)
 
 
-def patch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[Field, np.ndarray]:
+def patch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A rectangle cut from elsewhere in another image."""
     shape = np.array(image.shape[:2])
     size = np.maximum(2, np.rint(rng.uniform(0.04, 0.23, 2) * shape)).astype(int)
@@ -72,25 +103,197 @@ def patch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tup
     return field, changed
 
 
-def light(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[Field, np.ndarray]:
+def light(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """Large soft areas that are darker or brighter by a fifth to a half."""
     islands = _islands(image.shape[:2], rng, cells=(2, 5), share=(0.1, 0.4), soft=6)
     return islands, image * (1 + _sign(rng) * rng.uniform(0.2, 0.5))
 
 
-def blur(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[Field, np.ndarray]:
+def recoloured(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """One part in another colour of the same lightness; of a grey image, in another grey."""
+    field = _soft(_part(image, rng, largest=0.06), rng.uniform(0.5, 2))
+    if _is_grey(image):
+        return field, image + _sign(rng) * rng.uniform(12, 60)
+    lab = cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(6, 40)
+    lab[..., 1:] = lab[..., 1:] * np.float32(rng.uniform(0, 1)) + np.float32([np.cos(angle), np.sin(angle)]) * length
+    return field, 255 * cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+
+def blur(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """Islands out of focus."""
     islands = _islands(image.shape[:2], rng, cells=(3, 7), share=(0.03, 0.2), soft=2)
     sigma = rng.uniform(1, 3) * min(image.shape[:2]) / 256
     return islands, cv2.GaussianBlur(image, (0, 0), sigma)
 
 
-Kind = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Field, np.ndarray]]
-KINDS: tuple[Kind, ...] = (spot, line, texture, patch, light, blur)
+def blurred_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A stretch of the finest structure out of focus."""
+    sigma = rng.uniform(0.8, 4) * min(image.shape[:2]) / 256
+    return _stretch(image, rng), cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+def smeared_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A stretch of the finest structure drawn out in one direction; what stands out, light or dark, is what smears."""
+    field = _stretch(image, rng)
+    side = min(image.shape[:2])
+    length, angle, strength = rng.uniform(0.012, 0.08) * side, rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 0.95)
+    inside = field > 0.5
+    ground = np.median(image[inside], axis=0) if inside.any() else image.mean((0, 1))
+    ink, smeared = image - ground.astype(np.float32), image - ground.astype(np.float32)
+    height, width = image.shape[:2]
+    for step in np.linspace(0.1, 1, 10):
+        shift = np.float32([[1, 0, length * step * np.cos(angle)], [0, 1, length * step * np.sin(angle)]])
+        moved = cv2.warpAffine(ink, shift, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        moved *= np.float32(strength * (1 - 0.7 * step))
+        smeared = np.where(np.abs(moved) > np.abs(smeared), moved, smeared)
+    return field, smeared + ground.astype(np.float32)
+
+
+def missing(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """One part is gone: what lies around it closes over it."""
+    part = cv2.dilate(_part(image, rng, largest=0.03).astype(np.uint8), np.ones((3, 3), np.uint8))
+    return _soft(part, 0.7), _closed(image, part, rng)
+
+
+def broken(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A cut of some pixels through the structure."""
+    side = min(image.shape[:2])
+    axes = np.array([rng.uniform(0.015, 0.05), rng.uniform(0.004, 0.012)]) * side
+    cut = _ellipse(image.shape[:2], _on_structure(image, rng), np.maximum(axes, 1), float(rng.uniform(0, 180)))
+    return _soft(cut, 0.6), _closed(image, (cut > 0).astype(np.uint8), rng)
+
+
+def bent(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """The structure around a place is pushed aside by 1 to 4 % of the side."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    centre, reach = _on_structure(image, rng), rng.uniform(0.025, 0.09) * side
+    angle, push = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.6) * reach
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    share = np.exp(-((columns - centre[0]) ** 2 + (rows - centre[1]) ** 2) / (2 * reach**2)).astype(np.float32)
+    x, y = columns - share * np.float32(push * np.cos(angle)), rows - share * np.float32(push * np.sin(angle))
+    changed = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return (share > 0.02).astype(np.float32), changed
+
+
+def extra(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """A part of another image once more, elsewhere and turned."""
+    part = _soft(_part(other, rng, largest=0.02), 0.7)
+    height, width = part.shape
+    rows, columns = np.nonzero(part > 0.5)
+    if not len(rows):
+        return spot(image, other, rng)
+    middle, to = (float(columns.mean()), float(rows.mean())), _anywhere(image, rng)
+    turn = cv2.getRotationMatrix2D(middle, float(rng.uniform(0, 360)), float(rng.uniform(0.6, 1.3)))
+    turn[:, 2] += to - middle
+    field = cv2.warpAffine(part, turn, (width, height))
+    return field, cv2.warpAffine(other, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+
+
+FAMILIES: dict[str, tuple[Kind, ...]] = {
+    "surface": (spot, line, scratch, stain),
+    "texture": (texture, patch),
+    "light": (light, recoloured),
+    "print": (blur, blurred_print, smeared_print),
+    "structure": (missing, broken, bent, extra),
+}
+KINDS: tuple[Kind, ...] = tuple(kind for family in FAMILIES.values() for kind in family)
 
 
 def _sign(rng: np.random.Generator) -> int:
     return int(rng.choice([-1, 1]))
+
+
+def _one_region(mask: np.ndarray) -> np.ndarray:
+    """Closed over gaps of some pixels: print that is blurred changes along its edges, and is one defect."""
+    side = max(3, round(min(mask.shape) / 256 * 5) | 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    return bool(np.ptp(image, axis=2).mean() < 1)
+
+
+def _anywhere(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A place (x, y), not at the very border."""
+    return rng.uniform(0.05, 0.95, 2) * image.shape[1::-1]
+
+
+def _energy(image: np.ndarray) -> np.ndarray:
+    """Local contrast (H, W): where the product has structure."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    return cv2.GaussianBlur(edges, (0, 0), 3 * min(image.shape[:2]) / 256)
+
+
+def _on_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A place (x, y), the likelier the more contrast surrounds it."""
+    weight = np.cumsum(_energy(image).ravel().astype(np.float64) + 1e-6)
+    index = int(np.searchsorted(weight, rng.uniform(0, weight[-1])))
+    y, x = divmod(min(index, weight.size - 1), image.shape[1])
+    return np.array([x, y], np.float64)
+
+
+def _part(image: np.ndarray, rng: np.random.Generator, largest: float) -> np.ndarray:
+    """A connected piece of one colour at a place with structure, bool (H, W), of at most a share of the image.
+
+    What grows beyond that share is cut by an ellipse around the place.
+    """
+    shape = image.shape[:2]
+    x, y = _on_structure(image, rng).astype(int)
+    smooth = cv2.medianBlur(image.clip(0, 255).astype(np.uint8), 3)
+    mask = np.zeros((shape[0] + 2, shape[1] + 2), np.uint8)
+    span = (float(rng.uniform(12, 40)),) * 3
+    fill = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | 255 << 8
+    cv2.floodFill(smooth, mask, (int(x), int(y)), 0, span, span, fill)
+    radius = np.sqrt(shape[0] * shape[1] * rng.uniform(0.1, 1) * largest / np.pi)
+    axes = radius * np.array([1.0, rng.uniform(0.4, 1)])
+    near = _ellipse(shape, np.array([x, y], np.float64), np.maximum(axes, 1.5), float(rng.uniform(0, 180)))
+    part = (mask[1:-1, 1:-1] > 0) & (near > 0)
+    return part if part.sum() >= 9 else near > 0
+
+
+def _closed(image: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The part (H, W) uint8 filled from its surroundings (Telea, 2004), with the grain of the rest."""
+    filled = cv2.inpaint(image.clip(0, 255).astype(np.uint8), part, 3, cv2.INPAINT_TELEA).astype(np.float32)
+    grain = image - cv2.GaussianBlur(image, (0, 0), 1)
+    spread = float(np.median(np.abs(grain))) * 1.4826
+    return filled + rng.normal(0, spread, (*image.shape[:2], 1)).astype(np.float32)
+
+
+def _stretch(image: np.ndarray, rng: np.random.Generator) -> Field:
+    """A soft box of some width where the structure is finest, in the row of the place that it is drawn around."""
+    height, width = image.shape[:2]
+    x, y = _on_structure(image, rng)
+    half = np.array([rng.uniform(0.05, 0.22) * width, rng.uniform(0.03, 0.1) * height])
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    inside = (np.abs(columns - x) < half[0]) & (np.abs(rows - y) < half[1])
+    return _soft(inside, 3)
+
+
+def _soft(field: np.ndarray, sigma: float) -> Field:
+    """sigma: px of an image of 256 px."""
+    return cv2.GaussianBlur(field.astype(np.float32), (0, 0), sigma * min(field.shape) / 256)
+
+
+def _ellipse(shape: tuple[int, ...], centre: np.ndarray, axes: np.ndarray, angle: float) -> Field:
+    field = np.zeros(shape[:2], np.float32)
+    cv2.ellipse(field, (tuple(map(float, centre)), tuple(map(float, 2 * axes)), angle), 1.0, -1)
+    return field
+
+
+def _path(image: np.ndarray, rng: np.random.Generator, count: int, wander: float, width: int) -> Field:
+    """A line of `count` steps of 3 to 12 % of the side, each turned by `wander` rad (one sigma) from the last."""
+    side = min(image.shape[:2])
+    headings = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, wander, count))
+    steps = rng.uniform(0.03, 0.12, (count, 1)) * side
+    ways = np.cumsum(steps * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
+    points = _anywhere(image, rng) + np.vstack([np.zeros((1, 2)), ways])
+    field = np.zeros(image.shape[:2], np.float32)
+    cv2.polylines(field, [np.rint(points).astype(np.int32)], False, 1.0, width, cv2.LINE_AA)
+    return field
 
 
 def _islands(
