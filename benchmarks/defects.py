@@ -37,8 +37,8 @@ from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.defects import Inspection, Inspector, LevelsOfMaps, MapLevels, prepare_inspector
 from anomalib_lite.defects.confusion import at_size, confusion, matching
 from anomalib_lite.jobs.inference import image_size, load_model, run_over
-from anomalib_lite.panels.flaws import DEFECTS
-from anomalib_lite.panels.product import render_product
+from anomalib_lite.rendering.flaws import DEFECTS
+from anomalib_lite.rendering.product import render_product
 
 CONFIG = Path(__file__).parents[1] / "conf" / "defects" / "default.yaml"
 BLUR = 4.0  # px: what a detector's map is blurred by

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.panels.alignment import MOTIONS, align, between_centres
+from anomalib_lite.registration.alignment import MOTIONS, align, between_centres
 
 _SIDE = 256  # px of the shorter side at which pictures are aligned
 _NEIGHBOURHOOD = 0.1  # of the shorter side: over which local contrast is evened out

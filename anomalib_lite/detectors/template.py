@@ -14,10 +14,10 @@ from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.base import Batches, Detector
-from anomalib_lite.detectors.template_align import Alignment
 from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
 from anomalib_lite.detectors.template_scale import NormalDifference
 from anomalib_lite.errors import UserError
+from anomalib_lite.registration.template import Alignment
 
 PIXEL_UNIT, FEATURE_UNIT = 0.1, 0.1  # differences that count as 1 where no OK image says what is normal
 

@@ -19,11 +19,11 @@ from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.segment import Cut, Panel, cut_panels, write_manifest
-from anomalib_lite.panels.dataset import VERSION, save_image
-from anomalib_lite.panels.segmentation import SegmentOptions
-from anomalib_lite.panels.sheet import Placed, SheetConfig
-from anomalib_lite.panels.sheets import write_sheets
-from anomalib_lite.panels.truth import crop_mask, match_truth, read_truth
+from anomalib_lite.registration.cropping import SegmentOptions
+from anomalib_lite.rendering.dataset import VERSION, save_image
+from anomalib_lite.rendering.sheet import Placed, SheetConfig
+from anomalib_lite.rendering.sheets import write_sheets
+from anomalib_lite.rendering.truth import crop_mask, match_truth, read_truth
 from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_json, write_text
 

@@ -21,7 +21,7 @@ from anomalib_lite.generators.base import Generator
 from anomalib_lite.generators.drawing import Drawing, Drawn, start_drawing
 from anomalib_lite.generators.loss_log import LossLog
 from anomalib_lite.jobs.generation_report import KEPT_DROPS, REPORT, write_generation_report
-from anomalib_lite.panels.dataset import save_image
+from anomalib_lite.rendering.dataset import save_image
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.tracking import Findings, Tracker
 

@@ -20,8 +20,8 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
-from anomalib_lite.panels.overview import draw_overview
-from anomalib_lite.panels.segmentation import Found, SegmentOptions, crop, segment
+from anomalib_lite.registration.cropping import Found, SegmentOptions, crop, segment
+from anomalib_lite.registration.overview import draw_overview
 from anomalib_lite.runs.atomic import atomic_path
 
 log = logging.getLogger(__name__)

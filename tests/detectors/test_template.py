@@ -14,10 +14,10 @@ from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.template import TemplateComparison
-from anomalib_lite.detectors.template_align import Alignment
 from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
 from anomalib_lite.detectors.template_scale import NormalDifference
 from anomalib_lite.errors import UserError
+from anomalib_lite.registration.template import Alignment
 from anomalib_lite.scoring import GaussianBlur, MaxScore
 
 SIZE = (48, 64)

@@ -13,7 +13,7 @@ from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.annotate.labels import read_labels
 from anomalib_lite.data.decode import read_mask
 from anomalib_lite.data.folder import read
-from anomalib_lite.panels.flaws import DEFECTS
+from anomalib_lite.rendering.flaws import DEFECTS
 from tests.commands import Outcome, in_process
 
 SMALL = ["n_panels=2", "seed=3", "sheet.width=640", "sheet.height=360", "sheet.nok_share=0.5"]

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.generation import generated_set
-from anomalib_lite.panels.product import draw_conditions, render_product
+from anomalib_lite.rendering.product import draw_conditions, render_product
 from tests.commands import one_thread
 from tests.generators.tiny import TRAININGS
 from tests.made import write_pixels

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import ColorJitter
 
 from anomalib_lite.generators.quality.structure import edge_overlap, edges, luminance_ssim
-from anomalib_lite.panels.product import draw_conditions, render_product
+from anomalib_lite.rendering.product import draw_conditions, render_product
 
 
 def product(seed: int = 0, size: int = 128) -> np.ndarray:

@@ -1,0 +1,169 @@
+"""A panel and a template in; out come its products: their places, and crops that lie over the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.registration.alignment import MOTIONS, align, corners_of, cut, pose_of
+from anomalib_lite.registration.matching import (
+    ALIGN_DETAIL,
+    Match,
+    Pyramid,
+    Search,
+    find_matches,
+    suppress,
+)
+
+_TRUSTED = 0.12  # an alignment that moves a corner farther, in template sides, has lost the product
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """max_overlap: intersection over union. Angles in degrees, scales as factors of the template's size.
+
+    motion: how a product may differ from the template in place, `none` for upright boxes of whole pixels.
+    """
+
+    max_objects: int = 8
+    min_score: float = 0.4
+    max_overlap: float = 0.3
+    max_angle: float = 4.0
+    angle_step: float = 2.0
+    min_scale: float = 1.0
+    max_scale: float = 1.0
+    scale_step: float = 0.04
+    motion: str = "affine"
+
+    def __post_init__(self) -> None:
+        if self.motion not in ("none", *MOTIONS):
+            raise UserError(f"motion must be one of none, {', '.join(MOTIONS)}, but is {self.motion!r}.")
+        if self.max_objects < 1 or not 0 < self.min_score < 1 or not 0 <= self.max_overlap < 1:
+            raise UserError("max_objects is at least 1, min_score lies in (0, 1) and max_overlap in [0, 1).")
+        if min(self.angle_step, self.scale_step, self.min_scale) <= 0 or self.max_scale < self.min_scale:
+            raise UserError("Steps and scales are above 0, and min_scale is at most max_scale.")
+        if not 0 <= self.max_angle <= 180:
+            raise UserError("max_angle lies between 0 and 180 degrees.")
+
+    @property
+    def search(self) -> Search:
+        turns = np.arange(1, int(self.max_angle / self.angle_step + 1e-6) + 1) * self.angle_step
+        count = max(1, int(np.ceil((self.max_scale - self.min_scale) / self.scale_step - 1e-6)) + 1)
+        scales = np.linspace(self.min_scale, self.max_scale, count)
+        angles = (*(-turns[::-1]).tolist(), 0.0, *turns.tolist())
+        return Search(self.max_objects, self.min_score, self.max_overlap, angles, tuple(scales.tolist()))
+
+
+@dataclass(frozen=True)
+class Found:
+    """One product. pose: (2, 3), template's pixels to the panel's. score: correlation after alignment."""
+
+    pose: np.ndarray
+    shape: tuple[int, int]
+    score: float
+
+    @property
+    def angle(self) -> float:
+        """Clockwise, in degrees."""
+        linear = self.pose[:, :2]
+        return float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
+
+    @property
+    def scale(self) -> float:
+        return float(np.sqrt(abs(np.linalg.det(self.pose[:, :2]))))
+
+    @property
+    def corners(self) -> np.ndarray:
+        return corners_of(self.pose, self.shape)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """x, y, width and height of the product if it were turned upright about its centre."""
+        width, height = self.shape[1] * self.scale, self.shape[0] * self.scale
+        x, y = self.corners.mean(0)
+        return float(x - width / 2), float(y - height / 2), width, height
+
+
+def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) -> list[Found]:
+    """The products of a panel, row by row. panel (H, W, 3) and template (h, w, 3): RGB uint8.
+
+    Errors: UserError for a template that is larger than the panel, too small, or has no contrast.
+    """
+    _check(panel, template, options)
+    grey, pattern = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (panel, template))
+    pyramid = Pyramid(grey, pattern)
+    found = [_settle(pyramid, match, options.motion) for match in find_matches(pyramid, options.search)]
+    return _best(found, options)
+
+
+def crop(panel: np.ndarray, found: Found) -> np.ndarray:
+    """The product as the template shows it, (h, w, 3), so that crops lie over each other pixel by pixel."""
+    return cut(panel, found.pose, found.shape)
+
+
+def _check(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) -> None:
+    (height, width), (full_height, full_width) = template.shape[:2], panel.shape[:2]
+    if height * options.min_scale > full_height or width * options.min_scale > full_width:
+        raise UserError(
+            f"The template ({width} x {height}) is larger than the panel ({full_width} x {full_height}). "
+            "Take a template cut from a panel of this resolution, or allow smaller scales."
+        )
+    if min(height, width) < 8 or np.ptp(template) < 8:
+        raise UserError(
+            f"The template ({width} x {height}) shows nothing to match: it needs 8 x 8 pixels and contrast."
+        )
+
+
+def _settle(pyramid: Pyramid, match: Match, motion: str) -> Found:
+    """Aligns a match at the finest level of the search and scores it there."""
+    shape = pyramid.shape
+    pose = pose_of(match, shape)
+    if motion == "none":
+        if match.angle == 0 and match.scale == 1:
+            pose[:, 2] = np.round(pose[:, 2])
+        return Found(pose, shape, match.score)
+    panel, template = pyramid.at(pyramid.finest)
+    rough = _rescaled(pose, 1 / pyramid.finest)
+    fine = align(*pyramid.at(pyramid.finest, ALIGN_DETAIL), rough, motion)
+    moved = np.abs(corners_of(fine, template.shape) - corners_of(rough, template.shape)).max()
+    scores = [correlation(cut(panel, p, template.shape), template) for p in (rough, fine)]
+    if moved > _TRUSTED * max(template.shape) or scores[1] < scores[0]:
+        return Found(pose, shape, scores[0])
+    return Found(_rescaled(fine, pyramid.finest), shape, scores[1])
+
+
+def _rescaled(pose: np.ndarray, factor: float) -> np.ndarray:
+    """The same pose between pictures enlarged by `factor`."""
+    return np.column_stack([pose[:, :2], pose[:, 2] * factor])
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The normalised correlation coefficient of two pictures (H, W), in [-1, 1]; 0 where one is flat."""
+    a, b = (image - image.mean() for image in (a, b))
+    spread = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / spread if spread > 0 else 0.0
+
+
+def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
+    """Those that score enough and do not overlap after alignment, from left to right in rows."""
+    if not found:
+        return []
+    places = {
+        Match(*f.corners.mean(0).tolist(), f.angle, f.scale, f.score): f for f in found if f.score >= options.min_score
+    }
+    kept = suppress(places, found[0].shape, options.max_overlap)[: options.max_objects]
+    return _in_rows([places[match] for match in kept])
+
+
+def _in_rows(found: list[Found]) -> list[Found]:
+    """Reading order: a new row begins where a product is half its height below the first of the row."""
+    rows: list[list[Found]] = []
+    for product in sorted(found, key=lambda f: f.box[1]):
+        if rows and product.box[1] - rows[-1][0].box[1] < product.box[3] / 2:
+            rows[-1].append(product)
+        else:
+            rows.append([product])
+    return [product for row in rows for product in sorted(row, key=lambda f: f.box[0])]

@@ -1,0 +1,202 @@
+"""Where a template occurs in a panel: normalised correlation, coarse to fine.
+
+The search runs on a reduced panel, where it is cheap, for every angle and scale asked for. What it finds is
+followed to finer pixels in small windows alone. Positions are in pixels that count from the outer corner of
+the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from anomalib_lite.registration.contrast import local_contrast
+
+COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
+FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
+SEARCH_DETAIL = 20  # contrast is relative to this part of a side: coarse enough to bear two degrees
+ALIGN_DETAIL = 55  # fine enough for a tenth of a pixel
+_SAME_PLACE = 0.85  # overlap from which two rough matches, of two angles say, are one
+_FLAT = 0.15  # a place with less than this share of the template's contrast shows no product
+_SLACK = 0.7  # a coarse score may be this much lower than asked for: the angle and place are not exact yet
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place: the template's centre in the panel, its angle (degrees clockwise), scale and correlation."""
+
+    x: float
+    y: float
+    angle: float
+    scale: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """At most `max_objects` places that score `min_score` and overlap a better one by `max_overlap`."""
+
+    max_objects: int = 8
+    min_score: float = 0.4
+    max_overlap: float = 0.3
+    angles: tuple[float, ...] = (0.0,)
+    scales: tuple[float, ...] = (1.0,)
+
+
+class Pyramid:
+    """Local contrast (float32) of a panel (H, W) and a template (h, w), grey uint8, at reduced sizes.
+
+    coarsest, finest: the powers of two by which they are reduced where the search begins and where it ends.
+    """
+
+    def __init__(self, panel: np.ndarray, template: np.ndarray) -> None:
+        self.shape = template.shape
+        self.coarsest = _reduction(min(template.shape), COARSE_SIDE)
+        self.finest = min(self.coarsest, _reduction(max(template.shape), FINE_SIDE))
+        height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
+        self._greys = [reduce(image, self.finest) for image in (panel, template[:height, :width])]
+        self._levels: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
+
+    def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
+        """Panel and template, reduced by `factor`; contrast is relative to 1 / `detail` of a template's side."""
+        if (factor, detail) not in self._levels:
+            radius = max(self.shape) / factor / detail
+            greys = (reduce(grey, factor // self.finest) for grey in self._greys)
+            self._levels[factor, detail] = tuple(local_contrast(grey, radius) for grey in greys)
+        return self._levels[factor, detail]
+
+
+def find_matches(pyramid: Pyramid, search: Search) -> list[Match]:
+    """Matches in falling order of score.
+
+    Scores are those of the finest level used. There may be twice `max_objects` matches, and some score
+    below `min_score`, since an angle is only as fine as the list of angles: alignment has the last word.
+    """
+    factor = pyramid.coarsest
+    small, pattern = pyramid.at(factor)
+    matches = _search_whole(small, pattern, search)
+    while True:
+        matches = suppress(matches, pattern.shape, _SAME_PLACE)
+        matches = [m for m in matches if m.score >= _SLACK * search.min_score][: 4 * search.max_objects + 8]
+        if factor == pyramid.finest or not matches:
+            break
+        factor //= 2
+        small, pattern = pyramid.at(factor)
+        matches = [_follow(small, pattern, replace(m, x=2 * m.x, y=2 * m.y)) for m in matches]
+    best = suppress(matches, pattern.shape, search.max_overlap)[: 2 * search.max_objects]
+    return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
+
+
+def suppress(matches: Iterable[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:
+    """Non-maximum suppression: the best first, without those that overlap a better one too much.
+
+    shape: (h, w) of the template, in the matches' pixels. Overlap is the upright boxes' IoU.
+    """
+    kept: list[Match] = []
+    for match in sorted(matches, key=lambda m: -m.score):
+        if all(overlap(match, other, shape) <= max_overlap for other in kept):
+            kept.append(match)
+    return kept
+
+
+def overlap(a: Match, b: Match, shape: tuple[int, int]) -> float:
+    """Intersection over union of two matches' upright boxes."""
+    height, width = shape
+    shared = 1.0
+    for distance, side in ((abs(a.x - b.x), width), (abs(a.y - b.y), height)):
+        sides = side * a.scale, side * b.scale
+        shared *= max(0.0, min(*sides, sum(sides) / 2 - distance))
+    return shared / (height * width * (a.scale**2 + b.scale**2) - shared)
+
+
+def reduce(image: np.ndarray, factor: int) -> np.ndarray:
+    """The mean of each `factor` x `factor` block; the last row and column are repeated to full blocks."""
+    if factor == 1:
+        return image
+    height, width = image.shape[:2]
+    image = cv2.copyMakeBorder(image, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
+    size = (image.shape[1] // factor, image.shape[0] // factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _reduction(side: int, wanted: int) -> int:
+    """The largest power of two by which `side` pixels can be divided so that `wanted` are left."""
+    return 2 ** max(0, (side // wanted).bit_length() - 1)
+
+
+def _search_whole(panel: np.ndarray, template: np.ndarray, search: Search) -> list[Match]:
+    matches = []
+    for scale in search.scales:
+        for angle in search.angles:
+            pattern = _turned(template, angle, scale)
+            if any(p > s for p, s in zip(pattern.shape, panel.shape, strict=True)):
+                continue
+            response = _correlate(panel, pattern)
+            matches += _local_maxima(response, pattern.shape, angle, scale, _SLACK * search.min_score)
+    return matches
+
+
+def _correlate(panel: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """The correlation coefficient at each place, 0 where the panel is too flat for a product.
+
+    Without that bar, rounding errors on flat ground, divided by next to nothing, look like perfect matches.
+    """
+    response = cv2.matchTemplate(panel, template, cv2.TM_CCOEFF_NORMED)
+    height, width = template.shape
+    sums, squares = (
+        total[height:, width:] - total[height:, :-width] - total[:-height, width:] + total[:-height, :-width]
+        for total in cv2.integral2(panel, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
+    )
+    variance = squares / template.size - (sums / template.size) ** 2
+    return np.where(variance > (_FLAT * template.std()) ** 2, response, np.float32(0))
+
+
+def _turned(template: np.ndarray, angle: float, scale: float) -> np.ndarray:
+    """The template turned about its centre and resized; its corners are filled with its border's pixels."""
+    if angle == 0 and scale == 1:
+        return template
+    height, width = template.shape
+    size = (max(2, round(width * scale)), max(2, round(height * scale)))
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -angle, scale)
+    turn[:, 2] += (size[0] - width) / 2, (size[1] - height) / 2
+    return cv2.warpAffine(template, turn, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _local_maxima(
+    response: np.ndarray, shape: tuple[int, int], angle: float, scale: float, floor: float
+) -> list[Match]:
+    around = cv2.dilate(response, np.ones((5, 5), np.uint8))
+    rows, columns = np.nonzero((response == around) & (response >= floor))
+    centre_x, centre_y = shape[1] / 2, shape[0] / 2
+    return [
+        Match(x + centre_x, y + centre_y, angle, scale, float(response[y, x]))
+        for y, x in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+
+
+def _follow(panel: np.ndarray, template: np.ndarray, match: Match, reach: int = 3) -> Match:
+    """The best place within `reach` pixels around a match, to a fraction of a pixel."""
+    pattern = _turned(template, match.angle, match.scale)
+    height, width = pattern.shape
+    left = int(np.clip(round(match.x - width / 2) - reach, 0, max(0, panel.shape[1] - width)))
+    top = int(np.clip(round(match.y - height / 2) - reach, 0, max(0, panel.shape[0] - height)))
+    window = panel[top : top + height + 2 * reach, left : left + width + 2 * reach]
+    if window.shape[0] < height or window.shape[1] < width:
+        return match
+    response = _correlate(window, pattern)
+    row, column = np.unravel_index(int(response.argmax()), response.shape)
+    dy, dx = _peak(response[:, column], int(row)), _peak(response[row], int(column))
+    x, y = left + column + dx + width / 2, top + row + dy + height / 2
+    return replace(match, x=float(x), y=float(y), score=float(response[row, column]))
+
+
+def _peak(values: np.ndarray, index: int) -> float:
+    """How far from a maximum the parabola through it and its neighbours peaks, within half a pixel."""
+    if not 0 < index < len(values) - 1:
+        return 0.0
+    before, at, after = values[index - 1 : index + 2].tolist()
+    bend = before - 2 * at + after
+    return 0.0 if bend >= 0 else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))

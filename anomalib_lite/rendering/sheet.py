@@ -1,0 +1,133 @@
+"""A panel: the photograph of a sheet with several products, and where each of them lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.rendering.camera import draw_camera, photograph
+from anomalib_lite.rendering.flaws import DEFECTS, NO_FLAW
+from anomalib_lite.rendering.light import Light, draw_light
+from anomalib_lite.rendering.pose import Pose, homography, project
+from anomalib_lite.rendering.product import draw_flaw, render_with_mask
+from anomalib_lite.rendering.raster import make_grid, smoothstep
+from anomalib_lite.rendering.streams import Seed, image_seed, stream
+from anomalib_lite.rendering.surface import Wear, card_texture
+
+CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+
+
+@dataclass(frozen=True)
+class SheetConfig:
+    """How panels are photographed; the products are as wide as `fill` times the room each has."""
+
+    width: int = 1600
+    height: int = 1200
+    rows: int = 2
+    columns: int = 4
+    fill: float = 0.82
+    shift: float = 0.04  # of a product from its place, in product widths, at most
+    angle: float = 3.0  # of a product, in degrees, at most
+    brightness: float = 0.2  # change of a panel's light, at most
+    perspective: float = 0.012  # how much larger a panel's nearer side is, at most
+    nok_share: float = 0.1  # of the products
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1 or self.product_size < 32:
+            raise UserError("A panel needs at least one product, and products need at least 32 pixels.")
+
+    @property
+    def product_size(self) -> int:
+        return int(self.fill * min(self.width / self.columns, self.height / self.rows))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One product: its corners (4, 2) in pixels from the upper left clockwise, its angle, what is wrong."""
+
+    corners: np.ndarray
+    angle: float
+    defect: str | None
+    severity: float | None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The photograph (H, W, 3) uint8, its products row by row, and the mask of all defects (H, W) bool."""
+
+    image: np.ndarray
+    products: tuple[Placed, ...]
+    mask: np.ndarray
+
+
+def render_sheet(config: SheetConfig, seed: Seed) -> Sheet:
+    """One panel, which depends on its arguments alone."""
+    words = (seed,) if isinstance(seed, int) else seed
+    rng = stream(seed, "sheet")
+    light = draw_light(rng)
+    light = replace(light, exposure=float(rng.uniform(1 - config.brightness, 1 + config.brightness)))
+    camera = draw_camera(rng)
+    view = _view(config, rng)
+    shape = (config.height, config.width)
+    radiance = card_texture(shape, config.product_size, Wear(), stream(seed, "card"))
+    mask = np.zeros(shape, bool)
+    products = []
+    for number in range(config.rows * config.columns):
+        pose, centre = _place(config, number, rng)
+        matrix = view @ homography(pose, config.product_size, centre)
+        flawed = rng.random() < config.nok_share
+        defect = list(DEFECTS)[rng.integers(len(DEFECTS))] if flawed else None
+        own_seed = image_seed(words[0], *words[1:], number)
+        severity = _lay_down(radiance, mask, matrix, _seen_from(light, centre, shape), own_seed, defect)
+        products.append(Placed(project(matrix, CORNERS), pose.angle, defect, severity))
+    radiance *= light.field(shape)[..., None]
+    image = photograph(radiance, camera, stream(seed, "noise"))
+    return Sheet(image, tuple(products), mask)
+
+
+def _place(config: SheetConfig, number: int, rng: np.random.Generator) -> tuple[Pose, tuple[float, float]]:
+    row, column = divmod(number, config.columns)
+    dx, dy = rng.uniform(-config.shift, config.shift, 2)
+    pose = Pose(float(dx), float(dy), float(rng.uniform(-config.angle, config.angle)))
+    centre = ((column + 0.5) * config.width / config.columns, (row + 0.5) * config.height / config.rows)
+    return pose, centre
+
+
+def _view(config: SheetConfig, rng: np.random.Generator) -> np.ndarray:
+    """A camera that does not look quite straight down, as a homography of the panel's pixels."""
+    middle = np.array([[1, 0, -config.width / 2], [0, 1, -config.height / 2], [0, 0, 1.0]])
+    lean = rng.uniform(-config.perspective, config.perspective, 2) / (config.width, config.height)
+    tilt = np.array([[1, 0, 0], [0, 1, 0], [*lean, 1.0]])
+    return np.linalg.inv(middle) @ tilt @ middle
+
+
+def _seen_from(light: Light, centre: tuple[float, float], shape: tuple[int, int]) -> Light:
+    """Foil at the side of the sheet mirrors the lamps at another angle than foil in its middle."""
+    lamps = light.lamps.copy()
+    lamps[:, 0] += 0.10 * (centre[0] / shape[1] - 0.5)
+    lamps[:, 1] += 0.10 * (centre[1] / shape[0] - 0.5)
+    return replace(light, lamps=lamps)
+
+
+def _lay_down(
+    radiance: np.ndarray, mask: np.ndarray, matrix: np.ndarray, light: Light, seed: Seed, defect: str | None
+) -> float | None:
+    """Draws one product on the sheet, in place; what it returns is the severity of its defect."""
+    flaw = NO_FLAW if defect is None else draw_flaw(seed, defect, None)
+    corners = project(matrix, CORNERS * 1.04)
+    left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int), radiance.shape[1::-1])
+    window = (slice(top, bottom), slice(left, right))
+    shape = (bottom - top, right - left)
+    local = np.diag([2.0, 2.0, 1.0]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ matrix
+    grid = make_grid(local, (2 * shape[0], 2 * shape[1]))
+    patch, own_mask, _ = render_with_mask(grid, light, seed, Wear(), flaw, shape)
+    # The product's own card fades into the sheet's at the border of its square.
+    border = np.maximum(np.abs(grid.x), np.abs(grid.y))[::2, ::2]
+    weight = cv2.merge([smoothstep((np.float32(0.505) - border) / np.float32(0.03))] * 3)
+    radiance[window] += weight * (patch - radiance[window])
+    mask[window] |= own_mask
+    return flaw.severity

@@ -1,0 +1,200 @@
+"""Products found in rendered panels, whose truth is known, and on real boards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.registration.cropping import SegmentOptions, correlation, crop, segment
+from anomalib_lite.registration.overview import draw_overview
+from anomalib_lite.rendering.product import render_template
+from anomalib_lite.rendering.sheet import render_sheet
+
+WIDE = SegmentOptions(max_objects=16)  # more than there are, so that false ones would show
+
+
+def corner_errors(sheet, found):
+    """The distance of each true corner to that of the nearest product found, (8, 4)."""
+    places = np.array([f.corners for f in found])
+    errors = []
+    for product in sheet.products:
+        nearest = np.linalg.norm(places.mean(1) - product.corners.mean(0), axis=1).argmin()
+        errors.append(np.linalg.norm(places[nearest] - product.corners, axis=1))
+    return np.array(errors)
+
+
+def test_every_product_is_found_exactly_and_nothing_else(sheets, template):
+    errors = []
+    for sheet in sheets:
+        found = segment(sheet.image, template, WIDE)
+        assert len(found) == 8
+        errors.append(corner_errors(sheet, found))
+    assert np.median(errors) < 0.5 and np.max(errors) < 2
+
+
+def test_crops_lie_over_the_template_pixel_by_pixel(sheets, template):
+    grey = cv2.cvtColor(template, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    for found in segment(sheets[0].image, template, WIDE):
+        product = crop(sheets[0].image, found)
+        assert product.shape == template.shape
+        shift, _ = cv2.phaseCorrelate(grey, cv2.cvtColor(product, cv2.COLOR_RGB2GRAY).astype(np.float32))
+        assert np.abs(shift).max() < 0.5
+
+
+def test_products_come_row_by_row(sheets, template):
+    centres = np.array([f.corners.mean(0) for f in segment(sheets[0].image, template, WIDE)]).reshape(2, 4, 2)
+    assert (np.diff(centres[..., 0], axis=1) > 0).all() and (centres[1, :, 1] > centres[0, :, 1].max()).all()
+
+
+def test_at_most_so_many_objects_the_best_first(sheets, template):
+    every = segment(sheets[0].image, template, WIDE)
+    three = segment(sheets[0].image, template, replace(WIDE, max_objects=3))
+    assert len(three) == 3
+    assert min(f.score for f in three) >= sorted(f.score for f in every)[-4]
+
+
+@pytest.mark.parametrize(("tone", "share"), [(230, 0.25), (5, 0.25), (120, 0.4)])
+def test_partly_covered_products_are_still_found_in_place(sheets, template, tone, share):
+    """A label, a shadow, a hand: each costs a product the share it hides, not more."""
+    image = sheets[1].image.copy()
+    for product in sheets[1].products:
+        (left, top), (right, bottom) = product.corners.min(0).astype(int), product.corners.max(0).astype(int)
+        image[top:bottom, left : int(left + share * (right - left))] = tone
+    found = segment(image, template, WIDE)
+    errors = corner_errors(sheets[1], found)
+    assert len(found) == 8 and errors.max() < 6
+    assert all(0.4 < f.score < 1 - share / 2 for f in found)
+
+
+def test_a_panel_without_products_gives_none(sheets, template):
+    rng = np.random.default_rng(0)
+    bare = sheets[0].image[300:330].repeat(22, axis=0)  # a strip of card
+    noise = rng.integers(0, 256, (500, 700, 3)).astype(np.uint8)
+    for panel in (bare, noise, np.zeros((500, 700, 3), np.uint8), np.full((500, 700, 3), 255, np.uint8)):
+        assert segment(panel, template, WIDE) == []
+
+
+def test_a_brighter_panel_gives_the_same_places(sheets, template):
+    plain = segment(sheets[2].image, template, WIDE)
+    for gain in (0.6, 1.25):
+        bright = np.clip(sheets[2].image * gain, 0, 255).astype(np.uint8)
+        for a, b in zip(plain, segment(bright, template, WIDE), strict=True):
+            assert np.abs(a.corners - b.corners).max() < 0.6
+
+
+def test_a_template_cut_from_a_panel_serves_as_well(sheets):
+    corners = sheets[0].products[5].corners
+    (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
+    found = segment(sheets[1].image, sheets[0].image[top:bottom, left:right], WIDE)
+    assert len(found) == 8
+
+
+def test_products_in_any_direction(sheet_config):
+    config = replace(sheet_config, angle=180, fill=0.66)
+    sheet = render_sheet(config, 0)
+    options = replace(WIDE, max_angle=180, angle_step=4)
+    found = segment(sheet.image, render_template(config.product_size).image, options)
+    assert len(found) == 8 and np.median(corner_errors(sheet, found)) < 0.6
+    angles = sorted(f.angle for f in found)
+    assert angles == pytest.approx(sorted(p.angle for p in sheet.products), abs=0.5)
+
+
+def test_products_of_another_size(sheets, template):
+    smaller = cv2.resize(template, None, fx=0.9, fy=0.9, interpolation=cv2.INTER_AREA)
+    found = segment(sheets[0].image, smaller, replace(WIDE, min_scale=0.9, max_scale=1.2))
+    assert len(found) == 8
+    assert [f.scale for f in found] == pytest.approx([1 / 0.9] * 8, rel=0.02)
+
+
+def test_upright_boxes_are_copied_without_resampling(sheets, template):
+    options = replace(WIDE, motion="none", max_angle=0)
+    image = sheets[0].image
+    for found in segment(image, template, options):
+        x, y, width, height = (round(v) for v in found.box)
+        assert found.box == pytest.approx((x, y, *template.shape[1::-1]))
+        assert np.array_equal(crop(image, found), image[y : y + height, x : x + width])
+
+
+def test_a_product_at_the_panel_s_edge_is_filled_up(sheets, template):
+    """Aligned crops may reach beyond the panel by some pixels."""
+    left = int(min(product.corners.min(0)[0] for product in sheets[0].products)) + 3
+    image = np.ascontiguousarray(sheets[0].image[:, left:])
+    found = segment(image, template, WIDE)
+    assert len(found) == 8 and min(f.corners.min() for f in found) < 0
+    assert all(crop(image, f).shape == template.shape for f in found)
+
+
+def test_a_template_larger_than_the_panel_is_refused_with_both_sizes(sheets, template):
+    with pytest.raises(UserError, match=r"180 x 180.*larger than the panel \(150 x 660\)"):
+        segment(sheets[0].image[:, :150], template, WIDE)
+
+
+def test_a_template_without_contrast_is_refused(sheets):
+    with pytest.raises(UserError, match="contrast"):
+        segment(sheets[0].image, np.full((50, 50, 3), 7, np.uint8), WIDE)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"motion": "turn"}, "none, translation, euclidean, affine"),
+        ({"max_objects": 0}, "max_objects"),
+        ({"min_score": 1.4}, "min_score"),
+        ({"angle_step": 0}, "above 0"),
+        ({"min_scale": 1.2}, "min_scale"),
+        ({"max_angle": 270}, "180"),
+    ],
+)
+def test_bad_options_are_named(setting, message):
+    with pytest.raises(UserError, match=message):
+        SegmentOptions(**setting)
+
+
+def test_the_search_covers_the_range_of_angles_and_scales():
+    search = SegmentOptions(max_angle=4, angle_step=2, min_scale=0.9, max_scale=1.1, scale_step=0.05).search
+    assert search.angles == (-4, -2, 0, 2, 4)
+    assert search.scales == pytest.approx((0.9, 0.95, 1.0, 1.05, 1.1))
+    assert SegmentOptions(max_angle=0).search.angles == (0,)
+
+
+def test_correlation_is_pearson_s():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 20, 30))
+    assert correlation(a, a + b) == pytest.approx(np.corrcoef(a.ravel(), (a + b).ravel())[0, 1])
+    assert correlation(a, np.ones_like(a)) == 0
+
+
+def test_the_overview_shows_the_panel_with_outlines(sheets, template):
+    found = segment(sheets[0].image, template, WIDE)
+    picture = draw_overview(sheets[0].image, found)
+    green = (picture[..., 1] > 200) & (picture[..., 0] < 150)
+    assert picture.shape == sheets[0].image.shape and green.sum() > 8 * 4 * 100
+    assert max(draw_overview(np.zeros((3000, 4000, 3), np.uint8), []).shape) == 1600
+
+
+def distinct_part(board, side=200):
+    """The part of a board with the most corners: blank or evenly striped parts fit in many places."""
+    corners = cv2.cornerMinEigenVal(board, 5)
+    corners = np.minimum(corners, np.quantile(corners, 0.98))
+    half = side // 2
+    density = cv2.blur(corners, (side, side))[half : 641 - half : 20, half : 641 - half : 20]
+    row, column = np.unravel_index(density.argmax(), density.shape)
+    return 20 * int(column), 20 * int(row)
+
+
+@pytest.mark.datasets
+def test_real_boards_are_found_by_a_part_of_their_template(datasets_root):
+    """DeepPCB: 95 of 100 tested boards; the pairs themselves are up to 8 pixels apart, the boards 640 wide."""
+    tested = sorted((datasets_root / "deeppcb").glob("PCBData/*/*/*_test.jpg"))[::4][:100]
+    right = 0
+    for path in tested:
+        panel = cv2.imread(str(path))
+        board = cv2.imread(str(path).replace("_test.jpg", "_temp.jpg"))
+        x, y = distinct_part(cv2.cvtColor(board, cv2.COLOR_BGR2GRAY))
+        found = segment(panel, board[y : y + 200, x : x + 200], SegmentOptions(max_objects=1))
+        right += bool(found) and np.abs(found[0].corners.mean(0) - (x + 100, y + 100)).max() <= 10
+    assert len(tested) == 100 and right >= 95

@@ -1,0 +1,110 @@
+"""Coarse-to-fine search against exhaustive search, suppression against known overlaps."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.registration.contrast import local_contrast
+from anomalib_lite.registration.matching import Match, Pyramid, Search, find_matches, overlap, reduce, suppress
+
+
+def scene(seed: int, places: list[tuple[int, int]], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """A textured template, and a noisy panel of 400 x 600 that holds it with the upper left corner at each place."""
+    rng = np.random.default_rng(seed)
+    template = cv2.GaussianBlur(rng.integers(0, 256, (side, side)).astype(np.uint8), (0, 0), 3)
+    template = cv2.normalize(template, None, 0, 255, cv2.NORM_MINMAX)
+    panel = rng.integers(90, 110, (400, 600)).astype(np.uint8)
+    for x, y in places:
+        panel[y : y + side, x : x + side] = template
+    return panel, template
+
+
+def test_it_finds_the_places_that_exhaustive_search_finds():
+    places = [(10, 20), (300, 41), (487, 290), (151, 222)]
+    panel, template = scene(0, places)
+    found = find_matches(Pyramid(panel, template), Search(min_score=0.5))
+    response = cv2.matchTemplate(panel, template, cv2.TM_CCOEFF_NORMED)
+    assert response.max() > 0.99 and len(found) == 4
+    for match in found:
+        x, y = match.x - 48, match.y - 48
+        nearest = min(places, key=lambda p: abs(p[0] - x) + abs(p[1] - y))
+        assert (x, y) == pytest.approx(nearest, abs=0.6)
+        assert match.score > 0.9
+
+
+def test_positions_are_exact_to_a_fraction_of_a_pixel():
+    panel, template = scene(1, [(200, 150)])
+    shift = np.float32([[1, 0, 0.4], [0, 1, -0.3]])
+    panel = cv2.warpAffine(panel, shift, panel.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    best = find_matches(Pyramid(panel, template), Search())[0]
+    assert (best.x, best.y) == pytest.approx((248.4, 197.7), abs=0.15)
+
+
+def test_turned_and_scaled_products_are_found_with_their_angle_and_scale():
+    panel, template = scene(2, [])
+    turn = cv2.getRotationMatrix2D((47.5, 47.5), -30, 1.2)
+    turn[:, 2] += (250, 160)
+    drawn = cv2.warpAffine(template, turn, panel.shape[::-1])
+    inside = cv2.warpAffine(np.full_like(template, 255), turn, panel.shape[::-1]) > 250
+    panel = np.where(inside, drawn, panel)
+    search = Search(angles=tuple(np.arange(-45.0, 46, 5)), scales=(0.9, 1.0, 1.1, 1.2))
+    best = find_matches(Pyramid(panel, template), search)[0]
+    assert (best.angle, best.scale) == (30.0, pytest.approx(1.2))
+    assert (best.x, best.y) == pytest.approx((298, 208), abs=1.5)
+
+
+def test_flat_ground_is_no_match_however_it_divides():
+    """The correlation of a flat window is zero by zero, which rounding turns into anything up to one."""
+    _, template = scene(3, [])
+    for value in (0, 127, 255):
+        panel = np.full((400, 600), value, np.uint8)
+        assert find_matches(Pyramid(panel, template), Search(min_score=0.2)) == []
+
+
+def test_a_match_at_the_panel_s_border_is_found():
+    places = [(0, 0), (504, 304)]
+    panel, template = scene(4, places)
+    found = sorted((m.x, m.y) for m in find_matches(Pyramid(panel, template), Search()))
+    assert np.array(found) == pytest.approx(np.array([(48, 48), (552, 352)]), abs=0.6)
+
+
+def test_overlap_of_boxes_is_intersection_over_union():
+    a = Match(10, 10, 0, 1, 1)
+    assert overlap(a, a, (20, 10)) == pytest.approx(1)
+    assert overlap(a, Match(15, 10, 0, 1, 1), (20, 10)) == pytest.approx(1 / 3)
+    assert overlap(a, Match(20, 10, 0, 1, 1), (20, 10)) == 0
+    assert overlap(a, Match(10, 10, 0, 2, 1), (20, 10)) == pytest.approx(1 / 4)
+
+
+def test_suppression_keeps_the_best_and_what_overlaps_little():
+    matches = [Match(x, 0, 0, 1, score) for x, score in ((0, 0.7), (4, 0.9), (9, 0.8), (30, 0.5))]
+    assert [m.x for m in suppress(matches, (10, 10), 0.3)] == [4, 30]
+    # 5 / 15 of the boxes at 4 and 9 is common to both
+    assert [m.x for m in suppress(matches, (10, 10), 0.34)] == [4, 9, 30]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_reduction_takes_the_mean_of_blocks(factor):
+    image = np.random.default_rng(0).integers(0, 256, (24, 16)).astype(np.uint8)
+    expected = image.reshape(24 // factor, factor, 16 // factor, factor).mean((1, 3))
+    assert reduce(image, factor) == pytest.approx(expected, abs=0.51)
+
+
+def test_reduction_repeats_the_border_to_a_full_block():
+    assert reduce(np.arange(5, dtype=np.uint8)[None].repeat(4, 0) * 10, 4).tolist() == [[15, 40]]
+
+
+def test_local_contrast_ignores_brightness_and_gain():
+    """Brightness as a factor, as light has it; dark noise stays small."""
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.uniform(60, 120, (200, 200)).astype(np.float32), (0, 0), 4)
+    image = cv2.normalize(image, None, 60, 120, cv2.NORM_MINMAX)
+    slope = np.linspace(0.8, 1.6, 200, dtype=np.float32)
+    plain = local_contrast(image.astype(np.uint8), 8)
+    lit = local_contrast((image * slope).astype(np.uint8), 8)
+    assert np.corrcoef(plain.ravel(), lit.ravel())[0, 1] > 0.98
+    noise = local_contrast(rng.integers(8, 11, (200, 200)).astype(np.uint8), 8)
+    stripes = local_contrast(np.tile(np.repeat([20, 200], 5).astype(np.uint8), (200, 20)), 8)
+    assert noise.std() < 0.3 and stripes.std() > 0.8

@@ -1,0 +1,109 @@
+"""Alignment: known motions are found again, and where nothing can be found the template stays."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.registration.template import Alignment, local_shifts, same_light, shifted, whole_motion
+
+SIZE = (128, 160)
+REST = np.s_[12:-12, 12:-12]  # away from the border
+
+
+def picture(seed: int = 0, warp: np.ndarray | None = None) -> np.ndarray:
+    """Smooth blobs, grey (H, W) in [0, 1]; with `warp`, what they show at each pixel's warped place."""
+    border = 40  # there is something to see beyond the picture, as in a photograph
+    shape = (SIZE[0] + 2 * border, SIZE[1] + 2 * border)
+    blobs = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal(shape).astype(np.float32), (0, 0), 5)
+    blobs = (blobs - blobs.min()) / np.ptp(blobs)
+    place = np.float32([[1, 0, border], [0, 1, border]])
+    if warp is not None:
+        place = (place @ np.vstack([warp, [0, 0, 1]]) + 0).astype(np.float32)
+    return cv2.warpAffine(blobs, place, SIZE[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def coloured(grey: np.ndarray) -> np.ndarray:
+    return np.stack([grey, 0.8 * grey, 0.5 * grey + 0.2], axis=-1).astype(np.float32)
+
+
+def turn(degrees: float, shift: tuple[float, float]) -> np.ndarray:
+    warp = cv2.getRotationMatrix2D((SIZE[1] / 2, SIZE[0] / 2), degrees, 1.0)
+    warp[:, 2] += shift
+    return warp.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("motion", "warp"),
+    [("translation", turn(0, (9.3, -6.6))), ("euclidean", turn(3, (4, -2))), ("affine", turn(-2, (2.5, 3)) * 1.01)],
+)
+def test_a_known_motion_is_found(motion: str, warp: np.ndarray):
+    found = whole_motion(picture(warp=warp), picture(), motion)
+    corners = np.array([[0, 0, 1], [SIZE[1], 0, 1], [0, SIZE[0], 1], [SIZE[1], SIZE[0], 1]])
+    assert np.abs(corners @ found.T - corners @ warp.T).max() < 0.35
+
+
+def test_the_template_comes_over_the_image_and_what_it_does_not_show_is_unseen():
+    image, template = coloured(picture(warp=turn(2, (8, 0)))), coloured(picture())
+    aligned, seen = Alignment(reach=0, light=False)(image, template)
+    assert np.abs(aligned - image)[seen].mean() < 0.01 < np.abs(template - image).mean() / 5
+    assert not seen[:, -6:].any() and seen[40:90, 40:100].all()
+
+
+def test_a_part_that_lies_off_alone_is_found():
+    template = picture()
+    shifts = np.zeros((*SIZE, 2), np.float32)
+    shifts[:, 80:] = 3, -2
+    image = shifted(template, cv2.blur(shifts, (31, 31)))
+    found = local_shifts(image, template, reach=4, window=25)
+    assert np.abs(found[30:-30, 110:-20] - (3, -2)).mean() < 0.5
+    assert np.abs(found[30:-30, 15:50]).mean() < 0.3
+
+
+def test_a_small_defect_moves_nothing():
+    template = picture()
+    image = template.copy()
+    image[60:66, 60:66] = 1
+    aligned, _ = Alignment()(coloured(image), coloured(template))
+    assert np.abs(aligned - coloured(template))[REST].max() < 0.05
+
+
+def test_inputs_stay_as_they_are():
+    """OpenCV's phase correlation writes into pictures of some sizes."""
+    image, template = coloured(picture(1)), coloured(picture())
+    grey = image[..., 0].copy(), template[..., 0].copy()
+    before = [p.copy() for p in (image, template, *grey)]
+    Alignment()(image, template)
+    whole_motion(*grey, "affine")
+    assert all((a == b).all() for a, b in zip(before, (image, template, *grey), strict=True))
+
+
+def test_light_is_taken_over_for_each_colour():
+    template = coloured(picture())
+    image = template * [0.7, 0.9, 0.6] + [0.1, 0, 0.2]
+    seen = np.ones(SIZE, bool)
+    assert np.abs(same_light(image, template, seen) - image).max() < 1e-3
+    assert (same_light(image, template, ~seen) == template).all()
+
+
+@pytest.mark.parametrize("flat", ["image", "template", "both"])
+def test_flat_pictures_leave_the_template_where_it_is(flat: str):
+    grey = np.full(SIZE, 0.5, np.float32)
+    image, template = (grey if flat in (name, "both") else picture() for name in ("image", "template"))
+    assert (whole_motion(image, template, "affine") == np.eye(2, 3)).all()
+    aligned, seen = Alignment()(coloured(image), coloured(template))
+    assert np.isfinite(aligned).all() and seen.all()
+
+
+def test_unlike_pictures_give_a_finite_answer():
+    aligned, seen = Alignment()(coloured(picture(1)), coloured(picture(2)))
+    assert np.isfinite(aligned).all() and aligned.min() >= 0 and seen.mean() > 0.4
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(UserError, match=r"alignment\.motion must be none, translation, euclidean, affine, not 'rigid'"):
+        Alignment(motion="rigid")
+    with pytest.raises(UserError, match="at least 0 px"):
+        Alignment(reach=-1)
