@@ -22,7 +22,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
 from anomalib_lite.jobs.home import expand_arguments, expand_values
 from anomalib_lite.jobs.quiet import silence
-from anomalib_lite.sweeps.overrides import expand_json
+from anomalib_lite.runs.overrides import expand_json
 
 log = logging.getLogger(__name__)
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.sweeps.overrides import command_line, override
-from anomalib_lite.sweeps.spec import PROGRAM, Sweep, read_sweep
+from anomalib_lite.runs.overrides import PROGRAM, command_line, override, overrides
+
+if TYPE_CHECKING:
+    from anomalib_lite.sweeps.spec import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +39,49 @@ runs/<name>/sweep-<hash>/: the same command goes on where it was interrupted. Wh
 
 @app("sweep", HELP)
 def job(cfg: DictConfig) -> None:
+    # Optuna takes seconds to import, and --help need not wait for it
+    from anomalib_lite.sweeps.outcome import conclude
+    from anomalib_lite.sweeps.run import Plan, run_sweep
+    from anomalib_lite.sweeps.spec import read_sweep
+
     sweep = read_sweep(Path(cfg.file))
     fixed, folder = _place(sweep, tuple(cfg.train))
     if cfg.dry:
-        _tell(sweep, fixed, folder)
+        _rehearse(sweep, fixed, cfg)
         return
-    from anomalib_lite.sweeps.outcome import conclude
-    from anomalib_lite.sweeps.run import Plan, run_sweep
-
     signal.signal(signal.SIGTERM, _end)
     log.info("%s", folder)
     write_text(folder / "sweep.yaml", Path(cfg.file).read_text(encoding="utf-8"))
     study = run_sweep(sweep, Plan(fixed, cfg.trials, cfg.parallel, cfg.seed), folder, training)
     if failed := conclude(study, fixed, folder):
         sys.exit(failed)
+
+
+def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
+    """Lists the trials of a new study and composes the configuration of each, so that a wrong override is told now.
+
+    What TPE tries after its first ten depends on results: no more than ten are listed of it.
+    """
+    from anomalib_lite.sweeps.run import trials_in_all
+    from anomalib_lite.sweeps.study import Study
+
+    count = trials_in_all(sweep, cfg.trials)
+    with tempfile.TemporaryDirectory() as place, logging_redirect_tqdm():
+        study = Study(sweep, Path(place), cfg.seed)
+        for _ in tqdm(range(min(count, 10) if sweep.method == "bayes" else count), "trials", delay=2, leave=False):
+            if (trial := study.ask()) is not None:
+                arguments = [*fixed, *overrides(study.values(trial))]
+                try:
+                    GlobalHydra.instance().config_loader().load_configuration("train", arguments, RunMode.RUN)
+                except Exception as error:
+                    said = str(error.__cause__ or error).partition("\nConfig search path")[0].strip()
+                    raise UserError(f"Trial {trial.number} cannot start: {said}\n  {_command(arguments)}") from None
+                log.info("trial %d: %s", trial.number, _command(arguments))
+    log.info("%d trials in all", count)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return command_line([PROGRAM, "train", *arguments])
 
 
 def _end(*_: Any) -> NoReturn:
@@ -87,12 +124,3 @@ def _place(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:
     runs = Path(str(given.get("paths.runs", "runs"))).expanduser()
     name = str(given.get("experiment_name", sweep.name))
     return tuple(fixed), runs / name / f"sweep-{sweep.key(more)}"
-
-
-def _tell(sweep: Sweep, fixed: Sequence[str], folder: Path) -> None:
-    log.info("study: %s", folder)
-    for key, distribution in sweep.parameters.items():
-        values = distribution.values
-        told = ", ".join(map(repr, values)) if values else f"{distribution.low:g} to {distribution.high:g}"
-        log.info("  %s: %s (%s)", key, told, distribution.kind)
-    log.info("trials: %s train %s ...", PROGRAM, command_line(fixed))

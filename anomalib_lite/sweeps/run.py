@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import math
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from optuna.trial import Trial, TrialState
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.sweeps.overrides import command_line, overrides
-from anomalib_lite.sweeps.spec import Sweep
-from anomalib_lite.sweeps.study import Asked, Study
-from anomalib_lite.sweeps.trial import Trial, read_curve, read_results, read_status
+from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.runs.flat import flat
+from anomalib_lite.runs.folder import RECORD
+from anomalib_lite.runs.overrides import command_line, overrides
+from anomalib_lite.sweeps.spec import Objective, Sweep
+from anomalib_lite.sweeps.study import Study
 
 log = logging.getLogger(__name__)
+WATCHED = "val_loss"
 PAUSE = 0.2  # seconds between two looks at the running trials
+PATIENCE = 20.0  # seconds between asking a process to end and ending it
 
 Command = Callable[[Sequence[str]], list[str]]  # overrides of a training -> the process's arguments
 
@@ -36,39 +47,111 @@ class Plan:
     seed: int = 0
 
 
+@dataclass
+class Training:
+    """The process of a trial, watched through the files that it writes.
+
+    record: the file into which it writes the name of its run folder. log: what it says. told: the epochs that the
+    study knows of.
+    """
+
+    trial: Trial
+    command: list[str]
+    record: Path
+    log: Path
+    begin: float = field(default_factory=time.perf_counter)
+    told: int = 0
+
+    def start(self) -> Training:
+        self.record.unlink(missing_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {RECORD: str(self.record.absolute())}
+        with self.log.open("ab") as stream:
+            # a session of its own: Ctrl-C reaches the sweep, which ends its trials itself
+            self.process = subprocess.Popen(
+                self.command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """Its run folder, once it has named it."""
+        return Path(self.record.read_text().strip()) if self.record.is_file() else None
+
+    def facts(self) -> dict[str, Any]:
+        """seconds: of the process. stages: those of them that its run folder accounts for."""
+        return {
+            "seconds": round(time.perf_counter() - self.begin, 2),
+            "stages": round(sum(read_status(self.folder).get("timings", {}).values()), 2),
+            "command": command_line(self.command),
+            "folder": str(self.folder or ""),
+        }
+
+    def stop(self) -> None:
+        """Ends the process and those that it started."""
+        self._signal(signal.SIGTERM)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
+
+    def complaint(self) -> str:
+        """Why it failed: the run folder knows, or else the last of what it said does."""
+        status = read_status(self.folder)
+        if status.get("state") == "failed" and status.get("error"):
+            return str(status["error"])
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith("error:")] or lines or ["it said nothing"]
+        return f"{said[-1]} (exit status {self.process.returncode})"
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            self.process.poll()
+
+
 def run_sweep(sweep: Sweep, plan: Plan, folder: Path, command: Command) -> Study:
     """Runs what is missing, and returns the study; a failed trial does not stop the others.
 
     folder: of the study and of the trials' logs. The same call goes on where an earlier one was interrupted: its
     unfinished trials are started again, and their trainings resume.
     """
+    total = trials_in_all(sweep, plan.trials)
     study = Study(sweep, folder, plan.seed)
-    running: dict[int, tuple[Asked, Trial]] = {}
-    total = _total(sweep, plan)
-    ended = min(len(study.ended()), total)
-    with logging_redirect_tqdm(), tqdm(total=total, initial=ended, desc="trials") as bar:
+    running: list[Training] = []
+    with logging_redirect_tqdm(), tqdm(total=total, initial=min(len(study.ended()), total), desc="trials") as bar:
         try:
             while True:
                 while len(running) < plan.parallel and len(study.ended()) + len(running) < total:
-                    asked = study.ask()
-                    if asked is None:
+                    if (trial := study.ask()) is None:
                         break
-                    running[asked.number] = (asked, _start(asked, plan, folder, command))
+                    place = folder / "trials" / f"{trial.number:04d}"
+                    arguments = command([*plan.fixed, *overrides(study.values(trial))])
+                    running.append(
+                        Training(trial, arguments, place.with_suffix(".run"), place.with_suffix(".log")).start()
+                    )
                 if not running:
                     return study
                 time.sleep(PAUSE)
-                for number, (asked, trial) in list(running.items()):
-                    beside = [t for n, (_, t) in running.items() if n != number]
-                    if _conclude(sweep, study, asked, trial, beside):
-                        del running[number]
+                for training in list(running):
+                    if _stopped(study, training) if training.process.poll() is None else _concluded(study, training):
+                        running.remove(training)
                         bar.update()
         finally:
-            for _, trial in running.values():
-                trial.stop()
+            for training in running:
+                training.stop()
 
 
-def _total(sweep: Sweep, plan: Plan) -> int:
-    limit = plan.trials or sweep.run_cap
+def trials_in_all(sweep: Sweep, asked: int | None) -> int:
+    """Errors: UserError where a sweep that has no end of its own is given none."""
+    limit = asked or sweep.run_cap
     if sweep.method == "grid":
         return min(sweep.grid_size, limit or sweep.grid_size)
     if limit is None:
@@ -79,63 +162,84 @@ def _total(sweep: Sweep, plan: Plan) -> int:
     return limit
 
 
-def _start(asked: Asked, plan: Plan, folder: Path, command: Command) -> Trial:
-    arguments = command([*plan.fixed, *overrides(asked.values)])
-    trials = folder / "trials"
-    trial = Trial(arguments, trials / f"{asked.number:04d}.run", trials / f"{asked.number:04d}.log")
-    trial.start()
-    return trial
-
-
-def _conclude(sweep: Sweep, study: Study, asked: Asked, trial: Trial, beside: Sequence[Trial]) -> bool:
-    """Whether the trial has ended, now known to the study."""
-    status = trial.status
-    if status is None:
-        return _pruned(sweep, study, asked, trial, beside)
-    timings = read_status(trial.folder).get("timings", {})
-    facts = {
-        "seconds": round(trial.seconds, 2),
-        "command": command_line(trial.command),
-        "folder": str(trial.folder or ""),
-    }
-    study.note(asked, **facts, stages=round(sum(timings.values()), 2))
+def _concluded(study: Study, training: Training) -> bool:
+    """Tells the study how a process ended; True."""
+    trial, folder = training.trial, training.folder
+    study.note(trial, training.facts())
     try:
-        if status != 0 or trial.folder is None:
-            raise UserError(trial.complaint())
-        results = read_results(trial.folder, sweep.objectives)
+        if training.process.returncode != 0 or folder is None:
+            raise UserError(training.complaint())
+        _rung(study, training)  # later trials are compared with this one, too
+        results = read_results(folder, study.sweep.objectives)
         if not all(map(math.isfinite, results)):
             raise UserError(f"the results are not finite: {results}")
     except UserError as error:
-        log.warning("trial %d failed: %s", asked.number, error)
-        study.fail(asked, str(error))
+        log.warning("trial %d failed: %s", trial.number, error)
+        study.end(trial, TrialState.FAIL, str(error))
         return True
-    study.complete(asked, results)
-    values = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(sweep.objectives, results, strict=True))
-    log.info("trial %d: %s   %s", asked.number, values, _told(asked))
+    study.complete(trial, results)
+    values = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(study.sweep.objectives, results, strict=True))
+    log.info("trial %d: %s   %s", trial.number, values, command_line(overrides(study.values(trial))))
     return True
 
 
-def _pruned(sweep: Sweep, study: Study, asked: Asked, trial: Trial, beside: Sequence[Trial]) -> bool:
-    """Whether the trial fell behind the others, was stopped, and is known to the study. beside: those that run."""
-    if sweep.hyperband is None:
+def _stopped(study: Study, training: Training) -> bool:
+    """Whether a running training fell behind the others and was stopped."""
+    epoch, trial, folder = _rung(study, training), training.trial, training.folder
+    # there must be epochs left that stopping it spares
+    if epoch is None or folder is None or "train" in read_status(folder).get("timings", {}):
         return False
-    curve = read_curve(trial.folder)
-    if len(curve) == trial.judged:
-        return False
-    judged, trial.judged = trial.judged, len(curve)
-    before = [Path(t.user_attrs["folder"]) for t in study.ended() if t.user_attrs.get("folder")]
-    others = [read_curve(folder) for folder in (*before, *(t.folder for t in beside))]
-    rung = sweep.hyperband.failed_at(curve, others, judged)
-    if rung is None or not trial.is_training() or trial.status is not None:
-        return False
-    trial.stop()
-    message = f"pruned: after epoch {rung} its val_loss {curve[rung - 1]:.4g} was not among the best of the sweep"
-    trial.mark_pruned(message)
-    study.note(asked, seconds=round(trial.seconds, 2), command=command_line(trial.command), folder=str(trial.folder))
-    study.prune(asked, curve)
-    log.info("trial %d %s   %s", asked.number, message, _told(asked))
+    training.stop()
+    loss = read_curve(folder)[epoch - 1]
+    message = f"pruned: after epoch {epoch} its {WATCHED} {loss:.4g} was not among the best of the sweep"
+    write_json(folder / "status.json", read_status(folder) | {"state": "pruned", "error": message})
+    study.note(trial, training.facts())
+    study.end(trial, TrialState.PRUNED, message)
+    log.info("trial %d %s   %s", trial.number, message, command_line(overrides(study.values(trial))))
     return True
 
 
-def _told(asked: Asked) -> str:
-    return command_line(overrides(asked.values))
+def _rung(study: Study, training: Training) -> int | None:
+    """Tells the study of the epochs since the last look; the one after which the trial was behind, if any."""
+    if study.sweep.pruner is None:
+        return None
+    for loss in read_curve(training.folder)[training.told :]:
+        training.told += 1
+        if study.behind(training.trial, training.told, loss):
+            return training.told
+    return None
+
+
+def read_status(folder: Path | None) -> dict[str, Any]:
+    """status.json of a run folder; empty where there is none."""
+    file = folder / "status.json" if folder else None
+    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+
+
+def read_curve(folder: Path | None, column: str = WATCHED) -> list[float]:
+    """A figure's value each epoch, from history.csv; empty where there is none."""
+    file = folder / "history.csv" if folder else None
+    if file is None or not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [float(row[column]) for row in csv.DictReader(stream) if row.get(column)]
+
+
+def read_results(folder: Path, objectives: Sequence[Objective]) -> list[float]:
+    """The figures that a sweep is after. Errors: UserError for one that the run does not have, with what it has."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    known = {
+        name: float(value)
+        for name, value in (flat(read_status(folder)) | flat(metrics)).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    results = []
+    for objective in objectives:
+        name = objective.name.replace(".", "/")
+        if name not in known and (curve := read_curve(folder, objective.name)):
+            known[name] = curve[-1]
+        if name not in known:
+            reason = metrics.get("missing", {}).get(name) or f"the run has {', '.join(sorted(known))}"
+            raise UserError(f"There is no figure '{objective.name}': {reason}.")
+        results.append(known[name])
+    return results

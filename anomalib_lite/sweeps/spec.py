@@ -1,20 +1,21 @@
-"""A sweep file: what is varied, what is wanted of it, and the command of a trial."""
+"""A sweep file of Weights & Biases: what varies, as Optuna searches it, what is wanted, and the command of a trial."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.sweeps.distributions import Distribution, read_distribution
-from anomalib_lite.sweeps.hyperband import Hyperband, read_hyperband
+from anomalib_lite.runs.overrides import PROGRAM
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
@@ -22,7 +23,93 @@ KEYS = (
     "program", "method", "metric", "metrics", "parameters", "early_terminate", "command", "name", "description",
     "project", "entity", "run_cap",
 )  # fmt: skip
-PROGRAM = "anomalib-lite"
+
+Entry = Mapping[str, Any]  # what a sweep file says of one parameter
+
+
+def _values(values: Sequence[Any]) -> BaseDistribution:
+    """As JSON, since Optuna's categories may be neither lists nor dictionaries."""
+    return CategoricalDistribution([json.dumps(value) for value in values])
+
+
+def _floats(low: Any, high: Any, log: bool = True) -> BaseDistribution:
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+# W&B's name -> Optuna's distribution. The limits of log_uniform and inv_log_uniform are natural logarithms; one over a
+# log-uniform number is log-uniform.
+KINDS: dict[str, Callable[[Entry], BaseDistribution]] = {
+    "constant": lambda e: _values([e["value"]]),
+    "categorical": lambda e: _values(e["values"]),
+    "int_uniform": lambda e: IntDistribution(int(e["min"]), int(e["max"])),
+    "uniform": lambda e: _floats(e["min"], e["max"], log=False),
+    "log_uniform": lambda e: _floats(math.exp(e["min"]), math.exp(e["max"])),
+    "log_uniform_values": lambda e: _floats(e["min"], e["max"]),
+    "inv_log_uniform": lambda e: _floats(math.exp(-e["max"]), math.exp(-e["min"])),
+    "inv_log_uniform_values": lambda e: _floats(e["min"], e["max"]),
+}
+KINDS |= {f"q_{name}": KINDS[name] for name in ("uniform", "log_uniform", "log_uniform_values")}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter's distribution. `q`: what is drawn is rounded to multiples of it."""
+
+    kind: str
+    space: BaseDistribution
+    q: float | None = None
+
+    def decode(self, drawn: Any) -> Any:
+        """Optuna's value -> the parameter's."""
+        if isinstance(self.space, CategoricalDistribution):
+            return json.loads(drawn)
+        if self.q is None:
+            return drawn
+        value = round(drawn / self.q) * self.q
+        return value if isinstance(self.q, int) else float(f"{value:.12g}")  # no 0.30000000000000004
+
+    def grid(self) -> tuple[Any, ...] | None:
+        """All of Optuna's values; None where they cannot be counted."""
+        if isinstance(self.space, CategoricalDistribution):
+            return self.space.choices
+        if isinstance(self.space, IntDistribution):
+            return tuple(range(self.space.low, self.space.high + 1))
+        if self.kind == "q_uniform" and self.q and isinstance(self.space, FloatDistribution):
+            low, high = self.space.low, self.space.high
+            steps = range(math.ceil(low / self.q - 1e-9), math.floor(high / self.q + 1e-9) + 1)
+            return tuple(min(max(k * self.q, low), high) for k in steps)
+        return None
+
+
+def read_parameter(key: str, entry: Entry) -> Parameter:
+    """A parameter's entry of a sweep file; its distribution is guessed as W&B does where it is not named.
+
+    Errors: UserError for a distribution that is unknown, or that lacks what it needs.
+    """
+    kind = entry.get("distribution") or _guess(key, entry)
+    if kind not in KINDS:
+        raise UserError(f"Parameter '{key}': the distribution '{kind}' is not known. Known: {', '.join(KINDS)}.")
+    q = entry.get("q", 1) if kind.startswith("q_") else None
+    try:
+        if q is not None and not q > 0:
+            raise ValueError("q must be above 0")
+        return Parameter(kind, KINDS[kind](entry), q)
+    except KeyError as missing:
+        raise UserError(f"Parameter '{key}': the distribution {kind} needs {missing.args[0]}.") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"Parameter '{key}' ({kind}): {str(error).rstrip('.')}.") from None
+
+
+def _guess(key: str, entry: Entry) -> str:
+    if "value" in entry:
+        return "constant"
+    if "probabilities" in entry:
+        return "categorical_w_probabilities"  # Optuna has none: refused by that name
+    if "values" in entry:
+        return "categorical"
+    if "min" in entry and "max" in entry:
+        return "int_uniform" if all(isinstance(entry[end], int) for end in ("min", "max")) else "uniform"
+    raise UserError(f"Parameter '{key}' needs value, values, min and max, a distribution or parameters of its own.")
 
 
 @dataclass(frozen=True)
@@ -34,7 +121,7 @@ class Objective:
 
     @property
     def sign(self) -> int:
-        """By which a value is multiplied so that smaller is better."""
+        """What a value is multiplied by so that smaller is better."""
         return 1 if self.goal == "minimize" else -1
 
 
@@ -45,15 +132,15 @@ class Sweep:
     name: str
     method: str
     objectives: tuple[Objective, ...]
-    parameters: Mapping[str, Distribution]
-    hyperband: Hyperband | None
+    parameters: Mapping[str, Parameter]
+    pruner: BasePruner | None
     run_cap: int | None
     fixed: tuple[str, ...]
     content: str  # what tells this sweep from others
 
     @property
     def grid_size(self) -> int:
-        return math.prod(len(d.grid() or ()) for d in self.parameters.values())
+        return math.prod(len(parameter.grid() or ()) for parameter in self.parameters.values())
 
     def key(self, more: Sequence[str] = ()) -> str:
         """Eight hex digits over what defines the sweep. more: further overrides of every trial."""
@@ -71,20 +158,24 @@ def read_sweep(path: Path) -> Sweep:
     if spec.get("method") not in METHODS:
         raise UserError(f"{path}: method must be one of {', '.join(METHODS)}, not '{spec.get('method')}'.")
     parameters = _parameters(spec.get("parameters"), path)
-    if spec["method"] == "grid":
-        for key, distribution in parameters.items():
-            if distribution.grid() is None:
-                raise UserError(
-                    f"{path}: method grid tries every value, and parameter '{key}' ({distribution.kind}) has too many "
-                    "to count: list values, or take another method."
-                )
+    for key, parameter in parameters.items():
+        if spec["method"] == "grid" and parameter.grid() is None:
+            raise UserError(
+                f"{path}: method grid tries every value, and parameter '{key}' ({parameter.kind}) has too many to "
+                "count: list values, or take another method."
+            )
+    objectives, pruner = _objectives(spec, path), _pruner(spec.get("early_terminate"))
+    if pruner and len(objectives) > 1:
+        raise UserError(
+            f"{path}: early_terminate compares trials by val_loss, which several metrics cannot be held to."
+        )
     defining = [spec.get(k) for k in ("method", "metric", "metrics", "parameters", "early_terminate", "command")]
     return Sweep(
         name=str(spec.get("name") or path.stem),
         method=spec["method"],
-        objectives=_objectives(spec, path),
+        objectives=objectives,
         parameters=parameters,
-        hyperband=read_hyperband(spec.get("early_terminate")),
+        pruner=pruner,
         run_cap=int(spec["run_cap"]) if spec.get("run_cap") else None,
         fixed=_fixed(spec.get("command"), path),
         content=json.dumps(defining, sort_keys=True),
@@ -103,21 +194,21 @@ def _load(path: Path) -> dict[str, Any]:
     return spec
 
 
-def _parameters(entries: Any, path: Path, prefix: str = "") -> dict[str, Distribution]:
+def _parameters(entries: Any, path: Path, prefix: str = "") -> dict[str, Parameter]:
     if not isinstance(entries, Mapping) or not entries:
-        raise UserError(f"{path}: {prefix or ''}parameters must hold at least one parameter.")
-    found: dict[str, Distribution] = {}
+        raise UserError(f"{path}: {prefix}parameters must hold at least one parameter.")
+    found: dict[str, Parameter] = {}
     for key, entry in entries.items():
         if not isinstance(entry, Mapping):
             raise UserError(f"{path}: parameter '{prefix}{key}' must be a mapping, e.g. {{values: [1, 2]}}.")
         if "parameters" in entry:
             found |= _parameters(entry["parameters"], path, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = read_distribution(f"{prefix}{key}", entry)
+            found[f"{prefix}{key}"] = read_parameter(f"{prefix}{key}", entry)
     return found
 
 
-def _objectives(spec: Mapping[str, Any], path: Path) -> tuple[Objective, ...]:
+def _objectives(spec: Entry, path: Path) -> tuple[Objective, ...]:
     entries = spec.get("metrics") or ([spec["metric"]] if spec.get("metric") else [])
     if not entries or not all(isinstance(e, Mapping) and e.get("name") for e in entries):
         raise UserError(f"{path}: metric needs a name and a goal, e.g. metric: {{name: val_loss, goal: minimize}}.")
@@ -126,6 +217,26 @@ def _objectives(spec: Mapping[str, Any], path: Path) -> tuple[Objective, ...]:
         if objective.goal not in GOALS:
             raise UserError(f"{path}: the goal of {objective.name} must be minimize or maximize.")
     return objectives
+
+
+def _pruner(entry: Entry | None) -> BasePruner | None:
+    """W&B's hyperband has one bracket, which is successive halving: of those that reached the epochs
+    min_iter * eta^k, the best share 1 / eta goes on (Li et al., "Hyperband", JMLR 2018).
+    """
+    if not entry:
+        return None
+    if entry.get("type") != "hyperband":
+        raise UserError(f"early_terminate.type must be hyperband, not '{entry.get('type')}'.")
+    eta = entry.get("eta", 3)
+    if eta != int(eta) or eta < 2:
+        raise UserError(f"early_terminate.eta must be a whole number above 1, not {eta}.")
+    if "min_iter" in entry:
+        first = int(entry["min_iter"])
+    elif "max_iter" in entry and "s" in entry:
+        first = int(entry["max_iter"] / eta ** entry["s"])
+    else:
+        raise UserError("early_terminate needs min_iter, or max_iter and s.")
+    return SuccessiveHalvingPruner(min_resource=max(1, first), reduction_factor=int(eta))
 
 
 def _fixed(command: Any, path: Path) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.jobs.sweep import training
-from anomalib_lite.sweeps.overrides import overrides
+from anomalib_lite.runs.overrides import overrides
 from anomalib_lite.sweeps.spec import read_sweep
 from anomalib_lite.sweeps.study import Study
 from tests.commands import REPOSITORY, Command, one_thread
@@ -81,7 +81,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_there_are_files_for_each_method():
     assert {read_sweep(file).method for file in FILES} == {"grid", "random", "bayes"}
-    assert any(read_sweep(file).hyperband for file in FILES)
+    assert any(read_sweep(file).pruner for file in FILES)
     assert any(len(read_sweep(file).objectives) > 1 for file in FILES)
 
 
@@ -105,13 +105,15 @@ def test_the_agents_command_line_composes(file: Path, agent_argv: Any, tmp_path:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_local_command_line_composes(file: Path, run_verb: Command, tmp_path: Path):
     sweep = read_sweep(file)
-    asked = Study(sweep, tmp_path / "study", seed=0).ask()
-    assert asked is not None
-    argv = training([*sweep.fixed, *overrides(asked.values)])
+    study = Study(sweep, tmp_path / "study", seed=0)
+    trial = study.ask()
+    assert trial is not None
+    values = study.values(trial)
+    argv = training([*sweep.fixed, *overrides(values)])
     done = run_verb(*argv[argv.index("train") :], "--cfg", "job", "--resolve")
     assert done.status == 0, done.err
     shown = OmegaConf.create(yaml.safe_load(done.out))
-    numbers = {k: v for k, v in asked.values.items() if k not in GROUPS and isinstance(v, (int, float))}
+    numbers = {k: v for k, v in values.items() if k not in GROUPS and isinstance(v, (int, float))}
     assert {key: OmegaConf.select(shown, key) for key in numbers} == numbers
 
 

@@ -42,7 +42,7 @@ def table() -> list[dict[str, str]]:
 
 
 def drawn(study: Study) -> list[dict[str, Any]]:
-    return [study.values(trial.params) for trial in study.ended()]
+    return [study.values(trial) for trial in study.ended()]
 
 
 def test_a_grid_is_tried_once(sweep_of: Write, caplog: pytest.LogCaptureFixture):
@@ -73,7 +73,7 @@ def test_failures_stop_nothing_and_are_told(sweep_of: Write):
         "error: x must not be negative: -1.0 (exit status 2)\n    anomalib-lite train experiment_name=fake x=-1" in told
     )
     assert "There is no figure 'figure': the run has ms_per_image, timings/train, validation/mean." in told
-    assert [study.values(t.params) for t in study.best()] == [{"x": 2}]
+    assert [study.values(t) for t in study.best()] == [{"x": 2}]
 
 
 def test_figures_of_metrics_status_and_history(sweep_of: Write):
@@ -90,7 +90,7 @@ def test_of_several_figures_the_front_is_told(sweep_of: Write, caplog: pytest.Lo
     study = run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training)
     conclude(study, NAME, Path("study"))
     assert "no other trial beats these in all (minimize figure, minimize ms_per_image):" in caplog.text
-    assert {study.values(t.params)["x"] for t in study.best()} == {1, 2}
+    assert {study.values(t)["x"] for t in study.best()} == {1, 2}
 
 
 def test_tpe_finds_what_random_does_not(sweep_of: Write):
@@ -101,8 +101,9 @@ def test_tpe_finds_what_random_does_not(sweep_of: Write):
         sweep = sweep_of(method=method, parameters=space, metric=metric)
         study = Study(sweep, Path(method), seed=0)
         while len(study.ended()) < 40:
-            asked = study.ask()
-            study.complete(asked, [(asked.values["x"] - 3) ** 2 + asked.values["y"]])
+            trial = study.ask()
+            values = study.values(trial)
+            study.complete(trial, [(values["x"] - 3) ** 2 + values["y"]])
         found[method] = sum(t.values[0] for t in study.ended()[-15:]) / 15
     assert found["bayes"] < found["random"] / 3
 
@@ -141,6 +142,25 @@ def test_a_trial_that_falls_behind_is_stopped(sweep_of: Write):
     assert rows == ["done", "done", "pruned", "pruned"]
 
 
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+def test_at_each_rung_the_best_third_of_those_that_reached_it_goes_on(sweep_of: Write, goal: str):
+    """W&B's max_iter 18 and s 2 give the rungs 2 and 6. Losses are compared, whatever the sweep's own goal is."""
+    halving = {"type": "hyperband", "max_iter": 18, "s": 2}
+    metric = {"name": "figure", "goal": goal}
+    study = Study(sweep_of(method="random", parameters=UNIFORM, metric=metric, early_terminate=halving), Path("s"), 0)
+
+    def behind(*losses: float) -> list[int]:
+        trial = study.ask()
+        return [epoch for epoch, loss in enumerate(losses, 1) if study.behind(trial, epoch, loss)]
+
+    assert behind(9.0, 3.0) == [], "the first has nothing to be compared with"
+    assert behind(9.0, 4.0) == [2], "of two the better one"
+    assert behind(1.0, 5.0) == [2], "the last value counts, not the best"
+    assert behind(9.0, 2.0, 0.0, 0.0, 0.0, 8.0) == []
+    assert [behind(9.0, float(loss)) for loss in (9, 2.5)] == [[2], []], "second of six"
+    assert behind(9.0, 1.0, 9.0, 9.0, 9.0, 9.0) == [6]
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -168,21 +188,20 @@ def test_a_killed_sweep_goes_on_where_it_was(sweep_of: Write, tmp_path: Path):
     assert sorted(v["x"] for v in drawn(resumed)) == sorted(v["x"] for v in drawn(undisturbed))
 
 
-def test_the_verb_reads_its_file_and_what_stands_behind(run_verb: Any, tmp_path: Path):
+def test_a_rehearsal_lists_the_trials_and_finds_what_is_wrong_with_them(run_verb: Any):
     content = {
-        "method": "random", "metric": {"name": "aupro", "goal": "maximize"}, "command": COMMAND, "parameters": UNIFORM,
+        "method": "random", "metric": {"name": "aupro", "goal": "maximize"}, "command": COMMAND, "run_cap": 2,
+        "parameters": {"image_size": {"min": 64, "max": 96}},
     }  # fmt: skip
-    (tmp_path / "my sweep=1.yaml").write_text(yaml.safe_dump(content))
-    done = run_verb("sweep", "my sweep=1.yaml", "trials=3", "dry=true", "--", "data=mtd", "seed=4")
+    Path("my sweep=1.yaml").write_text(yaml.safe_dump(content))
+    done = run_verb("sweep", "my sweep=1.yaml", "trials=3", "dry=true", "--", "data=mtd", "data.root=a b", "seed=4")
     assert done.status == 0, done.err
-    (tmp_path / "my sweep.yaml").write_text(yaml.safe_dump(content))
-    done = run_verb("sweep", "my sweep.yaml", "trials=3", "dry=true", "--", "data=mtd", "data.root=a b", "seed=4")
-    assert done.status == 0, done.err
-    assert (
-        "trials: anomalib-lite train data=mtd 'data.root=a b' seed=4 \"experiment_name='my sweep'\""
-        in done.out + done.err
-    )
-    assert "x: 0 to 4 (uniform)" in done.out + done.err and not Path("runs").exists()
+    said = done.out + done.err
+    assert said.count("anomalib-lite train data=mtd 'data.root=a b' seed=4 \"experiment_name='my sweep=1'\"") == 3
+    assert "trial 2: " in said and "image_size=" in said and "3 trials in all" in said and not Path("runs").exists()
+    for wrong, words in (("data=mtdx", "Could not find 'data/mtdx'"), ("detector.epochz=1", "'epochz'")):
+        done = run_verb("sweep", "my sweep=1.yaml", "dry=true", "--", wrong)
+        assert done.status == 2 and "Trial 0 cannot start" in done.err and words in done.err
     missing = run_verb("sweep", "none.yaml")
     assert missing.status == 2 and "cannot be read" in missing.err
 

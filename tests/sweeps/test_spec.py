@@ -10,13 +10,14 @@ from anomalib_lite.sweeps.spec import read_sweep
 from tests.sweeps.conftest import Write
 
 LR = {"distribution": "log_uniform_values", "min": 0.01, "max": 1.0}
+HALVING = {"type": "hyperband", "min_iter": 2}
 
 
 def test_nested_parameters_lie_under_dotted_keys(sweep_of: Write):
     nested = {"detector": {"parameters": {"optimizer": {"parameters": {"lr": LR}}, "epochs": {"value": 3}}}}
     sweep = sweep_of(method="random", parameters={**nested, "seed": {"values": [0, 1]}}, name="lr", run_cap=5)
     assert list(sweep.parameters) == ["detector.optimizer.lr", "detector.epochs", "seed"]
-    assert (sweep.name, sweep.run_cap, sweep.hyperband) == ("lr", 5, None)
+    assert (sweep.name, sweep.run_cap, sweep.pruner) == ("lr", 5, None)
 
 
 def test_the_command_gives_the_overrides_of_every_trial(sweep_of: Write):
@@ -51,7 +52,10 @@ def test_a_sweep_is_known_by_what_defines_it(sweep_of: Write):
         ({"metric": {"name": "aupro", "goal": "up"}}, "the goal of aupro must be minimize or maximize"),
         ({"command": ["${env}", "python", "train.py"]}, "command must start a training"),
         ({"command": ["anomalib-lite", "evaluate"]}, "command must start a training"),
-        ({"early_terminate": {"type": "median"}}, "must be hyperband"),
+        ({"early_terminate": {"type": "median"}}, "must be hyperband, not 'median'"),
+        ({"early_terminate": {"type": "hyperband"}}, "needs min_iter, or max_iter and s"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1.5}}, "eta must be a whole number above 1"),
+        ({"early_terminate": HALVING, "metrics": [{"name": "a"}, {"name": "b"}]}, "several metrics cannot be held to"),
     ],
 )
 def test_what_is_wrong_is_said(sweep_of: Write, entries: dict[str, Any], message: str):

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from anomalib_lite.errors import UserError
 
 BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # strings that Hydra reads as they are
+PROGRAM = "anomalib-lite"
 KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 

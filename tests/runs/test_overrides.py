@@ -10,7 +10,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.sweeps.overrides import expand_json, override
+from anomalib_lite.runs.overrides import expand_json, override
 from tests.commands import Command
 
 VALUES = [
