@@ -46,7 +46,7 @@ def from_histograms(maps: np.ndarray, masks: np.ndarray) -> tuple[dict[str, floa
         metrics.update(maps[start : start + BATCH], masks[start : start + BATCH])
     values = metrics.compute().values
     names = ("pixel_auroc", "pixel_ap", "aupro")
-    return {name: values[name] for name in names}, metrics.histograms.nbytes
+    return {name: values[name] for name in names}, metrics.total().pixels.nbytes
 
 
 def exact(maps: np.ndarray, masks: np.ndarray) -> tuple[dict[str, float], int]:

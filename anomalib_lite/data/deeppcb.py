@@ -19,7 +19,6 @@ from anomalib_lite.data.deeppcb_pairs import simulated_pair
 from anomalib_lite.data.files import make_splits, require_folder
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.boxes import Box
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
@@ -34,6 +33,18 @@ class Pair:
     scan: Path
     template: Path
     boxes: Path
+
+
+@dataclass(frozen=True)
+class Box:
+    """Pixels x0 <= x < x1, y0 <= y < y1. kind: defect type. score: larger is surer."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    kind: str = ""
+    score: float = 1.0
 
 
 def read(

@@ -16,7 +16,7 @@ from anomalib_lite.defects.levels import LevelsOfMaps
 from anomalib_lite.detectors.base import Detector
 from anomalib_lite.jobs.defects import add_batch
 from anomalib_lite.jobs.inference import Timed, run_over
-from anomalib_lite.metrics import GroupedPixelMetrics, ImageMetrics
+from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 from anomalib_lite.report.cases import Case, ScoredImage, select_cases
 from anomalib_lite.report.curves import pixel_points
 from anomalib_lite.runs.atomic import atomic_path
@@ -56,7 +56,7 @@ def evaluate_detector(
     book: DefectBook | None = None,
 ) -> Evaluation:
     """Goes once through the images; memory does not grow with their number. book: what takes down the defects."""
-    image_metrics, pixel_metrics = ImageMetrics(), GroupedPixelMetrics(limit=aupro_limit)
+    image_metrics, pixel_metrics = ImageMetrics(), PixelMetrics(limit=aupro_limit)
     rows: list[ScoredImage] = []
     predictions = Timed(run_over(detector, loader(images, batch_size), "evaluate"))
     for batch, prediction in predictions:
@@ -70,7 +70,7 @@ def evaluate_detector(
     metrics = _summary(image_metrics, pixel_metrics, rows, threshold)
     if book is not None:
         metrics["defects"] = dict(book.metrics())
-    points = pixel_points(*pixel_metrics.total().histograms) if metrics["pixel_auroc"] is not None else None
+    points = pixel_points(*pixel_metrics.total().pixels) if metrics["pixel_auroc"] is not None else None
     return Evaluation(metrics, rows, points, predictions.seconds)
 
 
@@ -106,7 +106,7 @@ def _row(sample: Sample, score: float, threshold: Threshold) -> ScoredImage:
 
 
 def _summary(
-    images: ImageMetrics, pixels: GroupedPixelMetrics, rows: Sequence[ScoredImage], threshold: Threshold
+    images: ImageMetrics, pixels: PixelMetrics, rows: Sequence[ScoredImage], threshold: Threshold
 ) -> dict[str, Any]:
     whole, maps, alarms = images.compute(), pixels.compute(), images.compute_alarms(threshold.image)
     by_pixel = pixels.compute_by_defect()

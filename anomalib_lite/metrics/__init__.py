@@ -1,17 +1,17 @@
-"""Image and pixel metrics that can be added up over batches, processes and defect types."""
+"""Image and pixel metrics, added up batch by batch, over all images and by defect type.
 
-from anomalib_lite.metrics.alarms import ALARM_METRICS, PIXEL_ALARM_METRICS, alarm_metrics
-from anomalib_lite.metrics.grouped import GroupedPixelMetrics
-from anomalib_lite.metrics.image import IMAGE_METRICS, ImageMetrics, image_metrics
-from anomalib_lite.metrics.pixel import PIXEL_METRICS, PixelMetrics
-from anomalib_lite.metrics.result import MetricResult
+Everywhere in this project an image or a pixel is flagged where its value > threshold.
+"""
+
+from anomalib_lite.metrics.counts import MetricResult
+from anomalib_lite.metrics.image import ALARM_METRICS, IMAGE_METRICS, ImageMetrics, alarm_metrics, image_metrics
+from anomalib_lite.metrics.pixel import PIXEL_ALARM_METRICS, PIXEL_METRICS, PixelMetrics
 
 __all__ = [
     "ALARM_METRICS",
     "IMAGE_METRICS",
     "PIXEL_ALARM_METRICS",
     "PIXEL_METRICS",
-    "GroupedPixelMetrics",
     "ImageMetrics",
     "MetricResult",
     "PixelMetrics",

@@ -10,16 +10,16 @@ and AUPRO are closer. Maps that are a small signal on a large constant lose more
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.metrics.batches import Array, to_numpy
 
 SHIFT = 11
 BINS = 1 << (31 - SHIFT)
 _LARGEST_FINITE = 0x7F7FFFFF
 
 
-def float_bits(maps: np.ndarray | torch.Tensor) -> np.ndarray:
+def float_bits(maps: Array) -> np.ndarray:
     """Bits of every pixel as uint32, of the maps' shape; float32 maps are checked, not copied.
 
     Raises UserError unless every pixel is finite and >= 0.
@@ -52,13 +52,6 @@ def first_above(threshold: float) -> int:
     if threshold < 0:
         return 0
     return min(int(np.float32(threshold).view(np.uint32) >> SHIFT) + 1, BINS)
-
-
-def to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has no bfloat16
-    return np.asarray(array)
 
 
 def _refuse_bad(values: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Image metrics: AUROC, average precision and F1-max, exact, over the whole test set and by defect type."""
+"""Image metrics: AUROC, average precision and F1-max, exact, and the rates at a threshold that was fixed before."""
 
 from __future__ import annotations
 
@@ -7,27 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.alarms import alarm_metrics
-from anomalib_lite.metrics.bits import to_numpy
-from anomalib_lite.metrics.curves import auroc, average_precision, count_ties, f1_max
-from anomalib_lite.metrics.masks import UNNAMED, Array, Labels, known_defects, known_labels
-from anomalib_lite.metrics.result import MetricResult, absent
+from anomalib_lite.metrics.batches import UNNAMED, Array, Labels, Names, known_defects, known_labels, to_numpy
+from anomalib_lite.metrics.counts import (
+    MetricResult,
+    absent,
+    alarm_rates,
+    auroc,
+    average_precision,
+    count_ties,
+    f1_max,
+)
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")
+ALARM_METRICS = ("image_false_alarm_rate", "image_detection_rate", "image_f1")
 
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
-    """AUROC, average precision, F1-max and the threshold of F1-max.
+    """AUROC, average precision, F1-max, and a threshold at which F1 is that.
 
-    scores (N,) finite, labels (N,) bool or 0/1, 1 = NOK. An image is flagged where score > threshold, as
-    everywhere in this project; the threshold lies half-way between the last flagged score and the next one
-    below.
+    The threshold lies half-way between the last flagged score and the next one below.
+
+    Args:
+        scores: (N,) finite.
+        labels: (N,) bool or 0/1, 1 = NOK.
     """
     scores, nok_mask = np.asarray(scores, np.float64), np.asarray(labels, bool)
     counts = {"ok_images": int((~nok_mask).sum()), "nok_images": int(nok_mask.sum())}
     for kind in ("nok", "ok"):
         if not counts[f"{kind}_images"]:
-            return MetricResult(*absent(IMAGE_METRICS, f"no {kind.upper()} images with a score"), counts)
+            return absent(IMAGE_METRICS, f"no {kind.upper()} images with a score", counts)
     values, ok, nok = count_ties(scores, nok_mask)
     f1, lowest = f1_max(ok, nok)
     results = {
@@ -48,6 +56,24 @@ def _threshold_below(values: np.ndarray, lowest: int) -> float:
     return float(middle if middle < above else below)
 
 
+def alarm_metrics(scores: np.ndarray, labels: np.ndarray, threshold: float) -> MetricResult:
+    """False-alarm rate among OK images, detection rate among NOK images, and F1, where score > threshold.
+
+    The counts hold the images of each class and how many of them are flagged, for confidence intervals.
+
+    Args:
+        scores: (N,).
+        labels: (N,) bool or 0/1, 1 = NOK.
+        threshold: from elsewhere.
+    """
+    nok, flagged = np.asarray(labels, bool), np.asarray(scores, np.float64) > threshold
+    totals = int((~nok).sum()), int(nok.sum())
+    hits = int((flagged & ~nok).sum()), int((flagged & nok).sum())
+    rates, missing = alarm_rates(hits, totals, ALARM_METRICS, ("no OK images", "no NOK images"))
+    names = ("ok_images", "nok_images", "ok_flagged", "nok_flagged")
+    return MetricResult(rates, missing, dict(zip(names, totals + hits, strict=True)))
+
+
 class ImageMetrics:
     """Collects the score of every image: one float each, so exact metrics cost nothing to keep."""
 
@@ -57,16 +83,16 @@ class ImageMetrics:
         self.defects: list[str | None] = []
         self.unlabelled = 0
 
-    def update(
-        self,
-        scores: Array | Sequence[float],
-        labels: Labels,
-        defects: Sequence[str | None] | None = None,
-    ) -> None:
-        """scores (B,), labels (B,) 0 = OK, 1 = NOK, None or -1 = unknown, defects (B,) type names or None.
+    def update(self, scores: Array | Sequence[float], labels: Labels, defects: Names = None) -> None:
+        """Adds a batch; images of unknown label are left out and counted.
 
-        Images of unknown label are left out and counted. Raises UserError for a score that is not finite
-        and for parts of different length; nothing of such a batch is kept.
+        Args:
+            scores: (B,).
+            labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
+            defects: (B,) names of types, or None.
+
+        Raises:
+            UserError: a score that is not finite, or parts of different length; nothing of such a batch is kept.
         """
         scores = np.asarray(to_numpy(scores), np.float64)
         known = known_labels(labels, len(scores))
@@ -83,13 +109,6 @@ class ImageMetrics:
             self.scores.append(score)
             self.labels.append(label)
             self.defects.append((name or UNNAMED) if label else None)
-
-    def merge(self, other: ImageMetrics) -> None:
-        """Add what another process or group has collected."""
-        self.scores += other.scores
-        self.labels += other.labels
-        self.defects += other.defects
-        self.unlabelled += other.unlabelled
 
     def compute(self) -> MetricResult:
         """Metrics over all labelled images."""

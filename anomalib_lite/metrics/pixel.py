@@ -1,89 +1,141 @@
-"""Pixel metrics in bounded memory: AUROC, average precision, F1-max and AUPRO from histograms."""
+"""Pixel metrics in bounded memory, over all images and by defect type, from histograms."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.alarms import pixel_alarm_metrics
-from anomalib_lite.metrics.bits import BINS, float_bits, just_below, to_bins
-from anomalib_lite.metrics.curves import aupro, auroc, average_precision, f1_max
-from anomalib_lite.metrics.masks import Array, Labels, Masks, align_masks, known_labels, split_batch
-from anomalib_lite.metrics.regions import region_weights
-from anomalib_lite.metrics.result import MetricResult, absent
+from anomalib_lite.metrics.batches import (
+    UNNAMED,
+    Array,
+    Labels,
+    Masks,
+    Names,
+    align_masks,
+    known_defects,
+    known_labels,
+    planes,
+)
+from anomalib_lite.metrics.bits import BINS, first_above, float_bits, just_below, to_bins
+from anomalib_lite.metrics.counts import MetricResult, absent, alarm_rates, aupro, auroc, average_precision, f1_max
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")
+PIXEL_ALARM_METRICS = ("pixel_false_alarm_rate", "pixel_detection_rate", "pixel_f1", "region_overlap")
+GOOD = ""  # the group of the images without a defect
+# Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
+# regions.
+_ONE_REGION = 1 << 38
+
+
+@dataclass
+class Histograms:
+    """pixels: int64 (3, BINS), 24 MiB: OK pixels, defect pixels, and defect pixels weighted by 1 / size of their
+    region. images: int64 (4,): OK and NOK images, images without a mask, and regions.
+    """
+
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((3, BINS), np.int64))
+    images: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
+
+    def add(self, bits: np.ndarray, mask: np.ndarray | None) -> None:
+        """Adds one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out."""
+        ok, defect, overlap = self.pixels
+        if mask is None:
+            self.images[2] += 1
+            return
+        bins = to_bins(bits)
+        np.add.at(ok, bins.ravel(), 1)
+        if not mask.any():
+            self.images[0] += 1
+            return
+        found = bins[mask]
+        np.subtract.at(ok, found, 1)
+        np.add.at(defect, found, 1)
+        weights, regions = _region_weights(mask)
+        np.add.at(overlap, found, weights)
+        self.images[[1, 3]] += 1, regions
 
 
 class PixelMetrics:
-    """Histograms of OK pixels, of defect pixels, and of defect pixels weighted by 1 / size of their region.
-
-    State: `histograms` int64 (3, BINS), 24 MiB, and `counts` int64 (4,). Both are sums over images, so
-    `merge`, or a sum over processes (all-reduce), gives bit for bit what a single pass gives.
-    """
-
-    COUNTS = ("ok_images", "nok_images", "images_without_mask", "regions")
+    """Histograms of the good images and of each defect type, by name, in `groups`."""
 
     def __init__(self, limit: float = 0.3) -> None:
         """limit: false-positive rate up to which AUPRO is integrated, in (0, 1]."""
         if not 0 < limit <= 1:
             raise UserError(f"The false-positive limit of AUPRO must lie in (0, 1], got {limit}.")
         self.limit = limit
-        self.histograms = np.zeros((3, BINS), np.int64)
-        self.counts = np.zeros(len(self.COUNTS), np.int64)
+        self.groups = {GOOD: Histograms()}
 
-    def update(self, maps: Array, masks: Masks, labels: Labels = None) -> None:
-        """Add a batch.
+    def update(self, maps: Array, masks: Masks, labels: Labels = None, defects: Names = None) -> None:
+        """Adds a batch.
 
-        maps (B, 1, H, W) or (B, H, W), finite and >= 0; masks of the same shape, or a list with one (H, W) or
-        None an image; labels (B,) 0 = OK, 1 = NOK, None or -1 = unknown. An image labelled OK needs no mask;
-        one labelled NOK whose mask is None or empty is left out and counted, for its defect pixels are
-        unknown. Without a label an empty mask means OK, and None leaves the image out. Raises UserError on
-        bad maps, shapes or labels.
+        An image labelled OK needs no mask; one labelled NOK whose mask is None or empty is left out and counted, for
+        its defect pixels are unknown. Without a label an empty mask means OK, and None leaves the image out.
+
+        Args:
+            maps: (B, 1, H, W) or (B, H, W), finite and >= 0.
+            masks: of the same shape, or a list with one (H, W) or None an image.
+            labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
+            defects: (B,) type of each NOK image, None where it has no name.
+
+        Raises:
+            UserError: bad maps, shapes or labels; nothing of such a batch is kept.
         """
-        bits = split_batch(float_bits(maps), "maps")
-        aligned = align_masks(masks, known_labels(labels, len(bits)), bits.shape)
-        for image, mask in zip(bits, aligned, strict=True):
-            self.add(image, mask)
+        bits = planes(float_bits(maps), "maps")
+        known = known_labels(labels, len(bits))
+        aligned = align_masks(masks, known, bits.shape)
+        names = known_defects(defects, len(bits))
+        for image, mask, label, name in zip(bits, aligned, known, names, strict=True):
+            nok = label == 1 or (mask is not None and bool(mask.any()))
+            self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms()).add(image, mask)
 
-    def add(self, bits: np.ndarray, mask: np.ndarray | None) -> None:
-        """Add one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out."""
-        ok, defect, overlap = self.histograms
-        if mask is None:
-            self.counts[2] += 1
-            return
-        bins = to_bins(bits)
-        np.add.at(ok, bins.ravel(), 1)
-        if not mask.any():
-            self.counts[0] += 1
-            return
-        found = bins[mask]
-        np.subtract.at(ok, found, 1)
-        np.add.at(defect, found, 1)
-        weights, regions = region_weights(mask)
-        np.add.at(overlap, found, weights)
-        self.counts[[1, 3]] += 1, regions
-
-    def merge(self, other: PixelMetrics) -> None:
-        """Add what another process or group has counted."""
-        if other.limit != self.limit:
-            raise ValueError(f"cannot merge AUPRO limits {self.limit} and {other.limit}")
-        self.histograms += other.histograms
-        self.counts += other.counts
+    def total(self, names: Iterable[str] | None = None) -> Histograms:
+        """The sum of the groups with these names, of all without."""
+        groups = [self.groups[name] for name in (self.groups if names is None else names)]
+        total = Histograms(groups[0].pixels.copy(), sum(group.images for group in groups))
+        for group in groups[1:]:
+            total.pixels += group.pixels
+        return total
 
     def compute(self) -> MetricResult:
-        """Metrics over all pixels; None with a reason where defect or OK pixels are lacking."""
-        used = np.flatnonzero(self.histograms.any(axis=0))
-        ok, defect, overlap = self.histograms[:, used]
-        counts = dict(zip(self.COUNTS, self.counts.tolist(), strict=True))
+        """Metrics over all images; None with a reason where defect or OK pixels are lacking."""
+        return self._compute(self.total())
+
+    def compute_by_defect(self) -> dict[str, MetricResult]:
+        """For each defect type: its images (regions and OK pixels) together with all good images."""
+        return {name: self._compute(self.total((GOOD, name))) for name in sorted(self.groups) if name != GOOD}
+
+    def compute_alarms(self, threshold: float) -> MetricResult:
+        """False-alarm rate among OK pixels, detection rate and F1 of defect pixels, mean overlap of the regions.
+
+        threshold: from elsewhere; it is rounded up to the end of its bin.
+        """
+        pixels = self.total().pixels
+        totals = pixels.sum(axis=1).tolist()
+        hits = pixels[:, first_above(threshold) :].sum(axis=1).tolist()
+        reasons = ("no OK pixels", "no defect pixels")
+        rates, missing = alarm_rates(hits[:2], totals[:2], PIXEL_ALARM_METRICS[:3], reasons)
+        rates["region_overlap"] = hits[2] / totals[2] if totals[2] else None
+        if not totals[2]:
+            missing["region_overlap"] = reasons[1]
+        counts = ("ok_pixels", "nok_pixels", "ok_flagged", "nok_flagged")
+        return MetricResult(rates, missing, dict(zip(counts, totals[:2] + hits[:2], strict=True)))
+
+    def _compute(self, counted: Histograms) -> MetricResult:
+        used = np.flatnonzero(counted.pixels.any(axis=0))
+        ok, defect, overlap = counted.pixels[:, used]
+        images = counted.images.tolist()
+        counts = dict(zip(("ok_images", "nok_images", "images_without_mask", "regions"), images, strict=True))
         counts |= {"ok_pixels": int(ok.sum()), "nok_pixels": int(defect.sum())}
-        notes = {}
-        if left_out := counts["images_without_mask"]:
-            notes["images"] = f"{left_out} NOK or unlabelled images without a mask were left out"
+        notes = {"images": f"{images[2]} NOK or unlabelled images without a mask were left out"} if images[2] else {}
         for pixels, kind in ((counts["nok_pixels"], "defect"), (counts["ok_pixels"], "OK")):
             if not pixels:
-                values, missing = absent(PIXEL_METRICS, "; ".join([f"no {kind} pixels", *notes.values()]))
-                return MetricResult(values, missing | notes, counts)
+                result = absent(PIXEL_METRICS, "; ".join([f"no {kind} pixels", *notes.values()]), counts)
+                result.missing.update(notes)
+                return result
         f1, lowest = f1_max(ok, defect)
         values = {
             "pixel_auroc": auroc(ok, defect),
@@ -94,6 +146,16 @@ class PixelMetrics:
         }
         return MetricResult(values, notes, counts)
 
-    def compute_alarms(self, threshold: float) -> MetricResult:
-        """Pixel false-alarm and detection rate, F1 and mean region overlap at a threshold from elsewhere."""
-        return pixel_alarm_metrics(self.histograms, threshold)
+
+def _region_weights(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Weight of each defect pixel, such that every 8-connected region weighs _ONE_REGION in all.
+
+    Rounding moves the weight of a region of a million pixels by 2e-6 of itself, of a smaller one by less.
+
+    Returns:
+        int64 of mask[mask]'s shape, and the number of regions.
+    """
+    found, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    region = labels[mask] - 1
+    by_region = np.rint(_ONE_REGION / np.bincount(region, minlength=found - 1)).astype(np.int64)
+    return by_region[region], found - 1

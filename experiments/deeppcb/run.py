@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 
 import torch
+from boards import BoardRules, find_defects
+from boxes import BoxMetrics
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from anomalib_lite.data.deeppcb import KINDS, read_boxes
+from anomalib_lite.data.deeppcb import KINDS, Box, read_boxes
 from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.detectors.template_boards import BoardRules, find_defects
 from anomalib_lite.jobs.inference import image_size, load_model
-from anomalib_lite.metrics.boxes import Box, BoxMetrics
 from anomalib_lite.runs.atomic import atomic_path, write_json
 
 Found = list[tuple[str, list[Box]]]

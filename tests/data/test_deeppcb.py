@@ -14,7 +14,6 @@ from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.deeppcb_pairs import simulated_pair
 from anomalib_lite.data.sample import NOK, OK
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.boxes import Box
 from tests.made import write_pixels
 
 SIZE = 96
@@ -93,7 +92,7 @@ def test_the_authors_repository_is_found_above_its_folder(root: Path, tmp_path: 
 
 def test_boxes_belong_to_the_scan(root: Path):
     boxes = deeppcb.read_boxes(root / "group00041/00041/00041007_test.jpg")
-    assert boxes == [Box(30, 31, 60, 61, "pin-hole"), Box(1, 2, 9, 8, "short")]
+    assert boxes == [deeppcb.Box(30, 31, 60, 61, "pin-hole"), deeppcb.Box(1, 2, 9, 8, "short")]
 
 
 @pytest.mark.parametrize("line", ["1 2 3 4", "1 2 3 4 7", "9 2 3 4 1", "a b c d e", "1 2 3 4 0"])

@@ -9,11 +9,11 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import IMAGE_METRICS, ImageMetrics, image_metrics
+from anomalib_lite.metrics import ALARM_METRICS, IMAGE_METRICS, ImageMetrics, alarm_metrics, image_metrics
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_agrees_with_scikit_learn_and_the_threshold_reproduces_f1(seed, ties):
     rng = np.random.default_rng(seed)
     labels = rng.random(80) < 0.4
@@ -59,17 +59,6 @@ def test_by_defect_type_is_its_nok_images_against_all_ok_images():
     assert metrics.compute() == image_metrics(scores, labels)
 
 
-def test_merging_is_a_single_pass():
-    whole, left, right = ImageMetrics(), ImageMetrics(), ImageMetrics()
-    left.update([1, 2], [0, 1], [None, "a"])
-    right.update([3, 4], [None, 1], [None, "b"])
-    whole.update([1, 2, 3, 4], [0, 1, -1, 1], [None, "a", None, "b"])
-    left.merge(right)
-    assert left.compute() == whole.compute()
-    assert left.compute_by_defect() == whole.compute_by_defect()
-    assert left.compute().missing == {"images": "1 images without a label were left out"}
-
-
 @pytest.mark.parametrize(("labels", "kind"), [([0, 0], "NOK"), ([1, 1], "OK"), ([None, None], "NOK")])
 def test_one_class_alone_gives_none_with_a_reason(labels, kind):
     metrics = ImageMetrics()
@@ -92,8 +81,39 @@ def test_uneven_batches_are_refused():
         ImageMetrics().update([1.0, 2.0], [0])
 
 
-def test_result_goes_into_json():
+def test_images_without_a_label_are_left_out_and_the_result_goes_into_json():
     metrics = ImageMetrics()
-    metrics.update(torch.rand(4), torch.tensor([0, 1, 0, 1]))
+    metrics.update(torch.tensor([1.0, 2.0, 3.0, 4.0]), [0, 1, -1, None], [None, "a", None, "b"])
     result = metrics.compute()
+    assert result.missing == {"images": "2 images without a label were left out"}
+    assert list(metrics.compute_by_defect()) == ["a"]
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["values"] == result.values
+
+
+def test_counts_what_is_strictly_above():
+    result = alarm_metrics([1.0, 2.0, 3.0, 2.0, 3.0, 4.0, 5.0], [0, 0, 0, 1, 1, 1, 1], threshold=2.0)
+    assert result.counts == {"ok_images": 3, "ok_flagged": 1, "nok_images": 4, "nok_flagged": 3}
+    assert result.values == {
+        "image_false_alarm_rate": pytest.approx(1 / 3),
+        "image_detection_rate": 0.75,
+        "image_f1": pytest.approx(2 * 3 / (2 * 3 + 1 + 1)),
+    }
+    assert result.missing == {}
+
+
+def test_f1_at_the_best_threshold_is_f1_max():
+    metrics = ImageMetrics()
+    metrics.update([0.1, 0.4, 0.35, 0.8, 0.4], [0, 0, 1, 1, 1])
+    best = metrics.compute().values
+    assert metrics.compute_alarms(best["image_f1_max_threshold"]).values["image_f1"] == best["image_f1_max"]
+
+
+@pytest.mark.parametrize(("labels", "present"), [([0, 0], "image_false_alarm_rate"), ([1, 1], "image_detection_rate")])
+def test_one_class_alone_gives_its_own_rate(labels, present):
+    result = alarm_metrics([1.0, 3.0], labels, 2.0)
+    assert result.values[present] == 0.5
+    assert set(result.missing) == {name for name in ALARM_METRICS if result.values[name] is None}
+
+
+def test_no_images():
+    assert set(ImageMetrics().compute_alarms(1.0).missing) == set(ALARM_METRICS)

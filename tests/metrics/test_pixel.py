@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import PIXEL_METRICS, PixelMetrics
+from anomalib_lite.metrics import PIXEL_ALARM_METRICS, PIXEL_METRICS, PixelMetrics
 from tests.metrics.oracles import anomaly_maps, blobs, exact_pixel_metrics
 
 RESHAPES = {
@@ -41,7 +41,7 @@ def test_agrees_with_the_exact_metrics(seed, reshape):
     assert result.missing == {}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_large_offset_costs_less_than_a_thousandth(seed):
     """All values share a thousand bins; average precision is never too high."""
     rng = np.random.default_rng(seed)
@@ -101,32 +101,6 @@ def test_false_positive_rate_is_over_all_ok_pixels_good_images_included():
     assert measured(maps, masks).counts["ok_pixels"] == 199
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_merging_parts_is_bit_for_bit_a_single_pass(seed):
-    rng = np.random.default_rng(seed)
-    masks = blobs(rng)
-    maps = anomaly_maps(rng, masks)
-    whole = PixelMetrics()
-    whole.update(maps, masks)
-    order, cut = rng.permutation(len(maps)), rng.integers(1, len(maps))
-    left, right = PixelMetrics(), PixelMetrics()
-    left.update(maps[order[:cut]], masks[order[:cut]])
-    for index in order[cut:]:
-        right.update(maps[index : index + 1], masks[index : index + 1])
-    right.merge(left)
-    assert np.array_equal(right.histograms, whole.histograms)
-    assert right.compute() == whole.compute()
-
-
-def test_memory_does_not_grow_with_the_images():
-    metrics = PixelMetrics()
-    before = metrics.histograms.nbytes, metrics.counts.nbytes
-    for seed in range(20):
-        metrics.update(np.random.default_rng(seed).random((4, 32, 32)), np.ones((4, 32, 32), bool))
-    assert (metrics.histograms.nbytes, metrics.counts.nbytes) == before
-    assert set(vars(metrics)) == {"limit", "histograms", "counts"}
-
-
 def test_shapes_and_types_of_a_batch_do_not_matter():
     rng = np.random.default_rng(0)
     masks = blobs(rng, count=4)
@@ -162,7 +136,7 @@ def test_bad_maps_are_refused_and_leave_nothing_behind(bad, word):
     metrics = PixelMetrics()
     with pytest.raises(UserError, match=word):
         metrics.update(maps, np.zeros((3, 4, 4), bool))
-    assert not metrics.histograms.any() and not metrics.counts.any()
+    assert not metrics.total().pixels.any() and not metrics.total().images.any()
 
 
 def test_nok_images_without_a_mask_are_left_out_and_counted():
@@ -221,6 +195,97 @@ def test_limit_outside_its_range_is_refused(limit):
         PixelMetrics(limit)
 
 
-def test_accumulators_of_different_limits_do_not_merge():
-    with pytest.raises(ValueError, match="limits"):
-        PixelMetrics(0.3).merge(PixelMetrics(0.05))
+def test_pixels_strictly_above_and_the_overlap_of_regions():
+    maps = np.array([[[4, 0, 2, 2], [0, 3, 0, 1], [0, 0, 0, 0]]], np.float32)
+    masks = np.zeros((1, 3, 4), bool)
+    masks[0, 0, 0] = masks[0, 0, 2] = masks[0, 0, 3] = True  # regions of one pixel (4) and two (2, 2)
+    metrics = PixelMetrics()
+    metrics.update(maps, masks)
+    at_two = metrics.compute_alarms(2.0)
+    assert at_two.counts == {"ok_pixels": 9, "nok_pixels": 3, "ok_flagged": 1, "nok_flagged": 1}
+    assert at_two.values == pytest.approx(
+        {
+            "pixel_false_alarm_rate": 1 / 9,
+            "pixel_detection_rate": 1 / 3,
+            "pixel_f1": 2 / 5,
+            "region_overlap": 1 / 2,
+        }
+    )
+    assert metrics.compute_alarms(1.99).values["region_overlap"] == 1
+    assert metrics.compute_alarms(0.0).counts["ok_flagged"] == 2
+    assert metrics.compute_alarms(-1.0).counts["ok_flagged"] == 9
+    assert metrics.compute_alarms(float("inf")).counts["nok_flagged"] == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_pixel_f1_at_the_best_threshold_is_f1_max(seed):
+    rng = np.random.default_rng(seed)
+    maps, masks = rng.gamma(2, 1, (4, 16, 16)).astype(np.float32), rng.random((4, 16, 16)) < 0.2
+    metrics = PixelMetrics()
+    metrics.update(maps * (1 + masks), masks)
+    best = metrics.compute().values
+    assert metrics.compute_alarms(best["pixel_f1_max_threshold"]).values["pixel_f1"] == best["pixel_f1_max"]
+
+
+def test_pixels_of_one_class_alone():
+    metrics = PixelMetrics()
+    metrics.update(np.ones((1, 2, 2)), [None], labels=[0])
+    result = metrics.compute_alarms(0.5)
+    assert result.values["pixel_false_alarm_rate"] == 1
+    assert set(result.missing) == set(PIXEL_ALARM_METRICS) - {"pixel_false_alarm_rate"}
+
+
+def small_set():
+    rng = np.random.default_rng(0)
+    masks = blobs(rng, count=20)
+    maps = anomaly_maps(rng, masks)
+    defects = [None if not mask.any() else ("hole", "scratch")[i % 2] for i, mask in enumerate(masks)]
+    return maps, masks, defects
+
+
+def filled(maps, masks, defects, **others):
+    metrics = PixelMetrics()
+    metrics.update(maps, masks, defects=defects, **others)
+    return metrics
+
+
+def test_a_type_is_measured_on_its_images_and_all_good_ones():
+    maps, masks, defects = small_set()
+    by_defect = filled(maps, masks, defects).compute_by_defect()
+    assert list(by_defect) == ["hole", "scratch"]
+    for name, result in by_defect.items():
+        used = [i for i, defect in enumerate(defects) if defect in (None, name)]
+        exact = exact_pixel_metrics(maps[used], masks[used])
+        assert {key: result.values[key] for key in exact} == pytest.approx(exact, abs=1e-4)
+        assert result.counts["ok_images"] == defects.count(None)
+
+
+def test_neither_order_nor_batches_nor_types_change_the_whole_and_memory_does_not_grow():
+    maps, masks, defects = small_set()
+    whole, parts = filled(maps, masks, None), PixelMetrics()
+    for i in (18, 6, 0, 12, 3, 9, 15):
+        parts.update(maps[i : i + 3], masks[i : i + 3], defects=defects[i : i + 3])
+    assert parts.compute() == whole.compute() == parts.compute()
+    assert parts.compute_by_defect() == filled(maps, masks, defects).compute_by_defect()
+    assert {group.pixels.nbytes for group in parts.groups.values()} == {PixelMetrics().total().pixels.nbytes}
+
+
+def test_a_type_without_masks_says_so_and_leaves_the_others_alone():
+    maps, masks, defects = small_set()
+    labels = [int(defect is not None) for defect in defects]
+    given = [None if defect == "hole" else mask for mask, defect in zip(masks, defects, strict=True)]
+    by_defect = filled(maps, given, defects, labels=labels).compute_by_defect()
+    assert by_defect["hole"].values["aupro"] is None
+    assert "without a mask" in by_defect["hole"].missing["aupro"]
+    assert by_defect["scratch"] == filled(maps, masks, defects).compute_by_defect()["scratch"]
+
+
+def test_defects_without_a_name_are_a_type_of_their_own():
+    maps, masks, _ = small_set()
+    assert list(filled(maps, masks, None).compute_by_defect()) == ["unnamed"]
+
+
+def test_names_must_match_the_batch():
+    maps, masks, defects = small_set()
+    with pytest.raises(UserError, match="defect names"):
+        filled(maps, masks, defects[:-1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_lite.metrics.boxes import Box, BoxMetrics, match_boxes, overlaps
+from anomalib_lite.data.deeppcb import Box
+from experiments.deeppcb.boxes import BoxMetrics, match_boxes, overlaps
 
 
 def box(x: float, y: float = 0, side: float = 10, kind: str = "open", score: float = 1.0) -> Box:

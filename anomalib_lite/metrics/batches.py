@@ -8,15 +8,22 @@ import numpy as np
 import torch
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.bits import to_numpy
 
 Array = np.ndarray | torch.Tensor
 Masks = Array | Sequence[Array | None] | None
 Labels = Array | Sequence[int | None] | None
+Names = Sequence[str | None] | None
 UNNAMED = "unnamed"  # the type of NOK images whose defect has no name
 
 
-def split_batch(array: np.ndarray, what: str) -> np.ndarray:
+def to_numpy(array: Array) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has no bfloat16
+    return np.asarray(array)
+
+
+def planes(array: np.ndarray, what: str) -> np.ndarray:
     """(B, 1, H, W) or (B, H, W) -> (B, H, W)."""
     if array.ndim == 4 and array.shape[1] == 1:
         return array[:, 0]
@@ -25,38 +32,38 @@ def split_batch(array: np.ndarray, what: str) -> np.ndarray:
     raise UserError(f"The {what} of a batch must have shape (B, 1, H, W) or (B, H, W), got {array.shape}.")
 
 
-def known_labels(labels: Iterable | None, size: int) -> list[int | None]:
+def known_labels(labels: Labels, size: int) -> list[int | None]:
     """0, 1 or None (unknown) for each of `size` images; -1 and None both mean unknown."""
-    if labels is None:
-        return [None] * size
-    listed = labels.tolist() if isinstance(labels, Array) else list(labels)
-    if len(listed) != size:
-        raise UserError(f"A batch of {size} images came with {len(listed)} labels.")
+    listed = _of_size(labels.tolist() if isinstance(labels, Array) else labels, size, "labels")
     return [None if label is None or int(label) < 0 else int(bool(label)) for label in listed]
 
 
-def known_defects(defects: Sequence[str | None] | None, size: int) -> Sequence[str | None]:
+def known_defects(defects: Names, size: int) -> list[str | None]:
     """The defect type, or None, of each of `size` images."""
-    if defects is None:
-        return [None] * size
-    if len(defects) != size:
-        raise UserError(f"A batch of {size} images came with {len(defects)} defect names.")
-    return defects
+    return _of_size(defects, size, "defect names")
 
 
 def align_masks(masks: Masks, labels: list[int | None], shape: tuple[int, ...]) -> list[np.ndarray | None]:
     """One bool mask (H, W) an image: empty for a good image, None for one that has to be left out.
 
-    labels as `known_labels` gives them, shape (B, H, W) of the maps. Left out are images labelled NOK whose
-    mask is None or empty, and images of unknown label without a mask.
+    Left out are images labelled NOK whose mask is None or empty, and images of unknown label without a mask.
+
+    Args:
+        masks: as `PixelMetrics.update` takes them.
+        labels: as `known_labels` gives them.
+        shape: (B, H, W) of the maps.
     """
-    if masks is None:
-        masks = [None] * shape[0]
-    elif isinstance(masks, Array):
-        masks = split_batch(to_numpy(masks), "masks")
-    if len(masks) != shape[0]:
-        raise UserError(f"A batch of {shape[0]} maps came with {len(masks)} masks.")
-    return [_align(mask, label, shape[1:]) for mask, label in zip(masks, labels, strict=True)]
+    if isinstance(masks, Array):
+        masks = planes(to_numpy(masks), "masks")
+    listed = _of_size(masks, shape[0], "masks")
+    return [_align(mask, label, shape[1:]) for mask, label in zip(listed, labels, strict=True)]
+
+
+def _of_size(values: Iterable | None, size: int, what: str) -> list:
+    listed = [None] * size if values is None else list(values)
+    if len(listed) != size:
+        raise UserError(f"A batch of {size} images came with {len(listed)} {what}.")
+    return listed
 
 
 def _align(mask: Array | None, label: int | None, plane: tuple[int, ...]) -> np.ndarray | None:

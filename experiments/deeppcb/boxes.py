@@ -7,25 +7,13 @@ box counts where its intersection over union with a true box of its class exceed
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from anomalib_lite.metrics.result import MetricResult
+from anomalib_lite.data.deeppcb import Box
+from anomalib_lite.metrics import MetricResult
 
 MIN_IOU = 0.33
-
-
-@dataclass(frozen=True)
-class Box:
-    """Pixels x0 <= x < x1, y0 <= y < y1. kind: defect type. score: larger is surer."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    kind: str = ""
-    score: float = 1.0
 
 
 def overlaps(found: Sequence[Box], true: Sequence[Box]) -> np.ndarray:

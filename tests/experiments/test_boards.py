@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_lite.detectors.template_boards import BoardRules, find_defects
 from anomalib_lite.errors import UserError
+from experiments.deeppcb.boards import BoardRules, find_defects
 
 RULES = BoardRules(margin=0)
 TRACKS = (slice(20, 40), slice(60, 80))  # two tracks, left to right

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from anomalib_lite.data.deeppcb import Box
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.boxes import Box
 
 SURPLUS = ("copper", "spur", "short")  # by how many stretches of copper are met
 LACKING = ("pin-hole", "mousebite", "open")  # by how many stretches without copper

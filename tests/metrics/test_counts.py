@@ -1,4 +1,4 @@
-"""Curves from tie counts against scikit-learn on the same scores."""
+"""Metrics from tie counts against scikit-learn on the same scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from anomalib_lite.metrics.curves import aupro, auroc, average_precision, count_ties, f1_max
+from anomalib_lite.metrics.counts import aupro, auroc, average_precision, count_ties, f1_max
 
 DRAWS = {
     "continuous": lambda rng, n: rng.normal(size=n),
@@ -17,7 +17,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_agree_with_scikit_learn(seed, draw):
     rng = np.random.default_rng(seed)
     labels = rng.random(80) < 0.3
