@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomalib_lite.metrics.alarms import alarm_metrics
+from anomalib_lite.metrics import alarm_metrics
 from anomalib_lite.report import page
 from anomalib_lite.report.cases import Case
 
