@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import synthesize
-from anomalib_lite.augment.tta import View
+from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.backbones import build
 from anomalib_lite.cli import MALLOC
 from anomalib_lite.data import mvtec_ad
@@ -43,6 +43,7 @@ from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.detectors.candidates import gather_candidates
 from anomalib_lite.detectors.coreset import greedy_centres, random_projection
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 from anomalib_lite.scoring import GaussianBlur, MaxScore
@@ -50,11 +51,12 @@ from anomalib_lite.scoring import GaussianBlur, MaxScore
 CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
 
 
-def detector(**options: object) -> PatchCore:
+def detector(**options: object) -> Model:
     def backbone() -> torch.nn.Module:
         return build("timm", "tf_efficientnet_lite0", weights="bundled", mean=[0.5] * 3, std=[0.5] * 3)
 
-    return PatchCore(backbone, GaussianBlur(4.0), MaxScore(), levels=[1, 2], **options).eval()
+    method = PatchCore(backbone, levels=[1, 2], **options)
+    return Model(method, TestTimeAugmentation(), GaussianBlur(4.0), MaxScore()).eval()
 
 
 def write_images(folder: Path, count: int, size: int) -> list[Sample]:
@@ -90,7 +92,7 @@ def measure_memory(images: int, size: int, limit_mb: float) -> dict[str, object]
     peak = peak_mb()
     return {
         "images": f"{images} of {size} x {size}",
-        **model.notes,
+        **model.method.notes,
         "MB before": round(before),
         "MB at most, images decoded": round(decoded),
         "MB at most": round(peak),
@@ -113,7 +115,7 @@ def drawn(images: ImageSet, count: int, seed: int = 0, size: int = 20) -> Iterat
         yield batch
 
 
-def measured(model: PatchCore, batches: list[Batch]) -> list[float]:
+def measured(model: Model, batches: list[Batch]) -> list[float]:
     by_image, by_pixel = ImageMetrics(), PixelMetrics()
     for batch in batches:
         map, score = model.predict_batch(batch)
@@ -129,15 +131,17 @@ def measure_coreset(root: Path, category: str, sizes: list[int], seeds: int) -> 
     sets = {"test": list(loader(test, 16)), "drawn": [*loader(val, 16), *drawn(val, 160)]}
     model, table = detector(), []
     with torch.inference_mode():
-        everything = gather_candidates(loader(train, 16), model._seen, [View()], 1024, torch.Generator().manual_seed(0))
+        everything = gather_candidates(
+            loader(train, 16), model.method._seen, [View()], 1024, torch.Generator().manual_seed(0)
+        )
     for size in sizes:
         for how in ("greedy", "random"):
             seconds, results = [], {name: [] for name in sets}
             for seed in tqdm(range(seeds), f"{how}, {size} patches", leave=False):
-                model.coreset, begin = how, time.perf_counter()
-                chosen = model._choose(everything, size, torch.Generator().manual_seed(seed))
+                model.method.coreset, begin = how, time.perf_counter()
+                chosen = model.method._choose(everything, size, torch.Generator().manual_seed(seed))
                 seconds.append(time.perf_counter() - begin)
-                model.bank.patches = everything[chosen]
+                model.method.bank.patches = everything[chosen]
                 for name, batches in sets.items():
                     results[name].append(measured(model, batches))
             means = {name: np.round(np.mean(values, 0), 4).tolist() for name, values in results.items()}

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.inference import build_detector
 
 CHOICES = ("none", "flips", "flips_color")
@@ -32,7 +32,7 @@ class OneBatch(list):
         self.dataset = range(count)
 
 
-def prepared(tta: str, detector: str, batches: OneBatch) -> Detector:
+def prepared(tta: str, detector: str, batches: OneBatch) -> Model:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", [f"tta={tta}", f"detector={detector}", "detector.gaussian.choose=levels"])
     model = build_detector(cfg)
@@ -58,7 +58,7 @@ def main() -> None:
     for tta, model in models.items():
         ratios = [t / plain for t, plain in zip(times[tta][1:], times["none"][1:], strict=True)]
         print(
-            f"tta={tta:12} {len(model.tta.views)} views {statistics.median(times[tta][1:]):7.1f} ms an image, "
+            f"tta={tta:12} {len(model.views.views)} views {statistics.median(times[tta][1:]):7.1f} ms an image, "
             f"{statistics.median(ratios):.2f} times none ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 

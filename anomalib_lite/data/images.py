@@ -77,6 +77,7 @@ class ImageSet(Dataset[Batch]):
             weight=torch.tensor([s.weight for s in chosen], dtype=torch.float32),
             index=torch.tensor(list(indices)),
             template=templates,
+            samples=tuple(chosen),
         )
 
     def first(self, count: int) -> ImageSet:

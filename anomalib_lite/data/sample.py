@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # neither is needed to list the files of a data set
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -51,7 +52,7 @@ class Splits:
 class Batch:
     """image (B, 3, H, W) float32 RGB in [0, 1]; mask (B, 1, H, W) bool, False where none is known; label (B,) int64
     with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples or UNNUMBERED; has_mask (B,) bool;
-    template (B, 3, H, W) or None.
+    template (B, 3, H, W) or None; samples: where each image came from.
     """
 
     image: Tensor
@@ -61,11 +62,37 @@ class Batch:
     weight: Tensor
     index: Tensor
     template: Tensor | None = None
+    samples: tuple[Sample, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
 
     def to(self, device: torch.device) -> Batch:
         """On a device, all but `index`, which points into what lies in memory."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "index"}
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("index", "samples")}
         return replace(self, **{name: t if t is None else t.to(device) for name, t in moved.items()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run says of one image.
+
+    Attributes:
+        sample: The image and what is known of it.
+        score: Larger is more anomalous.
+        nok: The verdict, which `Threshold.nok` alone gives.
+        defects: What the inspector found (`defects.Defect`).
+        image: uint8 (H, W, 3); kept only for images that a page shows, as are `map` and `mask`.
+        map: float32 (H, W).
+        mask: bool (H, W); None where unknown.
+        evidence: Share of each member of a fusion in the score.
+    """
+
+    sample: Sample
+    score: float
+    nok: bool
+    defects: tuple[Any, ...] = ()
+    image: np.ndarray | None = None
+    map: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation, View
+from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Batches, Detector
 from anomalib_lite.detectors.distances import check_fusion, fuse, half_squared_distance
 from anomalib_lite.detectors.feature_cache import FeatureCache
+from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.selection import SelectedResidualModel
 
 
-class Distillation(Detector):
+class Distillation(Method):
     """Base of the detectors that train a student. A subclass builds its networks, calls `built`, and gives `answers`
     and `loss`.
 
@@ -36,18 +35,14 @@ class Distillation(Detector):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        blur: nn.Module,
-        score: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None,
         epochs: int,
         gaussian: SelectedResidualModel | None,
         fusion: str,
         cache_mb: float,
-        tta: TestTimeAugmentation | None,
-        augment: Augment | None,
     ) -> None:
-        super().__init__(blur, score, tta, augment)
+        super().__init__()
         check_fusion(fusion)
         self.teacher = backbone().requires_grad_(False)
         self.optimizer, self.scheduler, self.epochs = optimizer, scheduler, epochs
@@ -91,33 +86,30 @@ class Distillation(Detector):
     def look_at(self, features: list[Tensor]) -> None:
         """A batch of the teacher's features of OK images, before the training."""
 
-    def training_step(self, batch: Batch, step: int) -> Tensor:
-        return self._step("train_loss", self.cache.get(batch), batch, batch.weight)
+    def training_step(self, batch: Batch) -> Tensor:
+        return self._loss_of(self.cache.get(batch), batch, batch.weight)
 
-    def validation_step(self, batch: Batch, step: int) -> None:
-        self._step("val_loss", self.teacher(batch.image), batch, torch.ones_like(batch.weight))
+    def validation_loss(self, batch: Batch) -> Tensor:
+        return self._loss_of(self.teacher(batch.image), batch, torch.ones_like(batch.weight))
 
-    def _step(self, name: str, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
-        loss = self.loss(self.targets(features), self.answers(features, batch.image), weight)
-        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True, sync_dist=True)
-        return loss
+    def _loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
+        return self.loss(self.targets(features), self.answers(features, batch.image), weight)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self, total_steps: int) -> Any:
         parts = (getattr(self, name) for name in self.learners)
         optimizer = self.optimizer([p for part in parts if part is not None for p in part.parameters()])
         if self.scheduler is None:
             return optimizer
-        scheduler = self.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        scheduler = self.scheduler(optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def trained_state(self) -> dict[str, Tensor]:
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] in self.learners}
 
     @torch.no_grad()
-    def calibrate(self, batches: Batches) -> None:
+    def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         if self.gaussian is not None:
-            self.eval()
-            self.gaussian.fit(batches, self._residuals_of, self.finish, self.tta.views)
+            self.gaussian.fit(batches, self._residuals_of, finish, views)
             self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
         self.cache.clear()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Batches
+from anomalib_lite.detectors.model import Batches
 
 log = logging.getLogger(__name__)
 

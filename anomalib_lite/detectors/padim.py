@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation
+from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.base import Batches, Detector
+from anomalib_lite.detectors.buffers import PerView
 from anomalib_lite.detectors.gaussian import PositionGaussian
+from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.stacked import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.whitening import Moments
 
 
-class PaDiM(Detector):
+class PaDiM(Method):
     """The map is the Mahalanobis distance of each position's features from their Gaussian over the OK images.
 
     Defard, Setkov, Loesch, Audigier, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
@@ -33,35 +34,32 @@ class PaDiM(Detector):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        blur: nn.Module,
-        score: nn.Module,
         levels: Sequence[int] | None = None,
         stride: int = 8,
         channels: int | None = 160,
         shrinkage: float = 0.0,
         ridge: float = 0.01,
         seed: int = 0,
-        tta: TestTimeAugmentation | None = None,
-        augment: Augment | None = None,
     ) -> None:
-        super().__init__(blur, score, tta, augment)
+        super().__init__()
         self.backbone = backbone().requires_grad_(False).eval()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
         self.stride = stride
         self.register_buffer("kept", _kept(sum(self.backbone.channels[level] for level in self.levels), channels, seed))
-        self.gaussians = nn.ModuleList(PositionGaussian(shrinkage, ridge) for _ in self.tta.views)
+        self.gaussians = PerView(partial(PositionGaussian, shrinkage, ridge))
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def calibrate(self, batches: Batches) -> None:
-        self.eval()
-        for gaussian, view in zip(self.gaussians, self.tta.views, strict=True):
+    def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
+        device = self.device
+        self.gaussians.reset(len(views))
+        for gaussian, view in zip(self.gaussians, views, strict=True):
             moments = Moments()
             for batch in tqdm(batches, f"Gaussians, image {view.label}", len(batches), delay=2, leave=False):
-                image = view.apply(batch.image.to(self.device)).contiguous(memory_format=torch.channels_last)
+                image = view.apply(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
                 PositionGaussian.update(moments, self._features(image).cpu())
             gaussian.fit(moments)
-            gaussian.to(self.device)
+            gaussian.to(device)
         self.notes = {"channels": len(self.kept), "positions": self.gaussians[0].mean.shape[0]}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation
+from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.base import Batches, Detector
 from anomalib_lite.detectors.buffers import Fitted
 from anomalib_lite.detectors.candidates import gather_candidates
 from anomalib_lite.detectors.coreset import greedy_centres, random_projection
+from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.neighbours import nearest, nearest_several
 from anomalib_lite.detectors.stacked import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.whitening import Moments, Whitening
@@ -30,7 +29,7 @@ class Bank(Fitted):
         self.register_buffer("around", torch.empty(0, dtype=torch.long))
 
 
-class PatchCore(Detector):
+class PatchCore(Method):
     """The map is the distance of each position's features from the nearest remembered patch of an OK image.
 
     Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler, "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
@@ -47,8 +46,6 @@ class PatchCore(Detector):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        blur: nn.Module,
-        score: nn.Module,
         levels: Sequence[int] | None = None,
         stride: int = 8,
         whitening: Callable[[], Whitening] | None = None,
@@ -58,10 +55,8 @@ class PatchCore(Detector):
         projection: int = 64,
         reweight: int = 0,
         seed: int = 0,
-        tta: TestTimeAugmentation | None = None,
-        augment: Augment | None = None,
     ) -> None:
-        super().__init__(blur, score, tta, augment)
+        super().__init__()
         if coreset not in ("greedy", "random"):
             raise UserError(f"detector.coreset must be greedy or random, not '{coreset}'.")
         if bank <= 0 or (isinstance(bank, float) and bank > 1):
@@ -75,10 +70,9 @@ class PatchCore(Detector):
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def calibrate(self, batches: Batches) -> None:
-        self.eval()
+    def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        patches = gather_candidates(batches, self._seen, self.tta.views, self.candidates_mb, generator)
+        patches = gather_candidates(batches, self._seen, views, self.candidates_mb, generator)
         if self.whitening is not None:
             self._whiten(patches)
         count = max(1, round(self.size * len(patches))) if isinstance(self.size, float) else self.size

@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.base import weighted_mean
 from anomalib_lite.detectors.distillation import Distillation
+from anomalib_lite.detectors.model import weighted_mean
 from anomalib_lite.detectors.rd_network import Bottleneck, Decoder
 from anomalib_lite.detectors.selection import SelectedResidualModel
 
@@ -33,8 +31,6 @@ class ReverseDistillation(Distillation):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        blur: nn.Module,
-        score: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
         epochs: int = 20,
@@ -42,10 +38,8 @@ class ReverseDistillation(Distillation):
         gaussian: SelectedResidualModel | None = None,
         fusion: str = "sum",
         cache_mb: float = 2048,
-        tta: TestTimeAugmentation | None = None,
-        augment: Augment | None = None,
     ) -> None:
-        super().__init__(backbone, blur, score, optimizer, scheduler, epochs, gaussian, fusion, cache_mb, tta, augment)
+        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.bottleneck = Bottleneck(channels, strides, blocks)
         self.decoder = Decoder(channels, strides, blocks)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from anomalib_lite.augment.drawn import drawn_batches
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Batches, Prediction
+from anomalib_lite.detectors.model import Batches, Finish
 from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
@@ -23,7 +23,6 @@ from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 log = logging.getLogger(__name__)
 
 Residuals = Callable[[Batch, View], list[Tensor]]
-Finish = Callable[[Tensor, Sequence[int]], Prediction]
 CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
 
 

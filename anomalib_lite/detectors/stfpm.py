@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.base import Batches, weighted_mean
 from anomalib_lite.detectors.distances import mean_squared_distance
 from anomalib_lite.detectors.distillation import Distillation
+from anomalib_lite.detectors.model import Batches, weighted_mean
 from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.detectors.whitening import Moments, Whitening
 
@@ -35,8 +33,6 @@ class STFPM(Distillation):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        blur: nn.Module,
-        score: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
         epochs: int = 5,
@@ -44,10 +40,8 @@ class STFPM(Distillation):
         gaussian: SelectedResidualModel | None = None,
         fusion: str = "product",
         cache_mb: float = 2048,
-        tta: TestTimeAugmentation | None = None,
-        augment: Augment | None = None,
     ) -> None:
-        super().__init__(backbone, blur, score, optimizer, scheduler, epochs, gaussian, fusion, cache_mb, tta, augment)
+        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
         self.student = backbone(weights="none")
         channels = self.teacher.channels
         self.whitening = nn.ModuleList(whitening() for _ in channels) if whitening else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.augment.tta import TestTimeAugmentation
+from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.base import Batches, Detector
+from anomalib_lite.detectors.buffers import PerView
+from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
 from anomalib_lite.detectors.template_scale import NormalDifference
 from anomalib_lite.errors import UserError
@@ -22,7 +23,7 @@ from anomalib_lite.registration.template import Alignment
 PIXEL_UNIT, FEATURE_UNIT = 0.1, 0.1  # differences that count as 1 where no OK image says what is normal
 
 
-class TemplateComparison(Detector):
+class TemplateComparison(Method):
     """The template is brought over the image; the map is how far their features and pixels differ beyond small shifts.
 
     Nothing is trained. Features of several levels are each searched for within some positions of the other picture
@@ -41,18 +42,14 @@ class TemplateComparison(Detector):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        blur: nn.Module,
-        score: nn.Module,
         normal: Callable[..., NormalDifference],
         alignment: Alignment | None = None,
         reach: Sequence[int] | None = (2, 1, 1),
         tolerance: int | None = 2,
         pixel_weight: float = 1.0,
         pixel_blur: nn.Module | None = None,
-        tta: TestTimeAugmentation | None = None,
-        augment: Augment | None = None,
     ) -> None:
-        super().__init__(blur, score, tta, augment)
+        super().__init__()
         if reach is None and tolerance is None:
             raise UserError("detector.reach and detector.tolerance are both null: that leaves nothing to compare.")
         self.backbone = None if reach is None else backbone().requires_grad_(False).eval()
@@ -65,18 +62,21 @@ class TemplateComparison(Detector):
         self.tolerance, self.pixel_blur = tolerance, pixel_blur
         units = [FEATURE_UNIT] * len(reach or ()) + [PIXEL_UNIT] * (tolerance is not None)
         self.weights = [1.0] * len(reach or ()) + [pixel_weight] * (tolerance is not None)
-        self.normal = nn.ModuleList(nn.ModuleList(normal(unit=u) for u in units) for _ in self.tta.views)
+        self.normal = PerView(partial(_normals, normal, units))
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def calibrate(self, batches: Batches) -> None:
+    def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
+        device = self.device
+        self.normal.reset(len(views))
+        self.normal.to(device)
         if all(one.scope == "none" for normal in self.normal for one in normal):
             return
-        for normal, view in zip(self.normal, self.tta.views, strict=True):
+        for normal, view in zip(self.normal, views, strict=True):
             sums: list[Tensor] = []  # of each term (2, 1, h, w): the differences', and their squares'
             count = 0
             for batch in tqdm(batches, f"OK pairs, image {view.label}", len(batches), delay=2, leave=False):
-                image, template = (view.apply(t.to(self.device)) for t in (batch.image, _required(batch.template)))
+                image, template = (view.apply(t.to(device)) for t in (batch.image, _required(batch.template)))
                 terms = [t.double() for t in self.differences(image, *self.align(image, template))]
                 new = [torch.stack([t.sum(0), t.square().sum(0)]) for t in terms]
                 sums = [a + b for a, b in zip(sums, new, strict=True)] if count else new
@@ -118,6 +118,11 @@ class TemplateComparison(Detector):
             a, b = (t if self.pixel_blur is None else self.pixel_blur(t) for t in (image, template))
             terms.append(pixel_difference(a, b, self.tolerance) * shrink(seen, self.tolerance + 1))
         return terms
+
+
+def _normals(make: Callable[..., NormalDifference], units: Sequence[float]) -> nn.ModuleList:
+    """What is normal of each term, by its unit."""
+    return nn.ModuleList(make(unit=unit) for unit in units)
 
 
 def _required(template: Tensor | None) -> Tensor:

@@ -6,24 +6,25 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from anomalib_lite.data.mode import MODES
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
 
 
-def check_combination(cfg: DictConfig, detector: Detector) -> None:
+def check_combination(cfg: DictConfig, detector: Model) -> None:
     """Errors: UserError that says why the chosen parts do not go together, and what does."""
-    name = type(detector).__name__
+    method = detector.method
+    name = type(method).__name__
     finetuned, generates = bool(cfg.teacher.get("_target_")), bool(cfg.generator.get("_target_"))
     learns_from_generated = finetuned and get_class(cfg.teacher.task["_target_"]).wants_generated
     if cfg.mode.name not in MODES:
         raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{cfg.mode.name}'.")
-    if detector.needs_template and cfg.mode.name != "template":
+    if method.needs_template and cfg.mode.name != "template":
         raise UserError(f"{name} compares each image with a template, which mode=no_template hides. Add mode=template.")
-    if finetuned and getattr(detector, "backbone", detector) is None:
+    if finetuned and getattr(method, "backbone", method) is None:
         raise UserError(f"A teacher is a fine-tuned backbone, and {name} as configured has none. Take teacher=frozen.")
     if cfg.augment.restyle:
         _check_restyle(cfg, generates)
-    if detector.epochs:
+    if method.epochs:
         return
     if detector.augment is not None:
         raise UserError(
@@ -35,7 +36,7 @@ def check_combination(cfg: DictConfig, detector: Detector) -> None:
             f"Generated images weigh in a training's loss, and {name} has no training. Take generator=none, another "
             "detector, or teacher=finetuned_classifier, which learns from them."
         )
-    if cfg.mode.name == "template" and not detector.needs_template and not finetuned:
+    if cfg.mode.name == "template" and not method.needs_template and not finetuned:
         raise UserError(
             f"mode=template changes nothing here: {name} neither compares with a template nor trains on it. Take "
             "mode=no_template, detector=template, or teacher=finetuned_classifier."

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anomalib_lite.data.sample import Batch
     from anomalib_lite.defects import Inspector, LevelsOfMaps
     from anomalib_lite.defects.book import DefectBook
-    from anomalib_lite.detectors.base import Prediction
+    from anomalib_lite.detectors.model import Prediction
     from anomalib_lite.scoring import Threshold
 
 INSPECTOR = "inspector"  # folder in a run's folder

@@ -13,7 +13,7 @@ from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.defects.levels import LevelsOfMaps
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.defects import add_batch
 from anomalib_lite.jobs.inference import Timed, run_over
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
@@ -35,9 +35,7 @@ class Evaluation:
     seconds: float
 
 
-def find_threshold(
-    detector: Detector, images: ImageSet, batch_size: int, rate: float
-) -> tuple[Threshold, LevelsOfMaps]:
+def find_threshold(detector: Model, images: ImageSet, batch_size: int, rate: float) -> tuple[Threshold, LevelsOfMaps]:
     """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like."""
     scores, maxima, levels = [], [], LevelsOfMaps()
     for _, prediction in run_over(detector, loader(images, batch_size), "threshold"):
@@ -48,7 +46,7 @@ def find_threshold(
 
 
 def evaluate_detector(
-    detector: Detector,
+    detector: Model,
     images: ImageSet,
     threshold: Threshold,
     batch_size: int,
@@ -75,7 +73,7 @@ def evaluate_detector(
 
 
 def worst_cases(
-    detector: Detector, images: ImageSet, rows: Sequence[ScoredImage], threshold: Threshold, batch_size: int
+    detector: Model, images: ImageSet, rows: Sequence[ScoredImage], threshold: Threshold, batch_size: int
 ) -> list[Case]:
     """The images that a report shows, mistakes first; their maps are computed again, by the same path."""
     chosen = select_cases(rows, threshold.image)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Batch, Splits
-from anomalib_lite.detectors.base import Detector, Prediction
+from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import open_finished
@@ -25,14 +25,14 @@ from anomalib_lite.scoring import Threshold
 MODEL, TEMPLATE = "model.safetensors", "template.png"  # in a run folder
 
 
-def build_detector(cfg: DictConfig, weights: str | Path | None = None) -> Detector:
+def build_detector(cfg: DictConfig, weights: str | Path | None = None) -> Model:
     """The detector of a configuration; `weights` replaces the backbone's source of weights."""
     overrides = {} if weights is None else {"weights": str(weights)}
     backbone: Callable = instantiate(cfg.backbone, _partial_=True, **overrides)
-    parts = {"blur": cfg.scoring.blur, "score": cfg.scoring.score, "tta": cfg.tta}
     augment = instantiate(cfg.augment)
-    made = {name: instantiate(part) for name, part in parts.items()}
-    return instantiate(cfg.detector, backbone=backbone, augment=augment if augment.active else None, **made)
+    views, blur, score = (instantiate(part) for part in (cfg.tta, cfg.scoring.blur, cfg.scoring.score))
+    method = instantiate(cfg.detector, backbone=backbone)
+    return Model(method, views, blur, score, augment if augment.active else None)
 
 
 def image_size(cfg: DictConfig) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def device_of(cfg: DictConfig) -> torch.device:
     return torch.device("cuda")
 
 
-def run_over(detector: Detector, loader: DataLoader, describe: str) -> Iterator[tuple[Batch, Prediction]]:
+def run_over(detector: Model, loader: DataLoader, describe: str) -> Iterator[tuple[Batch, Prediction]]:
     """Each batch with its maps and scores, on the CPU, with a progress bar."""
     for batch in tqdm(loader, describe, delay=2, leave=False):
         map, score = detector.predict_batch(batch)
@@ -93,7 +93,7 @@ def golden_template(run: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def save_model(folder: Path, detector: Detector, threshold: Threshold) -> int:
+def save_model(folder: Path, detector: Model, threshold: Threshold) -> int:
     """Writes model.safetensors and threshold.json; returns the model's size in bytes."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
     with atomic_path(folder / MODEL) as temporary:
@@ -102,13 +102,16 @@ def save_model(folder: Path, detector: Detector, threshold: Threshold) -> int:
     return (folder / MODEL).stat().st_size
 
 
-def load_model(run: str | Path) -> tuple[Path, DictConfig, Detector, Threshold]:
+def load_model(run: str | Path) -> tuple[Path, DictConfig, Model, Threshold]:
     """A finished run's folder, configuration, detector and threshold. The backbone's weights come from the run."""
     folder, cfg = open_finished(run)
     if missing := [key for key in ("mode", "augment", "tta") if key not in cfg]:
         raise UserError(f"{folder} was trained by an older version ({', '.join(missing)} missing): train it again.")
     use_threads(cfg)
     detector = build_detector(cfg, weights="none")
-    detector.load_state_dict(load_file(folder / MODEL))
+    tensors = load_file(folder / MODEL)
+    if not any(name.startswith("method.") for name in tensors):
+        raise UserError(f"{folder} was trained by an older version: train it again.")
+    detector.load_state_dict(tensors)
     threshold = Threshold.from_dict(json.loads((folder / "threshold.json").read_text()))
     return folder, cfg, detector.eval(), threshold

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from anomalib_lite.data.images import ImageSet, to_pixels
 from anomalib_lite.defects.book import DefectBook
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.evaluation import Evaluation, worst_cases, write_predictions
 from anomalib_lite.report.cases import MISTAKES, Case, outcome
 from anomalib_lite.report.curves import image_curves
@@ -28,7 +28,7 @@ TRACKED_PICTURES = 16  # of each kind
 def conclude(
     cfg: DictConfig,
     run: RunFolder,
-    detector: Detector,
+    detector: Model,
     images: ImageSet,
     result: Evaluation,
     threshold: Threshold,
@@ -52,7 +52,7 @@ def conclude(
 
 def _findings(
     run: RunFolder,
-    detector: Detector,
+    detector: Model,
     result: Evaluation,
     threshold: Threshold,
     cases: Sequence[Case],
@@ -81,12 +81,12 @@ def _findings(
     )
 
 
-def _as_trained(detector: Detector, train: ImageSet) -> list[tuple[str, Any]]:
+def _as_trained(detector: Model, train: ImageSet) -> list[tuple[str, Any]]:
     """A spread of the training images, changed as the first training step would change them."""
     step = max(1, len(train) // TRACKED_PICTURES)
     batch = train[list(range(0, len(train), step))[:TRACKED_PICTURES]]
     names = [f"{train.samples[i].origin}: {train.samples[i].image.name}" for i in batch.index.tolist()]
-    if detector.augment is not None and detector.epochs:
+    if detector.augment is not None and detector.method.epochs:
         batch = detector.augment(batch, 0)
     return list(zip(names, to_pixels(batch.image), strict=True))
 

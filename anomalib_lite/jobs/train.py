@@ -28,7 +28,7 @@ from anomalib_lite.runs.tracking import Tracker, track_again, tracked
 if TYPE_CHECKING:  # the networks' libraries take seconds: they come when there is something to train
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.defects.book import DefectBook
-    from anomalib_lite.detectors.base import Detector
+    from anomalib_lite.detectors.model import Model
     from anomalib_lite.jobs.evaluation import Evaluation
     from anomalib_lite.scoring import Threshold
 
@@ -110,7 +110,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     with run.stage("decode"):
         train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in inputs.splits)
     held_out, judging = hold_back(val) if cfg.validate else (val, None)
-    detector: Detector = build_detector(cfg, weights=inputs.teacher)
+    detector: Model = build_detector(cfg, weights=inputs.teacher)
     if detector.augment is not None:
         detector.augment.restyler = inputs.restyler
     if train_detector(cfg, run, detector, train, val, inputs, tracker.logger):
@@ -137,7 +137,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
 def _evaluate(
     cfg: DictConfig,
     run: RunFolder,
-    detector: Detector,
+    detector: Model,
     test: ImageSet,
     threshold: Threshold,
     book: DefectBook | None,

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.inference import device_of, image_size
 from anomalib_lite.jobs.inputs import Inputs
 from anomalib_lite.jobs.together import Together, forget, processes, trainer_settings
@@ -57,12 +57,12 @@ class History(Callback):
 
 
 def train_detector(
-    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
+    cfg: DictConfig, run: RunFolder, detector: Model, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
 ) -> bool:
     """Statistics of the OK images, the student's training if the detector has one, and the calibration.
 
     Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
-    only in what comes after the training (`Detector.after_training`, scoring, tta) train once: the trained weights are
+    only in what comes after the training (`Method.after_training`, scoring, tta) train once: the trained weights are
     an artifact. Returns whether its curves are still to be tracked.
     """
     device = device_of(cfg)
@@ -70,7 +70,7 @@ def train_detector(
     with run.stage("prepare"):
         detector.to(device).prepare(in_order)
     made = True
-    if detector.epochs:
+    if detector.method.epochs:
         trained = Path(cfg.paths.artifacts) / f"trained-{_training_key(cfg, detector, inputs)}"
         with run.stage("train"):
             made = artifact(
@@ -80,11 +80,11 @@ def train_detector(
             log.info("trained before: %s", trained)
             with atomic_path(run.path / "history.csv") as temporary:
                 shutil.copyfile(trained / "history.csv", temporary)
-        detector.load_state_dict(load_file(trained / "weights.safetensors"), strict=False)
+        detector.method.load_state_dict(load_file(trained / "weights.safetensors"), strict=False)
         run.status["train_seconds"] = json.loads((trained / "seconds.json").read_text())
     with run.stage("calibrate"):
         detector.to(device).calibrate(in_order)  # Lightning takes it back to the CPU
-    run.status |= detector.notes
+    run.status |= detector.method.notes
     return not made or processes(cfg) > 1
 
 
@@ -101,9 +101,9 @@ class OnDevice:
         return (batch.to(self.device) for batch in self.batches)
 
 
-def _training_key(cfg: DictConfig, detector: Detector, inputs: Inputs) -> str:
+def _training_key(cfg: DictConfig, detector: Model, inputs: Inputs) -> str:
     settings: Any = OmegaConf.to_container(cfg.detector, resolve=True)
-    settings = {key: value for key, value in settings.items() if key not in detector.after_training}
+    settings = {key: value for key, value in settings.items() if key not in detector.method.after_training}
     shared = [OmegaConf.to_container(cfg[key], resolve=True) for key in ("backbone", "trainer")]
     augment = OmegaConf.to_container(cfg.augment, resolve=True) if detector.augment else None
     return artifact_key(
@@ -112,17 +112,17 @@ def _training_key(cfg: DictConfig, detector: Detector, inputs: Inputs) -> str:
 
 
 def _train(
-    cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any, folder: Path
+    cfg: DictConfig, run: RunFolder, detector: Model, train: ImageSet, val: ImageSet, logger: Any, folder: Path
 ) -> None:
     begin = time.perf_counter()
     _fit(cfg, run, detector, train, val, logger)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.trained_state().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.method.trained_state().items()}
     save_file(tensors, folder / "weights.safetensors")
     shutil.copy(run.path / "history.csv", folder)
     write_json(folder / "seconds.json", round(time.perf_counter() - begin, 3))
 
 
-def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, val: ImageSet, logger: Any) -> None:
+def _fit(cfg: DictConfig, run: RunFolder, detector: Model, train: ImageSet, val: ImageSet, logger: Any) -> None:
     folder = run.path / "checkpoints"
     # each epoch, whatever its loss: Lightning's save_last waits for the monitored value to improve
     checkpoints = [ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
@@ -133,7 +133,7 @@ def _fit(cfg: DictConfig, run: RunFolder, detector: Detector, train: ImageSet, v
     count = processes(cfg)
     trainer = Trainer(
         **trainer_settings(cfg, len(train)),
-        max_epochs=detector.epochs,
+        max_epochs=detector.method.epochs,
         callbacks=[*callbacks, Together(count)] if count > 1 else callbacks,
         logger=logger if count == 1 else False,  # a tracker belongs to the process that opened it
         num_sanity_val_steps=0,

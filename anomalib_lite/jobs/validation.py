@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.drawn import drawn_batches
 from anomalib_lite.data.images import ImageSet
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
@@ -32,7 +32,7 @@ def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
     return val.part(slice(0, None, 2)), val.part(slice(1, None, 2))
 
 
-def validate(detector: Detector, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
+def validate(detector: Model, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
     """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects.
 
     The same images get the same defects whatever the detector and its batches are, so that runs compare.

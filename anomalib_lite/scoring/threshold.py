@@ -42,6 +42,10 @@ class Threshold:
     interval: tuple[float, float]
     note: str = ""
 
+    def nok(self, score: float) -> bool:
+        """The verdict on an image: the only place that gives one. A score that is no number is NOK."""
+        return not score <= self.image
+
     def to_dict(self) -> dict:
         return dataclasses.asdict(self) | {"interval": list(self.interval)}
 

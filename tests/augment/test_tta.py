@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import functional as T
 
 from anomalib_lite.augment.tta import FLIPS, TestTimeAugmentation, View
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Method, Model
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import GaussianBlur, MaxScore
 
@@ -44,11 +44,11 @@ def test_contrast_keeps_the_mean_and_scales_the_spread() -> None:
     assert seen.std().item() == pytest.approx(1.5 * image.std().item(), rel=1e-4)
 
 
-class Reddest(Detector):
+class Reddest(Method):
     """The map is the red channel, so that a view's map is the view's red; counts its views."""
 
-    def __init__(self, tta: TestTimeAugmentation | None = None) -> None:
-        super().__init__(GaussianBlur(0.0), MaxScore(), tta)
+    def __init__(self) -> None:
+        super().__init__()
         self.seen: list[int] = []
 
     def anomaly_map(self, image: torch.Tensor, template: torch.Tensor | None = None, view: int = 0) -> torch.Tensor:
@@ -56,24 +56,28 @@ class Reddest(Detector):
         return image[:, :1] if template is None else (image - template).abs().mean(1, keepdim=True)
 
 
+def reddest(views: TestTimeAugmentation | None = None) -> Model:
+    return Model(Reddest(), views or TestTimeAugmentation(), GaussianBlur(0.0), MaxScore())
+
+
 @pytest.mark.parametrize("reduce", ["mean", "max"])
 def test_flipped_maps_come_back_to_their_places(image: torch.Tensor, reduce: str) -> None:
     views = [{}, {"flip": "horizontal"}, {"flip": "vertical"}, {"flip": "both"}]
-    detector = Reddest(TestTimeAugmentation(views, reduce))
-    torch.testing.assert_close(detector(image).map, Reddest()(image).map)
-    assert detector.seen == [0, 1, 2, 3]
+    detector = reddest(TestTimeAugmentation(views, reduce))
+    torch.testing.assert_close(detector(image).map, reddest()(image).map)
+    assert detector.method.seen == [0, 1, 2, 3]
 
 
 def test_the_template_is_seen_in_the_same_view(image: torch.Tensor) -> None:
-    detector = Reddest(TestTimeAugmentation([{"flip": "horizontal"}]))
-    torch.testing.assert_close(detector(image, image.flip(0)).map, Reddest()(image, image.flip(0)).map)
+    detector = reddest(TestTimeAugmentation([{"flip": "horizontal"}]))
+    torch.testing.assert_close(detector(image, image.flip(0)).map, reddest()(image, image.flip(0)).map)
 
 
 def test_mean_and_max_over_the_views(image: torch.Tensor) -> None:
     views = [{}, {"brightness": 0.5}]
     red = image[:, :1]
-    torch.testing.assert_close(Reddest(TestTimeAugmentation(views)).forward(image).map, red * 0.75)
-    torch.testing.assert_close(Reddest(TestTimeAugmentation(views, "max")).forward(image).map, red)
+    torch.testing.assert_close(reddest(TestTimeAugmentation(views)).forward(image).map, red * 0.75)
+    torch.testing.assert_close(reddest(TestTimeAugmentation(views, "max")).forward(image).map, red)
 
 
 def test_wrong_views_are_refused() -> None:

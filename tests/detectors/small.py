@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from lightning import Trainer
 from torch import nn
 
+from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.data.images import ImageSet
-from anomalib_lite.data.sample import OK, Sample
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import OK, Batch, Sample
+from anomalib_lite.detectors.model import Method, Model, Prediction
+from anomalib_lite.scoring import GaussianBlur, MaxScore
 from tests.made import write_image
 
 SIZE = (32, 48)
+Views = Sequence[Mapping[str, Any]]
+M = TypeVar("M", bound=Method)
 
 
 class Net(nn.Module):
@@ -46,3 +54,26 @@ def backbone(weights: str = "trained") -> Backbone:
 
 def images(folder: Path, count: int = 12) -> ImageSet:
     return ImageSet([Sample(write_image(folder / f"{i}.png", i), OK) for i in range(count)], SIZE)
+
+
+def model(method: Method, views: Views = ({},)) -> Model:
+    return Model(method, TestTimeAugmentation(views), GaussianBlur(1.0), MaxScore())
+
+
+def fit(method: M, images: ImageSet, views: Views = ({},), epochs: int = 0) -> M:
+    """Prepares, trains for so many epochs and calibrates, as the engine does."""
+    whole = model(method, views)
+    whole.prepare(loader(images, 4))
+    if epochs:
+        torch.manual_seed(1)
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0,
+        )  # fmt: skip
+        trainer.fit(whole, loader(images, 4, shuffle_seed=0), loader(images, 4))
+    whole.calibrate(loader(images, 4))
+    return method
+
+
+def predict(method: Method, batch: Batch, views: Views = ({},)) -> Prediction:
+    return model(method, views).predict_batch(batch)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, Sample
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.inference import build_detector
 from tests.made import write_image
 
@@ -27,7 +27,7 @@ def configured(*overrides: str) -> DictConfig:
         return compose("train", [*overrides, "scoring.blur.sigma=1.5", "seed=3"])
 
 
-def built(cfg: DictConfig) -> Detector:
+def built(cfg: DictConfig) -> Model:
     torch.manual_seed(0)
     return build_detector(cfg, weights="none")
 
@@ -58,7 +58,7 @@ def test_the_configured_detector_fits_and_is_saved_as_tensors(
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_papers_preset_is_the_papers(detector: str):
     cfg = configured(f"detector={detector}", "preset=paper")
-    model, size = built(cfg), cfg.image_size
+    model, size = built(cfg).method, cfg.image_size
     assert (type(model).__name__, size, cfg.detector.get("seed", 3)) in {
         ("PaDiM", 224, 3), ("PatchCore", 224, 3), ("ReverseDistillation", 256, 3),
     }  # fmt: skip

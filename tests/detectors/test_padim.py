@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anomalib_lite.augment.tta import TestTimeAugmentation
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.detectors.padim import PaDiM
-from anomalib_lite.scoring import GaussianBlur, MaxScore
 from tests.detectors import small
 
 FLIPPED = ({}, {"flip": "horizontal"})
@@ -24,14 +22,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return small.images(tmp_path_factory.mktemp("images"))
 
 
-def detector(views: Any = ({},), **options: Any) -> PaDiM:
-    return PaDiM(small.backbone, GaussianBlur(1.0), MaxScore(), tta=TestTimeAugmentation(views), **options)
-
-
-def fit(model: PaDiM, images: ImageSet) -> PaDiM:
-    model.prepare(loader(images, 5))
-    model.calibrate(loader(images, 5))
-    return model.eval()
+def detector(**options: Any) -> PaDiM:
+    return PaDiM(small.backbone, **options)
 
 
 def numpy_padim(images: np.ndarray, asked: np.ndarray, kept: np.ndarray, ridge: float) -> np.ndarray:
@@ -57,7 +49,7 @@ def numpy_features(model: PaDiM, images: ImageSet, rows: list[int]) -> np.ndarra
 
 @pytest.mark.parametrize("channels", [None, 7])
 def test_the_map_is_numpys_mahalanobis_distance(images: ImageSet, channels: int | None):
-    model = fit(detector(channels=channels, ridge=0.02), images)
+    model = small.fit(detector(channels=channels, ridge=0.02), images)
     known, asked = numpy_features(model, images, list(range(12))), numpy_features(model, images, [0, 4])
     with torch.no_grad():
         found = model.anomaly_map(images[[0, 4]].image).numpy()
@@ -67,9 +59,9 @@ def test_the_map_is_numpys_mahalanobis_distance(images: ImageSet, channels: int 
 
 
 def test_a_marked_square_is_found(images: ImageSet):
-    model, batch = fit(detector(), images), images[[0, 1]]
+    model, batch = small.fit(detector(), images), images[[0, 1]]
     batch.image[1, :, 8:24, 24:40] = 1.0
-    map, score = model.predict_batch(batch)
+    map, score = small.predict(model, batch)
     assert score[1] > 3 * score[0]
     row, column = divmod(int(map[1].argmax()), small.SIZE[1])
     assert 8 <= row < 24 and 24 <= column < 40
@@ -85,11 +77,11 @@ def test_channels_are_drawn_by_the_seed_without_repetition():
 
 def test_each_view_has_gaussians_of_its_own(images: ImageSet):
     """A mirrored image in the mirrored view has the map of the image in the first view of a mirrored training set."""
-    model, batch = fit(detector(FLIPPED), images), images[[2, 3]]
+    model, batch = small.fit(detector(), images, FLIPPED), images[[2, 3]]
     with torch.no_grad():
         seen = model.anomaly_map(batch.image.flip(-1), view=1)
         wrong = model.anomaly_map(batch.image.flip(-1), view=0)
-    mirrored = fit(detector(), Mirrored(images))
+    mirrored = small.fit(detector(), Mirrored(images))
     with torch.no_grad():
         expected = mirrored.anomaly_map(batch.image.flip(-1))
     torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-6)
@@ -106,17 +98,17 @@ class Mirrored(ImageSet):
 
 @pytest.mark.parametrize("views", [({},), FLIPPED])
 def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, views: Any, tmp_path: Path):
-    model, batch = fit(detector(views, channels=7), images), images[[0, 3, 5]]
+    model, batch = small.fit(detector(channels=7), images, views), images[[0, 3, 5]]
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
-    fresh = detector(views, channels=7, seed=5)
+    fresh = detector(channels=7, seed=5)
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    for own, other in zip(model.predict_batch(batch), fresh.predict_batch(batch), strict=True):
+    for own, other in zip(small.predict(model, batch, views), small.predict(fresh, batch, views), strict=True):
         assert torch.equal(own, other)
 
 
 def test_the_backbone_stays_as_it_was(images: ImageSet):
     model = detector()
     before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
-    fit(model.train(), images).predict_batch(images[[0]])
+    small.predict(small.fit(model.train(), images), images[[0]])
     assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items())
     assert not any(p.requires_grad for p in model.backbone.parameters())

@@ -11,12 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anomalib_lite.augment.tta import TestTimeAugmentation
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.detectors.whitening import Whitening
 from anomalib_lite.errors import UserError
-from anomalib_lite.scoring import GaussianBlur, MaxScore
 from tests.detectors import small
 
 FLIPPED = ({}, {"flip": "horizontal"})
@@ -27,15 +25,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return small.images(tmp_path_factory.mktemp("images"))
 
 
-def detector(views: Any = ({},), **options: Any) -> PatchCore:
-    tta = TestTimeAugmentation(views)
-    return PatchCore(small.backbone, GaussianBlur(1.0), MaxScore(), tta=tta, **{"bank": 60} | options)
-
-
-def fit(model: PatchCore, images: ImageSet) -> PatchCore:
-    model.prepare(loader(images, 5))
-    model.calibrate(loader(images, 5))
-    return model.eval()
+def detector(**options: Any) -> PatchCore:
+    return PatchCore(small.backbone, **{"bank": 60} | options)
 
 
 def numpy_patches(model: PatchCore, images: ImageSet, rows: list[int]) -> np.ndarray:
@@ -60,7 +51,7 @@ def numpy_greedy(rows: np.ndarray, count: int, first: int) -> np.ndarray:
 
 def test_bank_map_and_score_are_numpys(images: ImageSet):
     """The whole method on one level: patches, greedy coreset from the same first patch, distances, eq. 7's weight."""
-    model = fit(detector(levels=[1], reweight=4), images)
+    model = small.fit(detector(levels=[1], reweight=4), images)
     known, asked = numpy_patches(model, images, list(range(12))), numpy_patches(model, images, [0, 4])
     asked = asked + 0.05 * np.sin(np.arange(asked.size)).reshape(asked.shape)  # farther than rounding from the bank
     first = int(np.abs(known - model.bank.patches[0].numpy()).sum(1).argmin())
@@ -83,7 +74,7 @@ def test_bank_map_and_score_are_numpys(images: ImageSet):
 
 
 def test_without_the_weight_the_map_is_the_distance_to_the_nearest(images: ImageSet):
-    model = fit(detector(levels=[1]), images)
+    model = small.fit(detector(levels=[1]), images)
     asked, bank = numpy_patches(model, images, [3]), model.bank.patches.double().numpy()
     expected = np.linalg.norm(asked[:, None] - bank, axis=2).min(1)
     found = model.anomaly_map(images[[3]].image).flatten().numpy()
@@ -91,23 +82,23 @@ def test_without_the_weight_the_map_is_the_distance_to_the_nearest(images: Image
 
 
 def test_what_is_remembered_is_no_anomaly(images: ImageSet):
-    model = fit(detector(bank=1.0), images)
+    model = small.fit(detector(bank=1.0), images)
     assert len(model.bank.patches) == 12 * 24
     assert model.anomaly_map(images[[2, 7]].image).max() < 1e-4
 
 
 @pytest.mark.parametrize("options", [{}, {"coreset": "random"}, {"whitening": partial(Whitening, 0.01)}])
 def test_a_marked_square_is_found(images: ImageSet, options: dict):
-    model, batch = fit(detector(**options), images), images[[0, 1]]
+    model, batch = small.fit(detector(**options), images), images[[0, 1]]
     batch.image[1, :, 8:24, 24:40] = 1.0
-    map, score = model.predict_batch(batch)
+    map, score = small.predict(model, batch)
     assert score[1] > 2 * score[0]
     row, column = divmod(int(map[1].argmax()), small.SIZE[1])
     assert 4 <= row < 28 and 20 <= column < 44
 
 
 def test_whitened_patches_have_unit_spread(images: ImageSet):
-    model = fit(detector(bank=1.0, whitening=partial(Whitening, 1e-4)), images)
+    model = small.fit(detector(bank=1.0, whitening=partial(Whitening, 1e-4)), images)
     patches = model.bank.patches
     assert patches.mean(0).abs().max() < 1e-3
     values = torch.linalg.eigvalsh(torch.cov(patches.T))
@@ -115,14 +106,14 @@ def test_whitened_patches_have_unit_spread(images: ImageSet):
 
 
 def test_the_bank_pools_the_views(images: ImageSet):
-    model = fit(detector(FLIPPED, bank=1.0), images)
+    model = small.fit(detector(bank=1.0), images, FLIPPED)
     assert len(model.bank.patches) == 2 * 12 * 24
     assert model.anomaly_map(images[[2]].image.flip(-1), view=1).max() < 1e-4
 
 
 @pytest.mark.parametrize(("bank", "remembered"), [(10, 10), (0.25, 72), (10**6, 288)])
 def test_the_bank_is_counted_or_shared(images: ImageSet, bank: int | float, remembered: int):
-    assert len(fit(detector(bank=bank), images).bank.patches) == remembered
+    assert len(small.fit(detector(bank=bank), images).bank.patches) == remembered
 
 
 @pytest.mark.parametrize("options", [{"bank": 0}, {"bank": 1.5}, {"coreset": "kmeans"}])
@@ -133,14 +124,14 @@ def test_senseless_settings_are_refused(options: dict):
 
 @pytest.mark.parametrize("options", [{}, {"reweight": 9, "whitening": partial(Whitening, 0.01)}])
 def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, options: dict, tmp_path: Path):
-    model, batch = fit(detector(**options), images), images[[0, 3, 5]]
+    model, batch = small.fit(detector(**options), images), images[[0, 3, 5]]
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
     fresh = detector(**options, seed=5)
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    for own, other in zip(model.predict_batch(batch), fresh.predict_batch(batch), strict=True):
+    for own, other in zip(small.predict(model, batch), small.predict(fresh, batch), strict=True):
         assert torch.equal(own, other)
 
 
 def test_the_same_seed_gives_the_same_bank(images: ImageSet):
-    banks = [fit(detector(seed=seed, coreset="random"), images).bank.patches for seed in (0, 0, 1)]
+    banks = [small.fit(detector(seed=seed, coreset="random"), images).bank.patches for seed in (0, 0, 1)]
     assert torch.equal(banks[0], banks[1]) and not torch.equal(banks[0], banks[2])

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
 from safetensors.torch import load_file, save_file
 
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.reverse_distillation import ReverseDistillation
-from anomalib_lite.scoring import GaussianBlur, MaxScore
 from tests.detectors import small
 
 
@@ -26,32 +24,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 def detector(cache_mb: float = 100, seed: int = 0, fusion: str = "sum") -> ReverseDistillation:
     torch.manual_seed(seed)
     optimizer = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999))
-    return ReverseDistillation(
-        small.backbone, GaussianBlur(1.0), MaxScore(), optimizer, blocks=1, fusion=fusion, cache_mb=cache_mb
-    )
-
-
-def fit(model: ReverseDistillation, images: ImageSet, epochs: int = 2) -> ReverseDistillation:
-    """Prepares, trains and calibrates as the job does."""
-    torch.manual_seed(1)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    model.prepare(loader(images, 4))
-    trainer.fit(model, loader(images, 4, shuffle_seed=0), loader(images, 4))
-    model.calibrate(loader(images, 4))
-    return model
+    return ReverseDistillation(small.backbone, optimizer, blocks=1, fusion=fusion, cache_mb=cache_mb)
 
 
 @pytest.fixture(scope="module")
 def fitted(images: ImageSet) -> ReverseDistillation:
-    return fit(detector(), images)
+    return small.fit(detector(), images, epochs=2)
 
 
 def loss(model: ReverseDistillation, batch: Batch) -> float:
-    model.log = lambda *_, **__: None  # there is no trainer to log to
-    return model.training_step(batch, 0).item()
+    return model.training_step(batch).item()
 
 
 def test_the_loss_is_the_cosine_distance_of_whole_levels_summed(images: ImageSet):
@@ -101,12 +83,11 @@ def test_a_weight_counts_like_copies(images: ImageSet):
 def test_training_lowers_the_loss_and_marks_what_is_new(images: ImageSet):
     model, whole = detector(), images[list(range(12))]
     before = loss(model.eval(), whole)
-    del model.log
-    fit(model.train(), images, epochs=12)
+    small.fit(model.train(), images, epochs=12)
     assert loss(model.eval(), whole) < 0.5 * before
     batch = images[[0, 1]]
     batch.image[1, :, 8:24, 24:40] = 1.0
-    assert model.predict_batch(batch).score.diff() > 0
+    assert small.predict(model, batch).score.diff() > 0
 
 
 def test_the_teacher_never_changes_and_never_trains(images: ImageSet):
@@ -114,7 +95,7 @@ def test_the_teacher_never_changes_and_never_trains(images: ImageSet):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     for module in model.teacher.modules():
         module.register_forward_hook(lambda module, *_: modes.add(module.training))
-    fit(model, images)
+    small.fit(model, images, epochs=2)
     assert modes == {False}
     after = model.state_dict()
     assert all(torch.equal(after[k], before[k]) for k in before if k.startswith("teacher."))
@@ -122,7 +103,7 @@ def test_the_teacher_never_changes_and_never_trains(images: ImageSet):
 
 
 def test_kept_features_train_the_same_decoder(images: ImageSet, fitted: ReverseDistillation):
-    fresh = fit(detector(cache_mb=0), images)
+    fresh = small.fit(detector(cache_mb=0), images, epochs=2)
     for (name, own), other in zip(fitted.decoder.named_parameters(), fresh.decoder.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4, msg=name)
 
@@ -132,8 +113,8 @@ def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, fitted: Re
     save_file({k: v.contiguous() for k, v in fitted.state_dict().items()}, tmp_path / "model.safetensors")
     fresh = detector(seed=7)
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    for own, other in zip(fitted.predict_batch(batch), fresh.predict_batch(batch), strict=True):
+    for own, other in zip(small.predict(fitted, batch), small.predict(fresh, batch), strict=True):
         assert torch.equal(own, other)
     again = detector(seed=8)
     again.load_state_dict(fitted.trained_state(), strict=False)
-    assert torch.equal(again.predict_batch(batch).map, fitted.predict_batch(batch).map), "nothing else is learned"
+    assert torch.equal(small.predict(again, batch).map, small.predict(fitted, batch).map), "nothing else is learned"

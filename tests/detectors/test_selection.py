@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, UNNUMBERED, Batch, Sample
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Method
 from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.errors import UserError
-from anomalib_lite.scoring import GaussianBlur, MaxScore
+from tests.detectors import small
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ class Seeing:
 def chosen(images: ImageSet, choose: str = "auto") -> tuple[SelectedResidualModel, Seeing]:
     model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, choose, synthetic=24)
     residuals = Seeing()
-    model.fit(loader(images, 8), residuals, Detector(GaussianBlur(1.0), MaxScore()).finish)
+    model.fit(loader(images, 8), residuals, small.model(Method()).finish)
     return model, residuals
 
 
@@ -63,7 +63,7 @@ def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(im
             return [view.apply(feature) for feature in super().__call__(batch, view)]
 
     model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, synthetic=24)
-    model.fit(loader(images, 8), Mirrored(), Detector(GaussianBlur(1.0), MaxScore()).finish, [View("both")])
+    model.fit(loader(images, 8), Mirrored(), small.model(Method()).finish, [View("both")])
     assert model.trials["seeing"]["pixel_auroc"] > 0.8
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,7 +18,7 @@ from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.detectors.selection import SelectedResidualModel
 from anomalib_lite.detectors.stfpm import STFPM
 from anomalib_lite.detectors.whitening import Whitening
-from anomalib_lite.scoring import GaussianBlur, MaxScore
+from tests.detectors import small
 from tests.made import write_image
 
 SIZE = (32, 48)
@@ -48,8 +47,6 @@ def detector(mode: str, cache_mb: float = 100, seed: int = 0) -> STFPM:
     residual = SelectedResidualModel({"levels": ResidualModel([[0], [1]])}, "levels")
     return STFPM(
         backbone,
-        GaussianBlur(1.0),
-        MaxScore(),
         partial(torch.optim.SGD, lr=0.1, momentum=0.9),
         whitening=partial(Whitening, 0.01) if mode in ("whitened", "full") else None,
         gaussian=residual if mode in ("gaussian", "full") else None,
@@ -63,22 +60,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return ImageSet([Sample(write_image(folder / f"{i}.png", i), OK) for i in range(12)], SIZE)
 
 
-def fit(model: STFPM, images: ImageSet, epochs: int = 2) -> STFPM:
-    """Prepares, trains and calibrates as the job does."""
-    torch.manual_seed(1)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    model.prepare(loader(images, 4))
-    trainer.fit(model, loader(images, 4, shuffle_seed=0), loader(images, 4))
-    model.calibrate(loader(images, 4))
-    return model
-
-
 def loss(model: STFPM, batch: Batch) -> float:
-    model.log = lambda *_, **__: None  # there is no trainer to log to
-    return model.training_step(batch, 0).item()
+    return model.training_step(batch).item()
 
 
 def test_the_papers_map_is_one_minus_the_cosine_level_by_level(images: ImageSet):
@@ -111,8 +94,8 @@ def test_the_papers_loss_is_the_mean_of_that_map_summed_over_the_levels(images: 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_map_and_score_have_their_shapes_and_signs(images: ImageSet, mode: str):
-    model = fit(detector(mode), images, epochs=1)
-    map, score = model.predict_batch(images[[0, 1, 2]])
+    model = small.fit(detector(mode), images, epochs=1)
+    map, score = small.predict(model, images[[0, 1, 2]])
     assert map.shape == (3, 1, *SIZE) and map.dtype == torch.float32 and (map >= 0).all()
     assert score.shape == (3,) and torch.equal(score, map.flatten(1).amax(1))
 
@@ -125,7 +108,7 @@ def test_the_teacher_never_changes_and_never_trains(images: ImageSet, mode: str)
     modes: set[bool] = set()
     for module in model.teacher.modules():
         module.register_forward_hook(lambda module, *_: modes.add(module.training))
-    fit(model, images)
+    small.fit(model, images, epochs=2)
     assert modes == {False}
     assert all(torch.equal(v, before[k]) for k, v in model.teacher.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
@@ -136,7 +119,7 @@ def test_the_student_trains_in_training_mode(images: ImageSet):
     model, modes = detector("full"), set()
     original = model.training_step
     model.training_step = lambda *a: (modes.add(all(m.training for m in model.student.modules())), original(*a))[1]
-    fit(model, images)
+    small.fit(model, images, epochs=2)
     assert modes == {True}
 
 
@@ -147,8 +130,7 @@ def test_training_lowers_the_loss(images: ImageSet, mode: str):
     whole = images[list(range(12))]
     model.eval()
     before = loss(model, whole)
-    del model.log
-    fit(model, images, epochs=5)
+    small.fit(model, images, epochs=5)
     assert loss(model, whole) < 0.8 * before
 
 
@@ -172,28 +154,28 @@ def test_a_weight_counts_like_copies(images: ImageSet, mode: str):
 
 
 def test_kept_features_train_the_same_student(images: ImageSet):
-    kept, fresh = (fit(detector("full", cache_mb), images) for cache_mb in (100, 0))
+    kept, fresh = (small.fit(detector("full", cache_mb), images, epochs=2) for cache_mb in (100, 0))
     for (name, own), other in zip(kept.student.named_parameters(), fresh.student.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, mode: str, tmp_path: Path):
-    model, batch = fit(detector(mode), images), images[[0, 3, 5]]
+    model, batch = small.fit(detector(mode), images, epochs=2), images[[0, 3, 5]]
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
     fresh = detector(mode, seed=7)
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    for own, other in zip(model.predict_batch(batch), fresh.predict_batch(batch), strict=True):
+    for own, other in zip(small.predict(model, batch), small.predict(fresh, batch), strict=True):
         assert torch.equal(own, other)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_was_trained_and_prepared_again_is_the_whole_detector(images: ImageSet, mode: str):
     """Runs that differ only in what comes after the training share `trained_state`: nothing else may be learned."""
-    model, batch = fit(detector(mode), images), images[[0, 3, 5]]
+    model, batch = small.fit(detector(mode), images, epochs=2), images[[0, 3, 5]]
     fresh = detector(mode)
     fresh.prepare(loader(images, 4))
     fresh.load_state_dict(model.trained_state(), strict=False)
-    fresh.calibrate(loader(images, 4))
-    for own, other in zip(model.predict_batch(batch), fresh.predict_batch(batch), strict=True):
+    small.model(fresh).calibrate(loader(images, 4))
+    for own, other in zip(small.predict(model, batch), small.predict(fresh, batch), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
 from anomalib_lite.detectors.template_scale import NormalDifference
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import Alignment
 from anomalib_lite.scoring import GaussianBlur, MaxScore
+from tests.detectors import small
 
 SIZE = (48, 64)
 
@@ -40,11 +42,9 @@ def backbone() -> Backbone:
     return Backbone(Net(), [0.5] * 3, [0.25] * 3)
 
 
-def detector(scope: str = "position", **changes) -> TemplateComparison:
+def detector(scope: str = "position", views=({},), **changes) -> Model:
     settings = {"reach": (1, 1), "alignment": Alignment()} | changes
-    return TemplateComparison(
-        backbone, GaussianBlur(1.0), MaxScore(), partial(NormalDifference, scope), **settings
-    ).eval()
+    return small.model(TemplateComparison(backbone, partial(NormalDifference, scope), **settings), views).eval()
 
 
 def pictures(count: int = 2, seed: int = 0) -> Tensor:
@@ -153,8 +153,8 @@ def test_what_templates_do_not_show_is_not_judged():
     model = detector()
     image, template = pictures(1), pictures(1, seed=3)
     seen = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
-    assert model.compare(image, template, seen).max() == 0
-    assert model.compare(image, template, ~seen).max() > 0
+    assert model.method.compare(image, template, seen).max() == 0
+    assert model.method.compare(image, template, ~seen).max() > 0
 
 
 def test_the_scale_of_ok_pairs_is_their_mean_and_deviation():
@@ -181,10 +181,9 @@ def test_ok_images_that_equal_their_templates_leave_finite_maps():
 
 
 def test_each_view_has_its_own_scale():
-    views = TestTimeAugmentation([{}, {"flip": "horizontal"}])
-    model = detector(tta=views)
+    model = detector(views=[{}, {"flip": "horizontal"}])
     model.calibrate(ok_pairs())
-    plain, mirrored = (normal[-1].deviation for normal in model.normal)
+    plain, mirrored = (normal[-1].deviation for normal in model.method.normal)
     assert plain.shape == mirrored.shape and not torch.equal(plain, mirrored)
     image, template = noisy(pictures(), 7), pictures()
     assert torch.allclose(mirrored.flip(-1), plain, rtol=0.5)
@@ -220,9 +219,8 @@ def test_pixels_alone_need_no_backbone():
     def absent() -> Backbone:
         raise AssertionError("built all the same")
 
-    model = TemplateComparison(
-        absent, GaussianBlur(0.0), MaxScore(), partial(NormalDifference, "none"), reach=None, alignment=None
-    )
+    method = TemplateComparison(absent, partial(NormalDifference, "none"), reach=None)
+    model = Model(method, TestTimeAugmentation(), GaussianBlur(0.0), MaxScore())
     model.calibrate(Loader())
     a, b = pictures(), pictures(seed=1)
     inside = torch.zeros(SIZE, dtype=torch.bool)

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.detectors.base import Detector
+from anomalib_lite.detectors.model import Method, Model
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.combinations import check_combination
 from tests.commands import Command, Outcome
@@ -147,7 +148,7 @@ def choices(**given: object) -> OmegaConf:
     return OmegaConf.create(plain | {"augment": {"restyle": 0}, "image_size": 48} | given)
 
 
-class Untrained(Detector):
+class Untrained(Method):
     epochs = 0
 
 
@@ -155,12 +156,12 @@ class Comparing(Untrained):
     needs_template = True
 
 
-class Trained(Detector):
+class Trained(Method):
     epochs = 1
 
 
-def made(kind: type[Detector], **settings: object) -> Detector:
-    return kind(nn.Identity(), nn.Identity(), **settings)
+def made(kind: type[Method], **settings: object) -> Model:
+    return Model(kind(), TestTimeAugmentation(), nn.Identity(), nn.Identity(), **settings)
 
 
 TEMPLATE, GENERATOR = {"mode": {"name": "template"}}, {"generator": {"_target_": "x"}}
@@ -187,7 +188,7 @@ HISTAUGAN = {"_target_": f"{GENERATORS}.histaugan.HistAuGAN", "size": 48}
         (RESTYLE | {"generator": HISTAUGAN | {"size": 64}}, made(Trained), "generator.size=48"),
     ],
 )
-def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector: Detector, reason: str):
+def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector: Model, reason: str):
     with pytest.raises(UserError, match=reason):
         check_combination(choices(**cfg), detector)
 
@@ -203,5 +204,5 @@ def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector:
         ({}, made(Untrained)),
     ],
 )
-def test_sensible_ones_are_not(cfg: dict, detector: Detector):
+def test_sensible_ones_are_not(cfg: dict, detector: Model):
     check_combination(choices(**cfg), detector)

@@ -8,7 +8,7 @@ import torch
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.defects import LevelsOfMaps
-from anomalib_lite.detectors.base import Prediction
+from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.jobs.defects import add_batch, make_inspector, open_book
 from anomalib_lite.scoring import threshold_from_ok
 from tests.defects.conftest import SHAPE, perfect, photograph, settings

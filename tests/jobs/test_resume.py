@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from anomalib_lite.detectors.stfpm import STFPM
+from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs import training
 from tests.commands import Command, one_thread
 
@@ -72,13 +72,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Pa
 def epochs_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The epoch of every step that this process trains."""
     seen: list[int] = []
-    step = STFPM.training_step
+    step = Model.training_step
 
-    def counted(self: STFPM, *arguments):
+    def counted(self: Model, *arguments):
         seen.append(self.current_epoch)
         return step(self, *arguments)
 
-    monkeypatch.setattr(STFPM, "training_step", counted)
+    monkeypatch.setattr(Model, "training_step", counted)
     return seen
 
 
@@ -130,7 +130,7 @@ def test_the_best_epoch_is_remembered_over_an_interruption(
 ):
     """The first epoch is the best; the training breaks off as soon as it can be resumed from it."""
 
-    def worse_each_epoch(self: STFPM, *_):
+    def worse_each_epoch(self: Model, *_):
         self.log("val_loss", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1)
 
     def cut(self: Trainer, path, *arguments, **named):
@@ -138,7 +138,7 @@ def test_the_best_epoch_is_remembered_over_an_interruption(
         if str(path).endswith("last.ckpt"):
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(STFPM, "validation_step", worse_each_epoch)
+    monkeypatch.setattr(Model, "validation_step", worse_each_epoch)
     command, save, load = [*overrides(tiny, tmp_path), "keep=best"], Trainer.save_checkpoint, torch.load
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_checkpoint", cut)
@@ -160,15 +160,15 @@ def test_an_interrupted_training_says_that_it_can_go_on(
     run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path
 ):
     """Ctrl-C in the second epoch. It also ends a sweep: no further job is begun."""
-    handler, step = signal.getsignal(signal.SIGINT), STFPM.training_step
+    handler, step = signal.getsignal(signal.SIGINT), Model.training_step
 
-    def interrupted(self: STFPM, *arguments):
+    def interrupted(self: Model, *arguments):
         if self.current_epoch == 1:
             raise KeyboardInterrupt
         return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(STFPM, "training_step", interrupted)
+        patch.setattr(Model, "training_step", interrupted)
         done = run_verb("train", "-m", *overrides(tiny, tmp_path)[1:], "seed=0,1")
     signal.signal(signal.SIGINT, handler)  # Lightning lets no second Ctrl-C through
     assert done.status == 130 and "the same command goes on" in done.err and "Traceback" not in done.err

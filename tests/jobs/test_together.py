@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anomalib_lite.data import images
 from anomalib_lite.data.images import Shares, ShuffledByEpoch
-from anomalib_lite.detectors.base import weighted_mean
+from anomalib_lite.detectors.model import weighted_mean
 from anomalib_lite.jobs.together import SharedBatchNorm
 from tests.clusters import free_port
 from tests.commands import Command

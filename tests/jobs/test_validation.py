@@ -10,7 +10,7 @@ import torch
 
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Batch, Sample
-from anomalib_lite.detectors.base import Prediction
+from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.validation import DRAWN, hold_back, validate
 from anomalib_lite.runs.folder import run_hash
