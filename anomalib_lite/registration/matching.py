@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from anomalib_lite.registration.contrast import local_contrast
-
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
 SEARCH_DETAIL = 20  # contrast is relative to this part of a side: coarse enough to bear two degrees
@@ -34,6 +32,13 @@ class Match:
     scale: float
     score: float
 
+    def pose(self, shape: tuple[int, int]) -> np.ndarray:
+        """The map (2, 3) that turns and scales a template of `shape` (h, w) about its centre and puts it here."""
+        turn = np.deg2rad(self.angle)
+        linear = self.scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        shift = np.array([self.x, self.y]) - linear @ (shape[1] / 2, shape[0] / 2)
+        return np.column_stack([linear, shift])
+
 
 @dataclass(frozen=True)
 class Search:
@@ -50,23 +55,51 @@ class Pyramid:
     """Local contrast (float32) of a panel (H, W) and a template (h, w), grey uint8, at reduced sizes.
 
     coarsest, finest: the powers of two by which they are reduced where the search begins and where it ends.
+    ground: the tone in [0, 255] that surrounds the template; None where its own border shows that.
     """
 
     def __init__(self, panel: np.ndarray, template: np.ndarray) -> None:
         self.shape = template.shape
         self.coarsest = _reduction(min(template.shape), COARSE_SIDE)
         self.finest = min(self.coarsest, _reduction(max(template.shape), FINE_SIDE))
+        self.ground: int | None = None
         height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
-        self._greys = [reduce(image, self.finest) for image in (panel, template[:height, :width])]
-        self._levels: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
+        self._panel, self._template = (reduce(image, self.finest) for image in (panel, template[:height, :width]))
+        self._contrast: dict[tuple[bool, int, float, int | None], np.ndarray] = {}
 
     def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
         """Panel and template, reduced by `factor`; contrast is relative to 1 / `detail` of a template's side."""
-        if (factor, detail) not in self._levels:
-            radius = max(self.shape) / factor / detail
-            greys = (reduce(grey, factor // self.finest) for grey in self._greys)
-            self._levels[factor, detail] = tuple(local_contrast(grey, radius) for grey in greys)
-        return self._levels[factor, detail]
+        radius = max(self.shape) / factor / detail
+        for grey, ground in ((self._panel, None), (self._template, self.ground)):
+            key = (grey is self._panel, factor, detail, ground)
+            if key not in self._contrast:
+                self._contrast[key] = local_contrast(reduce(grey, factor // self.finest), radius, ground)
+        return self._contrast[True, factor, detail, None], self._contrast[False, factor, detail, self.ground]
+
+    def grounds(self) -> tuple[int, int]:
+        """A dark and a bright tone of the panel."""
+        dark, bright = np.quantile(self._panel, (0.05, 0.95))
+        return int(dark), int(bright)
+
+
+def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) -> np.ndarray:
+    """Grey uint8 (H, W) -> float32 (H, W), in which edges count by their place and not by their brightness.
+
+    A label stuck to a product then costs it as much correlation as it hides, however bright it is; and shiny parts
+    do not pull an alignment to wherever they mirror a lamp.
+
+    Args:
+        image: the picture.
+        radius: in pixels, sets how large a neighbourhood is.
+        ground: what lies beyond the image's border; None repeats its own pixels.
+    """
+    if ground is not None:  # one pixel will do: the filters repeat it
+        framed = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=ground)
+        return np.ascontiguousarray(local_contrast(framed, radius)[1:-1, 1:-1])
+    grey = np.log(image.astype(np.float32) + 10)  # the offset keeps the noise of dark pixels small
+    grey -= _blur(grey, radius)
+    spread = _blur(grey * grey, 2 * radius)
+    return grey / (np.sqrt(np.maximum(spread, 0)) + np.float32(0.15))
 
 
 def find_matches(pyramid: Pyramid, search: Search) -> list[Match]:
@@ -120,6 +153,12 @@ def reduce(image: np.ndarray, factor: int) -> np.ndarray:
     image = cv2.copyMakeBorder(image, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
     size = (image.shape[1] // factor, image.shape[0] // factor)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Nearly a Gaussian, at a cost that does not grow with `sigma`."""
+    side = 2 * max(1, round(2.45 * sigma)) + 1  # the deviation of a triangle of this width
+    return cv2.stackBlur(image, (side, side))
 
 
 def _reduction(side: int, wanted: int) -> int:

@@ -1,28 +1,20 @@
-"""A template brought over an image: as a whole, then locally by some pixels.
+"""A template brought over an image of its size: as a whole, then locally by some pixels, and into the image's light.
 
-Evangelidis, Psarakis, "Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization", PAMI 2008
-(OpenCV's findTransformECC). Pictures are float32 (H, W, 3) in [0, 1]; grey ones (H, W).
+Pictures are float32 (H, W, 3) in [0, 1]; grey ones (H, W).
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.registration.alignment import MOTIONS, STILL, align, between_centres, correlation, rescaled
 
-log = logging.getLogger(__name__)
-
-MOTIONS = {
-    "translation": cv2.MOTION_TRANSLATION,
-    "euclidean": cv2.MOTION_EUCLIDEAN,
-    "affine": cv2.MOTION_AFFINE,
-}
 SMALLEST, LARGEST = 96, 384  # px of the shorter side between which the parameters are sought
-ITERATIONS = 40
+ITERATIONS, BLUR = 40, 5
 FAINT = 1e-3  # local contrast (standard deviation) below which there is nothing to align on
 STEP_COST = 0.001  # mean absolute difference by which a shift of one more pixel must be better
 
@@ -53,7 +45,8 @@ class Alignment:
         seen = np.ones((height, width), bool)
         target = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self.motion != "none":
-            warp = whole_motion(target, cv2.cvtColor(template, cv2.COLOR_RGB2GRAY), self.motion)
+            pose = whole_motion(target, cv2.cvtColor(template, cv2.COLOR_RGB2GRAY), self.motion)
+            warp = between_centres(pose).astype(np.float32)
             rows, columns = np.mgrid[:height, :width].astype(np.float32)
             x = warp[0, 0] * columns + warp[0, 1] * rows + warp[0, 2]
             y = warp[1, 0] * columns + warp[1, 1] * rows + warp[1, 2]
@@ -69,26 +62,19 @@ class Alignment:
 
 
 def whole_motion(image: np.ndarray, template: np.ndarray, motion: str) -> np.ndarray:
-    """The map (2, 3) from the image's pixels to the template's at which the two grey pictures correlate best.
+    """The pose (2, 3) from the image to the template at which the two grey pictures correlate best.
 
-    Sought from coarse to fine; where nothing better than the identity is found, it is the identity.
+    Sought from coarse to fine; where nothing better is found than the identity, it is the identity.
     """
-    warp = np.eye(2, 3, dtype=np.float32)
     if min(image.std(), template.std()) < FAINT:
-        return warp
-    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, ITERATIONS, 1e-4)
-    scales = _scales(min(image.shape))
+        return STILL
+    pose, scales = STILL, _scales(min(image.shape))
     for scale in scales:
         small, other = _reduced(image, scale), _reduced(template, scale)
-        warp = _start(small, other) if scale == scales[0] else _rescaled(warp, 2.0)
-        try:
-            _, warp = cv2.findTransformECC(small, other, warp.copy(), MOTIONS[motion], criteria, None, 5)
-        except cv2.error as error:  # raised where the correlation cannot grow
-            log.debug("no alignment at scale %g: %s", scale, error)
-    warp = _rescaled(warp, 1 / scales[-1])
-    identity = np.eye(2, 3, dtype=np.float32)
-    better = _correlation(image, template, warp) > _correlation(image, template, identity)
-    return warp if better else identity
+        pose = _start(small, other) if scale == scales[0] else rescaled(pose, 2.0)
+        pose = align(other, small, pose, motion, ITERATIONS, BLUR)
+    pose = rescaled(pose, 1 / scales[-1])
+    return pose if _shared(image, template, pose) > _shared(image, template, STILL) else STILL
 
 
 def local_shifts(image: np.ndarray, template: np.ndarray, reach: int, window: int) -> np.ndarray:
@@ -152,29 +138,20 @@ def _reduced(picture: np.ndarray, scale: float) -> np.ndarray:
     return picture if scale == 1 else cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _rescaled(warp: np.ndarray, factor: float) -> np.ndarray:
-    """The same motion in a picture `factor` times as large; pixels are counted from the middle of the first one."""
-    centre = np.array([0.5, 0.5])
-    shift = warp[:, 2] - centre + warp[:, :2] @ centre  # between pixels counted from the outer corner
-    shift = factor * shift + centre - warp[:, :2] @ centre
-    return np.column_stack([warp[:, :2], shift]).astype(np.float32)
-
-
 def _start(image: np.ndarray, template: np.ndarray) -> np.ndarray:
     """The shift of the strongest phase correlation, where it is better than none."""
     window = cv2.createHanningWindow(image.shape[::-1], cv2.CV_32F)
     shift, _ = cv2.phaseCorrelate(image.copy(), template.copy(), window)  # it may write the windowed picture back
-    found, identity = np.eye(2, 3, dtype=np.float32), np.eye(2, 3, dtype=np.float32)
+    found = STILL.copy()
     found[:, 2] = shift
-    return found if _correlation(image, template, found) > _correlation(image, template, identity) else identity
+    return found if _shared(image, template, found) > _shared(image, template, STILL) else STILL
 
 
-def _correlation(image: np.ndarray, template: np.ndarray, warp: np.ndarray) -> float:
-    """Of the pixels that both pictures show; -1 where these are fewer than half."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(template, warp, image.shape[::-1], flags=flags)
-    seen = cv2.warpAffine(np.ones_like(template), warp, image.shape[::-1], flags=flags) > 0.99
-    if seen.mean() < 0.5:
-        return -1.0
-    a, b = image[seen] - image[seen].mean(), moved[seen] - moved[seen].mean()
-    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
+def _shared(image: np.ndarray, template: np.ndarray, pose: np.ndarray) -> float:
+    """Correlation of the pixels that both pictures show; -1 where these are fewer than half."""
+    warp, flags = between_centres(pose).astype(np.float32), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved, seen = (
+        cv2.warpAffine(picture, warp, image.shape[::-1], flags=flags) for picture in (template, np.ones_like(template))
+    )
+    both = seen > 0.99
+    return correlation(image[both], moved[both]) if both.mean() >= 0.5 else -1.0

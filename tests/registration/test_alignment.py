@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.registration.alignment import align, between_centres, corners_of, cut, pose_of
-from anomalib_lite.registration.contrast import local_contrast
-from anomalib_lite.registration.matching import Match
+from anomalib_lite.registration.alignment import align, between_centres, corners_of, cut
+from anomalib_lite.registration.matching import Match, local_contrast
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def pose(dx: float, dy: float, angle: float, stretch: float = 1.0) -> np.ndarray
 
 
 def test_the_pose_of_a_match_turns_about_the_template_s_centre():
-    corners = corners_of(pose_of(Match(50, 60, 90, 2, 1), (10, 20)), (10, 20))
+    corners = corners_of(Match(50, 60, 90, 2, 1).pose((10, 20)), (10, 20))
     # clockwise by a quarter, twice as large: the upper left corner goes to the upper right
     assert corners == pytest.approx(np.array([[60, 40], [60, 80], [40, 80], [40, 40]]))
 

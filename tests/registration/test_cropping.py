@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.cropping import SegmentOptions, correlation, crop, segment
-from anomalib_lite.registration.overview import draw_overview
+from anomalib_lite.registration.cropping import SegmentOptions, correlation, crop, draw_overview, segment
 from anomalib_lite.rendering.product import render_template
 from anomalib_lite.rendering.sheet import render_sheet
 
@@ -91,6 +90,25 @@ def test_a_template_cut_from_a_panel_serves_as_well(sheets):
     (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
     found = segment(sheets[1].image, sheets[0].image[top:bottom, left:right], WIDE)
     assert len(found) == 8
+
+
+@pytest.mark.parametrize("ground", [20, 200])
+@pytest.mark.parametrize("margin", [0, 1, 8])
+def test_a_template_cut_at_the_very_edge_of_a_plain_product_serves_as_well(ground, margin):
+    """The step from product to ground is the strongest line of a plain product, and such a template lacks it."""
+    rng = np.random.default_rng(0)
+    plain = np.full((120, 120, 3), (120, 110, 90), np.uint8)
+    cv2.circle(plain, (40, 60), 20, (160, 60, 40), -1)
+    cv2.rectangle(plain, (72, 36), (102, 84), (50, 150, 160), -1)
+    panel = np.full((500, 800, 3), ground, np.int64)
+    places = [(40, 40), (420, 50), (80, 300), (600, 330)]
+    for x, y in places:
+        panel[y : y + 120, x : x + 120] = plain
+    panel = (panel + rng.normal(0, 4, panel.shape)).clip(0, 255).astype(np.uint8)
+    found = segment(panel, panel[40 - margin : 160 + margin, 40 - margin : 160 + margin], WIDE)
+    centres = sorted(tuple(f.corners.mean(0)) for f in found)
+    assert np.array(centres) == pytest.approx(np.array(sorted(places)) + 60, abs=0.5)
+    assert min(f.score for f in found) > 0.8
 
 
 def test_products_in_any_direction(sheet_config):

@@ -6,8 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.registration.contrast import local_contrast
-from anomalib_lite.registration.matching import Match, Pyramid, Search, find_matches, overlap, reduce, suppress
+from anomalib_lite.registration.matching import (
+    Match,
+    Pyramid,
+    Search,
+    find_matches,
+    local_contrast,
+    overlap,
+    reduce,
+    suppress,
+)
 
 
 def scene(seed: int, places: list[tuple[int, int]], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
