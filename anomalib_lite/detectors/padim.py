@@ -37,7 +37,7 @@ class PaDiM(Method):
         levels: Sequence[int] | None = None,
         stride: int = 8,
         channels: int | None = 160,
-        shrinkage: float = 0.0,
+        shrinkage: float | str = "auto",
         ridge: float = 0.01,
         seed: int = 0,
     ) -> None:

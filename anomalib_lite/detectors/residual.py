@@ -24,7 +24,7 @@ class ResidualModel(nn.Module):
     def __init__(
         self,
         groups: Sequence[Sequence[int]],
-        shrinkage: float = 0.1,
+        shrinkage: float | str = "auto",
         ridge: float = 0.01,
         fusion: str = "product",
     ) -> None:

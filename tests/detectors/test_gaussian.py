@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import oas
 
-from anomalib_lite.detectors.gaussian import PositionGaussian
+from anomalib_lite.detectors.gaussian import PositionGaussian, oas_share
 from anomalib_lite.detectors.whitening import Moments
+from anomalib_lite.errors import UserError
 
 
 def made(count: int, seed: int) -> torch.Tensor:
@@ -20,7 +22,7 @@ def made(count: int, seed: int) -> torch.Tensor:
     return noise * scale + mean
 
 
-def fitted(features: torch.Tensor, **options: float) -> PositionGaussian:
+def fitted(features: torch.Tensor, **options: float | str) -> PositionGaussian:
     gaussian, moments = PositionGaussian(**options), Moments()
     for part in features.split(16):
         PositionGaussian.update(moments, part)
@@ -47,6 +49,34 @@ def test_the_map_is_the_mahalanobis_distance_of_each_position(shrinkage: float, 
 
 def test_the_map_is_one_on_average_where_the_model_is_right():
     assert fitted(made(2000, 0), shrinkage=0.0, ridge=0.0)(made(2000, 1)).mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [3, 12, 200])
+def test_the_automatic_share_is_that_of_scikit_learn(count: int):
+    rows = made(count, 0).double().flatten(2).permute(2, 0, 1)
+    centred = rows - rows.mean(1, keepdim=True)
+    found = oas_share(centred.transpose(1, 2) @ centred / count, count)
+    expected = [oas(own.numpy(), assume_centered=True)[1] for own in centred]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_the_automatic_covariance_is_that_of_scikit_learn_where_the_pooled_one_is_the_identity():
+    known, asked = made(12, 0), made(3, 1)
+    rows = known.double().flatten(2).permute(2, 0, 1)
+    centred = rows - rows.mean(1, keepdim=True)
+    pooled = (centred.transpose(1, 2) @ centred / 12).mean(0)
+    white = torch.linalg.inv(torch.linalg.cholesky(pooled))
+    found = fitted(known, shrinkage="auto", ridge=0.0)(asked)[:, 0].flatten(1)
+    for place, own in enumerate(centred @ white.T):
+        difference = (asked.double().flatten(2)[:, :, place] - rows[place].mean(0)) @ white.T
+        inverse = torch.from_numpy(np.linalg.inv(oas(own.numpy(), assume_centered=True)[0]))
+        expected = torch.einsum("bi,ij,bj->b", difference, inverse, difference) / 4
+        np.testing.assert_allclose(found[:, place].numpy(), expected.numpy(), rtol=1e-3)
+
+
+def test_a_shrinkage_that_is_none_is_refused():
+    with pytest.raises(UserError, match="auto or a number"):
+        PositionGaussian("automatic")
 
 
 def test_fewer_images_than_channels_are_enough_with_shrinkage_and_ridge():
