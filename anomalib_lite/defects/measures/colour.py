@@ -24,9 +24,13 @@ def contrast(first: np.ndarray, second: np.ndarray) -> float:
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
     """Relative luminance in [0, 1] (IEC 61966-2-1) of sRGB pixels (..., 3) in [0, 255]."""
+    return linear(rgb) @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def linear(rgb: np.ndarray) -> np.ndarray:
+    """sRGB values in [0, 255] in linear light, in [0, 1] (IEC 61966-2-1): there, blurring keeps the sum."""
     share = np.asarray(rgb, np.float64) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return linear @ np.array([0.2126, 0.7152, 0.0722])
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
 
 
 def surroundings(mask: np.ndarray, others: np.ndarray) -> np.ndarray:

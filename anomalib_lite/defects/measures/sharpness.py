@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+_TRACE = 0.08  # of an ink's cover: less is noise
+
 
 def gradients(image: np.ndarray) -> np.ndarray:
     """Central differences along x and y of a picture's grey values: float32 (H, W, 2), from RGB or grey."""
@@ -35,3 +37,26 @@ def drawing_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray)
     a, b = image[mask].astype(np.float64), reference[mask].astype(np.float64)
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum() / norm) if norm > 0 else 0.0
+
+
+def ink_cover(image: np.ndarray, reference: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """How much ink lies on each pixel of a picture (H, W, 3): float32 (H, W), 0 on bare ground, 1 in a letter.
+
+    Ground is the colour that the reference has along the text area's rim, ink the mean of the fifth of the area's
+    pixels that differ most from it.
+    """
+    rim = text & ~cv2.erode(text.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
+    ground = np.median(reference[rim], axis=0).astype(np.float32)
+    colours = reference[text] - ground
+    away = np.linalg.norm(colours, axis=1)
+    ink = colours[away >= np.quantile(away, 0.8)].mean(axis=0)
+    return (image - ground) @ ink / max(float(ink @ ink), 1e-6)
+
+
+def ink_gained(cover: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> float | None:
+    """Of all ink that a defect moved, the share that it brought: 0 where print is missing, 1/2 where it is blurred, 1
+    where it is smeared; None where no ink moved. cover, wanted: as `ink_cover` gives them (H, W).
+    """
+    change = (cover - wanted)[mask]
+    gained, lost = change[change > _TRACE].sum(), -change[change < -_TRACE].sum()
+    return float(gained / (gained + lost)) if gained + lost > 0 else None
