@@ -47,9 +47,9 @@ def test_a_defect_on_the_border(inspector):
 def test_blurred_text(inspector):
     image, mask = perfect(), np.zeros(SHAPE, bool)
     mask[74:94, 34:60] = True
-    image[mask] = cv2.GaussianBlur(image, (0, 0), 3)[mask]
+    image[mask] = cv2.GaussianBlur(image, (0, 0), 2)[mask]
     (defect,) = inspect(inspector, photograph(52, image), mask).defects
-    assert defect.kind == "blurry_text" and defect.confidence > 0.6
+    assert defect.kind == "blurry_text" and defect.confidence > 0.5
     assert defect.measures["sharpness_loss"] > 0.4
 
 

@@ -85,14 +85,16 @@ def test_saved_is_loaded(tmp_path):
         Layout.load(tmp_path)
 
 
-def test_text_is_found_by_the_optional_detector():
-    pytest.importorskip("rapidocr", reason="the extra ocr is not installed")
-    boxes, how = find_text(perfect())
-    assert how == "rapidocr found 1 line"
-    (x0, y0), (x1, y1) = boxes[0].min(axis=0), boxes[0].max(axis=0)
+@pytest.mark.parametrize("scale", [1, 3])
+def test_text_is_found_where_it_can_be_read(scale):
+    image = cv2.resize(perfect(), None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    (box,), words = find_text(image)
+    assert words == "read: WORD"
+    (x0, y0), (x1, y1) = box.min(axis=0) / scale, box.max(axis=0) / scale
     assert x0 < 14 and 60 < x1 < 90 and y0 < 76 and 88 < y1 <= 96
 
 
-def test_without_the_detector_there_is_no_text(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert find_text(perfect()) == ([], "not looked for: rapidocr is not installed")
+def test_a_product_without_text_has_none():
+    ring = perfect()
+    ring[66:] = (28, 28, 32)
+    assert find_text(ring) == ([], "no text found")

@@ -11,7 +11,14 @@ from anomalib_lite.defects.layout import TEXT, Layout
 from anomalib_lite.defects.measures.colour import colour_difference, contrast, linear, surroundings
 from anomalib_lite.defects.measures.edges import edge_displacement
 from anomalib_lite.defects.measures.shape import length_and_width, pieces
-from anomalib_lite.defects.measures.sharpness import drawing_likeness, gradients, ink_cover, ink_gained, sharpness_loss
+from anomalib_lite.defects.measures.sharpness import (
+    blur_likeness,
+    drawing_likeness,
+    gradients,
+    ink_cover,
+    ink_gained,
+    sharpness_loss,
+)
 from anomalib_lite.defects.palette import Palette
 from anomalib_lite.defects.reference import to_lab
 
@@ -19,7 +26,8 @@ UNITS = {
     "area_px": "px", "area_mm2": "mm²", "area_share": "of the picture", "area_of_part": "of the part it lies in",
     "length_px": "px", "width_px": "px", "length_mm": "mm", "width_mm": "mm", "pieces": "count",
     "colour_difference": "CIEDE2000", "contrast": "Michelson, 0 to 1", "off_colour": "standard deviations",
-    "sharpness_loss": "share of gradient energy", "ink_gained": "share of the ink that moved", "drawing_likeness": "correlation", "edge_displacement_px": "px",
+    "sharpness_loss": "share of gradient energy", "ink_gained": "share of the ink that moved",
+    "blur_likeness": "share of the change", "drawing_likeness": "correlation", "edge_displacement_px": "px",
     "edge_displacement_share": "of the shorter side", "map_ratio": "× threshold",
 }  # fmt: skip
 
@@ -125,8 +133,10 @@ def _against_reference(mask: np.ndarray, scene: Scene) -> dict[str, float | None
     text = scene.layout.area(TEXT) if TEXT in scene.layout.names else np.zeros_like(mask)
     if (mask & text).any():
         values["sharpness_loss"] = sharpness_loss(scene.gradients, scene.wanted_gradients, mask & text)
-        covers = [ink_cover(linear(picture), linear(reference), text) for picture in (scene.image, reference)]
+        light, wanted = linear(scene.image), linear(reference)
+        covers = [ink_cover(picture, wanted, text) for picture in (light, wanted)]
         values["ink_gained"] = ink_gained(*covers, mask & text)
+        values["blur_likeness"] = blur_likeness(light, wanted, mask & text)
     shift = edge_displacement(scene.foreground & ~text, scene.wanted_foreground & ~text, mask & ~text)
     values["edge_displacement_px"] = shift
     values["edge_displacement_share"] = shift / min(mask.shape)

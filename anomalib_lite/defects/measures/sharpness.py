@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 _TRACE = 0.08  # of an ink's cover: less is noise
+_WIDTHS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.5)  # of blurs, in px of a picture of 256
 
 
 def gradients(image: np.ndarray) -> np.ndarray:
@@ -60,3 +61,19 @@ def ink_gained(cover: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> float
     change = (cover - wanted)[mask]
     gained, lost = change[change > _TRACE].sum(), -change[change < -_TRACE].sum()
     return float(gained / (gained + lost)) if gained + lost > 0 else None
+
+
+def blur_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+    """The share of a change within the mask that blurring the reference explains: 1 - least squared difference left by
+    a Gaussian of any of a few widths over the difference without one. Pictures (H, W, 3) in linear light.
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    unit = max(min(mask.shape) / 256, 0.4)
+    margin = round(3 * _WIDTHS[-1] * unit)
+    window = tuple(slice(max(0, line[0] - margin), line[-1] + margin + 1) for line in (rows, columns))
+    seen, good, inside = image[window], reference[window], cv2.dilate(mask[window].astype(np.uint8), np.ones((3, 3)))
+    left = [
+        float(((seen - picture)[inside > 0] ** 2).sum())
+        for picture in (good, *(cv2.GaussianBlur(good, (0, 0), width * unit) for width in _WIDTHS))
+    ]
+    return 1 - min(left) / left[0] if left[0] > 0 else 0.0
