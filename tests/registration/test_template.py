@@ -46,6 +46,19 @@ def test_a_known_motion_is_found(motion: str, warp: np.ndarray):
     assert np.abs(corners @ between_centres(found).T - corners @ warp.T).max() < 0.35
 
 
+def test_a_pose_found_on_reduced_pictures_holds_for_the_large_ones():
+    """The middle of a large pixel is not the middle of the pixels that it was made of."""
+    side, border = 900, 60
+    noise = np.random.default_rng(0).standard_normal((side + 2 * border,) * 2).astype(np.float32)
+    blobs = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 12), None, 0, 1, cv2.NORM_MINMAX)
+    warp = cv2.getRotationMatrix2D((side / 2, side / 2), 3, 1.0) + [[0, 0, 6], [0, 0, -4]]
+    place = np.float32([[1, 0, border], [0, 1, border]]) @ np.vstack([warp, [0, 0, 1]])
+    image = cv2.warpAffine(blobs, place, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    found = whole_motion(image, blobs[border:-border, border:-border], "euclidean")
+    corners = np.array([[0, 0, 1], [side, 0, 1], [0, side, 1], [side, side, 1]])
+    assert np.abs(corners @ (between_centres(found) - warp).T).max() < 0.1
+
+
 def test_the_template_comes_over_the_image_and_what_it_does_not_show_is_unseen():
     image, template = coloured(picture(warp=turn(2, (8, 0)))), coloured(picture())
     aligned, seen = Alignment(reach=0, light=False)(image, template)
