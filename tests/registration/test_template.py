@@ -51,7 +51,8 @@ def test_a_pose_found_on_reduced_pictures_holds_for_the_large_ones():
     side, border = 900, 60
     noise = np.random.default_rng(0).standard_normal((side + 2 * border,) * 2).astype(np.float32)
     blobs = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 12), None, 0, 1, cv2.NORM_MINMAX)
-    warp = cv2.getRotationMatrix2D((side / 2, side / 2), 3, 1.0) + [[0, 0, 6], [0, 0, -4]]
+    warp = cv2.getRotationMatrix2D((side / 2, side / 2), 3, 1.0)
+    warp[:, 2] += (6, -4)
     place = np.float32([[1, 0, border], [0, 1, border]]) @ np.vstack([warp, [0, 0, 1]])
     image = cv2.warpAffine(blobs, place, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     found = whole_motion(image, blobs[border:-border, border:-border], "euclidean")
