@@ -27,8 +27,7 @@ import numpy as np
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.registration.cropping import SegmentOptions, crop, segment
-from anomalib_lite.rendering.sheet import SheetConfig
-from anomalib_lite.rendering.sheets import write_sheets
+from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
 
 FOUND_WITHIN = 0.05  # a product is found where its centre is this near to the truth, in product sides
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from anomalib_lite.data import mvtec_ad
 from anomalib_lite.data.sample import Splits
-from anomalib_lite.rendering.dataset import PanelsConfig, write_dataset
 from anomalib_lite.rendering.flaws import DEFECTS
+from anomalib_lite.rendering.product import PanelsConfig, write_dataset
 
 RENDERED = "rendered"
 

@@ -7,9 +7,12 @@ import logging
 import os
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
+import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -19,13 +22,12 @@ from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.segment import Cut, Panel, cut_panels, write_manifest
-from anomalib_lite.registration.cropping import SegmentOptions
-from anomalib_lite.rendering.dataset import VERSION, save_image
-from anomalib_lite.rendering.sheet import Placed, SheetConfig
-from anomalib_lite.rendering.sheets import write_sheets
-from anomalib_lite.rendering.truth import crop_mask, match_truth, read_truth
+from anomalib_lite.registration.cropping import Found, SegmentOptions, crop
+from anomalib_lite.rendering.product import VERSION
+from anomalib_lite.rendering.sheet import Placed, SheetConfig, read_truth, write_sheets
 from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_json, write_text
+from anomalib_lite.runs.images import write_image
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +43,18 @@ truth/ holds the masks of the whole panels, and where every product lies. A demo
   anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png"""
 
 RECORD = "demo.json"
+SAME = 0.5  # a found product is a drawn one where their outlines' intersection over union is above this
 
 
 @app("demo", HELP)
 def main(cfg: DictConfig) -> None:
-    sheet, output = instantiate(cfg.sheet), Path(cfg.output)
+    sheet, output = instantiate(cfg.sheet), Path(str(cfg.output))
     for name, least in (("n_panels", 1), ("seed", 0)):
         if not isinstance(cfg[name], int) or cfg[name] < least:
             raise UserError(f"{name} is a whole number, {least} or more, but is {cfg[name]}.")
     settings = {"renderer": VERSION, "n_panels": cfg.n_panels, "seed": cfg.seed, "sheet": asdict(sheet)}
     if _is_there(output, settings, cfg.force):
-        log.info("%s is whole and is kept; force=true deletes it and makes it anew.", output)
+        print(f"{output} is whole and is kept; force=true deletes it and makes it anew.")
     else:
 
         def make(folder: Path) -> None:
@@ -60,7 +63,7 @@ def main(cfg: DictConfig) -> None:
 
         artifact(output, make, replace=cfg.force)
     values = ["data=folder", f"data.manifest={output / LABELS_NAME}", f"data.template={output / 'template.png'}"]
-    log.info("Next: %s", shlex.join(["anomalib-lite", "train", *values]))
+    print("Next:", shlex.join(["anomalib-lite", "train", *values]))
 
 
 def _is_there(output: Path, settings: dict[str, object], force: bool) -> bool:
@@ -111,25 +114,47 @@ def _label(folder: Path, panels: list[Panel], cuts: list[tuple[Panel, Cut]]) -> 
             if product is None:
                 log.warning("%s shows no product: it is in the manifest, and has no label", cut.crop)
                 continue
-            answers.append(_answer(product))
+            answers.append(Answer(NOK, product.defect) if product.defect else Answer(OK))
             if product.defect:
                 (folder / mask_key(cut.crop)).parent.mkdir(parents=True, exist_ok=True)
-                save_image(folder / mask_key(cut.crop), crop_mask(mask, cut.found))
+                write_image(folder / mask_key(cut.crop), crop_mask(mask, cut.found))
             lines.append(label_line(cut.crop, answers[-1], mask_key(cut.crop)))
     write_text(folder / LABELS_NAME, "".join(lines))
     _report(answers, sum(map(len, truth.values())), len(panels))
 
 
-def _answer(product: Placed) -> Answer:
-    return Answer(NOK, product.defect) if product.defect else Answer(OK)
-
-
 def _report(answers: list[Answer], placed: int, panels: int) -> None:
     counts = Counter(answer.defect for answer in answers)
     ok = counts.pop(None, 0)
-    log.info("%d of %d products found in %d panels.", len(answers), placed, panels)
+    print(f"{len(answers)} of {placed} products found in {panels} panels.")
     types = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    log.info("%d OK, %d NOK%s", ok, counts.total(), f": {types}." if types else ".")
+    print(f"{ok} OK, {counts.total()} NOK" + (f": {types}." if types else "."))
+
+
+def match_truth(found: Sequence[Found], placed: Sequence[Placed]) -> list[Placed | None]:
+    """Which drawn product each found one is, None for one that is none; no product is taken twice."""
+    same: list[Placed | None] = [None] * len(found)
+    for product in placed if found else ():
+        overlaps = [overlap(one.corners, product.corners) for one in found]
+        if max(overlaps) > SAME:  # those drawn lie apart: none of them takes another one's place
+            same[int(np.argmax(overlaps))] = product
+    return same
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two convex outlines, each (n, 2) in order around it."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    common = cv2.intersectConvexConvex(a, b)[0]
+    return common / (cv2.contourArea(a) + cv2.contourArea(b) - common)
+
+
+def crop_mask(mask: np.ndarray, found: Found) -> np.ndarray:
+    """A panel's mask (H, W) bool, cut as the product's picture is: bool (h, w), where at least half is marked.
+
+    A mark too fine for that keeps every pixel that it touches.
+    """
+    share = crop(mask.astype(np.float32), found)
+    return share >= 0.5 if (share >= 0.5).any() else share > 0
 
 
 if __name__ == "__main__":

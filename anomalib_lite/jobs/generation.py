@@ -21,8 +21,8 @@ from anomalib_lite.generators.base import Generator
 from anomalib_lite.generators.drawing import Drawing, Drawn, start_drawing
 from anomalib_lite.generators.loss_log import LossLog
 from anomalib_lite.jobs.generation_report import KEPT_DROPS, REPORT, write_generation_report
-from anomalib_lite.rendering.dataset import save_image
 from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.images import write_image
 from anomalib_lite.runs.tracking import Findings, Tracker
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _written(folder: Path, drawing: Drawing, count: int) -> Iterator[dict[str, A
             file = f"{REPORT}/dropped/{dropped:04d}.png" if dropped < KEPT_DROPS else ""
             dropped += 1
         if file:
-            save_image(folder / file, one.made.image)
+            write_image(folder / file, one.made.image)
         bar.set_postfix(dropped=dropped)
         yield _row(file, one)
     bar.close()

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +21,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.registration.cropping import Found, SegmentOptions, crop, draw_overview, segment
 from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.images import write_image
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def main(cfg: DictConfig) -> None:
     images = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
     paths = expand(images, Path())
     panels = [Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
-    template = read_template(Path(cfg.template), cfg.template_box)
-    output = Path(cfg.output)
+    template = read_template(Path(str(cfg.template)), cfg.template_box)
+    output = Path(str(cfg.output))
     _make_room(output / "manifest.csv", cfg.force)
     results = cut_panels(panels, template, options, output, cfg.workers)
     _conclude(panels, results, options, output / "manifest.csv")
@@ -121,21 +121,17 @@ def _cut_panel(panel: Panel, template: np.ndarray, options: SegmentOptions, outp
     image = read_image(panel.path)
     found = segment(image, template, options)
     cuts = [Cut(product, f"crops/{panel.name}_{number:02d}.png") for number, product in enumerate(found)]
-    for cut in cuts:
-        _write(output / cut.crop, crop(image, cut.found))
-    _write(output / "overview" / f"{panel.name}.jpg", draw_overview(image, found))
+    overview = output / "overview" / f"{panel.name}.jpg"
+    pictures = {output / cut.crop: crop(image, cut.found) for cut in cuts}
+    for path, picture in (pictures | {overview: draw_overview(image, found)}).items():
+        with atomic_path(path) as temporary:
+            write_image(temporary, picture)
     return cuts
 
 
 def _numbers(product: Found) -> list[str]:
     box = (f"{value:.2f}" for value in product.box)
     return [*box, f"{product.score:.4f}", f"{product.angle:.3f}", f"{product.scale:.4f}"]
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        if not cv2.imwrite(str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"cannot write {path}")
 
 
 def _make_room(manifest: Path, force: bool) -> None:
@@ -170,7 +166,7 @@ def _conclude(panels: Sequence[Panel], results: Sequence[Cuts], options: Segment
             "lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
             len(empty), len(panels), empty[0], options.min_score, options.max_angle,
         )  # fmt: skip
-    log.info("%d products in %d panels: %s", len(rows), len(used), manifest)
+    print(f"{len(rows)} products in {len(used)} panels: {manifest}")
     if skipped:
         listed = "\n  ".join(skipped)
         raise SkippedPanels(f"{len(skipped)} of {len(panels)} panels could not be used and were skipped:\n  {listed}")

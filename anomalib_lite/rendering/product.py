@@ -1,52 +1,51 @@
-"""One photograph of one product, with the truth about it."""
+"""One photograph of one product, with the truth about it; and a whole data set of them, in the layout of MVTec AD."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import csv
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.rendering.camera import CLEAN, Camera, draw_camera, photograph, tone_curve
 from anomalib_lite.rendering.flaws import DEFECTS, NO_FLAW, Flaw
 from anomalib_lite.rendering.layout import perfect_layout
-from anomalib_lite.rendering.light import Light, draw_light, steady_light
-from anomalib_lite.rendering.pose import Pose, draw_pose, homography
-from anomalib_lite.rendering.raster import Grid, make_grid
-from anomalib_lite.rendering.streams import Seed, stream
-from anomalib_lite.rendering.surface import PERFECT, Surface, Wear, render_surface
+from anomalib_lite.rendering.photo import STUDIO, Camera, Light, draw_camera, draw_light, photograph, tone_curve
+from anomalib_lite.rendering.raster import Grid, Pose, Seed, draw_pose, image_seed, make_grid, shrink, stream
+from anomalib_lite.rendering.surface import PERFECT, Wear, render_surface
+from anomalib_lite.runs.artifacts import artifact
+from anomalib_lite.runs.images import write_image
 
+VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
 VISIBLE = 0.035  # a pixel belongs to a defect where it changes the display value by more than this
 SEVERITIES = (0.1, 0.9)
 
 
 @dataclass(frozen=True)
 class Product:
-    """An 8-bit RGB picture (H, W, 3) and its truth; all masks are bool (H, W)."""
+    """An 8-bit RGB picture (H, W, 3) and its truth; the mask is bool (H, W)."""
 
     image: np.ndarray
     mask: np.ndarray
     defect: str | None
     severity: float | None
     pose: Pose
-    text: np.ndarray
-    structure: np.ndarray
-
-    @property
-    def edges(self) -> np.ndarray:
-        """The outline of the foil, two pixels to each side."""
-        kernel = np.ones((5, 5), np.uint8)
-        return cv2.morphologyEx(self.structure.astype(np.uint8), cv2.MORPH_GRADIENT, kernel).astype(bool)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What differs between the pictures of two good products."""
+    """What differs between the pictures of two good products; as it is, that of the perfect one."""
 
     pose: Pose = field(default_factory=Pose)
-    light: Light = field(default_factory=steady_light)
-    camera: Camera = CLEAN
+    light: Light = field(default_factory=lambda: Light(STUDIO))
+    camera: Camera = field(default_factory=Camera)
     wear: Wear = PERFECT
 
 
@@ -62,7 +61,6 @@ def render_product(
     defect: str | None = None,
     severity: float | None = None,
     conditions: Conditions | None = None,
-    supersampling: int = 2,
 ) -> Product:
     """A crop of `size` x `size` pixels that depends on its arguments alone.
 
@@ -71,33 +69,19 @@ def render_product(
     """
     flaw = draw_flaw(seed, defect, severity)
     conditions = conditions or draw_conditions(seed)
-    fine = size * supersampling
-    grid = make_grid(homography(conditions.pose, fine), (fine, fine))
-    radiance, mask, good = render_with_mask(grid, conditions.light, seed, conditions.wear, flaw, (size, size))
+    grid = make_grid(conditions.pose.homography(2 * size), (2 * size, 2 * size))
+    radiance, mask = render_with_mask(grid, conditions.light, seed, conditions.wear, flaw)
     radiance *= conditions.light.field((size, size))[..., None]
     image = photograph(radiance, conditions.camera, stream(seed, "noise"))
-    text, structure = (shrink(cover, (size, size)) > 0.5 for cover in (good.ink, good.foil))
-    return Product(image, mask, flaw.name, flaw.severity, conditions.pose, text, structure)
+    return Product(image, mask, flaw.name, flaw.severity, conditions.pose)
 
 
-def render_template(size: int) -> Product:
-    """The perfect product: straight, evenly lit, without wear, dust or noise."""
-    return render_product(size, 0, conditions=Conditions())
+def render_template(size: int) -> np.ndarray:
+    """The perfect product (size, size, 3): straight, evenly lit, without wear, dust or noise."""
+    return render_product(size, 0, conditions=Conditions()).image
 
 
-def render_with_mask(
-    grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, Surface]:
-    """Reduced to `shape`: the radiance (H, W, 3), the defect's mask (H, W); and the finer good surface."""
-    good = render_surface(perfect_layout(), grid, light, seed, wear, NO_FLAW)
-    radiance = shrink(good.radiance, shape)
-    if flaw is NO_FLAW:
-        return radiance, np.zeros(shape, bool), good
-    flawed = shrink(render_surface(perfect_layout(), grid, light, seed, wear, flaw).radiance, shape)
-    return flawed, changed(radiance, flawed), good
-
-
-def draw_flaw(seed: Seed, defect: str | None, severity: float | None) -> Flaw:
+def draw_flaw(seed: Seed, defect: str | None, severity: float | None = None) -> Flaw:
     """The flaw that a name, a severity and a seed stand for; the severity is drawn if it is None."""
     if defect is None:
         return NO_FLAW
@@ -111,13 +95,18 @@ def draw_flaw(seed: Seed, defect: str | None, severity: float | None) -> Flaw:
     return replace(flaw, name=defect, severity=severity)
 
 
-def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mean of the finer pixels under each pixel; `size` is (H, W)."""
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+def render_with_mask(grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw) -> tuple[np.ndarray, np.ndarray]:
+    """The radiance (H, W, 3) and the defect's mask (H, W), of half as many pixels a side as the grid has."""
+    shape = (grid.shape[0] // 2, grid.shape[1] // 2)
+    good = shrink(render_surface(perfect_layout(), grid, light, seed, wear).radiance, shape)
+    if flaw is NO_FLAW:
+        return good, np.zeros(shape, bool)
+    flawed = shrink(render_surface(perfect_layout(), grid, light, seed, wear, flaw).radiance, shape)
+    return flawed, _changed(good, flawed)
 
 
-def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where two pictures in linear light (H, W, 3) differ visibly: the mask of a defect, bool (H, W).
+def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where two pictures in linear light (H, W, 3) differ visibly, bool (H, W).
 
     Holes and slits narrower than three pixels are closed. Of a change too weak for the usual bar, all that
     reaches 40 % of its strongest pixel counts, so that no defect has an empty mask.
@@ -125,3 +114,75 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     difference = np.abs(tone_curve(after) - tone_curve(before)).max(-1)
     mask = difference > min(VISIBLE, 0.4 * float(difference.max()))
     return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(bool)
+
+
+@dataclass(frozen=True)
+class PanelsConfig:
+    """What is rendered; the folder's name is a hash of these values."""
+
+    size: int = 256
+    seed: int = 0
+    n_train: int = 200
+    n_test_good: int = 60
+    n_per_defect: int = 12
+    severity: tuple[float, float] = SEVERITIES
+    jitter: float = 1.0
+    defects: tuple[str, ...] = tuple(DEFECTS)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.defects) - set(DEFECTS)
+        if unknown:
+            raise UserError(f"Unknown defects {sorted(unknown)}. Choose from: {', '.join(DEFECTS)}.")
+        if not 0 <= self.severity[0] <= self.severity[1] <= 1:
+            raise UserError(f"The severity range must rise within 0 and 1, but is {list(self.severity)}.")
+        if self.size < 32 or min(self.n_train, self.n_test_good, self.n_per_defect) < 0:
+            raise UserError("Products are at least 32 pixels wide, and their numbers are not negative.")
+
+    @property
+    def key(self) -> str:
+        text = json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
+    """The folder of the data set, rendered if it is not below `artifacts` yet.
+
+    Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png, template.png, and products.csv
+    with the severity and pose of each product. A pixel depends on the seed and on the image's split, class and number
+    alone: larger sets begin with the smaller ones. The folder appears when it is whole; a second process that needs it
+    at the same time waits for it.
+    """
+    target = Path(artifacts) / f"panels-{config.key}"
+    artifact(target, lambda folder: _render_into(folder, config, workers))
+    return target
+
+
+def _render_into(folder: Path, config: PanelsConfig, workers: int | None) -> None:
+    counts = {("train", "good"): config.n_train, ("test", "good"): config.n_test_good}
+    counts |= {("test", defect): config.n_per_defect for defect in config.defects}
+    for (split, name), count in counts.items():
+        for place in (f"{split}/{name}", f"ground_truth/{name}")[: 1 + (name != "good")] if count else ():
+            (folder / place).mkdir(parents=True, exist_ok=True)
+    write_image(folder / "template.png", render_template(config.size))
+    jobs = [(*place, number) for place, count in counts.items() for number in range(count)]
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        done = pool.map(lambda job: _render_one(folder, config, *job), jobs)
+        rows = list(tqdm(done, "rendering products", len(jobs), unit="image", leave=False))
+    with open(folder / "products.csv", "w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, rows[0].keys() if rows else ["file"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _render_one(folder: Path, config: PanelsConfig, split: str, name: str, number: int) -> dict[str, str]:
+    seed = image_seed(config.seed, split, name, number)
+    defect = None if name == "good" else name
+    severity = None if defect is None else float(stream(seed, "severity").uniform(*config.severity))
+    product = render_product(config.size, seed, defect, severity, draw_conditions(seed, config.jitter))
+    file = f"{split}/{name}/{number:03d}.png"
+    write_image(folder / file, product.image)
+    if defect is not None:
+        write_image(folder / "ground_truth" / defect / f"{number:03d}_mask.png", product.mask)
+    shown = "" if severity is None else f"{severity:.4f}"
+    pose = {name: f"{value:.6f}" for name, value in asdict(product.pose).items()}
+    return {"file": file, "split": split, "defect": name, "severity": shown, **pose}

@@ -1,15 +1,66 @@
-"""Outlines to pixels: anti-aliased coverage, facet numbers, product coordinates and noise fields."""
+"""What everything is drawn with: named random numbers, poses, anti-aliased outlines, noise.
+
+Pixel coordinates count from the outer corner of the first pixel: its middle is at 0.5.
+"""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from anomalib_lite.rendering.pose import project
-
+Seed = int | tuple[int, ...]
 _SHIFT = 6  # bits after the binary point that OpenCV's rasteriser takes
+
+
+def stream(seed: Seed, name: str) -> np.random.Generator:
+    """A generator that depends on the seed and the name of its purpose alone: one part's change leaves others alone."""
+    words = (seed,) if isinstance(seed, int) else seed
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([*words, zlib.crc32(name.encode())])))
+
+
+def image_seed(seed: int, *place: str | int) -> tuple[int, ...]:
+    """The seed of one image of a set from its place there: for example split, class name and number."""
+    return (seed, *(word if isinstance(word, int) else zlib.crc32(word.encode()) for word in place))
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Shift in crop sides, turn in degrees (clockwise), scale, the two perspective terms of a homography."""
+
+    dx: float = 0.0
+    dy: float = 0.0
+    angle: float = 0.0
+    scale: float = 1.0
+    tilt_x: float = 0.0
+    tilt_y: float = 0.0
+
+    def homography(self, size: float, centre: tuple[float, float] | None = None) -> np.ndarray:
+        """The 3 x 3 map from product coordinates to pixels of a product `size` pixels wide.
+
+        `centre` is where the product's centre lies without shift; the middle of a crop of that size if not given.
+        """
+        cx, cy = centre if centre is not None else (size / 2, size / 2)
+        turn = np.deg2rad(self.angle)
+        cos, sin = self.scale * np.cos(turn), self.scale * np.sin(turn)
+        in_plane = np.array([[cos, -sin, self.dx], [sin, cos, self.dy], [self.tilt_x, self.tilt_y, 1.0]])
+        return np.array([[size, 0, cx], [0, size, cy], [0, 0, 1.0]]) @ in_plane
+
+
+def draw_pose(rng: np.random.Generator, jitter: float) -> Pose:
+    """How differently good crops lie: at `jitter` 1 by 1.3 pixels of 256 and 0.75 degrees."""
+    dx, dy = rng.normal(0, 0.005 * jitter, 2).clip(-0.015, 0.015).tolist()
+    angle = float(np.clip(rng.normal(0, 0.75 * jitter), -2.5, 2.5))
+    scale = 1 + float(np.clip(rng.normal(0, 0.0065 * jitter), -0.02, 0.02))
+    return Pose(dx, dy, angle, scale, *rng.normal(0, 0.007 * jitter, 2).tolist())
+
+
+def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (..., 2) mapped by a homography."""
+    mapped = points @ matrix[:, :2].T + matrix[:, 2]
+    return mapped[..., :2] / mapped[..., 2:]
 
 
 @dataclass(frozen=True)
@@ -24,8 +75,7 @@ class Grid:
 
     def part(self, window: tuple[slice, slice]) -> Grid:
         """The same product on a rectangle of the pixels alone."""
-        rows, columns = window
-        moved = np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, 1.0]]) @ self.matrix
+        moved = np.array([[1, 0, -window[1].start], [0, 1, -window[0].start], [0, 0, 1.0]]) @ self.matrix
         x = self.x[window]
         return Grid(moved, x.shape, x, self.y[window], self.scale)
 
@@ -37,8 +87,7 @@ def make_grid(matrix: np.ndarray, shape: tuple[int, int]) -> Grid:
     rows = np.arange(shape[0], dtype=np.float32)[:, None] + np.float32(0.5)
     a = inverse.astype(np.float32)
     depth = 1 / (a[2, 0] * columns + (a[2, 1] * rows + a[2, 2]))
-    x = (a[0, 0] * columns + (a[0, 1] * rows + a[0, 2])) * depth
-    y = (a[1, 0] * columns + (a[1, 1] * rows + a[1, 2])) * depth
+    x, y = ((a[i, 0] * columns + (a[i, 1] * rows + a[i, 2])) * depth for i in (0, 1))
     ends = project(matrix, np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, -0.5], [0.0, 0.5]]))
     scale = (np.linalg.norm(ends[1] - ends[0]) + np.linalg.norm(ends[3] - ends[2])) / 2
     return Grid(matrix, shape, x, y, float(scale))
@@ -48,8 +97,7 @@ def to_pixels(matrix: np.ndarray, outlines: list[np.ndarray]) -> list[np.ndarray
     """Outlines (K, 2) in OpenCV's fixed-point pixels, which count from the middle of the first pixel."""
     pixels = project(matrix, np.concatenate(outlines)) - 0.5
     fixed = np.round(pixels * (1 << _SHIFT)).astype(np.int32)
-    ends = np.cumsum([len(outline) for outline in outlines])
-    return [fixed[end - len(outline) : end] for end, outline in zip(ends.tolist(), outlines, strict=True)]
+    return np.split(fixed, np.cumsum([len(outline) for outline in outlines])[:-1])
 
 
 def coverage(shape: tuple[int, int], shapes: list[list[np.ndarray]]) -> np.ndarray:
@@ -71,14 +119,18 @@ def shape_numbers(shape: tuple[int, int], outlines: list[np.ndarray]) -> np.ndar
     return canvas
 
 
+def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mean of the finer pixels under each pixel; `size` is (H, W)."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
 def white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
 def cloud_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
     """Smooth noise of unit deviation with about `cells` hills across the longer side, (H, W) float32."""
-    longest = max(shape)
-    small = white_noise(rng, tuple(max(4, round(cells * side / longest) + 3) for side in shape))
+    small = white_noise(rng, tuple(max(4, round(cells * side / max(shape)) + 3) for side in shape))
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 

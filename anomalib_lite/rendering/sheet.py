@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.rendering.camera import draw_camera, photograph
-from anomalib_lite.rendering.flaws import DEFECTS, NO_FLAW
-from anomalib_lite.rendering.light import Light, draw_light
-from anomalib_lite.rendering.pose import Pose, homography, project
-from anomalib_lite.rendering.product import draw_flaw, render_with_mask
-from anomalib_lite.rendering.raster import make_grid, smoothstep
-from anomalib_lite.rendering.streams import Seed, image_seed, stream
+from anomalib_lite.rendering.flaws import DEFECTS
+from anomalib_lite.rendering.photo import Light, draw_camera, draw_light, photograph
+from anomalib_lite.rendering.product import draw_flaw, render_template, render_with_mask
+from anomalib_lite.rendering.raster import Pose, Seed, image_seed, make_grid, project, smoothstep, stream
 from anomalib_lite.rendering.surface import Wear, card_texture
+from anomalib_lite.runs.artifacts import artifact
+from anomalib_lite.runs.images import write_image
 
 CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+_CORNER_NAMES = [f"{axis}{i}" for i in range(4) for axis in "xy"]
 
 
 @dataclass(frozen=True)
@@ -77,31 +82,28 @@ def render_sheet(config: SheetConfig, seed: Seed) -> Sheet:
     products = []
     for number in range(config.rows * config.columns):
         pose, centre = _place(config, number, rng)
-        matrix = view @ homography(pose, config.product_size, centre)
+        matrix = view @ pose.homography(config.product_size, centre)
         flawed = rng.random() < config.nok_share
         defect = list(DEFECTS)[rng.integers(len(DEFECTS))] if flawed else None
         own_seed = image_seed(words[0], *words[1:], number)
         severity = _lay_down(radiance, mask, matrix, _seen_from(light, centre, shape), own_seed, defect)
         products.append(Placed(project(matrix, CORNERS), pose.angle, defect, severity))
     radiance *= light.field(shape)[..., None]
-    image = photograph(radiance, camera, stream(seed, "noise"))
-    return Sheet(image, tuple(products), mask)
+    return Sheet(photograph(radiance, camera, stream(seed, "noise")), tuple(products), mask)
 
 
 def _place(config: SheetConfig, number: int, rng: np.random.Generator) -> tuple[Pose, tuple[float, float]]:
     row, column = divmod(number, config.columns)
-    dx, dy = rng.uniform(-config.shift, config.shift, 2)
-    pose = Pose(float(dx), float(dy), float(rng.uniform(-config.angle, config.angle)))
-    centre = ((column + 0.5) * config.width / config.columns, (row + 0.5) * config.height / config.rows)
-    return pose, centre
+    dx, dy = rng.uniform(-config.shift, config.shift, 2).tolist()
+    pose = Pose(dx, dy, float(rng.uniform(-config.angle, config.angle)))
+    return pose, ((column + 0.5) * config.width / config.columns, (row + 0.5) * config.height / config.rows)
 
 
 def _view(config: SheetConfig, rng: np.random.Generator) -> np.ndarray:
     """A camera that does not look quite straight down, as a homography of the panel's pixels."""
     middle = np.array([[1, 0, -config.width / 2], [0, 1, -config.height / 2], [0, 0, 1.0]])
     lean = rng.uniform(-config.perspective, config.perspective, 2) / (config.width, config.height)
-    tilt = np.array([[1, 0, 0], [0, 1, 0], [*lean, 1.0]])
-    return np.linalg.inv(middle) @ tilt @ middle
+    return np.linalg.inv(middle) @ np.array([[1, 0, 0], [0, 1, 0], [*lean, 1.0]]) @ middle
 
 
 def _seen_from(light: Light, centre: tuple[float, float], shape: tuple[int, int]) -> Light:
@@ -116,18 +118,66 @@ def _lay_down(
     radiance: np.ndarray, mask: np.ndarray, matrix: np.ndarray, light: Light, seed: Seed, defect: str | None
 ) -> float | None:
     """Draws one product on the sheet, in place; what it returns is the severity of its defect."""
-    flaw = NO_FLAW if defect is None else draw_flaw(seed, defect, None)
+    flaw = draw_flaw(seed, defect)
     corners = project(matrix, CORNERS * 1.04)
     left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int), radiance.shape[1::-1])
-    window = (slice(top, bottom), slice(left, right))
-    shape = (bottom - top, right - left)
     local = np.diag([2.0, 2.0, 1.0]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ matrix
-    grid = make_grid(local, (2 * shape[0], 2 * shape[1]))
-    patch, own_mask, _ = render_with_mask(grid, light, seed, Wear(), flaw, shape)
+    grid = make_grid(local, (2 * (bottom - top), 2 * (right - left)))
+    patch, own_mask = render_with_mask(grid, light, seed, Wear(), flaw)
     # The product's own card fades into the sheet's at the border of its square.
     border = np.maximum(np.abs(grid.x), np.abs(grid.y))[::2, ::2]
     weight = cv2.merge([smoothstep((np.float32(0.505) - border) / np.float32(0.03))] * 3)
+    window = (slice(top, bottom), slice(left, right))
     radiance[window] += weight * (patch - radiance[window])
     mask[window] |= own_mask
     return flaw.severity
+
+
+def write_sheets(
+    folder: str | os.PathLike[str], count: int, config: SheetConfig | None = None, seed: int = 0, workers: int = 1
+) -> Path:
+    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.csv into a new folder.
+
+    truth.csv has a line for each product: panel, number, corners x0, y0 (upper left) clockwise to x3, y3 in
+    pixels, angle, defect, severity. A panel depends on the seed and its number alone. A folder that is there
+    stays as it is.
+    """
+    target = Path(folder)
+    artifact(target, lambda unfinished: _render_into(unfinished, count, config or SheetConfig(), seed, workers))
+    return target
+
+
+def read_truth(path: Path) -> dict[str, list[Placed]]:
+    """The products of each panel, by the panel's name in the truth.csv that write_sheets wrote."""
+    panels: dict[str, list[Placed]] = {}
+    with open(path, newline="", encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            corners = np.array([float(row[name]) for name in _CORNER_NAMES]).reshape(4, 2)
+            defect = None if row["defect"] == "good" else row["defect"]
+            severity = float(row["severity"]) if row["severity"] else None
+            panels.setdefault(row["panel"], []).append(Placed(corners, float(row["angle"]), defect, severity))
+    return panels
+
+
+def _render_into(folder: Path, count: int, config: SheetConfig, seed: int, workers: int) -> None:
+    for name in ("panels", "masks"):
+        (folder / name).mkdir()
+    write_image(folder / "template.png", render_template(config.product_size))
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(lambda number: _write_one(folder, number, config, seed), range(count))
+        rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
+    with open(folder / "truth.csv", "w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([["panel", "number", *_CORNER_NAMES, "angle", "defect", "severity"], *rows])
+
+
+def _write_one(folder: Path, number: int, config: SheetConfig, seed: int) -> list[list[object]]:
+    sheet = render_sheet(config, image_seed(seed, "panel", number))
+    name = f"panel_{number:03d}.png"
+    write_image(folder / "panels" / name, sheet.image)
+    write_image(folder / "masks" / name, sheet.mask)
+    return [
+        [f"panels/{name}", place, *(f"{value:.3f}" for value in product.corners.ravel()), f"{product.angle:.3f}",
+         product.defect or "good", "" if product.severity is None else f"{product.severity:.4f}"]
+        for place, product in enumerate(sheet.products)
+    ]  # fmt: skip

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from anomalib_lite.rendering.flaws.base import NO_FLAW, Flaw
+from anomalib_lite.rendering.flaws import NO_FLAW, Flaw
 from anomalib_lite.rendering.layout import SUN, Layout
-from anomalib_lite.rendering.light import Light
-from anomalib_lite.rendering.pose import project
+from anomalib_lite.rendering.photo import Light
 from anomalib_lite.rendering.raster import (
     Grid,
+    Seed,
     cloud_noise,
     coverage,
+    project,
     shape_numbers,
     smoothstep,
+    stream,
     to_pixels,
     white_noise,
-)
-from anomalib_lite.rendering.streams import Seed, stream
+)  # fmt: skip
 
 GOLD = np.array([1.0, 0.735, 0.335], np.float32)  # linear RGB
 INK = np.array([0.60, 0.415, 0.165], np.float32)
@@ -50,11 +51,8 @@ class Surface:
     ink: np.ndarray
 
 
-def render_surface(
-    layout: Layout, grid: Grid, light: Light, seed: Seed, wear: Wear | None = None, flaw: Flaw = NO_FLAW
-) -> Surface:
+def render_surface(layout: Layout, grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw = NO_FLAW) -> Surface:
     """Each part draws from its own stream of `seed`: a flaw changes the pixels it touches and no others."""
-    wear = wear or Wear()
     layout = flaw.layout(layout)
     facets = [facet for element in layout.elements for facet in element.facets]
     outlines = to_pixels(grid.matrix, [facet.outline for facet in facets])
@@ -70,7 +68,9 @@ def render_surface(
     ink[window] = flaw.ink(_ink_cover(layout, part, wear, stream(seed, "ink")), part)
     _lay_over(radiance[window], ink[window], _ink_colour(part, wear, stream(seed, "ink grain")))
 
-    numbers = _grown(shape_numbers(grid.shape, outlines))
+    numbers = shape_numbers(grid.shape, outlines)
+    # Anti-aliased cover reaches a little beyond the facets' own pixels: the nearest facet goes on there.
+    numbers = np.where(numbers == 0, cv2.dilate(numbers, np.ones((3, 3), np.uint8)), numbers)
     leans = np.array([(0.0, 0.0), *(facet.tilt for facet in facets)], np.float32)
     normals = _foil_normals(leans, numbers, foil, grid, wear, stream(seed, "foil"))
     gold = _foil_colour(light.reflections(*normals), wear, stream(seed, "foil grain"))
@@ -94,11 +94,6 @@ def _foil_cover(outlines: list[np.ndarray], grid: Grid, wear: Wear, rng: np.rand
     for x, y in rng.uniform(-0.45, 0.45, (rng.poisson(9 * wear.pits), 2)):
         _stamp(cover, grid, x, y, rng.exponential(0.0022), 0.0)
     return cover
-
-
-def _grown(numbers: np.ndarray) -> np.ndarray:
-    """Anti-aliased cover reaches a little beyond the facets' own pixels: the nearest facet goes on there."""
-    return np.where(numbers == 0, cv2.dilate(numbers, np.ones((3, 3), np.uint8)), numbers)
 
 
 def card_texture(shape: tuple[int, int], scale: float, wear: Wear, rng: np.random.Generator) -> np.ndarray:
@@ -148,8 +143,7 @@ def _foil_normals(
     east, south = grid.x - np.float32(SUN[0]), grid.y - np.float32(SUN[1])
     radius, angle = cv2.cartToPolar(east, south)
     angle *= np.float32(1024 / (2 * np.pi))
-    brushed = white_noise(rng, (64, 1024))
-    rows = radius * np.float32(80)
+    brushed, rows = white_noise(rng, (64, 1024)), radius * np.float32(80)
     marks = cv2.remap(brushed, angle, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     marks *= np.float32(0.075 * wear.texture)
     marks /= radius + np.float32(1e-4)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate.crops import find_crops
-from anomalib_lite.rendering.sheet import SheetConfig
-from anomalib_lite.rendering.sheets import write_sheets
+from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
 from tests.commands import command_line
 
 

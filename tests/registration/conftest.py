@@ -15,7 +15,7 @@ def sheet_config():
 
 @pytest.fixture(scope="session")
 def template(sheet_config):
-    return render_template(sheet_config.product_size).image
+    return render_template(sheet_config.product_size)
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def test_products_in_any_direction(sheet_config):
     config = replace(sheet_config, angle=180, fill=0.66)
     sheet = render_sheet(config, 0)
     options = replace(WIDE, max_angle=180, angle_step=4)
-    found = segment(sheet.image, render_template(config.product_size).image, options)
+    found = segment(sheet.image, render_template(config.product_size), options)
     assert len(found) == 8 and np.median(corner_errors(sheet, found)) < 0.6
     angles = sorted(f.angle for f in found)
     assert angles == pytest.approx(sorted(p.angle for p in sheet.products), abs=0.5)

@@ -1,19 +1,42 @@
-"""The renderer's pictures and the truth it tells about them."""
+"""The renderer's pictures, the truth it tells about them, and the data set made of them."""
 
 from __future__ import annotations
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.rendering.camera import Camera
+from anomalib_lite.rendering import product
 from anomalib_lite.rendering.flaws import DEFECTS
-from anomalib_lite.rendering.pose import Pose
-from anomalib_lite.rendering.product import Conditions, draw_conditions, render_product, render_template
-from anomalib_lite.rendering.surface import Wear
+from anomalib_lite.rendering.layout import perfect_layout
+from anomalib_lite.rendering.photo import STUDIO, Camera, Light
+from anomalib_lite.rendering.product import (
+    Conditions,
+    PanelsConfig,
+    draw_conditions,
+    render_product,
+    render_template,
+    write_dataset,
+)
+from anomalib_lite.rendering.raster import Pose, image_seed, make_grid
+from anomalib_lite.rendering.surface import PERFECT, Wear, render_surface
 
 SIZE = 128
+SMALL = PanelsConfig(size=64, n_train=4, n_test_good=2, n_per_defect=2, defects=("scratch", "stain"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("artifacts"), SMALL, workers=2)
+
+
+def pixels(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
@@ -27,11 +50,20 @@ def sharp(seed: int) -> Conditions:
     return Conditions(drawn.pose, drawn.light, camera, drawn.wear)
 
 
+def covers(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the word and where the foil lies on a good product."""
+    grid = make_grid(draw_conditions(seed).pose.homography(SIZE), (SIZE, SIZE))
+    surface = render_surface(perfect_layout(), grid, Light(STUDIO), seed, PERFECT)
+    return grown(surface.ink > 0.5, 1), grown(surface.foil > 0.5, 1)
+
+
 def test_a_seed_gives_the_same_pixels_and_another_seed_gives_others():
     first, again, other = (render_product(SIZE, seed, "scratch", 0.5) for seed in (3, 3, 4))
     assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
     assert not np.array_equal(first.image, other.image)
     assert first.image.shape == (SIZE, SIZE, 3) and first.image.dtype == np.uint8 and first.mask.dtype == bool
+    good = render_product(SIZE, 1)
+    assert not good.mask.any() and good.defect is None and good.severity is None
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -45,12 +77,7 @@ def test_a_defect_changes_the_masked_pixels_and_no_others(defect):
         assert change[~grown(bad.mask, 2)].max() <= 12
         assert change[~grown(bad.mask, 2)].mean() < 0.1
         assert np.median(change[bad.mask]) > 10
-
-
-@pytest.mark.parametrize("defect", DEFECTS)
-def test_the_camera_hardly_shows_a_defect_outside_its_mask(defect):
-    good = render_product(SIZE, 5).image.astype(int)
-    bad = render_product(SIZE, 5, defect, 0.6)
+    good, bad = render_product(SIZE, 5).image.astype(int), render_product(SIZE, 5, defect, 0.6)  # with a real lens
     change = np.abs(bad.image.astype(int) - good).max(-1)
     assert change[bad.mask].mean() > 8 * change[~grown(bad.mask, 4)].mean()
 
@@ -70,17 +97,12 @@ def test_severity_grows_with_the_defect(defect):
         assert np.corrcoef(ranks, severities)[0, 1] > 0.75 and damage[-1] > 1.5 * damage[0]
 
 
-def test_a_good_product_has_an_empty_mask_and_no_severity():
-    product = render_product(SIZE, 1)
-    assert not product.mask.any() and product.defect is None and product.severity is None
-
-
 def test_print_defects_lie_on_the_word_and_broken_spikes_on_the_structure():
     for seed in range(4):
-        word = render_product(SIZE, seed, "print_missing", 0.7)
-        spike = render_product(SIZE, seed, "structure_missing", 0.7)
-        assert (word.mask & grown(word.text, 1)).sum() > 0.9 * word.mask.sum()
-        assert (spike.mask & grown(spike.structure, 1)).sum() > 0.8 * spike.mask.sum()
+        text, structure = covers(seed)
+        word = render_product(SIZE, seed, "print_missing", 0.7).mask
+        spike = render_product(SIZE, seed, "structure_missing", 0.7).mask
+        assert (word & text).sum() > 0.9 * word.sum() and (spike & structure).sum() > 0.8 * spike.sum()
 
 
 def test_masks_follow_the_pose():
@@ -92,15 +114,97 @@ def test_masks_follow_the_pose():
 
 
 def test_the_template_is_straight_and_symmetric():
-    template = render_template(SIZE)
-    mirrored = template.structure[:, ::-1]
-    assert (template.structure & mirrored).sum() > 0.93 * template.structure.sum()
-    assert not (template.text & template.structure).any()
-    assert (template.edges & template.structure).any() and not template.mask.any()
+    bright = render_template(SIZE).max(-1) > 60
+    bright[int(0.64 * SIZE) : int(0.79 * SIZE)] = False  # the word
+    assert (bright & bright[:, ::-1]).sum() > 0.93 * bright.sum()
 
 
-def test_bad_input_is_named():
-    with pytest.raises(UserError, match=r"print_blurred.*wrong_color"):
-        render_product(SIZE, 0, "rust")
-    with pytest.raises(UserError, match="between 0 and 1"):
-        render_product(SIZE, 0, "stain", 1.5)
+def test_the_folder_has_the_layout_of_mvtec_ad_and_a_table_with_the_truth(folder):
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+    assert {f"train/good/00{i}.png" for i in range(4)} <= files
+    assert {"test/good/001.png", "test/stain/001.png", "ground_truth/stain/001_mask.png", "template.png"} <= files
+    assert len(files) == 4 + 2 + 2 * 2 * 2 + 1
+    mask = pixels(folder / "ground_truth/scratch/000_mask.png")
+    assert mask.shape == (64, 64) and set(np.unique(mask)) == {0, 255}
+    with open(folder / "products.csv", newline="") as stream:
+        rows = {row["file"]: row for row in csv.DictReader(stream)}
+    assert len(rows) == 10 and rows["train/good/000.png"]["severity"] == ""
+    assert 0.1 <= float(rows["test/stain/001.png"]["severity"]) <= 0.9
+    assert rows["test/stain/001.png"]["defect"] == "stain"
+
+
+def test_an_image_depends_on_its_place_alone(folder, tmp_path):
+    """Neither on how many are drawn, nor on their order or the number of threads."""
+    fewer = PanelsConfig(size=64, n_train=2, n_test_good=0, n_per_defect=2, defects=("stain",))
+    other = write_dataset(tmp_path, fewer, workers=1)
+    for file in ("train/good/001.png", "test/stain/001.png", "ground_truth/stain/001_mask.png"):
+        assert np.array_equal(pixels(folder / file), pixels(other / file))
+    seed = image_seed(0, "train", "good", 3)
+    assert np.array_equal(render_product(64, seed).image, pixels(folder / "train/good/003.png")[..., ::-1])
+
+
+def test_the_set_of_a_configuration_stays_the_same(folder):
+    """Runs name their data by this key; where pixels change, VERSION must rise and the key with it."""
+    assert PanelsConfig().key == "80bb919ccb4be1c9"
+    means = [round(float(pixels(folder / name).mean()), 1) for name in ("template.png", "train/good/000.png")]
+    assert means == pytest.approx([63.2, 68.2], abs=0.3)  # processors round differently
+    assert len({c.key for c in (SMALL, PanelsConfig(), PanelsConfig(seed=1), PanelsConfig(jitter=0.5))}) == 4
+
+
+def test_a_folder_that_is_there_is_used_again_and_a_failed_one_leaves_nothing(folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(product, "write_image", fail)
+    assert write_dataset(folder.parent, SMALL) == folder
+    with pytest.raises(OSError, match="disk full"):
+        write_dataset(tmp_path, SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_at_once_render_once_and_leave_one_whole_folder(tmp_path, monkeypatch):
+    render, rendered = product._render_into, []
+
+    def counted(*arguments):
+        rendered.append(arguments)
+        render(*arguments)
+
+    monkeypatch.setattr(product, "_render_into", counted)
+    with ThreadPoolExecutor(2) as pool:
+        targets = list(pool.map(lambda _: write_dataset(tmp_path, SMALL), range(2)))
+    assert len(rendered) == 1
+    assert list(tmp_path.iterdir()) == targets[:1] and (targets[0] / "products.csv").is_file()
+
+
+def test_the_set_is_too_hard_for_a_gaussian_a_pixel(tmp_path):
+    """Else it would say nothing about detectors: normal variation must cover what a pixel alone can see."""
+    folder = write_dataset(tmp_path, PanelsConfig(size=96, n_train=40, n_test_good=24, n_per_defect=4))
+
+    def load(pattern):
+        return np.stack([pixels(path).astype(np.float32) for path in sorted(folder.glob(pattern))])
+
+    train = load("train/good/*.png")
+    mean, deviation = train.mean(0), train.std(0) + 4
+    scores, labels = [], []
+    for name in ("good", *DEFECTS):
+        for image in load(f"test/{name}/*.png"):
+            squares = (((image - mean) / deviation) ** 2).mean(-1)
+            scores.append(cv2.GaussianBlur(squares, (0, 0), 2).max())
+            labels.append(name != "good")
+    assert roc_auc_score(labels, scores) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PanelsConfig(defects=("rust",)), "rust"),
+        (lambda: PanelsConfig(severity=(0.9, 0.1)), "severity"),
+        (lambda: PanelsConfig(size=8), "32 pixels"),
+        (lambda: PanelsConfig(n_train=-1), "not negative"),
+        (lambda: render_product(SIZE, 0, "rust"), r"print_blurred.*wrong_color"),
+        (lambda: render_product(SIZE, 0, "stain", 1.5), "between 0 and 1"),
+    ],
+)
+def test_bad_settings_are_named(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
