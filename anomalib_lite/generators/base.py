@@ -15,12 +15,12 @@ from anomalib_lite.data.sample import Origin
 
 @dataclass(frozen=True)
 class Generated:
-    """image: uint8 (H, W, 3) RGB. content: the OK image whose structure it is meant to keep. origin: `generated`, or
-    `template_generated` where its look comes from the template.
+    """image: uint8 (H, W, 3) RGB. content: place among the OK images of the one whose structure it is meant to keep.
+    origin: `generated`, or `template_generated` where its look comes from the template.
     """
 
     image: np.ndarray
-    content: Path
+    content: int
     origin: Origin
 
 
@@ -45,5 +45,8 @@ class Generator(ABC):
         """Reads what `fit` left."""
 
     @abstractmethod
-    def sample(self, n: int, seed: int) -> Iterator[Generated]:
-        """n new images; the same seed gives the same ones, and the first m of n are those of sample(m)."""
+    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+        """n new images; the same seed gives the same ones, and the first m of n are those of sample(m).
+
+        ok: the images of `fit` in their order, wherever they lie by now.
+        """

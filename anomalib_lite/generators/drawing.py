@@ -22,10 +22,9 @@ COMPARED_SIDE = 256  # px: larger images are compared at this size
 
 @dataclass(frozen=True)
 class Drawn:
-    """content: index into the OK images. overlap, ssim: of edges and luminance, with the content image."""
+    """overlap, ssim: of edges and luminance, with the content image."""
 
     made: Generated
-    content: int
     overlap: float
     ssim: float
     kept: bool
@@ -48,7 +47,7 @@ def start_drawing(
     ok: what the generator was trained on. quantile: of the structure guard (see `fit_guard`); None keeps every image.
     The guard is learned at the generated images' size before the first one is handed out.
     """
-    stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed)
+    stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed, ok)
     first = next(stream, None)
     if first is None:
         raise UserError(f"{type(generator).__name__} gives no image at all.")
@@ -66,17 +65,16 @@ def compared_size(image: np.ndarray) -> tuple[int, int]:
 
 
 def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None, ok: Sequence[Path]) -> Iterator[Drawn]:
-    index = {path: i for i, path in enumerate(ok)}
-    content_at = lru_cache(maxsize=64)(lambda path, size: resize_image(read_image(path), *size))
+    content_at = lru_cache(maxsize=64)(lambda place, size: resize_image(read_image(ok[place]), *size))
     kept = 0
     for made in stream:
-        if made.content not in index:
-            raise ValueError(f"a generated image takes its structure from {made.content}, which is no training image")
+        if not 0 <= made.content < len(ok):
+            raise ValueError(f"a generated image names OK image {made.content} as its content, of {len(ok)}")
         size = compared_size(made.image)
         image, content = resize_image(made.image, *size), content_at(made.content, size)
         overlap = edge_overlap(image, content)
         keep = guard is None or guard.keeps(overlap)
-        yield Drawn(made, index[made.content], overlap, luminance_ssim(image, content), keep)
+        yield Drawn(made, overlap, luminance_ssim(image, content), keep)
         kept += keep
         if kept == count:
             return

@@ -18,14 +18,13 @@ from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.quiet import seed_everything
-from anomalib_lite.report.quality_words import guard_words, quality_table
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, run_hash
 from anomalib_lite.runs.tracking import tracked
 
 if TYPE_CHECKING:
-    from anomalib_lite.jobs.generation import GeneratedSet
+    from anomalib_lite.engine.generate import GeneratedSet
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def main(cfg: DictConfig) -> float | None:
     if run.done and not cfg.force:
         log.info("already done: %s (force=true trains and draws again)", run.path)
         return _conclude(run.path)
-    from anomalib_lite.jobs.generation import generated_set
+    from anomalib_lite.engine.generate import generated_set, read_order
     from anomalib_lite.jobs.inference import use_threads
 
     seed_everything(cfg.seed)
@@ -63,7 +62,9 @@ def main(cfg: DictConfig) -> float | None:
     run.start(cfg, environment(cfg.seed, data_hash))
     with run.guarded(), tracked(cfg, run.path) as tracker:
         with run.stage("generate"):
-            made = generated_set(cfg, splits.train, _template(cfg, splits), data_hash, tracker, anew=cfg.force)
+            order = read_order(OmegaConf.to_container(cfg.generator, resolve=True), cfg.seed)
+            artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)
+            made = generated_set(order, splits.train, template, data_hash, artifacts, tracker, anew=cfg.force)
         _copy(made, run.path)
     return _conclude(run.path)
 
@@ -92,6 +93,8 @@ def _copy(made: GeneratedSet, folder: Path) -> None:
 
 
 def _conclude(folder: Path) -> float | None:
+    from anomalib_lite.report.generated import guard_words, quality_table  # the drawing library takes a second
+
     quality: dict[str, Any] = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
     log.info("%s", quality_table(quality))
     for name, reason in quality["missing"].items():

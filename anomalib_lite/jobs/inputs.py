@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
@@ -75,10 +75,10 @@ def _generated(
         return [], None
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    from anomalib_lite.jobs.generation import generated_set
+    from anomalib_lite.engine.generate import generated_set
 
     with isolate_rng():  # the run goes on as if the images had been there
-        made = generated_set(cfg, splits.train, template, data_hash, tracker)
+        made = generated_set(_order(cfg), splits.train, template, data_hash, Path(cfg.paths.artifacts), tracker)
     return made.samples, made.report
 
 
@@ -90,16 +90,33 @@ def _restyler(
         return None, None
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    from anomalib_lite.jobs.generation import trained_generator
+    from anomalib_lite.engine.generate import trained_generator
 
     with isolate_rng():
-        generator, name = trained_generator(cfg, splits.train, template, data_hash, tracker)
+        artifacts = Path(cfg.paths.artifacts)
+        generator, name = trained_generator(_order(cfg), splits.train, template, data_hash, artifacts, tracker)
     return generator.restyle, name  # type: ignore[attr-defined] - check_combination has looked
+
+
+def _order(cfg: DictConfig) -> Any:
+    from anomalib_lite.engine.generate import read_order
+
+    return read_order(OmegaConf.to_container(cfg.generator, resolve=True), cfg.seed)
 
 
 def _teacher(cfg: DictConfig, ok: list[Sample], data_hash: str, splits: Splits, generated: list[Sample]) -> str | None:
     if not cfg.teacher.get("_target_"):
         return None
-    from anomalib_lite.jobs.teacher import teacher_weights
+    from anomalib_lite.engine.teacher import finetuned_weights, read_teaching
+    from anomalib_lite.jobs.inference import image_size
 
-    return teacher_weights(cfg, ok, data_hash, splits.test, generated, splits.val)
+    teaching = read_teaching(
+        *(OmegaConf.to_container(cfg[group], resolve=True) for group in ("teacher", "backbone")),
+        image_size(cfg),
+        root=Path(cfg.data.get("root") or "."),
+        ram_limit_mb=cfg.ram_limit_mb,
+        accelerator=cfg.trainer.accelerator,
+        precision=cfg.trainer.precision,
+    )
+    artifacts = Path(cfg.paths.artifacts)
+    return str(finetuned_weights(teaching, ok, data_hash, artifacts, splits.test, splits.val, generated))

@@ -93,7 +93,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     from anomalib_lite.jobs.outcome import conclude
     from anomalib_lite.jobs.training import train_detector
     from anomalib_lite.jobs.validation import hold_back, validate
-    from anomalib_lite.report.generated_view import FOLDER as GENERATED
+    from anomalib_lite.report.generated import FOLDER as GENERATED
 
     untrained = build_detector(cfg, weights="none")
     check_combination(cfg, untrained)

@@ -1,27 +1,78 @@
-"""The page of a set of generated images: their quality in numbers, the images beside real ones, the losses."""
+"""Generated images in words and pictures: their quality beside real images', each beside the image it came from."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import numpy as np
 import pandas as pd
+import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from anomalib_lite.data.decode import read_image
 from anomalib_lite.report import ink
-from anomalib_lite.report.contact_sheet import Pair
+from anomalib_lite.report.contact_sheet import Pair, pairs_sheet
 from anomalib_lite.report.pictures import data_uri, thumbnail
-from anomalib_lite.report.quality_words import guard_words, quality_rows
-from anomalib_lite.report.words import yaml_lines
-from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.report.words import NOT_THERE, percent, yaml_lines
+from anomalib_lite.runs.atomic import write_json, write_text
 
+FOLDER = "generated"  # of a run: the report of its generated images
+_SHEET_WIDTH = 1000  # px of the contact sheet on a run's page
+_ON_PAGE, _ON_SHEET = (36, 24), (16, 8)  # pairs shown at most: kept, dropped
 _MOST_POINTS = 400  # of a curve
 _MOST_CURVES = 12
 _NOT_A_CURVE = ("epoch", "scale")
+
+
+def write_generated_report(
+    folder: Path,
+    title: str,
+    quality: Mapping[str, Any],
+    drawn: Sequence[Mapping[str, Any]],
+    ok: Sequence[Path],
+    losses: pd.DataFrame,
+    settings: Mapping[str, Any],
+) -> None:
+    """Writes quality.json, contact_sheet.png and generated.html.
+
+    Args:
+        folder: Inside the one that the images lie in.
+        title: Of the page.
+        quality: What quality.json gets.
+        drawn: Of each image: file (relative to the images' folder; empty where it was not kept as a file), content
+            (place among `ok`), origin, edge_overlap, ssim, kept.
+        ok: The OK images.
+        losses: Columns step, name, value.
+        settings: Of the generator.
+    """
+    write_json(folder / "quality.json", quality)
+    sheet = pairs_sheet(_pairs(folder.parent, drawn, ok, *_ON_SHEET))
+    if sheet is not None:
+        ink.save_png(sheet, folder / "contact_sheet.png", dpi=100)
+    pairs = _pairs(folder.parent, drawn, ok, *_ON_PAGE)
+    overlaps = {flag: [row["edge_overlap"] for row in drawn if row["kept"] is flag] for flag in (True, False)}
+    config = yaml.safe_dump(dict(settings), sort_keys=False)
+    write_generated_page(folder / "generated.html", title, quality, pairs, overlaps, losses, config)
+
+
+def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], kept: int, dropped: int) -> list[Pair]:
+    """A spread of the kept images in the order of their edge overlap, lowest first, and the first dropped ones."""
+    good = sorted((row for row in drawn if row["kept"]), key=lambda row: row["edge_overlap"])
+    places = np.unique(np.linspace(0, len(good) - 1, min(kept, len(good))).round().astype(int))
+    bad = [row for row in drawn if not row["kept"] and row["file"]][:dropped]
+    pairs = []
+    for row in [*(good[i] for i in places), *bad]:
+        look = ", template's look" if row["origin"] == "template_generated" else ""
+        words = f"edge overlap {row['edge_overlap']:.3f}, SSIM {row['ssim']:.3f}{look}"
+        pairs.append(Pair(read_image(ok[row["content"]]), read_image(folder / row["file"]), row["kept"], words))
+    return pairs
 
 
 def write_generated_page(
@@ -111,3 +162,119 @@ def loss_curves(losses: pd.DataFrame) -> Figure | None:
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     return drawing
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure of the generated images beside the same of real ones. meaning: how to read it."""
+
+    name: str
+    generated: str
+    real: str
+    meaning: str
+
+
+def quality_rows(quality: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    if frechet := quality["frechet"]:
+        rows.append(
+            Row(
+                "Frechet distance",
+                _with_error(frechet["generated"], frechet["generated_sd"]),
+                _with_error(frechet["real"], frechet["real_sd"]),
+                f"to real images, {frechet['images_each']} on each side; as far as real from real is ideal",
+            )
+        )
+    if kernel := quality["kernel"]:
+        rows.append(
+            Row(
+                "kernel distance",
+                _with_error(kernel["generated"], kernel["generated_se"]),
+                _with_error(kernel["real"], kernel["real_se"]),
+                "to real images; 0 on average where the two are alike, however few",
+            )
+        )
+    diversity = quality["diversity"]
+    rows.append(
+        Row(
+            "diversity",
+            _number(diversity["generated"]),
+            _number(diversity["real"]),
+            "perceptual distance between two images; far below the real ones', all look the same",
+        )
+    )
+    for key, name in (("edge_overlap", "edge overlap"), ("ssim", "SSIM of luminance")):
+        row = quality[key]
+        rows.append(
+            Row(
+                name,
+                _with_low(row["generated"], row["generated_low"]),
+                _with_low(row["real_pairs"], row["real_pairs_low"]),
+                "with its content image; real: between two different images",
+            )
+        )
+    return rows
+
+
+def guard_words(quality: Mapping[str, Any]) -> str:
+    guard, drawn = quality["guard"], quality["drawn"]
+    if guard is None:
+        return f"The structure guard is off: all {drawn['all']} images drawn are kept."
+    return (
+        f"The structure guard dropped {drawn['dropped']} of {drawn['all']} images drawn: their edge overlap was below "
+        f"{guard['threshold']:.3f}, which {percent(1 - guard['quantile'])} of the real images reach against copies of "
+        "themselves in other colours and light, slightly moved and blurred. Of real images with two of nine parts "
+        f"changed about, it would drop {percent(round(guard['caught'], 3))}."
+    )
+
+
+def quality_table(quality: Mapping[str, Any]) -> str:
+    """For the terminal."""
+    rows = [Row("", "generated", "real", ""), *quality_rows(quality)]
+    widths = [max(len(getattr(row, field)) for row in rows) for field in ("name", "generated", "real")]
+    lines = []
+    for row in rows:
+        cells = (row.name, row.generated, row.real)
+        lines.append(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)) + "  " + row.meaning
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NOT_THERE
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return NOT_THERE if value is None else f"{_number(value)} ± {_number(error)}"
+
+
+def _with_low(value: float | None, low: float | None) -> str:
+    return NOT_THERE if value is None or low is None else f"{value:.3f} (95 % above {low:.3f})"
+
+
+@dataclass(frozen=True)
+class GeneratedView:
+    """sheet: data URI of the contact sheet. page: of the generated images, relative to the run's."""
+
+    words: str
+    rows: list[Row]
+    missing: dict[str, str]
+    sheet: str
+    page: str
+
+
+def generated_view(run: Path) -> GeneratedView | None:
+    """None for a run without generated images."""
+    folder = run / FOLDER
+    if not (folder / "quality.json").is_file():
+        return None
+    quality = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+    sheet = read_image(folder / "contact_sheet.png")
+    height = round(sheet.shape[0] * min(1.0, _SHEET_WIDTH / sheet.shape[1]))
+    small = cv2.resize(sheet, (min(_SHEET_WIDTH, sheet.shape[1]), height), interpolation=cv2.INTER_AREA)
+    return GeneratedView(
+        guard_words(quality), quality_rows(quality), quality["missing"], data_uri(small), f"{FOLDER}/generated.html"
+    )

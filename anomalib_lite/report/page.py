@@ -17,7 +17,7 @@ from anomalib_lite.report.curves import Points
 from anomalib_lite.report.defects import defects_view
 from anomalib_lite.report.figures import draw_figures, save_figures
 from anomalib_lite.report.gallery import contact_sheet
-from anomalib_lite.report.generated_view import generated_view
+from anomalib_lite.report.generated import generated_view
 from anomalib_lite.report.heatmap import colour_bar, tick_positions
 from anomalib_lite.report.pictures import data_uri, pictures
 from anomalib_lite.report.run_files import RunFiles, read_run

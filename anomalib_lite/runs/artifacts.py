@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from anomalib_lite.runs.lock import alone
 
+FILES = ("weights", "start_from")  # settings that may name a file or a folder
+
 
 def artifact_key(*parts: Any) -> str:
     """Sixteen hex digits over JSON-ready parts; dictionaries count by content, not by order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def by_content(settings: Any) -> Any:
+    """Settings in which the files and folders named by `FILES` stand for what lies there, not for where it lies.
+
+    A moved file is the same one, and a changed one another. What names no file or folder stays as it is.
+    """
+    if isinstance(settings, Mapping):
+        return {
+            key: content_hash(value) if key in FILES and _is_there(value) else by_content(value)
+            for key, value in settings.items()
+        }
+    return [by_content(value) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of all files in a folder."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return artifact_key([(str(file.relative_to(path)), content_hash(file)) for file in files])
+    status = path.stat()
+    return _file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """size, changed: of the file, so that one which was written anew is read anew."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_there(value: Any) -> bool:
+    return isinstance(value, str) and (os.sep in value or "." in value) and Path(value).expanduser().exists()
 
 
 def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False, replace: bool = False) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import by_content
 from anomalib_lite.runs.atomic import write_json, write_text
 
 # what does not change the result: where things lie, how they are tracked, and how a run is called
@@ -29,7 +30,7 @@ WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies 
 
 def run_hash(cfg: DictConfig, data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config: dict[str, Any] = by_content(OmegaConf.to_container(cfg, resolve=True))
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
     if not defining.get("validate"):  # off, it changes nothing
         defining.pop("validate", None)

@@ -34,7 +34,6 @@ def test_enough_images_are_kept_although_some_are_damaged(ok, tmp_path):
     drawn = list(drawing.images)
     assert drawing.size == (64, 64) and drawing.guard is not None
     assert [one.kept for one in drawn] == [False, True, True] * 3
-    assert all(ok[one.content] == one.made.content for one in drawn)
     assert min(one.overlap for one in drawn if one.kept) >= drawing.guard.threshold
     assert min(one.ssim for one in drawn if one.kept) > max(one.ssim for one in drawn if not one.kept)
 
@@ -64,7 +63,7 @@ def test_without_the_guard_every_image_is_kept(ok, tmp_path):
 def test_a_generator_without_images_or_with_strange_ones_is_named(ok, tmp_path):
     with pytest.raises(UserError, match="Silent gives no image"):
         start_drawing(trained(tiny.Silent, ok, tmp_path), 2, 0, ok)
-    with pytest.raises(ValueError, match=r"elsewhere\.png, which is no training image"):
+    with pytest.raises(ValueError, match="OK image 4 as its content, of 4"):
         list(start_drawing(trained(tiny.Stranger, ok, tmp_path), 2, 0, ok).images)
 
 

@@ -27,7 +27,13 @@ class Recolour(Generator):
     after_training = ("strength", "damage")
 
     def __init__(
-        self, strength: float = 0.2, damage: int = 0, patience: float = 0.0, fail_at: int | None = None, look: int = 0
+        self,
+        strength: float = 0.2,
+        damage: int = 0,
+        patience: float = 0.0,
+        fail_at: int | None = None,
+        look: int = 0,
+        start_from: str | None = None,
     ) -> None:
         self.strength, self.damage, self.patience, self.fail_at, self.look = strength, damage, patience, fail_at, look
 
@@ -43,18 +49,16 @@ class Recolour(Generator):
             (folder / f"step{step}").touch()
             for one in logger or []:
                 one.log_metrics({"loss": 1 / (step + 1)}, step=step)
-        notes = {"ok": [str(path) for path in ok], "template": template is not None}
-        (folder / "notes.json").write_text(json.dumps(notes))
+        (folder / "notes.json").write_text(json.dumps({"template": template is not None}))
 
     def load(self, folder: Path) -> None:
-        notes = json.loads((folder / "notes.json").read_text())
-        self.ok, self.template = [Path(path) for path in notes["ok"]], notes["template"]
+        self.template = json.loads((folder / "notes.json").read_text())["template"]
 
-    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         for place in range(n):
             rng = np.random.default_rng([seed, place])
-            content = self.ok[rng.integers(len(self.ok))]
-            image = recoloured(read_image(content), rng, self.strength)
+            content = int(rng.integers(len(ok)))
+            image = recoloured(read_image(ok[content]), rng, self.strength)
             if self.damage and (place % self.damage == 0) == (self.damage > 0):
                 image = shuffled(image, rng)
             yield Generated(image, content, "template_generated" if self.template and place % 2 else "generated")
@@ -63,16 +67,16 @@ class Recolour(Generator):
 class Silent(Recolour):
     """Makes nothing."""
 
-    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         yield from ()
 
 
 class Stranger(Recolour):
     """Takes its structure from an image that it was not given."""
 
-    def sample(self, n: int, seed: int) -> Iterator[Generated]:
-        for made in super().sample(n, seed):
-            yield Generated(made.image, Path("elsewhere.png"), made.origin)
+    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+        for made in super().sample(n, seed, ok):
+            yield Generated(made.image, len(ok), made.origin)
 
 
 class Refusing(Recolour):

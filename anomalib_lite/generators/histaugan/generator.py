@@ -102,7 +102,7 @@ class HistAuGAN(Generator):
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
         train(module, images, len(ok), folder, self.accelerator, self.precision, logger)
         origins = ["generated", "template_generated"][: networks.domains]
-        finish(networks, images, folder, seed, _notes(self.size, origins, ok))
+        finish(networks, images, folder, seed, {"size": list(self.size), "origins": origins})
 
     def _fit_finetuned(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
         base = Path(self.start_from) if self.start_from else folder / "base"
@@ -118,25 +118,25 @@ class HistAuGAN(Generator):
         module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
         thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
         train(module, images, len(ok), folder, self.accelerator, self.precision, logger, thaw)
-        finish(networks, images, folder, seed, _notes(images.size, ["template_generated"], ok))
+        finish(networks, images, folder, seed, {"size": list(images.size), "origins": ["template_generated"]})
 
     def load(self, folder: Path) -> None:
         self.networks, self._encoded, notes = read(folder)
         self.networks.to("cuda" if self.accelerator == "gpu" else "cpu")
         self._size = tuple(notes["size"])
-        self._origins, self._contents = notes["origins"], [Path(path) for path in notes["contents"]]
+        self._origins = notes["origins"]
 
-    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         """Contents are gone through in shuffled order; each image depends on the seed and its place alone."""
         networks = self._trained()
         for place in range(n):
             rng = np.random.default_rng([seed, place])
-            round_, within = divmod(place, len(self._contents))
-            order = np.random.default_rng([seed, round_, 0]).permutation(len(self._contents))
-            content = self._contents[order[within]]
+            round_, within = divmod(place, len(ok))
+            order = np.random.default_rng([seed, round_, 0]).permutation(len(ok))
+            content = int(order[within])
             domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
             z = draw_attribute(networks, self._encoded, domain, self.sampling, rng)
-            image = self.translate(read_image(content), z, domain)
+            image = self.translate(read_image(ok[content]), z, domain)
             yield Generated(image, content, self._origins[domain])
 
     def translate(self, image: np.ndarray, z: Tensor, domain: int) -> np.ndarray:
@@ -163,11 +163,6 @@ class HistAuGAN(Generator):
         if self.networks is None:
             raise UserError("This HistAuGAN has not been trained or loaded yet.")
         return self.networks
-
-
-def _notes(size: tuple[int, int], origins: list[str], ok: Sequence[Path]) -> dict[str, Any]:
-    """origins: of the images of each domain."""
-    return {"size": list(size), "origins": origins, "contents": [str(Path(path).absolute()) for path in ok]}
 
 
 def _pair(size: Size) -> tuple[int, int]:

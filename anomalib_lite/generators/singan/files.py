@@ -72,11 +72,11 @@ class PyramidFiles:
             save_file(tensors, temporary, notes)
 
 
-def read_pyramid(folder: Path, image: Path) -> Pyramid:
-    """A finished pyramid. image: the file that it was trained on."""
+def read_pyramid(folder: Path, content: int) -> Pyramid:
+    """A finished pyramid. content: place among the OK images of the one that it was trained on."""
     files = PyramidFiles(folder)
     start = load_file(folder / "start.safetensors")
-    pyramid = Pyramid(image, to_tensor(start["pixels"]), start["fixed_noise"])
+    pyramid = Pyramid(content, to_tensor(start["pixels"]), start["fixed_noise"])
     while (finished := files.read(len(pyramid.scales))) is not None:
         pyramid.scales.append(finished.scale)
     return pyramid

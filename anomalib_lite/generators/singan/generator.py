@@ -68,15 +68,16 @@ class SinGAN(Generator):
         """
         loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
         jobs: list[Job] = []
-        for image in spread(ok, self.images, seed):
-            jobs.append(self._job(image, len(jobs), folder, seed, loggers, sum(job.steps for job in jobs)))
+        for content in spread(len(ok), self.images, seed):
+            steps = sum(job.steps for job in jobs)
+            jobs.append(self._job(ok[content], content, len(jobs), folder, seed, loggers, steps))
         self.pyramids, notes = [], []
         for job in jobs:
             pyramid, seconds = train_pyramid(job)
             self.pyramids.append(pyramid)
             errors = [round(error, 4) for error in reconstruction_errors(pyramid)]
             notes.append(
-                {"image": str(job.image), "sizes": job.sizes, "reconstruction_rmse": errors, "seconds": seconds}
+                {"content": job.content, "sizes": job.sizes, "reconstruction_rmse": errors, "seconds": seconds}
             )
             log.info("%s: %d scales in %.1f minutes", job.name, len(job.sizes), sum(seconds) / 60)
         write_json(folder / SUMMARY, notes)
@@ -85,9 +86,9 @@ class SinGAN(Generator):
         if not (folder / SUMMARY).is_file():
             raise UserError(f"{folder} holds no finished SinGAN: {SUMMARY} is missing. Train it again.")
         notes = json.loads((folder / SUMMARY).read_text())
-        self.pyramids = [read_pyramid(_place(folder, n), Path(note["image"])) for n, note in enumerate(notes)]
+        self.pyramids = [read_pyramid(_place(folder, n), note["content"]) for n, note in enumerate(notes)]
 
-    def sample(self, n: int, seed: int) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         """In turn from each pyramid. Sample i depends on the seed and i alone."""
         device = _device(self.accelerator)
         if not self.pyramids:
@@ -95,15 +96,17 @@ class SinGAN(Generator):
         for number in range(n):
             pyramid = self.pyramids[number % len(self.pyramids)].to(device)
             image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
-            yield Generated(to_pixels(image).numpy(), pyramid.image, "generated")
+            yield Generated(to_pixels(image).numpy(), pyramid.content, "generated")
 
-    def _job(self, image: Path, number: int, folder: Path, seed: int, loggers: list[Any], first_step: int) -> Job:
+    def _job(
+        self, image: Path, content: int, number: int, folder: Path, seed: int, loggers: list[Any], first_step: int
+    ) -> Job:
         pixels = read_image(image)
         shape = self.shape
         sizes = pyramid_sizes(*pixels.shape[:2], shape.factor, shape.max_size, shape.min_size)
         check_start(self.start_scale, len(sizes))
         return Job(
-            image=image.absolute(),
+            content=content,
             real=to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))),
             sizes=sizes,
             shape=shape,
@@ -118,13 +121,13 @@ class SinGAN(Generator):
         )
 
 
-def spread(images: Sequence[Path], count: int, seed: int) -> list[Path]:
-    """`count` of the images, one from each of as many equal stretches of the sequence."""
-    if count > len(images):
-        raise UserError(f"SinGAN was asked for {count} images (generator.images), but there are {len(images)} OK ones.")
-    edges = np.linspace(0, len(images), count + 1).round().astype(int)
+def spread(available: int, count: int, seed: int) -> list[int]:
+    """The places of `count` images, one from each of as many equal stretches of those available."""
+    if count > available:
+        raise UserError(f"SinGAN was asked for {count} images (generator.images), but there are {available} OK ones.")
+    edges = np.linspace(0, available, count + 1).round().astype(int)
     rng = np.random.default_rng(seed)
-    return [images[rng.integers(begin, end)] for begin, end in itertools.pairwise(edges)]
+    return [int(rng.integers(begin, end)) for begin, end in itertools.pairwise(edges)]
 
 
 def _place(folder: Path, number: int) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -28,10 +27,11 @@ class Scale:
 @dataclass
 class Pyramid:
     """scales: coarsest first. fixed_noise (1, 3, H, W): at the coarsest scale it gives back `real`; the finer scales'
-    fixed noise is zero. real (1, 3, H, W): the image in [-1, 1] at the finest scale. image: its file.
+    fixed noise is zero. real (1, 3, H, W): the image in [-1, 1] at the finest scale. content: its place among
+    the OK images.
     """
 
-    image: Path
+    content: int
     real: Tensor
     fixed_noise: Tensor
     scales: list[Scale] = field(default_factory=list)

@@ -46,7 +46,7 @@ class Job:
     name: for people. first_step: of the loggers.
     """
 
-    image: Path
+    content: int
     real: Tensor
     sizes: list[Size]
     shape: Shape
@@ -79,7 +79,7 @@ def train_pyramid(job: Job) -> tuple[Pyramid, list[float]]:
     own. Logs, for each finished scale, the error of the reconstruction in the range [0, 1].
     """
     files = PyramidFiles(job.folder, job.key)
-    pyramid = Pyramid(job.image, job.real, _fixed_noise(job))
+    pyramid = Pyramid(job.content, job.real, _fixed_noise(job))
     files.write_start(pyramid)
     seconds: list[float] = []
     previous: FinishedScale | None = None

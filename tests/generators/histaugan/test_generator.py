@@ -27,9 +27,9 @@ def loaded(build: Build, folder: Path, **options: object) -> HistAuGAN:
     return gan
 
 
-def test_samples_are_the_seeds_and_begin_with_the_fewer(build: Build, one_domain: Path) -> None:
+def test_samples_are_the_seeds_and_begin_with_the_fewer(ok: list[Path], build: Build, one_domain: Path) -> None:
     gan, again = loaded(build, one_domain), loaded(build, one_domain)
-    many, few, other = list(gan.sample(6, 1)), list(again.sample(4, 1)), list(gan.sample(4, 2))
+    many, few, other = list(gan.sample(6, 1, ok)), list(again.sample(4, 1, ok)), list(gan.sample(4, 2, ok))
     for a, b in zip(many, few, strict=False):
         assert np.array_equal(a.image, b.image) and (a.content, a.origin) == (b.content, b.origin)
     assert not all(np.array_equal(a.image, b.image) for a, b in zip(few, other, strict=True))
@@ -37,9 +37,9 @@ def test_samples_are_the_seeds_and_begin_with_the_fewer(build: Build, one_domain
 
 
 def test_every_ok_image_gives_its_content_once_before_any_twice(build: Build, one_domain: Path, ok: list[Path]) -> None:
-    made = list(loaded(build, one_domain).sample(20, 0))
+    made = list(loaded(build, one_domain).sample(20, 0, ok))
     contents = [one.content for one in made]
-    assert sorted(contents[:10]) == sorted(contents[10:]) == sorted(ok)
+    assert sorted(contents[:10]) == sorted(contents[10:]) == list(range(10))
     assert contents[:10] != contents[10:]
     assert {one.origin for one in made} == {"generated"}
 
@@ -48,16 +48,16 @@ def test_a_fitted_gan_is_the_loaded_one(build: Build, ok: list[Path], tmp_path: 
     gan = build()
     gan.fit(ok, None, tmp_path / "again", seed=3)
     assert filecmp.cmp(one_domain / WEIGHTS, tmp_path / "again" / WEIGHTS, shallow=False)
-    ours, theirs = next(gan.sample(1, 0)), next(loaded(build, one_domain).sample(1, 0))
+    ours, theirs = next(gan.sample(1, 0, ok)), next(loaded(build, one_domain).sample(1, 0, ok))
     assert np.array_equal(ours.image, theirs.image)
     assert sorted(file.name for file in one_domain.iterdir()) == ["histaugan.json", WEIGHTS]
 
 
-def test_the_template_has_its_domain_and_its_share(build: Build, two_domains: Path) -> None:
-    origins = [one.origin for one in loaded(build, two_domains, template_share=0.5).sample(40, 0)]
+def test_the_template_has_its_domain_and_its_share(ok: list[Path], build: Build, two_domains: Path) -> None:
+    origins = [one.origin for one in loaded(build, two_domains, template_share=0.5).sample(40, 0, ok)]
     assert 10 < origins.count("template_generated") < 30
     assert set(origins) == {"generated", "template_generated"}
-    never = [one.origin for one in loaded(build, two_domains, template_share=0.0).sample(5, 0)]
+    never = [one.origin for one in loaded(build, two_domains, template_share=0.0).sample(5, 0, ok)]
     assert set(never) == {"generated"}
 
 
@@ -72,12 +72,12 @@ def test_statistics_are_those_of_the_encoded_images(build: Build, two_domains: P
 
 
 def test_attributes_come_from_where_sampling_says(build: Build, one_domain: Path, ok: list[Path]) -> None:
-    made = {how: next(loaded(build, one_domain, sampling=how).sample(1, 0)) for how in ("random", "statistics")}
+    made = {how: next(loaded(build, one_domain, sampling=how).sample(1, 0, ok)) for how in ("random", "statistics")}
     assert not np.array_equal(made["random"].image, made["statistics"].image)
     gan = loaded(build, one_domain, sampling="encoded")
-    one = next(gan.sample(1, 0))
+    one = next(gan.sample(1, 0, ok))
     codes = load_file(one_domain / WEIGHTS)["encoded.0"]
-    content = read_image(one.content)
+    content = read_image(ok[one.content])
     assert any(np.array_equal(gan.translate(content, z, 0), one.image) for z in codes)
     assert gan.encode(read_image(ok[0]), 0).shape == codes[0].shape
 
@@ -142,9 +142,9 @@ def test_finetuning_starts_from_a_finished_gan(
     before, after = load_file(one_domain / WEIGHTS), load_file(tmp_path / WEIGHTS)
     assert not torch.equal(before["decoder.colours.0.weight"], after["decoder.colours.0.weight"])
     assert not torch.equal(before["attribute_mean"], after["attribute_mean"])
-    made = list(gan.sample(2, 0))
+    made = list(gan.sample(2, 0, ok))
     assert {one.origin for one in made} == {"template_generated"}
-    assert all(one.content in ok for one in made)
+    assert all(0 <= one.content < 10 for one in made)
 
 
 def test_finetuning_trains_what_it_starts_from(
@@ -173,13 +173,10 @@ def test_errors_say_what_to_do(build: Build, ok: list[Path], template: Path, tmp
     with pytest.raises(UserError, match="one domain"):
         build(finetune="standard", start_from=two_domains).fit(ok, template, tmp_path, 0)
     with pytest.raises(UserError, match="trained or loaded"):
-        next(build().sample(1, 0))
+        next(build().sample(1, 0, ok))
 
 
-def test_a_moved_content_image_is_named(build: Build, ok: list[Path], one_domain: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "gan"
-    shutil.copytree(one_domain, copy)
-    text = (copy / "histaugan.json").read_text().replace(str(ok[0].parent), str(tmp_path / "gone"))
-    (copy / "histaugan.json").write_text(text)
-    with pytest.raises(UserError, match="gone"):
-        next(loaded(build, copy).sample(1, 0))
+def test_moved_ok_images_give_the_same_samples(build: Build, ok: list[Path], one_domain: Path, tmp_path: Path) -> None:
+    moved = [Path(shutil.copy(path, tmp_path / path.name)) for path in ok]
+    gan = loaded(build, one_domain)
+    assert np.array_equal(next(gan.sample(1, 0, ok)).image, next(gan.sample(1, 0, moved)).image)

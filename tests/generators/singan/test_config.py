@@ -39,7 +39,7 @@ def test_the_fast_preset_ends_at_128_px():
 def test_the_smoke_preset_trains_and_samples(ok, tmp_path):
     singan = configured("generate", "preset=smoke", "generator.images=2")
     singan.fit(ok, None, tmp_path, 0)
-    (sample,) = singan.sample(1, 0)
+    (sample,) = singan.sample(1, 0, ok)
     assert sample.image.shape == (32, 32, 3)
 
 

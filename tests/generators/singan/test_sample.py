@@ -27,7 +27,7 @@ def test_a_higher_start_scale_stays_closer_to_the_image(pyramid):
             return noise + previous
 
     adding = Pyramid(
-        pyramid.image, pyramid.real, pyramid.fixed_noise, [Scale(s.size, Adds(), 0.1) for s in pyramid.scales]
+        pyramid.content, pyramid.real, pyramid.fixed_noise, [Scale(s.size, Adds(), 0.1) for s in pyramid.scales]
     )
     known = reconstruct(adding)[-1]
     distances = []

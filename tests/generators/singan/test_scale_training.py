@@ -23,7 +23,7 @@ def module(schedule: Schedule, below: Pyramid | None = None, size=(16, 16)) -> S
     networks = ScaleGenerator(4), Critic(4)
     for network in networks:
         initialise(network, draw)
-    below = below or Pyramid("image", real, noise)
+    below = below or Pyramid(0, real, noise)
     return ScaleTraining(Scale(size, networks[0], 1.0), networks[1], below, real, schedule, draw)
 
 
@@ -106,7 +106,7 @@ def test_finer_scales_get_noise_by_what_the_coarser_ones_leave_open(pyramid):
     real = pyramid.real
     assert pyramid.scales[0].amplitude == 1
     for number in range(1, len(pyramid.scales)):
-        below = Pyramid(pyramid.image, real, pyramid.fixed_noise, pyramid.scales[:number])
+        below = Pyramid(pyramid.content, real, pyramid.fixed_noise, pyramid.scales[:number])
         size = pyramid.scales[number].size
         left = resize(reconstruct(below)[-1], size) - resize(real, size)
         assert pyramid.scales[number].amplitude == pytest.approx(0.1 * math.sqrt(float((left**2).mean())), rel=1e-5)

@@ -15,16 +15,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
+from anomalib_lite.engine import teacher
+from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs import teacher
-from anomalib_lite.jobs.inference import build_detector
-from anomalib_lite.jobs.teacher import teacher_weights
 from tests.made import write_image
 
 QUICK = ["teacher.epochs=1", "teacher.head_epochs=0", "teacher.hidden=[8]", "teacher.batch_size=4"]
@@ -52,17 +51,15 @@ def made(cfg: DictConfig) -> set[str]:
     return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
 
 
+def teaching(cfg: DictConfig) -> Teaching:
+    groups = (OmegaConf.to_container(cfg[group], resolve=True) for group in ("teacher", "backbone"))
+    return read_teaching(*groups, (cfg.image_size, cfg.image_size), root=Path(cfg.data.root))
+
+
 def weights(cfg: DictConfig, splits: Splits, ok: list[Sample] | None = None, generated: tuple[Sample, ...] = ()) -> str:
-    learned = splits.train if ok is None else ok
-    path = teacher_weights(cfg, learned, fingerprint(splits), splits.test, generated, splits.val)
-    assert path is not None
-    return path
-
-
-def test_a_frozen_teacher_is_left_alone(configure: Compose, splits: Splits):
-    cfg, state = configure("teacher=frozen"), torch.get_rng_state()
-    assert teacher_weights(cfg, splits.train, "data", splits.test) is None
-    assert torch.equal(torch.get_rng_state(), state) and made(cfg) == set()
+    learned, artifacts = splits.train if ok is None else ok, Path(cfg.paths.artifacts)
+    data_hash = fingerprint(splits)
+    return str(finetuned_weights(teaching(cfg), learned, data_hash, artifacts, splits.test, splits.val, generated))
 
 
 @pytest.mark.parametrize("choice", ["finetuned", "finetuned_classifier"])
@@ -80,7 +77,7 @@ def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there
     assert weights(cfg, splits) == path
     assert f"teacher fine-tuned before: {Path(path).parent}" in caplog.text
 
-    own, frozen = build_detector(cfg, weights=path).teacher.net, build_detector(cfg).teacher.net.state_dict()
+    own, frozen = instantiate(cfg.backbone, weights=path).net, instantiate(cfg.backbone).net.state_dict()
     file = load_file(path)
     assert own.state_dict().keys() == file.keys() == frozen.keys()
     assert all(torch.equal(v, file[k]) for k, v in own.state_dict().items())
@@ -135,13 +132,15 @@ def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
         (tmp_path / "own.pth").write_bytes(content)
         others.append(key("teacher=finetuned", f"backbone.weights={tmp_path / 'own.pth'}"))
     assert len({plain, *others}) == 1 + len(others)
+    moved = shutil.copy(tmp_path / "own.pth", tmp_path / "moved.pth")
+    assert key("teacher=finetuned", f"backbone.weights={moved}") == others[-1]
     unweighted = key("teacher=finetuned_classifier", generated=(replace(drawn, weight=0.0),))
     assert unweighted == key("teacher=finetuned_classifier")
 
 
 def test_its_own_image_size_is_taken(configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch):
     sizes = []
-    monkeypatch.setattr(teacher, "_make", lambda cfg, settings, samples, size, folder: sizes.append(size))
+    monkeypatch.setattr(teacher, "_make", lambda asked, samples, folder: sizes.append(asked.image_size))
     weights(configure("teacher=finetuned", "teacher.image_size=32"), splits)
     weights(configure("teacher=finetuned", "teacher.image_size=[32,40]"), splits)
     assert sizes == [(32, 32), (32, 40)]
@@ -169,8 +168,8 @@ def test_template_and_nok_images_are_never_held_out(configure: Compose, splits: 
     golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template", weight=2.0)
     drawn = tuple(Sample(write_image(tmp_path / f"{i}.png", 60 + i), OK, origin="generated") for i in range(7))
     cfg = configure("teacher=finetuned_classifier", f"teacher.nok={bad[0].parent}", "teacher.held_out=0.3")
-    settings = instantiate(cfg.teacher)
-    nok = teacher._nok(settings, tmp_path, splits.train, splits.test)
+    settings = teaching(cfg).settings
+    nok = teacher._nok(teaching(cfg), {"OK training": splits.train, "test": splits.test})
     assert [(s.image, s.weight) for s in nok] == [(path, 10) for path in bad]
     samples = settings.task.samples([*splits.train, golden], [*drawn, *nok])
     train, held_out = teacher._hold_out(samples, settings)
@@ -188,7 +187,7 @@ def test_nok_images_take_part_with_their_weight(configure: Compose, splits: Spli
     seen = []
     cfg = configure("teacher=finetuned_classifier", f"teacher.nok={tmp_path / 'bad'}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "_make", lambda cfg, settings, samples, size, folder: seen.extend(samples))
+        patch.setattr(teacher, "_make", lambda asked, samples, folder: seen.extend(samples))
         weights(cfg, splits)
     (nok,) = [s for s in seen if s.label == 1]
     (ok,) = {s.weight for s in seen if s.label == 0}

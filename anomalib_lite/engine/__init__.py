@@ -1,0 +1,1 @@
+"""What the verbs do, on objects: nothing below `build` sees a configuration."""

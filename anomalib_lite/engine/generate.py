@@ -1,0 +1,249 @@
+"""Generated images as files: a generator is trained once, its images are drawn, guarded and measured once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from tqdm import tqdm
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.sample import Sample
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import Generator
+from anomalib_lite.generators.drawing import Drawing, start_drawing
+from anomalib_lite.generators.loss_log import LossLog, read_losses
+from anomalib_lite.generators.quality.measure import measure
+from anomalib_lite.runs.images import write_image
+from anomalib_lite.report.generated import write_generated_report
+from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
+from anomalib_lite.runs.tracking import Findings, Tracker
+
+log = logging.getLogger(__name__)
+
+VERSION = 3  # raise it when the same generator gives other files
+LOSSES = "losses.jsonl"
+REPORT = "report"
+KEPT_DROPS = 24  # dropped images that stay to be looked at
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of a generator.
+
+    Attributes:
+        generator: Untrained; it is trained or loaded in place.
+        settings: What it was built from, JSON-ready. They name its artifacts.
+        seed: Of the training and of the images.
+        count: How many images; None for as many as there are OK ones.
+        quantile: Of the structure guard; None where it is off.
+    """
+
+    generator: Generator
+    settings: Mapping[str, Any]
+    seed: int = 0
+    count: int | None = None
+    quantile: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        if self.count is not None and (not isinstance(self.count, int) or self.count is True or self.count < 1):
+            raise UserError(
+                f"generator.count is a whole number, 1 or more, or null for as many as there are OK images, but is "
+                f"{self.count}. generator=none makes no images."
+            )
+
+    @property
+    def name(self) -> str:
+        return type(self.generator).__name__
+
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """folder: 0000.png and so on, and report/ with quality.json, images.csv, generated.html and contact_sheet.png."""
+
+    folder: Path
+    samples: list[Sample]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        return json.loads((self.report / "quality.json").read_text(encoding="utf-8"))
+
+
+def read_order(settings: Mapping[str, Any], seed: int) -> Order:
+    """The order in the group `generator` of a configuration.
+
+    Args:
+        settings: The group as a plain mapping, resolved.
+        seed: Of the run, where the group names none.
+    """
+    own = dict(settings)
+    count, own_seed, guard = (own.pop(key, None) for key in ("count", "seed", "structure_guard"))
+    guard = {"enabled": True, "quantile": 0.01} | (guard or {})
+    quantile = guard["quantile"] if guard["enabled"] else None
+    return Order(instantiate(own), own, seed if own_seed is None else own_seed, count, quantile)
+
+
+def trained_generator(
+    order: Order,
+    ok: Sequence[Sample],
+    template: Path | None,
+    data_hash: str,
+    artifacts: Path,
+    tracker: Tracker | None = None,
+    anew: bool = False,
+) -> tuple[Generator, str]:
+    """The generator, trained where that has not been done for this data, template, settings and seed.
+
+    Args:
+        order: The generator and what defines it.
+        ok: The training images alone, never held-out or test ones.
+        template: The golden image in the OK images' colours, or None.
+        data_hash: Fingerprint of the data that the images come from.
+        artifacts: Folder of results that several runs share.
+        tracker: Gets the losses.
+        anew: Trains although it has been done.
+
+    Returns:
+        The generator and the name of its artifact, which changes with whatever its images depend on.
+    """
+    folder, _ = _train(order, ok, template, data_hash, artifacts, tracker, anew)
+    order.generator.load(folder)
+    return order.generator, folder.name
+
+
+def generated_set(
+    order: Order,
+    ok: Sequence[Sample],
+    template: Path | None,
+    data_hash: str,
+    artifacts: Path,
+    tracker: Tracker | None = None,
+    anew: bool = False,
+) -> GeneratedSet:
+    """Images of `trained_generator`, drawn and measured once; whoever asks for the same gets the same files.
+
+    Args: as of `trained_generator`. The tracker gets the quality and the contact sheet, too.
+    """
+    trained, fitted = _train(order, ok, template, data_hash, artifacts, tracker, anew)
+    count = len(ok) if order.count is None else order.count
+    key = artifact_key(VERSION, trained.name, by_content(order.settings), count, order.quantile)
+    folder = artifacts / f"generated-{key}"
+
+    def fill(unfinished: Path) -> None:
+        order.generator.load(trained)
+        _fill(unfinished, order, count, [sample.image for sample in ok], trained / LOSSES)
+
+    if not artifact(folder, fill, replace=anew or fitted):
+        log.info("generated before: %s", folder)
+    made = GeneratedSet(folder, list(_samples(folder, ok)))
+    if tracker is not None:
+        sheet = read_image(made.report / "contact_sheet.png")
+        tracker.log_result(Findings({"generated": made.quality}, {"generated": [("real beside generated", sheet)]}))
+    return made
+
+
+def _train(
+    order: Order,
+    ok: Sequence[Sample],
+    template: Path | None,
+    data_hash: str,
+    artifacts: Path,
+    tracker: Tracker | None,
+    anew: bool,
+) -> tuple[Path, bool]:
+    """The folder of the trained generator, and whether it was trained just now."""
+    if not ok:
+        raise UserError("A generator learns from OK training images, and there are none. See data.ok or data.root.")
+    settings = {key: value for key, value in order.settings.items() if key not in order.generator.after_training}
+    golden = None if template is None else content_hash(template)
+    folder = artifacts / f"generator-{artifact_key(by_content(settings), data_hash, len(ok), golden, order.seed)}"
+
+    def fit(unfinished: Path) -> None:
+        log.info("training %s on %d OK images", order.name, len(ok))
+        loggers: list[Any] = [LossLog(unfinished / LOSSES)]
+        if tracker is not None and tracker.logger:
+            loggers.append(tracker.logger)
+        order.generator.fit([sample.image for sample in ok], template, unfinished, order.seed, loggers)
+
+    made = artifact(folder, fit, resumable=True, replace=anew)
+    if not made:
+        log.info("%s was trained before: %s", order.name, folder)
+    return folder, made
+
+
+def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Path) -> None:
+    """Draws and writes the images, and what is to be said of them. losses: file of a LossLog, or none."""
+    drawing = start_drawing(order.generator, count, order.seed, ok, order.quantile)
+    drawn = list(_written(folder, drawing, count, ok))
+    kept = [row for row in drawn if row["kept"]]
+    if not kept:
+        raise UserError(
+            f"All {len(drawn)} images that {order.name} made have a damaged structure: their edge overlap with their "
+            f"content images is {max(row['edge_overlap'] for row in drawn):.3f} at most, and "
+            f"{drawing.guard.threshold if drawing.guard else 0:.3f} is asked for. Train longer, or look at them with "
+            "generator.structure_guard.enabled=false."
+        )
+    if len(kept) < count:
+        log.warning(
+            "%d images were asked for, and of %d drawn %d kept their structure: generator.structure_guard.quantile "
+            "(%g) says how strict that is", count, len(drawn), len(kept), order.quantile,
+        )  # fmt: skip
+    structure = {name: [row[name] for row in kept] for name in ("edge_overlap", "ssim")}
+    quality = measure(ok, [folder / row["file"] for row in kept], drawing.size, structure, order.seed)
+    quality["drawn"] = {"all": len(drawn), "kept": len(kept), "dropped": len(drawn) - len(kept), "asked": count}
+    quality["guard"] = None if drawing.guard is None else vars(drawing.guard)
+    _write_rows(folder / REPORT / "images.csv", drawn)
+    write_generated_report(
+        folder / REPORT, f"Images generated by {order.name}", quality, drawn, ok, read_losses(losses), order.settings
+    )
+
+
+def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Writes the images that are kept and the first dropped ones; a row of images.csv for each that was drawn."""
+    kept = dropped = 0
+    bar = tqdm(total=count, desc="generate", unit="image", leave=False)
+    (folder / REPORT / "dropped").mkdir(parents=True, exist_ok=True)
+    for one in drawing.images:
+        if one.kept:
+            file = f"{kept:04d}.png"
+            kept += 1
+            bar.update()
+        else:
+            file = f"{REPORT}/dropped/{dropped:04d}.png" if dropped < KEPT_DROPS else ""
+            dropped += 1
+        if file:
+            write_image(folder / file, one.made.image)
+        bar.set_postfix(dropped=dropped)
+        yield {
+            "file": file, "content": one.made.content, "content_name": ok[one.made.content].name,
+            "origin": one.made.origin, "edge_overlap": one.overlap, "ssim": one.ssim, "kept": one.kept,
+        }  # fmt: skip
+    bar.close()
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def plain(value: Any) -> Any:
+        return f"{value:.6g}" if isinstance(value, float) else int(value) if isinstance(value, bool) else value
+
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
+
+
+def _samples(folder: Path, ok: Sequence[Sample]) -> Iterator[Sample]:
+    with (folder / REPORT / "images.csv").open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            if row["kept"] == "1":
+                content = ok[int(row["content"])]
+                yield replace(content, image=folder / row["file"], mask=None, origin=row["origin"])

@@ -1,0 +1,206 @@
+"""The teacher's weights: the backbone's own, fine-tuned on this data set once."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.backbones.finetuning import Settings, finetune
+from anomalib_lite.backbones.weights import save_cut
+from anomalib_lite.data.files import expand
+from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
+from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.runs.history import History
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a teacher is made.
+
+    Attributes:
+        settings: Of the fine-tuning.
+        backbone: Makes the network with the weights that it starts from.
+        recipe: What both were built from, JSON-ready: with the images, it names the artifact.
+        image_size: (height, width) in px; that of the run unless the teacher has its own.
+        root: Folder that `settings.nok` is relative to.
+        ram_limit_mb: See `ImageSet`.
+        accelerator, precision: As Lightning's Trainer names them.
+    """
+
+    settings: Settings
+    backbone: Callable[[], Backbone]
+    recipe: Mapping[str, Any]
+    image_size: tuple[int, int]
+    root: Path = Path()
+    ram_limit_mb: float = 4000
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+
+
+def read_teaching(
+    teacher: Mapping[str, Any], backbone: Mapping[str, Any], image_size: tuple[int, int], **others: Any
+) -> Teaching:
+    """How the groups `teacher` and `backbone` of a configuration, as plain resolved mappings, make a teacher.
+
+    Args:
+        teacher: The group `teacher`.
+        backbone: The group `backbone`.
+        image_size: Of the run.
+        others: Further attributes of `Teaching`.
+    """
+    settings: Settings = instantiate(dict(teacher), _convert_="all")
+    size = settings.image_size
+    if size is not None:
+        image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
+    build = instantiate(dict(backbone), _partial_=True)
+    return Teaching(settings, build, {"backbone": backbone, "teacher": teacher}, image_size, **others)
+
+
+def finetuned_weights(
+    teaching: Teaching,
+    ok: Sequence[Sample],
+    data_hash: str,
+    artifacts: Path,
+    test: Sequence[Sample] = (),
+    held_out: Sequence[Sample] = (),
+    generated: Sequence[Sample] = (),
+) -> Path:
+    """The file of the fine-tuned backbone, made where it is not there yet.
+
+    Beside it lie outcome.json (accuracies on held-out images, blocks, seconds) and history.csv.
+
+    Args:
+        teaching: How it is made.
+        ok: The OK training images and, in template mode, the template, each with its weight; no held-out ones, which
+            set the threshold.
+        data_hash: Fingerprint of the data that they come from.
+        artifacts: Folder of results that several runs share.
+        test: Images that must not take part.
+        held_out: As `test`: the run's held-out OK images.
+        generated: Those of a generator, for a task that wants them.
+    """
+    task = teaching.settings.task
+    nok = _nok(teaching, {"test": test, "OK training": [s for s in ok if s.origin == "real"], "held-out OK": held_out})
+    samples = _relative(task.samples(*([s for s in given if s.weight] for given in (ok, [*generated, *nok]))))
+    folder = artifacts / f"teacher-{_key(teaching, samples, data_hash)}"
+    made = artifact(folder, lambda unfinished: _make(teaching, samples, unfinished))
+    log.info("teacher %s: %s", "fine-tuned" if made else "fine-tuned before", folder)
+    return folder / WEIGHTS
+
+
+def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
+    begin = time.perf_counter()
+    train, held_out = _hold_out(samples, teaching.settings)
+    sets = [ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "the teacher's images") for s in (train, held_out)]
+    with isolate_rng():  # the run goes on as if the teacher had been there
+        backbone = teaching.backbone()
+        outcome = finetune(
+            backbone,
+            *sets,
+            teaching.settings,
+            accelerator=teaching.accelerator,
+            devices=1,
+            precision=teaching.precision,
+            callbacks=[History(folder / "history.csv"), TQDMProgressBar(refresh_rate=1)],
+            logger=False,
+            default_root_dir=folder,
+        )
+    save_cut(backbone.net, folder / WEIGHTS)
+    record = {
+        "task": type(teaching.settings.task).__name__,
+        "classes": list(teaching.settings.task.classes),
+        **dataclasses.asdict(outcome),
+        "images": len(train),
+        "held_out_images": len(held_out),
+        "image_size": list(teaching.image_size),
+        "seconds": round(time.perf_counter() - begin, 3),
+    }
+    write_json(folder / "outcome.json", record)
+    log.info(
+        "teacher's task %s: %.3f of the held-out examples right, %.3f before its backbone learned, %.3f by chance",
+        record["task"], outcome.accuracy_after, outcome.accuracy_before, outcome.accuracy_by_chance,
+    )  # fmt: skip
+
+
+def _key(teaching: Teaching, samples: list[Sample], data_hash: str) -> str:
+    """What of the data takes part is known from its fingerprint; what comes besides is read."""
+    besides = [dataclasses.replace(s, template=None) for s in samples if s.origin != "real" or s.label == NOK]
+    weights = [s.weight for s in samples if s.origin == "real" and s.label == OK]
+    added = fingerprint(Splits(besides, [], [])) if besides else None
+    recipe = _without(by_content(teaching.recipe), "nok")  # those images are read
+    return artifact_key(recipe, teaching.image_size, teaching.precision, data_hash, weights, added)
+
+
+def _without(settings: Any, key: str) -> Any:
+    if isinstance(settings, Mapping):
+        return {name: _without(value, key) for name, value in settings.items() if name != key}
+    return settings
+
+
+def _relative(samples: Sequence[Sample]) -> list[Sample]:
+    """Weights relative to the largest, so that the same mixture is the same teacher."""
+    largest = max(s.weight for s in samples)
+    return [dataclasses.replace(s, weight=s.weight / largest) for s in samples]
+
+
+def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], list[Sample]]:
+    """(train, held out): a share of the real OK images and one of the generated ones, drawn by the teacher's seed.
+
+    The template and NOK images, of which there are few, are all learned from.
+    """
+    rng = np.random.default_rng(settings.seed)
+    chosen: set[int] = set()
+    real = [i for i, s in enumerate(samples) if s.origin == "real" and s.label == OK]
+    generated = [i for i, s in enumerate(samples) if s.origin in ("generated", "template_generated")]
+    for kind in (real, generated) if generated else (real,):
+        count = max(1, round(settings.held_out * len(kind)))
+        if len(kind) - count < 2:
+            raise UserError(f"{len(kind)} images are too few to fine-tune a teacher on. Take teacher=frozen.")
+        chosen.update(rng.permutation(kind)[:count].tolist())
+    return (
+        [s for i, s in enumerate(samples) if i not in chosen],
+        [s for i, s in enumerate(samples) if i in chosen],
+    )
+
+
+def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]]) -> list[Sample]:
+    """others: by kind, what none of them may be.
+
+    Errors: UserError where one of them is a test image or an OK one, by its path or by its content.
+    """
+    settings = teaching.settings
+    if settings.nok is None:
+        return []
+    images = expand(settings.nok, teaching.root)
+    for kind, samples in others.items():
+        known: set[str] = set().union(*(_names(s.image) for s in samples))
+        if twice := [image for image in images if _names(image) & known]:
+            raise UserError(
+                f"{len(twice)} of the {len(images)} images of teacher.nok are among the {kind} images, for example "
+                f"{twice[0]}. A teacher must not learn from what it is tested on, nor be told that an OK image is NOK: "
+                "name other images, or keep these out of the data."
+            )
+    return [Sample(image, NOK, weight=settings.nok_weight) for image in images]
+
+
+def _names(path: Path) -> set[str]:
+    return {str(path.resolve()), content_hash(path)}
