@@ -20,9 +20,9 @@ from anomalib_lite.generators.base import Generator
 from anomalib_lite.generators.drawing import Drawing, start_drawing
 from anomalib_lite.generators.loss_log import LossLog, read_losses
 from anomalib_lite.generators.quality.measure import measure
-from anomalib_lite.runs.images import write_image
 from anomalib_lite.report.generated import write_generated_report
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
+from anomalib_lite.runs.images import write_image
 from anomalib_lite.runs.tracking import Findings, Tracker
 
 log = logging.getLogger(__name__)
