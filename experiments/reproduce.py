@@ -12,22 +12,23 @@ or with the rows that differ and status 1.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
-from anomalib_lite.comparison.compare import Settings, compare
-from anomalib_lite.comparison.markdown import pivot
-from anomalib_lite.comparison.output import write_all
-from anomalib_lite.comparison.reproduction import beyond_tolerance, factors_of, flat_table
-from anomalib_lite.comparison.search import find_runs
+from anomalib_lite.comparison.output import pivot, write_all
+from anomalib_lite.comparison.runs import find_runs
+from anomalib_lite.comparison.study import Settings, compare
 from anomalib_lite.comparison.table import read_table
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.words import duration
@@ -129,6 +130,51 @@ def _table(folder: Path, factors: list[str]) -> pd.DataFrame:
     write_all(found, folder / "comparison")
     print(f"\n{folder / 'comparison' / 'compare.html'}\n")
     return table.rows
+
+
+def factors_of(reference: pd.DataFrame) -> list[str]:
+    """What was varied stands between the columns data and seed."""
+    columns = list(reference.columns)
+    return columns[columns.index("data") + 1 : columns.index("seed")]
+
+
+def beyond_tolerance(
+    reference: pd.DataFrame, now: pd.DataFrame, keys: Sequence[str], tolerance: Mapping[str, float]
+) -> list[str]:
+    """A line for each committed row that is missing now, and for each figure that lies further off than allowed."""
+    own = {_key(row, keys): row for row in now.to_dict("records")}
+    lines = []
+    for row in reference.to_dict("records"):
+        key = _key(row, keys)
+        said = " ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
+        if key not in own:
+            lines.append(f"missing: {said}")
+            continue
+        for name, width in tolerance.items():
+            before, after = _number(row.get(name)), _number(own[key].get(name))
+            same = math.isnan(before) and math.isnan(after)
+            if not same and not abs(after - before) <= width:  # NaN on one side is a difference, too
+                off = f"{after - before:+.4f}, allowed ± {width:g}"
+                lines.append(f"differs: {said}: {name} {after:.4f}, committed {before:.4f} ({off})")
+    return lines
+
+
+def flat_table(figures: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns name (dotted) and value, of the numbers in nested mappings."""
+    flat = pd.json_normalize(dict(figures)).iloc[0]
+    numbers = {name: value for name, value in flat.items() if isinstance(value, int | float)}
+    return pd.DataFrame({"name": list(numbers), "value": list(numbers.values())})
+
+
+def _key(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in keys)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _last_run(folder: Path) -> Path:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from anomalib_lite.comparison.factors import levels
-from anomalib_lite.comparison.leaves import ABSENT
-from anomalib_lite.comparison.table import Table
+from anomalib_lite.comparison.factors import ABSENT, levels
+from anomalib_lite.comparison.table import RunTable
 from anomalib_lite.errors import UserError
 
 ONLY = "all runs"  # the one setting of runs that differ in their seeds alone
-Series = dict[int, float]  # seed -> value
+Series = Mapping[tuple[str, str], Mapping[int, float]]  # (setting, data set) -> seed -> value
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,19 @@ class View:
     title: str
     blocks: tuple[str, ...]
     variants: tuple[str, ...]
+
+    def strata(self, series: Series, variant: str) -> list[np.ndarray]:
+        """The values of a setting, one array (seeds,) for each data set."""
+        return [np.array([v for _, v in sorted(series[variant, block].items())]) for block in self.blocks]
+
+    def paired(self, series: Series, a: str, b: str) -> list[np.ndarray]:
+        """Differences a - b of the seeds that both have, one array for each data set where they share one."""
+        found = []
+        for block in self.blocks:
+            x, y = series[a, block], series[b, block]
+            if shared := sorted(x.keys() & y.keys()):
+                found.append(np.array([x[seed] - y[seed] for seed in shared]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,10 @@ class Design:
     blocks: list[str]
     variants: dict[str, dict[str, str]]
 
-    def series(self, metric: str) -> dict[tuple[str, str], Series]:
-        """(setting, data set) -> seed -> value; without what was not measured. Runs that differ in factors that were
-        not asked for are averaged.
-        """
+    def series(self, metric: str) -> Series:
+        """Without what was not measured. Runs that differ in factors that were not asked for are averaged."""
         known = self.rows[["variant", "data", "seed", metric]].dropna()
-        found: dict[tuple[str, str], Series] = {}
+        found: dict[tuple[str, str], dict[int, float]] = {}
         for (variant, block, seed), value in known.groupby(["variant", "data", "seed"])[metric].mean().items():
             found.setdefault((variant, block), {})[int(seed)] = float(value)
         return found
@@ -49,25 +59,30 @@ class Design:
         """The runs of a view: of its data sets, and of settings that it compares."""
         return self.rows[self.rows["data"].isin(view.blocks) & self.rows["variant"].isin(view.variants)]
 
-    def level(self, variant: str, factor: str) -> str:
-        return self.variants[variant][factor]
+    def gaps(self) -> pd.DataFrame:
+        """Settings that lack seeds which others have on the same data; `seeds there` may be empty."""
+        known = self.rows.groupby(["data", "variant"])["seed"].agg(set).to_dict()
+        gaps = []
+        for block in self.blocks:
+            every = set().union(*(seeds for (data, _), seeds in known.items() if data == block))
+            for variant in self.variants:
+                there = known.get((block, variant), set())
+                if absent := every - there:
+                    gaps.append((block, variant, *(" ".join(map(str, sorted(seeds))) for seeds in (there, absent))))
+        return pd.DataFrame(gaps, columns=["data", "setting", "seeds there", "seeds missing"])
 
 
-def make_design(table: Table) -> Design:
+def make_design(table: RunTable) -> Design:
     rows = table.rows.copy()
-    named = [{f: row[f] for f in table.factors} for row in rows.to_dict("records")]
-    rows["variant"] = [variant_label(chosen) for chosen in named]
-    order = {f: {level: i for i, level in enumerate(levels(list(rows[f])))} for f in table.factors}
-    variants = dict(zip(rows["variant"], named, strict=True))
-    variants = dict(sorted(variants.items(), key=lambda item: [order[f][item[1][f]] for f in table.factors]))
+    chosen = rows[table.factors].to_dict("records")
+    rows["variant"] = [" ".join(f"{k}={v}" for k, v in one.items() if v != ABSENT) or ONLY for one in chosen]
+    order = {f: levels(list(rows[f])) for f in table.factors}
+    variants = dict(zip(rows["variant"], chosen or [{}] * len(rows), strict=True))
+    variants = dict(sorted(variants.items(), key=lambda item: [order[f].index(item[1][f]) for f in table.factors]))
     return Design(rows, table.factors, sorted(rows["data"].unique()), variants)
 
 
-def variant_label(chosen: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in chosen.items() if value != ABSENT) or ONLY
-
-
-def views(design: Design, series: Mapping[tuple[str, str], Series]) -> list[View]:
+def views(design: Design, series: Series) -> list[View]:
     """All data sets together, where some setting was run on all of them, then each on its own."""
     on = {v: [b for b in design.blocks if (v, b) in series] for v in design.variants}
     found = []
@@ -76,21 +91,6 @@ def views(design: Design, series: Mapping[tuple[str, str], Series]) -> list[View
     if len(blocks) > 1 and everywhere:
         found.append(View(f"all {len(blocks)} data sets", tuple(blocks), everywhere))
     return found + [View(b, (b,), tuple(v for v, there in on.items() if b in there)) for b in blocks]
-
-
-def strata(series: Mapping[tuple[str, str], Series], view: View, variant: str) -> list[np.ndarray]:
-    """The values of a setting, one array (seeds,) for each data set of the view."""
-    return [np.array([v for _, v in sorted(series[variant, block].items())]) for block in view.blocks]
-
-
-def paired(series: Mapping[tuple[str, str], Series], view: View, a: str, b: str) -> list[np.ndarray]:
-    """Differences a - b of the seeds that both have, one array for each data set where they share one."""
-    found = []
-    for block in view.blocks:
-        x, y = series[a, block], series[b, block]
-        if shared := sorted(x.keys() & y.keys()):
-            found.append(np.array([x[seed] - y[seed] for seed in shared]))
-    return found
 
 
 def find_reference(design: Design, asked: str) -> str:

@@ -3,86 +3,83 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from anomalib_lite.comparison.choices import NO_FACTORS
-from anomalib_lite.comparison.leaves import ABSENT, differing, label, leaves
-from anomalib_lite.comparison.record import Run
+from anomalib_lite.comparison.runs import Run
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.flat import flat
+from anomalib_lite.runs.folder import UNDEFINING
 
 Column = list[str]  # a label for each run
 
+ABSENT = "–"  # a setting that this run does not have
 # The plain option of a group comes first among its levels: others are read against it.
 PLAIN = ("none", "no_template", "frozen", "fast", "null", "false")
+# Not what a result is explained by: data are a block of their own, and an experiment is a set of other choices.
+NO_FACTORS = ("data", "experiment", "tracking")
+NO_CAUSES = (*UNDEFINING, "seed", "data", "run", "preset", "output")
 
 
-@dataclass(frozen=True)
-class Factors:
-    """Name -> label in each run. `notes` tell what else differs and why it is no factor of its own."""
-
-    columns: dict[str, Column]
-    notes: list[str]
-
-
-def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> Factors:
-    """Groups of which the runs chose different options, and single settings that differ beyond that.
+def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, Column], list[str]]:
+    """Groups of which the runs chose different options, and single settings that differ beyond that; and notes on what
+    else differs and why it is no factor of its own.
 
     blocks: the data of each run. A setting that one group's option (with the preset and the data) decides is part of
     that option. A setting elsewhere that goes along with one factor or with the data cannot be told from it: a note
     says so.
     """
-    columns = _choices(runs)
+    groups = dict.fromkeys(group for run in runs for group in run.choices)
+    every = {g: [run.choices[g] for run in runs] for g in groups if all(g in run.choices for run in runs)}
+    columns = {g: column for g, column in every.items() if g not in NO_FACTORS and len(set(column)) > 1}
     notes: list[str] = []
-    every, deciders = _all_choices(runs), ("preset", "data")
-    for name, column in sorted(differing(runs).items(), key=lambda item: (item[0].count("."), item[0])):
+    for name, column in sorted(_differing(runs).items(), key=lambda item: (item[0].count("."), item[0])):
         group = name.partition(".")[0]
-        own = [every[g] for g in (group, *deciders) if g in every]
-        if group in every and decides([*own, list(blocks)], column):
+        own = [every[g] for g in (group, "preset", "data") if g in every]
+        if group in every and decides([*own, blocks], column):
             continue
-        if group not in every and name.endswith("._target_"):  # no record of the choices: name the class instead
-            columns[group] = [value.rpartition(".")[2] for value in column]
-            every[group] = columns[group]
+        if group not in every and name.endswith("._target_"):  # not run by the command line: name the class instead
+            columns[group] = every[group] = [value.rpartition(".")[2] for value in column]
             continue
         partner = next((other for other, values in columns.items() if decides([values], column)), None)
-        if decides([list(blocks)], column):
-            notes.append(f"{name} differs between data sets only ({_pairs(blocks, column)}): it is part of the data.")
+        if decides([blocks], column):
+            pairs = ", ".join(f"{block} {value}" for block, value in sorted(set(zip(blocks, column, strict=True))))
+            notes.append(f"{name} differs between data sets only ({pairs}): it is part of the data.")
         elif partner:
             notes.append(f"{name} changes together with {partner}: their effects cannot be told apart.")
         else:
             columns[name] = column
-    return Factors(columns, notes)
+    return columns, notes
 
 
-def asked_factors(runs: Sequence[Run], found: Factors, asked: Sequence[str]) -> dict[str, Column]:
+def asked_factors(runs: Sequence[Run], found: Mapping[str, Column], asked: Sequence[str]) -> dict[str, Column]:
     """The columns of the factors that the user names: groups, or settings with their dots.
 
     Errors: UserError for a name that no run knows.
     """
-    every = {g: [r.choices.get(g, ABSENT) for r in runs] for g in sorted({g for r in runs for g in r.choices})}
-    flat = [leaves(run.config) for run in runs]
+    settings = [flat(run.config, ".") | run.choices for run in runs]
     columns = {}
     for name in asked:
-        if name in found.columns or name in every:
-            columns[name] = found.columns.get(name) or every[name]
-        elif any(name in one for one in flat):
-            columns[name] = [label(one[name]) if name in one else ABSENT for one in flat]
+        if name in found:
+            columns[name] = found[name]
+        elif any(name in one for one in settings):
+            columns[name] = [label(one[name]) if name in one else ABSENT for one in settings]
         else:
-            known = sorted({*every, *(key for one in flat for key in one)})
-            near = difflib.get_close_matches(name, known, 3, 0.5) or list(found.columns)
+            known = sorted({key for one in settings for key in one})
+            near = difflib.get_close_matches(name, known, 3, 0.5) or list(found)
             raise UserError(f"factors: no run has a group or setting '{name}'. Near it: {', '.join(near)}.")
     return columns
 
 
 def decides(deciders: Sequence[Sequence[str]], column: Sequence[str]) -> bool:
     """Whether runs that agree in all deciders agree in the column."""
-    seen: dict[tuple[str, ...], str] = {}
-    keys = zip(*deciders, strict=True)
-    return all(seen.setdefault(key, value) == value for key, value in zip(keys, column, strict=True))
+    keys = list(zip(*deciders, strict=True))
+    return len(set(keys)) == len(set(zip(keys, column, strict=True)))
 
 
 def levels(column: Sequence[str]) -> list[str]:
-    """Each label once: numbers by size, else the plain option first and the others by name."""
+    """Each label once: the plain option first, numbers by size, others by name."""
 
     def rank(value: str) -> tuple[int, float, str]:
         if value == ABSENT:
@@ -95,19 +92,23 @@ def levels(column: Sequence[str]) -> list[str]:
     return sorted(set(column), key=rank)
 
 
-def _choices(runs: Sequence[Run]) -> dict[str, Column]:
-    return {
-        group: column
-        for group, column in _all_choices(runs).items()
-        if group not in NO_FACTORS and len(set(column)) > 1
-    }
+def label(value: Any) -> str:
+    """As one writes it behind `key=`, as far as one can read it."""
+    if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
+        value = int(value)  # 1 and 1.0 are one setting
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _all_choices(runs: Sequence[Run]) -> dict[str, Column]:
-    """Of the groups whose option every run knows."""
-    groups = dict.fromkeys(group for run in runs for group in run.choices)
-    return {g: [run.choices[g] for run in runs] for g in groups if all(g in run.choices for run in runs)}
-
-
-def _pairs(blocks: Sequence[str], column: Sequence[str]) -> str:
-    return ", ".join(f"{block} {value}" for block, value in sorted(set(zip(blocks, column, strict=True))))
+def _differing(runs: Sequence[Run]) -> dict[str, Column]:
+    """Settings that differ and that are no seed and no path."""
+    settings = [flat({k: v for k, v in run.config.items() if k not in NO_CAUSES}, ".") for run in runs]
+    roots = tuple(str(root) for run in runs for root in (run.config.get("paths") or {}).values() if root)
+    kept = {}
+    for name in dict.fromkeys(name for one in settings for name in one):
+        column = [label(one[name]) if name in one else ABSENT for one in settings]
+        present = [(value, str(run.seed)) for value, run in zip(column, runs, strict=True) if value != ABSENT]
+        handed_on = all(value == seed for value, seed in present) or any(value.startswith(roots) for value in column)
+        # a setting that some runs lack and the others have alike came with a later version of the program
+        if len({value for value, _ in present}) > 1 and not handed_on:
+            kept[name] = column
+    return kept

@@ -1,78 +1,171 @@
-"""Figures of a comparison: means with intervals for a README, and quality against what it costs."""
+"""Figures of a comparison: means and differences with their intervals, interactions, and quality against its price."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anomalib_lite.comparison.compare import Comparison, Study
-from anomalib_lite.comparison.pareto import Price
-from anomalib_lite.comparison.words import title
+from anomalib_lite.comparison.findings import title
+from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.report import ink
 
 ROW = 0.27  # inches a setting
 LABELLED = 8  # settings of a front that are named beside their points
+PAIRS = 12  # shown at most
+INTERACTIONS = 9  # likewise
 
 
 def means_figure(found: Comparison, metric: str) -> Figure:
     """One panel a data set, one row a setting: its seeds, its mean and Student's interval."""
     studies = [study for study in found.studies if study.metric == metric and len(study.view.blocks) == 1]
-    names = [v for v in reversed(found.design.variants) if any(v in study.view.variants for study in studies)]
-    width = 0.8 + 0.075 * max(map(len, names)) + 2.7 * len(studies)
-    drawing, axes = ink.panels(width, 0.95 + ROW * len(names), 1, len(studies))
+    names = [v for v in found.design.variants if any(v in study.view.variants for study in studies)]
+    drawing, axes = ink.panels(_width(names) + 2.7 * len(studies), 0.95 + ROW * len(names), 1, len(studies))
     for axis, study in zip(axes, studies, strict=True):
-        _means(axis, study, names)
-        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
+        _means(axis, study, names, axis is axes[0])
         ink.entitle(axis, study.view.title)
-        axis.set_xlabel(title(metric))
     return drawing
 
 
-def _means(axis: Axes, study: Study, names: list[str]) -> None:
-    dots = [v for s in study.summaries for series in s.values.values() for v in series.values()]
-    room = 0.6 * (max(dots) - min(dots)) or 1e-3
-    low, high = min(dots) - room, max(dots) + room
-    for summary in study.summaries:
-        y, colour = names.index(summary.variant), ink.NOK if summary.best else ink.OK
-        values = [v for series in summary.values.values() for v in series.values()]
-        if summary.student.known:
-            ends = [min(max(end, low), high) for end in (summary.student.low, summary.student.high)]
-            axis.plot(ends, [y, y], color=colour, linewidth=1.2, solid_capstyle="butt")
-        axis.scatter(values, [y] * len(values), s=11, color=colour, alpha=0.45, linewidths=0)
-        axis.scatter([summary.mean], [y], s=30, marker="D", color=colour, zorder=3)
-    axis.set_ylim(-0.7, len(names) - 0.3)
-    axis.locator_params(axis="x", nbins=4)
-    axis.grid(False, axis="y")
+def settings_figure(study: Study) -> Figure:
+    """As `means_figure`, of one study, the best setting first. A dot is a seed's mean over the data sets."""
+    names = list(study.summaries.sort_values(["best", "mean"], ascending=False)["setting"])
+    drawing, axis = _frame(names)
+    _means(axis, study, names, True)
+    return drawing
+
+
+def effects_figure(study: Study) -> Figure:
+    """Each level's difference to its factor's baseline, with Student's interval."""
+    rows = study.effects.dropna(subset=["difference"])
+    names = [f"{row.factor}: {row.level} less {row.baseline}" for row in rows.itertuples()]
+    return _differences(study, rows, names)
+
+
+def pairs_figure(study: Study) -> Figure:
+    """The differences of settings with Student's interval, the surest first."""
+    rows = study.pairs.dropna(subset=["difference"]).sort_values(["p_holm", "p_student"], kind="stable").head(PAIRS)
+    return _differences(study, rows, [f"{row.setting} less {row.less}" for row in rows.itertuples()])
+
+
+def interactions_figure(study: Study) -> Figure:
+    """One panel for each two factors: the first one's levels along the axis, a line for each of the second's."""
+    shown = study.interactions[:INTERACTIONS]
+    columns = min(3, len(shown))
+    drawing, axes = ink.panels(10.4, 3.1 * math.ceil(len(shown) / columns), math.ceil(len(shown) / columns), columns)
+    for axis, table in zip(axes, shown, strict=False):
+        first, second = table.columns[:2]
+        for k, (name, own) in enumerate(table.groupby(second, observed=True)):
+            colour, x = ink.SERIES[k % len(ink.SERIES)], own[first].cat.codes + 0.04 * k
+            axis.plot(x, own["mean"], "o-" if k < len(ink.SERIES) else "o--", color=colour, markersize=4, label=name)
+            axis.vlines(x, own["low"], own["high"], color=colour, linewidth=1, alpha=0.6)
+        axis.set_ylim(*_room(table["mean"], 1.0))
+        axis.set_xticks(range(len(table[first].cat.categories)), table[first].cat.categories)
+        axis.set_xlabel(first)
+        legend = axis.legend(title=second, fontsize=8, title_fontsize=8, frameon=False, labelcolor=ink.INK)
+        legend.get_title().set_color(ink.MUTED)
+        ink.entitle(axis, "" if table.attrs["whole"] else "not all combinations run alike")
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    return drawing
 
 
 def price_figure(study: Study) -> Figure:
     """Quality against milliseconds and against megabytes; the fronts are joined."""
     drawing, axes = ink.panels(10.4, 3.7, 1, 2)
-    _price(axes[0], study, [(p, p.milliseconds, p.fastest) for p in study.prices], "milliseconds an image")
-    _price(axes[1], study, [(p, p.megabytes, p.smallest) for p in study.prices], "megabytes of the model")
+    _price(axes[0], study, "ms_per_image", "fastest", "milliseconds an image")
+    _price(axes[1], study, "model_mb", "smallest", "megabytes of the model")
     return drawing
 
 
-def _price(axis: Axes, study: Study, points: list[tuple[Price, float, bool]], words: str) -> None:
-    known = [point for point in points if math.isfinite(point[1])]
+def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
+    rows = study.summaries.set_index("setting").reindex(names)
+    seeds = [_by_seed(study, name) if name in study.view.variants else [] for name in names]
+    _forest(axis, rows["mean"], rows["low"], rows["high"], rows["best"] == True, seeds)  # noqa: E712
+    axis.set_yticks(range(len(names)), names if named else [""] * len(names))
+    axis.set_xlabel(title(study.metric))
+
+
+def _by_seed(study: Study, variant: str) -> list[float]:
+    """For each seed that all data sets have, the mean over them."""
+    series = [study.series[variant, block] for block in study.view.blocks]
+    shared = sorted(set.intersection(*(set(one) for one in series)))
+    return [float(np.mean([one[seed] for one in series])) for seed in shared]
+
+
+def _differences(study: Study, rows: pd.DataFrame, names: Sequence[str]) -> Figure:
+    drawing, axis = _frame(names)
+    axis.axvline(0.0, color=ink.MUTED, linewidth=0.8)
+    _forest(axis, rows["difference"], rows["low"], rows["high"], rows["p_holm"] < 0.05)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel(f"{title(study.metric)}: difference")
+    return drawing
+
+
+def _forest(
+    axis: Axes,
+    means: pd.Series,
+    lows: pd.Series,
+    highs: pd.Series,
+    marked: pd.Series,
+    dots: Sequence[Sequence[float]] | None = None,
+) -> None:
+    """A row each, the first on top. Intervals that are far wider than what lies between the means are cut off."""
+    low, high = _room([*means, *(value for row in dots or () for value in row), *([] if dots else [0.0])], 0.6)
+    for y, (mean, left, right, mark) in enumerate(zip(means, lows, highs, marked, strict=True)):
+        colour = ink.NOK if mark else ink.OK
+        if math.isfinite(left):
+            axis.plot([max(left, low), min(right, high)], [y, y], color=colour, linewidth=1.2, solid_capstyle="butt")
+        if dots:
+            axis.scatter(dots[y], [y] * len(dots[y]), s=11, color=colour, alpha=0.45, linewidths=0)
+        axis.scatter([mean], [y], s=30, marker="D", color=colour, zorder=3)
+    axis.set_ylim(len(means) - 0.3, -0.7)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(False, axis="y")
+
+
+def _room(values: Sequence[float] | pd.Series, share: float) -> tuple[float, float]:
+    """The range of the values and this share of it on both sides."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = share * (high - low) or 1e-3
+    return low - room, high + room
+
+
+def _width(names: Sequence[str]) -> float:
+    """Inches that the labels of the rows take."""
+    return 0.8 + 0.075 * max(map(len, names))
+
+
+def _frame(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure of one row a name. Its margins are known: a page has dozens, and matplotlib takes long to find them."""
+    width, height = 10.4, 0.75 + ROW * len(names)
+    drawing, axis = ink.figure(width, height)
+    drawing.set_layout_engine("none")
+    left, bottom = (_width(names) - 0.5) / width, 0.55 / height
+    axis.set_position((left, bottom, 0.99 - left, 0.98 - bottom))
+    return drawing, axis
+
+
+def _price(axis: Axes, study: Study, cost: str, on_front: str, words: str) -> None:
+    known = study.summaries.dropna(subset=[cost]).sort_values(cost)
     axis.set_xlabel(words)
     axis.set_ylabel(title(study.metric))
-    if not known:
+    if known.empty:
         axis.text(0.5, 0.5, "not measured", color=ink.MUTED, ha="center", va="center", transform=axis.transAxes)
         return
-    behind = [(x, p.quality) for p, x, first in known if not first]
-    front = sorted(((x, p) for p, x, first in known if first), key=lambda point: point[0])
-    along, up = [x for x, _ in front], [p.quality for _, p in front]
-    axis.step(along, up, where="post", color=ink.NOK, linewidth=1.2, alpha=0.6)
-    axis.scatter([x for x, _ in behind], [q for _, q in behind], s=30, color=ink.OK_PALE, edgecolors=ink.OK, zorder=3)
-    axis.scatter(along, up, s=44, color=ink.NOK, zorder=4)
+    behind, first = known[~known[on_front]], known[known[on_front]]
+    axis.step(first[cost], first["mean"], where="post", color=ink.NOK, linewidth=1.2, alpha=0.6)
+    axis.scatter(behind[cost], behind["mean"], s=30, color=ink.OK_PALE, edgecolors=ink.OK, zorder=3)
+    axis.scatter(first[cost], first["mean"], s=44, color=ink.NOK, zorder=4)
     axis.margins(0.14)
     middle = sum(axis.get_xlim()) / 2
-    for x, price in front[:LABELLED]:
+    for name, x, y in first[["setting", cost, "mean"]].head(LABELLED).itertuples(index=False):
         right = x < middle
         axis.annotate(
-            price.variant, (x, price.quality), xytext=(7 if right else -7, 6), textcoords="offset points",
+            name, (x, y), xytext=(7 if right else -7, 6), textcoords="offset points",
             ha="left" if right else "right", color=ink.INK, fontsize=8.5, parse_math=False,
         )  # fmt: skip

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from anomalib_lite.comparison.blocks import name_blocks
-from anomalib_lite.comparison.factors import Column, Factors, asked_factors, find_factors
-from anomalib_lite.comparison.record import COSTS, Run, read_run
+from anomalib_lite.comparison.factors import ABSENT, Column, asked_factors, find_factors, label
+from anomalib_lite.comparison.runs import COSTS, Run, read_run
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path, write_text
-
-METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown unless others are asked for
-FIXED = ("run", "data", "seed")
+from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.runs.flat import flat
 
 
 @dataclass(frozen=True)
-class Table:
+class RunTable:
     """`rows`: one run each, columns run, data, *factors, seed, metrics, costs, commit. `runs`: the same runs, in the
     same order. `left_out`: (run, state, reason). `notes`: sentences on what to keep in mind.
     """
@@ -27,16 +25,11 @@ class Table:
     rows: pd.DataFrame
     factors: list[str]
     runs: list[Run]
-    left_out: list[tuple[str, str, str]]
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def metrics(self) -> list[str]:
-        known = (*FIXED, *self.factors, *COSTS, "commit")
-        return [name for name in self.rows.columns if name not in known]
 
-
-def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> Table:
+def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> RunTable:
     """asked: factors by name; by default all that differ. Rows that differ only in factors that were not asked for
     stay rows of their own.
 
@@ -49,12 +42,13 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> T
         listed = "\n  ".join(f"{name}: {state}, {why}" for name, state, why in left_out[:20])
         raise UserError(f"None of {len(left_out)} runs is finished:\n  {listed}")
     blocks, notes = name_blocks(runs, asked or ())
-    found = find_factors(runs, blocks)
-    runs, twins = _newest(runs, blocks, found.columns | asked_factors(runs, found, asked or ()))
+    found, _ = find_factors(runs, blocks)
+    runs, twins = _newest(runs, blocks, found | asked_factors(runs, found, asked or ()))
     blocks, _ = name_blocks(runs, asked or ())
-    found = find_factors(runs, blocks)
-    columns = found.columns if asked is None else asked_factors(runs, found, asked)
-    notes += found.notes + _pooled(found, columns) + _machines(runs)
+    found, more = find_factors(runs, blocks)
+    columns = found if asked is None else asked_factors(runs, found, asked)
+    if pooled := [name for name in found if name not in columns]:
+        more.append(f"Averaged over {', '.join(pooled)}, which differ too.")
     rows = pd.DataFrame(
         {"run": [run.name for run in runs], "data": blocks}
         | columns
@@ -63,33 +57,70 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> T
         | {"commit": [run.commit for run in runs]}
     )
     order = rows.sort_values(["data", *columns, "seed"], kind="stable").index
-    return Table(
-        rows.loc[order].reset_index(drop=True), list(columns), [runs[i] for i in order], left_out + twins, notes
-    )
-
-
-def write_table(rows: pd.DataFrame, folder: Path) -> None:
-    """runs.csv and runs.parquet."""
-    write_csv(rows, folder / "runs.csv")
-    with atomic_path(folder / "runs.parquet") as temporary:
-        rows.to_parquet(temporary, index=False)
+    rows, runs = rows.loc[order].reset_index(drop=True), [runs[i] for i in order]
+    return RunTable(rows, list(columns), runs, left_out + twins, notes + more + _origins(runs))
 
 
 def write_csv(rows: pd.DataFrame, path: Path) -> None:
     write_text(path, rows.to_csv(index=False, float_format="%.6f"))
 
 
+def name_blocks(runs: Sequence[Run], told_apart: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The data of each run by name, and notes.
+
+    Data of one name with different contents (fingerprints) get different names, by the settings in which they differ.
+    told_apart: settings of the data that are factors; data that differ in them share one name.
+    """
+    plain = [_data_name(run) for run in runs]
+    if any(name.startswith("data.") for name in told_apart):
+        return plain, []
+    names, notes = list(plain), []
+    for name in dict.fromkeys(plain):
+        own = [i for i, other in enumerate(plain) if other == name]
+        prints = {runs[i].fingerprint for i in own}
+        if len(prints) < 2:
+            continue
+        settings = pd.DataFrame([_data_settings(runs[i]) for i in own], index=own).fillna(ABSENT)
+        keys = [key for key in settings if settings[key].nunique() > 1]
+        for i in own if keys else ():
+            names[i] = f"{name} ({' '.join(f'{key}={settings[key][i]}' for key in keys)})"
+        same_words = len({names[i] for i in own}) < len(prints)
+        for i in own if same_words else ():
+            names[i] += f" [{str(runs[i].fingerprint)[:6]}]"
+        where = f"{', '.join(f'data.{key}' for key in keys)} differ" if keys else "their images or labels differ"
+        hint = f" factors='[data.{keys[0]}]' compares them." if keys and not same_words else ""
+        notes.append(f"{name} comes in {len(prints)} versions: {where}. They are kept apart.{hint}")
+    return names, notes
+
+
+def _data_name(run: Run) -> str:
+    data: dict[str, Any] = run.config.get("data") or {}
+    category = data.get("category")
+    parts = category if isinstance(category, list) else [category]
+    reader = str(data.get("_target_", "data")).split(".")
+    name = run.choices.get("data")
+    if name is None or run.config.get("run"):  # an evaluation: the choices are its training's, the data may not be
+        name = reader[-2] if len(reader) > 1 else reader[-1]
+    return "-".join(str(part) for part in [name, *parts] if part)
+
+
+def _data_settings(run: Run) -> dict[str, str]:
+    """Of the data; of a path its last part, since a data set that moves as a whole stays the same."""
+    settings = {key: label(value) for key, value in flat(run.config.get("data") or {}, ".").items()}
+    return {key: value.rstrip("/").rpartition("/")[2] for key, value in settings.items() if key != "_target_"}
+
+
 def _values(runs: Sequence[Run]) -> dict[str, list[float]]:
     """Metrics, then costs, then the defect types' metrics, which are many."""
     names = dict.fromkeys(name for run in runs for name in run.values)
-    by_defect = [name for name in names if name.endswith("_image_auroc")]
+    by_defect = sorted(name for name in names if name.endswith("_image_auroc"))
     metrics = [name for name in names if name not in COSTS and name not in by_defect]
-    costs = [name for name in COSTS if name in names]
-    return {n: [run.values.get(n, float("nan")) for run in runs] for n in [*metrics, *costs, *sorted(by_defect)]}
+    order = [*metrics, *(name for name in COSTS if name in names), *by_defect]
+    return {name: [run.values.get(name, float("nan")) for run in runs] for name in order}
 
 
 def _newest(
-    runs: list[Run], blocks: list[str], varied: dict[str, Column]
+    runs: list[Run], blocks: list[str], varied: Mapping[str, Column]
 ) -> tuple[list[Run], list[tuple[str, str, str]]]:
     """Of runs with the same data, settings and seed the one that finished last; the others are named."""
     columns = list(varied.values())
@@ -105,17 +136,12 @@ def _newest(
     return [run for run in runs if id(run) in chosen], twins
 
 
-def _pooled(found: Factors, columns: dict[str, list[str]]) -> list[str]:
-    others = [name for name in found.columns if name not in columns]
-    return [f"Averaged over {', '.join(others)}, which differ too."] if others else []
-
-
-def _machines(runs: Sequence[Run]) -> list[str]:
+def _origins(runs: Sequence[Run]) -> list[str]:
     notes = []
     machines = sorted({run.machine for run in runs if run.machine})
     if len(machines) > 1:
         notes.append(f"The runs come from different hardware ({'; '.join(machines)}): times compare that as well.")
-    commits = sorted({run.commit for run in runs if run.commit})
+    commits = {run.commit for run in runs if run.commit}
     if len(commits) > 1:
         notes.append(f"The runs were made by {len(commits)} versions of the program (column commit).")
     return notes

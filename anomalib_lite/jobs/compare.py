@@ -32,9 +32,10 @@ def main() -> None:
 
 @app("compare", HELP)
 def _compare(cfg: DictConfig) -> None:
-    from anomalib_lite.comparison.compare import Settings, compare
+    # pandas, matplotlib and scipy take seconds to import, and --help need not wait for them
     from anomalib_lite.comparison.output import write_all
-    from anomalib_lite.comparison.search import common_folder, find_runs
+    from anomalib_lite.comparison.runs import common_folder, find_runs
+    from anomalib_lite.comparison.study import Settings, compare
     from anomalib_lite.comparison.table import read_table
 
     if not 0.5 <= cfg.confidence < 1 or cfg.resamples < 100:

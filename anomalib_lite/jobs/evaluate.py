@@ -62,7 +62,7 @@ def main(cfg: DictConfig) -> float | None:
                     raise
                 failed.append(f"{run} on {name}: {error}")
     if several:
-        from anomalib_lite.comparison.search import common_folder
+        from anomalib_lite.comparison.runs import common_folder
 
         _conclude(done, failed, Path(cfg.output).expanduser() if cfg.output else common_folder(runs))
     values = [metrics["image_auroc"] for _, _, metrics in done if metrics["image_auroc"] is not None]
@@ -101,7 +101,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
 
 def _runs(asked: Any) -> list[Path]:
     """One folder, a list of them, globs, or a folder of runs."""
-    from anomalib_lite.comparison.search import find_runs
+    from anomalib_lite.comparison.runs import find_runs
 
     patterns = [str(one) for one in asked] if OmegaConf.is_list(asked) else [str(asked)]
     try:

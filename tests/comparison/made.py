@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from anomalib_lite.comparison.design import Design, View, make_design, views
-from anomalib_lite.comparison.record import Run
-from anomalib_lite.comparison.table import Table
+from anomalib_lite.comparison.runs import Run
+from anomalib_lite.comparison.table import RunTable
 
 CONFIG: dict[str, Any] = {
     "data": {"_target_": "anomalib_lite.data.mtd.read", "root": "/data/mtd", "val_share": 0.2},
@@ -38,7 +38,7 @@ CHOICES = {
 Value = Callable[..., float]
 
 
-def make_table(factors: Mapping[str, Sequence[str]], blocks: Sequence[str], seeds: int, value: Value) -> Table:
+def make_table(factors: Mapping[str, Sequence[str]], blocks: Sequence[str], seeds: int, value: Value) -> RunTable:
     """value(block, seed, *levels) is the metric `aupro`."""
     rows = [
         {"run": f"run{i}", "data": block} | dict(zip(factors, chosen, strict=True)) | {"seed": seed}
@@ -46,10 +46,10 @@ def make_table(factors: Mapping[str, Sequence[str]], blocks: Sequence[str], seed
         for i, (block, *chosen, seed) in enumerate(product(blocks, *factors.values(), range(seeds)))
     ]  # fmt: skip
     runs = [Run(Path(row["run"]), row["run"], "done", choices={"data": row["data"]}, overrides=[]) for row in rows]
-    return Table(pd.DataFrame(rows), list(factors), runs, [])
+    return RunTable(pd.DataFrame(rows), list(factors), runs)
 
 
-def make_view(table: Table) -> tuple[Design, View]:
+def make_view(table: RunTable) -> tuple[Design, View]:
     """All data together."""
     design = make_design(table)
     return design, views(design, design.series("aupro"))[0]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_lite.comparison.compare import Settings, compare
 from anomalib_lite.comparison.effects import marginal_effects
-from anomalib_lite.comparison.findings import findings
-from anomalib_lite.comparison.paired import difference
-from anomalib_lite.comparison.pairs import compare_pairs
-from anomalib_lite.comparison.power import detectable
+from anomalib_lite.comparison.findings import cautions, findings
+from anomalib_lite.comparison.statistics import detectable, difference
+from anomalib_lite.comparison.study import Settings, compare, compare_pairs
 from tests.comparison.made import make_table, make_view
 
 FACTORS = {"augment": ["none", "flips"], "tta": ["none", "flips"]}
@@ -43,7 +41,7 @@ def test_no_difference_is_claimed_where_there_is_none_but_in_a_twentieth_of_expe
     claimed = 0
     for design, view in null_results(seeds=5):
         pairs = compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator)
-        claimed += any(pair.significant for pair in pairs)
+        claimed += pairs.significant.any()
     assert claimed <= 0.05 * EXPERIMENTS
 
 
@@ -53,9 +51,9 @@ def test_neither_pairs_nor_effects_are_claimed_where_there_are_none(seeds: int):
     generator = np.random.default_rng(0)
     pairs = effects = 0
     for design, view in null_results(seeds):
-        pairs += any(p.significant for p in compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator))
+        pairs += compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator).significant.any()
         found = marginal_effects(design, view, "aupro", {}, generator)
-        effects += any(e.p_holm < 0.05 for own in found.values() for e in own)
+        effects += (found.p_holm < 0.05).any()
     assert pairs <= 0.05 * EXPERIMENTS + 4  # two standard deviations of chance
     assert effects <= 0.05 * EXPERIMENTS + 4
 
@@ -67,7 +65,7 @@ def test_an_effect_of_two_standard_deviations_is_found():
     for number in range(20):
         design, view = make_view(experiment(number, 10, effect=2.0))
         pairs = compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator)
-        found += [pair.verdict for pair in pairs if pair.a == planted] == ["better"] * 3
+        found += pairs.verdict[pairs.setting == planted].tolist() == ["better"] * 3
     assert found >= 18
 
 
@@ -84,7 +82,8 @@ def test_three_seeds_of_one_data_set_say_what_they_rest_on():
     table = make_table(
         FACTORS, ["panels"], 3, lambda block, seed, augment, tta: seed + 5.0 * (tta == "flips") + len(augment) ** seed
     )
-    words = " ".join(findings(compare(table, Settings(resamples=100)).studies[0]))
+    study = compare(table, Settings(resamples=100)).studies[0]
+    words = " ".join(findings(study) + cautions(study))
     assert "With 3 pairs of runs no test free of assumptions" in words and "p = 0.25" in words and "10 pairs" in words
     assert "missed more often than once in five with 3 seeds" in words
 
@@ -92,8 +91,8 @@ def test_three_seeds_of_one_data_set_say_what_they_rest_on():
 def test_one_seed_says_nothing_about_chance():
     table = make_table(FACTORS, ["panels"], 1, lambda block, seed, augment, tta: float(tta == "flips"))
     study = compare(table, Settings(resamples=100)).studies[0]
-    assert "nothing can be said about chance" in " ".join(findings(study))
-    assert {p.verdict for p in study.pairs} == {"one seed: no statement about chance"}
+    assert "nothing can be said about chance" in cautions(study)[0]
+    assert set(study.pairs.verdict) == {"one seed: no statement about chance"}
 
 
 def test_a_lone_lucky_seed_is_not_the_best():
@@ -102,5 +101,5 @@ def test_a_lone_lucky_seed_is_not_the_best():
     )
     table.rows.drop(table.rows.index[(table.rows.tta == "flips") & (table.rows.seed > 0)], inplace=True)
     study = compare(table, Settings(resamples=100)).studies[0]
-    assert study.best.variant == "tta=none"
+    assert study.best.setting == "tta=none"
     assert "1 of 2 settings have a single seed" in " ".join(findings(study))

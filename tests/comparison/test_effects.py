@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from anomalib_lite.comparison.compare import Settings, compare
-from anomalib_lite.comparison.effects import marginal_effects
-from anomalib_lite.comparison.interactions import interactions
+from anomalib_lite.comparison.effects import interactions, marginal_effects
+from anomalib_lite.comparison.study import Settings, compare
 from tests.comparison.made import make_table, make_view
 
 FACTORS = {"augment": ["none", "flips"], "lr": ["0.1", "0.4", "1"]}
@@ -29,10 +28,11 @@ def test_effects_of_a_whole_design_are_those_of_least_squares():
     dummies = pd.get_dummies(rows[["data", "augment", "lr"]].assign(augment=rows.augment == "flips"), drop_first=True)
     matrix = np.column_stack([np.ones(len(rows)), dummies.to_numpy(float)])
     known = dict(zip(["1", *dummies], np.linalg.lstsq(matrix, rows.aupro.to_numpy(), rcond=None)[0], strict=True))
-    assert found["augment"][1].found.mean == pytest.approx(known["augment"])
-    assert [e.found.mean for e in found["lr"][1:]] == pytest.approx([known["lr_0.4"], known["lr_1"]])
-    assert list(found) == ["lr", "augment"]  # the stronger one first
-    assert [e.mean for e in found["augment"]] == pytest.approx(rows.groupby("augment").aupro.mean()[["none", "flips"]])
+    assert found.factor.tolist() == ["lr"] * 3 + ["augment"] * 2  # the stronger one first
+    assert found.level.tolist() == ["0.1", "0.4", "1", "none", "flips"]
+    expected = [np.nan, known["lr_0.4"], known["lr_1"], np.nan, known["augment"]]
+    assert found.difference.tolist() == pytest.approx(expected, nan_ok=True)
+    assert found["mean"].tolist()[3:] == pytest.approx(rows.groupby("augment").aupro.mean()[["none", "flips"]])
 
 
 def test_seeds_are_what_an_effect_is_tested_over():
@@ -41,8 +41,8 @@ def test_seeds_are_what_an_effect_is_tested_over():
     design, view = make_view(table)
     wide = table.rows.pivot_table("aupro", ["seed", "lr"], "augment")
     by_seed = (wide["flips"] - wide["none"]).groupby("seed").mean()
-    found = marginal_effects(design, view, "aupro", {}, RANDOM)["augment"][1].found
-    assert (found.pairs, found.p_student) == (3, pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue))
+    found = marginal_effects(design, view, "aupro", {}, RANDOM)
+    assert found.p_student.iloc[-1] == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
 
 
 def test_levels_are_compared_only_where_all_else_is_equal():
@@ -50,39 +50,37 @@ def test_levels_are_compared_only_where_all_else_is_equal():
     table = make_table(FACTORS, ["a"], 2, lambda block, seed, augment, lr: float(lr))
     table.rows.drop(table.rows.index[(table.rows.augment == "flips") & (table.rows.lr != "1")], inplace=True)
     design, view = make_view(table)
-    found = marginal_effects(design, view, "aupro", {}, RANDOM)["augment"][1]
-    assert (found.found.mean, found.contexts) == (0, 2)
+    found = marginal_effects(design, view, "aupro", {}, RANDOM)
+    flips = found[found.level == "flips"].iloc[0]
+    assert (flips.difference, flips.contexts) == (0, 2)
 
 
 def test_a_reference_is_what_levels_are_compared_with():
     table = make_table(FACTORS, ["a"], 2, noisy())
     study = compare(table, Settings(reference="augment=flips lr=1", resamples=100)).studies[0]
-    assert {e.baseline for e in study.effects["lr"]} == {"1"} and {p.b for p in study.pairs} == {"augment=flips lr=1"}
+    assert dict(zip(study.effects.factor, study.effects.baseline, strict=True)) == {"lr": "1", "augment": "flips"}
+    assert set(study.pairs.less) == {"augment=flips lr=1"}
 
 
 def test_an_interaction_has_the_means_of_its_combinations():
     table = make_table(FACTORS, ["a", "b"], 3, noisy())
-    design, view = make_view(table)
-    found = {one.factors: one for one in interactions(design, view, "aupro")}
+    found = {tuple(one.columns[:2]): one for one in interactions(*make_view(table), "aupro")}
     assert set(found) == {("augment", "lr"), ("augment", "data"), ("lr", "data")}
-    cell = next(c for c in found["augment", "lr"].cells if (c.first, c.second) == ("flips", "0.4"))
     own = table.rows[(table.rows.augment == "flips") & (table.rows.lr == "0.4")]
-    assert (cell.mean, cell.runs) == (pytest.approx(own.groupby("data").aupro.mean().mean()), 6)
+    cell = found["augment", "lr"].query("augment == 'flips' and lr == '0.4'").iloc[0]
+    assert (cell["mean"], cell.runs) == (pytest.approx(own.groupby("data").aupro.mean().mean()), 6)
     low, high = stats.ttest_1samp(own[own.data == "a"].aupro, 0).confidence_interval()
-    of_a = next(one for one in interactions(*make_view(make_table(FACTORS, ["a"], 3, noisy())), "aupro"))
-    alone = next(c for c in of_a.cells if (c.first, c.second) == ("flips", "0.4"))
-    assert (alone.interval.low, alone.interval.high) == pytest.approx((low, high))
+    alone = interactions(*make_view(make_table(FACTORS, ["a"], 3, noisy())), "aupro")[0]
+    cell = alone.query("augment == 'flips' and lr == '0.4'").iloc[0]
+    assert (cell.low, cell.high) == pytest.approx((low, high))
 
 
 def test_an_interaction_averages_only_where_all_combinations_were_run():
     factors = {"a": ["0", "1"], "b": ["0", "1"], "c": ["0", "1"]}
     table = make_table(factors, ["x"], 1, lambda block, seed, a, b, c: 10.0 * int(c) + int(a) * int(b))
     table.rows.drop(table.rows.index[(table.rows.c == "1") & (table.rows.a == "0")], inplace=True)
-    found = next(i for i in interactions(*make_view(table), "aupro") if i.factors == ("a", "b"))
-    assert not found.whole
-    assert {(c.first, c.second): c.mean for c in found.cells} == {
-        ("0", "0"): 0,
-        ("0", "1"): 0,
-        ("1", "0"): 0,
-        ("1", "1"): 1,
-    }
+    found = next(i for i in interactions(*make_view(table), "aupro") if list(i.columns[:2]) == ["a", "b"])
+    assert not found.attrs["whole"]
+    assert found[["a", "b", "mean"]].to_numpy().tolist() == [
+        ["0", "0", 0], ["0", "1", 0], ["1", "0", 0], ["1", "1", 1],
+    ]  # fmt: skip

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.comparison.choices import from_name
 from anomalib_lite.comparison.factors import decides, levels
-from anomalib_lite.comparison.search import find_runs
-from anomalib_lite.comparison.table import Table, read_table
+from anomalib_lite.comparison.runs import find_runs
+from anomalib_lite.comparison.table import RunTable, read_table
 from anomalib_lite.errors import UserError
 from tests.comparison.made import write_run
 
 VALUES = {"image_auroc": 0.9, "pixel_auroc": 0.8, "aupro": 0.7}
 
 
-def table(place: Path, *asked: str) -> Table:
+def table(place: Path, *asked: str) -> RunTable:
     return read_table(find_runs([place]), asked or None)
 
 
@@ -63,19 +62,7 @@ def test_a_setting_of_a_later_version_is_no_factor(tmp_path: Path):
     assert table(tmp_path).factors == []
 
 
-def test_runs_without_a_record_of_their_choices_are_known_by_their_folders_names(tmp_path: Path):
-    names = ["mtd-stfpm-efficientnet_lite0-s0-0123456789", "mtd-padim-efficientnet_lite0-tta_flips-s0-012345678a"]
-    for name in names:
-        write_run(tmp_path, name, VALUES, choices={}, config={"detector.rank": len(name)})
-    assert table(tmp_path).factors == ["tta", "detector"]
-    assert from_name("mvtec_ad-bottle-stfpm-resnet18-augment_flips_color-s1-0123456789") == {
-        "data": "mvtec_ad", "detector": "stfpm", "backbone": "resnet18", "mode": "no_template",
-        "augment": "flips_color", "generator": "none", "teacher": "frozen", "tta": "none",
-    }  # fmt: skip
-    assert from_name("evaluation-mtd") == {}
-
-
-def test_runs_that_neither_recorded_choices_nor_have_a_telling_name(tmp_path: Path):
+def test_runs_without_a_record_of_their_choices_are_told_apart_by_their_classes(tmp_path: Path):
     for name in ("STFPM", "PaDiM"):
         write_run(tmp_path, name, VALUES, choices={}, config={"detector._target_": f"lib.{name}"})
     found = table(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalib_lite.comparison.compare import Settings, compare
-from anomalib_lite.comparison.output import write_all
+from anomalib_lite.comparison.output import command, write_all
+from anomalib_lite.comparison.runs import Run
+from anomalib_lite.comparison.study import Settings, compare
 from tests.commands import Command
 from tests.comparison.made import make_table, write_run
 
@@ -24,43 +26,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = make_table(
         FACTORS, ["bottle", "panels"], 3, lambda b, s, a, tta, lr: 0.7 + gain[tta] + 0.01 * noise.normal()
     )
-    table.rows["image_auroc"] = 0.5 + table.rows["aupro"] / 3
     table.left_out.append(("gone", "failed", "ValueError: boom"))
     place = tmp_path_factory.mktemp("comparison")
-    write_all(compare(table, Settings(resamples=100)), place)
+    write_all(compare(table, Settings(("aupro",), resamples=100)), place)
     return place
 
 
-def test_the_page_sorts_switches_and_draws_the_chosen_interaction(folder: Path, browser: Any):
+def test_the_page_sorts_switches_and_draws(folder: Path, browser: Any):
     page, errors, asked = browser.new_page(), [], []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"file://{folder}/compare.html")
     body = "document.querySelector('.study:not([hidden]) table').tBodies[0]"
-    means = f"() => [...{body}.rows].map(row => +row.cells[4].dataset.value)"
+    means = f"() => [...{body}.rows].map(row => +row.cells[3].dataset.value)"
     page.click(".study:not([hidden]) table >> nth=0 >> thead >> text=mean")
     first = page.evaluate(means)
     assert len(first) == 8 and first == sorted(first, reverse=True)
     page.click(".study:not([hidden]) table >> nth=0 >> thead >> text=mean")
     assert page.evaluate(means) == sorted(first)
 
-    assert page.locator("#interaction polyline").count() == 2
-    page.select_option("#first-factor", "lr")
-    page.select_option("#second-factor", "tta")
-    assert page.locator("#interaction svg").get_attribute("aria-label") == "lr and tta"
-    assert set(page.locator("#interaction text.series").all_text_contents()) == {"none", "<b>flips</b>"}
-    titles = page.locator("#interaction circle title").all_text_contents()
-    assert len(titles) == 4 and all("12 runs" in title for title in titles)
-
-    page.click(".chip[data-metric='1']")
     page.click(".chip[data-view='2']")
     shown = page.locator(".study:not([hidden])")
-    assert (shown.count(), shown.get_attribute("data-view"), shown.get_attribute("data-metric")) == (1, "2", "1")
+    assert (shown.count(), shown.get_attribute("data-view")) == (1, "2")
     assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 25
     page.click(".study:not([hidden]) .more button")
     assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 28
-    page.select_option(".study:not([hidden]) .only", "augment=none tta=none lr=0.1")
-    assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 7
+    figures = page.locator(".study:not([hidden]) figure svg")
+    assert figures.count() == 5 and all(box["width"] > 600 for box in (f.bounding_box() for f in figures.all()))
+    assert "<b>flips</b>" in page.locator(".study:not([hidden]) figure").nth(2).inner_text()
     assert "ValueError: boom" in page.inner_text("main")
     assert errors == [] and asked == [f"file://{folder}/compare.html"]
     page.close()
@@ -70,8 +63,8 @@ def test_the_tables_hold_every_run_and_every_pair(folder: Path):
     runs, same = pd.read_csv(folder / "runs.csv"), pd.read_parquet(folder / "runs.parquet")
     assert len(runs) == 48 and list(runs) == list(same)
     assert np.allclose(runs.aupro, same.aupro, atol=1e-6)
-    assert len(pd.read_csv(folder / "pairs.csv")) == 28 * 3 * 2
-    assert {path.name for path in (folder / "figures").iterdir()} == {"aupro.png", "image_auroc.png"}
+    assert len(pd.read_csv(folder / "pairs.csv")) == 28 * 3
+    assert {path.name for path in (folder / "figures").iterdir()} == {"aupro.png"}
     assert "ValueError: boom" in (folder / "compare.md").read_text()
 
 
@@ -87,10 +80,17 @@ def test_the_verb_compares_run_folders(run_verb: Command, tmp_path: Path):
     assert done.status == 0, done.err
     said = done.out + done.err
     assert "left out, unfinished: killed" in said
-    assert "anomalib-lite train data=mtd 'data.root='\"'\"'/my data/mtd'\"'\"'' tta=flips" in said
+    assert "anomalib-lite train data=mtd \"data.root='/my data/mtd'\" tta=flips" in said
     assert (tmp_path / "runs" / "made" / "comparison" / "compare.html").is_file()
     again = run_verb("compare", "runs=[runs/made]", "resamples=100")  # its own output is no run
     assert again.status == 0, again.err
+
+
+def test_recorded_overrides_are_given_back_without_what_changes_no_result():
+    asked = ["experiment=augmentation", "data.nok='nok/* x'", "seed=3", "paths.runs=/x", "tracking=none", "force=true"]
+    line = command(Run(Path("r"), "r", "done", choices={"data": "mtd"}, overrides=asked))
+    assert shlex.split(line) == ["anomalib-lite", "train", "experiment=augmentation", "data.nok='nok/* x'"]
+    assert command(Run(Path("r"), "r", "done")) == "", "nothing is known of how it was started"
 
 
 @pytest.mark.parametrize(

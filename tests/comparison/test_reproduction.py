@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from anomalib_lite.comparison.reproduction import beyond_tolerance, factors_of, flat_table
 from anomalib_lite.errors import UserError
 from experiments import reproduce
+from experiments.reproduce import beyond_tolerance, factors_of, flat_table
 
 COMMITTED = "run,data,lr,seed,aupro,train_seconds\na,mtd,0.1,0,0.700000,5\nb,mtd,null,0,0.800000,6\nc,mtd,1,0,,7\n"
 KEYS, WIDTH = ["data", "lr", "seed"], {"aupro": 0.01}

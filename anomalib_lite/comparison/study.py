@@ -1,0 +1,224 @@
+"""What one metric says of the settings: means, pairs, factors, interactions, and quality against its price."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from anomalib_lite.comparison import statistics as st
+from anomalib_lite.comparison.design import Design, Series, View, find_reference, make_design, views
+from anomalib_lite.comparison.effects import interactions, marginal_effects
+from anomalib_lite.comparison.runs import COSTS
+from anomalib_lite.comparison.statistics import Interval
+from anomalib_lite.comparison.table import RunTable
+from anomalib_lite.errors import UserError
+
+METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown unless others are asked for
+MANY = 10  # runs of a setting from which on its interquartile mean is shown
+LOWER_IS_BETTER = ("image_false_alarm_rate", *COSTS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """metrics: by default image AUROC, pixel AUROC and AUPRO. reference: a setting that all others are held against."""
+
+    metrics: tuple[str, ...] | None = None
+    reference: str | None = None
+    resamples: int = 5000
+    confidence: float = 0.95
+    seed: int = 0  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Study:
+    """One metric on one view of the data. `summaries`: `summarise`'s, with the costs. `effects`: see
+    `marginal_effects`. `interactions`: one table for each pair of factors.
+    """
+
+    view: View
+    metric: str
+    series: Series
+    summaries: pd.DataFrame
+    pairs: pd.DataFrame
+    effects: pd.DataFrame
+    interactions: list[pd.DataFrame]
+
+    @property
+    def best(self) -> pd.Series:
+        return self.summaries.loc[self.summaries["best"].idxmax()]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    table: RunTable
+    design: Design
+    settings: Settings
+    reference: str | None
+    metrics: list[str]
+    studies: list[Study]
+
+    @property
+    def views(self) -> list[View]:
+        return list({study.view.title: study.view for study in self.studies}.values())
+
+    def of(self, view: View) -> dict[str, Study]:
+        """Metric -> study."""
+        return {study.metric: study for study in self.studies if study.view.title == view.title}
+
+
+def compare(table: RunTable, settings: Settings) -> Comparison:
+    """Errors: UserError for a metric that no run has, or a reference that names no setting."""
+    design = make_design(table)
+    reference = None if settings.reference is None else find_reference(design, settings.reference)
+    metrics = _metrics(table, settings.metrics)
+    jobs = [(metric, view) for metric in metrics for view in views(design, design.series(metric))]
+    studies = [_study(design, v, m, reference, settings) for m, v in tqdm(jobs, "compare", delay=2, leave=False)]
+    return Comparison(table, design, settings, reference, metrics, studies)
+
+
+def _study(design: Design, view: View, metric: str, reference: str | None, settings: Settings) -> Study:
+    series, generator = design.series(metric), np.random.default_rng(settings.seed)
+    drawn = (settings.resamples, generator, settings.confidence)
+    summaries = summarise(series, view, metric, *drawn)
+    baselines = {} if reference is None else design.variants[reference]
+    return Study(
+        view,
+        metric,
+        series,
+        price(summaries, design.part(view), metric),
+        compare_pairs(series, view, metric, reference, *drawn),
+        marginal_effects(design, view, metric, baselines, generator, settings.confidence),
+        interactions(design, view, metric, settings.confidence),
+    )
+
+
+def _metrics(table: RunTable, asked: Sequence[str] | None) -> list[str]:
+    known = table.rows.drop(columns=["seed", *table.factors]).select_dtypes("number").dropna(axis=1, how="all")
+    measured = list(known.columns)
+    if asked is None:
+        return [m for m in METRICS if m in measured] or [m for m in measured if m not in COSTS][:1]
+    if unknown := [name for name in asked if name not in measured]:
+        raise UserError(f"metrics: no run measured {', '.join(unknown)}. There are: {', '.join(measured)}.")
+    return list(asked)
+
+
+def sign(metric: str) -> int:
+    """1 where more is better, else -1."""
+    return -1 if metric in LOWER_IS_BETTER else 1
+
+
+def ends(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as two cells."""
+    return {f"{name}low": interval.low, f"{name}high": interval.high}
+
+
+def summarise(
+    series: Series, view: View, metric: str, resamples: int, generator: np.random.Generator, confidence: float = 0.95
+) -> pd.DataFrame:
+    """A row a setting, in the view's order: mean, deviation between seeds, bootstrap and Student's interval, and with
+    many runs the interquartile mean. `seeds` is the fewest that a data set has.
+
+    The best mean is marked, among settings with two seeds or more where there are such: a single seed may be lucky.
+    """
+    rows = []
+    for variant in view.variants:
+        data = view.strata(series, variant)
+        row = {"setting": variant, "mean": st.mean(data), "deviation": st.within(data)}
+        row |= ends("bootstrap_", st.bootstrap(data, st.means, resamples, generator, confidence))
+        row |= ends("", st.student(data, confidence))
+        if sum(map(len, data)) >= MANY:
+            row |= {"iqm": float(st.interquartile_means(*(x[None] for x in data))[0])}
+            row |= ends("iqm_", st.bootstrap(data, st.interquartile_means, resamples, generator, confidence))
+        rows.append(row | {"runs": sum(map(len, data)), "seeds": min(map(len, data))})
+    found = pd.DataFrame(rows)
+    rank = [(seeds > 1, sign(metric) * mean) for seeds, mean in zip(found["seeds"], found["mean"], strict=True)]
+    return found.assign(best=np.arange(len(rank)) == max(range(len(rank)), key=rank.__getitem__))
+
+
+def price(summaries: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Adds milliseconds an image (median over runs, since other work on the machine only adds to it), megabytes of the
+    model (mean), and whether a setting lies on the front of each. rows: the runs.
+    """
+    by_block = rows.groupby(["variant", "data"])[["ms_per_image", "model_mb"]]
+    costs = by_block.agg({"ms_per_image": "median", "model_mb": "mean"}).groupby("variant").mean()
+    found = summaries.join(costs, on="setting")
+    quality = sign(metric) * found["mean"].to_numpy()
+    for cost, name in (("ms_per_image", "fastest"), ("model_mb", "smallest")):
+        found[name] = front(np.column_stack([quality, -found[cost].to_numpy(float)]))
+    return found
+
+
+def front(points: np.ndarray) -> np.ndarray:
+    """Which of the points (n, criteria), more being better, no other one dominates: as good in all criteria and better
+    in one. (n,) bool; a point with NaN is not on the front, and dominates none.
+    """
+    known = ~np.isnan(points).any(axis=1)
+    at_least = (points[:, None] >= points[None]).all(axis=2)
+    above = (points[:, None] > points[None]).any(axis=2)
+    return known & ~(at_least & above).any(axis=0)
+
+
+def compare_pairs(
+    series: Series,
+    view: View,
+    metric: str,
+    reference: str | None,
+    resamples: int,
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """A row for each pair of settings: `difference` is the mean of `setting` less that of `less`, p values are of both
+    tests and Holm's, `improvement` is the probability that a run of `setting` is the better one.
+
+    Of all pairs, the better setting comes first; with a reference that takes part in the view, it is always `less`.
+    """
+    pairs: list[tuple[str, str]] = list(itertools.combinations(view.variants, 2))
+    if reference in view.variants:
+        pairs = [(variant, str(reference)) for variant in view.variants if variant != reference]
+    rows, found = [], []
+    for a, b in pairs:
+        x, y = view.strata(series, a), view.strata(series, b)
+        gain = sign(metric) * (st.mean(x) - st.mean(y))
+        if reference not in view.variants and gain < 0:
+            a, b, x, y, gain = b, a, y, x, -gain
+        first, second = (x, y) if sign(metric) > 0 else (y, x)
+        share = float(st.improvements(*(v[None] for v in (*first, *second)))[0])
+        drawn = st.bootstrap([*first, *second], st.improvements, resamples, generator, confidence)
+        shared = view.paired(series, a, b)
+        found.append(st.difference(shared, generator, confidence) if shared else None)
+        rows.append({"setting": a, "less": b} | _tested(found[-1], len(pairs)) | {"improvement": share})
+        rows[-1] |= ends("improvement_", drawn) | {"better": gain > 0}
+    table = pd.DataFrame(rows)
+    if not pairs:
+        return table
+    table["p_holm"] = st.holm([np.nan if d is None else d.p(len(pairs)) for d in found])
+    table["significant"] = table["p_holm"] < st.SIGNIFICANT
+    table["verdict"] = [_verdict(row, d) for row, d in zip(table.to_dict("records"), found, strict=True)]
+    return table
+
+
+def _tested(found: st.Difference | None, rows: int) -> dict[str, object]:
+    if found is None:
+        found = st.Difference(np.nan, Interval(), np.nan, np.nan, np.nan, 0, "", np.nan, False)
+    by = "both tests" if found.flips_decide(rows) else "Student alone"
+    cells = {"difference": found.mean, **ends("", found.interval), "pairs": found.pairs, "deviation": found.deviation}
+    cells |= {"p_student": found.p_student, "p_sign_flips": found.p_flips, "p_least": found.p_least}
+    return cells | {"holm_of": "sign flips" if found.constant else by, "varies": found.varies}
+
+
+def _verdict(pair: Mapping[str, object], found: st.Difference | None) -> str:
+    if found is None:
+        return "no seed in common"
+    if not found.varies:
+        return "one seed: no statement about chance"
+    if pair["significant"]:
+        words = "better" if pair["better"] else "worse"
+        return words if pair["holm_of"] != "Student alone" else f"{words}, if differences are normal"
+    if found.constant:
+        return f"the same in every pair{': equal' if found.mean == 0 else ''}"
+    return "not told apart"

@@ -1,0 +1,222 @@
+"""Estimates and tests against scipy, statsmodels and all possible draws; what cannot be tested says so."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+from anomalib_lite.comparison import statistics as st
+from anomalib_lite.comparison.statistics import (
+    difference,
+    holm,
+    mean,
+    pairs_needed,
+    sign_flips,
+    spread,
+    student,
+    within,
+)
+from anomalib_lite.comparison.study import front
+
+A = np.array([0.812, 0.845, 0.793, 0.83, 0.88])
+B = np.array([0.801, 0.822, 0.801, 0.80, 0.85])
+X, Y = np.array([0.7, 0.8, 0.9]), np.array([0.75, 0.8, 0.6])
+RANDOM = np.random.default_rng(0)
+
+
+def test_one_data_set_has_students_interval():
+    low, high = stats.ttest_1samp(A, 0).confidence_interval(0.95)
+    found = student([A])
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_two_data_sets_have_welchs_interval():
+    """The mean of two means is half the difference of A and -B, whose interval scipy knows."""
+    low, high = stats.ttest_ind(A, -B[:3], equal_var=False).confidence_interval(0.9)
+    found = student([A, B[:3]], 0.9)
+    assert (found.low, found.high) == pytest.approx((low / 2, high / 2))
+    assert mean([A, B[:3]]) == pytest.approx((A.mean() + B[:3].mean()) / 2)
+
+
+def test_each_data_set_counts_the_same_whatever_its_number_of_seeds():
+    assert mean([np.zeros(9), np.ones(1)]) == 0.5
+
+
+def test_one_seed_has_no_interval():
+    one = [np.array([1.0]), np.array([2.0])]
+    assert math.isnan(st.bootstrap(one, st.means, 100, RANDOM).low)
+    assert math.isnan(student([A, np.array([0.5])]).low)
+    assert math.isnan(within([np.array([0.5])]))
+
+
+def test_spread_between_seeds_is_pooled_within_data_sets():
+    assert within([A, A + 0.5]) == pytest.approx(A.std(ddof=1))
+    assert spread([np.ones(3), np.ones(3)]).error == 0
+
+
+@pytest.mark.parametrize(("blocks", "seeds"), [(1, 3), (3, 3), (2, 5)])
+def test_students_interval_holds_what_it_promises(blocks: int, seeds: int):
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(600):
+        found = student([width * generator.normal(size=seeds) for width in np.linspace(0.3, 2, blocks)])
+        held += found.low <= 0 <= found.high
+    assert 0.925 < held / 600 < 0.98
+
+
+def every_draw(statistic, *strata: np.ndarray) -> np.ndarray:
+    """The statistic of all equally likely draws."""
+    draws = itertools.product(*(itertools.product(x, repeat=len(x)) for x in strata))
+    return np.array([statistic(*(np.array([x]) for x in draw))[0] for draw in draws])
+
+
+@pytest.mark.parametrize(
+    ("statistic", "strata"), [(st.means, [X]), (st.means, [X, Y + 0.2]), (st.improvements, [X, Y])]
+)
+def test_bootstrap_intervals_are_those_of_all_possible_draws(statistic, strata: list[np.ndarray]):
+    found = st.bootstrap(strata, statistic, 40_000, np.random.default_rng(0), 0.8)
+    assert found == pytest.approx(np.percentile(every_draw(statistic, *strata), [10, 90]), abs=2e-3)
+
+
+def test_one_data_set_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(1).normal(size=12)
+    known = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
+    found = st.bootstrap([values], st.means, 20_000, np.random.default_rng(3))
+    assert found == pytest.approx((known.low, known.high), abs=0.02)
+
+
+def test_seeds_are_drawn_within_their_data_set():
+    """Two data sets far apart, without spread within: every draw has the same mean."""
+    assert st.bootstrap([np.zeros(4), np.ones(4)], st.means, 200, np.random.default_rng(0)) == (0.5, 0.5)
+
+
+def test_interquartile_mean_is_scipys_trimmed_mean():
+    values = np.random.default_rng(0).normal(size=(2, 11))
+    assert st.interquartile_means(*values[:, None]) == pytest.approx(stats.trim_mean(values.ravel(), 0.25))
+
+
+def test_improvement_is_the_mann_whitney_statistic_over_the_number_of_pairs():
+    known = stats.mannwhitneyu(X, Y).statistic / 9
+    assert st.improvements(X[None], Y[None]) == pytest.approx(known)
+    assert st.improvements(X[None], Y[None], Y[None], Y[None]) == pytest.approx((known + 0.5) / 2)
+
+
+def test_one_data_set_is_the_paired_t_test():
+    known = stats.ttest_rel(A, B)
+    found = difference([A - B], RANDOM)
+    low, high = known.confidence_interval()
+    assert (found.p_student, found.interval.low, found.interval.high) == pytest.approx((known.pvalue, low, high))
+    assert (found.pairs, found.varies, found.mean) == (5, "seeds", pytest.approx((A - B).mean()))
+
+
+def test_two_data_sets_are_welchs_test_of_their_differences():
+    first, second = A - B, np.array([0.01, 0.02, -0.01])
+    known = stats.ttest_ind(first, -second, equal_var=False)
+    assert difference([first, second], RANDOM).p_student == pytest.approx(known.pvalue)
+
+
+@pytest.mark.parametrize("strata", [[A - B], [A - B, np.array([0.01, 0.02, -0.01])]])
+def test_sign_flips_are_scipys_exact_permutation_test(strata: list[np.ndarray]):
+    weights = np.concatenate([np.full(len(x), 1 / len(x)) for x in strata])
+    known = stats.permutation_test(
+        (np.concatenate(strata),), lambda x: float((weights * x).sum()), permutation_type="samples", n_resamples=np.inf
+    )
+    p, least = sign_flips(strata, RANDOM)
+    assert p == pytest.approx(known.pvalue)
+    assert least == 2 / 2 ** sum(map(len, strata))
+
+
+def test_many_sign_flips_are_drawn_and_come_close_to_the_exact_share():
+    values = np.random.default_rng(5).normal(0.4, 1, 16)
+    signs = 1 - 2 * ((np.arange(2**16)[:, None] >> np.arange(16)) & 1)
+    exact = np.mean(np.abs(signs @ values) >= abs(values.sum()) - 1e-9)
+    assert sign_flips([values], np.random.default_rng(1))[0] == pytest.approx(exact, abs=0.01)
+
+
+def test_three_seeds_cannot_go_below_a_quarter_without_assumptions():
+    p, least = sign_flips([np.array([0.5, 0.51, 0.52])], RANDOM)
+    assert (p, least) == (0.25, 0.25)
+
+
+def test_holm_is_that_of_statsmodels_and_leaves_out_what_was_not_tested():
+    p = np.array([0.03, 0.001, 0.2, 0.012, 0.04])
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    with_gap = holm(np.array([0.03, math.nan, 0.02]))
+    assert with_gap[[0, 2]] == pytest.approx(multipletests([0.03, 0.02], method="holm")[1])
+    assert math.isnan(with_gap[1])
+
+
+def test_differences_that_do_not_vary_are_not_called_significant():
+    """A t test would divide by zero: three times the same difference is p = 0.25, not p = 0."""
+    found = difference([np.full(3, 0.0125)], RANDOM)
+    assert (found.constant, found.p(1)) == (True, 0.25)
+    equal = difference([np.zeros(3)], RANDOM)
+    assert (equal.p(1), equal.interval.low, equal.interval.high) == (1, 0, 0)
+
+
+def test_one_seed_a_data_set_takes_the_data_sets_as_the_sample():
+    gains = A - B
+    found = difference([np.array([gain]) for gain in gains], RANDOM)
+    assert (found.varies, found.p_student) == ("data sets", pytest.approx(stats.ttest_1samp(gains, 0).pvalue))
+
+
+def test_a_single_seed_among_data_sets_with_more_is_left_out():
+    found = difference([A - B, np.array([0.5])], RANDOM)
+    assert (found.pairs, found.p_student) == (5, pytest.approx(stats.ttest_rel(A, B).pvalue))
+
+
+def test_one_pair_is_no_test():
+    found = difference([np.array([0.1])], RANDOM)
+    assert found.varies == "" and math.isnan(found.p(1)) and math.isnan(found.interval.low)
+
+
+def test_both_tests_have_to_agree_where_there_are_enough_pairs_for_all_rows_of_a_table():
+    values = np.random.default_rng(2).normal(1, 1, 10)
+    found = difference([values[:5], values[5:]], RANDOM)
+    assert found.flips_decide(6) and found.p(6) == max(found.p_flips, found.p_student)
+    assert not found.flips_decide(66) and found.p(66) == found.p_student
+    assert [pairs_needed(rows) for rows in (1, 6, 66)] == [8, 10, 14]
+    assert not difference([values[:3]], RANDOM).flips_decide(1)
+
+
+def test_one_wild_seed_fools_neither_test():
+    """Nine small gains are significant; with a tenth seed that loses much, nothing is."""
+    tiny = np.full(9, 0.001) + np.arange(9) * 1e-5
+    wild = np.append(tiny, -0.5)
+    assert difference([tiny], RANDOM).p(1) < 0.01
+    assert difference([wild], RANDOM).p(1) > 0.3
+
+
+@pytest.mark.parametrize(("seeds", "alpha"), [(3, 0.05), (5, 0.05), (20, 0.01)])
+def test_the_detectable_effect_has_the_power_that_statsmodels_tells(seeds: int, alpha: float):
+    """At smaller levels statsmodels has no answer: see the next test."""
+    assert TTestPower().power(st.detectable(seeds, alpha=alpha), seeds, alpha) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_the_detectable_effect_is_found_four_times_in_five():
+    """Also with few seeds and a corrected level, where solvers are known to give up."""
+    noise = np.random.default_rng(0)
+    for seeds, blocks, alpha in ((2, 1, 0.05 / 66), (3, 4, 0.01)):
+        effect = st.detectable(seeds, blocks, alpha)
+        draws = effect + noise.normal(size=(20_000, blocks, seeds))
+        error = np.sqrt(draws.var(axis=2, ddof=1).mean(axis=1) / (blocks * seeds))
+        p = 2 * stats.t.sf(np.abs(draws.mean(axis=(1, 2))) / error, blocks * (seeds - 1))
+        assert (p < alpha).mean() == pytest.approx(0.8, abs=0.01)
+    assert st.detectable(3) > st.detectable(5) > st.detectable(10) and st.detectable(1) == math.inf
+
+
+def test_the_front_is_what_no_point_dominates():
+    points = np.random.default_rng(0).integers(0, 6, (40, 2)).astype(float)
+    known = [not any((q >= p).all() and (q > p).any() for q in points) for p in points]
+    assert front(points).tolist() == known
+
+
+def test_what_was_not_measured_is_not_on_the_front_and_beats_nobody():
+    points = np.array([[1.0, 1.0], [9.0, np.nan], [0.5, 0.5], [1.0, 1.0]])
+    assert front(points).tolist() == [True, False, False, True]
