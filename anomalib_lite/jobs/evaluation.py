@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anomalib_lite.data.files import short_name
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
-from anomalib_lite.data.sample import Sample
+from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.defects.levels import LevelsOfMaps
-from anomalib_lite.detectors.model import Model
+from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.jobs.defects import add_batch
 from anomalib_lite.jobs.inference import Timed, run_over
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
-from anomalib_lite.report.cases import Case, ScoredImage, select_cases
-from anomalib_lite.report.curves import pixel_points
+from anomalib_lite.report.cases import thin_out
+from anomalib_lite.report.figures import pixel_points
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
 
@@ -27,10 +26,12 @@ PER_DEFECT = ("image_auroc", "pixel_auroc", "aupro")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: what metrics.json holds. rows: one for each image, in the samples' order. seconds: of the detector."""
+    """metrics: what metrics.json holds. outcomes: one for each image, in the samples' order; some with image and map.
+    seconds: of the detector.
+    """
 
     metrics: dict[str, Any]
-    rows: list[ScoredImage]
+    outcomes: list[Outcome]
     pixel_points: dict[str, Any] | None
     seconds: float
 
@@ -55,63 +56,57 @@ def evaluate_detector(
 ) -> Evaluation:
     """Goes once through the images; memory does not grow with their number. book: what takes down the defects."""
     image_metrics, pixel_metrics = ImageMetrics(), PixelMetrics(limit=aupro_limit)
-    rows: list[ScoredImage] = []
+    outcomes: list[Outcome] = []
     predictions = Timed(run_over(detector, loader(images, batch_size), "evaluate"))
     for batch, prediction in predictions:
-        samples = [images.samples[i] for i in batch.index.tolist()]
-        labels, defects = [s.label for s in samples], [s.defect for s in samples]
+        labels, defects = [s.label for s in batch.samples], [s.defect for s in batch.samples]
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
         image_metrics.update(prediction.score, labels, defects)
         pixel_metrics.update(prediction.map, masks, labels, defects)
         add_batch(book, images, batch, prediction)
-        rows += [_row(s, score, threshold) for s, score in zip(samples, prediction.score.tolist(), strict=True)]
-    metrics = _summary(image_metrics, pixel_metrics, rows, threshold)
+        outcomes = thin_out(outcomes + _outcomes(batch, prediction, threshold), threshold.image)
+    metrics = _summary(image_metrics, pixel_metrics, outcomes, threshold)
     if book is not None:
         metrics["defects"] = dict(book.metrics())
     points = pixel_points(*pixel_metrics.total().pixels) if metrics["pixel_auroc"] is not None else None
-    return Evaluation(metrics, rows, points, predictions.seconds)
+    return Evaluation(metrics, outcomes, points, predictions.seconds)
 
 
-def worst_cases(
-    detector: Model, images: ImageSet, rows: Sequence[ScoredImage], threshold: Threshold, batch_size: int
-) -> list[Case]:
-    """The images that a report shows, mistakes first; their maps are computed again, by the same path."""
-    chosen = select_cases(rows, threshold.image)
-    subset = ImageSet([images.samples[i] for i in chosen], images.size, ram_limit_mb=0)
-    cases = []
-    for batch, prediction in run_over(detector, loader(subset, batch_size), "gallery"):
-        pixels = to_pixels(batch.image)
-        for k, index in enumerate(batch.index.tolist()):
-            row = rows[chosen[index]]
-            mask = batch.mask[k, 0].numpy() if batch.has_mask[k] else None
-            name, map = short_name(row.image), prediction.map[k, 0].numpy()
-            cases.append(Case(name, row.label, row.defect, row.score, pixels[k], map, mask, row.nok))
-    return cases
-
-
-def write_predictions(path: Path, rows: Sequence[ScoredImage]) -> None:
+def write_predictions(path: Path, outcomes: Sequence[Outcome]) -> None:
     """CSV: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1)."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image", "label", "defect", "score", "nok"])
-        for r in rows:
-            label = "" if r.label is None else r.label
-            writer.writerow([r.image, label, r.defect or "", repr(r.score), int(bool(r.nok))])
+        for o in outcomes:
+            label = "" if o.sample.label is None else o.sample.label
+            writer.writerow([o.sample.image, label, o.sample.defect or "", repr(o.score), int(o.nok)])
 
 
-def _row(sample: Sample, score: float, threshold: Threshold) -> ScoredImage:
-    return ScoredImage(str(sample.image), sample.label, sample.defect, score, score > threshold.image)
+def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> list[Outcome]:
+    """One an image, with copies of its pixels: a view would keep the whole batch in memory."""
+    pixels = to_pixels(batch.image)
+    return [
+        Outcome(
+            sample=sample,
+            score=score,
+            nok=threshold.nok(score),
+            image=pixels[k].copy(),
+            map=prediction.map[k, 0].numpy().copy(),
+            mask=batch.mask[k, 0].numpy().copy() if batch.has_mask[k] else None,
+        )
+        for k, (sample, score) in enumerate(zip(batch.samples, prediction.score.tolist(), strict=True))
+    ]
 
 
 def _summary(
-    images: ImageMetrics, pixels: PixelMetrics, rows: Sequence[ScoredImage], threshold: Threshold
+    images: ImageMetrics, pixels: PixelMetrics, outcomes: Sequence[Outcome], threshold: Threshold
 ) -> dict[str, Any]:
     whole, maps, alarms = images.compute(), pixels.compute(), images.compute_alarms(threshold.image)
     by_pixel = pixels.compute_by_defect()
     per_defect = {}
     for name, result in images.compute_by_defect().items():
         values = result.values | (by_pixel[name].values if name in by_pixel else {})
-        found = [bool(r.nok) for r in rows if r.label and (r.defect or "unnamed") == name]
+        found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
         per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in PER_DEFECT}
         per_defect[name]["recall"] = sum(found) / len(found)
     return {

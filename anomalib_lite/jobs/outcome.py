@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
 
+from anomalib_lite.data.files import short_name
 from anomalib_lite.data.images import ImageSet, to_pixels
 from anomalib_lite.defects.book import DefectBook
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.jobs.evaluation import Evaluation, worst_cases, write_predictions
-from anomalib_lite.report.cases import MISTAKES, Case, outcome
-from anomalib_lite.report.curves import image_curves
+from anomalib_lite.jobs.evaluation import Evaluation, write_predictions
+from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
+from anomalib_lite.report.figures import image_curves
 from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.report.page import write_report
 from anomalib_lite.runs.atomic import write_json
@@ -38,15 +39,14 @@ def conclude(
 ) -> None:
     """train: the images that were learned from, of which a tracked run shows some."""
     write_json(run.path / "metrics.json", result.metrics)
-    write_predictions(run.path / "predictions.csv", result.rows)
+    write_predictions(run.path / "predictions.csv", result.outcomes)
     if book is not None:
         book.write(run.path)
     if cfg.tracking.kind != "none":
-        cases = worst_cases(detector, images, result.rows, threshold, cfg.batch_size)
-        page = write_report(run.path, cases, pixel_points=result.pixel_points, book=book)
+        page = write_report(run.path, result.outcomes, pixel_points=result.pixel_points, book=book)
         log.info("report: %s", page)
         if tracker.logger:
-            tracker.log_result(_findings(run, detector, result, threshold, cases, book, train))
+            tracker.log_result(_findings(run, detector, result, threshold, book, train))
     log.info("%s", in_words(result.metrics))
 
 
@@ -55,20 +55,20 @@ def _findings(
     detector: Model,
     result: Evaluation,
     threshold: Threshold,
-    cases: Sequence[Case],
     book: DefectBook | None,
     train: ImageSet | None,
 ) -> Findings:
     shown: dict[str, list[Any]] = {"failures": [], "cases": []}
-    for case in cases:
-        verdict = outcome(case, threshold.image)
-        heading = "failures" if verdict in MISTAKES else "cases"
+    cases = [outcome for outcome in result.outcomes if outcome.image is not None]
+    for case in (cases[i] for i in select_cases(cases, threshold.image)):
+        words = verdict(case)
+        heading = "failures" if words in MISTAKES else "cases"
         if len(shown[heading]) < TRACKED_PICTURES:
             picture = overlay(case.image, case.map, threshold.pixel)
-            shown[heading].append((f"{verdict}: {case.name}", picture))
+            shown[heading].append((f"{words}: {short_name(case.sample.image)}", picture))
     if train is not None:
         shown["training images"] = _as_trained(detector, train)
-    curves = image_curves(result.rows, threshold.image, result.metrics)
+    curves = image_curves(result.outcomes, result.metrics)
     return Findings(
         metrics=with_status(result.metrics, run.status),
         pictures=shown,

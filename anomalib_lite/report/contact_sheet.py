@@ -1,4 +1,4 @@
-"""The contact sheet of generated images: each beside the real image whose structure it is meant to keep."""
+"""Contact sheets: groups of images side by side in one picture, with a caption above each group of tiles."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from anomalib_lite.data.files import short_name
+from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report import ink
-from anomalib_lite.report.tiles import square_tile
+from anomalib_lite.report.cases import MISTAKES, kind, verdict
+from anomalib_lite.report.heatmap import colour_bar, draw_outline, overlay, tick_positions
 
-_TILE, _GAP, _BETWEEN, _MARGIN, _CAPTION, _HEADING = 160, 4, 24, 16, 24, 34  # pixels
-_BLOCK = 2 * _TILE + _GAP
+TILE = 160  # pixels of a tile's side
+TRUTH = (64, 224, 190)  # colour of the true defect
+BESIDE = 242  # grey beside an image that is not square
+_GAP, _MARGIN, _CAPTION, _HEADING, _FOOT = 6, 12, 30, 26, 56  # pixels
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tiles that belong together: uint8 RGB (H, W, 3) of any size, with words above at the left and at the right."""
+
+    tiles: Sequence[np.ndarray]
+    left: str
+    right: str = ""
+    alarming: bool = False  # the words at the right are set in the colour of defects
 
 
 @dataclass(frozen=True)
 class Pair:
-    """content, generated: uint8 RGB (H, W, 3). kept: False where the structure guard dropped it. words: below it."""
+    """content, generated: uint8 RGB (H, W, 3). kept: False where the structure guard dropped it. words: its caption."""
 
     content: np.ndarray
     generated: np.ndarray
@@ -26,31 +42,109 @@ class Pair:
     words: str
 
 
-def pairs_sheet(pairs: Sequence[Pair], columns: int = 4) -> Figure | None:
-    """Draws the kept pairs, then the dropped ones under a heading of their own, each as real | generated.
+def draw_sheet(
+    parts: Sequence[tuple[str, Sequence[Block]]], columns: int, scale: bool = False, side: int = TILE
+) -> Figure | None:
+    """Draws blocks row by row, all of as many tiles; None without blocks.
 
-    Made for `ink.save_png` at 100 dpi, where one pixel of a tile is one pixel of the picture. None without pairs.
+    Made for `ink.save_png` at 100 dpi, where one pixel of a tile is one pixel of the picture.
+
+    Args:
+        parts: a heading, or none, and its blocks.
+        columns: blocks in a row, at most.
+        scale: draws the colour scale of heat maps below.
+        side: of a tile, in pixels.
     """
-    if not pairs:
+    parts = [(heading, blocks) for heading, blocks in parts if blocks]
+    if not parts:
         return None
-    kept, dropped = [p for p in pairs if p.kept], [p for p in pairs if not p.kept]
-    parts = [("real | generated", kept), ("dropped for their structure: real | generated", dropped)]
-    parts = [(words, shown) for words, shown in parts if shown]
-    columns = min(columns, max(len(shown) for _, shown in parts))
-    width = 2 * _MARGIN + columns * (_BLOCK + _BETWEEN) - _BETWEEN
-    heights = [_HEADING + -(-len(shown) // columns) * (_TILE + _CAPTION) for _, shown in parts]
-    canvas = np.full((sum(heights) + _MARGIN, width, 3), 255, np.uint8)
-    drawing = Figure(figsize=(width / 100, canvas.shape[0] / 100), facecolor=ink.PAPER)
+    columns = min(columns, max(len(blocks) for _, blocks in parts))
+    tiles, row_height = len(parts[0][1][0].tiles), side + _CAPTION
+    block = tiles * side + (tiles - 1) * _GAP + 2 * _MARGIN
+    heights = [_HEADING * bool(heading) - (-len(blocks) // columns) * row_height for heading, blocks in parts]
+    height, width = sum(heights) + (_FOOT if scale else _MARGIN), columns * block
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    drawing = Figure(figsize=(width / 100, height / 100), facecolor=ink.PAPER)
     axis = drawing.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
-    for (words, shown), top in zip(parts, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
-        axis.text(_MARGIN, top + _HEADING - 12, words, fontsize=9, color=ink.INK if shown is kept else ink.NOK)
-        for place, pair in enumerate(shown):
+    for (heading, blocks), top in zip(parts, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
+        axis.text(_MARGIN, top + _HEADING - 6, heading, fontsize=9, color=ink.INK, parse_math=False)
+        for place, shown in enumerate(blocks):
             row, column = divmod(place, columns)
-            y, x = top + _HEADING + row * (_TILE + _CAPTION), _MARGIN + column * (_BLOCK + _BETWEEN)
-            canvas[y : y + _TILE, x : x + _TILE] = square_tile(pair.content, _TILE, cv2.INTER_CUBIC)
-            canvas[y : y + _TILE, x + _TILE + _GAP : x + _BLOCK] = square_tile(pair.generated, _TILE, cv2.INTER_CUBIC)
-            axis.text(x, y + _TILE + 14, pair.words, fontsize=7.5, color=ink.MUTED, parse_math=False)
+            y = top + _HEADING * bool(heading) + row * row_height + _CAPTION - 4
+            _draw_block(axis, canvas, shown, column * block + _MARGIN, y, side)
+    if scale:
+        _draw_scale(axis, canvas)
     axis.imshow(canvas, interpolation="nearest", aspect="auto")
-    axis.set(xlim=(-0.5, width - 0.5), ylim=(canvas.shape[0] - 0.5, -0.5))
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return drawing
+
+
+def contact_sheet(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> Figure | None:
+    """The images in their order, each as image | heat map | ground truth, with the colour scale below.
+
+    Args:
+        outcomes: with image and map.
+        threshold: of the score, which captions give the ratio to.
+        pixel_threshold: of the map, to which the colours are tied.
+    """
+    blocks = []
+    for outcome in outcomes:
+        words, score = verdict(outcome), f"{outcome.score:.4g}"
+        if 0 < threshold < np.inf:
+            score = f"{outcome.score / threshold:.2f} × threshold"
+        name = _shorten(f"{kind(outcome.sample)}   {short_name(outcome.sample.image)}")
+        blocks.append(Block(_tiles(outcome, pixel_threshold), name, f"{words}   {score}", words in MISTAKES))
+    return draw_sheet([("", blocks)], 3, scale=True)
+
+
+def pairs_sheet(pairs: Sequence[Pair], columns: int = 4) -> Figure | None:
+    """Generated images, each beside the real one whose structure it is meant to keep: the kept, then the dropped."""
+    kept, dropped = (
+        [Block((p.content, p.generated), p.words) for p in pairs if p.kept is kept] for kept in (True, False)
+    )
+    return draw_sheet([("real | generated", kept), ("dropped for their structure: real | generated", dropped)], columns)
+
+
+def square_tile(image: np.ndarray, side: int = TILE) -> np.ndarray:
+    """The image (H, W, 3) fitted into a tile of side x side pixels, its proportions kept, on pale grey."""
+    scale = side / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    tile = np.full((side, side, 3), BESIDE, np.uint8)
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    tile[top : top + size[1], left : left + size[0]] = small
+    return tile
+
+
+def _draw_block(axis: Axes, canvas: np.ndarray, block: Block, left: int, top: int, side: int) -> None:
+    for position, tile in enumerate(block.tiles):
+        x = left + position * (side + _GAP)
+        canvas[top : top + side, x : x + side] = square_tile(tile, side)
+    right = left + len(block.tiles) * (side + _GAP) - _GAP
+    axis.text(left, top - 7, block.left, fontsize=8, color=ink.INK, parse_math=False)
+    colour = ink.NOK if block.alarming else ink.MUTED
+    axis.text(right, top - 7, block.right, fontsize=8, color=colour, ha="right", parse_math=False)
+
+
+def _draw_scale(axis: Axes, canvas: np.ndarray) -> None:
+    height, width = canvas.shape[:2]
+    bar, top = min(360, width - 80), height - _FOOT + 14
+    canvas[top : top + 10, _MARGIN : _MARGIN + bar] = colour_bar(bar, 10)
+    for position, label in tick_positions():
+        x, where = _MARGIN + position * (bar - 1), "center" if position else "left"
+        axis.text(x, top + 28, label, fontsize=8, color=ink.MUTED, ha=where)
+
+
+def _tiles(outcome: Outcome, pixel_threshold: float) -> list[np.ndarray]:
+    image = np.ascontiguousarray(outcome.image)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
+    if outcome.mask is not None:
+        mask = cv2.resize(outcome.mask.astype(np.uint8), grey.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        grey[mask] = (0.6 * grey[mask] + 0.4 * np.array(TRUTH)).astype(np.uint8)
+        grey = draw_outline(grey, mask, TRUTH)
+    return [image, overlay(image, outcome.map, pixel_threshold), grey]
+
+
+def _shorten(text: str, limit: int = 48) -> str:
+    return text if len(text) <= limit else text[: limit // 3] + "…" + text[-(limit - limit // 3 - 1) :]

@@ -1,30 +1,291 @@
-"""All figures of a run, by the name of the file they become."""
+"""The figures of a run: where the scores lie, ROC and precision-recall curves, and the losses of the training."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.metrics.counts import count_ties
 from anomalib_lite.report import ink
-from anomalib_lite.report.curves import Points, curve_figure, image_curves, pixel_curves
-from anomalib_lite.report.histogram import score_histogram
-from anomalib_lite.report.run_files import RunFiles
-from anomalib_lite.report.training import training_curves
+from anomalib_lite.report.cases import kind
+
+Points = Mapping[str, tuple[np.ndarray, np.ndarray]]
+_BINS = 44
+_MOST_ROWS = 16
+_TALLEST = 0.78  # of a row's height
+_MOST_POINTS = 400  # of a curve
+_PIXEL_CURVES = {
+    "roc": ("ROC of pixels", "false-positive rate", "recall", "AUROC", "pixel_auroc", 1.0),
+    "pr": ("Precision and recall of pixels", "recall", "precision", "AP", "pixel_ap", 1.0),
+    "pro": ("Per-region overlap", "false-positive rate", "overlap", "AUPRO", "aupro", 0.3),
+}
+_STAGES = {"train": "training", "val": "validation", "test": "test"}
+_NOT_A_CURVE = ["epoch", "step", "time", "seconds"]
 
 
-def draw_figures(run: RunFiles, pixel_points: Points | None = None) -> dict[str, Figure]:
-    """Draws what the run's files allow: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro,
-    training. `pixel_points` holds the points of the pixel curves, see `curves.pixel_points`.
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, y) in the unit square, the words on the axes, and the area metric that belongs to them."""
+
+    name: str
+    title: str
+    x: np.ndarray
+    y: np.ndarray
+    x_label: str
+    y_label: str
+    metric: str
+    area: float | None = None
+    operating_point: tuple[float, float] | None = None
+    x_limit: float = 1.0
+
+
+def draw_figures(
+    outcomes: Sequence[Outcome],
+    threshold: float,
+    metrics: Mapping[str, Any],
+    history: pd.DataFrame | None = None,
+    points: Points | None = None,
+) -> dict[str, Figure]:
+    """All figures that the parts allow: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro, training.
+
+    Args:
+        outcomes: of all test images.
+        threshold: of the score.
+        metrics: as in metrics.json; the areas that are written into the curves.
+        history: losses by epoch.
+        points: of the pixel curves, see `pixel_points`.
     """
-    drawn = {"scores": score_histogram(run.predictions, run.image_threshold)}
-    curves = image_curves(run.predictions, run.image_threshold, run.metrics)
-    curves += pixel_curves(pixel_points or {}, run.metrics)
+    drawn = {"scores": score_histogram(outcomes, threshold)}
+    curves = image_curves(outcomes, metrics) + pixel_curves(points or {}, metrics)
     drawn |= {curve.name: curve_figure(curve) for curve in curves}
-    drawn["training"] = None if run.history is None else training_curves(run.history)
+    drawn["training"] = None if history is None else training_curves(history)
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 
-def save_figures(drawn: dict[str, Figure], folder: Path) -> list[Path]:
-    """Writes each figure as folder/NAME.png."""
-    return [ink.save_png(drawing, folder / f"{name}.png") for name, drawing in drawn.items()]
+def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | None:
+    """One row a kind of image, OK first, over a common axis; what lies on the wrong side is drawn strong.
+
+    The axis is logarithmic where the scores span more than a factor of eight. None without a finite score.
+    """
+    rows = _score_rows(outcomes)
+    if not rows:
+        return None
+    marks = [threshold] if math.isfinite(threshold) else []
+    everything = np.concatenate([scores for _, _, scores in rows] + [np.array(marks)])
+    low, high = float(everything.min()), float(everything.max())
+    logarithmic = low > 0 and high > 8 * low
+    edges = bin_edges(low, high, threshold, logarithmic)
+    drawing, axis = ink.figure(8.6, 0.9 + 0.55 * len(rows))
+    for place, (_, nok, scores) in enumerate(rows):
+        bottom = len(rows) - 1 - place
+        _draw_scores(axis, nok, scores, bottom, edges, threshold)
+        words = {True: "found", False: "false alarms", None: "rejected"}[nok]
+        height = (bottom + 0.38) / (len(rows) + 0.08)
+        text = f"{(scores > threshold).sum()} of {len(scores)} {words}"
+        axis.annotate(text, (1.015, height), xycoords="axes fraction", va="center", color=ink.MUTED, fontsize=8.5)
+    if logarithmic:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 500 * low else (1.0,)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(False)
+    axis.set(xlim=(edges[0], edges[-1]), ylim=(-0.08, len(rows)))
+    axis.set_yticks(np.arange(len(rows))[::-1] + 0.3, [name for name, _, _ in rows], parse_math=False)
+    axis.tick_params(axis="y", length=0, labelcolor=ink.INK, labelsize=9, pad=8)
+    axis.spines["left"].set_visible(False)
+    if math.isfinite(threshold):
+        mark_threshold(axis, threshold, f"threshold {threshold:.4g}", 1.02)
+    axis.set_xlabel("image score" + (", logarithmic" if logarithmic else ""))
+    return drawing
+
+
+def mark_threshold(axis: Axes, value: float, words: str, height: float) -> None:
+    """A line across the axes at a value, with words above it."""
+    axis.axvline(value, color=ink.INK, linewidth=1.2)
+    place = {"xy": (value, height), "xycoords": axis.get_xaxis_transform(), "ha": "center"}
+    axis.annotate(words, **place, color=ink.INK, fontsize=9)
+
+
+def bin_edges(low: float, high: float, threshold: float, logarithmic: bool = False) -> np.ndarray:
+    """Bins of equal width with the threshold as one of the edges, so that no bar straddles it."""
+    start, stop = (math.log(low), math.log(high)) if logarithmic else (low, high)
+    width = max((stop - start) / _BINS, 1e-6 * abs(start), 1e-12)
+    anchor = start
+    if math.isfinite(threshold):
+        anchor = math.log(threshold) if logarithmic else threshold
+    steps = np.arange(math.floor((start - anchor) / width) - 1, math.ceil((stop - anchor) / width) + 2)
+    edges = anchor + steps * width
+    edges = np.exp(edges) if logarithmic else edges
+    if math.isfinite(threshold):
+        edges[steps == 0] = threshold
+    return edges
+
+
+def image_curves(outcomes: Sequence[Outcome], metrics: Mapping[str, Any]) -> list[Curve]:
+    """ROC and precision-recall of the images, with the point at which the threshold works.
+
+    Empty unless there are both OK and NOK images.
+    """
+    known = [outcome for outcome in outcomes if outcome.sample.label is not None and math.isfinite(outcome.score)]
+    labels = np.array([bool(outcome.sample.label) for outcome in known], dtype=bool)
+    if not labels.any() or labels.all():
+        return []
+    scores, above = np.array([o.score for o in known]), np.array([o.nok for o in known])
+    recall, false_alarms = above[labels].mean(), above[~labels].mean()
+    precision = labels[above].mean() if above.any() else 1.0
+    _, ok, nok = count_ties(scores, labels)
+    points = pixel_points(ok, nok)
+    words, other = ("false-alarm rate", "recall", "AUROC"), ("recall", "precision", "AP")
+    auroc, ap = metrics.get("image_auroc"), metrics.get("image_ap")
+    return [
+        Curve("roc", "ROC of images", *points["roc"], *words, auroc, (false_alarms, recall)),
+        Curve("precision_recall", "Precision and recall of images", *points["pr"], *other, ap, (recall, precision)),
+    ]
+
+
+def pixel_curves(points: Points, metrics: Mapping[str, Any]) -> list[Curve]:
+    """Curves of pixels from points (x, y) under the names 'roc', 'pr' and 'pro'; see `pixel_points`."""
+    curves = []
+    for name, (title, x_label, y_label, metric, key, limit) in _PIXEL_CURVES.items():
+        if points.get(name) is not None:
+            x, y = (np.asarray(axis, dtype=float) for axis in points[name])
+            curves.append(Curve(f"pixel_{name}", title, x, y, x_label, y_label, metric, metrics.get(key), None, limit))
+    return curves
+
+
+def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = None) -> Points:
+    """Points of the curves roc, pr and pro from counts by ascending map value (of images, by score), (bins,) all.
+
+    Thinned to a few hundred points. Empty where there are no OK or no NOK items.
+
+    Args:
+        ok: counts of OK pixels.
+        nok: counts of defect pixels.
+        overlap: defect pixels weighted by 1 / size of their region; without it there is no curve pro.
+    """
+    overlap = np.zeros_like(nok) if overlap is None else overlap
+    used = np.flatnonzero(ok + nok)[::-1]
+    flagged_ok, found, covered = (np.cumsum(counts[used], dtype=float) for counts in (ok, nok, overlap))
+    if not len(used) or not flagged_ok[-1] or not found[-1]:
+        return {}
+    start = np.zeros(1)
+    rate, recall = np.append(start, flagged_ok / flagged_ok[-1]), np.append(start, found / found[-1])
+    points = {"roc": (rate, recall), "pr": (found / found[-1], found / (found + flagged_ok))}
+    if covered[-1]:
+        points["pro"] = (rate, np.append(start, covered / covered[-1]))
+    return {name: _thin(x, y) for name, (x, y) in points.items()}
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """One curve with the area under it filled."""
+    drawing, axis = ink.figure(4.2, 3.4)
+    order = np.argsort(curve.x, kind="stable")
+    axis.fill_between(curve.x[order], curve.y[order], color=ink.OK, alpha=0.10, linewidth=0)
+    axis.plot(curve.x, curve.y, color=ink.OK, linewidth=1.8, solid_joinstyle="round")
+    axis.set(xlim=(-0.01 * curve.x_limit, 1.01 * curve.x_limit), ylim=(-0.01, 1.02))
+    ink.entitle(axis, curve.title)
+    axis.set(xlabel=curve.x_label, ylabel=curve.y_label)
+    lines = []
+    if curve.operating_point is not None:
+        axis.plot(*curve.operating_point, "o", color=ink.NOK, markersize=6.5, clip_on=False, zorder=5)
+        lines.append(("● at the threshold", ink.NOK))
+    if isinstance(curve.area, int | float):
+        lines.append((f"{curve.metric} {curve.area:.4f}", ink.INK))
+    for line, (words, colour) in enumerate(lines):
+        place = (0.96, 0.06 + 0.09 * line)
+        axis.annotate(words, place, xycoords="axes fraction", ha="right", color=colour, fontsize=9.5)
+    return drawing
+
+
+def training_curves(history: pd.DataFrame) -> Figure | None:
+    """Every numeric column of the history over the epochs, one panel a quantity, its stages together.
+
+    Several rows of one epoch are averaged. None where there is nothing to draw.
+    """
+    rows = pd.Series(range(len(history)), index=history.index)
+    epochs = pd.to_numeric(history["epoch"], errors="coerce") if "epoch" in history else rows
+    values = history.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    values = values.drop(columns=_NOT_A_CURVE, errors="ignore").groupby(epochs).mean()
+    values = values.dropna(axis=1, how="all")
+    quantities: dict[str, list[str]] = {}
+    for column in map(str, values):
+        head, _, tail = column.replace("/", "_").partition("_")
+        quantity = (tail if tail and head in _STAGES else column).replace("_", " ")
+        quantities.setdefault(quantity, []).append(column)
+    if not quantities:
+        return None
+    columns = min(len(quantities), 3)
+    lines = -(-len(quantities) // columns)
+    drawing, axes = ink.panels(4.2 * columns if columns > 1 else 6.4, 2.9 * lines, lines, columns)
+    for axis, (quantity, names) in zip(axes, quantities.items(), strict=False):
+        _draw_quantity(axis, quantity, values[names])
+    for axis in axes[len(quantities) :]:
+        axis.set_axis_off()
+    return drawing
+
+
+def _score_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, bool | None, np.ndarray]]:
+    """(kind, whether NOK, scores): OK first, then by falling size; kinds beyond the limit are put together."""
+    scores: dict[tuple[str, bool | None], list[float]] = {}
+    for outcome in outcomes:
+        if math.isfinite(outcome.score):
+            truth = None if outcome.sample.label is None else bool(outcome.sample.label)
+            scores.setdefault((kind(outcome.sample), truth), []).append(outcome.score)
+    rows = [(name, truth, np.array(values)) for (name, truth), values in scores.items()]
+    rows.sort(key=lambda row: (row[1] is not False, -len(row[2]), row[0]))
+    head, tail = rows[: _MOST_ROWS - 1], rows[_MOST_ROWS - 1 :]
+    if len(tail) <= 1:
+        return rows
+    truths = {truth for _, truth, _ in tail}
+    rest = np.concatenate([values for _, _, values in tail])
+    return [*head, (f"{len(tail)} rarer kinds", truths.pop() if len(truths) == 1 else None, rest)]
+
+
+def _draw_scores(
+    axis: Axes, nok: bool | None, scores: np.ndarray, bottom: int, edges: np.ndarray, threshold: float
+) -> None:
+    # numpy's bins hold their left edge, but a score equal to the threshold does not exceed it.
+    counts, _ = np.histogram(np.where(scores == threshold, np.nextafter(threshold, -np.inf), scores), edges)
+    strong, pale = {True: (ink.NOK, ink.NOK_PALE), False: (ink.OK, ink.OK_PALE), None: (ink.MUTED, ink.GRID)}[nok]
+    above = edges[:-1] >= threshold
+    wrong = np.zeros_like(above) if nok is None else above != nok
+    filled = counts > 0
+    axis.bar(
+        edges[:-1][filled], _TALLEST * counts[filled] / max(counts.max(), 1), np.diff(edges)[filled], bottom,
+        align="edge", color=np.where(wrong, strong, pale)[filled], edgecolor=strong, linewidth=0.5,
+    )  # fmt: skip
+    axis.axhline(bottom, color=ink.GRID, linewidth=0.8, zorder=0.5)
+
+
+def _draw_quantity(axis: Axes, quantity: str, values: pd.DataFrame) -> None:
+    for place, name in enumerate(map(str, values)):
+        series = values[name].dropna()
+        look = {"color": ink.SERIES[place % len(ink.SERIES)], "linewidth": 1.6, "markersize": 3}
+        label = _STAGES.get(name.replace("/", "_").partition("_")[0], name)
+        axis.plot(series.index, series, marker="o" if len(series) <= 30 else None, label=label, **look)
+    lowest, highest = values.min().min(), values.max().max()
+    if lowest > 0 and highest > 20 * lowest:
+        axis.set_yscale("log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    ink.entitle(axis, quantity)
+    axis.set_xlabel("epoch")
+    if len(values.columns) > 1:
+        for words in axis.legend(frameon=False, fontsize=8.5, labelcolor=ink.MUTED).get_texts():
+            words.set_parse_math(False)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keeps points at equal steps along the curve, the first and the last among them."""
+    length = np.cumsum(np.abs(np.diff(x, prepend=x[0])) + np.abs(np.diff(y, prepend=y[0])))
+    wanted = np.searchsorted(length, np.linspace(0.0, length[-1], _MOST_POINTS))
+    keep = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))
+    return x[keep], y[keep]

@@ -1,11 +1,13 @@
-"""What all figures share: colours, empty figures in the house style, and saving as PNG or inline SVG."""
+"""What all figures and pages share: colours, empty figures in the house style, saving as PNG or inline SVG."""
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from pathlib import Path
 
+import jinja2
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,6 +29,13 @@ _VARIABLES = {
 }  # fmt: skip
 
 
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    """A page's template from the folder `templates`; whatever is filled in is escaped."""
+    loader = jinja2.PackageLoader("anomalib_lite.report")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of one axes, sizes in inches."""
     drawing, [axis] = panels(width, height, 1, 1)
@@ -46,22 +55,26 @@ def entitle(axis: Axes, words: str) -> None:
     axis.set_title(words, color=INK, fontsize=10.5, loc="left", pad=8, parse_math=False)
 
 
-def save_png(drawing: Figure, path: Path, dpi: int = 150) -> Path:
-    FigureCanvasAgg(drawing)
+def save_png(drawing: Figure, path: Path, dpi: int = 120) -> Path:
+    """Writes the figure in one step and returns the path."""
+    canvas = FigureCanvasAgg(drawing)
     _settle(drawing)
+    drawing.set_dpi(dpi)
     with atomic_path(path) as temporary:
-        drawing.savefig(temporary, format="png", dpi=dpi)
+        # The canvas's own writer: savefig draws twice. Level 1 compresses ten times as fast, and a few per cent less.
+        canvas.print_png(temporary, pil_kwargs={"compress_level": 1})
     return path
 
 
 def to_svg(drawing: Figure) -> str:
     """The figure as an <svg> element for an HTML page: text stays text, colours are the page's variables."""
-    FigureCanvasSVG(drawing)
+    canvas = FigureCanvasSVG(drawing)
     _settle(drawing)
+    drawing.patch.set_alpha(0)
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anomalib_lite"}):
-        drawing.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+        canvas.print_svg(buffer, metadata=nothing)
     body = buffer.getvalue().partition("<svg")[2].partition(">")[2]
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # inline, it would style the whole page
     width, height = drawing.get_size_inches() * 72
@@ -79,8 +92,9 @@ def _clean(tag: re.Match[str]) -> str:
 
 def _settle(drawing: Figure) -> None:
     # The layout is computed once; without this it is computed anew at every save.
-    if isinstance(drawing.get_layout_engine(), ConstrainedLayoutEngine):
-        drawing.draw_without_rendering()
+    engine = drawing.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(drawing)
         drawing.set_layout_engine("none")
 
 

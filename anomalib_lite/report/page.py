@@ -5,101 +5,130 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import jinja2
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects.book import DefectBook
-from anomalib_lite.report import ink, view
-from anomalib_lite.report.cases import MISTAKES, Case, outcome, select_cases
-from anomalib_lite.report.curves import Points
+from anomalib_lite.report import ink, words
+from anomalib_lite.report.cases import MISTAKES, SHOWN, select_cases, verdict
+from anomalib_lite.report.contact_sheet import contact_sheet
 from anomalib_lite.report.defects import defects_view
-from anomalib_lite.report.figures import draw_figures, save_figures
-from anomalib_lite.report.gallery import contact_sheet
+from anomalib_lite.report.figures import Points, draw_figures
 from anomalib_lite.report.generated import generated_view
 from anomalib_lite.report.heatmap import colour_bar, tick_positions
 from anomalib_lite.report.pictures import data_uri, pictures
-from anomalib_lite.report.run_files import RunFiles, read_run
-from anomalib_lite.report.words import yaml_lines
+from anomalib_lite.report.run_files import RunFolder
 from anomalib_lite.runs.atomic import write_text
 
 _CONTACT_SHEET = 18  # images on gallery.png
+_TOLD = ("status", "state", "error", "traceback", "timings", "stages", "choice")  # of status.json, told elsewhere
 
 _log = logging.getLogger(__name__)
 
 
 def write_report(
     run_dir: str | Path,
-    cases: Sequence[Case] = (),
+    outcomes: Sequence[Outcome] | None = None,
     *,
     pixel_points: Points | None = None,
-    max_cases: int = 120,
+    max_cases: int = SHOWN,
     title: str | None = None,
     book: DefectBook | None = None,
 ) -> Path:
-    """Writes report.html and figures/*.png of a run from the files in its folder; returns the page's path.
+    """Writes report.html and figures/*.png of a run; a run that failed gets a page of what there is.
 
-    `cases` are the images to show, at most `max_cases` of them; `select_cases` chooses, and tells beforehand
-    of which images of a large test set to keep the maps. `pixel_points` are the points of the pixel curves,
-    see `curves.pixel_points`. `book` holds the defects that were found. A run without
-    NOK images, or one that failed, gets a page of what there is.
+    Args:
+        run_dir: the run's folder; figures, status and configuration come from its files.
+        outcomes: of all test images; those with an image and a map can be shown. None: those of predictions.csv.
+        pixel_points: of the pixel curves, see `figures.pixel_points`.
+        max_cases: images that are shown, see `cases.select_cases`.
+        title: of the page; the folder's name without one.
+        book: the defects that were found.
+
+    Returns:
+        The page's path.
     """
-    run = read_run(run_dir)
-    chosen = [cases[i] for i in select_cases(cases, run.image_threshold, max_cases)]
-    drawn = draw_figures(run, pixel_points)
-    save_figures(drawn, run.path / "figures")
-    sheet = contact_sheet(_telling(chosen, run.image_threshold), run.image_threshold, run.pixel_threshold)
+    run = RunFolder.open(run_dir)
+    judged = _predicted(run) if outcomes is None else outcomes
+    threshold, pixel_threshold = (_threshold(run, name) for name in ("image", "pixel"))
+    shown = [outcome for outcome in judged if outcome.image is not None]
+    shown = [shown[i] for i in select_cases(shown, threshold, max_cases)]
+    drawn = draw_figures(judged, threshold, run.metrics, _history(run.path / "history.csv"), pixel_points)
+    for name, drawing in drawn.items():
+        ink.save_png(drawing, run.path / "figures" / f"{name}.png")
+    sheet = contact_sheet(_telling(shown, threshold), threshold, pixel_threshold)
     if sheet is not None:
         ink.save_png(sheet, run.path / "figures" / "gallery.png", dpi=100)
+    made = pictures(shown, threshold, pixel_threshold)
+    parts = _parts(run, judged, drawn) | {
+        "title": title or run.path.resolve().name,
+        "found": defects_view(book),
+        "pictures": made,
+        "kinds": words.counts([picture.kind for picture in made]),
+        "mistakes": sum(picture.mistake for picture in made),
+    }
     target = run.path / "report.html"
-    write_text(target, _render(run, cases, chosen, drawn, title or run.path.resolve().name, book))
+    write_text(target, ink.template("report.html.j2").render(parts))
     _log.debug("Wrote %s.", target)
     return target
 
 
-def _telling(chosen: Sequence[Case], threshold: float) -> list[Case]:
+def _parts(run: RunFolder, judged: Sequence[Outcome], drawn: Mapping[str, Figure]) -> dict[str, Any]:
+    """What the template lays out, but for the images."""
+    status, metrics = run.status, run.metrics
+    config = run.path / "config.yaml"
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return {
+        "subtitle": words.subtitle(text),
+        "state": str(status.get("status") or status.get("state") or "unknown"),
+        "status": status,
+        "status_rows": words.tables(status, skip=_TOLD),
+        "shares": words.shares(judged),
+        "cards": words.cards(metrics),
+        "notes": words.notes(metrics),
+        "threshold": words.threshold_words(metrics),
+        "caution": words.caution(metrics),
+        "choice": words.choice(status),
+        "defects": words.defect_rows(metrics),
+        "drawings": {name: Markup(ink.to_svg(drawing)) for name, drawing in drawn.items()},
+        "generated": generated_view(run.path),
+        "all_mistakes": sum(verdict(outcome) in MISTAKES for outcome in judged),
+        "all_images": len(judged),
+        "scale": data_uri(colour_bar(512, 8), 95),
+        "ticks": tick_positions(),
+        "stages": words.stages(status),
+        "environment": words.tables({"images": metrics.get("counts")}) + words.tables(run.environment),
+        "config": words.yaml_lines(text),
+    }
+
+
+def _telling(shown: Sequence[Outcome], threshold: float) -> list[Outcome]:
     """A few for the contact sheet: at most half of them mistakes, the worst, then a spread of the others."""
-    wrong = [outcome(case, threshold) in MISTAKES for case in chosen]
-    worst = [case for case, mistake in zip(chosen, wrong, strict=True) if mistake][: _CONTACT_SHEET // 2]
-    others = [case for case, mistake in zip(chosen, wrong, strict=True) if not mistake]
+    worst = [outcome for outcome in shown if verdict(outcome) in MISTAKES][: _CONTACT_SHEET // 2]
+    others = [outcome for outcome in shown if verdict(outcome) not in MISTAKES]
     return worst + [others[i] for i in select_cases(others, threshold, _CONTACT_SHEET - len(worst))]
 
 
-def _render(
-    run: RunFiles,
-    cases: Sequence[Case],
-    chosen: Sequence[Case],
-    drawn: Mapping[str, Figure],
-    title: str,
-    book: DefectBook | None,
-) -> str:
-    shown = pictures(chosen, run.image_threshold, run.pixel_threshold)
-    judged = run.predictions or cases
-    loader = jinja2.PackageLoader("anomalib_lite.report")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        subtitle=view.subtitle(run),
-        state=str(run.status.get("status") or run.status.get("state") or "unknown"),
-        status=run.status,
-        status_rows=view.tables(run.status, skip=("status", "state", "error", "traceback", "timings")),
-        shares=view.shares(judged, run.image_threshold),
-        cards=view.cards(run.metrics),
-        notes=view.notes(run.metrics),
-        threshold=view.threshold_words(run.metrics),
-        defects=view.defect_rows(run.metrics),
-        drawings={name: Markup(ink.to_svg(drawing)) for name, drawing in drawn.items()},
-        found=defects_view(book),
-        generated=generated_view(run.path),
-        pictures=shown,
-        kinds=view.counts([picture.kind for picture in shown]),
-        mistakes=sum(picture.mistake for picture in shown),
-        all_mistakes=sum(outcome(item, run.image_threshold) in MISTAKES for item in judged),
-        all_images=len(judged),
-        scale=data_uri(colour_bar(512, 8), 95),
-        ticks=tick_positions(),
-        timings=view.timings(run.status),
-        environment=view.tables({"images": run.metrics.get("counts")}) + view.tables(run.environment),
-        config=yaml_lines(run.config),
-    )
+def _predicted(run: RunFolder) -> list[Outcome]:
+    return [
+        Outcome(Sample(Path(row["image"]), row["label"], defect=row["defect"]), row["score"], row["nok"])
+        for row in run.predictions()
+    ]
+
+
+def _threshold(run: RunFolder, name: str) -> float:
+    """Infinite where the run has none: then nothing is above it."""
+    value = words.number(run.threshold.get(name))
+    return float("inf") if value is None else value
+
+
+def _history(path: Path) -> pd.DataFrame | None:
+    try:
+        return pd.read_csv(path) if path.is_file() else None
+    except ValueError as error:  # also what pandas raises for a file that is empty or no text
+        _log.warning("%s cannot be read (%s); the page has no training curves.", path, error)
+        return None

@@ -1,13 +1,191 @@
-"""Numbers, times and YAML as a person reads them."""
+"""What a page says about a run, in words and tables; the template only lays it out."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.report.cases import verdict
+
 NOT_THERE = "–"
+_HEADLINES = {
+    "image_auroc": "Image AUROC",
+    "image_ap": "Image AP",
+    "image_f1_max": "Image F1-max",
+    "pixel_auroc": "Pixel AUROC",
+    "pixel_ap": "Pixel AP",
+    "aupro": "AUPRO",
+}
+_CHOICES = ("data", "detector", "backbone", "mode", "augment", "generator")
+Table = tuple[str, list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline metric; `share` in [0, 1] is the length of its bar, `reason` says why there is no value."""
+
+    title: str
+    value: str
+    share: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many images; `good` where more is better."""
+
+    count: int
+    total: int
+    words: str
+    good: bool
+
+    @property
+    def percent(self) -> str:
+        return percent(self.count / self.total)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the detector was chosen: a row a candidate, (text, number or None) by column, and whether it was taken."""
+
+    columns: list[str]
+    rows: list[tuple[str, bool | None, list[tuple[str, float | None]]]]
+    words: str
+
+
+def cards(metrics: Mapping[str, Any]) -> list[Card]:
+    """The headline metrics; none at all of a run that ended before it was evaluated."""
+    if not metrics:
+        return []
+    reasons = _mapping(metrics.get("missing"))
+    made = []
+    for key, title in _HEADLINES.items():
+        known = number(metrics.get(key))
+        if known is None:
+            made.append(Card(title, NOT_THERE, None, str(reasons.get(key) or "not measured in this run")))
+        else:
+            made.append(Card(title, f"{known:.4f}", min(max(known, 0.0), 1.0)))
+    return made
+
+
+def notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Reasons in `missing` that belong to no single metric, such as images that were left out."""
+    missing = _mapping(metrics.get("missing"))
+    return [str(reason) for key, reason in missing.items() if key not in metrics and key not in _HEADLINES]
+
+
+def shares(outcomes: Sequence[Outcome]) -> list[Share]:
+    """How many defective images were found and how many good ones rejected."""
+    tally = Counter(map(verdict, outcomes))
+    found = Share(tally["found"], tally["found"] + tally["missed"], "defective images found", True)
+    alarms = Share(tally["false alarm"], tally["false alarm"] + tally["passed"], "good images rejected", False)
+    unknown = tally["rejected"] + tally["accepted"]
+    rejected = Share(tally["rejected"], unknown, "unlabelled images rejected", False)
+    return [share for share in (found, alarms, rejected) if share.total]
+
+
+def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """(defect type, [n, image AUROC, pixel AUROC, AUPRO, recall]) of each type, the lowest recall first."""
+    keys = ("n", "image_auroc", "pixel_auroc", "aupro", "recall")
+    rows = [
+        (str(name), [number(_mapping(values).get(key)) for key in keys])
+        for name, values in _mapping(metrics.get("per_defect")).items()
+    ]
+    return sorted(rows, key=lambda row: (row[1][4] is None, row[1][4], row[0]))
+
+
+def threshold_words(metrics: Mapping[str, Any]) -> list[str]:
+    """What the threshold is, what it promises, and how it fared on the test images; a sentence each."""
+    threshold = _mapping(metrics.get("threshold"))
+    image, pixel = number(threshold.get("image")), number(threshold.get("pixel"))
+    sentences = []
+    if image is not None:
+        sentences.append(f"An image is rejected where its score exceeds {image:.4g}.")
+    if pixel is not None:
+        sentences.append(f"A pixel is marked where the map exceeds {pixel:.4g}.")
+    sentences += _promise(threshold)
+    measured = number(metrics.get("image_false_alarm_rate"))
+    if measured is not None:
+        sentences.append(f"Of the good test images it rejected {percent(measured)}.")
+    return sentences
+
+
+def caution(metrics: Mapping[str, Any]) -> str:
+    """What the threshold could not promise, such as a rate that needs more held-out images; else empty."""
+    note = str(_mapping(metrics.get("threshold")).get("note") or "")
+    note = note[:1].upper() + note[1:]
+    return note if not note or note.endswith((".", "!", "?")) else note + "."
+
+
+def choice(status: Mapping[str, Any]) -> Choice | None:
+    """From status.json's `choice`: the candidates, or a fusion's members, with whatever was measured of each.
+
+    Each is a record of figures under its name, or with a `name` in it; `taken` says whether it takes part, `seconds`
+    what it cost. None where nothing was chosen.
+    """
+    given = status.get("choice")
+    chosen = _mapping(given)
+    listed = chosen.get("candidates", chosen.get("members", given))
+    if isinstance(listed, Mapping):
+        listed = [{"name": name} | dict(values) for name, values in listed.items() if isinstance(values, Mapping)]
+    records = [_mapping(record) for record in listed] if isinstance(listed, list) else []
+    columns = list(dict.fromkeys(str(key) for record in records for key in record if key not in ("name", "taken")))
+    rows = []
+    for record in records:
+        taken = record.get("taken")
+        cells = [(_cell(key, record.get(key)), number(record.get(key))) for key in columns]
+        rows.append((str(record.get("name", NOT_THERE)), taken if isinstance(taken, bool) else None, cells))
+    heads = [column.replace("_", " ") for column in columns]
+    return Choice(heads, rows, str(chosen.get("words", ""))) if rows else None
+
+
+def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:
+    """Which members of a fusion made the score, the largest share first; empty for a single method."""
+    known = sorted(((share, name) for name, share in evidence.items() if share > 0), reverse=True)
+    words = ", ".join(f"{name} {percent(round(share, 2))}" for share, name in known)
+    return words and (f"alarm raised by {words}" if nok else f"score from {words}")
+
+
+def stages(status: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """(stage, duration in words, share of the longest) from status.json's `stages`, in their order."""
+    given = _mapping(status.get("stages")) or _mapping(status.get("timings"))
+    known = {}
+    for name, value in given.items():
+        seconds = number(value["seconds"] if isinstance(value, Mapping) and "seconds" in value else value)
+        if seconds is not None and seconds >= 0:
+            known[str(name)] = seconds
+    longest = max(known.values(), default=0.0) or 1.0
+    return [(name, duration(seconds), seconds / longest) for name, seconds in known.items()]
+
+
+def subtitle(config: str) -> str:
+    """One line that names the run's choices, from whatever the resolved configuration offers."""
+    try:
+        values = _mapping(yaml.safe_load(config))
+    except yaml.YAMLError:
+        return ""
+    words = [_choice(values.get(key)) for key in _CHOICES]
+    words += [f"seed {values['seed']}"] if values.get("seed") is not None else []
+    return " · ".join(word for word in words if word and word != "none")
+
+
+def tables(record: Mapping[str, Any], skip: Sequence[str] = ()) -> list[Table]:
+    """A nested record as titled lists of (name, value): its plain values first, then each sub-record."""
+    entries = [(str(key), value) for key, value in record.items() if key not in skip and value is not None]
+    plain = [(key, plain_words(value)) for key, value in entries if not isinstance(value, Mapping)]
+    nested = [
+        (key, [(str(name), plain_words(item)) for name, item in value.items()])
+        for key, value in entries
+        if isinstance(value, Mapping) and value
+    ]
+    return ([("", plain)] if plain else []) + nested
 
 
 def number(value: Any) -> float | None:
@@ -36,6 +214,7 @@ def duration(seconds: float) -> str:
 
 
 def plain_words(value: Any) -> str:
+    """Any value of a JSON file as a person writes it."""
     if value is None or value == "":
         return NOT_THERE
     if isinstance(value, bool):
@@ -64,3 +243,49 @@ def yaml_lines(text: str) -> list[tuple[str, str, str]]:
         head = key.group() if key else ""
         lines.append((head, body[len(head) :], comment.group() if comment else ""))
     return lines
+
+
+def _promise(threshold: Mapping[str, Any]) -> list[str]:
+    asked, held_out = number(threshold.get("false_alarm_rate")), number(threshold.get("n"))
+    if asked is None or held_out is None:
+        return []
+    # Without the promise in the file: what a conformal quantile of so many images can promise at the best.
+    promised = number(threshold.get("promised_rate"))
+    promised = max(asked, 1.0 / (held_out + 1.0)) if promised is None else promised
+    asked_for = "" if math.isclose(promised, asked) else f", where {percent(asked)} were asked for"
+    sentences = [
+        f"A new good image from the same production is rejected with a probability of at most "
+        f"{percent(promised)}{asked_for}.",
+        f"This follows from {held_out:.0f} held-out good images alone; no test image had a say in it.",
+    ]
+    interval = threshold.get("interval")
+    if isinstance(interval, list) and len(interval) == 2 and None not in map(number, interval):
+        low, high = (percent(end) for end in interval)
+        words = f"For this very threshold the rate lies, nine times in ten, between {low} and {high}."
+        sentences.insert(1, words)
+    return sentences
+
+
+def _cell(column: str, value: Any) -> str:
+    known = number(value)
+    if column == "seconds" and known is not None:
+        return duration(known)
+    return f"{known:.4f}" if known is not None and isinstance(value, float) else plain_words(value)
+
+
+def _choice(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "" if value is None else str(value).replace("_", " ")
+    *_, module, thing = ["", *str(value.get("_target_", "")).split(".")]
+    made = thing if thing[:1].isupper() else module  # a reader of data is a function, known by its file's name
+    return " ".join(str(word) for word in (value.get("name") or made, value.get("category")) if word)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def counts(names: Sequence[str]) -> dict[str, int]:
+    """How often each name occurs, OK first, then in alphabetical order."""
+    tally = Counter(names)
+    return {name: tally[name] for name in sorted(tally, key=lambda name: (name != "OK", name))}

@@ -1,23 +1,30 @@
-"""A small run folder with all its files, and cases to show."""
+"""A small run folder with all its files, outcomes to show, and a page as a test sees it."""
 
 from __future__ import annotations
 
-import csv
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.metrics import alarm_metrics
 from anomalib_lite.report import page
-from anomalib_lite.report.cases import Case
 
 THRESHOLD = 2.0
+VOID = {"meta", "link", "img", "input", "br", "path", "image", "use"}
+
+
+def judged(label: int | None, score: float, defect: str | None = None, name: str = "a/b.png", **others) -> Outcome:
+    """As the run's threshold judges it: what is no number is NOK."""
+    return Outcome(Sample(Path(name), label, defect=defect), score, not score <= THRESHOLD, **others)
 
 
 @pytest.fixture
-def cases() -> list[Case]:
+def outcomes() -> list[Outcome]:
     """Six OK images with one false alarm, four scratches with one missed, two dents: scores around 2.0."""
     scores = {None: [0.5, 1.0, 1.2, 1.5, 1.9, 2.6], "scratch": [1.1, 2.5, 6.0, 9.0], "dent": [3.0, 8.0]}
     rng = np.random.default_rng(0)
@@ -29,27 +36,16 @@ def cases() -> list[Case]:
             image = rng.integers(90, 120, (48, 64, 3)).astype(np.uint8)
             values_map = np.where(mask, score, 0.4 * score).astype(np.float32)
             name = f"test/{defect or 'good'}/{place:03d}.png"
-            made.append(Case(name, int(defect is not None), defect, score, image, values_map, mask))
+            made.append(judged(int(defect is not None), score, defect, name, image=image, map=values_map, mask=mask))
     return made
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, cases: list[Case]) -> Path:
+def run_dir(tmp_path: Path, outcomes: list[Outcome]) -> Path:
     folder = tmp_path / "stfpm seed 0"
     folder.mkdir()
-    write_run(folder, cases)
-    return folder
-
-
-@pytest.fixture
-def no_figures(monkeypatch) -> None:
-    """Drawing takes most of the time and has its own tests."""
-    monkeypatch.setattr(page, "draw_figures", lambda *_: {})
-    monkeypatch.setattr(page, "contact_sheet", lambda *_: None)
-
-
-def write_run(folder: Path, cases: list[Case]) -> None:
-    alarms = alarm_metrics([case.score for case in cases], [case.label for case in cases], THRESHOLD)
+    labels = [outcome.sample.label for outcome in outcomes]
+    alarms = alarm_metrics([outcome.score for outcome in outcomes], labels, THRESHOLD)
     metrics = {
         "image_auroc": 0.9167, "image_ap": 0.95, "image_f1_max": 0.9, "pixel_auroc": 0.98, "pixel_ap": None,
         "aupro": 0.87, **alarms.values,
@@ -60,19 +56,58 @@ def write_run(folder: Path, cases: list[Case]) -> None:
         "missing": {"pixel_ap": "the masks are too coarse"},
         "threshold": {"image": THRESHOLD, "pixel": THRESHOLD, "false_alarm_rate": 0.05, "n": 40,
                       "promised_rate": 0.0488, "interval": [0.0088, 0.1097], "note": ""},
-        "counts": {"test": len(cases)},
+        "counts": {"test": len(outcomes)},
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "status.json").write_text(json.dumps({"status": "done", "timings": {"fit": 178.0, "test": 4.0}}))
+    (folder / "status.json").write_text(json.dumps({"state": "done", "timings": {"fit": 178.0, "test": 4.0}}))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "git": {"commit": "4e593f1"}}))
     (folder / "config.yaml").write_text("seed: 0\ndetector:\n  name: stfpm # the default\n")
     (folder / "history.csv").write_text("epoch,step,train_loss,val_loss\n0,5,1.5,\n0,5,,1.7\n1,10,0.5,0.7\n")
-    write_predictions(folder, cases)
+    rows = [[o.sample.image, o.sample.label, o.sample.defect, o.score, o.nok] for o in outcomes]
+    columns = ["image", "label", "defect", "score", "nok"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "predictions.csv", index=False)
+    return folder
 
 
-def write_predictions(folder: Path, cases: list[Case]) -> None:
-    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "label", "defect", "score", "nok", "origin"])
-        for case in cases:
-            writer.writerow([case.name, case.label, case.defect or "", case.score, case.score > THRESHOLD, "real"])
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """Drawing takes most of the time and has its own tests."""
+    monkeypatch.setattr(page, "draw_figures", lambda *_: {})
+    monkeypatch.setattr(page, "contact_sheet", lambda *_: None)
+
+
+class Outline(HTMLParser):
+    """Collects tags, attributes and text, and checks that tags close in the order in which they opened."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(self.html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def values(self, tag: str, name: str) -> list[str | None]:
+        return [value for owner, key, value in self.attributes if (owner, key) == (tag, name)]
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())

@@ -1,42 +1,26 @@
 from __future__ import annotations
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
-from anomalib_lite.errors import UserError
-from anomalib_lite.report.cases import ScoredImage, decision, kind, outcome, read_predictions, select_cases
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.report.cases import kind, select_cases, thin_out, verdict
+
+from .conftest import judged
 
 
-def ok(score: float, nok: bool | None = None) -> ScoredImage:
-    return ScoredImage("ok.png", 0, None, score, nok)
+def ok(score: float, **others) -> Outcome:
+    return judged(0, score, **others)
 
 
-def bad(score: float, defect: str | None = "scratch", nok: bool | None = None) -> ScoredImage:
-    return ScoredImage("bad.png", 1, defect, score, nok)
+def bad(score: float, defect: str | None = "scratch", **others) -> Outcome:
+    return judged(1, score, defect, **others)
 
 
-def test_outcomes() -> None:
-    items = [ok(1.0), ok(3.0), bad(1.0), bad(3.0), ScoredImage("u.png", None, None, 3.0)]
-    assert [outcome(item, 2.0) for item in items] == ["passed", "false alarm", "missed", "found", "rejected"]
-
-
-def test_a_score_equal_to_the_threshold_does_not_exceed_it() -> None:
-    assert not decision(ok(2.0), 2.0)
-
-
-def test_the_runs_own_decision_counts_before_the_threshold() -> None:
-    assert outcome(ok(9.0, nok=False), 2.0) == "passed"
-    assert outcome(bad(9.0, nok=False), 2.0) == "missed"
-
-
-def test_a_score_that_is_no_number_is_rejected() -> None:
-    assert decision(ok(float("nan")), 2.0)
-
-
-def test_kinds() -> None:
-    names = [kind(item) for item in (ok(1), bad(1), bad(1, None), ScoredImage("u", None, None, 1.0))]
-    assert names == ["OK", "scratch", "NOK", "unlabelled"]
+def test_verdicts_and_kinds() -> None:
+    items = [ok(1.0), ok(3.0), bad(1.0), bad(3.0, None), judged(None, 3.0), judged(None, 1.0)]
+    assert [verdict(item) for item in items] == ["passed", "false alarm", "missed", "found", "rejected", "accepted"]
+    assert [kind(item.sample) for item in items[1:5]] == ["OK", "scratch", "NOK", "unlabelled"]
 
 
 def test_mistakes_come_first_and_the_worst_of_them_before() -> None:
@@ -47,16 +31,16 @@ def test_mistakes_come_first_and_the_worst_of_them_before() -> None:
 
 def test_when_mistakes_alone_are_too_many_the_worst_stay() -> None:
     scores = [bad(2.0 / (place + 2)) for place in range(10)]
-    assert select_cases(scores, 2.0, max_cases=3) == [9, 8, 7]
+    assert select_cases(scores, 2.0, 3) == [9, 8, 7]
 
 
 def test_the_rest_is_spread_over_kinds_and_scores() -> None:
     items = [ok(0.01 * i) for i in range(100)] + [bad(3.0 + i) for i in range(50)] + [bad(90.0, "dent")]
-    chosen = select_cases(items, 2.0, max_cases=11)
+    chosen = select_cases(items, 2.0, 11)
     assert len(chosen) == len(set(chosen)) == 11
-    kinds = [kind(items[i]) for i in chosen]
+    kinds = [kind(items[i].sample) for i in chosen]
     assert (kinds.count("OK"), kinds.count("scratch"), kinds.count("dent")) == (5, 5, 1)
-    good = sorted(items[i].score for i in chosen if items[i].label == 0)
+    good = sorted(items[i].score for i in chosen if items[i].sample.label == 0)
     assert good[0] == 0.0 and good[-1] == 0.99  # both ends of the scores, and the middle
     assert 0.4 < good[2] < 0.6
     scores = [items[i].score for i in chosen]
@@ -72,21 +56,18 @@ def test_never_more_than_asked_for_and_all_where_there_is_room(count: int) -> No
 
 @pytest.mark.parametrize("threshold, first", [(float("inf"), 0), (0.0, 3)])
 def test_order_without_a_ratio(threshold: float, first: int) -> None:
-    items = [bad(1.0), bad(5.0), ok(1.0), ok(5.0)]
+    nok = threshold == 0.0
+    items = [Outcome(o.sample, o.score, nok) for o in (bad(1.0), bad(5.0), ok(1.0), ok(5.0))]
     assert select_cases(items, threshold)[0] == first
 
 
-def test_predictions_are_read_with_empty_and_missing_columns(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    path.write_text("score,label,nok,defect,extra\n1.5,1,True,dent,x\n0.5,,,,\n,0,0,,\n")
-    first, second, third = read_predictions(path)
-    assert first == ScoredImage("", 1, "dent", 1.5, True)
-    assert second == ScoredImage("", None, None, 0.5, None)
-    assert third.label == 0 and third.nok is False and third.score != third.score
-
-
-def test_predictions_without_scores_are_refused_clearly(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    path.write_text("image,label\na.png,1\n")
-    with pytest.raises(UserError, match="no column 'score'"):
-        read_predictions(path)
+def test_thinning_out_bounds_the_pixels_and_keeps_every_mistake_that_a_page_shows() -> None:
+    rng = np.random.default_rng(0)
+    everything = [judged(int(rng.random() < 0.5), score, image=np.zeros((1, 1, 3))) for score in rng.gamma(2, 1, 300)]
+    kept: list[Outcome] = []
+    for start in range(0, 300, 16):
+        kept = thin_out(kept + everything[start : start + 16], 2.0, most=20)
+        assert sum(outcome.image is not None for outcome in kept) <= 40
+    assert [o.score for o in kept] == [o.score for o in everything]
+    shown = [kept[i] for i in select_cases(kept, 2.0, 20)]
+    assert all(outcome.image is not None for outcome in shown if verdict(outcome) in ("missed", "false alarm"))

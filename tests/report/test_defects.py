@@ -8,7 +8,8 @@ from anomalib_lite.report.defects import defects_view
 from anomalib_lite.report.page import write_report
 from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
 from tests.defects.test_book import case
-from tests.report.outline import read, words
+
+from .conftest import Outline
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def book(inspector) -> DefectBook:  # noqa: F811
 
 
 def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figures, book):
-    html, outline = read(write_report(run_dir, book=book))
-    text = words(outline)
+    outline = Outline(write_report(run_dir, book=book))
+    text, html = outline.words, outline.html
     assert "2 defects; 2 of 3 products rejected." in text
     assert "a <b>/0.png" in text and "<b>/" not in html.replace("&lt;b&gt;/", "")
     types = [value for value in outline.values("tr", "data-type") if value]
@@ -34,22 +35,21 @@ def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figu
 
 def test_the_worst_defect_comes_first_and_close_ups_stay_inside(book):
     view = defects_view(book)
-    assert [row.severity for row in view.rows] == sorted((row.severity for row in view.rows), reverse=True)
-    for row in view.rows:
+    severities = [row.defect.severity for row in view["rows"]]
+    assert severities == sorted(severities, reverse=True)
+    for row in view["rows"]:
         left, top, width, height = map(float, row.view_box.split())
-        shot = view.shots[row.picture]
-        assert left >= 0 and top >= 0 and left + width <= shot.width + 0.1 and top + height <= shot.height + 0.1
-        assert all(path.startswith("M") for _, path in shot.outlines)
+        assert left >= 0 and top >= 0
+        assert left + width <= row.shot.width + 0.1 and top + height <= row.shot.height + 0.1
+        assert all(path.startswith("M") for _, path in row.shot.outlines)
 
 
 def test_no_defect_found_is_said(run_dir, no_figures, inspector):  # noqa: F811
     book = DefectBook(inspector, 0.1)
     book.add("good/0.png", photograph(70), np.zeros(SHAPE, np.float32))
-    _, outline = read(write_report(run_dir, book=book))
-    assert "None was found." in words(outline)
+    assert "None was found." in Outline(write_report(run_dir, book=book)).words
 
 
 def test_a_page_without_a_book_has_no_such_part(run_dir, no_figures, inspector):  # noqa: F811
-    html, _ = read(write_report(run_dir))
-    assert 'id="found-defects"' not in html
+    assert 'id="found-defects"' not in Outline(write_report(run_dir)).html
     assert defects_view(None) is None and defects_view(DefectBook(inspector, 0.1)) is None

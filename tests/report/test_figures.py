@@ -5,6 +5,7 @@ import struct
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,13 +14,28 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from anomalib_lite.metrics import PixelMetrics
 from anomalib_lite.report import ink
-from anomalib_lite.report.cases import ScoredImage, read_predictions
-from anomalib_lite.report.curves import Curve, curve_figure, image_curves, pixel_curves, pixel_points
-from anomalib_lite.report.figures import draw_figures, save_figures
-from anomalib_lite.report.gallery import contact_sheet
-from anomalib_lite.report.histogram import _edges, score_histogram
-from anomalib_lite.report.run_files import read_run
-from anomalib_lite.report.training import training_curves
+from anomalib_lite.report.contact_sheet import BESIDE, Pair, contact_sheet, pairs_sheet, square_tile
+from anomalib_lite.report.figures import (
+    Curve,
+    bin_edges,
+    curve_figure,
+    draw_figures,
+    image_curves,
+    pixel_curves,
+    pixel_points,
+    score_histogram,
+    training_curves,
+)
+
+from .conftest import judged
+
+LOSSES = pd.DataFrame({"epoch": [0, 1], "train_loss": [1.5, 0.5], "val_loss": [1.7, 0.7]})
+POINTS = {"roc": ([0, 0.1, 1], [0, 0.9, 1]), "pro": ([0, 0.3], [0, 0.8])}
+
+
+@pytest.fixture
+def drawn(outcomes):
+    return draw_figures(outcomes, 2.0, {}, LOSSES, POINTS)
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -32,34 +48,29 @@ def words(drawing) -> str:
     return " ".join(re.findall(r"<text[^>]*>([^<]*)", ink.to_svg(drawing)))
 
 
-def test_every_figure_is_a_png_with_something_on_it(run_dir: Path) -> None:
-    import cv2
-
-    drawn = draw_figures(read_run(run_dir), {"roc": ([0, 0.1, 1], [0, 0.9, 1]), "pro": ([0, 0.3], [0, 0.8])})
+def test_every_figure_is_a_png_with_something_on_it(drawn, tmp_path: Path) -> None:
     assert set(drawn) == {"scores", "roc", "precision_recall", "pixel_roc", "pixel_pro", "training"}
-    paths = save_figures(drawn, run_dir / "figures")
-    for path in paths:
+    for name, drawing in drawn.items():
+        path = ink.save_png(drawing, tmp_path / f"{name}.png")
         assert min(png_size(path)) > 200
         assert cv2.imread(str(path)).std() > 5
-    assert {path.name for path in (run_dir / "figures").iterdir()} == {path.name for path in paths}
 
 
-def test_figures_leave_pyplot_and_its_settings_alone(run_dir: Path) -> None:
+def test_figures_leave_pyplot_and_its_settings_alone(drawn) -> None:
     import matplotlib
     import matplotlib.pyplot as plt
 
     before, settings = plt.get_fignums(), dict(matplotlib.rcParams)
-    for drawing in draw_figures(read_run(run_dir)).values():
+    for drawing in drawn.values():
         ink.to_svg(drawing)
     assert plt.get_fignums() == before and dict(matplotlib.rcParams) == settings
 
 
-def test_image_curves_agree_with_the_metrics(run_dir: Path) -> None:
-    items = read_predictions(run_dir / "predictions.csv")
-    labels, scores = [item.label for item in items], [item.score for item in items]
-    roc, precision_recall = image_curves(items, 2.0, {"image_auroc": 0.5})
+def test_image_curves_agree_with_scikit_learn(outcomes) -> None:
+    labels, scores = [o.sample.label for o in outcomes], [o.score for o in outcomes]
+    roc, precision_recall = image_curves(outcomes, {"image_auroc": 0.5})
     assert auc(roc.x, roc.y) == pytest.approx(roc_auc_score(labels, scores))
-    steps = -np.diff(precision_recall.x) @ precision_recall.y[:-1]
+    steps = np.diff(precision_recall.x, prepend=0) @ precision_recall.y
     assert steps == pytest.approx(average_precision_score(labels, scores))
     assert roc.operating_point == (pytest.approx(1 / 6), pytest.approx(5 / 6))
     assert precision_recall.operating_point == (pytest.approx(5 / 6), pytest.approx(5 / 6))
@@ -67,12 +78,7 @@ def test_image_curves_agree_with_the_metrics(run_dir: Path) -> None:
 
 
 def test_image_curves_need_both_classes() -> None:
-    good = [
-        ScoredImage("a", 0, None, 1.0),
-        ScoredImage("b", None, None, 2.0),
-        ScoredImage("c", 1, None, np.nan),
-    ]
-    assert image_curves(good, 1.0, {}) == [] and image_curves([], 1.0, {}) == []
+    assert image_curves([judged(0, 1.0), judged(None, 2.0), judged(1, np.nan)], {}) == [] and image_curves([], {}) == []
 
 
 def test_pixel_points_agree_with_scikit_learn() -> None:
@@ -118,12 +124,12 @@ def test_curve_shows_its_area_and_operating_point() -> None:
 
 def test_no_bar_straddles_the_threshold() -> None:
     for low, high, threshold, logarithmic in [(0.5, 9, 2.0, True), (0, 3, 2.9, False), (1, 1, 1, False)]:
-        edges = _edges(low, high, threshold, logarithmic)
+        edges = bin_edges(low, high, threshold, logarithmic)
         assert threshold in edges and edges[0] < low and edges[-1] > high and (np.diff(edges) > 0).all()
 
 
-def test_histogram_counts_each_kind_at_the_threshold(run_dir: Path) -> None:
-    text = words(score_histogram(read_predictions(run_dir / "predictions.csv"), 2.0))
+def test_histogram_counts_each_kind_at_the_threshold(outcomes) -> None:
+    text = words(score_histogram(outcomes, 2.0))
     for part in ("OK 1 of 6 false alarms", "scratch 3 of 4 found", "dent 2 of 2 found"):
         name, summary = part.split(" ", 1)
         assert name in text and summary in text
@@ -131,18 +137,16 @@ def test_histogram_counts_each_kind_at_the_threshold(run_dir: Path) -> None:
 
 
 def test_histogram_of_odd_scores() -> None:
-    one = [ScoredImage("a", 0, None, 0.0)]
     assert score_histogram([], 1.0) is None
-    assert score_histogram([ScoredImage("a", 0, None, np.nan)], 1.0) is None
-    unknown = [ScoredImage("a", None, None, 5e-9)]
+    assert score_histogram([judged(0, np.nan)], 1.0) is None
+    one, unknown = [judged(0, 0.0)], [judged(None, 5e-9)]
     for items, threshold in [(one, np.inf), (one, 0.0), (one * 3, 1.0), (unknown, 4e-9)]:
         assert "<path" in ink.to_svg(score_histogram(items, threshold))
 
 
 def test_histogram_puts_rare_kinds_together() -> None:
-    items = [ScoredImage("a", 1, f"type {i}", 1.0 + i) for i in range(40)]
-    items.append(ScoredImage("b", 0, None, 0.5))
-    text = words(score_histogram(items, 2.0))
+    items = [judged(1, 1.0 + i, f"type {i}") for i in range(40)]
+    text = words(score_histogram([*items, judged(0, 0.5)], 2.0))
     assert "26 rarer kinds" in text and "OK" in text
 
 
@@ -169,11 +173,11 @@ def test_training_without_epochs_counts_rows() -> None:
     assert list(drawing.axes[0].lines[0].get_xdata()) == [0, 2]
 
 
-def test_names_with_dollars_are_no_formulas(tmp_path: Path, cases) -> None:
+def test_names_with_dollars_are_no_formulas(tmp_path: Path, outcomes) -> None:
     name = r"$\frac{a$ <b>"
-    items = [ScoredImage("a", 1, name, 3.0), ScoredImage("b", 0, None, 1.0)]
+    items = [judged(1, 3.0, name), judged(0, 1.0)]
     history = pd.DataFrame({name: [1.0], f"train_{name}": 2.0, f"val_{name}": 3.0})
-    renamed = [type(cases[0])(name, 1, name, 3.0, cases[0].image, cases[0].map)]
+    renamed = [judged(1, 3.0, name, image=outcomes[0].image, map=outcomes[0].map)]
     for drawing in (score_histogram(items, 2.0), training_curves(history), contact_sheet(renamed, 2.0, 2.0)):
         ink.save_png(drawing, tmp_path / "drawn.png")  # half a formula would be an error here
         named = [text for text in drawing.findobj(Text) if name in text.get_text()]
@@ -181,18 +185,15 @@ def test_names_with_dollars_are_no_formulas(tmp_path: Path, cases) -> None:
 
 
 def test_hostile_names_stay_text_in_a_drawing() -> None:
-    svg = ink.to_svg(score_histogram([ScoredImage("a", 1, "</svg><script>x</script>", 3.0)], 2.0))
+    svg = ink.to_svg(score_histogram([judged(1, 3.0, "</svg><script>x</script>")], 2.0))
     assert svg.count("</svg>") == 1 and "<script" not in svg and "&lt;script&gt;" in svg
 
 
-def test_the_same_figure_gives_the_same_svg(run_dir: Path) -> None:
-    items = read_predictions(run_dir / "predictions.csv")
-    assert ink.to_svg(score_histogram(items, 2.0)) == ink.to_svg(score_histogram(items, 2.0))
-
-
-def test_svg_takes_the_pages_colours_and_brings_nothing_along(run_dir: Path) -> None:
-    for drawing in draw_figures(read_run(run_dir)).values():
+def test_svg_is_the_same_again_takes_the_pages_colours_and_brings_nothing_along(drawn, outcomes) -> None:
+    again = draw_figures(outcomes, 2.0, {}, LOSSES, POINTS)
+    for name, drawing in drawn.items():
         svg = ink.to_svg(drawing)
+        assert svg == ink.to_svg(again[name])
         assert svg.startswith("<svg viewBox=") and svg.rstrip().endswith("</svg>")
         assert "http" not in svg and "<style" not in svg and "DejaVu" not in svg
         assert set(re.findall(r"#[0-9a-f]{6}(?=[;\"])", svg)) <= {"#000000", "#ffffff"}
@@ -200,14 +201,33 @@ def test_svg_takes_the_pages_colours_and_brings_nothing_along(run_dir: Path) -> 
         assert used <= set(re.findall(r' id="([^"]+)"', svg))
 
 
-def test_contact_sheet_keeps_tiles_pixel_for_pixel(tmp_path: Path, cases) -> None:
-    import cv2
-
+def test_contact_sheet_keeps_tiles_pixel_for_pixel(tmp_path: Path, outcomes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        path = ink.save_png(contact_sheet(cases, 2.0, 2.0), tmp_path / "gallery.png", dpi=100)
+        path = ink.save_png(contact_sheet(outcomes, 2.0, 2.0), tmp_path / "gallery.png", dpi=100)
     width, height = png_size(path)
     assert width == 3 * (3 * 160 + 12 + 24) and height == 4 * 190 + 56
     tile = cv2.imread(str(path))[26 + 60 : 26 + 100, 12 + 20 : 12 + 140]
     assert 90 <= tile.mean() <= 120  # the first image's own grey
     assert contact_sheet([], 2.0, 2.0) is None
+
+
+def test_generated_images_lie_beside_their_content_the_dropped_ones_below() -> None:
+    def grey(value: int) -> np.ndarray:
+        return np.full((80, 80, 3), value, np.uint8)
+
+    drawing = pairs_sheet([Pair(grey(10), grey(20), True, "a"), Pair(grey(30), grey(40), False, "b")])
+    canvas, words = np.asarray(drawing.axes[0].images[0].get_array()), [t.get_text() for t in drawing.axes[0].texts]
+    columns = [canvas[:, x, 0].tolist() for x in (12 + 80, 12 + 160 + 6 + 80)]
+    assert [[v for v in dict.fromkeys(column) if v != 255] for column in columns] == [[10, 30], [20, 40]]
+    assert {"a", "b", "dropped for their structure: real | generated"} <= set(words)
+    assert pairs_sheet([]) is None
+
+
+@pytest.mark.parametrize(("shape", "inside"), [((20, 40), (20, 40)), ((80, 20), (40, 10)), ((10, 10), (40, 40))])
+def test_an_image_fills_its_tiles_longer_side_and_is_centred(shape: tuple[int, int], inside: tuple[int, int]) -> None:
+    tile = square_tile(np.zeros((*shape, 3), np.uint8), 40)
+    assert tile.shape == (40, 40, 3)
+    rows, columns = ((tile != BESIDE).any(axis=(1, 2)), (tile != BESIDE).any(axis=(0, 2)))
+    assert (rows.sum(), columns.sum()) == inside
+    assert abs((40 - rows.sum()) // 2 - rows.argmax()) <= 1 and abs((40 - columns.sum()) // 2 - columns.argmax()) <= 1

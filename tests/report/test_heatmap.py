@@ -48,8 +48,8 @@ def test_step_lies_exactly_at_the_threshold() -> None:
     assert hm.region(values, threshold).tolist() == [[False, True]]
 
 
-def test_overlay_leaves_a_good_part_calm(cases) -> None:
-    image = cases[0].image
+def test_overlay_leaves_a_good_part_calm(outcomes) -> None:
+    image = outcomes[0].image
     assert (hm.overlay(image, np.full((48, 64), 0.5, np.float32), 1.0) == image).all()
     near = hm.overlay(image, np.full((48, 64), 0.999, np.float32), 1.0)
     assert np.abs(near.astype(int) - image).max() <= 0.25 * 255
@@ -57,7 +57,7 @@ def test_overlay_leaves_a_good_part_calm(cases) -> None:
     assert (luminance(beyond - near.astype(float)).mean() != 0) and (beyond[..., 0].mean() > near[..., 0].mean() + 20)
 
 
-def test_overlay_outlines_the_region_and_keeps_its_inputs(cases) -> None:
+def test_overlay_outlines_the_region_and_keeps_its_inputs(outcomes) -> None:
     image, values = np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), np.float32)
     values[20:40, 20:40] = 2.0
     kept = image.copy(), values.copy()

@@ -7,13 +7,15 @@ import cv2
 import numpy as np
 import pytest
 
+from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report import pictures as room
-from anomalib_lite.report.cases import Case
+
+from .conftest import judged
 
 
 def decode(uri: str) -> np.ndarray:
     head, _, body = uri.partition(",")
-    assert head == "data:image/webp;base64"
+    assert head == "data:image/jpeg;base64"
     return cv2.cvtColor(
         cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
     )
@@ -63,32 +65,23 @@ def test_a_defect_thinner_than_a_pixel_does_not_vanish() -> None:
     assert room.outline_path(np.zeros((8, 8), bool), 256, 256) == ""
 
 
-def test_pictures_tell_the_case(cases: list[Case]) -> None:
-    made = room.pictures(cases, 2.0, 2.0)
+def test_pictures_tell_the_case(outcomes: list[Outcome]) -> None:
+    made = room.pictures(outcomes, 2.0, 2.0)
     missed = made[6]
-    assert (missed.outcome, missed.mistake, missed.kind, missed.ratio) == ("missed", True, "scratch", 0.55)
+    assert (missed.verdict, missed.mistake, missed.kind, missed.ratio) == ("missed", True, "scratch", 0.55)
     assert (missed.width, missed.height) == (64, 48) and missed.region == "" and missed.truth
     assert made[7].region and not made[0].truth
-    assert room.pictures(cases, float("inf"), float("inf"))[0].ratio is None
+    assert room.pictures(outcomes, float("inf"), float("inf"))[0].ratio is None
 
 
 def test_budget_is_kept_with_noise_and_says_so(monkeypatch, caplog) -> None:
     rng = np.random.default_rng(0)
-    noise = [
-        Case(
-            f"{i}",
-            0,
-            None,
-            1.0,
-            rng.integers(0, 256, (200, 200, 3)).astype(np.uint8),
-            np.zeros((200, 200), np.float32),
-        )
-        for i in range(6)
-    ]
-    full = sum(map(room._size, room.pictures(noise, 2.0, 2.0)))
+    noise = rng.integers(0, 256, (6, 200, 200, 3)).astype(np.uint8)
+    shown = [judged(0, 1.0, image=image, map=np.zeros((200, 200), np.float32)) for image in noise]
+    full = sum(map(room._size, room.pictures(shown, 2.0, 2.0)))
     monkeypatch.setattr(room, "BUDGET", int(0.8 * full))
-    assert len(room.pictures(noise, 2.0, 2.0)) == 6 and not caplog.records
+    assert len(room.pictures(shown, 2.0, 2.0)) == 6 and not caplog.records
     monkeypatch.setattr(room, "BUDGET", int(0.2 * full))
-    kept = room.pictures(noise, 2.0, 2.0)
+    kept = room.pictures(shown, 2.0, 2.0)
     assert 0 < len(kept) < 6 and sum(map(room._size, kept)) <= 0.2 * full
     assert "of 6 images" in caplog.text

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from anomalib_lite.report import view
-from anomalib_lite.report.run_files import read_run
+from anomalib_lite.report import words as view
 from anomalib_lite.report.words import duration, number, percent, plain_words, yaml_lines
 
 
@@ -76,10 +73,12 @@ def test_notes_hold_the_reasons_of_no_metric() -> None:
 def test_threshold_words_state_the_promise_and_the_measurement() -> None:
     threshold = {"image": 1.5, "pixel": 0.5, "false_alarm_rate": 0.01, "n": 30, "promised_rate": 1 / 31,
                  "interval": [0.0017, 0.0921], "note": "too few images"}  # fmt: skip
-    text = " ".join(view.threshold_words({"threshold": threshold, "image_false_alarm_rate": 0.1}))
+    metrics = {"threshold": threshold, "image_false_alarm_rate": 0.1}
+    text = " ".join(view.threshold_words(metrics))
     for part in ("exceeds 1.5.", "exceeds 0.5.", "at most 3.2 %, where 1 % were asked for", "0.2 % and 9.2 %",
-                 "30 held-out", "Too few images.", "rejected 10 %"):  # fmt: skip
+                 "30 held-out", "rejected 10 %"):  # fmt: skip
         assert part in text
+    assert view.caution(metrics) == "Too few images." and view.caution({}) == ""
     assert view.threshold_words({}) == []
 
 
@@ -94,14 +93,46 @@ def test_defect_rows_put_the_lowest_recall_first_and_the_unknown_last() -> None:
     assert rows[0][1] == [3.0, None, None, None, 0.2]
 
 
-def test_timings_and_tables_take_what_they_find() -> None:
-    assert view.timings({"timings": {"fit": 100, "test": 25.0, "odd": "x"}}) == [
-        ("fit", "1 min 40 s", 1.0), ("test", "25 s", 0.25),
-    ]  # fmt: skip
-    assert view.timings({}) == [] and view.timings({"timings": 3}) == []
+def test_stages_and_tables_take_what_they_find() -> None:
+    expected = [("fit", "1 min 40 s", 1.0), ("test", "25 s", 0.25)]
+    assert view.stages({"timings": {"fit": 100, "test": 25.0, "odd": "x"}}) == expected
+    given = {"stages": {"fit": {"seconds": 100, "cpu": 90}, "test": 25.0}, "timings": {"old": 1}}
+    assert view.stages(given) == expected
+    assert view.stages({}) == [] and view.stages({"timings": 3}) == []
     assert view.tables({"a": 1, "b": {"c": None}, "skip": 2, "empty": {}}, skip=["skip"]) == [
         ("", [("a", "1")]), ("b", [("c", "–")]),
     ]  # fmt: skip
+
+
+def test_evidence_is_named_by_its_share() -> None:
+    assert view.evidence_words({"colour": 0.25, "STFPM": 0.75, "edges": 0.0}, True) == (
+        "alarm raised by STFPM 75 %, colour 25 %"
+    )
+    assert view.evidence_words({"STFPM": 1.0}, False) == "score from STFPM 100 %"
+    assert view.evidence_words({}, True) == ""
+
+
+RECORDS = {
+    "STFPM": {"image_auroc": 0.91, "seconds": 75.0, "taken": True},
+    "colour": {"image_auroc": None, "taken": False},
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [RECORDS, [{"name": name} | record for name, record in RECORDS.items()], {"members": RECORDS, "words": "Why."}],
+)
+def test_the_choice_is_a_table_of_whatever_was_measured(given) -> None:
+    found = view.choice({"choice": given})
+    assert found.columns == ["image auroc", "seconds"]
+    assert found.rows[0] == ("STFPM", True, [("0.9100", 0.91), ("1 min 15 s", 75.0)])
+    assert found.rows[1] == ("colour", False, [("–", None), ("–", None)])
+    assert found.words == ("Why." if "words" in given else "")
+
+
+@pytest.mark.parametrize("status", [{}, {"choice": None}, {"choice": "STFPM"}, {"choice": {"a": 1}}])
+def test_nothing_chosen_is_no_table(status) -> None:
+    assert view.choice(status) is None
 
 
 @pytest.mark.parametrize(
@@ -116,6 +147,5 @@ def test_timings_and_tables_take_what_they_find() -> None:
         ("{", ""),
     ],
 )  # fmt: skip
-def test_the_subtitle_names_the_choices_as_the_groups_do(tmp_path: Path, config: str, words: str) -> None:
-    (tmp_path / "config.yaml").write_text(config)
-    assert view.subtitle(read_run(tmp_path)) == words
+def test_the_subtitle_names_the_choices_as_the_groups_do(config: str, words: str) -> None:
+    assert view.subtitle(config) == words
