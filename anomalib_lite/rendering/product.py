@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -36,7 +35,6 @@ class Product:
     mask: np.ndarray
     defect: str | None
     severity: float | None
-    pose: Pose
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def render_product(
     radiance, mask = render_with_mask(grid, conditions.light, seed, conditions.wear, flaw)
     radiance *= conditions.light.field((size, size))[..., None]
     image = photograph(radiance, conditions.camera, stream(seed, "noise"))
-    return Product(image, mask, flaw.name, flaw.severity, conditions.pose)
+    return Product(image, mask, flaw.name, flaw.severity)
 
 
 def render_template(size: int) -> np.ndarray:
@@ -98,10 +96,10 @@ def draw_flaw(seed: Seed, defect: str | None, severity: float | None = None) -> 
 def render_with_mask(grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw) -> tuple[np.ndarray, np.ndarray]:
     """The radiance (H, W, 3) and the defect's mask (H, W), of half as many pixels a side as the grid has."""
     shape = (grid.shape[0] // 2, grid.shape[1] // 2)
-    good = shrink(render_surface(perfect_layout(), grid, light, seed, wear).radiance, shape)
+    good = shrink(render_surface(perfect_layout(), grid, light, seed, wear), shape)
     if flaw is NO_FLAW:
         return good, np.zeros(shape, bool)
-    flawed = shrink(render_surface(perfect_layout(), grid, light, seed, wear, flaw).radiance, shape)
+    flawed = shrink(render_surface(perfect_layout(), grid, light, seed, wear, flaw), shape)
     return flawed, _changed(good, flawed)
 
 
@@ -147,10 +145,9 @@ class PanelsConfig:
 def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
     """The folder of the data set, rendered if it is not below `artifacts` yet.
 
-    Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png, template.png, and products.csv
-    with the severity and pose of each product. A pixel depends on the seed and on the image's split, class and number
-    alone: larger sets begin with the smaller ones. The folder appears when it is whole; a second process that needs it
-    at the same time waits for it.
+    Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png and template.png. A pixel depends
+    on the seed and on the image's split, class and number alone: larger sets begin with the smaller ones. The folder
+    appears when it is whole; a second process that needs it at the same time waits for it.
     """
     target = Path(artifacts) / f"panels-{config.key}"
     artifact(target, lambda folder: _render_into(folder, config, workers))
@@ -167,22 +164,14 @@ def _render_into(folder: Path, config: PanelsConfig, workers: int | None) -> Non
     jobs = [(*place, number) for place, count in counts.items() for number in range(count)]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         done = pool.map(lambda job: _render_one(folder, config, *job), jobs)
-        rows = list(tqdm(done, "rendering products", len(jobs), unit="image", leave=False))
-    with open(folder / "products.csv", "w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, rows[0].keys() if rows else ["file"])
-        writer.writeheader()
-        writer.writerows(rows)
+        list(tqdm(done, "rendering products", len(jobs), unit="image", leave=False))
 
 
-def _render_one(folder: Path, config: PanelsConfig, split: str, name: str, number: int) -> dict[str, str]:
+def _render_one(folder: Path, config: PanelsConfig, split: str, name: str, number: int) -> None:
     seed = image_seed(config.seed, split, name, number)
     defect = None if name == "good" else name
     severity = None if defect is None else float(stream(seed, "severity").uniform(*config.severity))
     product = render_product(config.size, seed, defect, severity, draw_conditions(seed, config.jitter))
-    file = f"{split}/{name}/{number:03d}.png"
-    write_image(folder / file, product.image)
+    write_image(folder / split / name / f"{number:03d}.png", product.image)
     if defect is not None:
         write_image(folder / "ground_truth" / defect / f"{number:03d}_mask.png", product.mask)
-    shown = "" if severity is None else f"{severity:.4f}"
-    pose = {name: f"{value:.6f}" for name, value in asdict(product.pose).items()}
-    return {"file": file, "split": split, "defect": name, "severity": shown, **pose}

@@ -42,17 +42,12 @@ class Wear:
 PERFECT = Wear(texture=0.3, waves=0.0, pits=0.0, dust=0.0, register=0.0)
 
 
-@dataclass(frozen=True)
-class Surface:
-    """A product before the camera: linear RGB (H, W, 3), and the cover of foil and ink (H, W) in [0, 1]."""
-
-    radiance: np.ndarray
-    foil: np.ndarray
-    ink: np.ndarray
-
-
-def render_surface(layout: Layout, grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw = NO_FLAW) -> Surface:
-    """Each part draws from its own stream of `seed`: a flaw changes the pixels it touches and no others."""
+def render_surface(
+    layout: Layout, grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw = NO_FLAW
+) -> np.ndarray:
+    """Linear RGB (H, W, 3) before the camera. Each part draws from its own stream of `seed`: a flaw changes the pixels
+    it touches and no others.
+    """
     layout = flaw.layout(layout)
     facets = [facet for element in layout.elements for facet in element.facets]
     outlines = to_pixels(grid.matrix, [facet.outline for facet in facets])
@@ -64,9 +59,8 @@ def render_surface(layout: Layout, grid: Grid, light: Light, seed: Seed, wear: W
 
     window = _word_window(layout, grid)
     part = grid.part(window)
-    ink = np.zeros(grid.shape, np.float32)
-    ink[window] = flaw.ink(_ink_cover(layout, part, wear, stream(seed, "ink")), part)
-    _lay_over(radiance[window], ink[window], _ink_colour(part, wear, stream(seed, "ink grain")))
+    ink = flaw.ink(_ink_cover(layout, part, wear, stream(seed, "ink")), part)
+    _lay_over(radiance[window], ink, _ink_colour(part, wear, stream(seed, "ink grain")))
 
     numbers = shape_numbers(grid.shape, outlines)
     # Anti-aliased cover reaches a little beyond the facets' own pixels: the nearest facet goes on there.
@@ -78,7 +72,7 @@ def render_surface(layout: Layout, grid: Grid, light: Light, seed: Seed, wear: W
 
     radiance = flaw.finish(radiance, grid)
     _add_dust(radiance, grid, wear, stream(seed, "dust"))
-    return Surface(radiance, foil, ink)
+    return radiance
 
 
 def _lay_over(radiance: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -14,7 +13,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.rendering import product
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.layout import perfect_layout
-from anomalib_lite.rendering.photo import STUDIO, Camera, Light
+from anomalib_lite.rendering.photo import Camera
 from anomalib_lite.rendering.product import (
     Conditions,
     PanelsConfig,
@@ -23,8 +22,8 @@ from anomalib_lite.rendering.product import (
     render_template,
     write_dataset,
 )
-from anomalib_lite.rendering.raster import Pose, image_seed, make_grid
-from anomalib_lite.rendering.surface import PERFECT, Wear, render_surface
+from anomalib_lite.rendering.raster import Pose, coverage, image_seed, to_pixels
+from anomalib_lite.rendering.surface import Wear
 
 SIZE = 128
 SMALL = PanelsConfig(size=64, n_train=4, n_test_good=2, n_per_defect=2, defects=("scratch", "stain"))
@@ -50,11 +49,12 @@ def sharp(seed: int) -> Conditions:
     return Conditions(drawn.pose, drawn.light, camera, drawn.wear)
 
 
-def covers(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def covers(seed: int) -> list[np.ndarray]:
     """Where the word and where the foil lies on a good product."""
-    grid = make_grid(draw_conditions(seed).pose.homography(SIZE), (SIZE, SIZE))
-    surface = render_surface(perfect_layout(), grid, Light(STUDIO), seed, PERFECT)
-    return grown(surface.ink > 0.5, 1), grown(surface.foil > 0.5, 1)
+    matrix, layout = draw_conditions(seed).pose.homography(SIZE), perfect_layout()
+    foil = [[facet.outline] for element in layout.elements for facet in element.facets]
+    shapes = ([to_pixels(matrix, list(outlines)) for outlines in part] for part in (layout.letters, foil))
+    return [grown(coverage((SIZE, SIZE), shape) > 0, 1) for shape in shapes]
 
 
 def test_a_seed_gives_the_same_pixels_and_another_seed_gives_others():
@@ -119,18 +119,13 @@ def test_the_template_is_straight_and_symmetric():
     assert (bright & bright[:, ::-1]).sum() > 0.93 * bright.sum()
 
 
-def test_the_folder_has_the_layout_of_mvtec_ad_and_a_table_with_the_truth(folder):
+def test_the_folder_has_the_layout_of_mvtec_ad(folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
     assert {f"train/good/00{i}.png" for i in range(4)} <= files
     assert {"test/good/001.png", "test/stain/001.png", "ground_truth/stain/001_mask.png", "template.png"} <= files
     assert len(files) == 4 + 2 + 2 * 2 * 2 + 1
     mask = pixels(folder / "ground_truth/scratch/000_mask.png")
     assert mask.shape == (64, 64) and set(np.unique(mask)) == {0, 255}
-    with open(folder / "products.csv", newline="") as stream:
-        rows = {row["file"]: row for row in csv.DictReader(stream)}
-    assert len(rows) == 10 and rows["train/good/000.png"]["severity"] == ""
-    assert 0.1 <= float(rows["test/stain/001.png"]["severity"]) <= 0.9
-    assert rows["test/stain/001.png"]["defect"] == "stain"
 
 
 def test_an_image_depends_on_its_place_alone(folder, tmp_path):
@@ -173,7 +168,7 @@ def test_two_writers_at_once_render_once_and_leave_one_whole_folder(tmp_path, mo
     with ThreadPoolExecutor(2) as pool:
         targets = list(pool.map(lambda _: write_dataset(tmp_path, SMALL), range(2)))
     assert len(rendered) == 1
-    assert list(tmp_path.iterdir()) == targets[:1] and (targets[0] / "products.csv").is_file()
+    assert list(tmp_path.iterdir()) == targets[:1] and (targets[0] / "template.png").is_file()
 
 
 def test_the_set_is_too_hard_for_a_gaussian_a_pixel(tmp_path):
