@@ -112,7 +112,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     held_out, judging = hold_back(val) if cfg.validate else (val, None)
     detector: Model = build_detector(cfg, weights=inputs.teacher)
     if detector.augment is not None:
-        detector.augment.restyler = inputs.restyler
+        detector.augment.restyler = inputs.restyler  # until the model is built with it
     if train_detector(cfg, run, detector, train, val, inputs, tracker.logger):
         tracker.log_history(run.path / "history.csv")
     detector.to(device_of(cfg)).eval()

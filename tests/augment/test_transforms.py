@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import kornia.augmentation as K
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor
 
 from anomalib_lite.augment.transforms import Augment
+from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.sample import UNNUMBERED, Batch
 from anomalib_lite.errors import UserError
 
-FLIPS = {"horizontal": 0.5, "vertical": 0.5}
-MOVES = {"rotation": 20.0, "shift": 0.1}
-LIGHT = {"jitter": 1.0, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}
+
+def flips() -> list:
+    return [K.RandomHorizontalFlip(p=0.5), K.RandomVerticalFlip(p=0.5)]
+
+
+def moves(padding: str = "reflection") -> list:
+    return [K.RandomAffine(20.0, (0.1, 0.1), padding_mode=padding, p=1.0)]
+
+
+def light() -> list:
+    return [K.ColorJitter(0.3, 0.3, 0.3, 0.1, p=1.0)]
 
 
 @pytest.fixture
@@ -26,46 +42,47 @@ def batch() -> Batch:
     return Batch(image, mask, ones.bool(), ones.long() * 0, ones.clone(), torch.arange(8), template=image.clone())
 
 
-@pytest.mark.parametrize("settings", [FLIPS, MOVES, FLIPS | MOVES | LIGHT])
-def test_image_mask_and_template_move_together(batch: Batch, settings: dict[str, float]) -> None:
-    moved = Augment(**settings)(batch, 0)
-    assert (moved.image != batch.image).flatten(1).any(1).sum() >= 4
+def changed(before: Batch, after: Batch) -> Tensor:
+    return (after.image != before.image).flatten(1).any(1)
+
+
+@pytest.mark.parametrize("transforms", [flips(), moves(), [K.RandomPerspective(p=1.0)], [*light(), *flips(), *moves()]])
+def test_image_mask_and_template_move_together(batch: Batch, transforms: list) -> None:
+    moved = Augment(transforms)(batch, 0)
+    assert changed(batch, moved).sum() >= 4
     inside = moved.template[:, :1] > 0.5
     agreement = (inside == moved.mask).float().mean()
     assert agreement > 0.985, agreement  # at borders, bilinear and thresholded differ by a pixel
     assert moved.mask.any(dim=(1, 2, 3)).all()
 
 
-def test_colour_leaves_mask_and_template_alone(batch: Batch) -> None:
-    moved = Augment(**LIGHT)(batch, 0)
+@pytest.mark.parametrize("transform", [*light(), K.RandomGaussianNoise(std=0.5, p=1.0), K.RandomErasing(p=1.0)])
+def test_what_changes_the_image_leaves_mask_and_template_alone(batch: Batch, transform: K.ColorJitter) -> None:
+    moved = Augment([transform])(batch, 0)
     assert torch.equal(moved.mask, batch.mask) and torch.equal(moved.template, batch.template)
-    assert (moved.image != batch.image).flatten(1).any(1).all()
+    assert changed(batch, moved).all()
     assert moved.image.min() >= 0 and moved.image.max() <= 1
 
 
-def test_the_seed_and_the_step_decide(batch: Batch) -> None:
-    first = Augment(**FLIPS, **LIGHT, seed=1)(batch, 5)
-    torch.manual_seed(99)
-    again = Augment(**FLIPS, **LIGHT, seed=1)(batch, 5)
-    assert torch.equal(first.image, again.image)
-    for other in (Augment(**FLIPS, **LIGHT, seed=1)(batch, 6), Augment(**FLIPS, **LIGHT, seed=2)(batch, 5)):
-        assert not torch.equal(first.image, other.image)
+def test_the_seed_and_the_step_decide_and_the_surrounding_randomness_goes_on(batch: Batch) -> None:
+    def drawn(seed: int, step: int) -> Tensor:
+        return Augment([*flips(), *light()], seed=seed)(batch, step).image
 
-
-def test_the_surrounding_randomness_goes_on_undisturbed(batch: Batch) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    Augment(**FLIPS, **LIGHT)(batch, 0)
+    first = drawn(1, 5)
     assert torch.equal(torch.rand(4), expected)
+    assert torch.equal(first, drawn(1, 5))
+    assert not torch.equal(first, drawn(1, 6)) and not torch.equal(first, drawn(2, 5))
 
 
 def test_changed_images_lose_their_number_and_take_their_weight(batch: Batch) -> None:
-    moved = Augment(horizontal=0.5, weight=0.25)(batch, 0)
-    changed = (moved.image != batch.image).flatten(1).any(1)
-    assert 0 < changed.sum() < 8
-    assert (moved.index[changed] == UNNUMBERED).all() and torch.equal(moved.index[~changed], batch.index[~changed])
-    assert (moved.weight[changed] == 0.25).all() and (moved.weight[~changed] == 1).all()
+    moved = Augment(flips()[:1], weight=0.25)(batch, 0)
+    touched = changed(batch, moved)
+    assert 0 < touched.sum() < 8
+    assert (moved.index[touched] == UNNUMBERED).all() and torch.equal(moved.index[~touched], batch.index[~touched])
+    assert (moved.weight[touched] == 0.25).all() and (moved.weight[~touched] == 1).all()
     assert (batch.weight == 1).all() and torch.equal(batch.index, torch.arange(8)), "the given batch stays as it is"
 
 
@@ -73,24 +90,68 @@ def test_how_often_an_image_is_flipped() -> None:
     image = torch.rand(500, 3, 4, 4)
     flags = torch.ones(500)
     many = Batch(image, image[:, :1] > 2, flags.bool(), flags.long(), flags, torch.arange(500))
-    moved = Augment(horizontal=0.3)(many, 0)
-    share = (moved.index == UNNUMBERED).float().mean().item()
-    assert 0.2 < share < 0.4
+    moved = Augment([K.RandomHorizontalFlip(p=0.3)])(many, 0)
     flipped = moved.index == UNNUMBERED
+    assert 0.2 < flipped.float().mean() < 0.4
     assert torch.equal(moved.image[flipped], image[flipped].flip(-1))
 
 
-def test_turning_reaches_no_further_than_asked_and_fills_the_border(batch: Batch) -> None:
-    bright = Batch(
-        torch.ones_like(batch.image), *(getattr(batch, k) for k in ("mask", "has_mask", "label", "weight")), batch.index
+def test_a_generator_restyles_before_the_transforms(batch: Batch) -> None:
+    def white(image: Tensor, share: float) -> Tensor:
+        return torch.where(torch.arange(len(image)).view(-1, 1, 1, 1) < share * len(image), 1.0, image)
+
+    moved = Augment([K.RandomHorizontalFlip(p=1.0)], restyle=0.5, restyler=white)(batch, 0)
+    assert (moved.image[:4] == 1).all() and torch.equal(moved.image[4:], batch.image[4:].flip(-1))
+    assert torch.equal(moved.template, batch.template.flip(-1))
+
+
+@pytest.mark.parametrize("choice", ["none", "flips", "color_jitter", "flips_color", "moved", "histaugan"])
+def test_every_choice_is_such_a_list_and_takes_further_ones(batch: Batch, choice: str) -> None:
+    noise = "{_target_:kornia.augmentation.RandomGaussianNoise,std:0.1,p:1.0}"
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        cfg = compose("train", [f"augment={choice}"])
+        other = compose("train", [f"augment={choice}", f"augment.transforms=[{noise}]", "augment.weight=0.5"])
+    augment = instantiate(cfg.augment)
+    assert augment.active == (choice != "none")
+    if augment.transforms:
+        assert changed(batch, augment(batch, 0)).any()
+    noisy = instantiate(other.augment)(batch, 0)
+    assert changed(batch, noisy).all() and (noisy.weight == 0.5).all()
+
+
+def test_a_transform_of_ones_own_is_a_file_and_a_target(
+    batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_transforms.py").write_text(
+        "import kornia.augmentation as K\n"
+        "class Darker(K.IntensityAugmentationBase2D):\n"
+        "    def __init__(self, by, p=0.5):\n"
+        "        super().__init__(p=p)\n"
+        "        self.by = by\n"
+        "    def apply_transform(self, input, params, flags, transform=None):\n"
+        "        return input * self.by\n"
     )
-    assert Augment(rotation=30)(bright, 0).image.min() > 0.99
-    assert Augment(rotation=30, padding="zeros")(bright, 0).image.min() == 0
+    monkeypatch.syspath_prepend(tmp_path)
+    augment = instantiate(
+        {
+            "_target_": "anomalib_lite.augment.transforms.Augment",
+            "transforms": [{"_target_": "my_transforms.Darker", "by": 0.5, "p": 1.0}],
+        }
+    )
+    moved = augment(batch, 0)
+    torch.testing.assert_close(moved.image, batch.image * 0.5)
+    assert torch.equal(moved.mask, batch.mask)
 
 
-def test_none_is_inactive_and_wrong_settings_are_refused() -> None:
-    assert not Augment().active and not Augment(brightness=0.5).active and Augment(vertical=0.1).active
-    with pytest.raises(UserError, match="reflection"):
-        Augment(padding="mirror")
+def test_wrong_settings_are_refused(batch: Batch) -> None:
     with pytest.raises(UserError, match="negative"):
         Augment(weight=-1)
+    with pytest.raises(UserError, match="probability"):
+        Augment(restyle=2)
+    for transform in (torch.nn.Identity(), K.RandomMixUpV2()):
+        with pytest.raises(UserError, match=f"not {type(transform).__name__}"):
+            Augment([transform])
+    with pytest.raises(UserError, match="another size"):
+        Augment([K.CenterCrop((24, 24))])(batch, 0)
+    with pytest.raises(InstantiationException, match="unexpected keyword"):
+        instantiate({"_target_": "anomalib_lite.augment.transforms.Augment", "rotation": 5})

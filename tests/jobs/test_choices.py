@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kornia.augmentation import RandomHorizontalFlip
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -178,7 +179,7 @@ HISTAUGAN = {"_target_": f"{GENERATORS}.histaugan.HistAuGAN", "size": 48}
     ("cfg", "detector", "reason"),
     [
         ({}, made(Comparing), "mode=template"),
-        ({}, made(Untrained, augment=Augment(horizontal=0.5)), "augment=none"),
+        ({}, made(Untrained, augment=Augment([RandomHorizontalFlip()])), "augment=none"),
         (GENERATOR, made(Untrained), "has no training"),
         (GENERATOR | TEACHER, made(Untrained), "teacher=finetuned_classifier"),
         (TEMPLATE, made(Untrained), "changes nothing here"),
@@ -196,7 +197,7 @@ def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector:
 @pytest.mark.parametrize(
     ("cfg", "detector"),
     [
-        ({}, made(Trained, augment=Augment(horizontal=0.5))),
+        ({}, made(Trained, augment=Augment([RandomHorizontalFlip()]))),
         (TEMPLATE | GENERATOR | TEACHER, made(Trained)),
         (TEMPLATE, made(Comparing)),
         (TEMPLATE | TEACHER, made(Untrained)),
