@@ -9,50 +9,14 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.alignment import MOTIONS, align, corners_of, correlation, cut, rescaled
-from anomalib_lite.registration.matching import ALIGN_DETAIL, Match, Pyramid, Search, find_matches, suppress
+from anomalib_lite.registration.alignment import align, corners_of, correlation, cut, rescaled
+from anomalib_lite.registration.matching import ALIGN_DETAIL, Match, Pyramid, SegmentOptions, find_matches, suppress
 
 _TRUSTED = 0.12  # an alignment that moves a corner farther, in template sides, has lost the product
 _SURE = 0.75  # products whose median score is lower may have a border that the template does not show
 _BETTER = 1.1  # by this factor must an assumed border raise the sum of scores
 _OVERVIEW_SIDE = 1600  # px, at most
 _LINE, _SHADE = (90, 255, 120), (0, 0, 0)
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """max_overlap: intersection over union. Angles in degrees, scales as factors of the template's size.
-
-    motion: how a product may differ from the template in place, `none` for upright boxes of whole pixels.
-    """
-
-    max_objects: int = 8
-    min_score: float = 0.4
-    max_overlap: float = 0.3
-    max_angle: float = 4.0
-    angle_step: float = 2.0
-    min_scale: float = 1.0
-    max_scale: float = 1.0
-    scale_step: float = 0.04
-    motion: str = "affine"
-
-    def __post_init__(self) -> None:
-        if self.motion not in ("none", *MOTIONS):
-            raise UserError(f"motion must be one of none, {', '.join(MOTIONS)}, but is {self.motion!r}.")
-        if self.max_objects < 1 or not 0 < self.min_score < 1 or not 0 <= self.max_overlap < 1:
-            raise UserError("max_objects is at least 1, min_score lies in (0, 1) and max_overlap in [0, 1).")
-        if min(self.angle_step, self.scale_step, self.min_scale) <= 0 or self.max_scale < self.min_scale:
-            raise UserError("Steps and scales are above 0, and min_scale is at most max_scale.")
-        if not 0 <= self.max_angle <= 180:
-            raise UserError("max_angle lies between 0 and 180 degrees.")
-
-    @property
-    def search(self) -> Search:
-        turns = np.arange(1, int(self.max_angle / self.angle_step + 1e-6) + 1) * self.angle_step
-        count = max(1, int(np.ceil((self.max_scale - self.min_scale) / self.scale_step - 1e-6)) + 1)
-        scales = np.linspace(self.min_scale, self.max_scale, count)
-        angles = (*(-turns[::-1]).tolist(), 0.0, *turns.tolist())
-        return Search(self.max_objects, self.min_score, self.max_overlap, angles, tuple(scales.tolist()))
 
 
 @dataclass(frozen=True)
@@ -108,7 +72,7 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
 
 
 def _search(pyramid: Pyramid, options: SegmentOptions) -> list[Found]:
-    return _best([_settle(pyramid, match, options.motion) for match in find_matches(pyramid, options.search)], options)
+    return _best([_settle(pyramid, match, options.motion) for match in find_matches(pyramid, options)], options)
 
 
 def _total(found: Sequence[Found]) -> float:

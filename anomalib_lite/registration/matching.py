@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from anomalib_lite.errors import UserError
+from anomalib_lite.registration.alignment import MOTIONS
+
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
 SEARCH_DETAIL = 20  # contrast is relative to this part of a side: coarse enough to bear two degrees
@@ -41,14 +44,42 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Search:
-    """At most `max_objects` places that score `min_score` and overlap a better one by `max_overlap`."""
+class SegmentOptions:
+    """At most `max_objects` places that score `min_score` and overlap a better one by `max_overlap` (IoU).
+
+    Angles in degrees to either side, scales as factors of the template's size. motion: how a product may differ from
+    the template in place, `none` for upright boxes of whole pixels.
+    """
 
     max_objects: int = 8
     min_score: float = 0.4
     max_overlap: float = 0.3
-    angles: tuple[float, ...] = (0.0,)
-    scales: tuple[float, ...] = (1.0,)
+    max_angle: float = 4.0
+    angle_step: float = 2.0
+    min_scale: float = 1.0
+    max_scale: float = 1.0
+    scale_step: float = 0.04
+    motion: str = "affine"
+
+    def __post_init__(self) -> None:
+        if self.motion not in ("none", *MOTIONS):
+            raise UserError(f"motion must be one of none, {', '.join(MOTIONS)}, but is {self.motion!r}.")
+        if self.max_objects < 1 or not 0 < self.min_score < 1 or not 0 <= self.max_overlap < 1:
+            raise UserError("max_objects is at least 1, min_score lies in (0, 1) and max_overlap in [0, 1).")
+        if min(self.angle_step, self.scale_step, self.min_scale) <= 0 or self.max_scale < self.min_scale:
+            raise UserError("Steps and scales are above 0, and min_scale is at most max_scale.")
+        if not 0 <= self.max_angle <= 180:
+            raise UserError("max_angle lies between 0 and 180 degrees.")
+
+    @property
+    def angles(self) -> list[float]:
+        turns = np.arange(1, int(self.max_angle / self.angle_step + 1e-6) + 1) * self.angle_step
+        return [*(-turns[::-1]).tolist(), 0.0, *turns.tolist()]
+
+    @property
+    def scales(self) -> list[float]:
+        count = max(1, int(np.ceil((self.max_scale - self.min_scale) / self.scale_step - 1e-6)) + 1)
+        return np.linspace(self.min_scale, self.max_scale, count).tolist()
 
 
 class Pyramid:
@@ -86,12 +117,8 @@ def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) 
     """Grey uint8 (H, W) -> float32 (H, W), in which edges count by their place and not by their brightness.
 
     A label stuck to a product then costs it as much correlation as it hides, however bright it is; and shiny parts
-    do not pull an alignment to wherever they mirror a lamp.
-
-    Args:
-        image: the picture.
-        radius: in pixels, sets how large a neighbourhood is.
-        ground: what lies beyond the image's border; None repeats its own pixels.
+    do not pull an alignment to wherever they mirror a lamp. `radius`, in pixels, sets how large a neighbourhood is;
+    `ground` is the tone beyond the border, None repeats its own pixels.
     """
     if ground is not None:  # one pixel will do: the filters repeat it
         framed = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=ground)
@@ -102,7 +129,7 @@ def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) 
     return grey / (np.sqrt(np.maximum(spread, 0)) + np.float32(0.15))
 
 
-def find_matches(pyramid: Pyramid, search: Search) -> list[Match]:
+def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
     """Matches in falling order of score.
 
     Scores are those of the finest level used. There may be twice `max_objects` matches, and some score
@@ -110,16 +137,16 @@ def find_matches(pyramid: Pyramid, search: Search) -> list[Match]:
     """
     factor = pyramid.coarsest
     small, pattern = pyramid.at(factor)
-    matches = _search_whole(small, pattern, search)
+    matches = _search_whole(small, pattern, options)
     while True:
         matches = suppress(matches, pattern.shape, _SAME_PLACE)
-        matches = [m for m in matches if m.score >= _SLACK * search.min_score][: 4 * search.max_objects + 8]
+        matches = [m for m in matches if m.score >= _SLACK * options.min_score][: 4 * options.max_objects + 8]
         if factor == pyramid.finest or not matches:
             break
         factor //= 2
         small, pattern = pyramid.at(factor)
         matches = [_follow(small, pattern, replace(m, x=2 * m.x, y=2 * m.y)) for m in matches]
-    best = suppress(matches, pattern.shape, search.max_overlap)[: 2 * search.max_objects]
+    best = suppress(matches, pattern.shape, options.max_overlap)[: 2 * options.max_objects]
     return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
 
 
@@ -166,15 +193,15 @@ def _reduction(side: int, wanted: int) -> int:
     return 2 ** max(0, (side // wanted).bit_length() - 1)
 
 
-def _search_whole(panel: np.ndarray, template: np.ndarray, search: Search) -> list[Match]:
+def _search_whole(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) -> list[Match]:
     matches = []
-    for scale in search.scales:
-        for angle in search.angles:
+    for scale in options.scales:
+        for angle in options.angles:
             pattern = _turned(template, angle, scale)
             if any(p > s for p, s in zip(pattern.shape, panel.shape, strict=True)):
                 continue
             response = _correlate(panel, pattern)
-            matches += _local_maxima(response, pattern.shape, angle, scale, _SLACK * search.min_score)
+            matches += _local_maxima(response, pattern.shape, angle, scale, _SLACK * options.min_score)
     return matches
 
 

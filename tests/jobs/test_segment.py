@@ -46,10 +46,10 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_
 
     assert done.status == 3, done.err
     assert "e_broken.png" in done.err and "larger than the panel" in done.err
-    assert "no product in 1 of 6 panels, first panels/d_empty.png" in done.out + done.err
+    assert "no product in 1 of 6 panels, first panels/d_empty.png" in done.err
+    assert done.out.strip() == "24 products in 4 panels: segmented/manifest.csv"
     rows = manifest(tmp_path / "segmented")
     assert [row["panel"] for row in rows] == [f"panels/{n}.png" for n in ("a", "b_16bit", "c_alpha") for _ in range(8)]
-    assert {Path(r["panel"]).stem: r for r in rows}.keys() == {"a", "b_16bit", "c_alpha"}
     template = cv2.imread(str(sheets / "template.png"))
     for row in rows:
         assert cv2.imread(str(tmp_path / "segmented" / row["crop"])).shape == template.shape

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.registration.alignment import align, between_centres, corners_of, cut
+from anomalib_lite.registration.alignment import align, between_centres, corners_of, correlation, cut
 from anomalib_lite.registration.matching import Match, local_contrast
 
 
@@ -29,14 +29,17 @@ def test_the_pose_of_a_match_turns_about_the_template_s_centre():
     assert corners == pytest.approx(np.array([[60, 40], [60, 80], [40, 80], [40, 40]]))
 
 
-def test_whole_pixel_poses_cut_the_very_pixels(texture):
+def test_whole_pixel_poses_cut_the_very_pixels_and_conventions_agree(texture):
     crop = cut(texture, np.array([[1, 0, 30.0], [0, 1, 40.0]]), (50, 60))
     assert np.array_equal(crop, texture[40:90, 30:90])
-
-
-def test_poses_between_centres_and_corners_agree():
-    """Doubling the size maps the outer corner to itself and the first pixel's middle to half a pixel."""
+    # Doubling the size maps the outer corner to itself and the first pixel's middle to half a pixel.
     assert between_centres(np.array([[2.0, 0, 0], [0, 2, 0]])) == pytest.approx(np.array([[2, 0, 0.5], [0, 2, 0.5]]))
+
+
+def test_correlation_is_pearson_s():
+    a, b = np.random.default_rng(0).normal(size=(2, 20, 30))
+    assert correlation(a, a + b) == pytest.approx(np.corrcoef(a.ravel(), (a + b).ravel())[0, 1])
+    assert correlation(a, np.ones_like(a)) == 0
 
 
 @pytest.mark.parametrize(

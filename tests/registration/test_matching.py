@@ -6,16 +6,19 @@ import cv2
 import numpy as np
 import pytest
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.registration.matching import (
     Match,
     Pyramid,
-    Search,
+    SegmentOptions,
     find_matches,
     local_contrast,
     overlap,
     reduce,
     suppress,
 )
+
+STRAIGHT = SegmentOptions(max_angle=0)
 
 
 def scene(seed: int, places: list[tuple[int, int]], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
@@ -30,23 +33,20 @@ def scene(seed: int, places: list[tuple[int, int]], side: int = 96) -> tuple[np.
 
 
 def test_it_finds_the_places_that_exhaustive_search_finds():
-    places = [(10, 20), (300, 41), (487, 290), (151, 222)]
+    places = [(0, 20), (300, 41), (504, 304), (151, 222)]  # the first and the third at the panel's border
     panel, template = scene(0, places)
-    found = find_matches(Pyramid(panel, template), Search(min_score=0.5))
+    found = find_matches(Pyramid(panel, template), STRAIGHT)
     response = cv2.matchTemplate(panel, template, cv2.TM_CCOEFF_NORMED)
-    assert response.max() > 0.99 and len(found) == 4
-    for match in found:
-        x, y = match.x - 48, match.y - 48
-        nearest = min(places, key=lambda p: abs(p[0] - x) + abs(p[1] - y))
-        assert (x, y) == pytest.approx(nearest, abs=0.6)
-        assert match.score > 0.9
+    assert all(response[y, x] > 0.99 for x, y in places)
+    assert sorted((m.x - 48, m.y - 48) for m in found) == [pytest.approx(p, abs=0.6) for p in sorted(places)]
+    assert min(m.score for m in found) > 0.9
 
 
 def test_positions_are_exact_to_a_fraction_of_a_pixel():
     panel, template = scene(1, [(200, 150)])
     shift = np.float32([[1, 0, 0.4], [0, 1, -0.3]])
     panel = cv2.warpAffine(panel, shift, panel.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
-    best = find_matches(Pyramid(panel, template), Search())[0]
+    best = find_matches(Pyramid(panel, template), STRAIGHT)[0]
     assert (best.x, best.y) == pytest.approx((248.4, 197.7), abs=0.15)
 
 
@@ -56,9 +56,8 @@ def test_turned_and_scaled_products_are_found_with_their_angle_and_scale():
     turn[:, 2] += (250, 160)
     drawn = cv2.warpAffine(template, turn, panel.shape[::-1])
     inside = cv2.warpAffine(np.full_like(template, 255), turn, panel.shape[::-1]) > 250
-    panel = np.where(inside, drawn, panel)
-    search = Search(angles=tuple(np.arange(-45.0, 46, 5)), scales=(0.9, 1.0, 1.1, 1.2))
-    best = find_matches(Pyramid(panel, template), search)[0]
+    options = SegmentOptions(max_angle=45, angle_step=5, min_scale=0.9, max_scale=1.2, scale_step=0.1)
+    best = find_matches(Pyramid(np.where(inside, drawn, panel), template), options)[0]
     assert (best.angle, best.scale) == (30.0, pytest.approx(1.2))
     assert (best.x, best.y) == pytest.approx((298, 208), abs=1.5)
 
@@ -68,25 +67,13 @@ def test_flat_ground_is_no_match_however_it_divides():
     _, template = scene(3, [])
     for value in (0, 127, 255):
         panel = np.full((400, 600), value, np.uint8)
-        assert find_matches(Pyramid(panel, template), Search(min_score=0.2)) == []
+        assert find_matches(Pyramid(panel, template), SegmentOptions(max_angle=0, min_score=0.2)) == []
 
 
-def test_a_match_at_the_panel_s_border_is_found():
-    places = [(0, 0), (504, 304)]
-    panel, template = scene(4, places)
-    found = sorted((m.x, m.y) for m in find_matches(Pyramid(panel, template), Search()))
-    assert np.array(found) == pytest.approx(np.array([(48, 48), (552, 352)]), abs=0.6)
-
-
-def test_overlap_of_boxes_is_intersection_over_union():
+def test_overlap_of_boxes_is_intersection_over_union_and_suppression_keeps_the_best():
     a = Match(10, 10, 0, 1, 1)
-    assert overlap(a, a, (20, 10)) == pytest.approx(1)
-    assert overlap(a, Match(15, 10, 0, 1, 1), (20, 10)) == pytest.approx(1 / 3)
-    assert overlap(a, Match(20, 10, 0, 1, 1), (20, 10)) == 0
-    assert overlap(a, Match(10, 10, 0, 2, 1), (20, 10)) == pytest.approx(1 / 4)
-
-
-def test_suppression_keeps_the_best_and_what_overlaps_little():
+    for other, expected in (((10, 1), 1), ((15, 1), 1 / 3), ((20, 1), 0), ((10, 2), 1 / 4)):
+        assert overlap(a, Match(other[0], 10, 0, other[1], 1), (20, 10)) == pytest.approx(expected)
     matches = [Match(x, 0, 0, 1, score) for x, score in ((0, 0.7), (4, 0.9), (9, 0.8), (30, 0.5))]
     assert [m.x for m in suppress(matches, (10, 10), 0.3)] == [4, 30]
     # 5 / 15 of the boxes at 4 and 9 is common to both
@@ -94,13 +81,10 @@ def test_suppression_keeps_the_best_and_what_overlaps_little():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
-def test_reduction_takes_the_mean_of_blocks(factor):
+def test_reduction_takes_the_mean_of_blocks_and_repeats_the_border_to_a_full_one(factor):
     image = np.random.default_rng(0).integers(0, 256, (24, 16)).astype(np.uint8)
     expected = image.reshape(24 // factor, factor, 16 // factor, factor).mean((1, 3))
     assert reduce(image, factor) == pytest.approx(expected, abs=0.51)
-
-
-def test_reduction_repeats_the_border_to_a_full_block():
     assert reduce(np.arange(5, dtype=np.uint8)[None].repeat(4, 0) * 10, 4).tolist() == [[15, 40]]
 
 
@@ -116,3 +100,25 @@ def test_local_contrast_ignores_brightness_and_gain():
     noise = local_contrast(rng.integers(8, 11, (200, 200)).astype(np.uint8), 8)
     stripes = local_contrast(np.tile(np.repeat([20, 200], 5).astype(np.uint8), (200, 20)), 8)
     assert noise.std() < 0.3 and stripes.std() > 0.8
+
+
+def test_the_search_covers_the_range_of_angles_and_scales():
+    options = SegmentOptions(max_angle=4, angle_step=2, min_scale=0.9, max_scale=1.1, scale_step=0.05)
+    assert options.angles == [-4, -2, 0, 2, 4] and STRAIGHT.angles == [0]
+    assert options.scales == pytest.approx([0.9, 0.95, 1.0, 1.05, 1.1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"motion": "turn"}, "none, translation, euclidean, affine"),
+        ({"max_objects": 0}, "max_objects"),
+        ({"min_score": 1.4}, "min_score"),
+        ({"angle_step": 0}, "above 0"),
+        ({"min_scale": 1.2}, "min_scale"),
+        ({"max_angle": 270}, "180"),
+    ],
+)
+def test_bad_options_are_named(setting, message):
+    with pytest.raises(UserError, match=message):
+        SegmentOptions(**setting)
