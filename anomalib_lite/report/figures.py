@@ -23,10 +23,12 @@ _BINS = 44
 _MOST_ROWS = 16
 _TALLEST = 0.78  # of a row's height
 _MOST_POINTS = 400  # of a curve
-_PIXEL_CURVES = {
-    "roc": ("ROC of pixels", "false-positive rate", "recall", "AUROC", "pixel_auroc", 1.0),
-    "pr": ("Precision and recall of pixels", "recall", "precision", "AP", "pixel_ap", 1.0),
-    "pro": ("Per-region overlap", "false-positive rate", "overlap", "AUPRO", "aupro", 0.3),
+_CURVES = {  # of images and of pixels: title, axes, the area under it and its name in metrics.json, end of the x axis
+    "roc": ("ROC of images", "false-alarm rate", "recall", "AUROC", "image_auroc", 1.0),
+    "precision_recall": ("Precision and recall of images", "recall", "precision", "AP", "image_ap", 1.0),
+    "pixel_roc": ("ROC of pixels", "false-positive rate", "recall", "AUROC", "pixel_auroc", 1.0),
+    "pixel_pr": ("Precision and recall of pixels", "recall", "precision", "AP", "pixel_ap", 1.0),
+    "pixel_pro": ("Per-region overlap", "false-positive rate", "overlap", "AUPRO", "aupro", 0.3),
 }
 _STAGES = {"train": "training", "val": "validation", "test": "test"}
 _NOT_A_CURVE = ["epoch", "step", "time", "seconds"]
@@ -144,22 +146,15 @@ def image_curves(outcomes: Sequence[Outcome], metrics: Mapping[str, Any]) -> lis
     precision = labels[above].mean() if above.any() else 1.0
     _, ok, nok = count_ties(scores, labels)
     points = pixel_points(ok, nok)
-    words, other = ("false-alarm rate", "recall", "AUROC"), ("recall", "precision", "AP")
-    auroc, ap = metrics.get("image_auroc"), metrics.get("image_ap")
     return [
-        Curve("roc", "ROC of images", *points["roc"], *words, auroc, (false_alarms, recall)),
-        Curve("precision_recall", "Precision and recall of images", *points["pr"], *other, ap, (recall, precision)),
+        _curve("roc", points["roc"], metrics, (false_alarms, recall)),
+        _curve("precision_recall", points["pr"], metrics, (recall, precision)),
     ]
 
 
 def pixel_curves(points: Points, metrics: Mapping[str, Any]) -> list[Curve]:
     """Curves of pixels from points (x, y) under the names 'roc', 'pr' and 'pro'; see `pixel_points`."""
-    curves = []
-    for name, (title, x_label, y_label, metric, key, limit) in _PIXEL_CURVES.items():
-        if points.get(name) is not None:
-            x, y = (np.asarray(axis, dtype=float) for axis in points[name])
-            curves.append(Curve(f"pixel_{name}", title, x, y, x_label, y_label, metric, metrics.get(key), None, limit))
-    return curves
+    return [_curve(f"pixel_{name}", points[name], metrics) for name in ("roc", "pr", "pro") if name in points]
 
 
 def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = None) -> Points:
@@ -231,6 +226,14 @@ def training_curves(history: pd.DataFrame) -> Figure | None:
     for axis in axes[len(quantities) :]:
         axis.set_axis_off()
     return drawing
+
+
+def _curve(
+    name: str, points: tuple[Any, Any], metrics: Mapping[str, Any], operating_point: tuple[float, float] | None = None
+) -> Curve:
+    title, x_label, y_label, metric, key, limit = _CURVES[name]
+    x, y = (np.asarray(axis, dtype=float) for axis in points)
+    return Curve(name, title, x, y, x_label, y_label, metric, metrics.get(key), operating_point, limit)
 
 
 def _score_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, bool | None, np.ndarray]]:

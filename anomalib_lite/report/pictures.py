@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,7 +19,6 @@ from anomalib_lite.report.words import evidence_words
 SIDE = 256  # pixels of a thumbnail's longer side
 BUDGET = 12_000_000  # bytes of encoded pictures in one page
 _QUALITY = 75  # of JPEG, which takes a tenth of WebP's time
-_QUALITIES = (60, 40)  # where the pages would become too large
 _MOST_LOOPS = 300  # of an outline; a map of pure noise has thousands, and they would bury the picture
 
 _log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Picture:
 
 
 def pictures(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> list[Picture]:
-    """Encodes the images in their order; to keep to the budget the quality falls, then the last are cut.
+    """Encodes the images in their order; what is over the budget is left out.
 
     Args:
         outcomes: with image and map.
@@ -53,11 +52,6 @@ def pictures(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: flo
         pixel_threshold: of the map, to which the colours are tied.
     """
     made = [_picture(outcome, threshold, pixel_threshold) for outcome in outcomes]
-    for quality in _QUALITIES:
-        if sum(map(_size, made)) <= BUDGET:
-            break
-        encoded = (_encode(outcome, pixel_threshold, quality) for outcome in outcomes)
-        made = [replace(old, image=image, heat=heat) for old, (image, heat) in zip(made, encoded, strict=True)]
     kept = int(np.searchsorted(np.cumsum([_size(picture) for picture in made]), BUDGET, side="right"))
     if kept < len(made):
         _log.warning("The page shows %d of %d images: with more it would be slow to open.", kept, len(made))
@@ -93,8 +87,8 @@ def outline_path(mask: np.ndarray, height: int, width: int) -> str:
 
 
 def _picture(outcome: Outcome, threshold: float, pixel_threshold: float) -> Picture:
-    image, heat = _encode(outcome, pixel_threshold, _QUALITY)
-    height, width = thumbnail(outcome.image).shape[:2]
+    small = thumbnail(outcome.image)
+    height, width = small.shape[:2]
     words = verdict(outcome)
     return Picture(
         name=short_name(outcome.sample.image),
@@ -106,17 +100,11 @@ def _picture(outcome: Outcome, threshold: float, pixel_threshold: float) -> Pict
         evidence=evidence_words(outcome.evidence, outcome.nok),
         width=width,
         height=height,
-        image=image,
-        heat=heat,
+        image=data_uri(small),
+        heat=data_uri(overlay(small, outcome.map, pixel_threshold, outline=False)),
         truth="" if outcome.mask is None else outline_path(outcome.mask, height, width),
         region=outline_path(region(fit(outcome.map, height, width), pixel_threshold), height, width),
     )
-
-
-def _encode(outcome: Outcome, pixel_threshold: float, quality: int) -> tuple[str, str]:
-    small = thumbnail(outcome.image)
-    heat = overlay(small, outcome.map, pixel_threshold, outline=False)
-    return data_uri(small, quality), data_uri(heat, quality)
 
 
 def _path(points: np.ndarray) -> str:
