@@ -17,9 +17,8 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("seed", range(2))
-def test_agree_with_scikit_learn(seed, draw):
-    rng = np.random.default_rng(seed)
+def test_agree_with_scikit_learn(draw):
+    rng = np.random.default_rng(0)
     labels = rng.random(80) < 0.3
     scores = DRAWS[draw](rng, 80)
     values, ok, nok = count_ties(scores, labels)
@@ -29,17 +28,6 @@ def test_agree_with_scikit_learn(seed, draw):
     each = [f1_score(labels, scores >= value) for value in values]
     assert best == pytest.approx(max(each), abs=1e-12)
     assert lowest == max(i for i, f1 in enumerate(each) if f1 == pytest.approx(best))
-
-
-def test_counts_of_ties():
-    values, ok, nok = count_ties(np.array([3.0, 1.0, 3.0, 2.0]), np.array([True, False, False, True]))
-    assert (values.tolist(), ok.tolist(), nok.tolist()) == ([1, 2, 3], [1, 0, 1], [0, 1, 1])
-
-
-def test_reversing_the_scores_mirrors_auroc():
-    rng = np.random.default_rng(0)
-    ok, nok = rng.integers(0, 5, (2, 40))
-    assert auroc(ok, nok) == pytest.approx(1 - auroc(ok[::-1], nok[::-1]))
 
 
 def test_empty_bins_change_nothing():
