@@ -66,8 +66,8 @@ Cuts = list[Cut] | UserError  # of one panel, or why it could not be used
 @app("segment", HELP)
 def main(cfg: DictConfig) -> None:
     options = instantiate(cfg.panels)
-    images = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
-    paths = expand(images, Path())
+    images = cfg.images if OmegaConf.is_list(cfg.images) else [cfg.images]
+    paths = expand([str(image) for image in images], Path())  # Hydra reads a name of digits as a number
     panels = [Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
     template = read_template(Path(str(cfg.template)), cfg.template_box)
     output = Path(str(cfg.output))

@@ -99,10 +99,10 @@ def test_wrong_input_is_explained_in_a_paragraph(sheets, here, run_verb, overrid
     assert not (here / "segmented").exists()
 
 
-def test_equal_names_in_several_folders_stay_apart(sheets, here, run_verb):
-    for name in ("mon/p.png", "tue/p.png", "tue/p.bmp"):
+def test_equal_names_in_several_folders_stay_apart_and_may_be_numbers(sheets, here, run_verb):
+    for name in ("20240512/p.png", "7/p.png", "7/p.bmp"):
         (here / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(here / name), cv2.imread(str(sheets / "panels/panel_000.png")))
-    assert run_verb("segment", "images=[mon,tue]", f"template={sheets}/template.png").status == 0
-    crops = [row["crop"] for row in manifest(here / "segmented")]
-    assert len(set(crops)) == 24 and {Path(c).parent.as_posix() for c in crops} == {"crops/mon", "crops/tue"}
+    assert run_verb("segment", "images=[20240512,7]", f"template={sheets}/template.png", "output=5").status == 0
+    crops = [row["crop"] for row in manifest(here / "5")]
+    assert len(set(crops)) == 24 and {Path(c).parent.as_posix() for c in crops} == {"crops/20240512", "crops/7"}
