@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,55 @@ import cv2
 import numpy as np
 
 from anomalib_lite.data.decode import resize_image
-from anomalib_lite.defects.defect import Defect, Inspection
-from anomalib_lite.defects.extent import extent
 from anomalib_lite.defects.layout import TEXT, Layout, find_layout
-from anomalib_lite.defects.levels import MapLevels
 from anomalib_lite.defects.measures import Scene, measure, occupied
-from anomalib_lite.defects.reference import Reference, change, fit_reference, photometric
-from anomalib_lite.defects.regions import Region, box_of, find_regions
+from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, same_light
+from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions
+from anomalib_lite.defects.rules import classify
 from anomalib_lite.defects.settings import DefectSettings, read_settings
-from anomalib_lite.defects.types import classify
+from anomalib_lite.defects.shape import box_of
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.runs.atomic import atomic_path, write_json
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One defect of one image.
+
+    Attributes:
+        mask: bool (H, W) at the resolution of inspection.
+        box: x, y, width, height in its px.
+        peak, mean: Of the map.
+        kind: Name of the type, with the confidence in (0, 1] that a rule has in it.
+        areas: Share of the defect in each area.
+        measures: By the names of `measures.UNITS`, None where one could not be taken.
+        severity: In [0, 1], with its grade.
+    """
+
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    peak: float
+    mean: float
+    kind: str
+    confidence: float
+    areas: Mapping[str, float]
+    measures: Mapping[str, float | int | None]
+    severity: float
+    grade: str
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready, without the mask; measures that were not taken are left out."""
+        return {
+            "type": self.kind,
+            "confidence": round(self.confidence, 4),
+            "severity": round(self.severity, 4),
+            "grade": self.grade,
+            "box": list(self.box),
+            "peak": _short(self.peak),
+            "mean": _short(self.mean),
+            "areas": {name: round(share, 4) for name, share in self.areas.items() if share > 0},
+            "measures": {name: _short(value) for name, value in self.measures.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True)
@@ -34,33 +72,47 @@ class Inspector:
     reference: Reference
     levels: MapLevels
 
-    def inspect(self, values: np.ndarray, image: np.ndarray, threshold: float) -> Inspection:
-        """values: the anomaly map, float (h, w). image: uint8 RGB (H, W, 3) of any size; it is brought to the
-        reference's, in whose px all is measured. threshold: the map's, for pixels.
+    def inspect(self, values: np.ndarray, image: np.ndarray, threshold: float) -> tuple[Defect, ...]:
+        """The defects of an image, the worst first.
+
+        Args:
+            values: The anomaly map, float (h, w).
+            image: uint8 RGB (H, W, 3) of any size; it is brought to the reference's, in whose px all is measured.
+            threshold: The map's, for pixels.
         """
         shape = self.reference.shape
         scene, difference = self._scene(image), None
-        values = _fitted(values, shape)
+        values = np.ascontiguousarray(values, np.float32)
+        if values.shape != shape:
+            values = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR)
         regions = find_regions(values, threshold, self.levels.low, self.levels.base, self.settings.regions)
         if regions and self.reference.fixed:
             scene, difference = self._compared(scene, np.any([region.zone for region in regions], axis=0))
-        masks = self._masks(regions, scene, difference)
+        masks = [self._extent(region, scene, difference) for region in regions]
         everywhere = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
         found = [
             self._defect(region, mask, scene, everywhere, region.peak / threshold if threshold > 0 else 0.0)
             for region, mask in zip(regions, masks, strict=True)
         ]
-        found.sort(key=lambda defect: -defect.severity)
-        return Inspection(tuple(found), self.settings.severity.accepts([defect.grade for defect in found]))
+        return tuple(sorted(found, key=lambda defect: -defect.severity))
+
+    def accepts(self, defects: Sequence[Defect]) -> bool:
+        """Whether a product with these defects passes."""
+        return self.settings.severity.accepts([defect.grade for defect in defects])
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Writes the layout, the reference, the map's levels and the settings to a folder, which `load_inspector`
-        reads; `config` is what the settings were read from.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        self.layout.save(folder)
-        self.reference.save(folder)
-        write_json(folder / "inspector.json", {"levels": self.levels.to_dict(), "settings": dict(config)})
+        """Writes what `load_inspector` reads; `config` is what the settings were read from."""
+        layout, reference = self.layout, self.reference
+        known = {"areas": layout.names, "found_by": dict(layout.found_by)}
+        known |= {name: getattr(reference, name) for name in ("usual", "rare", "alike", "motion")}
+        with atomic_path(folder / "inspector.npz") as temporary:
+            np.savez_compressed(
+                temporary, image=reference.image, precision=reference.precision, palette_mean=reference.palette.mean,
+                palette_precision=reference.palette.precision, numbers=layout.numbers, foreground=layout.foreground,
+            )  # fmt: skip
+        write_json(
+            folder / "inspector.json", {"levels": asdict(self.levels), "product": known, "settings": dict(config)}
+        )
 
     def _scene(self, image: np.ndarray) -> Scene:
         height, width = self.reference.shape
@@ -71,30 +123,27 @@ class Inspector:
 
     def _compared(self, scene: Scene, suspect: np.ndarray) -> tuple[Scene, np.ndarray]:
         """The scene with the good product laid over the picture, in its light, and the change at each pixel."""
-        placing = self.reference.place(scene.image)
-        matched = photometric(scene.image, placing.to_picture(self.reference.image), ~suspect)
-        layout = replace(
-            self.layout,
-            numbers=placing.to_picture(self.layout.numbers, nearest=True),
-            foreground=placing.to_picture(self.layout.foreground.astype(np.uint8), nearest=True) > 0,
+        reference, layout = self.reference, self.layout
+        pose = find_pose(scene.image, reference.image, reference.motion)
+        matched = same_light(scene.image, lay_over(reference.image, pose), ~suspect)
+        moved = replace(
+            layout,
+            numbers=lay_over(layout.numbers, pose, nearest=True),
+            foreground=lay_over(layout.foreground.astype(np.uint8), pose, nearest=True) > 0,
         )
-        difference = change(scene.image, matched, placing.to_picture(self.reference.precision))
-        return replace(scene, layout=layout, reference=matched, palette=self.reference.palette), difference
+        difference = change(scene.image, matched, lay_over(reference.precision, pose))
+        return replace(scene, layout=moved, reference=matched, palette=reference.palette), difference
 
-    def _masks(self, regions: list[Region], scene: Scene, difference: np.ndarray | None) -> list[np.ndarray]:
+    def _extent(self, region: Region, scene: Scene, difference: np.ndarray | None) -> np.ndarray:
         if difference is None:
-            return [region.mask for region in regions]
-        usual, rare = self.reference.usual, self.reference.rare
-        masks = []
-        for region in regions:
-            in_text = occupied(region.mask, scene.layout).get(TEXT, 0.0) > 0.6
-            masks.append(extent(region, difference, usual, rare, in_text, self.settings.extent))
-        return masks
+            return region.mask
+        in_text = occupied(region.mask, scene.layout).get(TEXT, 0.0) > 0.6
+        return extent(region, difference, self.reference.usual, self.reference.rare, in_text, self.settings.extent)
 
     def _defect(self, region: Region, mask: np.ndarray, scene: Scene, others: np.ndarray, ratio: float) -> Defect:
         measures, shares = measure(mask, scene, others, ratio), occupied(mask, scene.layout)
-        rule, confidence = classify(self.settings.types, shares, measures)
-        severity = self.settings.severity.severity(rule.name, measures)
+        rule, confidence = classify(tuple(self.settings.types.values()), shares, measures)
+        severity = self.settings.severity.of(rule.name, measures)
         grade = self.settings.severity.grade(severity)
         return Defect(
             mask, box_of(mask), region.peak, region.mean, rule.name, confidence, shares, measures, severity, grade
@@ -106,43 +155,40 @@ def prepare_inspector(
 ) -> Inspector:
     """From OK images alone, uint8 RGB (H, W, 3) of one size each; the first 64 are used.
 
-    config: plain values, as conf/defects holds them. levels: of the maps of held-out OK images. template: the perfect
-    product at the images' size, in whose coordinates layout and reference then lie; without one, the OK images' median.
+    Args:
+        config: Plain values, as conf/defects holds them.
+        levels: Of the maps of held-out OK images.
+        template: The perfect product at the images' size, in whose coordinates layout and reference then lie; without
+            one, the OK images' median.
     """
     settings = read_settings(config)
     reference = fit_reference(ok_images, template, settings.alignment)
-    if reference.fixed:
-        layout = find_layout(reference.image if template is None else template, settings.layout)
-    else:  # a texture: it has neither text nor contour of its own, but what a user drew counts
-        layout = find_layout(reference.image, replace(settings.layout, **_texture(settings)))
-    return Inspector(settings, layout, reference, levels)
+    drawn, picture = settings.layout, reference.image if template is None else template
+    if not reference.fixed:  # a texture: it has neither text nor contour of its own, but what a user drew counts
+        drawn = replace(
+            drawn,
+            foreground="none" if drawn.foreground in ("otsu", "grabcut") else drawn.foreground,
+            text="none" if drawn.text == "auto" else drawn.text,
+        )
+        picture = reference.image
+    return Inspector(settings, find_layout(picture, drawn), reference, levels)
 
 
 def load_inspector(folder: Path) -> Inspector:
-    """The inspector that `Inspector.save` wrote. Errors: UserError where its files do not belong together."""
-    if not (folder / "inspector.json").is_file():
-        raise UserError(f"{folder} holds no inspector: train the run again to have defects named and measured.")
-    stored = json.loads((folder / "inspector.json").read_text(encoding="utf-8"))
-    layout, reference = Layout.load(folder), Reference.load(folder)
-    check_layout(layout, reference.shape)
+    """The inspector that `Inspector.save` wrote. Errors: UserError where its files are missing or damaged."""
+    try:
+        stored = json.loads((folder / "inspector.json").read_text(encoding="utf-8"))
+        with np.load(folder / "inspector.npz", allow_pickle=False) as arrays:
+            planes = dict(arrays)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no whole inspector: train the run again to have defects named.") from error
+    known = stored["product"]
+    palette = Palette(planes["palette_mean"], planes["palette_precision"])
+    numbers = {name: known[name] for name in ("usual", "rare", "alike", "motion")}
+    reference = Reference(planes["image"], planes["precision"], palette, **numbers)
+    layout = Layout(tuple(known["areas"]), planes["numbers"], planes["foreground"], known["found_by"])
     return Inspector(read_settings(stored["settings"]), layout, reference, MapLevels(**stored["levels"]))
 
 
-def check_layout(layout: Layout, shape: tuple[int, int]) -> None:
-    """Errors: UserError for a layout of another size than the pictures that it is laid over."""
-    if layout.shape != shape:
-        sizes = " and ".join(f"{width} x {height} px" for height, width in (layout.shape, shape))
-        raise UserError(f"The product's layout and its reference picture differ in size: {sizes}. Train the run again.")
-
-
-def _texture(settings: DefectSettings) -> dict[str, Any]:
-    drawn = settings.layout
-    return {
-        "foreground": "none" if drawn.foreground in ("otsu", "grabcut") else drawn.foreground,
-        "text": "none" if drawn.text == "auto" else drawn.text,
-    }
-
-
-def _fitted(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    values = np.ascontiguousarray(values, np.float32)
-    return values if values.shape == shape else cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR)
+def _short(value: float | int) -> float | int:
+    return value if isinstance(value, int) else float(f"{value:.6g}")

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from anomalib_lite.data.decode import UnreadableImage, read_mask, resize_mask
-from anomalib_lite.defects.text_finder import find_text
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path, write_json
+
+log = logging.getLogger(__name__)
 
 BACKGROUND, INSIDE, EDGES, TEXT = "background", "inside", "edges", "text"
 BUILT_IN = (BACKGROUND, INSIDE, EDGES, TEXT)
 
+_SIDE = 512  # px of the shorter side at least: letters of a few pixels are found when they are enlarged
+_READ = 0.75  # confidence in what was read; round parts and rows of ornaments, taken for letters, come lower
+_LETTERS = 2  # at least: a ring is read as an O
+
 
 @dataclass(frozen=True)
 class LayoutConfig:
-    """foreground: otsu, grabcut, none (all is inside), or a mask image. edge_width: of the band around the
-    structure's contour, to each side, as a share of the shorter side. text: auto (rapidocr where it is installed),
-    none, a mask image, or boxes [[x, y, width, height], ...] as shares of the picture. text_margin: added around found
-    text, as a share of the shorter side. areas: more areas, name -> mask image or boxes; a later one lies over the
-    earlier ones, and a built-in name replaces what was found.
+    """Widths are shares of the picture's shorter side. An area is drawn as a mask image or as boxes
+    [[x, y, width, height], ...] in shares of the picture.
+
+    Attributes:
+        foreground: otsu, grabcut, none (all is inside), or a mask image.
+        edge_width: Of the band around the structure's contour, to each side.
+        text: auto (what can be read), none, or drawn.
+        text_margin: Added around found text.
+        areas: More areas by name; a later one lies over the earlier ones, a built-in name replaces what was found.
     """
 
     foreground: str = "otsu"
     edge_width: float = 0.012
     text: str | list[list[float]] = "auto"
     text_margin: float = 0.016
-    areas: Mapping[str, str | list[list[float]]] = field(default_factory=dict)
+    areas: dict[str, str | list[list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,32 +57,9 @@ class Layout:
     foreground: np.ndarray
     found_by: Mapping[str, str]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.numbers.shape
-
     def area(self, name: str) -> np.ndarray:
-        return self.numbers == self.names.index(name)
-
-    def save(self, folder: Path) -> None:
-        """layout.png, the areas' numbers; layout_foreground.png; layout.json, their names and origin."""
-        for name, plane in (
-            ("layout.png", self.numbers),
-            ("layout_foreground.png", self.foreground.astype(np.uint8) * 255),
-        ):
-            with atomic_path(folder / name) as temporary:
-                cv2.imwrite(str(temporary), plane)
-        sizes = {name: int(self.area(name).sum()) for name in self.names}
-        write_json(folder / "layout.json", {"areas": self.names, "pixels": sizes, "found_by": dict(self.found_by)})
-
-    @classmethod
-    def load(cls, folder: Path) -> Layout:
-        known = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
-        numbers = cv2.imread(str(folder / "layout.png"), cv2.IMREAD_GRAYSCALE)
-        foreground = cv2.imread(str(folder / "layout_foreground.png"), cv2.IMREAD_GRAYSCALE)
-        if numbers is None or foreground is None:
-            raise UserError(f"The product's layout in {folder} cannot be read. Train again, or copy the folder whole.")
-        return cls(tuple(known["areas"]), numbers, foreground > 0, known["found_by"])
+        """bool (H, W); empty where there is no such area."""
+        return self.numbers == (self.names.index(name) if name in self.names else len(self.names))
 
 
 def find_layout(image: np.ndarray, config: LayoutConfig | None = None) -> Layout:
@@ -83,17 +71,12 @@ def find_layout(image: np.ndarray, config: LayoutConfig | None = None) -> Layout
     shape = image.shape[:2]
     foreground, how = find_foreground(image, config.foreground)
     text, seen = _text(image, config)
-    words = {
-        BACKGROUND: "the rest",
-        INSIDE: how,
-        EDGES: f"the contour, {config.edge_width:.1%} to each side",
-        TEXT: seen,
-    }
+    band = f"the contour, {config.edge_width:.1%} to each side"
+    words = {BACKGROUND: "the rest", INSIDE: how, EDGES: band, TEXT: seen}
     structure = foreground & ~text
-    areas = {INSIDE: structure, EDGES: edge_band(structure, config.edge_width) if structure.any() else structure}
-    areas[TEXT] = text
+    areas = {INSIDE: structure, EDGES: edge_band(structure, config.edge_width), TEXT: text}
     for name, given in config.areas.items():
-        areas[name], words[name] = _drawn(given, shape, f"defects.layout.areas.{name}"), _origin(given)
+        areas[name], words[name] = _drawn(given, shape, f"defects.layout.areas.{name}")
     names = (BACKGROUND, *(name for name in areas if name != BACKGROUND))
     numbers = np.zeros(shape, np.uint8)
     for number, name in enumerate(names[1:], start=1):
@@ -112,7 +95,7 @@ def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray
     if method == "none":
         return np.ones(image.shape[:2], bool), "the whole picture"
     if method not in ("otsu", "grabcut"):
-        return _drawn(method, image.shape[:2], "defects.layout.foreground"), f"the mask {method}"
+        return _drawn(method, image.shape[:2], "defects.layout.foreground")
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), max(0.5, min(image.shape[:2]) / 512))
     _, bright = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
@@ -131,10 +114,34 @@ def edge_band(mask: np.ndarray, width: float) -> np.ndarray:
 
     The picture's own border is no edge of the product.
     """
-    reach = max(1.0, width * min(mask.shape))
     padded = np.pad(mask, 1, mode="edge").astype(np.uint8)
     inner, outer = (cv2.distanceTransform(plane, cv2.DIST_L2, 5)[1:-1, 1:-1] for plane in (padded, 1 - padded))
-    return (np.where(mask, inner, outer) <= reach) & bool(mask.any() and not mask.all())
+    return (np.where(mask, inner, outer) <= max(1.0, width * min(mask.shape))) & bool(mask.any() and not mask.all())
+
+
+def find_text(image: np.ndarray) -> tuple[list[np.ndarray], str]:
+    """Boxes (4, 2) around lines of text in an uint8 RGB picture (H, W, 3), in px, and what was read, in words.
+
+    A line counts if it can be read, because a detector alone takes rings and ornaments for text. PP-OCR's networks as
+    rapidocr brings them in its package (Cui et al., "PaddleOCR 3.0 Technical Report", 2025); nothing is downloaded.
+    """
+    scale = max(1.0, _SIDE / min(image.shape[:2]))
+    enlarged = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    found = _reader()(enlarged, text_score=_READ)
+    lines = [] if found.boxes is None else list(zip(found.boxes, found.txts, strict=True))
+    lines = [(box, words) for box, words in lines if sum(letter.isalnum() for letter in words) >= _LETTERS]
+    read = ", ".join(words for _, words in lines[:5]) + ", ..." * (len(lines) > 5)
+    log.info("Text on the product: %s.", read or "none")
+    return [np.asarray(box) / scale for box, _ in lines], f"read: {read}" if lines else "no text found"
+
+
+@cache
+def _reader() -> Any:
+    from rapidocr import RapidOCR  # with its runtime it takes a second to import
+
+    threads = int(os.environ.get("OMP_NUM_THREADS") or -1)  # -1: all cores
+    given = {"Det.limit_side_len": _SIDE, "EngineConfig.onnxruntime.intra_op_num_threads": threads}
+    return RapidOCR(params={"Global.log_level": "error", **given})
 
 
 def _text(image: np.ndarray, config: LayoutConfig) -> tuple[np.ndarray, str]:
@@ -142,7 +149,7 @@ def _text(image: np.ndarray, config: LayoutConfig) -> tuple[np.ndarray, str]:
     if config.text == "none":
         return np.zeros(shape, bool), "none asked for"
     if config.text != "auto":
-        return _drawn(config.text, shape, "defects.layout.text"), _origin(config.text)
+        return _drawn(config.text, shape, "defects.layout.text")
     boxes, how = find_text(image)
     text = np.zeros(shape, np.uint8)
     for box in boxes:
@@ -151,11 +158,11 @@ def _text(image: np.ndarray, config: LayoutConfig) -> tuple[np.ndarray, str]:
     return cv2.dilate(text, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8)) > 0, how
 
 
-def _drawn(given: str | list[list[float]], shape: tuple[int, int], name: str) -> np.ndarray:
-    """A mask image's or boxes' pixels at the layout's size."""
+def _drawn(given: str | list[list[float]], shape: tuple[int, int], name: str) -> tuple[np.ndarray, str]:
+    """A mask image's or boxes' pixels at the layout's size, and which it was."""
     if isinstance(given, str):
         try:
-            return resize_mask(read_mask(Path(given).expanduser()), *shape)
+            return resize_mask(read_mask(Path(given).expanduser()), *shape), f"the mask {given}"
         except UnreadableImage as error:
             raise UserError(f"{name}: {error} Give a mask image, or boxes [[x, y, width, height], ...].") from error
     drawn = np.zeros(shape, bool)
@@ -167,8 +174,4 @@ def _drawn(given: str | list[list[float]], shape: tuple[int, int], name: str) ->
         x, y, width, height = box
         rows = slice(round(y * shape[0]), round((y + height) * shape[0]))
         drawn[rows, round(x * shape[1]) : round((x + width) * shape[1])] = True
-    return drawn
-
-
-def _origin(given: str | list[list[float]]) -> str:
-    return f"the mask {given}" if isinstance(given, str) else "drawn boxes"
+    return drawn, "drawn boxes"

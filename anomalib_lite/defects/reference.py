@@ -1,34 +1,54 @@
-"""What a good product looks like, pixel by pixel: the yardstick that a region is measured against.
-
-The median of aligned OK images, how much each pixel's colour varies among them, and which colours the product has.
-"""
+"""What a good product looks like, pixel by pixel: the yardstick that a region is measured against."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from anomalib_lite.defects.palette import Palette, fit_palette
-from anomalib_lite.defects.placing import Placing, likeness, place
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.registration.alignment import MOTIONS, STILL, align, between_centres, correlation, cut, rescaled
 
 MOST_IMAGES = 64  # more change the median no longer
-SMOOTH = 0.8 / 256  # of the shorter side: differences are looked at a little blurred, so that noise falls away
 ALIKE = 0.6  # correlation of OK images with their median, below which the product has no fixed look
+_SMOOTH = 0.8 / 256  # of the shorter side: differences are looked at a little blurred, so that noise falls away
+_SIDE = 256  # px of the shorter side at which pictures are aligned
+_NEIGHBOURHOOD = 0.1  # of the shorter side: over which local contrast is evened out
+_STEP, _CLASSES = 4.0, 26  # of lightness L*, for the palette
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of a product at each of 26 levels of lightness: mean (26, 2) of a* and b*, and their inverse
+    covariance (26, 2, 2).
+
+    Where foil is missing, black card shows: the difference is large, and yet both colours are the product's own. A
+    stain or a spike from another roll brings in a colour that good products show nowhere.
+    """
+
+    mean: np.ndarray
+    precision: np.ndarray
+
+    def distance(self, lab: np.ndarray) -> np.ndarray:
+        """How foreign colours (..., 3) are: about 1 for the product's own, in standard deviations."""
+        place = _lightness(lab)
+        difference = lab[..., 1:] - self.mean[place]
+        return np.sqrt(np.einsum("...i,...ij,...j->...", difference, self.precision[place], difference).clip(0))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """image: uint8 RGB (H, W, 3). precision: float32 (H, W, 9), the inverse covariance of the CIE Lab difference of an
-    OK image from `image`. palette: the product's colours. usual, rare: values that the change exceeds on 3 % and on
-    0.1 % of a good product's pixels. alike: median correlation of OK images with `image`, 1 at most.
-    motion: how images are aligned to it.
+    """Attributes:
+    image: uint8 RGB (H, W, 3), the median of the aligned OK images.
+    precision: float32 (H, W, 9), the inverse covariance of an OK image's CIE Lab difference from it.
+    palette: The product's colours.
+    usual, rare: What the change of 3 % and of 0.1 % of a good product's pixels exceeds.
+    alike: Median correlation of OK images with `image`.
+    motion: How images are aligned to it.
     """
 
     image: np.ndarray
@@ -48,37 +68,26 @@ class Reference:
         """False for textures and loose heaps: there is then nothing to compare a pixel with."""
         return self.alike >= ALIKE
 
-    def place(self, image: np.ndarray) -> Placing:
-        """Where the product of a picture (H, W, 3) of the reference's size lies."""
-        return place(image, self.image, self.motion)
-
-    def save(self, folder: Path) -> None:
-        with atomic_path(folder / "reference.npz") as temporary:
-            numbers = {"usual": self.usual, "rare": self.rare, "alike": self.alike, "motion": self.motion}
-            np.savez_compressed(
-                temporary, image=self.image, precision=self.precision, **self.palette.arrays(), **numbers
-            )
-
-    @classmethod
-    def load(cls, folder: Path) -> Reference:
-        with np.load(folder / "reference.npz", allow_pickle=False) as stored:
-            palette = Palette(stored["palette_mean"], stored["palette_precision"])
-            levels = [float(stored[name]) for name in ("usual", "rare", "alike")]
-            return cls(stored["image"], stored["precision"], palette, *levels, motion=str(stored["motion"]))
-
 
 def fit_reference(
     images: Iterable[np.ndarray], template: np.ndarray | None = None, motion: str = "affine"
 ) -> Reference:
     """From OK images, uint8 RGB (H, W, 3) of one size each; the first 64 are used.
 
-    template: what they are aligned to; without one, their own median. motion: translation, euclidean, affine or none.
+    Args:
+        template: What they are aligned to; without one, their own median.
+        motion: translation, euclidean, affine or none.
     Errors: UserError without images.
     """
-    taken = _first(images)
+    taken = list(islice(images, MOST_IMAGES))
+    if not taken:
+        raise UserError("Defects are measured against OK images, and there are none: give the training split some.")
     frame = template if template is not None else np.median(np.stack(taken[:16]), axis=0).astype(np.uint8)
     aligned = np.stack(
-        [place(image, frame, motion).to_frame(image) for image in tqdm(taken, "align", delay=2, leave=False)]
+        [
+            cut(image, find_pose(image, frame, motion), frame.shape[:2])
+            for image in tqdm(taken, "align", delay=2, leave=False)
+        ]
     )
     median = np.median(aligned, axis=0).astype(np.uint8)
     alike = float(np.median([likeness(image, median) for image in aligned]))
@@ -88,13 +97,46 @@ def fit_reference(
     for fitted, held in (halves, halves[::-1]):
         middle = np.median(fitted, axis=0).astype(np.uint8)
         precision = _precision(fitted, middle)
-        changes += [change(image, photometric(image, middle), precision)[::3, ::3] for image in held]
+        changes += [change(image, same_light(image, middle), precision)[::3, ::3] for image in held]
     usual, rare = np.quantile(np.stack(changes), (0.97, 0.999))
-    palette = fit_palette(aligned)
-    return Reference(median, _precision(aligned, median), palette, float(usual), float(rare), alike, motion)
+    return Reference(
+        median, _precision(aligned, median), fit_palette(aligned), float(usual), float(rare), alike, motion
+    )
 
 
-def photometric(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+def find_pose(picture: np.ndarray, frame: np.ndarray, motion: str = "affine") -> np.ndarray:
+    """The pose (2, 3) that lays the frame over a picture of its size, both uint8 RGB (H, W, 3).
+
+    Where the alignment does not make the two more alike, they are left as they are.
+    """
+    if motion not in ("none", *MOTIONS):
+        raise UserError(f"defects.alignment must be one of none, {', '.join(MOTIONS)}, not '{motion}'.")
+    if motion == "none":
+        return STILL
+    height, width = frame.shape[:2]
+    factor = min(1.0, _SIDE / min(height, width))
+    size = (round(width * factor), round(height * factor))
+    small, model = (
+        _contrast(cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image)
+        for image in (picture, frame)
+    )
+    pose = rescaled(align(small, model, STILL, motion), 1 / factor)
+    better = likeness(cut(picture, pose, (height, width)), frame) > likeness(picture, frame)
+    return pose if better else STILL
+
+
+def lay_over(plane: np.ndarray, pose: np.ndarray, *, nearest: bool = False) -> np.ndarray:
+    """Something drawn in the frame, (H, W) or (H, W, C), as it lies in the picture."""
+    warp, flags = between_centres(pose).astype(np.float32), cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(plane, warp, plane.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def likeness(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two pictures' grey values in [-1, 1]; 0 where one is flat."""
+    return correlation(*(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).ravel()[::2].astype(np.float64) for p in (first, second)))
+
+
+def same_light(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """The reference (H, W, 3) in the picture's light: a gain and an offset a channel, by robust regression (Huber).
 
     valid: bool (H, W), pixels to fit to. Returns float32 in [0, 255].
@@ -102,8 +144,7 @@ def photometric(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | No
     chosen = slice(None) if valid is None or valid.sum() < 100 else valid
     matched = np.empty(reference.shape, np.float32)
     for channel in range(3):
-        x = reference[..., channel][chosen].ravel()[::7].astype(np.float64)
-        y = image[..., channel][chosen].ravel()[::7].astype(np.float64)
+        x, y = (picture[..., channel][chosen].ravel()[::7].astype(np.float64) for picture in (reference, image))
         weight = np.ones_like(x)
         gain, offset = 1.0, 0.0
         for _ in range(4):
@@ -134,9 +175,43 @@ def to_lab(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.clip(image, 0, 255).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
+def fit_palette(images: np.ndarray) -> Palette:
+    """From OK images, uint8 RGB (n, H, W, 3). Lightness too rare to judge takes the nearest one's colours."""
+    colours = np.concatenate([to_lab(image)[::2, ::2].reshape(-1, 3) for image in images])
+    place = _lightness(colours)
+    mean, precision, known = np.zeros((_CLASSES, 2)), np.zeros((_CLASSES, 2, 2)), []
+    for number in range(_CLASSES):
+        members = colours[place == number, 1:].astype(np.float64)
+        if len(members) < 30:
+            continue
+        middle = np.median(members, axis=0)
+        scatter = 1.4826 * np.median(np.abs(members - middle), axis=0) + 1
+        usual = members[(np.abs(members - middle) < 6 * scatter).all(axis=1)]  # dust and specks left out
+        mean[number] = usual.mean(axis=0)
+        precision[number] = np.linalg.inv(np.cov(usual.T) + np.eye(2))
+        known.append(number)
+    nearest = [min(known, key=lambda other: abs(other - number)) for number in range(_CLASSES)]
+    return Palette(mean[nearest].astype(np.float32), precision[nearest].astype(np.float32))
+
+
+def _lightness(lab: np.ndarray) -> np.ndarray:
+    return np.clip(lab[..., 0] / _STEP, 0, _CLASSES - 1).astype(int)
+
+
+def _contrast(image: np.ndarray) -> np.ndarray:
+    """Grey values less their surroundings' mean, in their surroundings' standard deviations."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    sigma = _NEIGHBOURHOOD * min(grey.shape)
+    grey -= cv2.GaussianBlur(grey, (0, 0), sigma)
+    return grey / (np.sqrt(cv2.GaussianBlur(grey**2, (0, 0), sigma)) + 4)
+
+
 def _lab_difference(image: np.ndarray, matched: np.ndarray) -> np.ndarray:
-    sigma = max(0.8, SMOOTH * min(image.shape[:2]))
-    return cv2.GaussianBlur(to_lab(image) - to_lab(matched), (0, 0), sigma)
+    return cv2.GaussianBlur(to_lab(image) - to_lab(matched), (0, 0), _smooth(image.shape))
+
+
+def _smooth(shape: tuple[int, ...]) -> float:
+    return max(0.8, _SMOOTH * min(shape[:2]))
 
 
 def _precision(images: np.ndarray, median: np.ndarray) -> np.ndarray:
@@ -144,18 +219,8 @@ def _precision(images: np.ndarray, median: np.ndarray) -> np.ndarray:
     height, width = median.shape[:2]
     covariance = np.zeros((height, width, 3, 3), np.float32)
     for image in images:
-        difference = _lab_difference(image, photometric(image, median))
+        difference = _lab_difference(image, same_light(image, median))
         covariance += difference[..., :, None] * difference[..., None, :] / len(images)
-    pooled = cv2.GaussianBlur(covariance.reshape(height, width, 9), (0, 0), 2 * max(0.8, SMOOTH * min(height, width)))
+    pooled = cv2.GaussianBlur(covariance.reshape(height, width, 9), (0, 0), 2 * _smooth(median.shape))
     floor = np.eye(3, dtype=np.float32)  # a Lab unit is about what an eye can see
     return np.linalg.inv(pooled.reshape(height, width, 3, 3) + floor).reshape(height, width, 9).astype(np.float32)
-
-
-def _first(images: Iterable[np.ndarray]) -> list[np.ndarray]:
-    taken: list[np.ndarray] = []
-    walk: Iterator[np.ndarray] = iter(images)
-    while len(taken) < MOST_IMAGES and (image := next(walk, None)) is not None:
-        taken.append(image)
-    if not taken:
-        raise UserError("Defects are measured against OK images, and there are none: give the training split some.")
-    return taken

@@ -1,9 +1,11 @@
-"""From an anomaly map to the places where it stands out."""
+"""From an anomaly map to the places where it stands out, and how far the defect there reaches."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy import ndimage
 from scipy.ndimage import binary_dilation
@@ -15,10 +17,14 @@ from anomalib_lite.errors import UserError
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """core: share of a region's peak, counted from the map's level on good images, that bounds it; half the maximum
-    is where a blurred edge lay. zone: the same for the wider surroundings in which the defect is looked for.
-    min_area, merge: smallest area, and the widest gap over which pieces become one region, as shares of the map's
-    area and of its shorter side, so that they hold at every resolution.
+    """Shares, so that they hold at every resolution.
+
+    Attributes:
+        core: Of a region's peak above the map's level on good images: where the region ends. Half of it is where the
+            edge of a blurred defect lay.
+        zone: The same for the wider surroundings in which the defect is looked for.
+        min_area: Of the map: smaller regions are dropped.
+        merge: Of the map's shorter side: the widest gap over which pieces become one region.
     """
 
     core: float = 0.5
@@ -34,6 +40,17 @@ class RegionConfig:
 
 
 @dataclass(frozen=True)
+class ExtentConfig:
+    """share: of the strongest change within a region, above which a pixel belongs to the defect. close, close_text:
+    widest gap that is closed, as a share of the picture's shorter side; between letters gaps are wider.
+    """
+
+    share: float = 0.4
+    close: float = 0.012
+    close_text: float = 0.035
+
+
+@dataclass(frozen=True)
 class Region:
     """mask: bool (H, W), the map above its share of the peak; zone: bool (H, W), holds the mask and what is near it.
     peak, mean: of the map, the mean over the mask.
@@ -44,42 +61,61 @@ class Region:
     peak: float
     mean: float
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        return box_of(self.mask)
+
+@dataclass(frozen=True)
+class MapLevels:
+    """base: the map's usual value on held-out OK images. low: a pixel of a defect is above it; exceeded on 1 % of an OK
+    image's pixels.
+    """
+
+    base: float = 0.0
+    low: float = 0.0
 
 
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x, y, width, height in px of the smallest box around a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)
+class LevelsOfMaps:
+    """Adds up over the maps of held-out OK images; keeps two numbers an image."""
+
+    def __init__(self) -> None:
+        self._levels: list[np.ndarray] = []
+
+    def update(self, maps: Iterable[np.ndarray]) -> None:
+        """maps: (B, 1, H, W) or (B, H, W)."""
+        self._levels += [np.quantile(np.squeeze(values)[::2, ::2], (0.5, 0.99)) for values in np.asarray(maps)]
+
+    def compute(self) -> MapLevels:
+        """The median over the images, so that one with dust on it does not count; zeros without any."""
+        return MapLevels(*np.median(self._levels, axis=0).tolist()) if self._levels else MapLevels()
 
 
 def find_regions(
     values: np.ndarray, high: float, low: float, base: float = 0.0, config: RegionConfig | None = None
 ) -> list[Region]:
-    """The regions of a map (H, W), the highest peak first.
+    """The regions of a map, the highest peak first.
 
-    high: a region holds a pixel > high, the threshold that finds it. low: all its pixels are > low (hysteresis: Canny,
-    "A Computational Approach to Edge Detection", PAMI 1986). base: the map's usual level on good images. From base and
-    its own peak each region gets its bounds, because a map's blur makes a strong defect look larger than a faint one.
-    Regions of fewer pixels than the smallest area are dropped after near pieces were merged.
+    From `base` and its own peak each region gets its bounds, because a map's blur makes a strong defect look larger
+    than a faint one. Hysteresis: Canny, "A Computational Approach to Edge Detection", PAMI 1986.
+
+    Args:
+        values: The map (H, W).
+        high: A region holds a pixel above it: the threshold that finds it.
+        low: All pixels of a region are above it.
+        base: The map's usual level on good images.
     Errors: UserError for a map that holds NaN or infinity.
     """
     config = config or RegionConfig()
     if not np.isfinite(values).all():
         raise UserError("The anomaly map holds NaN or infinity: the training has probably diverged.")
     pieces, zones = _pieces(values, high, min(low, high), base, config)
-    if not pieces.any():
-        return []
-    groups = _near(pieces, config.merge * min(values.shape))
-    smallest = max(1.0, config.min_area * values.size)
+    gap = config.merge * min(values.shape)
+    joined = ndimage.distance_transform_edt(~pieces) <= gap / 2 if gap >= 1 and pieces.any() else pieces
+    groups = label(joined, connectivity=2) * pieces
     regions = []
     for number in range(1, groups.max() + 1):
-        mask = pieces & (groups == number)
-        if mask.sum() >= smallest:
+        mask = groups == number
+        if mask.sum() >= max(1.0, config.min_area * values.size):
             touched = np.unique(zones[mask])
-            regions.append(Region(mask, np.isin(zones, touched[touched > 0]) | mask, *_level(values, mask)))
+            zone = np.isin(zones, touched[touched > 0]) | mask
+            regions.append(Region(mask, zone, float(values[mask].max()), float(values[mask].mean())))
     return sorted(regions, key=lambda region: -region.peak)
 
 
@@ -91,9 +127,12 @@ def _pieces(
     pieces, zones, count = np.zeros(values.shape, bool), np.zeros(values.shape, int), 0
     for number, window in enumerate(ndimage.find_objects(found), start=1):
         part, left = values[window], found[window] == number
-        while (peak := _peak(part, left & (part > high))) is not None:
+        while (left & (part > high)).any():
+            peak = np.unravel_index(np.argmax(np.where(left & (part > high), part, -np.inf)), part.shape)
             height = part[peak] - base
-            zone = _around(peak, left & (part > max(low, base + config.zone * height)))
+            reached = label(left & (part > max(low, base + config.zone * height)), connectivity=2)
+            reached[peak] = reached[peak] or -1  # the peak belongs to its zone, even where nothing exceeds the bounds
+            zone = reached == reached[peak]
             count += 1
             zones[window][zone] = count
             pieces[window][zone & (part > max(low, base + config.core * height))] = True
@@ -104,26 +143,35 @@ def _pieces(
     return pieces, zones
 
 
-def _peak(part: np.ndarray, inside: np.ndarray) -> tuple[int, int] | None:
-    if not inside.any():
-        return None
-    row, column = np.unravel_index(np.argmax(np.where(inside, part, -np.inf)), part.shape)
-    return int(row), int(column)
+def extent(
+    region: Region, change: np.ndarray, usual: float, rare: float, in_text: bool, config: ExtentConfig | None = None
+) -> np.ndarray:
+    """The pixels of a region's zone that differ from the good product: bool (H, W), never empty.
 
+    An anomaly map is blurred and coarse, the picture is not. The bar is a share of the strongest change in the region,
+    but not below `usual`, nor above `rare`, as the faint parts of a defect belong to it; only where the change is so
+    strong that its blurred edge alone exceeds that, it is a sixth of it. Where fewer than a tenth as many pixels pass
+    as the map marks, the detector saw something that pixels do not show, and the region stays as the map has it.
 
-def _around(peak: tuple[int, int], mask: np.ndarray) -> np.ndarray:
-    """The connected part of a mask that holds a pixel; the pixel alone where the mask does not hold it."""
-    numbers = label(mask, connectivity=2)
-    if numbers[peak] == 0:
-        numbers[peak] = -1
-    return numbers == numbers[peak]
-
-
-def _near(pieces: np.ndarray, gap: float) -> np.ndarray:
-    """Numbers (H, W), the same for pieces with at most `gap` px between them, 0 outside."""
-    grown = ndimage.distance_transform_edt(~pieces) <= gap / 2 if gap >= 1 else pieces
-    return label(grown, connectivity=2) * pieces
-
-
-def _level(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    return float(values[mask].max()), float(values[mask].mean())
+    Args:
+        change: How unusual each pixel's difference is (H, W).
+        usual, rare: What 3 % and 0.1 % of a good product's pixels exceed.
+        in_text: Whether most of the region lies in text.
+    """
+    config = config or ExtentConfig()
+    strongest = float(np.quantile(change[region.mask], 0.9))
+    bar = float(np.clip(config.share * strongest, usual, max(usual, rare, strongest / 6)))
+    differs = (change > bar) & region.zone
+    if differs.sum() < 0.1 * region.mask.sum():
+        return region.mask
+    side = round((config.close_text if in_text else config.close) * min(change.shape))
+    if side > 1:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        padded = np.pad(differs.astype(np.uint8), side)  # closing at the picture's border would otherwise open it
+        closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[side:-side, side:-side] > 0
+        differs = (closed & region.zone) | differs
+    _, numbers, stats, _ = cv2.connectedComponentsWithStats(differs.astype(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = areas >= areas[1:].max() / 20  # less is noise of single pixels
+    kept[0] = False
+    return kept[numbers]

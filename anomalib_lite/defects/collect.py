@@ -1,0 +1,169 @@
+"""The defects of many images: found one by one, counted beside the names that a data set gives them, written once."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalib_lite.data.decode import resize_image, resize_mask
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.defects.inspect import Defect, Inspector
+from anomalib_lite.defects.measures import UNITS
+from anomalib_lite.defects.rules import GRADES
+from anomalib_lite.runs.atomic import atomic_path, write_json
+
+PICTURED = 120
+NOTHING = "nothing found"
+
+
+class DefectCollector:
+    """Inspects images and keeps what was found; pictures and masks of the images with the worst defects alone, so that
+    memory does not grow with their number.
+
+    outcomes: of all images, in the order in which they came.
+    """
+
+    def __init__(self, inspector: Inspector, threshold: float, pictured: int = PICTURED) -> None:
+        self.inspector, self.threshold, self.pictured = inspector, threshold, pictured
+        self.outcomes: list[Outcome] = []
+        self._matched: list[str | None] = []
+        self._shown: list[int] = []
+
+    def add(self, outcome: Outcome) -> Outcome:
+        """The same outcome with its defects. It must hold its image and its map, and its mask where that is known."""
+        found = self.inspector.inspect(outcome.map, outcome.image, self.threshold)
+        match = matching(found, outcome.mask)
+        small = resize_image(outcome.image, *self.inspector.reference.shape) if found else None
+        self.outcomes.append(replace(outcome, defects=found, image=small, map=None, mask=None))
+        self._matched.append(match.kind if match else None)
+        if found:
+            self._shown.append(len(self.outcomes) - 1)
+            if len(self._shown) > self.pictured:
+                self._forget(min(self._shown, key=lambda i: self.outcomes[i].defects[0].severity))
+        return replace(outcome, defects=found)
+
+    @property
+    def confusion(self) -> Confusion | None:
+        """Types found beside the data set's names; None where it has none that stand for a type."""
+        settings = self.inspector.settings
+        names = [outcome.sample.defect if outcome.sample.label else None for outcome in self.outcomes]
+        if not any(name in settings.names for name in names):
+            return None
+        return confusion(names, self._matched, settings.names, list(settings.types))
+
+    def write(self, folder: Path) -> None:
+        """Writes defects.json (every image, its verdict and its defects) and defects.csv (a line a defect)."""
+        entries = [
+            {
+                "image": str(outcome.sample.image),
+                "accepted": self.inspector.accepts(outcome.defects),
+                "defects": [defect.record() for defect in outcome.defects],
+            }
+            for outcome in self.outcomes
+        ]
+        types = {name: {"title": rule.title, "colour": rule.colour} for name, rule in self._types.items()}
+        resolution = list(self.inspector.reference.shape)
+        record: dict[str, Any] = {"resolution": resolution, "units": UNITS, "types": types, "images": entries}
+        if (table := self.confusion) is not None:
+            record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
+        write_json(folder / "defects.json", record)
+        columns, rows = self.rows()
+        path = folder / "defects.csv"
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([columns, *rows])
+
+    def metrics(self) -> dict[str, Any]:
+        """Numbers for metrics.json: defects in all and by type and grade, and products rejected."""
+        defects = [defect for outcome in self.outcomes for defect in outcome.defects]
+        kinds, grades = Counter(defect.kind for defect in defects), Counter(defect.grade for defect in defects)
+        table = self.confusion
+        return {
+            "defects": len(defects),
+            "rejected": sum(not self.inspector.accepts(outcome.defects) for outcome in self.outcomes),
+            "by_type": {name: kinds[name] for name in self._types},
+            "by_grade": {grade: grades[grade] for grade in GRADES},
+            **({} if table is None else {"type_accuracy": table.accuracy}),
+        }
+
+    def rows(self) -> tuple[list[str], list[list[Any]]]:
+        """Column names, and a row for each defect, as for `wandb.Table`; None for measures that were not taken.
+
+        The measures' columns have the names of `UNITS`, the areas' shares end in `_share`.
+        """
+        areas = sorted(self.inspector.layout.names)
+        words = ("type", "confidence", "severity", "grade")
+        columns = [
+            "image", "defect", *words, "accepted", "x", "y", "width", "height", "peak", "mean",
+            *UNITS, *(f"{name}_share" for name in areas),
+        ]  # fmt: skip
+        rows = []
+        for outcome in self.outcomes:
+            accepted = int(self.inspector.accepts(outcome.defects))
+            for number, record in enumerate((defect.record() for defect in outcome.defects), start=1):
+                row = [str(outcome.sample.image), number, *(record[word] for word in words), accepted]
+                row += [*record["box"], record["peak"], record["mean"], *map(record["measures"].get, UNITS)]
+                rows.append(row + [record["areas"].get(name, 0.0) for name in areas])
+        return columns, rows
+
+    @property
+    def _types(self) -> Mapping[str, Any]:
+        return self.inspector.settings.types
+
+    def _forget(self, number: int) -> None:
+        self._shown.remove(number)
+        outcome = self.outcomes[number]
+        bare = tuple(replace(defect, mask=np.zeros((0, 0), bool)) for defect in outcome.defects)
+        self.outcomes[number] = replace(outcome, image=None, defects=bare)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Types found beside types that a data set names.
+
+    Attributes:
+        truth, found: Names of rows and of columns, the last column being `NOTHING`.
+        counts: int (rows, columns).
+        accuracy: Of images on which a defect was found; None where there are none.
+        unmapped: Images whose name for the defect stands for no type.
+    """
+
+    truth: tuple[str, ...]
+    found: tuple[str, ...]
+    counts: np.ndarray
+    accuracy: float | None
+    unmapped: int = 0
+
+
+def confusion(
+    names: Sequence[str | None], found: Sequence[str | None], mapping: Mapping[str, str], types: Sequence[str]
+) -> Confusion:
+    """Over the images of a test set, one entry each.
+
+    Args:
+        names: The data set's name of the image's defect, None for OK and unlabelled images, which do not count.
+        found: The type that was found (see `matching`), None where there was nothing.
+        mapping: Name -> type.
+    """
+    columns = (*types, NOTHING)
+    counts = np.zeros((len(types), len(columns)), int)
+    for name, kind in zip(names, found, strict=True):
+        if name in mapping:
+            counts[columns.index(mapping[name]), columns.index(kind or NOTHING)] += 1
+    detected = int(counts[:, :-1].sum())
+    accuracy = float(np.trace(counts[:, :-1]) / detected) if detected else None
+    unmapped = sum(name is not None and name not in mapping for name in names)
+    return Confusion(tuple(types), columns, counts, accuracy, unmapped)
+
+
+def matching(defects: Sequence[Defect], mask: np.ndarray | None) -> Defect | None:
+    """The defect that covers most of a true mask, or the worst one where there is no mask; None where none does."""
+    if mask is None or not mask.any():
+        return defects[0] if defects else None
+    common = [int((defect.mask & resize_mask(mask, *defect.mask.shape)).sum()) for defect in defects]
+    return defects[int(np.argmax(common))] if any(common) else None

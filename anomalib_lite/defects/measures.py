@@ -1,0 +1,212 @@
+"""What can be measured of a defect, and in which unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from skimage.color import deltaE_ciede2000
+
+from anomalib_lite.defects.layout import TEXT, Layout
+from anomalib_lite.defects.reference import Palette, to_lab
+from anomalib_lite.defects.shape import edge_displacement, length_and_width, pieces
+
+UNITS = {
+    "area_px": "px", "area_mm2": "mm²", "area_share": "of the picture", "area_of_part": "of the part it lies in",
+    "length_px": "px", "width_px": "px", "length_mm": "mm", "width_mm": "mm", "pieces": "count",
+    "colour_difference": "CIEDE2000", "contrast": "Michelson, 0 to 1", "off_colour": "standard deviations",
+    "sharpness_loss": "share of gradient energy", "blur_likeness": "share of the change",
+    "ink_gained": "share of the ink that moved", "drawing_likeness": "correlation", "edge_displacement_px": "px",
+    "edge_displacement_share": "of the shorter side", "map_ratio": "× threshold",
+}  # fmt: skip
+_TRACE = 0.08  # of an ink's cover: less is noise
+_WIDTHS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.5)  # of blurs, in px of a picture of 256
+
+Values = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with what is known of the good product as it lies in it.
+
+    Attributes:
+        image: uint8 RGB (H, W, 3).
+        layout: Carried onto the picture.
+        reference: float32 RGB (H, W, 3) in the picture's light, None where the product has no fixed look.
+        palette: The product's colours.
+        mm_per_px: Of this picture's pixels, across and down, or None.
+    """
+
+    image: np.ndarray
+    layout: Layout
+    reference: np.ndarray | None = None
+    palette: Palette | None = None
+    mm_per_px: tuple[float, float] | None = None
+
+    @cached_property
+    def lab(self) -> np.ndarray:
+        return to_lab(self.image)
+
+    @cached_property
+    def gradients(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture's and the reference's."""
+        return gradients(self.image), gradients(self.reference)
+
+    @cached_property
+    def light(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture and the reference in linear light, where blurring keeps the sum."""
+        return linear(self.image), linear(self.reference)
+
+    @cached_property
+    def foregrounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The product's pixels in the picture, and by the same rule in the reference, so that edges of an unchanged
+        picture agree: by grey value alone, halfway between the reference's two sides, on its foreground's side.
+        """
+        wanted, inside = self.reference.mean(axis=2), self.layout.foreground
+        if inside.all() or not inside.any():
+            return inside, inside
+        bright, dark = np.median(wanted[inside]), np.median(wanted[~inside])
+        greys = self.image.astype(np.float32).mean(axis=2), self.reference.clip(0, 255).round().mean(axis=2)
+        seen, good = (grey > (bright + dark) / 2 if bright > dark else grey < (bright + dark) / 2 for grey in greys)
+        return seen, good
+
+
+def measure(mask: np.ndarray, scene: Scene, others: np.ndarray, map_ratio: float) -> Values:
+    """The measures of the defect that covers `mask` (H, W), in the order of UNITS; None where one cannot be taken.
+
+    Args:
+        others: bool (H, W), all defects of the picture, which are no surroundings to compare with.
+        map_ratio: Peak of the map over the threshold.
+    """
+    length, width = length_and_width(mask)
+    area, shares = int(mask.sum()), occupied(mask, scene.layout)
+    part = scene.layout.area(max(shares, key=shares.__getitem__))
+    values: Values = dict.fromkeys(UNITS) | {
+        "area_px": area, "area_share": area / mask.size, "area_of_part": float((mask & part).sum() / part.sum()),
+        "length_px": length, "width_px": width, "pieces": pieces(mask), "map_ratio": map_ratio,
+    }  # fmt: skip
+    if scene.mm_per_px is not None:
+        across, down = scene.mm_per_px
+        mean = (across * down) ** 0.5
+        values |= {"area_mm2": area * across * down, "length_mm": length * mean, "width_mm": width * mean}
+    if scene.palette is not None:
+        values["off_colour"] = float(scene.palette.distance(scene.lab[mask]).mean())
+    if scene.reference is not None:
+        values |= _against_reference(mask, scene)
+    elif (ring := surroundings(mask, others)).any():
+        values["colour_difference"] = colour_difference(scene.lab[mask], scene.lab[ring])
+        values["contrast"] = contrast(scene.image[mask], scene.image[ring])
+    return values
+
+
+def occupied(mask: np.ndarray, layout: Layout) -> dict[str, float]:
+    """Which share of a defect lies in each area."""
+    counts = np.bincount(layout.numbers[mask], minlength=len(layout.names))
+    return {name: float(count / mask.sum()) for name, count in zip(layout.names, counts, strict=True)}
+
+
+def _against_reference(mask: np.ndarray, scene: Scene) -> Values:
+    text = scene.layout.area(TEXT)
+    shift = edge_displacement(*(foreground & ~text for foreground in scene.foregrounds), mask & ~text)
+    values: Values = {
+        "colour_difference": colour_difference(scene.lab[mask], to_lab(scene.reference)[mask]),
+        "contrast": contrast(scene.image[mask], scene.reference[mask]),
+        "drawing_likeness": drawing_likeness(*scene.gradients, mask),
+        "edge_displacement_px": shift,
+        "edge_displacement_share": shift / min(mask.shape),
+    }
+    if (printed := mask & text).any():
+        values["sharpness_loss"] = sharpness_loss(*scene.gradients, printed)
+        values["blur_likeness"] = blur_likeness(*scene.light, printed)
+        values["ink_gained"] = ink_gained(*scene.light, printed, text)
+    return values
+
+
+def surroundings(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """A ring around a defect, bool (H, W), as wide as a third of a disc of its area, without other defects."""
+    width = max(2.0, (mask.sum() / np.pi) ** 0.5 * 2 / 3)
+    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+    return (away > 1) & (away <= 1 + width) & ~others
+
+
+def colour_difference(first: np.ndarray, second: np.ndarray) -> float:
+    """CIEDE2000 between the mean colours of two sets of CIE Lab pixels (n, 3) and (m, 3); 1 is just noticeable.
+
+    Luo, Cui, Rigg, "The development of the CIE 2000 colour-difference formula", Color Research & Application 2001.
+    """
+    a, b = (pixels.astype(np.float64).mean(axis=0) for pixels in (first, second))
+    return float(deltaE_ciede2000(a[None], b[None])[0])
+
+
+def contrast(first: np.ndarray, second: np.ndarray) -> float:
+    """Michelson contrast in [0, 1] of the mean luminances of two sets of sRGB pixels (n, 3) in [0, 255]."""
+    a, b = ((linear(pixels) @ np.array([0.2126, 0.7152, 0.0722])).mean() for pixels in (first, second))
+    return float(abs(a - b) / (a + b)) if a + b > 0 else 0.0
+
+
+def linear(rgb: np.ndarray) -> np.ndarray:
+    """sRGB values in [0, 255] in linear light, in [0, 1] (IEC 61966-2-1)."""
+    share = np.asarray(rgb, np.float64) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def gradients(image: np.ndarray) -> np.ndarray:
+    """Central differences along x and y of a picture's grey values: float32 (H, W, 2), from RGB or grey."""
+    grey = np.ascontiguousarray(image, np.float32)
+    if grey.ndim == 3:
+        grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY)
+    kernel = np.array([[-0.5, 0, 0.5]], np.float32)
+    return np.dstack([cv2.filter2D(grey, -1, k, borderType=cv2.BORDER_REPLICATE) for k in (kernel, kernel.T)])
+
+
+def sharpness_loss(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+    """1 - the picture's gradient energy over the reference's, within the mask; 0 where it is as sharp or sharper.
+
+    Both as `gradients` gives them (H, W, 2). Of an edge as wide as a Gaussian of s px, another Gaussian of t px takes
+    1 - s / sqrt(s^2 + t^2): the energy falls with the edge's width.
+    """
+    wanted = float((reference[mask] ** 2).sum())
+    return float(np.clip(1 - (image[mask] ** 2).sum() / wanted, 0, 1)) if wanted > 0 else 0.0
+
+
+def drawing_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+    """Correlation in [-1, 1] of two gradient fields (H, W, 2) within the mask; 0 where either is flat.
+
+    A veil or another colour leaves it near 1, a part that is bent, missing or added does not.
+    """
+    a, b = image[mask].astype(np.float64), reference[mask].astype(np.float64)
+    norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum() / norm) if norm > 0 else 0.0
+
+
+def blur_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+    """The share of a change within the mask that blurring the reference explains: 1 - least squared difference left by
+    a Gaussian of any of a few widths over the difference without one. Pictures (H, W, 3) in linear light.
+    """
+    unit = max(min(mask.shape) / 256, 0.4)
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    margin = round(3 * _WIDTHS[-1] * unit)
+    window = slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+    seen, good = image[window], reference[window]
+    near = cv2.dilate(mask[window].astype(np.uint8), np.ones((3, 3))) > 0
+    guesses = [good, *(cv2.GaussianBlur(good, (0, 0), blur * unit) for blur in _WIDTHS)]
+    left = [float(((seen - guess)[near] ** 2).sum()) for guess in guesses]
+    return 1 - min(left) / left[0] if left[0] > 0 else 0.0
+
+
+def ink_gained(image: np.ndarray, reference: np.ndarray, mask: np.ndarray, text: np.ndarray) -> float | None:
+    """Of all ink that a defect moved, the share that it brought: 0 where print is missing, about 1/2 where it is
+    blurred, 1 where it is smeared; None where no ink moved.
+
+    Pictures (H, W, 3) in linear light. Bare ground is the colour that the reference has along the rim of the text area
+    (H, W), ink the mean of the fifth of the area's pixels that differ most from it.
+    """
+    rim = text & ~cv2.erode(text.astype(np.uint8), np.ones((3, 3)), borderValue=0).astype(bool)
+    colours = reference[text] - np.median(reference[rim], axis=0)
+    away = np.linalg.norm(colours, axis=1)
+    ink = colours[away >= np.quantile(away, 0.8)].mean(axis=0)
+    moved = (image[mask] - reference[mask]) @ ink / max(float(ink @ ink), 1e-6)
+    gained, lost = moved[moved > _TRACE].sum(), -moved[moved < -_TRACE].sum()
+    return float(gained / (gained + lost)) if gained + lost > 0 else None

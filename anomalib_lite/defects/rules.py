@@ -1,0 +1,133 @@
+"""Which type a defect is of and how bad it is, by rules that a configuration states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anomalib_lite.errors import UserError
+
+GRADES = ("minor", "major", "critical")
+_SCALE = 0.25  # difference of points that counts as a factor e in the confidence
+
+Measures = Mapping[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Points for a measure: none up to `zero`, all from `full` on, in proportion between; `zero` may be the larger."""
+
+    zero: float
+    full: float
+    points: float
+
+    def __post_init__(self) -> None:
+        if self.zero == self.full:
+            raise UserError(f"The evidence of a type needs zero and full to differ; both are {self.full}.")
+
+    def given_by(self, value: float | int | None) -> float:
+        """A measure that could not be taken, None, is no evidence."""
+        if value is None:
+            return 0.0
+        return self.points * min(max((value - self.zero) / (self.full - self.zero), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class TypeRule:
+    """areas: points for lying in an area, in proportion to the share of the defect that does. evidence: by measure."""
+
+    name: str = ""
+    title: str = ""
+    colour: str = "#6f7680"
+    areas: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (
+            len(self.colour) != 7
+            or self.colour[0] != "#"
+            or not set(self.colour[1:].lower()) <= set("0123456789abcdef")
+        ):
+            raise UserError(f"The colour of a type must be of the form '#2f6fb0', not {self.colour!r}.")
+
+    def points(self, shares: Mapping[str, float], measures: Measures) -> float:
+        by_area = sum(points * shares.get(area, 0.0) for area, points in self.areas.items())
+        return by_area + sum(evidence.given_by(measures.get(name)) for name, evidence in self.evidence.items())
+
+
+def classify(rules: Sequence[TypeRule], shares: Mapping[str, float], measures: Measures) -> tuple[TypeRule, float]:
+    """The rule with most points, and the confidence in it in (0, 1]: the softmax of the points over a quarter of one.
+
+    Of equal points the rule that is listed first wins.
+
+    Args:
+        rules: The types, at least one.
+        shares: How much of the defect lies in each area.
+        measures: By name, None where one could not be taken.
+    """
+    points = [rule.points(shares, measures) for rule in rules]
+    best = max(range(len(rules)), key=lambda i: (points[i], -i))
+    return rules[best], 1 / sum(math.exp((other - points[best]) / _SCALE) for other in points)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A measure's part: m / (m + half), which is 0 at 0, 1/2 at `half`, and comes near 1; with its weight."""
+
+    half: float
+    weight: float
+
+    def __post_init__(self) -> None:
+        if self.half <= 0 or self.weight <= 0:
+            raise UserError("defects.severity: half and weight of a measure are above 0.")
+
+    def part(self, value: float | int | None) -> float:
+        size = 0.0 if value is None else max(0.0, float(value))
+        return self.weight * size / (size + self.half)
+
+
+@dataclass(frozen=True)
+class Severity:
+    """measures: the terms of all types but those in `by_type`. major_from, critical_from: severities at which these
+    grades begin. reject: for a grade, the number of defects of it or of a worse one that rejects a product; None: none.
+    """
+
+    measures: dict[str, Term] = field(default_factory=dict)
+    by_type: dict[str, dict[str, Term]] = field(default_factory=dict)
+    major_from: float = 0.35
+    critical_from: float = 0.6
+    reject: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(GRADES, 1))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.major_from <= self.critical_from <= 1:
+            raise UserError(
+                "defects.severity needs 0 < major_from <= critical_from <= 1, "
+                f"not {self.major_from} and {self.critical_from}."
+            )
+        for grade, count in self.reject.items():
+            if grade not in GRADES or (count is not None and (not isinstance(count, int) or count < 1)):
+                raise UserError(f"defects.severity.reject: grades are {', '.join(GRADES)}, numbers 1 or more, or null.")
+
+    def terms(self, kind: str) -> Mapping[str, Term]:
+        return self.by_type.get(kind) or self.measures
+
+    def of(self, kind: str, measures: Measures) -> float:
+        """The weighted mean of the terms: in [0, 1], and rising with every measure that it names.
+
+        A measure that could not be taken counts as 0, so that severities of one type stay comparable.
+        """
+        terms = self.terms(kind)
+        weight = sum(term.weight for term in terms.values())
+        return sum(term.part(measures.get(name)) for name, term in terms.items()) / weight
+
+    def grade(self, severity: float) -> str:
+        return GRADES[sum(severity >= cut for cut in (self.major_from, self.critical_from))]
+
+    def accepts(self, grades: Sequence[str]) -> bool:
+        """Whether a product with defects of these grades passes."""
+        ranks = [GRADES.index(grade) for grade in grades]
+        return not any(
+            limit is not None and sum(rank >= GRADES.index(grade) for rank in ranks) >= limit
+            for grade, limit in self.reject.items()
+        )
