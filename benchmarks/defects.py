@@ -31,11 +31,11 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from anomalib_lite.data import panels
-from anomalib_lite.data.decode import read_image, read_mask, resize_image
+from anomalib_lite.data.decode import read_image, read_mask, resize_image, resize_mask
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample, Splits
-from anomalib_lite.defects import Inspection, Inspector, LevelsOfMaps, MapLevels, prepare_inspector
-from anomalib_lite.defects.confusion import at_size, confusion, matching
+from anomalib_lite.defects import Defect, Inspector, LevelsOfMaps, MapLevels, prepare_inspector
+from anomalib_lite.defects.collect import confusion, matching
 from anomalib_lite.jobs.inference import image_size, load_model, run_over
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product
@@ -45,7 +45,7 @@ BLUR = 4.0  # px: what a detector's map is blurred by
 TRUE_MAP = 0.05  # threshold of a blurred true mask: a scratch of one pixel reaches 0.1
 STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
-Judged = tuple[Sample, np.ndarray | None, Inspection]
+Judged = tuple[Sample, np.ndarray | None, tuple[Defect, ...]]
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def by_detector(config: dict, run: str, splits: Splits | None = None) -> tuple[f
 def report(title: str, inspector: Inspector, judged: list[Judged]) -> None:
     judged = [case for case in judged if case[0].label]
     names, masks, results = [s.defect for s, _, _ in judged], [m for _, m, _ in judged], [r for _, _, r in judged]
-    types = [rule.name for rule in inspector.settings.types]
+    types = list(inspector.settings.types)
     matched = [matching(result, mask) for result, mask in zip(results, masks, strict=True)]
     kinds = [None if defect is None else defect.kind for defect in matched]
     table = confusion(names, kinds, inspector.settings.names, types)
@@ -119,7 +119,7 @@ def report(title: str, inspector: Inspector, judged: list[Judged]) -> None:
     errors, overlaps = defaultdict(list), defaultdict(list)
     for name, mask, defect in zip(names, masks, matched, strict=True):
         if defect is not None:
-            true = at_size(mask, defect.mask.shape)
+            true = resize_mask(mask, *defect.mask.shape)
             errors[name].append(abs(int(defect.mask.sum()) - int(true.sum())) / true.sum())
             overlaps[name].append((defect.mask & true).sum() / (defect.mask | true).sum())
     print(f"{'area error, overlap':20}{'n':>4} {'median error':>13} {'median IoU':>11}")
@@ -146,7 +146,7 @@ def series(inspector: Inspector, defect: str, seed: int) -> list[float]:
     for strength in STRENGTHS:
         product = render_product(256, (424242, seed), defect, strength)
         result = inspector.inspect(blurred(product.mask), product.image, TRUE_MAP)
-        found.append(result.worst.severity if result.worst else 0.0)
+        found.append(result[0].severity if result else 0.0)
     return found
 
 
@@ -155,9 +155,9 @@ def hits(judged: list[Judged]) -> None:
     for sample, mask, result in judged:
         if mask is None or not mask.any():
             continue
-        shape = result.defects[0].mask.shape if result.defects else mask.shape
-        found = np.any([d.mask for d in result.defects], axis=0) if result.defects else np.zeros(shape, bool)
-        count, parts = cv2.connectedComponents(at_size(mask, shape).astype(np.uint8))
+        shape = result[0].mask.shape if result else mask.shape
+        found = np.any([d.mask for d in result], axis=0) if result else np.zeros(shape, bool)
+        count, parts = cv2.connectedComponents(resize_mask(mask, *shape).astype(np.uint8))
         tally[sample.defect or "unnamed"] += [int((found & (parts == number)).any()) for number in range(1, count)]
     for name in (*sorted(tally), "all"):
         parts = pooled(tally) if name == "all" else tally[name]
@@ -165,7 +165,7 @@ def hits(judged: list[Judged]) -> None:
 
 
 def false_regions(judged: list[Judged]) -> None:
-    counts = [len(result.defects) for sample, _, result in judged if sample.label == 0]
+    counts = [len(result) for sample, _, result in judged if sample.label == 0]
     print(f"{'false regions':20} {sum(counts)} on {len(counts)} OK images ({np.mean(counts):.3f} an image)")
 
 

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomalib_lite.data.decode import read_image, resize_image
-from anomalib_lite.data.files import short_name
 
 if TYPE_CHECKING:
     from anomalib_lite.data.images import ImageSet
-    from anomalib_lite.data.sample import Batch
-    from anomalib_lite.defects import Inspector, LevelsOfMaps
-    from anomalib_lite.defects.book import DefectBook
-    from anomalib_lite.detectors.model import Prediction
+    from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps
     from anomalib_lite.scoring import Threshold
 
 INSPECTOR = "inspector"  # folder in a run's folder
@@ -40,27 +36,13 @@ def make_inspector(
     return inspector
 
 
-def open_book(run: Path, threshold: Threshold) -> DefectBook | None:
-    """An empty book for a finished training's inspector; None where it has none."""
+def open_collector(run: Path, threshold: Threshold) -> DefectCollector | None:
+    """An empty one for a finished training's inspector; None where it has none."""
     if not (run / INSPECTOR).is_dir():
         return None
-    from anomalib_lite.defects import load_inspector
-    from anomalib_lite.defects.book import DefectBook
+    from anomalib_lite.defects import DefectCollector, load_inspector
 
-    return DefectBook(load_inspector(run / INSPECTOR), threshold.pixel)
-
-
-def add_batch(book: DefectBook | None, images: ImageSet, batch: Batch, prediction: Prediction) -> None:
-    """Inspects a batch of maps; without a book nothing happens. Names are the last two parts of the paths."""
-    if book is None:
-        return
-    from anomalib_lite.data.images import to_pixels
-
-    for k, (index, picture) in enumerate(zip(batch.index.tolist(), to_pixels(batch.image), strict=True)):
-        sample = images.samples[index]
-        mask = batch.mask[k, 0].numpy() if sample.mask is not None else None
-        defect = sample.defect if sample.label else None
-        book.add(short_name(sample.image), picture, prediction.map[k, 0].numpy(), defect, mask)
+    return DefectCollector(load_inspector(run / INSPECTOR), threshold.pixel)
 
 
 def _real(images: ImageSet) -> Iterator[np.ndarray]:

@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> float | None:
 def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output: Path) -> dict[str, Any]:
     """data: None for the run's own."""
     from anomalib_lite.data.images import ImageSet
-    from anomalib_lite.jobs.defects import open_book
+    from anomalib_lite.jobs.defects import open_collector
     from anomalib_lite.jobs.evaluation import evaluate_detector
     from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
     from anomalib_lite.jobs.outcome import conclude
@@ -91,7 +91,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
         detector.to(device_of(trained))
         with run.stage("evaluate"):
             limit = trained.scoring.aupro_limit
-            book = open_book(source, threshold)
+            book = open_collector(source, threshold)
             result = evaluate_detector(detector, test, threshold, trained.batch_size, limit, book)
         with run.stage("report"):
             conclude(merged, run, detector, test, result, threshold, Tracker(), book)

@@ -10,10 +10,8 @@ from typing import Any
 
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
-from anomalib_lite.defects.book import DefectBook
-from anomalib_lite.defects.levels import LevelsOfMaps
+from anomalib_lite.defects import DefectCollector, LevelsOfMaps
 from anomalib_lite.detectors.model import Model, Prediction
-from anomalib_lite.jobs.defects import add_batch
 from anomalib_lite.jobs.inference import Timed, run_over
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 from anomalib_lite.report.cases import thin_out
@@ -52,9 +50,9 @@ def evaluate_detector(
     threshold: Threshold,
     batch_size: int,
     aupro_limit: float,
-    book: DefectBook | None = None,
+    collector: DefectCollector | None = None,
 ) -> Evaluation:
-    """Goes once through the images; memory does not grow with their number. book: what takes down the defects."""
+    """Goes once through the images; memory does not grow with their number. collector: of the defects."""
     image_metrics, pixel_metrics = ImageMetrics(), PixelMetrics(limit=aupro_limit)
     outcomes: list[Outcome] = []
     predictions = Timed(run_over(detector, loader(images, batch_size), "evaluate"))
@@ -63,11 +61,13 @@ def evaluate_detector(
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
         image_metrics.update(prediction.score, labels, defects)
         pixel_metrics.update(prediction.map, masks, labels, defects)
-        add_batch(book, images, batch, prediction)
-        outcomes = thin_out(outcomes + _outcomes(batch, prediction, threshold), threshold.image)
+        fresh = _outcomes(batch, prediction, threshold)
+        for outcome in fresh if collector is not None else ():
+            collector.add(outcome)
+        outcomes = thin_out(outcomes + fresh, threshold.image)
     metrics = _summary(image_metrics, pixel_metrics, outcomes, threshold)
-    if book is not None:
-        metrics["defects"] = dict(book.metrics())
+    if collector is not None:
+        metrics["defects"] = collector.metrics()
     points = pixel_points(*pixel_metrics.total().pixels) if metrics["pixel_auroc"] is not None else None
     return Evaluation(metrics, outcomes, points, predictions.seconds)
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from anomalib_lite.data.files import short_name
 from anomalib_lite.data.images import ImageSet, to_pixels
-from anomalib_lite.defects.book import DefectBook
+from anomalib_lite.defects import DefectCollector
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.evaluation import Evaluation, write_predictions
 from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
@@ -34,7 +34,7 @@ def conclude(
     result: Evaluation,
     threshold: Threshold,
     tracker: Tracker,
-    book: DefectBook | None = None,
+    book: DefectCollector | None = None,
     train: ImageSet | None = None,
 ) -> None:
     """train: the images that were learned from, of which a tracked run shows some."""
@@ -55,7 +55,7 @@ def _findings(
     detector: Model,
     result: Evaluation,
     threshold: Threshold,
-    book: DefectBook | None,
+    book: DefectCollector | None,
     train: ImageSet | None,
 ) -> Findings:
     shown: dict[str, list[Any]] = {"failures": [], "cases": []}

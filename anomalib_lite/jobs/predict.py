@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,14 @@ from tqdm import tqdm
 
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import expand, output_names
-from anomalib_lite.data.sample import Sample
+from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.runs.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from anomalib_lite.defects.book import DefectBook
+    from anomalib_lite.defects import DefectCollector
     from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class SkippedImages(UserError):
 @app("predict", HELP)
 def main(cfg: DictConfig) -> None:
     from anomalib_lite.data.images import ImageSet, loader
-    from anomalib_lite.jobs.defects import open_book
+    from anomalib_lite.jobs.defects import open_collector
     from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, run_over
 
     source, trained, detector, threshold = load_model(cfg.run)
@@ -57,18 +58,19 @@ def main(cfg: DictConfig) -> None:
     template = Path(cfg.template).expanduser() if cfg.template else golden_template(source)
     images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
     output, names = Path(cfg.output).expanduser(), output_names(readable)
-    rows, book = [], open_book(source, threshold)
+    rows, book = [], open_collector(source, threshold)
     detector.to(device_of(trained))
     for batch, prediction in run_over(detector, loader(images, trained.batch_size), "predict"):
         for k, index in enumerate(batch.index.tolist()):
             score, map = float(prediction.score[k]), prediction.map[k, 0].numpy()
-            rows.append((readable[index], score, score > threshold.image))
+            rows.append((readable[index], score, threshold.nok(score)))
             if cfg.maps:
                 _write_pixels(output / "maps" / f"{names[index]}.tiff", map)
             if cfg.overlays:
                 _write_overlay(output / "overlays" / f"{names[index]}.png", readable[index], map, threshold)
             if book is not None:
-                _inspect(book, output, names[index], readable[index], map, cfg.overlays)
+                outcome = Outcome(images.samples[index], score, threshold.nok(score), map=map)
+                _inspect(book, output / "defects" / f"{names[index]}.png", outcome, cfg.overlays)
     if book is not None:
         book.write(output)
     _write_table(output / "predictions.csv", rows)
@@ -103,15 +105,15 @@ def _write_overlay(path: Path, image: Path, map: np.ndarray, threshold: Threshol
     _write_pixels(path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
 
 
-def _inspect(book: DefectBook, output: Path, name: str, image: Path, map: np.ndarray, draw: bool) -> None:
-    """Takes down an image's defects; draws their outlines where it has any."""
+def _inspect(book: DefectCollector, path: Path, outcome: Outcome, draw: bool) -> None:
+    """Collects an image's defects; draws their outlines into a file where it has any."""
     from anomalib_lite.defects.drawing import draw_defects
 
-    pixels = read_image(image)
-    found = book.add(name, pixels, map).defects
+    pixels = read_image(outcome.sample.image)
+    found = book.add(replace(outcome, image=pixels)).defects
     if found and draw:
         outlined = draw_defects(pixels, found, book.inspector.settings.types)
-        _write_pixels(output / "defects" / f"{name}.png", cv2.cvtColor(outlined, cv2.COLOR_RGB2BGR))
+        _write_pixels(path, cv2.cvtColor(outlined, cv2.COLOR_RGB2BGR))
 
 
 def _write_pixels(path: Path, pixels: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from anomalib_lite.runs.tracking import Tracker, track_again, tracked
 
 if TYPE_CHECKING:  # the networks' libraries take seconds: they come when there is something to train
     from anomalib_lite.data.images import ImageSet
-    from anomalib_lite.defects.book import DefectBook
+    from anomalib_lite.defects import DefectCollector
     from anomalib_lite.detectors.model import Model
     from anomalib_lite.jobs.evaluation import Evaluation
     from anomalib_lite.scoring import Threshold
@@ -86,7 +86,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
 
     from anomalib_lite.data.images import ImageSet
     from anomalib_lite.jobs.combinations import check_combination
-    from anomalib_lite.jobs.defects import make_inspector, open_book
+    from anomalib_lite.jobs.defects import make_inspector, open_collector
     from anomalib_lite.jobs.evaluation import find_threshold
     from anomalib_lite.jobs.inference import MODEL, TEMPLATE, build_detector, device_of, image_size, save_model
     from anomalib_lite.jobs.inputs import make_inputs
@@ -121,7 +121,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
     with run.stage("inspector"):
         settings = OmegaConf.to_container(cfg.defects, resolve=True)
         make_inspector(settings, run.path, train, levels, inputs.template)
-        book = open_book(run.path, threshold)
+        book = open_collector(run.path, threshold)
     run.status["model_mb"] = round(save_model(run.path, detector, threshold) / 2**20, 2)
     log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
     result = _evaluate(cfg, run, detector, test, threshold, book)
@@ -140,7 +140,7 @@ def _evaluate(
     detector: Model,
     test: ImageSet,
     threshold: Threshold,
-    book: DefectBook | None,
+    book: DefectCollector | None,
 ) -> Evaluation:
     from anomalib_lite.jobs.evaluation import evaluate_detector
 

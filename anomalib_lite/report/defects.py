@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from anomalib_lite.defects.book import DefectBook, Page
-from anomalib_lite.defects.defect import Defect
+from anomalib_lite.data.files import short_name
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.defects import Defect, DefectCollector, Inspector
 from anomalib_lite.defects.drawing import area_colour, draw_layout
-from anomalib_lite.defects.severity import GRADES
-from anomalib_lite.defects.types import TypeRule
+from anomalib_lite.defects.rules import GRADES, TypeRule
 from anomalib_lite.report.pictures import data_uri, outline_path, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent
 
@@ -28,7 +28,9 @@ _HEADS = {  # of the measures that the table shows: name and unit
 class Shot:
     """A picture with defects as a data URI, (width, height) in px, and each defect's (colour, outline)."""
 
-    page: Page
+    page: Outcome
+    name: str
+    accepted: bool
     number: int
     width: int
     height: int
@@ -37,7 +39,7 @@ class Shot:
 
     @property
     def kinds(self) -> str:
-        return " ".join(sorted({defect.kind for defect in self.page.inspection.defects}))
+        return " ".join(sorted({defect.kind for defect in self.page.defects}))
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,21 @@ class Row:
     view_box: str
 
 
-def defects_view(book: DefectBook | None) -> dict[str, Any] | None:
+def defects_view(book: DefectCollector | None) -> dict[str, Any] | None:
     """What the template lays out; None without a book, and of one without images."""
-    if book is None or not book.pages:
+    if book is None or not book.outcomes:
         return None
-    rules = {rule.name: rule for rule in book.inspector.settings.types}
-    everything = [(page, defect) for page in book.pages for defect in page.inspection.defects]
+    rules = book.inspector.settings.types
+    everything = [(page, defect) for page in book.outcomes for defect in page.defects]
     everything.sort(key=lambda pair: -pair[1].severity)
     columns = [name for name in _HEADS if any(d.measures.get(name) is not None for _, d in everything)]
-    pages = [page for page in book.pages if page.picture is not None]
-    pages.sort(key=lambda page: -page.inspection.defects[0].severity)
-    shots = {page.image: _shot(page, number, rules) for number, page in enumerate(pages)}
+    pages = [page for page in book.outcomes if page.image is not None]
+    pages.sort(key=lambda page: -page.defects[0].severity)
+    shots = {page.sample.image: _shot(page, number, book.inspector) for number, page in enumerate(pages)}
     kinds, grades = Counter(d.kind for _, d in everything), Counter(d.grade for _, d in everything)
     layout = book.inspector.layout
     return {
-        "rows": [_row(page, d, rules[d.kind], columns, shots.get(page.image)) for page, d in everything[:_ROWS]],
+        "rows": [_row(page, d, rules[d.kind], columns, shots.get(page.sample.image)) for page, d in everything[:_ROWS]],
         "shots": list(shots.values()),
         "total": len(everything),
         "types": [(rule, kinds[name]) for name, rule in rules.items()],
@@ -80,17 +82,18 @@ def defects_view(book: DefectBook | None) -> dict[str, Any] | None:
             for name in layout.names
         ],
         "confusion": _confusion(book, rules),
-        "rejected": f"{sum(not page.inspection.accepted for page in book.pages)} of {len(book.pages)}",
+        "rejected": f"{sum(not book.inspector.accepts(page.defects) for page in book.outcomes)} of {len(book.outcomes)}",
     }
 
 
-def _row(page: Page, defect: Defect, rule: TypeRule, columns: list[str], shot: Shot | None) -> Row:
-    values = [defect.measures.get(name) for name in columns]
+def _row(page: Outcome, defect: Defect, rule: TypeRule, columns: list[str], shot: Shot | None) -> Row:
+    values = [defect.measures.get(column) for column in columns]
+    name, truth = short_name(page.sample.image), (page.sample.defect or "") if page.sample.label else ""
     return Row(
         defect=defect,
         rule=rule,
-        image=page.image,
-        truth="" if (page.name or "") in page.image else page.name or "",
+        image=name,
+        truth="" if truth in name else truth,
         confidence=percent(defect.confidence),
         measures=[(NOT_THERE if v is None else f"{v:.3g}" if v < 1000 else f"{v:.0f}", v) for v in values],
         shot=shot,
@@ -98,11 +101,12 @@ def _row(page: Page, defect: Defect, rule: TypeRule, columns: list[str], shot: S
     )
 
 
-def _shot(page: Page, number: int, rules: dict[str, TypeRule]) -> Shot:
-    small = thumbnail(page.picture)
+def _shot(page: Outcome, number: int, inspector: Inspector) -> Shot:
+    small = thumbnail(page.image)
     height, width = small.shape[:2]
-    outlines = [(rules[d.kind].colour, outline_path(d.mask, height, width)) for d in page.inspection.defects]
-    return Shot(page, number, width, height, data_uri(small), outlines)
+    outlines = [(inspector.settings.types[d.kind].colour, outline_path(d.mask, height, width)) for d in page.defects]
+    name, accepted = short_name(page.sample.image), inspector.accepts(page.defects)
+    return Shot(page, name, accepted, number, width, height, data_uri(small), outlines)
 
 
 def _close_up(defect: Defect, shot: Shot) -> str:
@@ -116,9 +120,9 @@ def _close_up(defect: Defect, shot: Shot) -> str:
 
 
 def _confusion(
-    book: DefectBook, rules: dict[str, TypeRule]
+    book: DefectCollector, rules: dict[str, TypeRule]
 ) -> tuple[list[str], list[tuple[str, list[int]]], str] | None:
-    table = book.table
+    table = book.confusion
     if table is None:
         return None
     titles = {name: rule.title for name, rule in rules.items()}

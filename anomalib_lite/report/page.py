@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from anomalib_lite.data.sample import Outcome, Sample
-from anomalib_lite.defects.book import DefectBook
+from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report import ink, words
 from anomalib_lite.report.cases import MISTAKES, SHOWN, select_cases, verdict
 from anomalib_lite.report.contact_sheet import contact_sheet
@@ -37,7 +37,7 @@ def write_report(
     pixel_points: Points | None = None,
     max_cases: int = SHOWN,
     title: str | None = None,
-    book: DefectBook | None = None,
+    book: DefectCollector | None = None,
 ) -> Path:
     """Writes report.html and figures/*.png of a run; a run that failed gets a page of what there is.
 

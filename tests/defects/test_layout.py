@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.layout import Layout, LayoutConfig, edge_band, find_foreground, find_layout
-from anomalib_lite.defects.text_finder import find_text
+from anomalib_lite.defects.layout import LayoutConfig, edge_band, find_foreground, find_layout, find_text
 from anomalib_lite.errors import UserError
 from tests.defects.conftest import SHAPE, TEXT_BOX, perfect
 
@@ -72,17 +71,6 @@ def test_a_flat_picture_has_background_or_inside_alone():
     layout = find_layout(np.full((40, 40, 3), 128, np.uint8), LayoutConfig(text="none"))
     assert not layout.area("edges").any() and not layout.area("text").any()
     assert find_layout(perfect(), LayoutConfig(foreground="none", text="none")).area("inside").all()
-
-
-def test_saved_is_loaded(tmp_path):
-    layout = find_layout(perfect(), DRAWN)
-    layout.save(tmp_path)
-    loaded = Layout.load(tmp_path)
-    assert loaded.names == layout.names and loaded.found_by == layout.found_by
-    assert (loaded.numbers == layout.numbers).all() and (loaded.foreground == layout.foreground).all()
-    (tmp_path / "layout.png").write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be read"):
-        Layout.load(tmp_path)
 
 
 @pytest.mark.parametrize("scale", [1, 3])

@@ -4,7 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.regions import RegionConfig, box_of, find_regions
+from anomalib_lite.defects.regions import (
+    ExtentConfig,
+    LevelsOfMaps,
+    MapLevels,
+    Region,
+    RegionConfig,
+    extent,
+    find_regions,
+)
+from anomalib_lite.defects.shape import box_of
 from anomalib_lite.errors import UserError
 
 
@@ -19,7 +28,7 @@ def test_nothing_above_the_threshold_is_no_region():
 
 def test_a_map_that_is_all_defect_is_one_region():
     (region,) = find_regions(np.full((32, 48), 3.0, np.float32), high=1.0, low=0.5, base=0.2)
-    assert region.mask.all() and region.box == (0, 0, 48, 32) and region.peak == region.mean == 3.0
+    assert region.mask.all() and box_of(region.mask) == (0, 0, 48, 32) and region.peak == region.mean == 3.0
 
 
 def test_half_the_maximum_above_the_base_bounds_a_blurred_square():
@@ -27,14 +36,14 @@ def test_half_the_maximum_above_the_base_bounds_a_blurred_square():
     mask[30:60, 20:70] = 1
     values = 0.4 + 2.0 * cv2.GaussianBlur(mask, (0, 0), 4)
     (region,) = find_regions(values, high=1.0, low=0.5, base=0.4)
-    assert region.box == (20, 30, 50, 30)
+    assert box_of(region.mask) == (20, 30, 50, 30)
     assert abs(int(region.mask.sum()) - 1500) < 60  # corners are rounded
     assert (region.zone & region.mask).sum() == region.mask.sum() < region.zone.sum()
 
 
 def test_a_defect_at_the_border_keeps_to_the_picture():
     (region,) = find_regions(spot(at=(0, 63)), high=0.5, low=0.1)
-    x, y, width, _ = region.box
+    x, y, width, _ = box_of(region.mask)
     assert y == 0 and x + width == 64 and region.peak == 1.0
 
 
@@ -42,7 +51,7 @@ def test_near_pieces_are_one_and_far_ones_are_two():
     values = np.zeros((100, 100), np.float32)
     values[40:50, 20:30] = values[40:50, 32:42] = 1.0  # a gap of 2 px
     config = RegionConfig(merge=0.02)
-    assert [r.box for r in find_regions(values, 0.5, 0.1, config=config)] == [(20, 40, 22, 10)]
+    assert [box_of(r.mask) for r in find_regions(values, 0.5, 0.1, config=config)] == [(20, 40, 22, 10)]
     assert len(find_regions(values, 0.5, 0.1, config=RegionConfig(merge=0.0))) == 2
 
 
@@ -52,7 +61,7 @@ def test_small_ones_go_after_merging():
     values[50, 50:56:2] = 1.0  # three specks that merge
     config = RegionConfig(min_area=0.0003, merge=0.03)
     (region,) = find_regions(values, 0.5, 0.1, config=config)
-    assert region.mask.sum() == 3 and region.box == (50, 50, 5, 1)
+    assert region.mask.sum() == 3 and box_of(region.mask) == (50, 50, 5, 1)
 
 
 def test_hysteresis_keeps_faint_parts_that_hang_on_a_strong_one():
@@ -75,11 +84,23 @@ def test_a_second_peak_on_the_foot_of_a_strong_one_is_a_region_and_the_foot_is_n
 def test_what_is_no_number_is_refused():
     with pytest.raises(UserError, match="NaN"):
         find_regions(np.full((4, 4), np.nan, np.float32), 1.0, 0.5)
-    with pytest.raises(UserError, match="zone <= core"):
-        RegionConfig(core=0.2, zone=0.5)
 
 
-def test_box_of_a_single_pixel():
-    mask = np.zeros((5, 7), bool)
-    mask[4, 6] = True
-    assert box_of(mask) == (6, 4, 1, 1)
+def test_the_extent_is_what_differs_within_the_zone():
+    change, inside = np.zeros((50, 50), np.float32), np.zeros((50, 50), bool)
+    change[20:30, 20:30], inside[15:35, 15:35] = 8.0, True
+    change[20:30, 24:26] = 0.0  # a gap of 2 px
+    change[40, 40] = 9.0  # outside the zone
+    region = Region(inside, inside, 1.0, 1.0)
+    wide = extent(region, change, 1.0, 2.0, False, ExtentConfig(close=0.1))
+    narrow = extent(region, change, 1.0, 2.0, False, ExtentConfig(close=0.0))
+    assert box_of(wide) == (20, 20, 10, 10) and wide.sum() >= 96 and narrow.sum() == 80
+    assert (extent(region, np.zeros_like(change), 1.0, 2.0, False) == inside).all()  # pixels show nothing
+
+
+def test_levels_are_the_medians_of_good_maps():
+    levels = LevelsOfMaps()
+    assert levels.compute() == MapLevels()
+    for height in (1.0, 2.0, 50.0):
+        levels.update(np.full((1, 1, 32, 32), height, np.float32))
+    assert levels.compute() == MapLevels(2.0, 2.0)

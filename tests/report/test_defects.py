@@ -3,22 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.book import DefectBook
+from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report.defects import defects_view
 from anomalib_lite.report.page import write_report
 from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
-from tests.defects.test_book import case
+from tests.defects.test_collect import case, outcome
 
 from .conftest import Outline
 
 
 @pytest.fixture
-def book(inspector) -> DefectBook:  # noqa: F811
-    book = DefectBook(inspector, 0.1)
-    book.add("good/0.png", photograph(70), np.zeros(SHAPE, np.float32))
+def book(inspector) -> DefectCollector:  # noqa: F811
+    book = DefectCollector(inspector, 0.1)
+    book.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     for number, top in enumerate((14, 40)):
         picture, values, mask = case(71 + number, top)
-        book.add(f"a <b>/{number}.png", picture, values, "stain", mask)
+        book.add(outcome(f"a <b>/{number}.png", picture, values, "stain", mask))
     return book
 
 
@@ -45,11 +45,11 @@ def test_the_worst_defect_comes_first_and_close_ups_stay_inside(book):
 
 
 def test_no_defect_found_is_said(run_dir, no_figures, inspector):  # noqa: F811
-    book = DefectBook(inspector, 0.1)
-    book.add("good/0.png", photograph(70), np.zeros(SHAPE, np.float32))
+    book = DefectCollector(inspector, 0.1)
+    book.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     assert "None was found." in Outline(write_report(run_dir, book=book)).words
 
 
 def test_a_page_without_a_book_has_no_such_part(run_dir, no_figures, inspector):  # noqa: F811
     assert 'id="found-defects"' not in Outline(write_report(run_dir)).html
-    assert defects_view(None) is None and defects_view(DefectBook(inspector, 0.1)) is None
+    assert defects_view(None) is None and defects_view(DefectCollector(inspector, 0.1)) is None

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.book import DefectBook
-from anomalib_lite.defects.confusion import at_size, confusion
+from anomalib_lite.data.sample import Outcome, Sample
+from anomalib_lite.defects import DefectCollector, Inspector
+from anomalib_lite.defects.collect import confusion
 from anomalib_lite.defects.drawing import draw_defects, draw_layout, rgb
 from tests.defects.conftest import SHAPE, perfect, photograph
 
@@ -22,20 +24,25 @@ def case(seed: int, top: int, colour=(90, 160, 205), side: int = 10):
     return photograph(seed, image), cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.5), mask
 
 
+def outcome(image: str, picture, values, defect: str | None = None, mask=None) -> Outcome:
+    sample = Sample(Path(image), int(defect is not None), defect=defect)
+    return Outcome(sample, float(values.max()), values.max() > 0.1, image=picture, map=values, mask=mask)
+
+
 @pytest.fixture
-def book(inspector) -> DefectBook:
-    book = DefectBook(inspector, 0.1, pictured=2)
-    book.add("good/0.png", photograph(70), np.zeros(SHAPE, np.float32))
+def collector(inspector: Inspector) -> DefectCollector:
+    collector = DefectCollector(inspector, 0.1, pictured=2)
+    collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     for number, side in enumerate((4, 12, 8)):
         picture, values, mask = case(71 + number, 14, side=side)
-        book.add(f"stain/{number}.png", picture, values, "stain", mask)
+        collector.add(outcome(f"stain/{number}.png", picture, values, "stain", mask))
     picture, values, mask = case(75, 14)
-    book.add("scratch/0.png", picture, np.zeros_like(values), "scratch", mask)
-    return book
+    collector.add(outcome("scratch/0.png", picture, np.zeros_like(values), "scratch", mask))
+    return collector
 
 
-def test_files_hold_every_image_and_every_defect(book, tmp_path):
-    book.write(tmp_path)
+def test_files_hold_every_image_and_every_defect(collector, tmp_path):
+    collector.write(tmp_path)
     record = json.loads((tmp_path / "defects.json").read_text())
     assert [(entry["accepted"], len(entry["defects"])) for entry in record["images"]] == [
         (True, 0), (False, 1), (False, 1), (False, 1), (True, 0),
@@ -50,25 +57,25 @@ def test_files_hold_every_image_and_every_defect(book, tmp_path):
     assert rows[0]["area_mm2"] == "" and [int(rows[0][key]) for key in ("x", "y", "width", "height")] == first["box"]
 
 
-def test_numbers_and_rows(book):
-    metrics = book.metrics()
+def test_numbers_and_rows(collector):
+    metrics = collector.metrics()
     assert metrics["defects"] == metrics["rejected"] == 3 and metrics["by_type"]["colour_scratch"] == 3
     assert sum(metrics["by_grade"].values()) == 3 and metrics["type_accuracy"] == 1.0
-    columns, rows = book.rows()
+    columns, rows = collector.rows()
     assert len(rows) == 3 and all(len(row) == len(columns) for row in rows)
 
 
-def test_pictures_are_kept_of_the_worst_alone(book):
-    kept = [page.image for page in book.pages if page.picture is not None]
+def test_pictures_are_kept_of_the_worst_alone(collector):
+    kept = [str(outcome.sample.image) for outcome in collector.outcomes if outcome.image is not None]
     assert kept == ["stain/1.png", "stain/2.png"]
-    assert book.pages[1].inspection.defects[0].mask.size == 0
+    assert collector.outcomes[1].defects[0].mask.size == 0
 
 
 def test_a_set_without_known_names_has_no_table(inspector, tmp_path):
-    book = DefectBook(inspector, 0.1)
-    book.add("a.png", photograph(80), np.zeros(SHAPE, np.float32), "crumbs")
-    assert book.table is None
-    book.write(tmp_path)
+    collector = DefectCollector(inspector, 0.1)
+    collector.add(outcome("a.png", photograph(80), np.zeros(SHAPE, np.float32), "crumbs"))
+    assert collector.confusion is None
+    collector.write(tmp_path)
     assert "confusion" not in json.loads((tmp_path / "defects.json").read_text())
 
 
@@ -81,18 +88,12 @@ def test_confusion_by_hand():
     assert confusion(["blur"], [None], {"blur": "text"}, TYPES).accuracy is None
 
 
-def test_masks_of_other_sizes_are_compared_by_nearest_pixels():
-    mask = np.zeros((4, 4), bool)
-    mask[:2, :2] = True
-    assert (at_size(mask, (8, 12)) == np.kron(mask, np.ones((2, 3), bool))).all()
-
-
 def test_outlines_have_their_types_colours(inspector):
     picture, values, _ = case(90, 14, side=14)
     found = inspector.inspect(values, picture, 0.1)
-    drawn = draw_defects(cv2.resize(picture, None, fx=2, fy=2), found.defects, inspector.settings.types)
+    drawn = draw_defects(cv2.resize(picture, None, fx=2, fy=2), found, inspector.settings.types)
     assert drawn.shape == (192, 256, 3)
-    colour = rgb(inspector.settings.type_named(found.defects[0].kind).colour)
+    colour = rgb(inspector.settings.types[found[0].kind].colour)
     outlined = np.abs(drawn.astype(int) - colour).max(axis=2) < 40
     assert outlined.sum() > 40 and not outlined[80:].any()
     assert (draw_defects(picture, [], inspector.settings.types) == picture).all()

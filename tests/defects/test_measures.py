@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from anomalib_lite.defects.measures import (
+    blur_likeness,
+    colour_difference,
+    contrast,
+    drawing_likeness,
+    gradients,
+    ink_gained,
+    linear,
+    sharpness_loss,
+    surroundings,
+)
+
+# From the table of test data of Sharma, Wu, Dalal, "The CIEDE2000 color-difference formula", 2005.
+SHARMA = [
+    ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+    ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+    ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "wanted"), SHARMA)
+def test_two_patches_of_known_difference(first, second, wanted):
+    assert colour_difference(np.tile(first, (40, 1)), np.tile(second, (25, 1))) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_mean_colour_counts():
+    lab = np.array([[50.0, 0, 0], [60.0, 10, 0]])
+    assert colour_difference(lab, np.array([[55.0, 5, 0]])) == pytest.approx(0, abs=1e-9)
+
+
+def test_contrast_of_known_luminances():
+    white, black, grey = (np.full((9, 3), value) for value in (255, 0, 188))
+    assert contrast(white, black) == 1 and contrast(white, white) == 0 and contrast(black, black) == 0
+    assert linear(grey[:1])[0, 0] == pytest.approx(0.5029, abs=1e-3)  # sRGB 188 is half of the light
+    assert contrast(white, grey) == pytest.approx((1 - 0.5029) / (1 + 0.5029), abs=1e-3)
+
+
+def test_surroundings_are_a_ring_without_other_defects():
+    mask, other = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
+    mask[25:35, 25:35] = True
+    other[:, 40:] = True
+    ring = surroundings(mask, mask | other)
+    assert ring.any() and not (ring & (mask | other)).any() and ring[30, 22] and not ring[30, 10]
+    assert not surroundings(np.ones((9, 9), bool), np.ones((9, 9), bool)).any()
+
+
+EVERYWHERE = np.ones((64, 128), bool)
+
+
+def edge(sigma: float) -> np.ndarray:
+    """A step that a Gaussian of `sigma` px has blurred."""
+    step = np.zeros((64, 128), np.float32)
+    step[:, 64:] = 200
+    return cv2.GaussianBlur(step, (0, 0), sigma)
+
+
+@pytest.mark.parametrize("blur", [1.0, 2.0, 4.0])
+def test_a_gaussian_blur_of_known_sigma(blur):
+    sharp = edge(2.0)
+    blurred = cv2.GaussianBlur(sharp, (0, 0), blur)
+    wanted = 1 - 2.0 / np.hypot(2.0, blur)
+    assert sharpness_loss(gradients(blurred), gradients(sharp), EVERYWHERE) == pytest.approx(wanted, abs=0.03)
+
+
+def test_sharper_than_the_reference_or_no_reference_is_no_loss():
+    assert sharpness_loss(gradients(edge(1.0)), gradients(edge(2.0)), EVERYWHERE) == 0
+    assert sharpness_loss(gradients(edge(1.0)), gradients(np.zeros((64, 128))), EVERYWHERE) == 0
+
+
+def test_gradients_of_a_ramp():
+    ramp = np.tile(3.0 * np.arange(20), (10, 1))
+    inner = gradients(ramp)[1:-1, 1:-1]
+    assert np.allclose(inner[..., 0], 3) and np.allclose(inner[..., 1], 0)
+
+
+def test_likeness_survives_a_veil_and_not_another_drawing():
+    drawing = cv2.GaussianBlur(np.random.default_rng(0).normal(100, 40, (64, 128)).astype(np.float32), (0, 0), 2)
+    other = cv2.GaussianBlur(np.random.default_rng(1).normal(100, 40, (64, 128)).astype(np.float32), (0, 0), 2)
+    wanted = gradients(drawing)
+    assert drawing_likeness(gradients(0.4 * drawing + 30), wanted, EVERYWHERE) == pytest.approx(1)
+    assert abs(drawing_likeness(gradients(other), wanted, EVERYWHERE)) < 0.15
+    assert drawing_likeness(gradients(255 - drawing), wanted, EVERYWHERE) == pytest.approx(-1)
+    assert drawing_likeness(np.zeros_like(wanted), wanted, EVERYWHERE) == 0
+
+
+def print_and_flaws() -> dict[str, np.ndarray]:
+    """Dark strokes on bright ground in linear light, (64, 128, 3), and what can go wrong with them."""
+    ink = np.zeros((64, 128), np.float32)
+    for x in range(20, 110, 16):
+        ink[16:48, x : x + 5] = 1
+    bare, smeared = ink.copy(), ink.copy()
+    bare[:, 50:90] = 0
+    for step in range(1, 9):
+        smeared[:, step:] = np.maximum(smeared[:, step:], ink[:, :-step] * (1 - step / 10))
+    covers = {"good": ink, "blurred": cv2.GaussianBlur(ink, (0, 0), 2.5), "missing": bare, "smeared": smeared}
+    colours = np.array([0.8, 0.7, 0.6]), np.array([0.1, 0.1, 0.3])
+    return {name: colours[0] + cover[..., None] * (colours[1] - colours[0]) for name, cover in covers.items()}
+
+
+@pytest.mark.parametrize(
+    ("flaw", "gained", "blur"),
+    [("blurred", (0.4, 0.6), (0.9, 1.0)), ("missing", (0, 0.01), (0, 0.6)), ("smeared", (0.99, 1), (0, 0.5))],
+)
+def test_what_happened_to_print(flaw, gained, blur):
+    pictures, text = print_and_flaws(), np.zeros((64, 128), bool)
+    text[8:56, 10:118] = True
+    assert gained[0] <= ink_gained(pictures[flaw], pictures["good"], text, text) <= gained[1]
+    assert blur[0] <= blur_likeness(pictures[flaw], pictures["good"], text) <= blur[1]
+
+
+def test_print_that_did_not_change_says_nothing():
+    good, text = print_and_flaws()["good"], np.ones((64, 128), bool)
+    assert ink_gained(good, good, text, text) is None and blur_likeness(good, good, text) == 0
