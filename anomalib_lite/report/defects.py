@@ -69,6 +69,7 @@ def defects_view(book: DefectCollector | None) -> dict[str, Any] | None:
     shots = {page.sample.image: _shot(page, number, book.inspector) for number, page in enumerate(pages)}
     kinds, grades = Counter(d.kind for _, d in everything), Counter(d.grade for _, d in everything)
     layout = book.inspector.layout
+    rejected = sum(not book.inspector.accepts(page.defects) for page in book.outcomes)
     return {
         "rows": [_row(page, d, rules[d.kind], columns, shots.get(page.sample.image)) for page, d in everything[:_ROWS]],
         "shots": list(shots.values()),
@@ -82,7 +83,7 @@ def defects_view(book: DefectCollector | None) -> dict[str, Any] | None:
             for name in layout.names
         ],
         "confusion": _confusion(book, rules),
-        "rejected": f"{sum(not book.inspector.accepts(page.defects) for page in book.outcomes)} of {len(book.outcomes)}",
+        "rejected": f"{rejected} of {len(book.outcomes)}",
     }
 
 
