@@ -16,7 +16,7 @@ from anomalib_lite.cli import MALLOC
 WORK = """
 import time, torch
 from anomalib_lite.backbones import build
-net = build("timm", "tf_efficientnet_lite0", weights="bundled").eval().to(memory_format=torch.channels_last)
+net = build("tf_efficientnet_lite0", weights="bundled").eval().to(memory_format=torch.channels_last)
 images = torch.rand(16, 3, 256, 256).contiguous(memory_format=torch.channels_last)
 with torch.inference_mode():
     net(images)

@@ -53,7 +53,7 @@ CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
 
 def detector(**options: object) -> Model:
     def backbone() -> torch.nn.Module:
-        return build("timm", "tf_efficientnet_lite0", weights="bundled", mean=[0.5] * 3, std=[0.5] * 3)
+        return build("tf_efficientnet_lite0", weights="bundled", mean=[0.5] * 3, std=[0.5] * 3)
 
     method = PatchCore(backbone, levels=[1, 2], **options)
     return Model(method, TestTimeAugmentation(), GaussianBlur(4.0), MaxScore()).eval()

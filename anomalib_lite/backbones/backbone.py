@@ -1,4 +1,4 @@
-"""A network cut into multi-scale features."""
+"""Name -> a network cut into multi-scale features."""
 
 from __future__ import annotations
 
@@ -6,32 +6,55 @@ import difflib
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomalib_lite.backbones.named import cut_at, level_modules
 from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights
 from anomalib_lite.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# what lets a timm transformer take images of any size: ViT and its kin, Swin
+ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 class Backbone(nn.Module):
     """RGB images (B, 3, H, W) in [0, 1] -> one feature tensor (B, C_l, H / s_l, W / s_l) a layer.
 
-    Holds its own mean and std, and nothing behind the last layer used.
-    channels, strides: C_l and s_l, in the order of the features.
+    Holds its own mean and std, and nothing behind the last layer used. Class and register tokens of a transformer are
+    left out; its images are first resized to the nearest multiple of its patch, 256 px to 252 for a patch of 14.
+
+    Attributes:
+        channels, strides: C_l and s_l, in the order of the features.
     """
 
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, net: nn.Module, mean: Sequence[float], std: Sequence[float], patch: tuple[int, int] | None = None
+    ) -> None:
+        """Args:
+        net: Images -> a list or dictionary of features.
+        mean, std: Of the input, for each channel.
+        patch: (height, width) in px of what a transformer takes as one token; None for other networks.
+        """
         super().__init__()
-        self.net = net
+        self.net, self.patch = net, patch
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.channels, self.strides = self._measure()
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = self.net((image - self.mean) / self.std)
-        return list(features.values()) if isinstance(features, dict) else list(features)
+        features = self.net((self._fitted(image) - self.mean) / self.std)
+        features = list(features.values()) if isinstance(features, dict) else list(features)
+        if getattr(self.net, "output_fmt", None) == "NHWC":  # Swin and its kin
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return features
+
+    def _fitted(self, image: Tensor) -> Tensor:
+        if self.patch is None:
+            return image
+        size = [max(1, round(side / part)) * part for side, part in zip(image.shape[2:], self.patch, strict=True)]
+        if size == list(image.shape[2:]):
+            return image
+        return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
     @torch.no_grad()
     def _measure(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -41,124 +64,102 @@ class Backbone(nn.Module):
         self.net.train(training)
         if any(f.ndim != 4 for f in features):
             shapes = ", ".join(str(tuple(f.shape)) for f in features)
-            raise UserError(f"The backbone's layers give {shapes}, and not maps of features: choose others.")
+            raise UserError(
+                f"The backbone's layers give {shapes}, and not maps of features: choose others. Of a transformer, name "
+                "blocks by their numbers."
+            )
         return tuple(f.shape[1] for f in features), tuple(256 // f.shape[2] for f in features)
 
 
 def build(
-    library: str,
     name: str,
     layers: Sequence[int | str] = (1, 2, 3),
     weights: str = "none",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Backbone:
-    """A backbone by name.
+    """A backbone by its name in timm.
 
-    library: `torchvision` (levels of ResNets, modules of others) or `timm` (levels of any model that offers
-    `features_only`).
-    layers: numbers of feature levels, or names of modules, e.g. `blocks.3`, or both; the features come in the
-    network's order. torchvision's level l is layer<l>, of stride 2 ** (l + 1); timm's is place l in its feature_info:
-    the same for networks with a stem of stride 2 (ResNet, EfficientNet), twice that for a stem of stride 4 (ConvNeXt).
-    weights: see `load_weights`, or a file of `save_cut`: a fine-tuned network as it was cut.
-    mean, std: of the input in [0, 1]; by default those the weights were trained with.
+    Args:
+        name: Of a network, e.g. `resnet18.tv_in1k`, `convnext_atto`, `vit_small_patch14_dinov2.lvd142m`.
+        layers: Numbers of feature levels, or names of modules, e.g. `blocks.3`, or both; the features come in the
+            network's order. Levels are places in timm's feature_info: level l has stride 2 ** (l + 1) in networks with
+            a stem of stride 2 (ResNet, EfficientNet), twice that with a stem of stride 4 (ConvNeXt, Swin), and is block
+            l of a vision transformer, counted from 0.
+        weights: See `load_weights`, or a file of `save_cut`: a fine-tuned network as it was cut.
+        mean, std: Of the input in [0, 1]; by default those the weights were trained with.
     """
+    import timm
+
     layers = list(dict.fromkeys(layers))
     if not layers:
         raise UserError("backbone.layers names no feature level.")
-    if holds_cut(weights):
-        backbone = build(library, name, layers, "none", mean, std)
-        load_cut(backbone.net, weights)
-        return backbone
-    if library == "torchvision":
-        return _torchvision(name, layers, weights, mean or IMAGENET_MEAN, std or IMAGENET_STD)
-    if library == "timm":
-        return _timm(name, layers, weights, mean, std)
-    raise UserError(f"backbone.library must be torchvision or timm, not '{library}'.")
-
-
-def _torchvision(
-    name: str, layers: Sequence[int | str], weights: str, mean: Sequence[float], std: Sequence[float]
-) -> Backbone:
-    import torchvision
-    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-
-    try:
-        model = torchvision.models.get_model(name, weights=None)
-    except ValueError as error:
-        near = ", ".join(difflib.get_close_matches(name, torchvision.models.list_models(), 5, 0.5))
-        raise UserError(f"torchvision has no model '{name}'. Similar: {near or 'none'}.") from error
-    levels = [f"layer{layer}" for layer in layers if isinstance(layer, int)]
-    if any(not hasattr(model, level) for level in levels):
-        raise UserError(
-            f"torchvision's '{name}' has no {', '.join(levels)}: take a ResNet, or name modules in backbone.layers, "
-            "or take backbone=timm."
-        )
-    load_weights(model, weights, library="torchvision", name=name)
-    modules = levels + [layer for layer in layers if isinstance(layer, str)]
-    return Backbone(cut_at(model, modules, name, get_graph_node_names, create_feature_extractor), mean, std)
-
-
-def _timm(
-    name: str, layers: Sequence[int | str], weights: str, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Backbone:
-    import timm
-
-    make = _timm_levels if all(isinstance(layer, int) for layer in layers) else _timm_modules
-    net = make(name, layers, weights)
-    config = timm.get_pretrained_cfg(name)
-    config = config.to_dict() if config else {}
+    cut = holds_cut(weights)
+    make = _levels if all(isinstance(layer, int) for layer in layers) else _modules
+    net, patch = make(name, layers, "none" if cut else weights)
+    pretrained = timm.get_pretrained_cfg(name)
+    config = pretrained.to_dict() if pretrained else {}
     mean, std = mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD)
     try:
-        return Backbone(net, mean, std)
+        backbone = Backbone(net, mean, std, patch)
     except AssertionError as error:
-        raise UserError(f"'{name}' takes images of one size alone ({error}): take a convolutional network.") from error
+        raise UserError(f"'{name}' takes images of one size alone ({error}): take another network.") from error
+    if cut:
+        load_cut(net, weights)
+    return backbone
 
 
-def _timm_levels(name: str, layers: Sequence[int], weights: str) -> nn.Module:
+def _levels(name: str, layers: Sequence[int], weights: str) -> tuple[nn.Module, tuple[int, int] | None]:
+    """The network cut behind numbered levels, and its patch where it is a transformer."""
     import timm
 
     try:
-        net = timm.create_model(name, features_only=True, out_indices=tuple(sorted(layers)))
-    except RuntimeError as error:
-        raise UserError(f"timm has no model '{name}' with features_only ({error}). {_similar(name)}") from error
+        net, sizes = _create(name, features_only=True, out_indices=tuple(sorted(layers)))
     except (AssertionError, IndexError) as error:
         raise UserError(
             f"'{name}' has no feature levels {list(layers)}: choose others with backbone.layers."
         ) from error
     if weights != "none":
-        whole = timm.create_model(name)
-        load_weights(whole, weights, library="timm", name=name)
+        whole = timm.create_model(name, **sizes)
+        load_weights(whole, weights, name)
         _copy_features(net, whole)
     _cut(net)
-    return net
+    patch = getattr(getattr(getattr(net, "model", net), "patch_embed", None), "patch_size", None)
+    return net, tuple(patch) if sizes and patch else None
 
 
-def _timm_modules(name: str, layers: Sequence[int | str], weights: str) -> nn.Module:
+def _modules(name: str, layers: Sequence[int | str], weights: str) -> tuple[nn.Module, None]:
+    """The network cut behind named modules, also those between the numbered levels."""
+    whole, _ = _create(name)
+    info = getattr(whole, "feature_info", [])
+    levels = [layer for layer in layers if isinstance(layer, int)]
+    if wrong := [level for level in levels if not 0 <= level < len(info)]:
+        raise UserError(f"'{name}' has no feature levels {wrong}: it has 0 to {len(info) - 1}.")
+    load_weights(whole, weights, name)
+    modules = [str(info[level]["module"]) for level in levels]
+    return cut_at(whole, [*modules, *(layer for layer in layers if isinstance(layer, str))], name), None
+
+
+def _create(name: str, **how: object) -> tuple[nn.Module, dict[str, bool]]:
+    """An untrained network of timm, and the arguments that let it take images of any size."""
     import timm
-    from timm.models import create_feature_extractor, get_graph_node_names
 
     try:
-        whole = timm.create_model(name)
+        for sizes in ANY_SIZE[:-1]:
+            try:
+                return timm.create_model(name, **how, **sizes), sizes
+            except TypeError:  # no such argument: no transformer, or one of another kind
+                continue
+        return timm.create_model(name, **how), {}
     except RuntimeError as error:
-        raise UserError(f"timm has no model '{name}' ({error}). {_similar(name)}") from error
-    levels = [layer for layer in layers if isinstance(layer, int)]
-    modules = level_modules(getattr(whole, "feature_info", []), levels, name)
-    modules += [layer for layer in layers if isinstance(layer, str)]
-    load_weights(whole, weights, library="timm", name=name)
-    return cut_at(whole, modules, name, get_graph_node_names, create_feature_extractor)
-
-
-def _similar(name: str) -> str:
-    import timm
-
-    return f"Similar: {', '.join(difflib.get_close_matches(name, timm.list_models(), 5, 0.5)) or 'none'}."
+        near = difflib.get_close_matches(name, timm.list_models(), 5, 0.5)
+        what = " with features_only" if how else ""
+        raise UserError(f"timm has no model '{name}'{what} ({error}). Similar: {', '.join(near) or 'none'}.") from error
 
 
 def _copy_features(net: nn.Module, whole: nn.Module) -> None:
     """Feature networks of timm flatten some names (`stages.0` to `stages_0`): the tensors and their order stay."""
-    source = whole.state_dict()
-    flat = {key.replace(".", "_"): value for key, value in source.items()}
+    flat = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
     net.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
 
 
@@ -167,3 +168,49 @@ def _cut(net: nn.Module) -> None:
     stages = getattr(net, "_stage_out_idx", None)
     if stages and isinstance(getattr(net, "blocks", None), nn.Sequential):
         net.blocks = net.blocks[: max(stages)]
+
+
+def cut_at(model: nn.Module, modules: Sequence[str], name: str) -> nn.Module:
+    """A network cut behind the last of `modules`: images -> their outputs, by name, in the order they are computed in.
+
+    name: the network's, for messages.
+    Errors: UserError for a module that the network has not or does not run, and for a network that torch.fx cannot
+    follow.
+    """
+    from timm.models import create_feature_extractor, get_graph_node_names
+
+    known = [module for module, _ in model.named_modules() if module]
+    for module in modules:
+        if module not in known:
+            raise UserError(_unknown(module, known, name))
+    try:
+        _, run = get_graph_node_names(model)
+    except Exception as error:  # tracing calls the network's own code with stand-ins for tensors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"'{name}' cannot be cut at modules' names ({reason}): give backbone.layers as numbers, or take another "
+            "network."
+        ) from error
+    last = {module: _last(module, run) for module in modules}
+    if unused := [module for module, place in last.items() if place < 0]:
+        raise UserError(f"'{name}' puts nothing out at {', '.join(unused)}: choose other backbone.layers.")
+    places = {place: module for module, place in last.items()}  # one of those that end at the same place
+    return create_feature_extractor(model, [places[place] for place in sorted(places)])
+
+
+def _last(module: str, run: Sequence[str]) -> int:
+    """The place of a module's last operation among all that are run, -1 where it is none of them."""
+    own = [place for place, node in enumerate(run) if node == module or node.startswith(module + ".")]
+    return max(own, default=-1)
+
+
+def _unknown(module: str, known: Sequence[str], name: str) -> str:
+    near = difflib.get_close_matches(module, known, 5, 0.5)
+    parent = module.rpartition(".")[0]
+    while parent and parent not in known:
+        parent = parent.rpartition(".")[0]
+    beside = [k for k in known if k.rpartition(".")[0] == parent]
+    return (
+        f"'{name}' has no module '{module}' for backbone.layers. Similar: {', '.join(near) or 'none'}. "
+        f"In {parent or 'the network'}: {', '.join(beside[:20])}."
+    )

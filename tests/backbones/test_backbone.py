@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from anomalib_lite.backbones import Backbone, build
+from anomalib_lite.backbones.backbone import cut_at
+from anomalib_lite.backbones.weights import save_cut
 from anomalib_lite.errors import UserError
 
 IMAGE = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+LITE0, RESNET, VIT, SWIN = "tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"
+REGISTERS = "vit_small_patch14_reg4_dinov2"
 
 
 def hooked(whole: nn.Module, modules: list[str], image: Tensor) -> list[Tensor]:
@@ -27,84 +35,159 @@ def features(backbone: Backbone, image: Tensor) -> list[Tensor]:
         return backbone.eval()(image)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "convnext_atto", "resnet10t"])
-def test_a_cut_timm_network_gives_the_whole_ones_features(name: str, tmp_path):
-    import timm
-
+@pytest.mark.parametrize(
+    ("name", "layers", "modules", "channels", "strides"),
+    [
+        (LITE0, (1, 2), ("blocks.1", "blocks.2"), (24, 40), (4, 8)),
+        (LITE0, (1, "blocks.3", 2), ("blocks.1", "blocks.2", "blocks.3"), (24, 40, 80), (4, 8, 16)),
+        (LITE0, ("blocks.5.1", "blocks.0"), ("blocks.0", "blocks.5.1"), (16, 192), (2, 32)),
+        ("mobilenetv3_small_050", (1, 2), ("blocks.0", "blocks.1"), (8, 16), (4, 8)),
+        ("convnext_atto", (1, 2), ("stages.1", "stages.2"), (80, 160), (8, 16)),
+        ("convnext_atto", (0, "stages.1.blocks.0"), ("stages.0", "stages.1.blocks.0"), (40, 80), (4, 8)),
+        (RESNET, (3, 1), ("layer1", "layer3"), (64, 256), (4, 16)),
+        (RESNET, ("layer2.0", 1, "layer2"), ("layer1", "layer2.0", "layer2"), (64, 128, 128), (4, 8, 8)),
+    ],
+)
+def test_a_cut_network_gives_the_whole_ones_features_in_its_order(
+    name: str, layers: tuple, modules: tuple, channels: tuple, strides: tuple, tmp_path: Path
+):
     torch.manual_seed(0)
     whole = timm.create_model(name)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    cut = build("timm", name, layers=(1, 2), weights=str(tmp_path / "weights.pth"), mean=[0.5] * 3, std=[0.5] * 3)
-    info = timm.create_model(name, features_only=True, out_indices=(1, 2)).feature_info
-    expected = hooked(whole, [f["module"].replace("stages_", "stages.") for f in info.get_dicts()], (IMAGE - 0.5) / 0.5)
+    cut = build(name, layers, str(tmp_path / "weights.pth"), mean=[0.5] * 3, std=[0.5] * 3)
+    assert (cut.channels, cut.strides) == (channels, strides)
+    expected = hooked(whole, list(modules), (IMAGE - 0.5) / 0.5)
     for own, theirs in zip(features(cut, IMAGE), expected, strict=True):
         assert torch.equal(own, theirs)
-    assert cut.channels == tuple(info.channels()) and cut.strides == tuple(info.reduction())
+    # nothing is kept behind the last of them: all that is there takes part in the features
+    sum(f.square().mean() for f in cut.train()(IMAGE)).backward()
+    assert [n for n, p in cut.named_parameters() if p.grad is None] == []
 
 
-def test_a_cut_torchvision_network_gives_the_whole_ones_features(tmp_path):
-    import torchvision
-
+def test_torchvisions_file_gives_torchvisions_features(tmp_path: Path):
     torch.manual_seed(0)
     whole = torchvision.models.resnet18(weights=None)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    cut = build("torchvision", "resnet18", layers=(1, 3), weights=str(tmp_path / "weights.pth"))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = hooked(whole, ["layer1", "layer3"], (IMAGE - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    cut = build("resnet18.tv_in1k", (1, 3), str(tmp_path / "weights.pth"))
     for own, theirs in zip(features(cut, IMAGE), expected, strict=True):
         assert torch.equal(own, theirs)
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
-@pytest.mark.parametrize(("layers", "strides"), [((1, 2, 3), (4, 8, 16)), ((2,), (8,)), ((3, 1), (4, 16))])
-def test_levels_have_the_strides_that_are_promised(library: str, layers: tuple[int, ...], strides: tuple[int, ...]):
-    backbone = build(library, {"timm": "tf_efficientnet_lite0", "torchvision": "resnet18"}[library], layers)
-    assert backbone.strides == strides
-    for feature, channels, stride in zip(features(backbone, IMAGE), backbone.channels, strides, strict=True):
-        assert feature.shape == (2, channels, 96 // stride, 128 // stride)
+@pytest.mark.parametrize(
+    ("name", "layers", "size", "grid"),
+    [
+        (VIT, (3, 10), (96, 128), (6, 8)),
+        (VIT, (0,), (100, 125), (6, 8)),  # resized to the nearest multiples of 16
+        (REGISTERS, (1,), (96, 128), (7, 9)),  # 98 x 126 px
+    ],
+)
+def test_a_transformers_tokens_lie_where_their_patches_do(
+    name: str, layers: tuple, size: tuple, grid: tuple, tmp_path: Path
+):
+    """Of the whole network the tokens behind class and register tokens, row by row."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name, dynamic_img_size=True)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    cut = build(name, layers, str(tmp_path / "weights.pth"), mean=[0.0] * 3, std=[1.0] * 3)
+    patch = whole.patch_embed.patch_size[0]
+    assert cut.strides == (256 // round(256 / patch),) * len(layers)
+    image = IMAGE[:, :, : size[0], : size[1]] if max(size) <= 128 else IMAGE
+    fitted = torch.nn.functional.interpolate(image, [side * patch for side in grid], mode="bilinear")
+    tokens = hooked(whole, [f"blocks.{layer}" for layer in layers], fitted)
+    for own, theirs in zip(features(cut, image), tokens, strict=True):
+        theirs = theirs[:, whole.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        torch.testing.assert_close(own, theirs)
 
 
-@pytest.mark.parametrize(("library", "name"), [("timm", "tf_efficientnet_lite0"), ("timm", "mobilenetv3_small_050"),
-                                               ("timm", "convnext_atto"), ("torchvision", "resnet18")])  # fmt: skip
-def test_nothing_behind_the_last_level_is_kept(library: str, name: str):
-    """Every parameter gets a gradient from the features, and fewer levels have fewer parameters."""
-    sizes = []
-    for layers in ((1,), (1, 2), (1, 2, 3)):
-        backbone = build(library, name, layers)
-        sum(f.square().mean() for f in backbone(IMAGE[:, :, :64, :64])).backward()
-        assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
-        sizes.append(sum(p.numel() for p in backbone.parameters()))
+def test_swins_features_have_their_channels_first(tmp_path: Path):
+    torch.manual_seed(0)
+    whole = timm.create_model(SWIN, strict_img_size=False)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    cut = build(SWIN, (0, 2), str(tmp_path / "weights.pth"), mean=[0.0] * 3, std=[1.0] * 3)
+    assert (cut.channels, cut.strides) == ((96, 384), (4, 16))
+    for own, theirs in zip(features(cut, IMAGE), hooked(whole, ["layers.0", "layers.2"], IMAGE), strict=True):
+        torch.testing.assert_close(own, theirs.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("name", [LITE0, "mobilenetv3_small_050", "convnext_atto", RESNET, VIT])
+def test_fewer_levels_have_fewer_parameters(name: str):
+    sizes = [sum(p.numel() for p in build(name, layers).parameters()) for layers in ((1,), (1, 2), (1, 2, 3))]
     assert sizes == sorted(set(sizes))
 
 
 def test_measuring_leaves_no_trace():
     """The size of the features is found with a blank image, which must not enter the batch statistics."""
-    backbone = build("torchvision", "resnet18")
+    backbone = build(RESNET)
     assert backbone.training and all(p.requires_grad for p in backbone.parameters())
     counts = [b for n, b in backbone.named_buffers() if n.endswith("num_batches_tracked")]
     assert counts and all(b == 0 for b in counts)
 
 
 def test_mean_and_std_come_from_the_weights_or_from_the_configuration():
-    assert build("timm", "tf_efficientnet_lite0").mean.flatten().tolist() == [0.5] * 3
-    assert build("timm", "resnet10t").mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
-    own = build("timm", "resnet10t", mean=[0.1, 0.2, 0.3], std=[1, 2, 3])
+    assert build(LITE0).mean.flatten().tolist() == [0.5] * 3
+    assert build("resnet10t").mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    own = build("resnet10t", mean=[0.1, 0.2, 0.3], std=[1, 2, 3])
     assert own.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3]) and own.std.flatten().tolist() == [1, 2, 3]
     assert "mean" not in own.state_dict()
 
 
+def test_numbers_and_names_of_the_same_levels_agree():
+    numbers, names = (build(LITE0, layers, "bundled") for layers in ((1, 2), ("blocks.2", "blocks.1")))
+    for one, other in zip(features(numbers, IMAGE), features(names, IMAGE), strict=True):
+        assert torch.equal(one, other)
+    twice = build(LITE0, (2, "blocks.2"), "bundled")
+    assert len(twice.channels) == 1 and torch.equal(features(twice, IMAGE)[0], features(numbers, IMAGE)[1])
+
+
 @pytest.mark.parametrize(
-    ("library", "name", "layers", "message"),
+    ("name", "layers"), [(LITE0, (1, "blocks.3")), (RESNET, (1, 2)), ("convnext_atto", (1,)), (VIT, (2,))]
+)
+def test_a_cut_network_goes_through_its_own_file(name: str, layers: tuple, tmp_path: Path):
+    cut = build(name, layers)
+    save_cut(cut.net, tmp_path / "cut.safetensors")
+    again = build(name, layers, str(tmp_path / "cut.safetensors"))
+    for own, theirs in zip(features(again, IMAGE), features(cut, IMAGE), strict=True):
+        assert torch.equal(own, theirs)
+    with pytest.raises(UserError, match="the features of another backbone, or other layers of it"):
+        build(name, (3,), str(tmp_path / "cut.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "message"),
     [
-        ("keras", "resnet18", (1,), "must be torchvision or timm, not 'keras'"),
-        ("timm", "resnt18", (1,), r"no model 'resnt18'.*Similar: resnet18"),
-        ("torchvision", "resnt18", (1,), r"no model 'resnt18'.*Similar: resnet18"),
-        ("torchvision", "mobilenet_v3_small", (1, 2), "has no layer1, layer2: take a ResNet, or name modules"),
-        ("timm", "resnet10t", (2, 9), r"no feature levels \[2, 9\]"),
-        ("timm", "resnet10t", (), "names no feature level"),
-        ("timm", "vit_tiny_patch16_224", (1,), r"images of one size alone.*convolutional"),
+        ("resnt18", (1,), r"no model 'resnt18'.*Similar: resnet18"),
+        ("resnet10t", (2, 9), r"no feature levels \[2, 9\]"),
+        ("resnet10t", (), "names no feature level"),
+        ("cait_xxs24_224", (1,), r"images of one size alone.*another network"),
+        (VIT, ("blocks.3",), "Of a transformer, name blocks by their numbers"),
+        (LITE0, ("blocks.9",), r"no module 'blocks\.9'.*Similar: blocks\.\d.*In blocks: blocks\.0, blo"),
+        (LITE0, ("features",), r"no module 'features'.*In the network: conv_stem, bn1, .*classifier"),
+        (LITE0, ("blocks.1", 7), r"no feature levels \[7\]: it has 0 to 4"),
+        (LITE0, ("classifier",), r"layers give \(1, 1000\), and not maps"),
+        ("efficientnet_lite9", ("blocks.1",), "no model 'efficientnet_lite9'.*Similar: .*efficientnet_lite"),
     ],
 )
-def test_what_cannot_be_built_says_what_can(library: str, name: str, layers: tuple[int, ...], message: str):
+def test_what_cannot_be_built_says_what_can(name: str, layers: tuple, message: str):
     with pytest.raises(UserError, match=message):
-        build(library, name, layers)
+        build(name, layers)
+
+
+def test_a_network_that_cannot_be_followed_is_refused():
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer1 = nn.Conv2d(3, 4, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.layer1(image) if image.mean() > 0 else image
+
+    class HalfUsed(nn.Sequential):
+        def forward(self, image: Tensor) -> Tensor:
+            return self[0](image)
+
+    with pytest.raises(UserError, match=r"'branching' cannot be cut at modules' names .*as numbers, or take another"):
+        cut_at(Branching(), ["layer1"], "branching")
+    with pytest.raises(UserError, match="puts nothing out at 1"):
+        cut_at(HalfUsed(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)), ["1"], "half used")

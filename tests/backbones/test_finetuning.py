@@ -13,10 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from anomalib_lite.backbones import Backbone, build
-from anomalib_lite.backbones.finetuning import Outcome, Settings, finetune
-from anomalib_lite.backbones.finetuning.blocks import block_of
-from anomalib_lite.backbones.finetuning.tasks import CutPaste, OKAgainstGenerated
-from anomalib_lite.backbones.finetuning.training import FineTuning, classification_loss
+from anomalib_lite.backbones.finetuning import FineTuning, Outcome, Settings, block_of, classification_loss, finetune
+from anomalib_lite.backbones.tasks import CutPaste, OKAgainstGenerated
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
@@ -35,7 +33,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def network() -> Backbone:
     torch.manual_seed(0)
-    return build("torchvision", "resnet18", (1, 2))
+    return build("resnet18", (1, 2))
 
 
 def tune(
@@ -115,7 +113,7 @@ def test_a_seed_decides_everything(samples: list[Sample]):
 
 def test_it_gets_better_at_its_task(samples: list[Sample]):
     """Against the head alone on the untouched features, on images that it never saw."""
-    backbone = build("timm", "tf_efficientnet_lite0", (1, 2), "bundled")
+    backbone = build("tf_efficientnet_lite0", (1, 2), "bundled")
     rate = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.02)
     settings = replace(QUICK, epochs=8, head_epochs=2, hidden=(64,), batches=None, scheduler=rate)
     _, outcome = tune(samples, settings, backbone)

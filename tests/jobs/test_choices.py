@@ -166,7 +166,7 @@ def made(kind: type[Method], **settings: object) -> Model:
 
 
 TEMPLATE, GENERATOR = {"mode": {"name": "template"}}, {"generator": {"_target_": "x"}}
-TASKS = "anomalib_lite.backbones.finetuning.tasks"
+TASKS = "anomalib_lite.backbones.tasks"
 TEACHER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.CutPaste"}}}
 CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.OKAgainstGenerated"}}}
 

@@ -32,7 +32,7 @@ class SeenImages:
 @cache
 def bundled_backbone() -> Backbone:
     """EfficientNet-Lite0 with the ImageNet weights that the installation brings, all levels to stride 32."""
-    net = build("timm", "tf_efficientnet_lite0", (1, 2, 3, 4), "bundled", (0.5,) * 3, (0.5,) * 3)
+    net = build("tf_efficientnet_lite0", (1, 2, 3, 4), "bundled", (0.5,) * 3, (0.5,) * 3)
     return net.eval().requires_grad_(False)
 
 
