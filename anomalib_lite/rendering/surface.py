@@ -71,7 +71,9 @@ def render_surface(
     _lay_over(radiance, foil, gold)
 
     radiance = flaw.finish(radiance, grid)
-    _add_dust(radiance, grid, wear, stream(seed, "dust"))
+    rng = stream(seed, "dust")
+    for x, y in rng.uniform(-0.52, 0.52, (rng.poisson(14 * wear.dust), 2)):
+        _stamp(radiance, grid, x, y, rng.exponential(0.0018), rng.uniform(0.05, 0.4))
     return radiance
 
 
@@ -164,11 +166,6 @@ def _foil_colour(bright: np.ndarray, wear: Wear, rng: np.random.Generator) -> np
     np.minimum(log, np.float32(0.5), out=log)
     powers = (0.95, 1.12, 1.42)
     return cv2.merge([cv2.exp(log * power) * gold for power, gold in zip(powers, GOLD.tolist(), strict=True)])
-
-
-def _add_dust(radiance: np.ndarray, grid: Grid, wear: Wear, rng: np.random.Generator) -> None:
-    for x, y in rng.uniform(-0.52, 0.52, (rng.poisson(14 * wear.dust), 2)):
-        _stamp(radiance, grid, x, y, rng.exponential(0.0018), rng.uniform(0.05, 0.4))
 
 
 def _stamp(image: np.ndarray, grid: Grid, x: float, y: float, size: float, tone: float) -> None:

@@ -88,13 +88,6 @@ def test_a_brighter_panel_gives_the_same_places(sheets, template):
             assert np.abs(a.corners - b.corners).max() < 0.6
 
 
-def test_a_template_cut_from_a_panel_serves_as_well(sheets):
-    corners = sheets[0].products[5].corners
-    (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
-    found = segment(sheets[1].image, sheets[0].image[top:bottom, left:right], WIDE)
-    assert len(found) == 8
-
-
 @pytest.mark.parametrize("ground", [20, 200])
 @pytest.mark.parametrize("margin", [0, 1, 8])
 def test_a_template_cut_at_the_very_edge_of_a_plain_product_serves_as_well(ground, margin):

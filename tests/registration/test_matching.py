@@ -16,7 +16,7 @@ from anomalib_lite.registration.matching import (
     overlap,
     reduce,
     suppress,
-)
+)  # fmt: skip
 
 STRAIGHT = SegmentOptions(max_angle=0)
 

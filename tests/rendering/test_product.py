@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import cv2
 import numpy as np
 import pytest
@@ -14,14 +12,7 @@ from anomalib_lite.rendering import product
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.layout import perfect_layout
 from anomalib_lite.rendering.photo import Camera
-from anomalib_lite.rendering.product import (
-    Conditions,
-    PanelsConfig,
-    draw_conditions,
-    render_product,
-    render_template,
-    write_dataset,
-)
+from anomalib_lite.rendering.product import Conditions, PanelsConfig, draw_conditions, render_product, render_template
 from anomalib_lite.rendering.raster import Pose, coverage, image_seed, to_pixels
 from anomalib_lite.rendering.surface import Wear
 
@@ -31,7 +22,7 @@ SMALL = PanelsConfig(size=64, n_train=4, n_test_good=2, n_per_defect=2, defects=
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("artifacts"), SMALL, workers=2)
+    return product.write_dataset(tmp_path_factory.mktemp("artifacts"), SMALL, workers=2)
 
 
 def pixels(path):
@@ -131,7 +122,7 @@ def test_the_folder_has_the_layout_of_mvtec_ad(folder):
 def test_an_image_depends_on_its_place_alone(folder, tmp_path):
     """Neither on how many are drawn, nor on their order or the number of threads."""
     fewer = PanelsConfig(size=64, n_train=2, n_test_good=0, n_per_defect=2, defects=("stain",))
-    other = write_dataset(tmp_path, fewer, workers=1)
+    other = product.write_dataset(tmp_path, fewer, workers=1)
     for file in ("train/good/001.png", "test/stain/001.png", "ground_truth/stain/001_mask.png"):
         assert np.array_equal(pixels(folder / file), pixels(other / file))
     seed = image_seed(0, "train", "good", 3)
@@ -151,29 +142,15 @@ def test_a_folder_that_is_there_is_used_again_and_a_failed_one_leaves_nothing(fo
         raise OSError("disk full")
 
     monkeypatch.setattr(product, "write_image", fail)
-    assert write_dataset(folder.parent, SMALL) == folder
+    assert product.write_dataset(folder.parent, SMALL) == folder
     with pytest.raises(OSError, match="disk full"):
-        write_dataset(tmp_path, SMALL)
+        product.write_dataset(tmp_path, SMALL)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_two_writers_at_once_render_once_and_leave_one_whole_folder(tmp_path, monkeypatch):
-    render, rendered = product._render_into, []
-
-    def counted(*arguments):
-        rendered.append(arguments)
-        render(*arguments)
-
-    monkeypatch.setattr(product, "_render_into", counted)
-    with ThreadPoolExecutor(2) as pool:
-        targets = list(pool.map(lambda _: write_dataset(tmp_path, SMALL), range(2)))
-    assert len(rendered) == 1
-    assert list(tmp_path.iterdir()) == targets[:1] and (targets[0] / "template.png").is_file()
 
 
 def test_the_set_is_too_hard_for_a_gaussian_a_pixel(tmp_path):
     """Else it would say nothing about detectors: normal variation must cover what a pixel alone can see."""
-    folder = write_dataset(tmp_path, PanelsConfig(size=96, n_train=40, n_test_good=24, n_per_defect=4))
+    folder = product.write_dataset(tmp_path, PanelsConfig(size=96, n_train=40, n_test_good=24, n_per_defect=4))
 
     def load(pattern):
         return np.stack([pixels(path).astype(np.float32) for path in sorted(folder.glob(pattern))])
