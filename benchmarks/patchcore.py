@@ -38,8 +38,8 @@ from anomalib_lite.augment.synthetic import synthesize
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.backbones import build
 from anomalib_lite.cli import MALLOC
-from anomalib_lite.data import mvtec_ad
 from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
+from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.detectors.candidates import gather_candidates
 from anomalib_lite.detectors.coreset import greedy_centres, random_projection
@@ -126,7 +126,7 @@ def measured(model: Model, batches: list[Batch]) -> list[float]:
 
 
 def measure_coreset(root: Path, category: str, sizes: list[int], seeds: int) -> list[dict[str, object]]:
-    splits = mvtec_ad.read(root, category)
+    splits = mvtec_ad(root, category)
     train, val, test = (ImageSet(samples, (256, 256), name=name) for name, samples in splits)
     sets = {"test": list(loader(test, 16)), "drawn": [*loader(val, 16), *drawn(val, 160)]}
     model, table = detector(), []

@@ -100,7 +100,7 @@ def _data_name(run: Run) -> str:
     reader = str(data.get("_target_", "data")).split(".")
     name = run.choices.get("data")
     if name is None or run.config.get("run"):  # an evaluation: the choices are its training's, the data may not be
-        name = reader[-2] if len(reader) > 1 else reader[-1]
+        name = reader[-2] if reader[-1] == "read" and len(reader) > 1 else reader[-1]
     return "-".join(str(part) for part in [name, *parts] if part)
 
 

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from anomalib_lite.errors import UserError
+
+Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV's own limit; Pillow reads headers alone here
+DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in 16-bit files
+LABELS = 8  # a mask of more values than these has soft edges, unless its values are small numbers
+# turns and mirrors that bring a picture upright, by its EXIF orientation
+_UPRIGHT = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
 
 
 class UnreadableImage(UserError):
     """The file is no image that can be decoded."""
 
 
-def read_image(path: Path) -> np.ndarray:
-    """RGB uint8 (H, W, 3). Grey images are repeated; 16-bit ones are scaled by 1/257; alpha is dropped."""
-    raw = _decode(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH)
+def read_image(path: Path, bits: int | None = None) -> np.ndarray:
+    """RGB uint8 (H, W, 3), upright as its EXIF tag says. Grey images are repeated; alpha is dropped.
+
+    bits: those that a 16-bit file uses; None takes the least of `DEPTHS` that holds its brightest pixel.
+    """
+    raw = _decode(path)
     if raw.dtype == np.uint16:
-        raw = np.round(raw / 257).astype(np.uint8)
+        scale = 2 ** (bits or depth_of(int(raw.max()))) - 1
+        raw = np.round(np.minimum(raw, scale) * (255 / scale)).astype(np.uint8)
     elif raw.dtype != np.uint8:
         raise UnreadableImage(f"{path} holds {raw.dtype} pixels; 8-bit and 16-bit images can be read.")
     if raw.ndim == 2 or raw.shape[2] == 1:
@@ -26,17 +46,52 @@ def read_image(path: Path) -> np.ndarray:
     return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if raw.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Bool (H, W), True where any colour of a pixel is above zero, and the pixel is not fully transparent.
+def depth_of(brightest: int) -> int:
+    """The least of `DEPTHS` that holds a value."""
+    return next(bits for bits in DEPTHS if brightest < 2**bits)
 
-    A JPEG's rounding leaves faint values around edges: there, above half.
+
+def brightest(path: Path) -> int | None:
+    """The largest value in a 16-bit file; None for one of 8 bits, or that cannot be read."""
+    try:
+        raw = _decode(path)
+    except UnreadableImage:
+        return None
+    return int(raw.max()) if raw.dtype == np.uint16 else None
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Bool (H, W), True where a pixel is marked; of a folder, where any of its masks is.
+
+    A mask of a few values, or of small numbers, marks all above zero: labels count from one. One with soft edges or
+    from a lossy file (JPEG, WebP) marks what lies above half of its brightest value. Transparent pixels mark nothing;
+    where all colours are black, the alpha channel is the mask.
     """
-    raw = _decode(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH)
-    marked = raw > (127 if path.suffix.lower() in (".jpg", ".jpeg") else 0)
-    if marked.ndim == 2:
-        return marked
-    colours, alpha = marked[..., :3], marked[..., 3:]
-    return colours.any(axis=2) & alpha.all(axis=2)
+    if path.is_dir():
+        parts = [read_mask(part) for part in sorted(path.glob("[!.]*"))]
+        if not parts or len({part.shape for part in parts}) > 1:
+            raise UnreadableImage(f"{path} holds no masks of one size.")
+        return np.any(parts, axis=0)
+    values = _decode(path)
+    if values.ndim == 3:
+        colours, alpha = values[..., :3].max(axis=2), values[..., 3:].max(axis=2, initial=0)
+        if values.shape[2] == 4:
+            colours = np.minimum(colours, alpha) if colours.any() else alpha
+        values = colours
+    if not np.issubdtype(values.dtype, np.unsignedinteger):
+        raise UnreadableImage(f"The mask {path} holds {values.dtype} pixels; save it in 8 bits.")
+    top, full = int(values.max()), np.iinfo(values.dtype).max
+    lossy = _is_lossy(path)
+    if lossy and 0 < top <= full // 2:
+        raise UnreadableImage(f"The mask {path} is lossy, and its brightest value {top} too faint: save it as PNG.")
+    soft = top > full // 2 and np.count_nonzero(np.bincount(values.ravel())) > LABELS
+    return values > (top // 2 if lossy or soft else 0)
+
+
+def looks_inverted(mask: np.ndarray) -> bool:
+    """Whether the whole border and more than half of the picture are marked, though not all of it."""
+    border = mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all()
+    return bool(border and not mask.all() and mask.mean() > 0.5)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -57,18 +112,64 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
+def _decode(path: Path) -> np.ndarray:
     try:
-        data = np.fromfile(path, dtype=np.uint8)  # cv2.imread would hide why it failed
-    except OSError as error:
+        data = path.read_bytes()
+    except OSError as error:  # cv2.imread would hide why it failed
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.") from error
+    turn = _inspect(path, data)
     try:
-        image = cv2.imdecode(data, flags) if data.size and not _truncated_jpeg(data.tobytes()) else None
+        pixels = None
+        if data and not _truncated_jpeg(data):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
-        image = None
-    if image is None:
+        pixels = None
+    if pixels is None:
         raise UnreadableImage(f"{path} is no image that can be decoded (damaged, empty or of another format).")
-    return image
+    return np.ascontiguousarray(_UPRIGHT[turn](pixels)) if turn in _UPRIGHT else pixels
+
+
+def _inspect(path: Path, data: bytes) -> int:
+    """The EXIF orientation that is left to obey.
+
+    Errors: UnreadableImage for several pages or frames, and for a TIFF that is damaged inside, which OpenCV would give
+    as it is.
+    """
+    is_tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    may_move = data[:3] == b"GIF" or b"acTL" in data[:4096] or b"ANIM" in data[:64] or data[4:12] == b"ftypavis"
+    tagged = any(tag in data for tag in (b"Exif", b"eXIf", b"EXIF", b"Orientation", b"profile type exif", b"ftypavi"))
+    if not (is_tiff or may_move or tagged):
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            pages = _pages(header) if is_tiff or may_move else 1
+            if is_tiff and header.info.get("compression", "raw") != "raw":
+                header.seek(0)
+                header.load()
+            turn = 1 if is_tiff else header.getexif().get(0x0112, 1)  # OpenCV turns TIFF files itself, no others
+    except (Image.UnidentifiedImageError, NotImplementedError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1  # of a kind that Pillow does not know: OpenCV decides
+    except OSError as error:
+        raise UnreadableImage(f"{path} is damaged: {error}.") from error
+    if pages > 1:
+        raise UnreadableImage(f"{path} holds {pages} pages or frames: save each as a file of its own.")
+    return turn
+
+
+def _pages(header: Image.Image) -> int:
+    """Pictures of the first one's size: smaller ones are thumbnails."""
+    count, size = 0, header.size
+    for index in range(getattr(header, "n_frames", 1)):
+        header.seek(index)
+        count += header.size == size
+    return count
+
+
+def _is_lossy(path: Path) -> bool:
+    """By content: a JPEG may be called .png."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    return head.startswith(b"\xff\xd8") or (head[8:12] == b"WEBP" and b"VP8L" not in head) or head[4:8] == b"ftyp"
 
 
 def _truncated_jpeg(data: bytes) -> bool:

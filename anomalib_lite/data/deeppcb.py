@@ -10,19 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import cv2
 import numpy as np
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.deeppcb_pairs import simulated_pair
-from anomalib_lite.data.files import make_splits, require_folder
+from anomalib_lite.data.files import require_folder
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.data.splits import Drawing, make_splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
 LISTS = ("trainval", "test")
+# what a good board's scan may look like beside its template
+SHIFT = 2.0  # px, standard deviation of the whole picture's shift
+STRETCH = 0.005  # standard deviation of the change of scale, of each axis for itself, and of shear and turn (rad)
+BEND, BEND_LENGTH = 0.7, 60.0  # px: how far parts lie off beyond that, and over which length this changes
+ETCHING = 0.12  # standard deviation of the level, of black to white, at which the scan is cut in two: +-0.5 px of edge
+ROUGHNESS, GRAIN = 0.18, 1.2  # likewise of the level from place to place, and its length in px
+OPTICS = 1.5  # px, blur of the scanner
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,7 @@ def read(
     artifacts: str | Path,
     test_list: str = "test",
     simulation_seed: int = 0,
-    val_share: float = 0.5,
-    split_seed: int = 0,
+    **drawing: Unpack[Drawing],
 ) -> Splits:
     """The scans of `test_list`, each with its own template, to test on; OK pairs simulated from the templates of
     trainval.txt to learn from.
@@ -75,12 +82,12 @@ def read(
     test = [
         Sample(p.scan, NOK, made / "masks" / f"{_flat(p)}.png", p.template, _defect(read_boxes(p.scan))) for p in tested
     ]
-    return make_splits(ok, test, val_share, split_seed, made)
+    return make_splits(ok, test, made, **{"val_share": 0.5, **drawing})
 
 
 def data_folder(root: str | Path) -> Path:
     """Where the lists lie: `root` itself or, as in the authors' repository, its folder PCBData."""
-    base = require_folder(Path(root).expanduser(), "DeepPCB")
+    base = require_folder(root, "DeepPCB")
     for folder in (base, base / "PCBData"):
         if all((folder / f"{name}.txt").is_file() for name in LISTS):
             return folder
@@ -151,3 +158,28 @@ def _flat(pair: Pair) -> str:
 def _defect(boxes: Sequence[Box]) -> str | None:
     kinds = {box.kind for box in boxes}
     return kinds.pop() if len(kinds) == 1 else "several" if kinds else None
+
+
+def simulated_pair(template: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A scan of a board as its template (H, W) uint8 wants it, black and white.
+
+    Moved, stretched and sheared, bent a little along the way of the scanner, blurred, and cut into black and white at a
+    level that differs from scan to scan, as etching and exposure do, and from place to place, as edges are rough.
+    """
+    height, width = template.shape
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    linear = np.eye(2) + rng.normal(0, STRETCH, (2, 2)) * [[0.2, 0.2], [0.2, 1.0]]  # the scanner's way is vertical
+    shift = rng.normal(0, SHIFT, 2)
+    x, y = columns - width / 2, rows - height / 2
+    x, y = (linear[i, 0] * x + linear[i, 1] * y + shift[i] + s / 2 for i, s in enumerate((width, height)))
+    x, y = (t.astype(np.float32) + BEND * _smooth_noise(template.shape, BEND_LENGTH, rng) for t in (x, y))
+    moved = cv2.remap(template, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) / 255
+    grey = cv2.GaussianBlur(moved, (0, 0), OPTICS)
+    level = 0.5 + rng.normal(0, ETCHING) + ROUGHNESS * _smooth_noise(template.shape, GRAIN, rng)
+    return np.where(grey > level.clip(0.1, 0.9), 255, 0).astype(np.uint8)
+
+
+def _smooth_noise(shape: tuple[int, int], length: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise of variance 1 that changes over `length` px."""
+    noise = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), length)
+    return noise / max(float(noise.std()), 1e-9)

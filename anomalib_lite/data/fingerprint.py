@@ -1,14 +1,23 @@
-"""A hash that changes when the data changes."""
+"""A hash that changes when the data changes, and what a run keeps to know its data again."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from anomalib_lite.data.sample import Sample, Splits
+from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
+
+DATA = "data.json"  # in a run folder
+
+log = logging.getLogger(__name__)
 
 
 def fingerprint(splits: Splits) -> str:
@@ -19,7 +28,7 @@ def fingerprint(splits: Splits) -> str:
     lines = [(name, sample) for name, samples in splits for sample in samples]
     paths = sorted({path for _, sample in lines for _, path in _files(sample)})
     with ThreadPoolExecutor() as pool:
-        digests = dict(zip(paths, pool.map(_digest, paths), strict=True))
+        digests = dict(zip(paths, pool.map(digest, paths), strict=True))
     base = os.path.commonpath([p.absolute().parent for p in paths]) if paths else "."
     total = hashlib.sha256()
     for split, sample in lines:
@@ -29,14 +38,67 @@ def fingerprint(splits: Splits) -> str:
     return total.hexdigest()
 
 
+def digest(path: Path) -> str:
+    """Size and SHA-256 of a file, or of the files in a folder of masks. Errors: UserError."""
+    if path.is_dir():
+        return hashlib.sha256("".join(map(digest, sorted(path.glob("[!.]*")))).encode()).hexdigest()
+    try:
+        state = path.stat()
+        return _digest(path.absolute(), state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def describe(splits: Splits) -> dict[str, Any]:
+    """What a run keeps of its data: the fingerprint, the bits of 16-bit files, and what it learned from, by content."""
+    learned = {digest(s.image): str(s.image) for s in splits.train + splits.val}
+    return {"fingerprint": fingerprint(splits), "bits": next((s.bits for s in splits.train), None), "learned": learned}
+
+
+def known_data(run: Path) -> dict[str, Any]:
+    """What a run keeps of its data; of runs from before there was such a file, the fingerprint alone."""
+    if (run / DATA).is_file():
+        return json.loads((run / DATA).read_text(encoding="utf-8"))
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    return {"fingerprint": environment["data_fingerprint"], "learned": {}}
+
+
+def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list[Sample]:
+    """The images to measure a trained run on.
+
+    known: what `describe` said when it was trained. own: whether no other data was named. Data of the same
+    fingerprint, wherever it lies, gives its own test images. Of other data, where the OK images for testing would be
+    drawn from those that are given, nothing is learned, so all are measured; images that the run learned from never.
+    Errors: UserError where a run's own data is not what it was, and where nothing is left.
+    """
+    if fingerprint(splits) == known["fingerprint"]:
+        return splits.test
+    if own:
+        now = {digest(s.image) for s in splits.train + splits.val}
+        gone = len(set(known["learned"]) - now)
+        raise UserError(
+            "The run's own data is not what it was when the run was trained: of the images that it learned from, "
+            f"{gone} of {len(known['learned'])} would now be tested on or are gone. Put the data back, train again, or "
+            "name what is to be measured: data=folder data.root=... data.test_ok=... data.nok=..."
+        )
+    samples = splits.test
+    if splits.drawn:
+        samples = [s for _, part in splits for s in part]
+        samples.sort(key=lambda s: (s.label != OK, s.image))
+    new = [s for s in samples if digest(s.image) not in known["learned"]]
+    if len(new) < len(samples):
+        log.warning("%d of %d images are left out: the run learned from them", len(samples) - len(new), len(samples))
+    if not new:
+        raise UserError("The run learned from all of these images: there is nothing to measure it on.")
+    return new
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, time: int) -> str:
+    data = path.read_bytes()
+    return f"{len(data)}:{hashlib.sha256(data).hexdigest()}"
+
+
 def _files(sample: Sample) -> list[tuple[str, Path]]:
     named = (("image", sample.image), ("mask", sample.mask), ("template", sample.template))
     return [(role, path) for role, path in named if path is not None]
-
-
-def _digest(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    return f"{len(data)}:{hashlib.sha256(data).hexdigest()}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Unpack
 
-from anomalib_lite.data.files import expand, hold_out, make_splits, ok_samples, with_template
+from anomalib_lite.data.files import expand, locate, require_folder, same_form
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
+from anomalib_lite.data.tables import read_labels
 from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Patterns = str | Iterable[str] | None
 
@@ -20,84 +25,101 @@ def read(
     mask: Patterns = None,
     test_ok: Patterns = None,
     manifest: str | Path | None = None,
-    template: str | Path | None = None,
-    val_share: float = 0.2,
     test_ok_share: float = 0.2,
-    split_seed: int = 0,
+    **drawing: Unpack[Drawing],
 ) -> Splits:
     """OK images to learn from and NOK images to test on.
 
     ok, nok, test_ok: folders, files or glob patterns relative to `root`. mask: likewise; a mask belongs to the NOK
     image of the same stem, or of the stem plus `_mask`. A NOK image's defect type is the name of its folder.
     test_ok: OK images for testing alone; where it is not given, `test_ok_share` of the OK images is kept for it.
+    Without `ok` the data is there for testing a trained run alone.
     manifest: a CSV instead of the patterns, with the columns crop, label (OK or NOK), defect, mask; its paths are
     relative to the file itself.
     """
     if manifest is not None:
-        base, okay, bad = _read_manifest(Path(manifest).expanduser())
+        base, okay, bad = _read_manifest(Path(str(manifest)).expanduser())
         testable: list[Sample] = []
     else:
-        base = Path(root).expanduser()
-        if ok is None:
+        if ok is None and test_ok is None and nok is None:
             raise UserError("data=folder needs data.ok (folder or pattern of OK images) or data.manifest (a CSV).")
-        okay = ok_samples(expand(ok, base))
+        base = require_folder(root, "The data set")
+        okay, testable = ok_samples(expand(ok, base)), ok_samples(expand(test_ok, base))
         bad = _pair_masks(expand(nok, base), expand(mask, base))
-        testable = ok_samples(expand(test_ok, base))
-    if not testable and test_ok_share:
-        # salted, so that the test images are not the ones that the validation split would take first
-        okay, testable = hold_out(okay, test_ok_share, split_seed + 1_000_003, base)
-    return with_template(make_splits(okay, [*testable, *bad], val_share, split_seed, base), template)
+    share = 0 if testable else test_ok_share
+    return make_splits(okay, [*testable, *bad], base, test_share=share, **drawing)
 
 
 def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
-    """Pairs by stem, and by the folder's name too where one stem occurs several times."""
+    """By stem; a mask in a folder that is called like some images' folder belongs to an image of that folder.
+
+    Errors: UserError where several masks fit an image, or several images a mask, and where no mask fits any image.
+    """
     by_stem: dict[str, list[Path]] = {}
     for path in masks:
-        for stem in {path.stem, path.stem.removesuffix("_mask")}:
+        for stem in {same_form(path.stem), same_form(path.stem).removesuffix("_mask")}:
             by_stem.setdefault(stem, []).append(path)
-    samples = []
+    folders = {same_form(image.parent.name) for image in images}
+    samples, owner = [], {}
     for image in images:
-        found = by_stem.get(image.stem, [])
+        folder = same_form(image.parent.name)
+        found = [m for m in by_stem.get(same_form(image.stem), []) if _fits(m, folder, folders)]
         if len(found) > 1:
-            found = [m for m in found if m.parent.name == image.parent.name]
-        if masks and len(found) != 1:
+            nearest = max(_shared_folders(image, m) for m in found)
+            found = [m for m in found if _shared_folders(image, m) == nearest]
+        if len(found) > 1 or (found and found[0] in owner):
+            rivals = f"{image} and {owner[found[0]]} fit the mask {found[0]}" if len(found) == 1 else (
+                f"{len(found)} masks match {image}"
+            )  # fmt: skip
             raise UserError(
-                f"{len(found)} masks match {image}. A mask is named {image.stem}.png or {image.stem}_mask.png, and "
-                f"lies in a folder called '{image.parent.name}' where several images share that name."
+                f"{rivals}. A mask is named {image.stem}.png or {image.stem}_mask.png, and lies in a folder called "
+                f"'{image.parent.name}' where several images share that name."
             )
+        owner |= {m: image for m in found}
         samples.append(Sample(image, NOK, found[0] if found else None, defect=image.parent.name))
+    bare, unused = [s.image for s in samples if not s.mask], [m for m in masks if m not in owner]
+    if masks and len(bare) == len(images):
+        raise UserError(f"None of {len(masks)} masks belongs to one of {len(images)} NOK images, e.g. {masks[0]}.")
+    if masks and bare:
+        log.warning("%d of %d NOK images have no mask, among them %s", len(bare), len(images), bare[0])
+    if unused:
+        log.warning("%d of %d masks belong to no NOK image, among them %s", len(unused), len(masks), unused[0])
     return samples
+
+
+def _fits(mask: Path, folder: str, folders: set[str]) -> bool:
+    name = same_form(mask.parent.name)
+    return name == folder or name not in folders
+
+
+def _shared_folders(image: Path, mask: Path) -> int:
+    """How many folders from the end are called alike."""
+    count = 0
+    for one, other in zip(reversed(image.parent.parts), reversed(mask.parent.parts), strict=False):
+        if same_form(one) != same_form(other):
+            break
+        count += 1
+    return count
 
 
 def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
     if not path.is_file():
         raise UserError(f"The manifest does not exist: {path.absolute()}.")
-    base = path.parent
     okay: list[Sample] = []
     bad: list[Sample] = []
-    with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheet programs write a byte-order mark
-        rows = csv.DictReader(stream)
-        lacking = {"crop", "label"} - set(rows.fieldnames or ())
-        if lacking:
-            raise UserError(
-                f"{path} lacks the column {' and '.join(sorted(lacking))}. A labels table has crop, label (OK or NOK) "
-                "and, if known, defect and mask; `anomalib-lite annotate` writes one."
-            )
-        for line, row in enumerate(rows, start=2):
-            image = _existing(base, row["crop"], path, line)
-            label = (row["label"] or "").strip().upper()  # None where the row is too short
-            if label == "OK":
-                okay.append(Sample(image, OK))
-            elif label == "NOK":
-                mask = _existing(base, row["mask"], path, line) if row.get("mask") else None
-                bad.append(Sample(image, NOK, mask, defect=row.get("defect") or "unnamed"))
-            else:
-                raise UserError(f"{path}, line {line}: the label must be OK or NOK, not '{label}'.")
-    return base, okay, bad
+    for row in read_labels(path):
+        image, mask = (_existing(path, name, row.line) for name in (row.crop, row.mask))
+        if row.label == "OK":
+            okay.append(Sample(image, OK))
+        else:
+            bad.append(Sample(image, NOK, mask, defect=row.defect or "unnamed"))
+    return path.parent, okay, bad
 
 
-def _existing(base: Path, name: str | None, manifest: Path, line: int) -> Path:
-    name = (name or "").strip()
-    if not (base / name).is_file():
-        raise UserError(f"{manifest}, line {line}: {base / name} does not exist.")
-    return base / name
+def _existing(manifest: Path, name: str | None, line: int) -> Path | None:
+    if name is None:
+        return None
+    found = locate(manifest.parent, name)
+    if found is None:
+        raise UserError(f"{manifest}, line {line}: {manifest.parent / name} does not exist.")
+    return found

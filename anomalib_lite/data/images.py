@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -17,11 +18,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask, resize_image, resize_mask
-from anomalib_lite.data.sample import Batch, Sample
+from anomalib_lite.data.decode import (
+    UnreadableImage,
+    looks_inverted,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
+from anomalib_lite.data.sample import NOK, Batch, Sample
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
+
+NEAR = 0.25  # of the usual distance to the second nearest image: what is nearer is a copy
 
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -109,23 +119,49 @@ class ImageSet(Dataset[Batch]):
         if broken:
             listed = "\n  ".join(sorted(broken)[:20])
             raise UserError(f"{len(broken)} of {len(self)} {name} cannot be used:\n  {listed}\nRepair or remove them.")
+        turned = [str(s.mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask and looks_inverted(mask)]
+        if 2 * len(turned) > sum(s.mask is not None for s in self.samples):
+            raise UserError(f"{len(turned)} masks look inverted, among them {turned[0]}: defects are white, not black.")
         self._pixels, self._masks = pixels, masks
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[index]
-        image = read_image(sample.image)
+        image = read_image(sample.image, sample.bits)
         if sample.mask is None:
             return resize_image(image, *self.size), np.zeros(self.size, bool)
         mask = read_mask(sample.mask)
         if mask.shape != image.shape[:2]:
             raise UnreadableImage(
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
-                f"{image.shape[1]} x {image.shape[0]} px."
+                f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
+        if sample.label == NOK and not mask.any():
+            raise UnreadableImage(f"The mask {sample.mask} marks nothing, though its image is NOK: draw or remove it.")
         return resize_image(image, *self.size), resize_mask(mask, *self.size)
 
     def _read_template(self, path: Path) -> np.ndarray:
-        return resize_image(read_image(path), *self.size)
+        return resize_image(read_image(path, self.samples[0].bits), *self.size)
+
+
+def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
+    """Says which tested images look like a learned one that was saved again (another format, size or quality): far
+    nearer to it than images of the two sets usually are. By thumbnails, at next to no cost; only of sets that are kept.
+    """
+    if learned._pixels is None or tested._pixels is None or len(learned) < 3 or not len(tested):
+        return
+    mine, theirs = _thumbnails(learned._pixels), _thumbnails(tested._pixels)
+    distance = np.stack([np.abs(mine - thumbnail).mean(axis=1) for thumbnail in theirs])
+    usual = np.median(np.partition(distance, 1, axis=1)[:, 1])  # to the second nearest
+    close = np.flatnonzero(distance.min(axis=1) < NEAR * usual)
+    if len(close):
+        first = tested.samples[close[0]].image, learned.samples[distance[close[0]].argmin()].image
+        log.warning("%d tested images look like copies of learned ones, such as %s of %s", len(close), *first)
+
+
+def _thumbnails(pixels: np.ndarray) -> np.ndarray:
+    """float32 (N, 1024): grey, 32 x 32."""
+    small = [cv2.resize(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA) for p in pixels]
+    return np.stack(small).reshape(len(pixels), -1).astype(np.float32)
 
 
 def to_float(pixels: np.ndarray) -> Tensor:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
-from anomalib_lite.data import mvtec_ad
+from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import Splits
+from anomalib_lite.data.splits import Drawing
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import PanelsConfig, write_dataset
 
@@ -26,9 +28,7 @@ def read(
     severity: Sequence[float] = (0.1, 0.9),
     jitter: float = 1.0,
     defects: Sequence[str] | None = None,
-    template: str | Path | None = RENDERED,
-    val_share: float = 0.2,
-    split_seed: int = 0,
+    **drawing: Unpack[Drawing],
 ) -> Splits:
     """Renders the set below `root` unless it is there, and splits it.
 
@@ -41,5 +41,6 @@ def read(
     low, high = severity
     config = PanelsConfig(size, seed, n_train, n_test_good, n_per_defect, (low, high), jitter, names)
     folder = write_dataset(root, config)
-    golden = folder / "template.png" if template == RENDERED else template
-    return mvtec_ad.read(folder, None, golden, val_share, split_seed)
+    if drawing.setdefault("template", RENDERED) == RENDERED:
+        drawing["template"] = folder / "template.png"
+    return mvtec_ad(folder, **drawing)

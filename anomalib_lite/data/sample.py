@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ class Sample:
     """label: 0 OK, 1 NOK, None unknown. mask: file whose pixels > 0 are defective; None where there is none.
     template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image
     that a generator made (with the OK images' look or with the template's), or the template itself. weight: in the
-    training loss.
+    training loss. bits: those that a 16-bit file uses, None where the file itself says.
     """
 
     image: Path
@@ -32,20 +32,26 @@ class Sample:
     defect: str | None = None
     origin: Origin = "real"
     weight: float = 1.0
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
 class Splits:
     """train: OK images to learn from. val: OK images held out of training, for thresholds and for choosing.
-    test: OK and NOK images, for reporting alone.
+    test: OK and NOK images, for reporting alone. drawn: whether its OK images were drawn from those given to learn
+    from, so that others of these could be measured just as well.
     """
 
     train: list[Sample]
     val: list[Sample]
     test: list[Sample]
+    drawn: bool = False
 
     def __iter__(self) -> Iterator[tuple[str, list[Sample]]]:
         yield from (("train", self.train), ("val", self.val), ("test", self.test))
+
+    def each(self, change: Callable[[Sample], Sample]) -> Splits:
+        return replace(self, **{name: [change(sample) for sample in samples] for name, samples in self})
 
 
 @dataclass

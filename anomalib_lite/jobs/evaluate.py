@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.fingerprint import check_same_data, fingerprint, known_data
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.quiet import seed_everything
@@ -79,6 +80,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
 
     source, trained, detector, threshold = load_model(run_folder)
     splits = instantiate(data or trained.data)
+    splits = replace(splits, test=check_same_data(splits, known_data(source), own=data is None))
     own = data is None or any(s.template is None for s in splits.test)  # other data may bring templates
     splits = shown_to(trained, splits, golden_template(source) if own else None)
     run = RunFolder(output)

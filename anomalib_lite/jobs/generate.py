@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.mode import templates_of
 from anomalib_lite.data.sample import Splits
+from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.quiet import seed_everything
@@ -49,6 +50,7 @@ def main(cfg: DictConfig) -> float | None:
     if not cfg.generator.get("_target_"):
         raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
     splits = instantiate(cfg.data)
+    need_training_images(splits)
     data_hash = fingerprint(splits)
     run = RunFolder(_folder(cfg, data_hash))
     if run.done and not cfg.force:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import expand, output_names
+from anomalib_lite.data.fingerprint import known_data
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
@@ -56,8 +57,11 @@ def main(cfg: DictConfig) -> None:
     paths = expand(OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images, Path())
     readable, broken = _readable(paths)
     template = Path(cfg.template).expanduser() if cfg.template else golden_template(source)
-    images = ImageSet([Sample(p, None, template=template) for p in readable], image_size(trained), ram_limit_mb=0)
-    output, names = Path(cfg.output).expanduser(), output_names(readable)
+    bits = known_data(source).get("bits")
+    images = ImageSet(
+        [Sample(p, None, template=template, bits=bits) for p in readable], image_size(trained), ram_limit_mb=0
+    )
+    output, names = Path(str(cfg.output)).expanduser(), output_names(readable)
     rows, book = [], open_collector(source, threshold)
     detector.to(device_of(trained))
     for batch, prediction in run_over(detector, loader(images, trained.batch_size), "predict"):

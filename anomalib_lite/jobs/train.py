@@ -12,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.fingerprint import DATA, describe, fingerprint
 from anomalib_lite.data.sample import Splits
+from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.multirun import command
 from anomalib_lite.jobs.quiet import seed_everything
-from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.chosen import chosen
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, announce, run_hash
@@ -55,6 +56,7 @@ def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
     _check_numbers(cfg)
     splits = instantiate(cfg.data)
+    need_training_images(splits)
     data_hash = fingerprint(splits)
     folder = _folder(cfg, data_hash)
     announce(folder)
@@ -77,6 +79,7 @@ def _open(cfg: DictConfig, folder: Path, splits: Splits, data_hash: str) -> floa
     seed_everything(cfg.seed)
     use_threads(cfg)
     run.start(cfg, environment(cfg.seed, data_hash) | chosen(), command("train"))
+    write_json(run.path / DATA, describe(splits))
     with run.guarded(), tracked(cfg, run.path) as tracker:
         return _run(cfg, run, splits, data_hash, tracker)
 
@@ -84,7 +87,7 @@ def _open(cfg: DictConfig, folder: Path, splits: Splits, data_hash: str) -> floa
 def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> float | None:
     import torch
 
-    from anomalib_lite.data.images import ImageSet
+    from anomalib_lite.data.images import ImageSet, warn_near_copies
     from anomalib_lite.jobs.combinations import check_combination
     from anomalib_lite.jobs.defects import make_inspector, open_collector
     from anomalib_lite.jobs.evaluation import find_threshold
@@ -109,6 +112,7 @@ def _run(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, tracke
         shutil.copytree(inputs.generated, run.path / GENERATED, dirs_exist_ok=True)
     with run.stage("decode"):
         train, val, test = (ImageSet(s, image_size(cfg), cfg.ram_limit_mb, name) for name, s in inputs.splits)
+        warn_near_copies(train, test)
     held_out, judging = hold_back(val) if cfg.validate else (val, None)
     detector: Model = build_detector(cfg, weights=inputs.teacher)
     if detector.augment is not None:
@@ -162,14 +166,14 @@ def _check_numbers(cfg: DictConfig) -> None:
 def _folder(cfg: DictConfig, data_fingerprint: str) -> Path:
     choices = HydraConfig.get().runtime.choices
     category = cfg.data.get("category")
-    parts = [choices["data"], *([category] if isinstance(category, str) else category or [])]
+    parts = [choices["data"], *([category] if isinstance(category, (str, int)) else category or [])]
     backbone = cfg.backbone.name if choices["backbone"] == "timm" else choices["backbone"]
     parts += [choices["detector"], backbone]
     parts += [f"{group}_{choices[group]}" for group, plain in PLAIN.items() if choices[group] != plain]
     parts += [f"s{cfg.seed}", run_hash(cfg, data_fingerprint)]
     if cfg.keep not in ("last", "best"):
         raise UserError(f"keep must be last or best, not '{cfg.keep}'.")
-    return Path(cfg.paths.runs) / cfg.experiment_name / "-".join(str(p).replace("/", "_") for p in parts)
+    return Path(cfg.paths.runs) / str(cfg.experiment_name) / "-".join(str(p).replace("/", "_") for p in parts)
 
 
 if __name__ == "__main__":

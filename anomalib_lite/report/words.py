@@ -277,7 +277,7 @@ def _choice(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "" if value is None else str(value).replace("_", " ")
     *_, module, thing = ["", *str(value.get("_target_", "")).split(".")]
-    made = thing if thing[:1].isupper() else module  # a reader of data is a function, known by its file's name
+    made = module if thing == "read" else thing  # a reader of this name is known by its file's
     return " ".join(str(word) for word in (value.get("name") or made, value.get("category")) if word)
 
 

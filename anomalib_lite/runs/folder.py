@@ -64,6 +64,10 @@ class RunFolder:
         for torn in self.path.glob(".*"):
             if torn.name != ".lock" and torn.is_file():
                 torn.unlink()
+        for key in WHERE:  # so that the data is found from another folder, too
+            value = OmegaConf.select(cfg, f"data.{key}")
+            if value is not None and Path(str(value)).expanduser().exists():
+                OmegaConf.update(cfg, f"data.{key}", str(Path(str(value)).expanduser().absolute()))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         write_json(self.path / "environment.json", environment)
         starts = self.status.get("starts", 0) + 1

@@ -17,7 +17,7 @@ from anomalib_lite.comparison.runs import Run
 from anomalib_lite.comparison.table import RunTable
 
 CONFIG: dict[str, Any] = {
-    "data": {"_target_": "anomalib_lite.data.mtd.read", "root": "/data/mtd", "val_share": 0.2},
+    "data": {"_target_": "anomalib_lite.data.layouts.mtd", "root": "/data/mtd", "val_share": 0.2},
     "detector": {"_target_": "anomalib_lite.detectors.stfpm.STFPM", "epochs": 5},
     "backbone": {"name": "tf_efficientnet_lite0", "layers": [1, 2, 3]},
     "augment": {"horizontal": 0.0, "seed": 0},

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data import mvtec_ad
 from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from tests.made import write_category
@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def print_of(root: Path) -> str:
-    return fingerprint(mvtec_ad.read(root))
+    return fingerprint(mvtec_ad(root))
 
 
 def with_first_test(splits: Splits, **changes) -> Splits:
@@ -32,7 +32,7 @@ def test_it_stays_where_nothing_changes(root: Path):
     assert print_of(root) == print_of(root)
     for path in root.rglob("*.png"):
         path.touch()
-    assert print_of(root) == fingerprint(mvtec_ad.read(str(root)))
+    assert print_of(root) == fingerprint(mvtec_ad(str(root)))
 
 
 def test_it_does_not_depend_on_the_place(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -67,12 +67,12 @@ def test_a_renamed_an_added_and_a_removed_file_change_it(root: Path):
 @pytest.mark.parametrize("change", [{"label": None}, {"defect": "other"}, {"mask": None}, {"origin": "generated"},
                                     {"weight": 0.5}])  # fmt: skip
 def test_what_is_known_of_an_image_counts(root: Path, change: dict):
-    splits = mvtec_ad.read(root)
+    splits = mvtec_ad(root)
     assert fingerprint(with_first_test(splits)) != fingerprint(with_first_test(splits, **change))
 
 
 def test_the_template_counts(root: Path):
-    splits = mvtec_ad.read(root)
+    splits = mvtec_ad(root)
     template = splits.train[0].image
     assert fingerprint(with_first_test(splits)) != fingerprint(with_first_test(splits, template=template))
     as_mask = with_first_test(splits, mask=None, template=splits.test[-1].mask)
@@ -80,12 +80,12 @@ def test_the_template_counts(root: Path):
 
 
 def test_another_split_of_the_same_files_is_another(root: Path):
-    splits = mvtec_ad.read(root)
+    splits = mvtec_ad(root)
     assert fingerprint(splits) != fingerprint(Splits(splits.val, splits.train, splits.test))
 
 
 def test_a_file_that_vanished_is_named(root: Path):
-    splits = mvtec_ad.read(root)
+    splits = mvtec_ad(root)
     splits.train[0].image.unlink()
     with pytest.raises(UserError, match=f"{splits.train[0].image} cannot be read: No such file"):
         fingerprint(splits)

@@ -118,7 +118,7 @@ def test_nothing_chosen_is_no_table(status) -> None:
     ("config", "words"),
     [
         ("data: {_target_: anomalib_lite.data.panels.read, size: 96}", "panels"),
-        ("data: {_target_: anomalib_lite.data.mvtec_ad.read, category: bottle}", "mvtec_ad bottle"),
+        ("data: {_target_: anomalib_lite.data.layouts.mvtec_ad, category: bottle}", "mvtec_ad bottle"),
         ("detector: {_target_: anomalib_lite.detectors.stfpm.STFPM}", "STFPM"),
         ("backbone: {_target_: anomalib_lite.backbones.build, name: resnet18}\nmode: no_template\nseed: 3",
          "resnet18 · no template · seed 3"),

@@ -1,0 +1,207 @@
+"""Public data sets by their folders: most are laid out as MVTec AD is, and differ in names alone."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Unpack
+
+from anomalib_lite.data.decode import read_mask
+from anomalib_lite.data.files import list_folders, list_images, require_folder
+from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
+from anomalib_lite.data.tables import read_table
+from anomalib_lite.errors import UserError
+
+Categories = str | Sequence[str] | None
+Parts = tuple[list[Sample], list[Sample], list[Sample]]  # OK images to learn from, those held out, test images
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders below a category. held_out: OK images for thresholds, where the data set has such. good: the OK images'
+    folder in `test`. masks: their folder, with `{defect}`. mask: a file, with `{stem}`, or a folder of several.
+    """
+
+    train: str = "train/good"
+    held_out: str | None = None
+    test: str = "test"
+    good: str = "good"
+    masks: str = "ground_truth/{defect}"
+    mask: str = "{stem}_mask.png"
+
+
+def read(
+    layout: Layout, root: str | Path, category: Categories = None, test: str | None = None, **drawing: Unpack[Drawing]
+) -> Splits:
+    """One category, or several as one data set, whose defect types are then named `<category>/<defect>`.
+
+    category: a folder name below `root`, a list of them, or None where `root` itself is one. test: another folder to
+    test on, such as test_private, whose images lie directly in it and have no labels.
+    Errors: UserError for an absent folder (with those that exist), or for a defect image without its mask.
+    """
+
+    def parts(base: Path, name: str | None) -> Parts:
+        folder = base / name if name else base
+        if not (folder / layout.train).is_dir():
+            known = ", ".join(p.name for p in list_folders(base) if (p / layout.train).is_dir())
+            hint = f"Categories there: {known}." if known else "It holds no category in this data set's layout."
+            raise UserError(
+                f"{folder.absolute()} has no folder {layout.train}. {hint} Set data.root and data.category."
+            )
+        held_out = _images(folder / layout.held_out) if layout.held_out else []
+        if test and test != layout.test:
+            tested = [Sample(image, None) for image in _images(folder / test)]
+        else:
+            tested = _test_samples(folder, layout)
+        return ok_samples(_images(folder / layout.train)), ok_samples(held_out), tested
+
+    return _read(root, category, parts, drawing)
+
+
+# Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021; many others use the same layout:
+# Jezek et al., "Deep learning-based defect detection of metal parts", ICUMT 2021, and
+# Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", The Visual Computer 2020
+mvtec_ad = mpdd = mtd = partial(read, Layout())
+# Mishra et al., "VT-ADL", ISIE 2021; masks are .png or .bmp
+btad = partial(read, Layout("train/ok", good="ok", mask="{stem}.*"))
+# Bergmann et al., "Beyond Dents and Scratches", IJCV 2022; a mask a defect, in a folder an image
+mvtec_loco = partial(read, Layout(held_out="validation/good", mask="{stem}"))
+# Heckler-Kram et al., "The MVTec AD 2 Dataset", 2025
+mvtec_ad_2 = partial(
+    read, Layout(held_out="validation/good", test="test_public", masks="test_public/ground_truth/{defect}")
+)
+
+
+def visa(root: str | Path, category: Categories = "candle", **drawing: Unpack[Drawing]) -> Splits:
+    """VisA by the table of its one-class split: Zou et al., "SPot-the-Difference", ECCV 2022."""
+    base = require_folder(root, "VisA")
+    table = base / "split_csv" / "1cls.csv"
+    rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
+
+    def parts(base: Path, name: str | None) -> Parts:
+        own = _of_category(rows, "object", name, table)
+        made = {
+            split: [_labelled(base, r["image"], r["mask"], r["label"] == "normal") for r in own if r["split"] == split]
+            for split in ("train", "test")
+        }
+        return made["train"], [], made["test"]
+
+    return _read(base, category, parts, drawing)
+
+
+def real_iad(
+    root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Unpack[Drawing]
+) -> Splits:
+    """Real-IAD by the lists of its one-class split, all five views: Wang et al., CVPR 2024. images: folder by size."""
+
+    def parts(base: Path, name: str | None) -> Parts:
+        listed = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
+        if not listed.is_file():
+            known = ", ".join(sorted(p.stem for p in listed.parent.glob("*.json")))
+            raise UserError(f"{listed} does not exist. Categories there: {known or 'none'}. Set data.category.")
+        content = json.loads(listed.read_text(encoding="utf-8"))
+        normal, folder = content["meta"]["normal_class"], base / images / str(name)
+        train, test = (
+            [
+                _labelled(folder, e["image_path"], e["mask_path"], e["anomaly_class"] == normal, e["anomaly_class"])
+                for e in content[split]
+            ]
+            for split in ("train", "test")
+        )
+        return train, [], test
+
+    return _read(root, category, parts, drawing)
+
+
+def ksdd2(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
+    """KolektorSDD2: images with masks `<name>_GT.png`, black where the surface is good; of the training folder the
+    good ones are learned from. Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
+    """
+
+    def parts(base: Path, name: str | None) -> Parts:
+        found = []
+        for split in ("train", "test"):
+            images = [p for p in _images(base / split) if not p.stem.endswith("_GT")]
+            masks = [p.with_name(f"{p.stem}_GT.png") for p in images]
+            marked = [read_mask(mask).any() for mask in masks]
+            found.append([_labelled(base, i, m, not bad) for i, m, bad in zip(images, masks, marked, strict=True)])
+        return [s for s in found[0] if s.label == OK], [], found[1]
+
+    return _read(root, None, parts, drawing)
+
+
+def _read(
+    root: str | Path, category: Categories, parts: Callable[[Path, str | None], Parts], drawing: Drawing
+) -> Splits:
+    base = require_folder(root, "The data set")
+    names = [None] if category is None else [category] if isinstance(category, (str, int)) else list(category)
+    ok: list[Sample] = []
+    held_out: list[Sample] = []
+    test: list[Sample] = []
+    for name in (None if n is None else str(n) for n in names):
+        learned, kept, tested = parts(base, name)
+        ok, held_out = ok + learned, held_out + kept
+        test += [_named(s, name) for s in tested] if len(names) > 1 else tested
+    return make_splits(ok, test, base, held_out, **drawing)
+
+
+def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
+    samples: list[Sample] = []
+    for inner in list_folders(folder / layout.test):
+        if inner.name == "ground_truth":
+            continue
+        images = _images(inner)
+        if inner.name == layout.good:
+            samples += ok_samples(images)
+        else:
+            masks = folder / layout.masks.format(defect=inner.name)
+            samples += [Sample(p, NOK, _mask(masks, layout.mask, p), defect=inner.name) for p in images]
+    return sorted(samples, key=lambda s: (s.label != OK, s.defect or "", s.image))
+
+
+def _mask(masks: Path, pattern: str, image: Path) -> Path | None:
+    """None where the data set has no masks for this type at all; a single absent one is an error."""
+    if not masks.is_dir():
+        return None
+    name = pattern.format(stem=image.stem)
+    found = sorted(masks.glob(f"{glob.escape(image.stem)}.*")) if pattern.endswith("*") else [masks / name]
+    if len(found) != 1 or not found[0].exists():
+        raise UserError(
+            f"The mask {masks.absolute() / name} of {image.name} is missing. Add it, or remove the image; without any "
+            f"masks for '{masks.name}' (no such folder) pixel metrics leave this type out."
+        )
+    return found[0]
+
+
+def _images(folder: Path) -> list[Path]:
+    images = list_images(folder) if folder.is_dir() else []
+    if not images:
+        raise UserError(f"No images in {folder.absolute()}.")
+    return images
+
+
+def _labelled(base: Path, image: str | Path, mask: str | Path | None, good: bool, defect: str = "defect") -> Sample:
+    """Errors: UserError for a file that is listed and not there."""
+    absent = [base / p for p in (image, None if good else mask) if p and not (base / p).is_file()]
+    if absent:
+        raise UserError(f"{absent[0]} is missing: is the download complete?")
+    if good:
+        return Sample(base / image, OK)
+    return Sample(base / image, NOK, base / mask if mask else None, defect=defect)
+
+
+def _named(sample: Sample, category: str | None) -> Sample:
+    return replace(sample, defect=f"{category}/{sample.defect}") if sample.label == NOK else sample
+
+
+def _of_category(rows: list[dict[str, str]], column: str, name: str | None, table: Path) -> list[dict[str, str]]:
+    own = [row for row in rows if row[column] == name]
+    if not own:
+        known = ", ".join(sorted({row[column] for row in rows}))
+        raise UserError(f"{table} names no category '{name}'. Categories there: {known}. Set data.category.")
+    return own

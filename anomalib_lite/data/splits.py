@@ -1,0 +1,188 @@
+"""From images of all readers to what is learned from, held out and tested on: each content once and on one side."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict
+
+from anomalib_lite.data.decode import DEPTHS, brightest, depth_of
+from anomalib_lite.data.files import same_form
+from anomalib_lite.data.fingerprint import digest
+from anomalib_lite.data.sample import OK, Sample, Splits
+from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PROBED = 32  # images that a data set's bit depth is read from
+SALT = 1_000_003  # so that the test images are not the ones that the validation split would take first
+
+
+class Drawing(TypedDict, total=False):
+    """What every reader takes. template: image of one golden product. val_share: of the OK images, held out for the
+    threshold, by split_seed. shots: how many of the others are learned from, drawn by shots_seed; None takes all.
+    bits: those that 16-bit files use; None reads it from the OK images.
+    """
+
+    template: str | Path | None
+    val_share: float
+    split_seed: int
+    shots: int | None
+    shots_seed: int
+    bits: int | None
+
+
+def make_splits(
+    ok: Sequence[Sample],
+    test: Sequence[Sample],
+    root: Path,
+    held_out: Sequence[Sample] = (),
+    test_share: float = 0,
+    template: str | Path | None = None,
+    val_share: float = 0.2,
+    split_seed: int = 0,
+    shots: int | None = None,
+    shots_seed: int = 0,
+    bits: int | None = None,
+) -> Splits:
+    """held_out: OK images that the data set itself keeps for thresholds; else `val_share` of `ok` is.
+    test_share: of `ok`, kept for testing. Without OK images to learn from there is only what to test on.
+
+    Errors: UserError for too few images, for one content with two labels, and for settings out of range.
+    """
+    given = len(ok)
+    test, held_out, ok = _without_copies(test, held_out, ok)
+    drawn = bool(test_share)
+    if ok:
+        need = 1 + (not held_out) + drawn
+        if len(ok) < need:
+            same = f" ({given} files, the others are copies)" if given > len(ok) else ""
+            uses = (
+                "to learn from"
+                + ("" if held_out else ", one for the threshold")
+                + (", one to test on" if drawn else "")
+            )
+            raise UserError(f"{len(ok)} OK images{same} are too few: one is needed {uses}. Add OK images.")
+        if drawn:
+            ok, kept = hold_out(ok, test_share, split_seed + SALT, root, "data.test_ok_share", 1 + (not held_out))
+            test = [*kept, *test]
+        train, val = (ok, held_out) if held_out else hold_out(ok, val_share, split_seed, root)
+        train = _draw(train, shots, shots_seed, root)
+        if shots is not None:
+            log.info("%d OK images are learned from, %d others are held out for the threshold", len(train), len(val))
+    else:
+        train, val = [], []
+    if bits not in (None, *DEPTHS):
+        raise UserError(f"data.bits must be one of {', '.join(map(str, DEPTHS))} or null, not {bits}.")
+    return with_template(with_bits(Splits(train, val, test, drawn), bits), template)
+
+
+def hold_out(
+    samples: Sequence[Sample], share: float, seed: int, root: Path, option: str = "data.val_share", rest: int = 1
+) -> tuple[list[Sample], list[Sample]]:
+    """(others, chosen): `share` of the samples is chosen by a hash of each name, so that the choice depends on
+    neither the order nor the presence of other files. rest: how many others are left at least.
+
+    Errors: UserError where either part would be empty.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"{option} must lie between 0 and 1, but is {share}.")
+    ordered = _ranked(samples, seed, root)
+    count = min(math.ceil(share * len(ordered)), len(ordered) - rest)
+    if count < 1:
+        raise UserError(f"{len(ordered)} OK images are too few to hold any out ({option}={share}). Add OK images.")
+    chosen = {s.image for s in ordered[:count]}
+    return [s for s in samples if s.image not in chosen], [s for s in samples if s.image in chosen]
+
+
+def need_training_images(splits: Splits) -> None:
+    """Errors: UserError for data that is there for testing alone."""
+    if not splits.train:
+        raise UserError("This data has no OK images to learn from: set data.ok, or use it with `evaluate`.")
+
+
+def with_template(splits: Splits, template: str | Path | None) -> Splits:
+    """The same samples, compared with one golden image."""
+    if template is None:
+        return splits
+    path = Path(str(template)).expanduser()
+    if not path.is_file():
+        raise UserError(f"The template does not exist: {path.absolute()}.")
+    return splits.each(lambda sample: replace(sample, template=path))
+
+
+def with_bits(splits: Splits, bits: int | None) -> Splits:
+    """One scale for the 16-bit files of a data set, by the brightest of its OK images."""
+    known = splits.train + splits.val
+    if bits is None and known:
+        first = brightest(known[0].image)
+        if first is not None:
+            probes = known[:: math.ceil(len(known) / PROBED)]
+            bits = depth_of(max(value for s in probes if (value := brightest(s.image)) is not None))
+            log.info("16-bit files: they use %d bits, values up to %d (data.bits says otherwise)", bits, 2**bits - 1)
+    return splits if bits is None else splits.each(lambda sample: replace(sample, bits=bits))
+
+
+def ok_samples(images: Iterable[Path]) -> list[Sample]:
+    return [Sample(image, OK) for image in images]
+
+
+def _draw(samples: Sequence[Sample], shots: int | None, seed: int, root: Path) -> list[Sample]:
+    """The few of 2 shots are among those of 4."""
+    if shots is None:
+        return list(samples)
+    if not isinstance(shots, int) or not 1 <= shots <= len(samples):
+        raise UserError(f"data.shots must lie between 1 and the {len(samples)} OK images there are, but is {shots}.")
+    chosen = {s.image for s in _ranked(samples, seed, root)[:shots]}
+    return [s for s in samples if s.image in chosen]
+
+
+def _ranked(samples: Sequence[Sample], seed: int, root: Path) -> list[Sample]:
+    def rank(sample: Sample) -> str:
+        name = sample.image.relative_to(root) if sample.image.is_relative_to(root) else sample.image
+        return hashlib.sha256(f"{seed}/{same_form(name.as_posix())}".encode()).hexdigest()
+
+    return sorted(samples, key=rank)
+
+
+def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
+    """Files of one content count once, in the first pool that has them.
+
+    Errors: UserError where one content is both OK and NOK.
+    """
+    first: dict[str, Sample] = {}
+    copies: list[tuple[Sample, Sample]] = []
+    kept: list[list[Sample]] = [[] for _ in pools]
+    twins = _twins(sample.image for pool in pools for sample in pool)
+    for pool, rest in zip(pools, kept, strict=True):
+        for sample in pool:
+            content = twins.get(sample.image, str(sample.image))
+            other = first.setdefault(content, sample)
+            if other is sample:
+                rest.append(sample)
+                continue
+            if None not in (sample.label, other.label) and sample.label != other.label:
+                raise UserError(
+                    f"{sample.image} is the same image as {other.image}, but one of them is OK and the other NOK. "
+                    "Remove the wrong one."
+                )
+            copies.append((sample, other))
+    if copies:
+        log.warning(
+            "%d images are copies of others, which count once and on one side of every split, such as %s of %s",
+            len(copies), *(s.image for s in copies[0]),
+        )  # fmt: skip
+    return kept
+
+
+def _twins(images: Iterable[Path]) -> dict[Path, str]:
+    """Content hashes of the files whose size is not theirs alone."""
+    by_size: dict[int, list[Path]] = {}
+    for image in images:
+        if image.exists():  # an absent one is named where it is decoded
+            by_size.setdefault(image.stat().st_size, []).append(image)
+    return {image: digest(image) for same in by_size.values() if len(same) > 1 for image in same}
