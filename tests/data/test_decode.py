@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask, resize_image, resize_mask
+from anomalib_lite.data.files import SUFFIXES
 from tests.made import write_pixels
 
 RGB = np.array([[[200, 100, 50], [0, 128, 255]]], np.uint8)  # (1, 2, 3)
@@ -54,14 +55,61 @@ def test_palette_images_are_read_in_colour(tmp_path: Path):
     assert np.array_equal(read_image(tmp_path / "a.png"), RGB)
 
 
-def test_the_cameras_turn_is_not_applied(tmp_path: Path):
-    """A mask is drawn on the stored pixels: an EXIF orientation must not turn the image away from it."""
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.avif"])
+def test_an_image_stands_upright_in_every_format_as_pillow_turns_it(tmp_path: Path, name: str):
+    from PIL import Image, ImageOps
+
+    blocks = np.random.default_rng(0).integers(0, 255, (3, 4, 3)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(blocks).save(tmp_path / name, exif=exif, quality=100, subsampling=0, lossless=True)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / name)).convert("RGB")).astype(int)
+        found = read_image(tmp_path / name)
+        assert found.shape == expected.shape and np.abs(found - expected).max() < 32, orientation
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_that_counts_as_an_image_is_decoded(tmp_path: Path, suffix: str):
     from PIL import Image
 
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").shape == (20, 30, 3)
+    known = {".jfif": "JPEG", ".jpe": "JPEG", ".pbm": "PPM"}
+    grey = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
+    if suffix in (".ras", ".sr"):
+        (tmp_path / f"a{suffix}").write_bytes(cv2.imencode(suffix, grey)[1].tobytes())
+    else:
+        Image.fromarray(grey).save(tmp_path / f"a{suffix}", known.get(suffix))
+    assert read_image(tmp_path / f"a{suffix}").shape == (40, 30, 3)
+
+
+def test_several_pages_are_refused_and_a_thumbnail_is_none(tmp_path: Path):
+    from PIL import Image
+
+    first, second, small = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (30, 20)), Image.new("RGB", (6, 4))
+    for name in ("a.tif", "a.gif"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+        with pytest.raises(UnreadableImage, match=r"2 pages or frames"):
+            read_image(tmp_path / name)
+    first.save(tmp_path / "b.tif", save_all=True, append_images=[small])
+    assert read_image(tmp_path / "b.tif").shape == (20, 30, 3)
+
+
+def test_a_tiff_that_is_damaged_inside_is_no_image(tmp_path: Path):
+    pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8), (0, 0), 2)
+    data = write_pixels(tmp_path / "a.tif", pixels).read_bytes()
+    (tmp_path / "a.tif").write_bytes(data[: len(data) // 2] + bytes(200) + data[len(data) // 2 + 200 :])
+    with pytest.raises(UnreadableImage, match=r"a\.tif is damaged"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_the_bits_that_a_camera_uses_keep_their_grey_levels(tmp_path: Path, bits: int):
+    ramp = np.arange(256)
+    deep = np.round(ramp * (2**bits - 1) / 255).astype(np.uint16)[None]
+    path = write_pixels(tmp_path / "a.png", deep)
+    assert read_image(path)[0, :, 0].tolist() == ramp.tolist() == read_image(path, bits)[0, :, 0].tolist()
+    dark = write_pixels(tmp_path / "dark.png", deep // 64)
+    assert read_image(dark, bits).max() == 3, "of a set with a known depth, a dark image stays dark"
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n then nothing"])
@@ -149,6 +197,40 @@ def test_the_faint_rim_of_a_jpeg_mask_is_no_defect(tmp_path: Path):
     path = write_pixels(tmp_path / "m.jpg", mask)
     assert (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).sum() > mask.astype(bool).sum()  # there is a rim
     assert np.array_equal(read_mask(path), mask > 0)
+
+
+SQUARE = np.zeros((96, 96), np.uint8)
+SQUARE[30:62, 30:62] = 255
+
+
+def as_soft() -> np.ndarray:
+    return cv2.GaussianBlur(SQUARE, (0, 0), 3)
+
+
+def test_soft_edges_and_lossy_files_mark_what_is_above_half(tmp_path: Path):
+    from PIL import Image
+
+    soft = write_pixels(tmp_path / "soft.png", as_soft())
+    Image.fromarray(SQUARE).save(tmp_path / "lossy.png", "JPEG", quality=75)
+    Image.fromarray(SQUARE).save(tmp_path / "lossy.webp", quality=75)
+    for path in (soft, tmp_path / "lossy.png", tmp_path / "lossy.webp"):
+        assert abs(read_mask(path).sum() / 32**2 - 1) < 0.02, path.name
+    Image.fromarray(SQUARE // 255).save(tmp_path / "ones.jpg", quality=95)
+    with pytest.raises(UnreadableImage, match="too faint: save it as PNG"):
+        read_mask(tmp_path / "ones.jpg")
+
+
+def test_many_small_labels_all_count_and_a_black_picture_is_masked_by_its_alpha(tmp_path: Path):
+    labels = np.arange(40, dtype=np.uint8)[None]
+    assert read_mask(write_pixels(tmp_path / "labels.png", labels)).sum() == 39
+    black = np.dstack([0 * SQUARE] * 3 + [SQUARE])
+    assert np.array_equal(read_mask(write_pixels(tmp_path / "alpha.png", black)), SQUARE > 0)
+
+
+def test_the_masks_of_a_folder_are_one(tmp_path: Path):
+    write_pixels(tmp_path / "m/0.png", SQUARE)
+    write_pixels(tmp_path / "m/1.png", SQUARE[::-1].T * 0 + np.eye(96, dtype=np.uint8))
+    assert np.array_equal(read_mask(tmp_path / "m"), (SQUARE > 0) | np.eye(96, dtype=bool))
 
 
 def test_shrinking_averages_the_area():

@@ -11,6 +11,7 @@ import pytest
 
 from anomalib_lite.data import deeppcb
 from anomalib_lite.data.decode import read_image, read_mask
+from anomalib_lite.data.deeppcb import simulated_pair
 from anomalib_lite.data.sample import NOK, OK
 from anomalib_lite.errors import UserError
 from tests.made import write_pixels

@@ -1,15 +1,14 @@
-"""Finding images, and holding some of them out."""
+"""Finding images, and naming what is made of them."""
 
 from __future__ import annotations
 
-import random
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data.files import expand, hold_out, list_images, make_splits, ok_samples, with_template
-from anomalib_lite.data.sample import NOK, Sample, Splits
+from anomalib_lite.data.files import expand, list_images, output_names
 from anomalib_lite.errors import UserError
 
 
@@ -20,29 +19,54 @@ def touch(root: Path, *names: str) -> list[Path]:
     return [root / name for name in names]
 
 
-def many(root: Path, count: int = 50) -> list[Sample]:
-    return ok_samples(root / f"ok/{i:03d}.png" for i in range(count))
-
-
-def names(samples: list[Sample]) -> set[str]:
-    return {s.image.name for s in samples}
+def found(root: Path, *patterns: str) -> list[str]:
+    return [p.relative_to(root).as_posix() for p in expand(patterns, root)]
 
 
 def test_images_are_listed_by_name_whatever_the_case_of_their_suffix(tmp_path: Path):
     touch(tmp_path, "b.PNG", "a.jpeg", "c.tiff", ".hidden.png", "notes.txt", "below/d.png")
-    assert [p.name for p in list_images(tmp_path)] == ["a.jpeg", "b.PNG", "c.tiff"]
+    assert [p.name for p in list_images(tmp_path)] == ["a.jpeg", "b.PNG", "d.png", "c.tiff"]
 
 
 def test_files_folders_and_patterns_are_mixed_and_each_image_comes_once(tmp_path: Path):
     touch(tmp_path, "x/1.png", "x/2.png", "y/deep/3.png", "y/deep/readme.md", "4.bmp")
-    found = expand(["x", "x/1.png", "y/**/*", "4.bmp"], tmp_path)
-    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["4.bmp", "x/1.png", "x/2.png", "y/deep/3.png"]
+    assert found(tmp_path, "x", "x/1.png", "y/**/*", "4.bmp") == ["4.bmp", "x/1.png", "x/2.png", "y/deep/3.png"]
 
 
-def test_absolute_patterns_ignore_the_root(tmp_path: Path):
-    (image,) = touch(tmp_path, "x/1.png")
-    assert expand(str(tmp_path / "*" / "*.png"), Path("/nowhere")) == [image]
-    assert expand(str(tmp_path / "x"), Path("/nowhere")) == [image]
+def test_a_folder_stands_for_all_images_below_it_also_through_links(tmp_path: Path):
+    touch(tmp_path, "nok/top.png", "nok/broken/0.png", "far/a/1.ppm")
+    (tmp_path / "nok/line").symlink_to(tmp_path / "far")
+    (tmp_path / "far/back").symlink_to(tmp_path / "nok")  # a circle
+    assert (
+        found(tmp_path, "nok") == ["nok/broken/0.png", "nok/line/a/1.ppm", "nok/top.png"] == found(tmp_path, "nok/**")
+    )
+    assert found(tmp_path, "nok/*/") == ["nok/broken/0.png", "nok/line/a/1.ppm", "nok/line/back/top.png"]
+
+
+def test_absolute_patterns_ignore_the_root_and_brackets_are_text_where_such_a_folder_is(tmp_path: Path):
+    (image,) = touch(tmp_path, "set [v2]/x/1.png")
+    base = tmp_path / "set [v2]"
+    assert expand(str(base / "*" / "*.png"), Path("/nowhere")) == [image] == expand(str(base / "x"), Path("/nowhere"))
+    assert expand("?/[0-9].png", base) == [image]
+
+
+def test_what_tools_leave_behind_is_no_data_unless_it_is_named_and_is_said(tmp_path: Path, caplog):
+    touch(tmp_path, "nok/a/1.png", "nok/.ipynb_checkpoints/2.png", "nok/__MACOSX/a/._1.png", "nok/a/.3.png")
+    for pattern in ("nok", "nok/*", "nok/**/*.png", "nok/*/*"):
+        caplog.clear()
+        assert found(tmp_path, pattern) == ["nok/a/1.png"]
+        assert "hidden" in caplog.text and len(caplog.records) == 1
+    assert found(tmp_path, "nok/.ipynb*") == ["nok/.ipynb_checkpoints/2.png"]
+    hidden = tmp_path / ".cache"
+    touch(hidden, "x/1.png")
+    assert found(hidden, "x") == ["x/1.png"], "what lies above the root does not count"
+
+
+def test_broken_links_and_other_files_are_said(tmp_path: Path, caplog):
+    touch(tmp_path, "x/1.png", "x/notes.txt")
+    (tmp_path / "x/lost.png").symlink_to(tmp_path / "absent.png")
+    assert found(tmp_path, "x") == ["x/1.png"]
+    assert "lost.png" in caplog.text and ".txt" in caplog.text
 
 
 @pytest.mark.parametrize("pattern", ["empty", "none/*.png", "absent.png", "empty/*"])
@@ -56,64 +80,14 @@ def test_nothing_asked_for_is_nothing_found(tmp_path: Path):
     assert expand(None, tmp_path) == []
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.2, 10), (0.01, 1), (0.5, 25), (0.98, 49)])
-def test_every_image_is_on_one_side_and_the_share_is_kept(tmp_path: Path, share: float, count: int):
-    train, val = hold_out(many(tmp_path), share, 0, tmp_path)
-    assert len(val) == count and len(train) == 50 - count
-    assert names(train).isdisjoint(names(val)) and len(names(train) | names(val)) == 50
+def test_a_name_that_is_not_utf_8_is_shown_and_refused(tmp_path: Path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gr\xfcn.png")).touch()
+    with pytest.raises(UserError, match=r"1 image names are not UTF-8, among them .*Gr\\xfcn\.png"):
+        expand(".", tmp_path)
 
 
-def test_the_choice_does_not_depend_on_the_order(tmp_path: Path):
-    shuffled = many(tmp_path)
-    random.Random(0).shuffle(shuffled)
-    assert names(hold_out(shuffled, 0.2, 0, tmp_path)[1]) == names(hold_out(many(tmp_path), 0.2, 0, tmp_path)[1])
-
-
-def test_the_choice_depends_on_the_seed_but_not_on_where_the_folder_lies(tmp_path: Path):
-    here = names(hold_out(many(tmp_path), 0.2, 0, tmp_path)[1])
-    assert names(hold_out(many(tmp_path / "moved"), 0.2, 0, tmp_path / "moved")[1]) == here
-    assert names(hold_out(many(tmp_path), 0.2, 1, tmp_path)[1]) != here
-
-
-def test_added_images_leave_the_others_where_they_were(tmp_path: Path):
-    """Of 50 images, 5 more may move only those that the 5 displace; a shuffled split would move about 16."""
-    before = names(hold_out(many(tmp_path, 50), 0.2, 0, tmp_path)[1])
-    after = names(hold_out(many(tmp_path, 55), 0.2, 0, tmp_path)[1])
-    old = {f"{i:03d}.png" for i in range(50)}
-    assert len(before ^ (after & old)) <= 5
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
-def test_a_share_out_of_range_is_refused(tmp_path: Path, share: float):
-    with pytest.raises(UserError, match=r"data\.val_share"):
-        hold_out(many(tmp_path), share, 0, tmp_path)
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_to_hold_any_out_are_refused(tmp_path: Path, count: int):
-    with pytest.raises(UserError, match=f"{count} OK images are too few"):
-        hold_out(many(tmp_path, count), 0.2, 0, tmp_path)
-
-
-def test_an_image_in_training_and_test_is_refused_also_through_a_link(tmp_path: Path):
-    images = touch(tmp_path, "a.png", "b.png", "c.png")
-    (tmp_path / "link.png").symlink_to(images[1])
-    for twin in (images[1], tmp_path / "link.png"):
-        with pytest.raises(UserError, match=r"1 images are in the training and in the test set, among them .*b\.png"):
-            make_splits(ok_samples(images), [Sample(twin, NOK)], 0.2, 0, tmp_path)
-
-
-def test_the_template_is_given_to_every_sample(tmp_path: Path):
-    (golden,) = touch(tmp_path, "golden.png")
-    splits = Splits(many(tmp_path, 2), many(tmp_path, 1), [])
-    assert {s.template for _, part in with_template(splits, golden) for s in part} == {golden}
-    assert with_template(splits, None) == splits
-    with pytest.raises(UserError, match=r"template does not exist.*absent\.png"):
-        with_template(splits, tmp_path / "absent.png")
-
-
-def test_folders_of_folders_stand_for_their_images(tmp_path: Path):
-    broken, contam, own, _ = touch(tmp_path, "nok/broken/0.png", "nok/contam/1.png", "ok/2.png", "ok/old/3.png")
-    for pattern in ("nok/*", "nok", "nok/**"):
-        assert expand(pattern, tmp_path) == [broken, contam], pattern
-    assert expand("ok", tmp_path) == [own], "where the folder itself holds images, it stands for those"
+def test_output_names_keep_files_apart_and_fit_a_file_system():
+    long = ["ü" * 120, "ü" * 119 + "x"]
+    names = output_names([Path(f"d/{name}") for name in ("a.png", "a.jpg", "b/a.png", *(f"{n}.png" for n in long))])
+    assert names[:3] == ["a_png", "a_jpg", "b/a"]
+    assert len(set(names)) == 5 and all(len(name.encode()) <= 180 for name in names)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data import folder
+from anomalib_lite.data.fingerprint import DATA, check_same_data, describe, fingerprint, known_data
 from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
-from tests.made import write_category
+from anomalib_lite.runs.atomic import write_json
+from tests.made import write_category, write_image
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_a_renamed_an_added_and_a_removed_file_change_it(root: Path):
     prints = [print_of(root)]
     (root / "train/good/000.png").rename(root / "train/good/0000.png")
     prints.append(print_of(root))
-    shutil.copy(root / "train/good/001.png", root / "train/good/009.png")
+    write_image(root / "train/good/009.png", 9)
     prints.append(print_of(root))
     (root / "test/good/000.png").unlink()
     shutil.rmtree(root / "test/good")
@@ -89,3 +92,47 @@ def test_a_file_that_vanished_is_named(root: Path):
     splits.train[0].image.unlink()
     with pytest.raises(UserError, match=f"{splits.train[0].image} cannot be read: No such file"):
         fingerprint(splits)
+
+
+@pytest.fixture
+def lot(tmp_path: Path) -> Path:
+    for i in range(20):
+        write_image(tmp_path / f"lot/ok/{i:02d}.png", i)
+    write_image(tmp_path / "lot/nok/dot/0.png", 100, mark=True)
+    return tmp_path / "lot"
+
+
+def test_a_run_knows_its_own_data_wherever_it_lies(lot: Path, tmp_path: Path):
+    known = json.loads(json.dumps(describe(folder.read(lot, ok="ok", nok="nok"))))
+    moved = folder.read(lot.rename(tmp_path / "moved"), ok="ok", nok="nok")
+    for own in (True, False):
+        assert check_same_data(moved, known, own) == moved.test
+
+
+def test_own_data_that_has_changed_is_refused(lot: Path):
+    known = describe(folder.read(lot, ok="ok", nok="nok"))
+    write_image(lot / "ok/20.png", 20)
+    with pytest.raises(UserError, match=r"own data is not what it was .* of 16 .*data\.test_ok"):
+        check_same_data(folder.read(lot, ok="ok", nok="nok"), known, own=True)
+
+
+def test_a_new_lot_is_measured_whole_but_for_what_was_learned_from(lot: Path, tmp_path: Path, caplog):
+    known = describe(folder.read(lot, ok="ok", nok="nok"))
+    for i in range(10):
+        write_image(tmp_path / f"new/ok/{i}.png", 200 + i)
+    new = folder.read(tmp_path / "new", ok="ok")
+    assert len(check_same_data(new, known, own=False)) == 10 and len(new.test) == 2
+    learned = folder.read(lot, ok="ok").train
+    (tmp_path / "new/ok/old.png").write_bytes(learned[0].image.read_bytes())
+    assert len(check_same_data(folder.read(tmp_path / "new", ok="ok"), known, own=False)) == 10
+    assert "1 of 11 images are left out: the run learned from them" in caplog.text
+    with pytest.raises(UserError, match="learned from all of these images"):
+        check_same_data(Splits([], [], learned), known, own=False)
+
+
+def test_a_runs_file_is_read_and_an_older_run_has_its_fingerprint(lot: Path, tmp_path: Path):
+    write_json(tmp_path / "environment.json", {"data_fingerprint": "abc"})
+    assert known_data(tmp_path) == {"fingerprint": "abc", "learned": {}}
+    described = describe(folder.read(lot, ok="ok"))
+    write_json(tmp_path / DATA, described)
+    assert known_data(tmp_path) == described

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from anomalib_lite.data import folder
 from anomalib_lite.data.sample import NOK, OK
+from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.errors import UserError
 from tests.made import write_image, write_mask
 
@@ -18,7 +20,7 @@ def root(tmp_path: Path) -> Path:
     for i in range(20):
         write_image(tmp_path / f"ok/{i:02d}.png", i)
     for name in ("scratch/0", "scratch/1", "dent/1"):
-        write_image(tmp_path / f"nok/{name}.png", 100, mark=True)
+        write_image(tmp_path / f"nok/{name}.png", 100 + len(name) + int(name[-1]), mark=True)
         write_mask(tmp_path / f"masks/{name}_mask.png")
     return tmp_path
 
@@ -65,10 +67,32 @@ def test_an_image_whose_own_name_ends_in_mask_finds_its_mask(root: Path):
     assert bad(folder.read(root, ok="ok", nok="nok/tape", mask="tape")) == {"tape/face_mask.png": "tape/face_mask.png"}
 
 
-def test_a_missing_mask_is_named(root: Path):
-    (root / "masks/scratch/0_mask.png").unlink()
-    with pytest.raises(UserError, match=r"0 masks match .*nok/scratch/0\.png.*0\.png or 0_mask\.png"):
-        folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
+def test_a_mask_of_another_folders_image_is_not_taken(root: Path, caplog: pytest.LogCaptureFixture):
+    """The scratch has lost its mask; the dent of the same name has one. The name of the lost one is said."""
+    (root / "masks/scratch/1_mask.png").unlink()
+    read = bad(folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks"))
+    assert read["scratch/1.png"] is None and read["dent/1.png"] == "dent/1_mask.png"
+    assert "1 of 3 NOK images have no mask, among them" in caplog.text and "scratch/1.png" in caplog.text
+
+
+def test_masks_that_fit_no_image_or_two_are_refused_or_said(root: Path, caplog: pytest.LogCaptureFixture):
+    write_mask(root / "flat/1.png")
+    with pytest.raises(UserError, match=r"scratch/1\.png and .*dent/1\.png fit the mask .*flat/1\.png"):
+        folder.read(root, ok="ok", nok="nok", mask="flat")
+    with pytest.raises(UserError, match=r"None of 3 masks belongs to one of 1 NOK images"):
+        write_image(root / "new/9.png", 900, mark=True)
+        folder.read(root, ok="ok", nok="new", mask="masks")
+    folder.read(root, ok="ok", nok="nok/dent", mask="masks")
+    assert "masks belong to no NOK image" in caplog.text
+
+
+def test_names_in_another_unicode_form_are_the_same_names(root: Path):
+    name = "Geh\u00e4use"
+    write_image(root / "nok/riss" / f"{unicodedata.normalize('NFD', name)}.png", 600, mark=True)
+    write_mask(root / "masks/riss" / f"{name}_mask.png")
+    assert len(set(bad(folder.read(root, ok="ok", nok="nok/riss", mask="masks/riss")).values()) - {None}) == 1
+    path = manifest(root, f"nok\\riss\\{name}.png,NOK,riss,")  # and with the slashes of another system
+    assert len(bad(folder.read(manifest=path))) == 1
 
 
 def test_ambiguous_masks_are_refused(root: Path):
@@ -89,8 +113,26 @@ def test_an_empty_folder_is_named(root: Path):
 
 
 def test_an_image_that_is_both_ok_and_nok_is_refused(root: Path):
-    with pytest.raises(UserError, match="in the training and in the test set"):
-        folder.read(root, ok="ok", nok="ok")
+    (root / "nok/dent/copy.png").write_bytes((root / "ok/03.png").read_bytes())
+    for nok in ("ok", "nok"):
+        with pytest.raises(UserError, match=r"the same image as .* one of them is OK and the other NOK"):
+            folder.read(root, ok="ok", nok=nok)
+
+
+def test_names_may_look_like_numbers_and_like_patterns(root: Path):
+    base = (root / "ok").rename(root / "20240512").parent.rename(root.parent / "set [v2]")
+    (base / "nok/dent").rename(base / "7")
+    splits = folder.read(base, ok=20240512, nok=[7])
+    assert len(splits.train) == 12 and list(bad(splits)) == ["7/1.png"]
+    assert folder.read(base, ok="2024*", nok="?") == splits
+
+
+def test_a_new_lot_is_there_for_testing_alone(root: Path):
+    splits = folder.read(root, test_ok="ok", nok="nok")
+    assert not splits.train and not splits.val and len(splits.test) == 23
+    with pytest.raises(UserError, match=r"no OK images to learn from: set data\.ok"):
+        need_training_images(splits)
+    assert len(folder.read(root, nok="nok").test) == 3
 
 
 def test_the_seed_moves_both_shares(root: Path):
@@ -113,10 +155,20 @@ def test_a_labels_table_is_read_relative_to_itself(root: Path):
     assert (len(splits.train), len(splits.val)) == (12, 4)
 
 
-def test_a_table_from_a_spreadsheet_program_is_read(root: Path):
-    path = manifest(root, "nok/dent/1.png,NOK,dent,")
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n").encode())
-    assert bad(folder.read(manifest=path)) == {"dent/1.png": None}
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("ends", ["\r\n", "\r"])
+def test_a_table_from_a_spreadsheet_program_is_read(root: Path, encoding: str, ends: str, caplog):
+    path = manifest(root, "nok/dent/1.png,NOK,Gr\u00f6\u00dfe,")
+    path.write_bytes(path.read_text(encoding="utf-8").replace("\n", ends).replace(",", ";").encode(encoding))
+    assert bad(folder.read(manifest=path)) == {"Gr\u00f6\u00dfe/1.png": None}
+    assert ("is not UTF-8: the table is read as Windows-1252" in caplog.text) == (encoding == "cp1252")
+
+
+def test_a_table_in_no_known_encoding_is_refused_with_its_line(root: Path):
+    path = manifest(root, "nok/dent/1.png,NOK,?,")
+    path.write_bytes(path.read_bytes().replace(b"?", b"\x81"))
+    with pytest.raises(UserError, match=r"labels\.csv, line 22 is in an encoding that is not known"):
+        folder.read(manifest=path)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +178,7 @@ def test_a_table_from_a_spreadsheet_program_is_read(root: Path):
         ("nok/dent/9.png,NOK,,", r"line 22: .*nok/dent/9\.png does not exist"),
         ("nok/dent/1.png,NOK,dent,masks/9.png", r"line 22: .*masks/9\.png does not exist"),
         ("nok/dent/1.png", "line 22: the label must be OK or NOK, not ''"),
+        ("ok/03.png,NOK,dent,", r"ok/03\.png has two answers, in line 5 and in line 22"),
         (",OK,,", "line 22: .* does not exist"),
     ],
 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from anomalib_lite.data.decode import UnreadableImage, read_image
-from anomalib_lite.data.images import ImageSet, ShuffledByEpoch, loader, to_float
+from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask
+from anomalib_lite.data.images import ImageSet, ShuffledByEpoch, loader, to_float, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
-from tests.made import write_image, write_mask
+from tests.made import write_image, write_mask, write_pixels
 
 SIZE = (32, 48)
 
@@ -100,6 +101,28 @@ def test_a_mask_of_another_size_than_its_image_is_named(samples: list[Sample], t
     wrong = Sample(samples[1].image, NOK, write_mask(tmp_path / "small.png", (40, 64)))
     with pytest.raises(UserError, match=r"small\.png is 64 x 40 px, its image 2\.png is 64 x 64 px"):
         ImageSet([wrong], SIZE)
+
+
+def test_masks_that_mark_nothing_or_the_ground_are_refused(samples: list[Sample], tmp_path: Path):
+    empty = write_pixels(tmp_path / "empty.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(UserError, match=r"empty\.png marks nothing, though its image is NOK"):
+        ImageSet([Sample(samples[1].image, NOK, empty)], SIZE)
+    inverted = write_pixels(tmp_path / "inverted.png", 255 * (~read_mask(samples[1].mask)).astype(np.uint8))
+    with pytest.raises(UserError, match=r"1 masks look inverted, among them .*inverted\.png"):
+        ImageSet([Sample(samples[1].image, NOK, inverted)], SIZE)
+    whole = write_pixels(tmp_path / "whole.png", np.full((64, 64), 255, np.uint8))
+    assert ImageSet([Sample(samples[1].image, NOK, whole)], SIZE)[0].mask.all()
+
+
+def test_a_saved_again_copy_among_the_tested_is_said_and_others_are_not(tmp_path: Path, caplog):
+    learned = [write_image(tmp_path / f"{i}.png", i, (128, 128)) for i in range(12)]
+    tested = [write_image(tmp_path / f"t{i}.png", 50 + i, (128, 128)) for i in range(5)]
+    sets = [ImageSet([Sample(p, OK) for p in paths], (128, 128)) for paths in (learned, tested)]
+    warn_near_copies(*sets)
+    assert not caplog.text
+    again = write_pixels(tmp_path / "again.jpg", cv2.imread(str(learned[7])))
+    warn_near_copies(sets[0], ImageSet([Sample(p, OK) for p in [*tested, again]], (128, 128)))
+    assert f"1 tested images look like copies of learned ones, such as {again} of {learned[7]}" in caplog.text
 
 
 def test_a_set_of_nothing_is_fine():

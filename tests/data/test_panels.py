@@ -11,6 +11,7 @@ import yaml
 from anomalib_lite.data import panels
 from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.sample import NOK, OK
+from anomalib_lite.data.splits import Drawing
 from anomalib_lite.errors import UserError
 
 SMALL = {"size": 48, "n_train": 10, "n_test_good": 2, "n_per_defect": 1}
@@ -49,6 +50,11 @@ def test_the_config_offers_the_reader_s_options_and_their_defaults():
     config = yaml.safe_load((Path(__file__).parents[2] / "conf/data/panels.yaml").read_text())
     assert config.pop("_target_") == "anomalib_lite.data.panels.read"
     options = inspect.signature(panels.read).parameters.values()
-    defaults = {option.name: option.default for option in options if option.name != "root"}
+    defaults = {option.name: option.default for option in options if option.name not in ("root", "drawing")}
+    drawing = {key: config.pop(key) for key in list(config) if key in Drawing.__annotations__}
+    assert drawing == {
+        "template": "rendered", "val_share": 0.2, "split_seed": 0, "shots": None, "bits": None,
+        "shots_seed": "${oc.select:seed,0}",
+    }  # fmt: skip
     assert config.pop("root") == "${paths.artifacts}"
     assert config | {"severity": tuple(config["severity"])} == defaults

@@ -1,0 +1,129 @@
+"""What is learned from, held out and tested on."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomalib_lite.data.sample import NOK, Sample, Splits
+from anomalib_lite.data.splits import hold_out, make_splits, ok_samples, with_template
+from anomalib_lite.errors import UserError
+from tests.made import write_pixels
+
+
+def many(root: Path, count: int = 50) -> list[Sample]:
+    return ok_samples(root / f"ok/{i:03d}.png" for i in range(count))
+
+
+def written(root: Path, *names: str) -> list[Path]:
+    """Files whose content is the first letter of their name."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(Path(name).name[0])
+    return [root / name for name in names]
+
+
+def names(samples: list[Sample]) -> set[str]:
+    return {s.image.name for s in samples}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.2, 10), (0.01, 1), (0.5, 25), (0.98, 49), (0.999, 49)])
+def test_every_image_is_on_one_side_and_the_share_is_kept(tmp_path: Path, share: float, count: int):
+    train, val = hold_out(many(tmp_path), share, 0, tmp_path)
+    assert len(val) == count and len(train) == 50 - count
+    assert names(train).isdisjoint(names(val)) and len(names(train) | names(val)) == 50
+
+
+def test_the_choice_depends_on_the_seed_and_neither_on_the_order_nor_on_the_place(tmp_path: Path):
+    here = names(hold_out(many(tmp_path), 0.2, 0, tmp_path)[1])
+    shuffled = many(tmp_path)
+    random.Random(0).shuffle(shuffled)
+    assert names(hold_out(shuffled, 0.2, 0, tmp_path)[1]) == here
+    assert names(hold_out(many(tmp_path / "moved"), 0.2, 0, tmp_path / "moved")[1]) == here
+    assert names(hold_out(many(tmp_path), 0.2, 1, tmp_path)[1]) != here
+
+
+def test_added_images_leave_the_others_where_they_were(tmp_path: Path):
+    """Of 50 images, 5 more may move only those that the 5 displace; a shuffled split would move about 16."""
+    before = names(hold_out(many(tmp_path, 50), 0.2, 0, tmp_path)[1])
+    after = names(hold_out(many(tmp_path, 55), 0.2, 0, tmp_path)[1])
+    assert len(before ^ (after & names(many(tmp_path)))) <= 5
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
+def test_a_share_out_of_range_is_refused(tmp_path: Path, share: float):
+    with pytest.raises(UserError, match=r"data\.val_share"):
+        hold_out(many(tmp_path), share, 0, tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_images_are_counted_as_they_were_given(tmp_path: Path, count: int):
+    with pytest.raises(UserError, match=f"{count} OK images are too few: one is needed to learn from, one for the thr"):
+        make_splits(many(tmp_path, count), [], tmp_path, test_share=0.2)
+    assert [len(part) for _, part in make_splits(many(tmp_path, 3), [], tmp_path, test_share=0.2)] == [1, 1, 1]
+    assert [len(part) for _, part in make_splits(many(tmp_path, 2), [], tmp_path)] == [1, 1, 0]
+
+
+def test_images_without_variation_are_said_to_be_one(tmp_path: Path):
+    same = ok_samples(written(tmp_path, *(f"a{i}.png" for i in range(9))))
+    with pytest.raises(UserError, match=r"1 OK images \(9 files, the others are copies\) are too few"):
+        make_splits(same, [], tmp_path)
+
+
+def test_copies_count_once_and_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Of each picture four files: the same split as of one file each, and a test image is never learned from."""
+    letters = "abcdefghijklmnopqrst"
+    single = ok_samples(written(tmp_path, *(f"{c}.png" for c in letters)))
+    copied = ok_samples(written(tmp_path, *(f"{c}.{i}.png" for c in letters for i in "123")))
+    alone = make_splits(single, [], tmp_path, test_share=0.2)
+    assert make_splits([*single, *copied], [], tmp_path, test_share=0.2) == alone
+    assert "60 images are copies of others" in caplog.text
+    tested = make_splits(single, ok_samples(written(tmp_path, "test/a.png")), tmp_path)
+    assert len(tested.test) == 1 and "a.png" not in names(tested.train + tested.val)
+
+
+def test_an_image_that_is_learned_from_and_nok_is_refused_also_through_a_link(tmp_path: Path):
+    images = written(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "link.png").symlink_to(images[1])
+    for twin in (images[1], tmp_path / "link.png", *written(tmp_path, "nok/b.png")):
+        with pytest.raises(UserError, match=r"b\.png is the same image as .* one of them is OK and the other NOK"):
+            make_splits(ok_samples(images), [Sample(twin, NOK)], tmp_path)
+
+
+def test_few_shots_are_drawn_by_a_seed_from_what_is_not_held_out(tmp_path: Path):
+    whole = make_splits(many(tmp_path), [], tmp_path)
+    drawn = {k: make_splits(many(tmp_path), [], tmp_path, shots=k) for k in (1, 2, 4, 40)}
+    assert all(len(s.train) == k and s.val == whole.val for k, s in drawn.items())
+    assert names(drawn[1].train) < names(drawn[2].train) < names(drawn[4].train) <= names(whole.train)
+    assert drawn[40].train == whole.train
+    assert names(make_splits(many(tmp_path), [], tmp_path, shots=4, shots_seed=1).train) != names(drawn[4].train)
+    for shots in (0, 41, 2.5):
+        with pytest.raises(UserError, match=r"data\.shots must lie between 1 and the 40"):
+            make_splits(many(tmp_path), [], tmp_path, shots=shots)
+
+
+def test_images_that_the_data_set_holds_out_are_held_out(tmp_path: Path):
+    splits = make_splits(many(tmp_path, 4), [], tmp_path, held_out=ok_samples([tmp_path / "v.png"]))
+    assert len(splits.train) == 4 and names(splits.val) == {"v.png"}
+
+
+def test_one_depth_for_all_16_bit_images_by_the_brightest_ok_image(tmp_path: Path):
+    levels = [900, 3000, 200, 100]
+    images = [write_pixels(tmp_path / f"{v}.png", np.full((4, 4), v, np.uint16)) for v in levels]
+    test = [Sample(write_pixels(tmp_path / "test.png", np.full((4, 4), 20000, np.uint16)), NOK)]
+    assert {s.bits for _, part in make_splits(ok_samples(images), test, tmp_path) for s in part} == {12}
+    assert {s.bits for _, part in make_splits(ok_samples(images), [], tmp_path, bits=14) for s in part} == {14}
+    with pytest.raises(UserError, match=r"data\.bits must be one of 8, 10, 12, 14, 16"):
+        make_splits(ok_samples(images), [], tmp_path, bits=11)
+
+
+def test_the_template_is_given_to_every_sample(tmp_path: Path):
+    (golden,) = written(tmp_path, "golden.png")
+    splits = Splits(many(tmp_path, 2), many(tmp_path, 1), [])
+    assert {s.template for _, part in with_template(splits, golden) for s in part} == {golden}
+    assert with_template(splits, None) == splits
+    with pytest.raises(UserError, match=r"template does not exist.*absent\.png"):
+        with_template(splits, tmp_path / "absent.png")
