@@ -75,7 +75,7 @@ def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path)
     """
     if patterns is None:
         return []
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}  # by the real file: through a link back the same one would come again
     passed = PassedOver()
     for pattern in [patterns] if isinstance(patterns, (str, int, float, Path)) else patterns:
         path = root / Path(str(pattern)).expanduser()
@@ -88,9 +88,10 @@ def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path)
         if not images:
             known = ", ".join(SUFFIXES)
             raise UserError(f"No image found at {path} (a file, a folder or a glob pattern; {known}).")
-        found.update(images)
-    passed.say(root if str(root) != "." else ", ".join(sorted({str(p.parent) for p in found})[:3]))
-    return _readable_names(sorted(found))
+        for image in sorted(images, key=lambda p: (len(p.parts), p)):
+            found.setdefault(image.resolve(), image)
+    passed.say(root if str(root) != "." else ", ".join(sorted({str(p.parent) for p in found.values()})[:3]))
+    return _readable_names(sorted(found.values()))
 
 
 def locate(base: Path, name: str) -> Path | None:

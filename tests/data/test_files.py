@@ -37,10 +37,8 @@ def test_a_folder_stands_for_all_images_below_it_also_through_links(tmp_path: Pa
     touch(tmp_path, "nok/top.png", "nok/broken/0.png", "far/a/1.ppm")
     (tmp_path / "nok/line").symlink_to(tmp_path / "far")
     (tmp_path / "far/back").symlink_to(tmp_path / "nok")  # a circle
-    assert (
-        found(tmp_path, "nok") == ["nok/broken/0.png", "nok/line/a/1.ppm", "nok/top.png"] == found(tmp_path, "nok/**")
-    )
-    assert found(tmp_path, "nok/*/") == ["nok/broken/0.png", "nok/line/a/1.ppm", "nok/line/back/top.png"]
+    for pattern in ("nok", "nok/**"):
+        assert found(tmp_path, pattern) == ["nok/broken/0.png", "nok/line/a/1.ppm", "nok/top.png"]
 
 
 def test_absolute_patterns_ignore_the_root_and_brackets_are_text_where_such_a_folder_is(tmp_path: Path):
