@@ -142,7 +142,7 @@ def choice(status: Mapping[str, Any]) -> Choice | None:
         taken = record.get("taken")
         cells = [(_cell(key, record.get(key)), number(record.get(key))) for key in columns]
         rows.append((str(record.get("name", NOT_THERE)), taken if isinstance(taken, bool) else None, cells))
-    heads = [column.replace("_", " ") for column in columns]
+    heads = [_HEADLINES.get(column, column.replace("_", " ")) for column in columns]
     return Choice(heads, rows, str(chosen.get("words", ""))) if rows else None
 
 

@@ -103,7 +103,7 @@ RECORDS = {
 )
 def test_the_choice_is_a_table_of_whatever_was_measured(given) -> None:
     found = view.choice({"choice": given})
-    assert found.columns == ["image auroc", "seconds"]
+    assert found.columns == ["Image AUROC", "seconds"]
     assert found.rows[0] == ("STFPM", True, [("0.9100", 0.91), ("1 min 15 s", 75.0)])
     assert found.rows[1] == ("colour", False, [("–", None), ("–", None)])
     assert found.words == ("Why." if "words" in given else "")
