@@ -16,7 +16,7 @@ Names = Sequence[str | None] | None
 UNNAMED = "unnamed"  # the type of NOK images whose defect has no name
 
 
-def to_numpy(array: Array) -> np.ndarray:
+def to_numpy(array: Array | Sequence[float]) -> np.ndarray:
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has no bfloat16
@@ -69,11 +69,11 @@ def _of_size(values: Iterable | None, size: int, what: str) -> list:
 def _align(mask: Array | None, label: int | None, plane: tuple[int, ...]) -> np.ndarray | None:
     if mask is None:
         return np.zeros(plane, bool) if label == 0 else None
-    mask = to_numpy(mask).astype(bool, copy=False)
-    if mask.ndim == 3 and mask.shape[0] == 1:
-        mask = mask[0]
-    if mask.shape != plane:
-        raise UserError(f"A mask of {mask.shape} does not fit its anomaly map of {plane}: resize one of them.")
-    if label == 0 and mask.any():
+    defect = to_numpy(mask).astype(bool, copy=False)
+    if defect.ndim == 3 and defect.shape[0] == 1:
+        defect = defect[0]
+    if defect.shape != plane:
+        raise UserError(f"A mask of {defect.shape} does not fit its anomaly map of {plane}: resize one of them.")
+    if label == 0 and defect.any():
         raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
-    return None if label == 1 and not mask.any() else mask
+    return None if label == 1 and not defect.any() else defect

@@ -38,7 +38,7 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
             return absent(IMAGE_METRICS, f"no {kind.upper()} images with a score", counts)
     values, ok, nok = count_ties(scores, nok_mask)
     f1, lowest = f1_max(ok, nok)
-    results = {
+    results: dict[str, float | None] = {
         "image_auroc": auroc(ok, nok),
         "image_ap": average_precision(ok, nok),
         "image_f1_max": f1,

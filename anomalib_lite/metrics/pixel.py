@@ -95,7 +95,7 @@ class PixelMetrics:
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """The sum of the groups with these names, of all without."""
         groups = [self.groups[name] for name in (self.groups if names is None else names)]
-        total = Histograms(groups[0].pixels.copy(), sum(group.images for group in groups))
+        total = Histograms(groups[0].pixels.copy(), np.sum([group.images for group in groups], axis=0))
         for group in groups[1:]:
             total.pixels += group.pixels
         return total
@@ -137,7 +137,7 @@ class PixelMetrics:
                 result.missing.update(notes)
                 return result
         f1, lowest = f1_max(ok, defect)
-        values = {
+        values: dict[str, float | None] = {
             "pixel_auroc": auroc(ok, defect),
             "pixel_ap": average_precision(ok, defect),
             "pixel_f1_max": f1,

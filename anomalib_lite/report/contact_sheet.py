@@ -137,6 +137,8 @@ def _draw_scale(axis: Axes, canvas: np.ndarray) -> None:
 
 
 def _tiles(outcome: Outcome, pixel_threshold: float) -> list[np.ndarray]:
+    if outcome.image is None or outcome.map is None:
+        raise ValueError(f"{outcome.sample.image} has no image or no map to show")
     image = np.ascontiguousarray(outcome.image)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
     if outcome.mask is not None:

@@ -103,6 +103,7 @@ def _row(page: Outcome, defect: Defect, rule: TypeRule, columns: list[str], shot
 
 
 def _shot(page: Outcome, number: int, inspector: Inspector) -> Shot:
+    assert page.image is not None  # as those that are shown have one
     small = thumbnail(page.image)
     height, width = small.shape[:2]
     outlines = [(inspector.settings.types[d.kind].colour, outline_path(d.mask, height, width)) for d in page.defects]

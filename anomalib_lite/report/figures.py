@@ -113,8 +113,8 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | N
 def mark_threshold(axis: Axes, value: float, words: str, height: float) -> None:
     """A line across the axes at a value, with words above it."""
     axis.axvline(value, color=ink.INK, linewidth=1.2)
-    place = {"xy": (value, height), "xycoords": axis.get_xaxis_transform(), "ha": "center"}
-    axis.annotate(words, **place, color=ink.INK, fontsize=9)
+    place = axis.get_xaxis_transform()
+    axis.annotate(words, (value, height), xycoords=place, ha="center", color=ink.INK, fontsize=9)
 
 
 def bin_edges(low: float, high: float, threshold: float, logarithmic: bool = False) -> np.ndarray:
@@ -272,13 +272,13 @@ def _draw_scores(
 def _draw_quantity(axis: Axes, quantity: str, values: pd.DataFrame) -> None:
     for place, name in enumerate(map(str, values)):
         series = values[name].dropna()
-        look = {"color": ink.SERIES[place % len(ink.SERIES)], "linewidth": 1.6, "markersize": 3}
         label = _STAGES.get(name.replace("/", "_").partition("_")[0], name)
-        axis.plot(series.index, series, marker="o" if len(series) <= 30 else None, label=label, **look)
+        marker, colour = "o" if len(series) <= 30 else "", ink.SERIES[place % len(ink.SERIES)]
+        axis.plot(series.index, series, marker=marker, label=label, color=colour, linewidth=1.6, markersize=3)
     lowest, highest = values.min().min(), values.max().max()
     if lowest > 0 and highest > 20 * lowest:
         axis.set_yscale("log")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    ink.whole_numbers(axis.xaxis)
     ink.entitle(axis, quantity)
     axis.set_xlabel("epoch")
     if len(values.columns) > 1:

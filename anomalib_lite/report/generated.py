@@ -121,7 +121,7 @@ def overlap_histogram(overlaps: Mapping[bool, Sequence[float]], threshold: float
     colours = {True: (ink.OK_PALE, ink.OK, "kept"), False: (ink.NOK_PALE, ink.NOK, "dropped")}
     for kept, (fill, edge, words) in colours.items():
         if overlaps[kept]:
-            axis.hist(overlaps[kept], bins, color=fill, edgecolor=edge, linewidth=0.5, label=words)
+            axis.hist(overlaps[kept], bins.tolist(), color=fill, edgecolor=edge, linewidth=0.5, label=words)
     if threshold is not None:
         axis.axvline(threshold, color=ink.INK, linewidth=1.2)
         axis.annotate(
@@ -133,7 +133,7 @@ def overlap_histogram(overlaps: Mapping[bool, Sequence[float]], threshold: float
     axis.set_xlim(bins[0], max(1.0, bins[-1]))
     axis.set_xlabel("edge overlap with the content image")
     axis.set_ylabel("images")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    ink.whole_numbers(axis.yaxis)
     return drawing
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import jinja2
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from anomalib_lite.runs.atomic import atomic_path
 
@@ -53,6 +55,10 @@ def panels(width: float, height: float, rows: int, columns: int) -> tuple[Figure
 
 def entitle(axis: Axes, words: str) -> None:
     axis.set_title(words, color=INK, fontsize=10.5, loc="left", pad=8, parse_math=False)
+
+
+def whole_numbers(axis: Axis) -> None:
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 def save_png(drawing: Figure, path: Path, dpi: int = 120) -> Path:

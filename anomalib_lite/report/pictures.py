@@ -87,6 +87,8 @@ def outline_path(mask: np.ndarray, height: int, width: int) -> str:
 
 
 def _picture(outcome: Outcome, threshold: float, pixel_threshold: float) -> Picture:
+    if outcome.image is None or outcome.map is None:
+        raise ValueError(f"{outcome.sample.image} has no image or no map to show")
     small = thumbnail(outcome.image)
     height, width = small.shape[:2]
     words = verdict(outcome)
