@@ -79,7 +79,9 @@ def align(
     start = between_centres(local).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, 1e-4)
     try:
-        _, warp = cv2.findTransformECC(template, window, start, MOTIONS[motion], criteria, None, blur)
+        _, warp = cv2.findTransformECC(  # type: ignore[call-overload]  # the stubs forget that there may be no mask
+            template, window, start, MOTIONS[motion], criteria, None, blur
+        )
     except cv2.error as error:  # raised where the correlation cannot grow: the start is far off, or all is flat
         log.debug("no alignment: %s", error)
         return pose

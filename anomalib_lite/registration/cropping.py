@@ -119,9 +119,11 @@ def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
     """Those that score enough and do not overlap after alignment, from left to right in rows."""
     if not found:
         return []
-    places = {
-        Match(*f.corners.mean(0).tolist(), f.angle, f.scale, f.score): f for f in found if f.score >= options.min_score
-    }
+    places = {}
+    for product in found:
+        if product.score >= options.min_score:
+            x, y = product.corners.mean(0).tolist()
+            places[Match(x, y, product.angle, product.scale, product.score)] = product
     kept = suppress(places, found[0].shape, options.max_overlap)[: options.max_objects]
     return _in_rows([places[match] for match in kept])
 

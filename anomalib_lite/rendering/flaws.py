@@ -68,7 +68,7 @@ def print_smeared(rng: np.random.Generator, severity: float, layout: Layout) -> 
         wiped = np.zeros_like(ink)
         for step in range(1, steps + 1):
             reach = length * grid.scale * step / steps
-            shift = np.float32([[1, 0, reach * np.cos(angle)], [0, 1, reach * np.sin(angle)]])
+            shift = np.array([[1, 0, reach * np.cos(angle)], [0, 1, reach * np.sin(angle)]], np.float32)
             moved = cv2.warpAffine(wet, shift, ink.shape[::-1], flags=cv2.INTER_LINEAR)
             np.maximum(wiped, moved * np.float32(strength * (1 - 0.8 * step / steps)), out=wiped)
         return np.maximum(ink, wiped)

@@ -160,7 +160,7 @@ def _letters() -> tuple[tuple[np.ndarray, ...], ...]:
     font = FontProperties(family="DejaVu Serif", weight="bold")
     letters, pen = [], 0.0
     for character in WORD:
-        outlines = TextPath((0, 0), character, size=1, prop=font).to_polygons()
+        outlines = [np.asarray(o) for o in TextPath((0, 0), character, size=1, prop=font).to_polygons()]
         left, right = min(o[:, 0].min() for o in outlines), max(o[:, 0].max() for o in outlines)
         letters.append([o + np.array([pen - left, 0]) for o in outlines])
         pen += right - left + 0.10  # wide tracking, as engraved words have

@@ -129,9 +129,9 @@ def photograph(radiance: np.ndarray, camera: Camera, rng: np.random.Generator) -
         grain = 0.75 * grain + 0.9 * cv2.blur(grain, (3, 3))  # demosaicing correlates neighbours
         grain *= cv2.sqrt(np.maximum(picture, 0) * np.float32(camera.shot) + np.float32(camera.read**2))
         picture += grain
-    picture *= np.float32(camera.white)
+    picture *= np.array(camera.white, np.float32)
     image = tone_curve(picture, _TONES_8_BIT)
     if not camera.quality:
         return image
     _, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
-    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1])

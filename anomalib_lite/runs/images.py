@@ -21,6 +21,6 @@ def write_image(path: Path, image: np.ndarray) -> None:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     _, code = cv2.imencode(path.suffix, pixels, _HOW.get(path.suffix, []))
     try:
-        path.write_bytes(code)  # unlike OpenCV's own writer this takes every name that a file can have
+        path.write_bytes(code.tobytes())  # unlike OpenCV's own writer this takes every name that a file can have
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error
