@@ -28,7 +28,7 @@ from tests.chromium import chromium
 
 TARGET_MS = 50
 SERVER = """
-from anomalib_lite.annotate.session import run_session
+from anomalib_lite.annotate.server import run_session
 run_session({crops!r}, ["scratch", "stain"], template={template!r}, port={port}, open_browser=False)
 """
 

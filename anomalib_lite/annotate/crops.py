@@ -1,22 +1,25 @@
-"""Which crops are to be labelled, and by what id a page may ask for them."""
+"""Which crops are to be labelled, by what id a page may ask for them, and what a run says of them."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
+import math
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
+from anomalib_lite.data.files import list_images
+from anomalib_lite.data.tables import read_table
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# As in anomalib_lite.data.files, which would bring torch and two seconds of waiting with it.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABELS_NAME = "labels.csv"
 MASKS_FOLDER = "masks"
+VERDICTS = {"1": True, "true": True, "nok": True, "0": False, "false": False, "ok": False}
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,20 @@ class CropSet:
     crops: tuple[Crop, ...]
 
 
+@dataclass(frozen=True)
+class Score:
+    """`nok` is the run's own verdict at its threshold, None where the file has none."""
+
+    value: float | None
+    nok: bool | None
+
+
 def find_crops(source: str | Path) -> CropSet:
     """The images a manifest CSV names in its column `crop`, or all below a folder that holds no manifest.
 
     Listed files that are no longer there are left out with a warning. Raises UserError where nothing is left.
     """
-    source = Path(source).expanduser()
+    source = Path(str(source)).expanduser()
     if source.is_dir():
         source = _manifest_in(source) or source
     if source.is_dir():
@@ -51,20 +62,13 @@ def find_crops(source: str | Path) -> CropSet:
     else:
         raise UserError(f"There is no folder or manifest {source}: set crops=FOLDER or crops=MANIFEST.csv.")
     _refuse_shared_masks(keys)
-    crops = tuple(Crop(crop_id(root, key), key, root / key) for key in keys)
-    present = tuple(crop for crop in crops if crop.path.is_file())
+    present = [key for key in keys if (root / key).is_file()]
     if not present:
         raise UserError(f"{source} names no image that exists: annotate needs crops to label.")
-    if len(present) < len(crops):
-        missing = next(crop.key for crop in crops if not crop.path.is_file())
-        log.warning(
-            "%d of %d crops in %s are missing and left out, first %s",
-            len(crops) - len(present),
-            len(crops),
-            source.name,
-            missing,
-        )
-    return CropSet(root, present)
+    if len(present) < len(keys):
+        gone = sorted(set(keys) - set(present), key=keys.index)
+        log.warning("%d of %d crops are missing and left out, first %s", len(gone), len(keys), root / gone[0])
+    return CropSet(root, tuple(Crop(crop_id(root, key), key, root / key) for key in present))
 
 
 def crop_id(root: Path, key: str) -> str:
@@ -84,50 +88,89 @@ def is_inside(key: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
 
 
-def natural_order(key: str) -> list[tuple[int, int, str]]:
+def read_scores(source: str | Path, crops: Sequence[Crop]) -> dict[str, Score]:
+    """Scores by the crop's key, from predictions.csv or a run folder that holds one.
+
+    The column `image` is matched by the file's name and, among namesakes, by the most folders it shares from
+    the end; a crop for which that stays ambiguous gets none. Raises UserError where the file does not fit.
+    """
+    path = Path(str(source)).expanduser()
+    path = path / "predictions.csv" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"There is no {path}: set scores=RUN_FOLDER or scores=PREDICTIONS.csv.")
+    by_name: dict[str, list[tuple[PurePosixPath, Score]]] = defaultdict(list)
+    for line, row in read_table(path, ("image", "score"), "It is no predictions.csv."):
+        try:
+            value = float(row["score"])
+        except ValueError:
+            raise UserError(f"{path}, line {line}: {row['score']!r} is no score.") from None
+        image = PurePosixPath(row["image"].replace("\\", "/"))
+        if math.isfinite(value):
+            verdict = VERDICTS.get(row.get("nok", "").lower().removesuffix(".0"))
+            by_name[image.name].append((image, Score(value, verdict)))
+    namesakes: dict[str, list[Crop]] = defaultdict(list)
+    for crop in crops:
+        namesakes[crop.path.name].append(crop)
+    best = {crop.key: _best(crop, by_name[crop.path.name], namesakes[crop.path.name]) for crop in crops}
+    found = {key: score for key, score in best.items() if score is not None}
+    if not found:
+        raise UserError(f"None of the {len(crops)} crops is in {path}: it belongs to other images.")
+    if len(found) < len(crops):
+        log.warning("%d of %d crops have no score in %s", len(crops) - len(found), len(crops), path)
+    return found
+
+
+def _best(crop: Crop, rows: list[tuple[PurePosixPath, Score]], namesakes: list[Crop]) -> Score | None:
+    """The row nearest to this crop, if no other is as near and no namesake of the crop is as near to it."""
+    depths = [_common_tail(crop.path, image) for image, _ in rows]
+    best = max(depths, default=0)
+    if depths.count(best) != 1:
+        return None
+    image, score = rows[depths.index(best)]
+    return score if sum(_common_tail(other.path, image) >= best for other in namesakes) == 1 else None
+
+
+def _common_tail(one: PurePath, other: PurePath) -> int:
+    pairs = list(zip(reversed(one.parts), reversed(other.parts), strict=False))
+    return next((depth for depth, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
+def _natural_order(key: str) -> list[tuple[int, int, str]]:
     """Sorts crop_2 before crop_10."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in re.split(r"([0-9]+)", key) if part
-    ]
+    parts = [part for part in re.split(r"([0-9]+)", key) if part]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts]
 
 
 def _keys_in_folder(folder: Path) -> list[str]:
-    keys = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and relative.parts[0] != MASKS_FOLDER:
-            keys.append(relative.as_posix())
-    return sorted(keys, key=natural_order)
+    relative = [path.relative_to(folder) for path in list_images(folder)]
+    return sorted((path.as_posix() for path in relative if path.parts[0] != MASKS_FOLDER), key=_natural_order)
 
 
 def _manifest_in(folder: Path) -> Path | None:
     """The manifest of segment in this folder, where other pictures than crops may lie."""
-    found = [path for path in sorted(folder.glob("*.csv")) if {"panel", "crop"} <= set(_columns(path))]
+    found = []
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            read_table(path, ("panel", "crop"))
+            found.append(path)
+        except UserError:  # another table
+            continue
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(f"{folder} holds several manifests ({names}): choose one, crops={found[0]}.")
     return found[0] if found else None
 
 
-def _columns(path: Path) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as stream:
-        return next(csv.reader(stream), [])
-
-
 def _keys_in_manifest(manifest: Path) -> list[str]:
     if manifest.name == LABELS_NAME:
         raise UserError(f"{manifest} holds the answers: give the folder, or the manifest segment wrote.")
-    with open(manifest, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if "crop" not in (reader.fieldnames or ()):
-            columns = ", ".join(reader.fieldnames or ()) or "none"
-            raise UserError(f"{manifest} has no column 'crop'; its columns are: {columns}.")
-        keys = [(row["crop"] or "").strip().replace("\\", "/") for row in reader]
-    for line, key in enumerate(keys, start=2):
+    keys = []
+    for line, row in read_table(manifest, ("crop",)):
+        key = row["crop"].replace("\\", "/")
         if not is_inside(key):
             raise UserError(f"{manifest}, line {line}: {key!r} does not lie in the manifest's folder.")
-    return list(dict.fromkeys(str(PurePosixPath(key)) for key in keys))
+        keys.append(str(PurePosixPath(key)))
+    return list(dict.fromkeys(keys))
 
 
 def _refuse_shared_masks(keys: list[str]) -> None:

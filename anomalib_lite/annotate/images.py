@@ -58,7 +58,3 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     if image.ndim == 3:
         image = image[..., 3] if image.shape[2] == 4 else image.max(axis=2)
     return np.where(image > np.iinfo(image.dtype).max // 2, 255, 0).astype(np.uint8)
-
-
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".png", mask)[1].tobytes()

@@ -9,9 +9,10 @@ holds. Other accounts of the same machine are not kept out.
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 TOKEN_HEADER = "x-annotate-token"
 MAX_BODY = 64 * 2**20
@@ -83,12 +84,4 @@ class Guard:
         if refused is None:
             return await self.app(scope, receive, send_guarded)
         status, reason = refused
-        body = json.dumps({"detail": reason}).encode()
-        await send_guarded(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
+        await JSONResponse({"detail": reason}, status)(scope, receive, send_guarded)

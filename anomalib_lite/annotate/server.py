@@ -1,12 +1,18 @@
-"""The local server: one page, the crops by id, and the answers."""
+"""One labelling session: the local server with its page, the crops by id, and the answers."""
 
 from __future__ import annotations
 
 import html
+import ipaddress
 import logging
+import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,12 +23,10 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
-from anomalib_lite.annotate.crops import Crop
+from anomalib_lite.annotate.crops import LABELS_NAME, Crop, Score, find_crops, read_scores
 from anomalib_lite.annotate.images import browser_image
-from anomalib_lite.annotate.labels import UNLABELLED, Answer
-from anomalib_lite.annotate.scores import Score
 from anomalib_lite.annotate.security import Guard, allowed_hosts
-from anomalib_lite.annotate.store import Store
+from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, Store
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -46,6 +50,74 @@ class AnswerRequest(BaseModel):
     id: str
     label: str | None
     defect: str | None = None
+
+
+def run_session(
+    crops: str | Path,
+    defects: Sequence[str],
+    template: str | Path | None = None,
+    scores: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    allow_remote: bool = False,
+    open_browser: bool = True,
+) -> None:
+    """Serves the page until it is interrupted. Raises UserError where an option does not fit."""
+    names = [str(name).strip() for name in defects]
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"defects is a list of different names, not {list(defects)}.")
+    crop_set = find_crops(crops)
+    template = Path(template).expanduser() if template else None
+    if template is not None and not template.is_file():
+        raise UserError(f"There is no template {template}: set template=IMAGE, or template=null for none.")
+    found_scores = read_scores(scores, crop_set.crops) if scores else {}
+    with listen(host, port, allow_remote) as listening:
+        store = Store(crop_set)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        log.info("%d crops to label at %s (stop with ctrl+c)", len(crop_set.crops), url)
+        if open_browser and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        try:
+            serve(Labelling(store, names, template, found_scores), listening, host)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            store.close()
+        log.info("%s", _summary(store))
+
+
+def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
+    """A bound, listening socket; port 0 takes any free one. Raises UserError for a host others can reach."""
+    if not _is_loopback(host):
+        if not allow_remote:
+            raise UserError(
+                f"host={host} lets other machines read the crops and change the labels: use "
+                "host=127.0.0.1, or say allow_remote=true where that is what you want."
+            )
+        if host in ("", "0.0.0.0", "::"):
+            raise UserError(
+                "Name the address that the page is opened with, for example host=192.168.0.5; "
+                "the server answers to no other name."
+            )
+    listening = None
+    try:
+        # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # elsewhere the option would let two servers share the port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+        return listening
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise UserError(
+            f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose "
+            "another port, for example port=8766, or port=0 for any free one."
+        ) from None
 
 
 def build_app(labelling: Labelling, token: str) -> FastAPI:
@@ -100,32 +172,26 @@ def _add_answers(app: FastAPI, labelling: Labelling) -> None:
             "template": _version(labelling.template),
             "notes": store.notes,
             "version": store.version,
-            "crops": [{**_crop_json(store, crop), **_fixed_json(labelling, crop)} for crop in store.crops.values()],
+            "crops": [_listed_json(labelling, crop) for crop in store.crops.values()],
         }
 
     @app.post("/api/answer")
     def answer(request: AnswerRequest) -> dict[str, Any]:
         crop = _find(store, request.id)
-        try:
+        with _saving():
             store.answer(crop, Answer(request.label, request.defect))
-        except (ValueError, OSError) as error:
-            raise _not_saved(error) from error
         return _saved(store, crop)
 
     @app.post("/api/undo")
     def undo() -> dict[str, Any]:
-        try:
+        with _saving():
             return _saved(store, store.undo())
-        except OSError as error:
-            raise _not_saved(error) from error
 
     @app.post("/api/mask/{crop_id}")
     async def save_mask(crop_id: str, request: Request) -> dict[str, Any]:
         crop = _find(store, crop_id)
-        try:
+        with _saving():
             await run_in_threadpool(store.save_mask, crop, await request.body())
-        except (ValueError, UserError, OSError) as error:
-            raise _not_saved(error) from error
         return _saved(store, crop)
 
 
@@ -134,14 +200,9 @@ def serve(labelling: Labelling, listening: socket.socket, host: str) -> None:
     token = secrets.token_urlsafe(32)
     app = Guard(build_app(labelling, token), allowed_hosts(host, listening.getsockname()[1]), token)
     config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        server_header=False,
+        app, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False,
         timeout_graceful_shutdown=2,
-    )
+    )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -175,22 +236,43 @@ def _crop_json(store: Store, crop: Crop) -> dict[str, Any]:
     return {"id": crop.id, "label": answer.label, "defect": answer.defect, "mask": _version(store.mask_path(crop))}
 
 
-def _fixed_json(labelling: Labelling, crop: Crop) -> dict[str, Any]:
-    score = labelling.scores.get(crop.key)
-    return {
-        "name": crop.key,
-        "version": _version(crop.path),
-        "score": score.value if score else None,
-        "nok": score.nok if score else None,
-    }
+def _listed_json(labelling: Labelling, crop: Crop) -> dict[str, Any]:
+    score = labelling.scores.get(crop.key, Score(None, None))
+    known = {"name": crop.key, "version": _version(crop.path), "score": score.value, "nok": score.nok}
+    return _crop_json(labelling.store, crop) | known
 
 
 def _saved(store: Store, crop: Crop | None) -> dict[str, Any]:
     return {"version": store.version, "crop": _crop_json(store, crop) if crop else None, "warning": store.warning}
 
 
-def _not_saved(error: Exception) -> HTTPException:
-    if isinstance(error, OSError):
+@contextmanager
+def _saving() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
         log.error("an answer was not saved: %s", error)
-        return HTTPException(507, f"not saved: {error}")
-    return HTTPException(422, f"not saved: {error}")
+        raise HTTPException(507, f"not saved: {error}") from error
+    except (ValueError, UserError) as error:
+        raise HTTPException(422, f"not saved: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _has_screen() -> bool:
+    """Without one, a browser for the terminal would open over the log."""
+    return not sys.platform.startswith("linux") or bool(os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"})
+
+
+def _summary(store: Store) -> str:
+    if not store.answers:
+        return "Nothing was labelled."
+    labels = [store.answers[crop.key].label for crop in store.crops.values() if crop.key in store.answers]
+    numbers = {label: labels.count(label) for label in (OK, NOK)}
+    left = len(store.crops) - sum(numbers.values())
+    return f"{numbers[OK]} OK, {numbers[NOK]} NOK, {left} left; the answers are in {store.root / LABELS_NAME}"

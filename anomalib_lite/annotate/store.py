@@ -5,20 +5,47 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, mask_key
-from anomalib_lite.annotate.images import decode_mask, encode_mask, image_size
+from anomalib_lite.annotate.images import decode_mask, image_size
 from anomalib_lite.annotate.journal import Journal
-from anomalib_lite.annotate.labels import COLUMNS, UNLABELLED, Answer, csv_line, label_line, read_labels
+from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_text
+from anomalib_lite.runs.images import write_image
 
 log = logging.getLogger(__name__)
 
 JOURNAL_NAME = "labels.journal.jsonl"
+OK, NOK, SKIP = "OK", "NOK", "skip"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`label` is OK, NOK, skip or None (not labelled); only a NOK has a defect, and need not."""
+
+    label: str | None = None
+    defect: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.label not in (OK, NOK, SKIP, None):
+            raise ValueError(f"a label is OK, NOK or skip, not {self.label!r}")
+        if self.defect is not None and (self.label != NOK or not self.defect.strip()):
+            raise ValueError("only a NOK crop has a defect, and its name is not empty")
+
+
+UNLABELLED = Answer()
+
+
+def label_line(key: str, answer: Answer, mask: str | None) -> str:
+    """One line of labels.csv, empty for a crop that has no place there. An OK crop has no defect to mask."""
+    if answer.label not in (OK, NOK):
+        return ""
+    return csv_line(key, answer.label, answer.defect or "", (mask or "") if answer.label == NOK else "")
 
 
 class Store:
@@ -75,7 +102,7 @@ class Store:
             key = mask_key(crop.key)
             if mask.any():
                 with atomic_path(self.root / key) as temporary:
-                    temporary.write_bytes(encode_mask(mask))
+                    write_image(temporary, mask)
                 self._write("mask", crop.key, mask=key)
             else:
                 (self.root / key).unlink(missing_ok=True)
@@ -149,12 +176,13 @@ class Store:
 
     def _take_over(self, labels: Path) -> None:
         changed = 0
-        for key, row in read_labels(labels).items():
+        for row in read_labels(labels):
+            key, answer = row.crop, Answer(row.label, row.defect)
             if not is_inside(key) or (row.mask and not is_inside(row.mask)):
                 self._note(f"{LABELS_NAME}: {key!r}, mask {row.mask!r} lies outside its folder: left out.")
                 continue
-            if row.answer != self.answers.get(key, UNLABELLED):
-                self._append("import", key, label=row.answer.label, defect=row.answer.defect)
+            if answer != self.answers.get(key, UNLABELLED):
+                self._append("import", key, label=answer.label, defect=answer.defect)
                 changed += 1
             if row.mask and row.mask != self.masks.get(key) and (self.root / row.mask).is_file():
                 self._append("mask", key, mask=row.mask)

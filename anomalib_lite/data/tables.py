@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def read_labels(path: Path) -> list[LabelRow]:
     return list(seen.values())
 
 
-def csv_line(fields: Sequence[Any]) -> str:
+def csv_line(*fields: Any) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerow(fields)
     return stream.getvalue()

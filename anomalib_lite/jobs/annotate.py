@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from anomalib_lite.annotate.session import run_session
+from anomalib_lite.annotate.server import run_session
 from anomalib_lite.jobs.app import app
 
 HELP = """Labels crops OK or NOK, with defect types and masks, by keyboard in a local web page.

@@ -20,8 +20,7 @@ import uvicorn
 
 from anomalib_lite.annotate.crops import Crop, find_crops
 from anomalib_lite.annotate.security import Guard, allowed_hosts
-from anomalib_lite.annotate.server import Labelling, build_app
-from anomalib_lite.annotate.session import listen
+from anomalib_lite.annotate.server import Labelling, build_app, listen
 from anomalib_lite.annotate.store import Store
 
 from .browser import DEFECTS, SIZE, Desk

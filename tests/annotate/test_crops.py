@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.annotate import crops
-from anomalib_lite.annotate.crops import find_crops, is_inside, mask_key
-from anomalib_lite.data import files
+from anomalib_lite.annotate.crops import Crop, Score, find_crops, is_inside, mask_key, read_scores
 from anomalib_lite.errors import UserError
 
 from .conftest import write_crops
@@ -20,10 +18,6 @@ def test_a_folder_gives_its_images_in_natural_order_without_masks_and_hidden_fil
     found = find_crops(tmp_path)
     assert [crop.key for crop in found.crops] == ["a.tiff", "b/crop_2.JPG", "b/crop_10.png"]
     assert found.root == tmp_path
-
-
-def test_whatever_training_reads_can_be_labelled() -> None:
-    assert set(crops.SUFFIXES) == set(files.SUFFIXES)
 
 
 def test_a_manifest_gives_its_crops_once_in_its_order(tmp_path: Path) -> None:
@@ -74,8 +68,8 @@ def test_missing_crops_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("manifest.csv", "image,label\na.png,OK\n", "no column 'crop'"),
-        ("manifest.csv", "", "no column 'crop'"),
+        ("manifest.csv", "image,label\na.png,OK\n", "lacks the column crop"),
+        ("manifest.csv", "", "lacks the column crop"),
         ("manifest.csv", "crop\n", "no image that exists"),
         ("labels.csv", "crop,label,defect,mask\n", "holds the answers"),
     ],
@@ -116,3 +110,57 @@ def test_ids_hide_the_path_and_belong_to_one_folder(tmp_path: Path) -> None:
 def test_inside_is_decided_without_the_file_system() -> None:
     assert is_inside("a/b..c/d.png") and is_inside("a.png")
     assert not any(is_inside(key) for key in ("", "..", "a/..", "/a", "\\\\host\\a", "D:a"))
+
+
+def crops_of(*keys: str) -> list[Crop]:
+    return [Crop(str(i), key, Path("/data/crops") / key) for i, key in enumerate(keys)]
+
+
+def write_scores(folder: Path, *rows: str, header: str = "image,label,defect,score,nok") -> Path:
+    path = folder / "predictions.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_scores_are_found_by_name_in_a_file_or_a_run_folder(tmp_path: Path) -> None:
+    path = write_scores(tmp_path, "/elsewhere/a.png,1,scratch,0.75,True", "b.png,,,0.5,0", "c.png,,,0.25,")
+    expected = {"a.png": Score(0.75, True), "x/b.png": Score(0.5, False), "c.png": Score(0.25, None)}
+    assert read_scores(path, crops_of("a.png", "x/b.png", "c.png", "unknown.png")) == expected
+    assert read_scores(tmp_path, crops_of("a.png", "x/b.png", "c.png")) == expected
+
+
+def test_namesakes_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    path = write_scores(tmp_path, "/old/good/0.png,,,0.1,0", "/old/bad/0.png,,,0.9,1")
+    assert {k: s.value for k, s in read_scores(path, crops_of("bad/0.png", "good/0.png")).items()} == {
+        "bad/0.png": 0.9,
+        "good/0.png": 0.1,
+    }
+
+
+def test_a_score_is_not_given_to_a_namesake_it_does_not_speak_of(tmp_path: Path) -> None:
+    path = write_scores(tmp_path, "run/good/0.png,,,0.1,0", "1.png,,,0.5,0", "a/2.png,,,0.1,0", "b/2.png,,,0.2,0")
+    found = read_scores(path, crops_of("good/0.png", "bad/0.png", "good/1.png", "bad/1.png", "c/2.png"))
+    assert list(found) == ["good/0.png"]
+
+
+def test_scores_that_are_not_finite_say_nothing(tmp_path: Path) -> None:
+    path = write_scores(tmp_path, "a.png,,,nan,0", "b.png,,,0.5,0")
+    assert list(read_scores(path, crops_of("a.png", "b.png"))) == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("image,label", "a.png,1", "lacks the column score"),
+        ("image,score", "a.png,high", "line 2.*'high'"),
+        ("image,score", "other.png,0.5", "None of the 1 crops"),
+    ],
+)
+def test_an_unfit_table_of_scores_says_why(tmp_path: Path, header: str, row: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_scores(write_scores(tmp_path, row, header=header), crops_of("a.png"))
+
+
+def test_a_folder_without_predictions_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="scores="):
+        read_scores(tmp_path, crops_of("a.png"))

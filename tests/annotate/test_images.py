@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.annotate.images import browser_image, decode_mask, encode_mask, image_size
+from anomalib_lite.annotate.images import browser_image, decode_mask, image_size
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 
@@ -19,7 +19,6 @@ def test_a_drawn_mask_becomes_0_and_255_where_it_was_drawn() -> None:
     expected[5:14, 4:14] = 255
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, expected)
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(encode_mask(mask), np.uint8), -1), expected)
 
 
 def test_the_soft_edge_of_a_stroke_is_decided_at_one_half() -> None:
@@ -73,7 +72,7 @@ def test_a_turned_photograph_is_shown_with_the_pixels_that_training_reads(tmp_pa
     shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert media_type == "image/png"
     np.testing.assert_array_equal(shown[..., ::-1], read_image(tmp_path / "a.jpg"))
-    assert image_size(tmp_path / "a.jpg") == (16, 8)
+    assert image_size(tmp_path / "a.jpg") == (8, 16), "it stands upright, as everywhere"
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_lite.annotate.scores import Score
+from anomalib_lite.annotate.crops import Score
 from anomalib_lite.annotate.store import Store
 
 from .browser import DEFECTS, SIZE, Desk, ServerProcess, mask_of, rows

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.annotate.scores import Score
+from anomalib_lite.annotate.crops import Score
 
 from .browser import Desk
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate import store as store_module
+from anomalib_lite.annotate.crops import Score
 from anomalib_lite.annotate.journal import Journal
-from anomalib_lite.annotate.scores import Score
-from anomalib_lite.annotate.server import Labelling
+from anomalib_lite.annotate.server import Labelling, listen, run_session
 from anomalib_lite.annotate.store import Store
+from anomalib_lite.errors import UserError
 
 from .conftest import TOKEN, Client, drawn_mask, token_of
 
@@ -128,3 +130,48 @@ def test_a_crop_that_vanished_is_no_server_error(client: Client, crops_folder: P
     assert client.get(f"/image/{crop_id}").status == 404
     assert client.get("/api/state").json["crops"][0]["version"] is None
     assert client.post(f"/api/mask/{crop_id}", drawn_mask()).status in (422, 507)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.7.7", "example.org", "::", ""])
+def test_only_this_machine_is_served_unless_said_otherwise(host: str) -> None:
+    with pytest.raises(UserError, match="allow_remote"):
+        listen(host, 0)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_even_then_the_address_has_a_name(host: str) -> None:
+    with pytest.raises(UserError, match="Name the address"):
+        listen(host, 0, allow_remote=True)
+
+
+def test_a_port_in_use_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="port=0"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_server_listens_on_the_loopback_address_alone() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
+
+
+def test_the_socket_names_its_protocol_or_each_answer_would_wait_for_nagle() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "nowhere.png"}, "no template"),
+        ({"scores": "nowhere.csv"}, "scores="),
+        ({"defects": ["a", "a"]}, "different names"),
+        ({"defects": ["a", " "]}, "different names"),
+        ({"crops": "nowhere"}, "crops="),
+        ({"host": "0.0.0.0"}, "allow_remote"),
+    ],
+)
+def test_an_unfit_option_says_what_to_do(crops_folder: Path, options: dict, message: str) -> None:
+    given = {"crops": crops_folder, "defects": ["scratch"], "port": 0, "open_browser": False, **options}
+    with pytest.raises(UserError, match=message):
+        run_session(**given)
+    assert not list(crops_folder.glob("labels*"))

@@ -10,8 +10,10 @@ import pytest
 
 from anomalib_lite.annotate import store as store_module
 from anomalib_lite.annotate.crops import find_crops
-from anomalib_lite.annotate.labels import UNLABELLED, Answer
-from anomalib_lite.annotate.store import JOURNAL_NAME, Store
+from anomalib_lite.annotate.store import JOURNAL_NAME, UNLABELLED, Answer, Store, label_line
+from anomalib_lite.data.decode import read_image, read_mask
+from anomalib_lite.data.folder import read
+from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
 
 from .conftest import drawn_mask, nth, rows_of, write_crops
@@ -197,3 +199,85 @@ def test_a_torn_line_is_told(open_store: Open, crops_folder: Path) -> None:
 def test_a_start_without_an_answer_writes_no_labels(open_store: Open, crops_folder: Path) -> None:
     open_store()
     assert not (crops_folder / "labels.csv").exists()
+
+
+@pytest.mark.parametrize(("label", "defect"), [("ok", None), ("OK", "stain"), (None, "stain"), ("NOK", " ")])
+def test_an_answer_that_makes_no_sense_is_refused(label: str | None, defect: str | None) -> None:
+    with pytest.raises(ValueError):
+        Answer(label, defect)
+
+
+def test_lines_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [
+        ("a.png", Answer("OK"), None),
+        ('b, "quoted".png', Answer("NOK", 'long, "odd" name'), "masks/b, c.png"),
+        ("ü.png", Answer("NOK"), None),
+    ]
+    path = tmp_path / "labels.csv"
+    path.write_text(csv_line(*COLUMNS) + "".join(label_line(*row) for row in rows), encoding="utf-8")
+    assert [(r.crop, Answer(r.label, r.defect), r.mask) for r in read_labels(path)] == rows
+
+
+def test_only_answers_have_a_line_and_only_a_nok_has_a_mask() -> None:
+    assert label_line("a", Answer(), "m") == "" and label_line("a", Answer("skip"), "m") == ""
+    assert label_line("a", Answer("OK"), "m") == "a,OK,,\n"
+    assert label_line("a", Answer("NOK"), "m") == "a,NOK,,m\n"
+
+
+def test_a_mask_is_a_png_of_0_and_255_in_the_crops_size(open_store: Open, crops_folder: Path) -> None:
+    store = open_store()
+    store.answer(nth(store, 2), SCRATCH)
+    store.save_mask(nth(store, 2), drawn_mask(box=(1, 2, 3, 4)))
+    mask = cv2.imread(str(crops_folder / "masks/crop_002.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (32, 48) and mask.dtype == np.uint8
+    assert np.unique(mask).tolist() == [0, 255] and (mask > 0).sum() == 12 and mask[2, 1] == 255
+    assert rows_of(crops_folder)[1] == ["crop_002.png", "NOK", "scratch", "masks/crop_002.png"]
+    store.answer(nth(store, 2), OK)
+    assert rows_of(crops_folder)[1] == ["crop_002.png", "OK", "", ""], "an OK crop has no defect to mask"
+    store.undo()
+    assert rows_of(crops_folder)[1][3] == "masks/crop_002.png"
+    store.save_mask(nth(store, 2), drawn_mask(box=(0, 0, 0, 0)))
+    assert rows_of(crops_folder)[1][3] == "" and not (crops_folder / "masks/crop_002.png").exists()
+    assert open_store().mask_path(nth(store, 2)) is None
+
+
+def test_a_mask_of_another_size_changes_nothing(open_store: Open, crops_folder: Path) -> None:
+    store = open_store()
+    with pytest.raises(ValueError, match="pixels"):
+        store.save_mask(nth(store, 0), drawn_mask((10, 10)))
+    assert store.version == 0 and not (crops_folder / "masks").exists()
+
+
+def test_masks_survive_a_kill_on_either_side_of_their_event(
+    open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    store.answer(nth(store, 0), NOK)
+    store.save_mask(nth(store, 1), drawn_mask())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._journal, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.save_mask(nth(store, 0), drawn_mask())  # the file is written, its event is not
+    with pytest.raises(KeyboardInterrupt):
+        store.save_mask(nth(store, 1), drawn_mask(box=(0, 0, 0, 0)))  # the file is gone, no event
+    store = open_store()
+    assert store.mask_path(nth(store, 0)) == crops_folder / "masks/crop_000.png"
+    assert store.mask_path(nth(store, 1)) is None
+    assert rows_of(crops_folder)[1] == ["crop_000.png", "NOK", "", "masks/crop_000.png"]
+
+
+def test_the_reader_of_a_folder_takes_labels_csv_as_it_is(open_store: Open, crops_folder: Path) -> None:
+    store = open_store()
+    for number, answer in enumerate([OK, OK, OK, OK, SCRATCH, NOK]):
+        store.answer(nth(store, number), answer)
+    store.save_mask(nth(store, 4), drawn_mask(box=(1, 2, 3, 4)))
+    splits = read(manifest=crops_folder / "labels.csv")
+    parts = (splits.train, splits.val, splits.test)
+    samples = {sample.image.name: sample for part in parts for sample in part}
+    assert [samples[f"crop_00{i}.png"].label for i in range(6)] == [0, 0, 0, 0, 1, 1]
+    scratched = samples["crop_004.png"]
+    assert scratched.defect == "scratch" and read_mask(scratched.mask).sum() == 12
+    assert read_mask(scratched.mask).shape == read_image(scratched.image).shape[:2]
