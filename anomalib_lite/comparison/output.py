@@ -25,12 +25,13 @@ NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "r
 
 
 def write_all(found: Comparison, folder: Path) -> str:
-    """Writes compare.html, compare.md, runs.csv, runs.parquet, pairs.csv and figures/; returns the terminal's words."""
+    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/; returns the terminal's words."""
     write_csv(found.table.rows, folder / "runs.csv")
     with atomic_path(folder / "runs.parquet") as temporary:
         found.table.rows.to_parquet(temporary, index=False)
     pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in found.studies]
     write_csv(pd.concat(pairs).reindex(columns=["data", "metric", *pairs[0].columns[:-2]]), folder / "pairs.csv")
+    write_csv(found.images, folder / "images.csv")
     write_text(folder / "compare.md", document(found))
     for metric in found.metrics:
         save_png(means_figure(found, metric), folder / "figures" / f"{metric}.png")

@@ -49,6 +49,8 @@ def write_page(found: Comparison, commands: Sequence[Sequence[tuple[str, str]]],
         resamples=f"{settings.resamples:,}",
         left_out=_sheet(pd.DataFrame(found.table.left_out, columns=["run", "state", "reason"]), 3),
         gaps=_sheet(found.design.gaps(), 4),
+        images=_images(found),
+        margin=settings.margin,
         runs=_runs(found),
     )
     write_text(path, page)
@@ -124,6 +126,16 @@ def _pairs(study: Study) -> Sheet:
     shares, drawn = _cells(rows["improvement"], 2), _spans(rows, "improvement_", 2)
     table["improvement"] = [(f"{share} ({words})", p) for (share, p), (words, _) in zip(shares, drawn, strict=True)]
     return _sheet(table, 3, rows["significant"])
+
+
+def _images(found: Comparison) -> Sheet:
+    rows = found.images
+    table = rows[["data", "setting", "seed", "verdict"]].copy()
+    table["image AUROC"], table["interval"] = _cells(rows["auroc"], 4), _spans(rows, "", 4)
+    table["difference"] = _cells(rows["difference"], 4, signed=True)
+    table["its interval"] = _spans(rows, "difference_", 4, signed=True)
+    table["p (Holm)"] = [(probability(p), p) for p in rows["p_holm"]]
+    return _sheet(table, 4)
 
 
 def _runs(found: Comparison) -> Sheet:

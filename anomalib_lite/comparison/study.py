@@ -13,6 +13,7 @@ from tqdm import tqdm
 from anomalib_lite.comparison import statistics as st
 from anomalib_lite.comparison.design import Design, Series, View, find_reference, make_design, views
 from anomalib_lite.comparison.effects import interactions, marginal_effects
+from anomalib_lite.comparison.images import image_table
 from anomalib_lite.comparison.runs import COSTS
 from anomalib_lite.comparison.statistics import Interval
 from anomalib_lite.comparison.table import RunTable
@@ -32,6 +33,7 @@ class Settings:
     resamples: int = 5000
     confidence: float = 0.95
     seed: int = 0  # of the bootstrap
+    margin: float = 0.01  # of image AUROC: a difference that surely lies within it is practically none
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Comparison:
     reference: str | None
     metrics: list[str]
     studies: list[Study]
+    images: pd.DataFrame  # `image_table`'s
 
     @property
     def views(self) -> list[View]:
@@ -78,7 +81,9 @@ def compare(table: RunTable, settings: Settings) -> Comparison:
     metrics = _metrics(table, settings.metrics)
     jobs = [(metric, view) for metric in metrics for view in views(design, design.series(metric))]
     studies = [_study(design, v, m, reference, settings) for m, v in tqdm(jobs, "compare", delay=2, leave=False)]
-    return Comparison(table, design, settings, reference, metrics, studies)
+    against = reference or next((s.best.setting for s in studies if s.metric == "image_auroc"), studies[0].best.setting)
+    images = image_table(design, table.runs, against, settings.margin, settings.confidence)
+    return Comparison(table, design, settings, reference, metrics, studies, images)
 
 
 def _study(design: Design, view: View, metric: str, reference: str | None, settings: Settings) -> Study:

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 HELP = """Compares finished runs: which setting is better, by how much, and can so few seeds tell?
 
 What was varied is found from the runs' configurations. Data sets are never mixed up, seeds are what repeats. Prints a
-table, and writes compare.html (open it first), compare.md, runs.csv and runs.parquet (one row a run), pairs.csv and
-figures/ to the output folder. What every figure means stands beside it, and in docs/compare.md.
+table, and writes compare.html (open it first), compare.md, runs.csv and runs.parquet (one row a run), pairs.csv,
+images.csv and figures/ to the output folder. What every figure means stands beside it, and in docs/compare.md.
 
   anomalib-lite compare runs=runs/augmentation
   anomalib-lite compare runs='[runs/teacher, runs/augmentation/mtd-*]' reference=teacher=frozen
@@ -46,7 +46,7 @@ def _compare(cfg: DictConfig) -> None:
     for run, state, reason in table.left_out:
         log.warning("left out, %s: %s (%s)", state, run, reason)
     metrics = _list(cfg.metrics)
-    settings = Settings(metrics and tuple(metrics), cfg.reference, cfg.resamples, cfg.confidence, cfg.seed)
+    settings = Settings(metrics and tuple(metrics), cfg.reference, cfg.resamples, cfg.confidence, cfg.seed, cfg.margin)
     found = compare(table, settings)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     log.info("%s", write_all(found, output))
