@@ -23,10 +23,8 @@ NOTHING = "nothing found"
 
 
 class DefectCollector:
-    """Inspects images and keeps what was found; pictures and masks of the images with the worst defects alone, so that
-    memory does not grow with their number.
-
-    outcomes: of all images, in the order in which they came.
+    """Inspects images and keeps their outcomes, in the order in which they came; pictures and masks of those with the
+    worst defects alone, so that memory does not grow with their number.
     """
 
     def __init__(self, inspector: Inspector, threshold: float, pictured: int = PICTURED) -> None:
@@ -59,15 +57,13 @@ class DefectCollector:
 
     def write(self, folder: Path) -> None:
         """Writes defects.json (every image, its verdict and its defects) and defects.csv (a line a defect)."""
-        entries = [
-            {
-                "image": str(outcome.sample.image),
-                "accepted": self.inspector.accepts(outcome.defects),
-                "defects": [defect.record() for defect in outcome.defects],
-            }
-            for outcome in self.outcomes
-        ]
-        types = {name: {"title": rule.title, "colour": rule.colour} for name, rule in self._types.items()}
+        entries = []
+        for outcome in self.outcomes:
+            defects = [defect.record() for defect in outcome.defects]
+            accepted = self.inspector.accepts(outcome.defects)
+            entries.append({"image": str(outcome.sample.image), "accepted": accepted, "defects": defects})
+        rules = self.inspector.settings.types
+        types = {name: {"title": rule.title, "colour": rule.colour} for name, rule in rules.items()}
         resolution = list(self.inspector.reference.shape)
         record: dict[str, Any] = {"resolution": resolution, "units": UNITS, "types": types, "images": entries}
         if (table := self.confusion) is not None:
@@ -86,7 +82,7 @@ class DefectCollector:
         return {
             "defects": len(defects),
             "rejected": sum(not self.inspector.accepts(outcome.defects) for outcome in self.outcomes),
-            "by_type": {name: kinds[name] for name in self._types},
+            "by_type": {name: kinds[name] for name in self.inspector.settings.types},
             "by_grade": {grade: grades[grade] for grade in GRADES},
             **({} if table is None else {"type_accuracy": table.accuracy}),
         }
@@ -111,10 +107,6 @@ class DefectCollector:
                 rows.append(row + [record["areas"].get(name, 0.0) for name in areas])
         return columns, rows
 
-    @property
-    def _types(self) -> Mapping[str, Any]:
-        return self.inspector.settings.types
-
     def _forget(self, number: int) -> None:
         self._shown.remove(number)
         outcome = self.outcomes[number]
@@ -126,11 +118,8 @@ class DefectCollector:
 class Confusion:
     """Types found beside types that a data set names.
 
-    Attributes:
-        truth, found: Names of rows and of columns, the last column being `NOTHING`.
-        counts: int (rows, columns).
-        accuracy: Of images on which a defect was found; None where there are none.
-        unmapped: Images whose name for the defect stands for no type.
+    truth, found: names of the rows and columns of counts, int (n, m); the last column is `NOTHING`. accuracy: of images
+    on which a defect was found, if any. unmapped: images whose name for the defect stands for no type.
     """
 
     truth: tuple[str, ...]
@@ -143,12 +132,8 @@ class Confusion:
 def confusion(
     names: Sequence[str | None], found: Sequence[str | None], mapping: Mapping[str, str], types: Sequence[str]
 ) -> Confusion:
-    """Over the images of a test set, one entry each.
-
-    Args:
-        names: The data set's name of the image's defect, None for OK and unlabelled images, which do not count.
-        found: The type that was found (see `matching`), None where there was nothing.
-        mapping: Name -> type.
+    """Over images: the data set's names of their defects, None for those that do not count; the types that were found
+    (see `matching`), None where there was nothing; and which type a name stands for.
     """
     columns = (*types, NOTHING)
     counts = np.zeros((len(types), len(columns)), int)

@@ -18,9 +18,8 @@ _DARK = (20, 20, 20)
 
 
 def draw_defects(image: np.ndarray, defects: Sequence[Defect], types: Mapping[str, TypeRule]) -> np.ndarray:
-    """A copy of a picture, uint8 RGB (H, W, 3) of any size, with each defect's outline in its type's colour.
-
-    A dark line on either side keeps it visible on any ground.
+    """A copy of a picture, uint8 RGB (H, W, 3) of any size, with each defect's outline in its type's colour, between
+    dark lines that keep it visible on any ground.
     """
     drawn = np.array(image, order="C")
     thickness = max(1, round(min(drawn.shape[:2]) / 256))

@@ -14,7 +14,7 @@ import numpy as np
 from anomalib_lite.data.decode import resize_image
 from anomalib_lite.defects.layout import TEXT, Layout, find_layout
 from anomalib_lite.defects.measures import Scene, measure, occupied
-from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, same_light
+from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, relit
 from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions
 from anomalib_lite.defects.rules import classify
 from anomalib_lite.defects.settings import DefectSettings, read_settings
@@ -25,16 +25,9 @@ from anomalib_lite.runs.atomic import atomic_path, write_json
 
 @dataclass(frozen=True)
 class Defect:
-    """One defect of one image.
-
-    Attributes:
-        mask: bool (H, W) at the resolution of inspection.
-        box: x, y, width, height in its px.
-        peak, mean: Of the map.
-        kind: Name of the type, with the confidence in (0, 1] that a rule has in it.
-        areas: Share of the defect in each area.
-        measures: By the names of `measures.UNITS`, None where one could not be taken.
-        severity: In [0, 1], with its grade.
+    """mask: bool (H, W) at the resolution of inspection. box: x, y, width, height in its px. peak, mean: of the map.
+    kind: name of the type, with the confidence in (0, 1] that its rule has. areas: share of the defect in each.
+    measures: by the names of `UNITS`, None where one could not be taken. severity: in [0, 1], with its grade.
     """
 
     mask: np.ndarray
@@ -50,17 +43,13 @@ class Defect:
 
     def record(self) -> dict[str, Any]:
         """JSON-ready, without the mask; measures that were not taken are left out."""
+        areas = {name: round(share, 4) for name, share in self.areas.items() if share > 0}
+        measures = {name: _short(value) for name, value in self.measures.items() if value is not None}
         return {
-            "type": self.kind,
-            "confidence": round(self.confidence, 4),
-            "severity": round(self.severity, 4),
-            "grade": self.grade,
-            "box": list(self.box),
-            "peak": _short(self.peak),
-            "mean": _short(self.mean),
-            "areas": {name: round(share, 4) for name, share in self.areas.items() if share > 0},
-            "measures": {name: _short(value) for name, value in self.measures.items() if value is not None},
-        }
+            "type": self.kind, "confidence": round(self.confidence, 4), "severity": round(self.severity, 4),
+            "grade": self.grade, "box": list(self.box), "peak": _short(self.peak), "mean": _short(self.mean),
+            "areas": areas, "measures": measures,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,12 +62,9 @@ class Inspector:
     levels: MapLevels
 
     def inspect(self, values: np.ndarray, image: np.ndarray, threshold: float) -> tuple[Defect, ...]:
-        """The defects of an image, the worst first.
+        """The defects of an image, uint8 RGB (H, W, 3), by its anomaly map (h, w) and the map's threshold for pixels.
 
-        Args:
-            values: The anomaly map, float (h, w).
-            image: uint8 RGB (H, W, 3) of any size; it is brought to the reference's, in whose px all is measured.
-            threshold: The map's, for pixels.
+        The worst comes first. Both are brought to the reference's size, in whose px all is measured.
         """
         shape = self.reference.shape
         scene, difference = self._scene(image), None
@@ -110,9 +96,8 @@ class Inspector:
                 temporary, image=reference.image, precision=reference.precision, palette_mean=reference.palette.mean,
                 palette_precision=reference.palette.precision, numbers=layout.numbers, foreground=layout.foreground,
             )  # fmt: skip
-        write_json(
-            folder / "inspector.json", {"levels": asdict(self.levels), "product": known, "settings": dict(config)}
-        )
+        record = {"levels": asdict(self.levels), "product": known, "settings": dict(config)}
+        write_json(folder / "inspector.json", record)
 
     def _scene(self, image: np.ndarray) -> Scene:
         height, width = self.reference.shape
@@ -125,7 +110,7 @@ class Inspector:
         """The scene with the good product laid over the picture, in its light, and the change at each pixel."""
         reference, layout = self.reference, self.layout
         pose = find_pose(scene.image, reference.image, reference.motion)
-        matched = same_light(scene.image, lay_over(reference.image, pose), ~suspect)
+        matched = relit(scene.image, lay_over(reference.image, pose), ~suspect)
         moved = replace(
             layout,
             numbers=lay_over(layout.numbers, pose, nearest=True),
@@ -158,18 +143,14 @@ def prepare_inspector(
     Args:
         config: Plain values, as conf/defects holds them.
         levels: Of the maps of held-out OK images.
-        template: The perfect product at the images' size, in whose coordinates layout and reference then lie; without
-            one, the OK images' median.
+        template: The perfect product at their size, over which all is laid; without one, the OK images' median.
     """
     settings = read_settings(config)
     reference = fit_reference(ok_images, template, settings.alignment)
     drawn, picture = settings.layout, reference.image if template is None else template
     if not reference.fixed:  # a texture: it has neither text nor contour of its own, but what a user drew counts
-        drawn = replace(
-            drawn,
-            foreground="none" if drawn.foreground in ("otsu", "grabcut") else drawn.foreground,
-            text="none" if drawn.text == "auto" else drawn.text,
-        )
+        foreground = "none" if drawn.foreground in ("otsu", "grabcut") else drawn.foreground
+        drawn = replace(drawn, foreground=foreground, text="none" if drawn.text == "auto" else drawn.text)
         picture = reference.image
     return Inspector(settings, find_layout(picture, drawn), reference, levels)
 

@@ -28,15 +28,10 @@ _LETTERS = 2  # at least: a ring is read as an O
 
 @dataclass(frozen=True)
 class LayoutConfig:
-    """Widths are shares of the picture's shorter side. An area is drawn as a mask image or as boxes
-    [[x, y, width, height], ...] in shares of the picture.
-
-    Attributes:
-        foreground: otsu, grabcut, none (all is inside), or a mask image.
-        edge_width: Of the band around the structure's contour, to each side.
-        text: auto (what can be read), none, or drawn.
-        text_margin: Added around found text.
-        areas: More areas by name; a later one lies over the earlier ones, a built-in name replaces what was found.
+    """Widths are shares of the shorter side; an area is drawn as a mask image or as boxes [[x, y, width, height], ...],
+    shares of the picture. foreground: otsu, grabcut, none (all is inside), or a mask image. edge_width: of the band
+    around the contour, to each side. text: auto (what can be read), none, or drawn. areas: more of them; a later one
+    lies over the earlier ones, a built-in name replaces what was found.
     """
 
     foreground: str = "otsu"
@@ -63,9 +58,9 @@ class Layout:
 
 
 def find_layout(image: np.ndarray, config: LayoutConfig | None = None) -> Layout:
-    """The areas of a perfect or of a typical product, uint8 RGB (H, W, 3).
+    """The areas of a product, uint8 RGB (H, W, 3). Text lies over edges, edges over the inside.
 
-    Text lies over edges, edges over the inside. Errors: UserError for masks of another shape and boxes outside.
+    Errors: UserError for masks that cannot be read and boxes outside.
     """
     config = config or LayoutConfig()
     shape = image.shape[:2]
@@ -77,20 +72,17 @@ def find_layout(image: np.ndarray, config: LayoutConfig | None = None) -> Layout
     areas = {INSIDE: structure, EDGES: edge_band(structure, config.edge_width), TEXT: text}
     for name, given in config.areas.items():
         areas[name], words[name] = _drawn(given, shape, f"defects.layout.areas.{name}")
-    names = (BACKGROUND, *(name for name in areas if name != BACKGROUND))
-    numbers = np.zeros(shape, np.uint8)
-    for number, name in enumerate(names[1:], start=1):
-        numbers[areas[name]] = number
-    if BACKGROUND in areas:
-        numbers[areas[BACKGROUND]] = 0
+    names, numbers = tuple(dict.fromkeys((BACKGROUND, *areas))), np.zeros(shape, np.uint8)
+    for name in (*names[1:], *names[:1]):  # a background that was drawn lies over all
+        numbers[areas.get(name, False)] = names.index(name)
     return Layout(names, numbers, foreground | text, words)
 
 
 def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray, str]:
     """The product's pixels, bool (H, W), and how they were found.
 
-    Otsu ("A Threshold Selection Method from Gray-Level Histograms", 1979) parts bright from dark; the product is the
-    side that has less of the picture's border. GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004) starts from there.
+    Otsu's threshold (1979) parts bright from dark; the product is the side that has less of the picture's border.
+    GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004) starts from there.
     """
     if method == "none":
         return np.ones(image.shape[:2], bool), "the whole picture"
@@ -110,9 +102,8 @@ def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray
 
 
 def edge_band(mask: np.ndarray, width: float) -> np.ndarray:
-    """The pixels within `width` (a share of the shorter side, one pixel at least) of a mask's contour, both sides.
-
-    The picture's own border is no edge of the product.
+    """The pixels within `width` (a share of the shorter side, one pixel at least) of a mask's contour, to both sides;
+    the picture's own border is no edge of the product.
     """
     padded = np.pad(mask, 1, mode="edge").astype(np.uint8)
     inner, outer = (cv2.distanceTransform(plane, cv2.DIST_L2, 5)[1:-1, 1:-1] for plane in (padded, 1 - padded))
@@ -169,7 +160,7 @@ def _drawn(given: str | list[list[float]], shape: tuple[int, int], name: str) ->
     for box in given:
         if len(box) != 4 or min(box) < 0 or box[0] + box[2] > 1.001 or box[1] + box[3] > 1.001:
             raise UserError(
-                f"{name}: a box is [x, y, width, height] in shares of the picture (0 to 1), not {list(box)}."
+                f"{name}: a box is [x, y, width, height] in shares of the picture, 0 to 1, not {list(box)}."
             )
         x, y, width, height = box
         rows = slice(round(y * shape[0]), round((y + height) * shape[0]))

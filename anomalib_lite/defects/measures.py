@@ -29,14 +29,10 @@ Values = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with what is known of the good product as it lies in it.
+    """A picture, uint8 RGB (H, W, 3), with the layout and the reference of the good product as they lie in it.
 
-    Attributes:
-        image: uint8 RGB (H, W, 3).
-        layout: Carried onto the picture.
-        reference: float32 RGB (H, W, 3) in the picture's light, None where the product has no fixed look.
-        palette: The product's colours.
-        mm_per_px: Of this picture's pixels, across and down, or None.
+    reference: float32 RGB (H, W, 3) in the picture's light, None where the product has no fixed look, as is the
+    palette of its colours. mm_per_px: of this picture's pixels, across and down.
     """
 
     image: np.ndarray
@@ -51,18 +47,16 @@ class Scene:
 
     @cached_property
     def gradients(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture's and the reference's."""
         return gradients(self.image), gradients(self.reference)
 
     @cached_property
     def light(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture and the reference in linear light, where blurring keeps the sum."""
-        return linear(self.image), linear(self.reference)
+        return linear(self.image), linear(self.reference)  # where blurring keeps the sum
 
     @cached_property
     def foregrounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The product's pixels in the picture, and by the same rule in the reference, so that edges of an unchanged
-        picture agree: by grey value alone, halfway between the reference's two sides, on its foreground's side.
+        """The product's pixels in the picture and in the reference: by grey value alone, on the foreground's side of
+        halfway between the reference's two sides.
         """
         wanted, inside = self.reference.mean(axis=2), self.layout.foreground
         if inside.all() or not inside.any():
@@ -76,9 +70,7 @@ class Scene:
 def measure(mask: np.ndarray, scene: Scene, others: np.ndarray, map_ratio: float) -> Values:
     """The measures of the defect that covers `mask` (H, W), in the order of UNITS; None where one cannot be taken.
 
-    Args:
-        others: bool (H, W), all defects of the picture, which are no surroundings to compare with.
-        map_ratio: Peak of the map over the threshold.
+    others: bool (H, W), all defects of the picture, which are no surroundings. map_ratio: peak over threshold.
     """
     length, width = length_and_width(mask)
     area, shares = int(mask.sum()), occupied(mask, scene.layout)
@@ -132,9 +124,8 @@ def surroundings(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def colour_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """CIEDE2000 between the mean colours of two sets of CIE Lab pixels (n, 3) and (m, 3); 1 is just noticeable.
-
-    Luo, Cui, Rigg, "The development of the CIE 2000 colour-difference formula", Color Research & Application 2001.
+    """CIEDE2000 (Luo, Cui, Rigg, Color Research & Application 2001) between the mean colours of two sets of CIE Lab
+    pixels (n, 3) and (m, 3); 1 is just noticeable.
     """
     a, b = (pixels.astype(np.float64).mean(axis=0) for pixels in (first, second))
     return float(deltaE_ciede2000(a[None], b[None])[0])
@@ -164,17 +155,15 @@ def gradients(image: np.ndarray) -> np.ndarray:
 def sharpness_loss(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
     """1 - the picture's gradient energy over the reference's, within the mask; 0 where it is as sharp or sharper.
 
-    Both as `gradients` gives them (H, W, 2). Of an edge as wide as a Gaussian of s px, another Gaussian of t px takes
-    1 - s / sqrt(s^2 + t^2): the energy falls with the edge's width.
+    Both are `gradients`. Of an edge as wide as a Gaussian of s px, one of t px more takes 1 - s / sqrt(s^2 + t^2).
     """
     wanted = float((reference[mask] ** 2).sum())
     return float(np.clip(1 - (image[mask] ** 2).sum() / wanted, 0, 1)) if wanted > 0 else 0.0
 
 
 def drawing_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """Correlation in [-1, 1] of two gradient fields (H, W, 2) within the mask; 0 where either is flat.
-
-    A veil or another colour leaves it near 1, a part that is bent, missing or added does not.
+    """Correlation in [-1, 1] of two `gradients` within the mask; 0 where either is flat. A veil or another colour
+    leaves it near 1, a part that is bent, missing or added does not.
     """
     a, b = image[mask].astype(np.float64), reference[mask].astype(np.float64)
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
@@ -182,8 +171,8 @@ def drawing_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray)
 
 
 def blur_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """The share of a change within the mask that blurring the reference explains: 1 - least squared difference left by
-    a Gaussian of any of a few widths over the difference without one. Pictures (H, W, 3) in linear light.
+    """The share of a change within the mask that a Gaussian blur of the reference, of the best of a few widths,
+    explains: squared differences of pictures (H, W, 3) in linear light.
     """
     unit = max(min(mask.shape) / 256, 0.4)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
@@ -198,10 +187,9 @@ def blur_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) ->
 
 def ink_gained(image: np.ndarray, reference: np.ndarray, mask: np.ndarray, text: np.ndarray) -> float | None:
     """Of all ink that a defect moved, the share that it brought: 0 where print is missing, about 1/2 where it is
-    blurred, 1 where it is smeared; None where no ink moved.
+    blurred, 1 where it is smeared; None where no ink moved. Pictures (H, W, 3) in linear light.
 
-    Pictures (H, W, 3) in linear light. Bare ground is the colour that the reference has along the rim of the text area
-    (H, W), ink the mean of the fifth of the area's pixels that differ most from it.
+    Bare ground has the reference's colour along the rim of the text area, ink that of the fifth which differs most.
     """
     rim = text & ~cv2.erode(text.astype(np.uint8), np.ones((3, 3)), borderValue=0).astype(bool)
     colours = reference[text] - np.median(reference[rim], axis=0)

@@ -11,23 +11,20 @@ import numpy as np
 from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.alignment import MOTIONS, STILL, align, between_centres, correlation, cut, rescaled
+from anomalib_lite.registration.alignment import MOTIONS, STILL, between_centres, correlation, cut
+from anomalib_lite.registration.template import whole_motion
 
 MOST_IMAGES = 64  # more change the median no longer
 ALIKE = 0.6  # correlation of OK images with their median, below which the product has no fixed look
 _SMOOTH = 0.8 / 256  # of the shorter side: differences are looked at a little blurred, so that noise falls away
-_SIDE = 256  # px of the shorter side at which pictures are aligned
-_NEIGHBOURHOOD = 0.1  # of the shorter side: over which local contrast is evened out
 _STEP, _CLASSES = 4.0, 26  # of lightness L*, for the palette
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a product at each of 26 levels of lightness: mean (26, 2) of a* and b*, and their inverse
-    covariance (26, 2, 2).
+    """The mean (26, 2) of a* and b* at each of 26 levels of lightness, and the inverse covariance (26, 2, 2).
 
-    Where foil is missing, black card shows: the difference is large, and yet both colours are the product's own. A
-    stain or a spike from another roll brings in a colour that good products show nowhere.
+    Where foil is missing, black card shows: both colours are the product's own. A stain brings in a foreign one.
     """
 
     mean: np.ndarray
@@ -42,13 +39,9 @@ class Palette:
 
 @dataclass(frozen=True)
 class Reference:
-    """Attributes:
-    image: uint8 RGB (H, W, 3), the median of the aligned OK images.
-    precision: float32 (H, W, 9), the inverse covariance of an OK image's CIE Lab difference from it.
-    palette: The product's colours.
-    usual, rare: What the change of 3 % and of 0.1 % of a good product's pixels exceeds.
-    alike: Median correlation of OK images with `image`.
-    motion: How images are aligned to it.
+    """image: uint8 RGB (H, W, 3), the median of aligned OK images. precision: float32 (H, W, 9), the inverse covariance
+    of their CIE Lab difference from it. usual, rare: what the `change` of 3 % and of 0.1 % of a good product's pixels
+    exceeds. alike: median correlation of OK images with `image`. motion: how pictures are aligned.
     """
 
     image: np.ndarray
@@ -83,12 +76,8 @@ def fit_reference(
     if not taken:
         raise UserError("Defects are measured against OK images, and there are none: give the training split some.")
     frame = template if template is not None else np.median(np.stack(taken[:16]), axis=0).astype(np.uint8)
-    aligned = np.stack(
-        [
-            cut(image, find_pose(image, frame, motion), frame.shape[:2])
-            for image in tqdm(taken, "align", delay=2, leave=False)
-        ]
-    )
+    poses = [find_pose(image, frame, motion) for image in tqdm(taken, "align", delay=2, leave=False)]
+    aligned = np.stack([cut(image, pose, frame.shape[:2]) for image, pose in zip(taken, poses, strict=True)])
     median = np.median(aligned, axis=0).astype(np.uint8)
     alike = float(np.median([likeness(image, median) for image in aligned]))
     # Each image was one of those that the median and the spread were made of; held apart by halves, it was not.
@@ -97,32 +86,20 @@ def fit_reference(
     for fitted, held in (halves, halves[::-1]):
         middle = np.median(fitted, axis=0).astype(np.uint8)
         precision = _precision(fitted, middle)
-        changes += [change(image, same_light(image, middle), precision)[::3, ::3] for image in held]
+        changes += [change(image, relit(image, middle), precision)[::3, ::3] for image in held]
     usual, rare = np.quantile(np.stack(changes), (0.97, 0.999))
-    return Reference(
-        median, _precision(aligned, median), fit_palette(aligned), float(usual), float(rare), alike, motion
-    )
+    palette = fit_palette(aligned)
+    return Reference(median, _precision(aligned, median), palette, float(usual), float(rare), alike, motion)
 
 
 def find_pose(picture: np.ndarray, frame: np.ndarray, motion: str = "affine") -> np.ndarray:
-    """The pose (2, 3) that lays the frame over a picture of its size, both uint8 RGB (H, W, 3).
-
-    Where the alignment does not make the two more alike, they are left as they are.
-    """
+    """The pose (2, 3) that lays the frame over a picture of its size, both uint8 RGB (H, W, 3)."""
     if motion not in ("none", *MOTIONS):
         raise UserError(f"defects.alignment must be one of none, {', '.join(MOTIONS)}, not '{motion}'.")
     if motion == "none":
         return STILL
-    height, width = frame.shape[:2]
-    factor = min(1.0, _SIDE / min(height, width))
-    size = (round(width * factor), round(height * factor))
-    small, model = (
-        _contrast(cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image)
-        for image in (picture, frame)
-    )
-    pose = rescaled(align(small, model, STILL, motion), 1 / factor)
-    better = likeness(cut(picture, pose, (height, width)), frame) > likeness(picture, frame)
-    return pose if better else STILL
+    greys = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in (frame, picture))
+    return whole_motion(*greys, motion)
 
 
 def lay_over(plane: np.ndarray, pose: np.ndarray, *, nearest: bool = False) -> np.ndarray:
@@ -136,17 +113,15 @@ def likeness(first: np.ndarray, second: np.ndarray) -> float:
     return correlation(*(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).ravel()[::2].astype(np.float64) for p in (first, second)))
 
 
-def same_light(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """The reference (H, W, 3) in the picture's light: a gain and an offset a channel, by robust regression (Huber).
-
-    valid: bool (H, W), pixels to fit to. Returns float32 in [0, 255].
+def relit(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """The reference in the picture's light: a gain and an offset a channel, by robust regression (Huber) over the
+    pixels `valid` (H, W); float32 (H, W, 3) in [0, 255].
     """
     chosen = slice(None) if valid is None or valid.sum() < 100 else valid
     matched = np.empty(reference.shape, np.float32)
     for channel in range(3):
         x, y = (picture[..., channel][chosen].ravel()[::7].astype(np.float64) for picture in (reference, image))
-        weight = np.ones_like(x)
-        gain, offset = 1.0, 0.0
+        weight, gain, offset = np.ones_like(x), 1.0, 0.0
         for _ in range(4):
             mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
             spread = np.average((x - mean_x) ** 2, weights=weight)
@@ -160,12 +135,11 @@ def same_light(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | Non
 
 
 def change(image: np.ndarray, matched: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """How unusually a picture differs from the matched reference at each pixel: float32 (H, W), about 1 on good ones.
+    """How unusually a picture differs from the relit reference at each pixel: float32 (H, W), about 1 on good ones.
 
     The Mahalanobis distance of the CIE Lab difference, divided by the square root of its three dimensions.
     """
-    difference = _lab_difference(image, matched)
-    matrices = precision.reshape(*precision.shape[:2], 3, 3)
+    difference, matrices = _lab_difference(image, matched), precision.reshape(*precision.shape[:2], 3, 3)
     squared = np.einsum("hwi,hwij,hwj->hw", difference, matrices, difference) / 3
     return np.sqrt(np.maximum(squared, 0)).astype(np.float32)
 
@@ -198,20 +172,8 @@ def _lightness(lab: np.ndarray) -> np.ndarray:
     return np.clip(lab[..., 0] / _STEP, 0, _CLASSES - 1).astype(int)
 
 
-def _contrast(image: np.ndarray) -> np.ndarray:
-    """Grey values less their surroundings' mean, in their surroundings' standard deviations."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    sigma = _NEIGHBOURHOOD * min(grey.shape)
-    grey -= cv2.GaussianBlur(grey, (0, 0), sigma)
-    return grey / (np.sqrt(cv2.GaussianBlur(grey**2, (0, 0), sigma)) + 4)
-
-
 def _lab_difference(image: np.ndarray, matched: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(to_lab(image) - to_lab(matched), (0, 0), _smooth(image.shape))
-
-
-def _smooth(shape: tuple[int, ...]) -> float:
-    return max(0.8, _SMOOTH * min(shape[:2]))
+    return cv2.GaussianBlur(to_lab(image) - to_lab(matched), (0, 0), max(0.8, _SMOOTH * min(image.shape[:2])))
 
 
 def _precision(images: np.ndarray, median: np.ndarray) -> np.ndarray:
@@ -219,8 +181,8 @@ def _precision(images: np.ndarray, median: np.ndarray) -> np.ndarray:
     height, width = median.shape[:2]
     covariance = np.zeros((height, width, 3, 3), np.float32)
     for image in images:
-        difference = _lab_difference(image, same_light(image, median))
+        difference = _lab_difference(image, relit(image, median))
         covariance += difference[..., :, None] * difference[..., None, :] / len(images)
-    pooled = cv2.GaussianBlur(covariance.reshape(height, width, 9), (0, 0), 2 * _smooth(median.shape))
+    pooled = cv2.GaussianBlur(covariance.reshape(height, width, 9), (0, 0), 2 * max(0.8, _SMOOTH * min(height, width)))
     floor = np.eye(3, dtype=np.float32)  # a Lab unit is about what an eye can see
     return np.linalg.inv(pooled.reshape(height, width, 3, 3) + floor).reshape(height, width, 9).astype(np.float32)

@@ -17,14 +17,9 @@ from anomalib_lite.errors import UserError
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """Shares, so that they hold at every resolution.
-
-    Attributes:
-        core: Of a region's peak above the map's level on good images: where the region ends. Half of it is where the
-            edge of a blurred defect lay.
-        zone: The same for the wider surroundings in which the defect is looked for.
-        min_area: Of the map: smaller regions are dropped.
-        merge: Of the map's shorter side: the widest gap over which pieces become one region.
+    """core: share of a region's peak, above the map's level on good images, at which it ends; half of it is where a
+    blurred edge lay. zone: the same for the surroundings in which the defect is looked for. min_area: of the map.
+    merge: the widest gap over which pieces become one, as a share of the shorter side.
     """
 
     core: float = 0.5
@@ -41,8 +36,8 @@ class RegionConfig:
 
 @dataclass(frozen=True)
 class ExtentConfig:
-    """share: of the strongest change within a region, above which a pixel belongs to the defect. close, close_text:
-    widest gap that is closed, as a share of the picture's shorter side; between letters gaps are wider.
+    """share: of a region's strongest change, above which a pixel belongs to the defect. close, close_text: widest gap
+    that is closed, elsewhere and between letters, as a share of the shorter side.
     """
 
     share: float = 0.4
@@ -52,9 +47,7 @@ class ExtentConfig:
 
 @dataclass(frozen=True)
 class Region:
-    """mask: bool (H, W), the map above its share of the peak; zone: bool (H, W), holds the mask and what is near it.
-    peak, mean: of the map, the mean over the mask.
-    """
+    """mask: bool (H, W), the region's core; zone: bool (H, W), with its surroundings. peak, mean: of the map."""
 
     mask: np.ndarray
     zone: np.ndarray
@@ -64,9 +57,7 @@ class Region:
 
 @dataclass(frozen=True)
 class MapLevels:
-    """base: the map's usual value on held-out OK images. low: a pixel of a defect is above it; exceeded on 1 % of an OK
-    image's pixels.
-    """
+    """base: the usual value of maps of OK images. low: what 1 % of an OK image's pixels exceed."""
 
     base: float = 0.0
     low: float = 0.0
@@ -96,11 +87,10 @@ def find_regions(
     than a faint one. Hysteresis: Canny, "A Computational Approach to Edge Detection", PAMI 1986.
 
     Args:
-        values: The map (H, W).
-        high: A region holds a pixel above it: the threshold that finds it.
-        low: All pixels of a region are above it.
+        values: The map (H, W); NaN or infinity is a UserError.
+        high: The threshold, which the peak of a region exceeds.
+        low: What all its pixels exceed.
         base: The map's usual level on good images.
-    Errors: UserError for a map that holds NaN or infinity.
     """
     config = config or RegionConfig()
     if not np.isfinite(values).all():
@@ -149,9 +139,9 @@ def extent(
     """The pixels of a region's zone that differ from the good product: bool (H, W), never empty.
 
     An anomaly map is blurred and coarse, the picture is not. The bar is a share of the strongest change in the region,
-    but not below `usual`, nor above `rare`, as the faint parts of a defect belong to it; only where the change is so
-    strong that its blurred edge alone exceeds that, it is a sixth of it. Where fewer than a tenth as many pixels pass
-    as the map marks, the detector saw something that pixels do not show, and the region stays as the map has it.
+    between `usual` and `rare`, as the faint parts of a defect belong to it; only where the blurred edge of a change
+    alone exceeds that, it is a sixth of it. Where fewer than a tenth as many pixels pass as the map marks, the detector
+    saw something that pixels do not show, and the region stays as the map has it.
 
     Args:
         change: How unusual each pixel's difference is (H, W).

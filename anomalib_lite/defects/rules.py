@@ -59,12 +59,7 @@ class TypeRule:
 def classify(rules: Sequence[TypeRule], shares: Mapping[str, float], measures: Measures) -> tuple[TypeRule, float]:
     """The rule with most points, and the confidence in it in (0, 1]: the softmax of the points over a quarter of one.
 
-    Of equal points the rule that is listed first wins.
-
-    Args:
-        rules: The types, at least one.
-        shares: How much of the defect lies in each area.
-        measures: By name, None where one could not be taken.
+    shares: how much of the defect lies in each area. Of equal points the rule that is listed first wins.
     """
     points = [rule.points(shares, measures) for rule in rules]
     best = max(range(len(rules)), key=lambda i: (points[i], -i))
@@ -89,8 +84,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Severity:
-    """measures: the terms of all types but those in `by_type`. major_from, critical_from: severities at which these
-    grades begin. reject: for a grade, the number of defects of it or of a worse one that rejects a product; None: none.
+    """measures: the terms of all types but those in `by_type`. major_from, critical_from: where these grades begin.
+    reject: for a grade, how many defects of it, or of a worse one, reject a product; None: none do.
     """
 
     measures: dict[str, Term] = field(default_factory=dict)
@@ -101,10 +96,8 @@ class Severity:
 
     def __post_init__(self) -> None:
         if not 0 < self.major_from <= self.critical_from <= 1:
-            raise UserError(
-                "defects.severity needs 0 < major_from <= critical_from <= 1, "
-                f"not {self.major_from} and {self.critical_from}."
-            )
+            cuts = f"{self.major_from} and {self.critical_from}"
+            raise UserError(f"defects.severity needs 0 < major_from <= critical_from <= 1, not {cuts}.")
         for grade, count in self.reject.items():
             if grade not in GRADES or (count is not None and (not isinstance(count, int) or count < 1)):
                 raise UserError(f"defects.severity.reject: grades are {', '.join(GRADES)}, numbers 1 or more, or null.")
@@ -113,9 +106,8 @@ class Severity:
         return self.by_type.get(kind) or self.measures
 
     def of(self, kind: str, measures: Measures) -> float:
-        """The weighted mean of the terms: in [0, 1], and rising with every measure that it names.
-
-        A measure that could not be taken counts as 0, so that severities of one type stay comparable.
+        """The weighted mean of the terms: in [0, 1], and rising with every measure that it names; one that could not be
+        taken counts as 0, so that severities of one type stay comparable.
         """
         terms = self.terms(kind)
         weight = sum(term.weight for term in terms.values())

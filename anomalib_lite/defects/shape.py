@@ -47,15 +47,11 @@ def _length(piece: np.ndarray) -> float:
 
 
 def edge_displacement(found: np.ndarray, wanted: np.ndarray, near: np.ndarray) -> float:
-    """How far found edges lie from wanted ones and the other way round, in px: the larger of the two.
+    """How far found edges lie from wanted ones within `near`, and the other way round, in px: the larger of the two.
 
     Of each direction the 90th percentile counts (a robust Hausdorff distance: Huttenlocher, Klanderman, Rucklidge,
-    PAMI 1993). An edge that was shifted by d gives d. No edge counts as moved farther than the diagonal of the
-    defect's box, so that a part which lies far from any other does not seem displaced by the way to the next one.
-
-    Args:
-        found, wanted: The product's pixels in the picture and as they should be, bool (H, W).
-        near: The defect's pixels, within which edges count.
+    PAMI 1993). An edge that was shifted by d gives d; none counts as moved farther than the defect is large. All are
+    bool (H, W): the product's pixels in the picture and as they should be, and the defect's.
     """
     edges = outline(found), outline(wanted)
     if not any((edge & near).any() for edge in edges):

@@ -12,7 +12,7 @@ from anomalib_lite.defects.reference import (
     fit_reference,
     lay_over,
     likeness,
-    same_light,
+    relit,
     to_lab,
 )
 from anomalib_lite.errors import UserError
@@ -54,7 +54,7 @@ def test_the_light_is_matched_whatever_the_defect():
     picture[10:30, 50:80] = 255
     valid = np.ones((96, 128), bool)
     valid[10:30, 50:80] = False
-    matched = same_light(picture.astype(np.uint8), perfect(), valid)
+    matched = relit(picture.astype(np.uint8), perfect(), valid)
     assert np.abs(matched - picture)[valid].max() < 3
 
 
@@ -65,7 +65,7 @@ def test_a_good_picture_changes_little_and_a_stain_much(reference):
     found = []
     for picture in (fresh, stained):
         pose = find_pose(picture, reference.image)
-        matched = same_light(picture, lay_over(reference.image, pose))
+        matched = relit(picture, lay_over(reference.image, pose))
         found.append(change(picture, matched, lay_over(reference.precision, pose)))
     assert (found[0] > reference.rare).mean() < 0.04
     assert np.median(found[1][31:39, 41:51]) > 3 * reference.rare
