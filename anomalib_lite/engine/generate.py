@@ -16,10 +16,9 @@ from tqdm import tqdm
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import Generator
-from anomalib_lite.generators.drawing import Drawing, start_drawing
+from anomalib_lite.generators.base import Drawing, Generator, start_drawing
 from anomalib_lite.generators.loss_log import LossLog, read_losses
-from anomalib_lite.generators.quality.measure import measure
+from anomalib_lite.generators.quality import measure
 from anomalib_lite.report.generated import write_generated_report
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
 from anomalib_lite.runs.images import write_image

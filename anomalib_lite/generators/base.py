@@ -1,16 +1,21 @@
-"""What every generator is: OK images in, new OK images out."""
+"""What every generator is: OK images in, new OK images out, drawn until enough of them have kept their structure."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.sample import Origin
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.structure import MOST_IMAGES, StructureGuard, edge_overlap, fit_guard, luminance_ssim
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,67 @@ class Generator(ABC):
 
         ok: the images of `fit` in their order, wherever they lie by now.
         """
+
+
+MOST_DRAWS = 4  # for each image asked for
+COMPARED_SIDE = 256  # px: larger images are compared at this size
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """overlap, ssim: of edges and luminance, with the content image."""
+
+    made: Generated
+    overlap: float
+    ssim: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """guard: None where every image is kept. size: (height, width) at which images are compared."""
+
+    guard: StructureGuard | None
+    size: tuple[int, int]
+    images: Iterator[Drawn]
+
+
+def start_drawing(
+    generator: Generator, count: int, seed: int, ok: Sequence[Path], quantile: float | None = None
+) -> Drawing:
+    """Images until `count` are kept or `MOST_DRAWS` times as many are drawn; all draws, the dropped ones too.
+
+    ok: what the generator was trained on. quantile: of the structure guard (see `fit_guard`); None keeps every image.
+    The guard is learned at the generated images' size before the first one is handed out.
+    """
+    stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed, ok)
+    first = next(stream, None)
+    if first is None:
+        raise UserError(f"{type(generator).__name__} gives no image at all.")
+    size = compared_size(first.image)
+    guard = None
+    if quantile is not None:
+        chosen = np.random.default_rng(seed).permutation(len(ok))[:MOST_IMAGES]
+        guard = fit_guard([resize_image(read_image(ok[i]), *size) for i in chosen], quantile, seed)
+    return Drawing(guard, size, _draw(chain([first], stream), count, guard, ok))
+
+
+def compared_size(image: np.ndarray) -> tuple[int, int]:
+    scale = min(1.0, COMPARED_SIDE / max(image.shape[:2]))
+    return max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+
+
+def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None, ok: Sequence[Path]) -> Iterator[Drawn]:
+    content_at = lru_cache(maxsize=64)(lambda place, size: resize_image(read_image(ok[place]), *size))
+    kept = 0
+    for made in stream:
+        if not 0 <= made.content < len(ok):
+            raise ValueError(f"a generated image names OK image {made.content} as its content, of {len(ok)}")
+        size = compared_size(made.image)
+        image, content = resize_image(made.image, *size), content_at(made.content, size)
+        overlap = edge_overlap(image, content)
+        keep = guard is None or guard.keeps(overlap)
+        yield Drawn(made, overlap, luminance_ssim(image, content), keep)
+        kept += keep
+        if kept == count:
+            return

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.drawing import MOST_DRAWS, compared_size, start_drawing
+from anomalib_lite.generators.base import MOST_DRAWS, compared_size, start_drawing
 from tests.generators import tiny
-from tests.generators.quality.test_structure import product
+from tests.generators.test_structure import product
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,25 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.images import to_float
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator
-from anomalib_lite.generators.histaugan.attributes import Sampling, draw_attribute, restyle
 from anomalib_lite.generators.histaugan.draws import DrawRule, Images
-from anomalib_lite.generators.histaugan.finetuning import Finetuning, Thaw
 from anomalib_lite.generators.histaugan.losses import LossWeights
-from anomalib_lite.generators.histaugan.module import HistAuGANModule, Schedule
+from anomalib_lite.generators.histaugan.module import Finetuning, HistAuGANModule, Schedule, Thaw
 from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
-from anomalib_lite.generators.histaugan.training import DESCRIPTION, finish, read, train
+from anomalib_lite.generators.histaugan.training import (
+    DESCRIPTION,
+    Sampling,
+    draw_attribute,
+    finish,
+    read,
+    restyle,
+    train,
+)
 
 Size = int | Sequence[int]
+# rates of the discriminators as the official code has them
+FINETUNING = Schedule(
+    epochs=10, decay_epoch=10, learning_rate=1e-4, discriminator_rate=1.0, content_rate=0.4, checkpoint_every=1
+)
 
 
 class HistAuGAN(Generator):
@@ -43,17 +53,17 @@ class HistAuGAN(Generator):
 
     def __init__(
         self,
-        size: Size = 256,
-        crop: Size = 216,
+        size: Size = 128,
+        crop: Size = 96,
         architecture: Architecture = Architecture(),  # noqa: B008 - frozen
         losses: LossWeights = LossWeights(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
         flip: bool = True,
         template_probability: float = 0.1,
         template_share: float = 0.5,
-        sampling: Sampling = "random",
+        sampling: Sampling = "statistics",
         finetune: Finetuning | None = None,
-        finetuning: Schedule = Schedule(),  # noqa: B008
+        finetuning: Schedule = FINETUNING,
         start_from: str | Path | None = None,
         accelerator: str = "cpu",
         precision: str = "32-true",

@@ -1,20 +1,26 @@
-"""The training step: three optimizers, each in its turn."""
+"""The training step: three optimizers, each in its turn; and which blocks learn in a fine-tuning."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from anomalib_lite.generators.histaugan import losses
-from anomalib_lite.generators.histaugan.crossing import Crossing, cross
-from anomalib_lite.generators.histaugan.losses import LossWeights
+from anomalib_lite.generators.histaugan.losses import (
+    Crossing,
+    LossWeights,
+    attribute_kl,
+    cross,
+    latent_distance,
+    towards,
+)
 from anomalib_lite.generators.histaugan.networks import Networks
 
 CONTENT_STEPS = 3  # of so many steps with two domains, all but one train the content discriminator alone
@@ -28,15 +34,15 @@ class Schedule:
     discriminator_rate, content_rate: the image and the content discriminators' learning rates, as factors of it.
     """
 
-    epochs: int = 1200
-    decay_epoch: int = 600
+    epochs: int = 25
+    decay_epoch: int = 20
     batch: int = 2
-    learning_rate: float = 1e-4
-    discriminator_rate: float = 1.0
-    content_rate: float = 0.4
+    learning_rate: float = 1e-3
+    discriminator_rate: float = 0.5
+    content_rate: float = 0.04
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-4
-    checkpoint_every: int = 10  # epochs
+    checkpoint_every: int = 1  # epochs
 
     def rate(self, epoch: int) -> float:
         return self.learning_rate * 0.1 ** (epoch // self.decay_epoch)
@@ -99,7 +105,7 @@ class HistAuGANModule(LightningModule):
         optimizer = self._optimizers()[2]
         with torch.no_grad():
             content = self.networks.content(image, self.noise)
-        loss = losses.domain_named(discriminator(content), domain)
+        loss = towards(discriminator(content), domain)
         optimizer.zero_grad()
         self.manual_backward(loss)
         self.clip_gradients(optimizer, gradient_clip_val=CONTENT_CLIP, gradient_clip_algorithm="norm")
@@ -135,9 +141,9 @@ def discriminator_terms(
     for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
         discriminator = getattr(networks, f"{kind}_discriminator")
         (real_logits, domain_logits), (fake_logits, _) = discriminator(image), discriminator(fake.detach())
-        terms[f"discriminator_{kind}"] = weights.adversarial, losses.told_apart(real_logits, fake_logits)
+        terms[f"discriminator_{kind}"] = weights.adversarial, towards(real_logits, 1) + towards(fake_logits, 0)
         if networks.domains > 1:
-            named = losses.domain_named(domain_logits, domain)
+            named = towards(domain_logits, domain)
             terms[f"discriminator_{kind}_domain"] = weights.domain_discriminator, named
     return terms
 
@@ -149,18 +155,18 @@ def learner_terms(
     fooled, named = [], []
     for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
         logits, domain_logits = getattr(networks, f"{kind}_discriminator")(fake)
-        fooled.append(losses.taken_for_real(logits))
-        named.append(losses.domain_named(domain_logits, domain))
+        fooled.append(towards(logits, 1))
+        named.append(towards(domain_logits, domain))
     terms = {
         "adversarial": (weights.adversarial, sum(fooled)),
         "self_reconstruction": (weights.self_reconstruction, F.l1_loss(crossing.own, image)),
         "cross_cycle": (weights.cross_cycle, F.l1_loss(crossing.back, image)),
-        "content_l2": (weights.content_l2, losses.content_size(crossing.content)),
-        "attribute_kl": (weights.attribute_kl, losses.attribute_kl(crossing.mean, crossing.log_variance)),
-        "latent_regression": (weights.latent_regression, losses.latent_distance(crossing.found, crossing.drawn)),
+        "content_l2": (weights.content_l2, crossing.content.square().mean()),
+        "attribute_kl": (weights.attribute_kl, attribute_kl(crossing.mean, crossing.log_variance)),
+        "latent_regression": (weights.latent_regression, latent_distance(crossing.found, crossing.drawn)),
     }
     if networks.content_discriminator is not None:
-        hidden = losses.domain_hidden(networks.content_discriminator(crossing.content), domain)
+        hidden = towards(networks.content_discriminator(crossing.content), 1 - domain)
         terms["domain"] = weights.domain_generator, sum(named)
         terms["content_confusion"] = weights.content_confusion, hidden
     return terms
@@ -181,3 +187,34 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+Finetuning = Literal["standard", "blockwise"]
+
+
+def blocks(networks: Networks) -> list[nn.ModuleList]:
+    """What encoders and decoder consist of, from the pixels of the output backwards."""
+    decoder = networks.decoder
+    return [
+        nn.ModuleList([decoder.colours, decoder.up2]),
+        nn.ModuleList([decoder.up1]),
+        nn.ModuleList([decoder.mixing, decoder.shared]),
+        nn.ModuleList([networks.attribute]),
+        nn.ModuleList([networks.content]),
+    ]
+
+
+class Thaw(Callback):
+    """Block-wise: one block more learns in each fifth of the epochs; discriminators always do."""
+
+    def __init__(self, networks: Networks, epochs: int) -> None:
+        self.blocks, self.epochs = blocks(networks), epochs
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        thawed = 1 + trainer.current_epoch * len(self.blocks) // self.epochs
+        for place, block in enumerate(self.blocks):
+            block.requires_grad_(place < thawed)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        for block in self.blocks:
+            block.requires_grad_(True)

@@ -1,7 +1,6 @@
 """SinGAN: new images from a single one."""
 
 from anomalib_lite.generators.singan.generator import SinGAN
-from anomalib_lite.generators.singan.scale_training import Schedule
-from anomalib_lite.generators.singan.training import Shape
+from anomalib_lite.generators.singan.training import Schedule, Shape
 
 __all__ = ["Schedule", "Shape", "SinGAN"]

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator
-from anomalib_lite.generators.singan.pyramid import to_pixels, to_tensor
-from anomalib_lite.generators.singan.scales import Pyramid, Scale
+from anomalib_lite.generators.singan.pyramid import Pyramid, Scale, to_pixels, to_tensor
 from anomalib_lite.runs.atomic import atomic_path
 
 

@@ -16,11 +16,17 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator
 from anomalib_lite.generators.singan.files import read_pyramid
-from anomalib_lite.generators.singan.pyramid import pyramid_sizes, to_pixels, to_tensor
-from anomalib_lite.generators.singan.sample import check_start, random_sample
-from anomalib_lite.generators.singan.scale_training import Schedule
-from anomalib_lite.generators.singan.scales import Pyramid, reconstruction_errors, seeded
-from anomalib_lite.generators.singan.training import Job, Shape, train_pyramid
+from anomalib_lite.generators.singan.pyramid import (
+    Pyramid,
+    check_start,
+    pyramid_sizes,
+    random_sample,
+    reconstruction_errors,
+    seeded,
+    to_pixels,
+    to_tensor,
+)
+from anomalib_lite.generators.singan.training import Job, Schedule, Shape, train_pyramid
 from anomalib_lite.runs.atomic import write_json
 
 log = logging.getLogger(__name__)
@@ -43,8 +49,8 @@ class SinGAN(Generator):
 
     def __init__(
         self,
-        shape: Shape,
-        schedule: Schedule,
+        shape: Shape = Shape(),  # noqa: B008 - frozen
+        schedule: Schedule = Schedule(),  # noqa: B008
         images: int = 1,
         start_scale: int = 3,
         stretch: Sequence[float] = (1.0, 1.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,3 +55,19 @@ def _blocks(width: int) -> list[nn.Module]:
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """The mean over pixels of (length of the gradient over the colours - 1)^2, between the real and the fake image.
+
+    real, fake: (B, 3, H, W). share: of the real image in the mixture, in [0, 1]. As the authors' code has it, the
+    gradient is that of the sum of the critic's map, and its length is taken at each pixel, not over the whole image.
+    """
+    mixed = (share * real + (1 - share) * fake).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+    return ((gradient.norm(dim=1) - 1) ** 2).mean()
+
+
+def rmse(a: Tensor, b: Tensor) -> float:
+    """Root of the mean squared error, in the range of the images."""
+    return float(F.mse_loss(a.double(), b.double()).sqrt())

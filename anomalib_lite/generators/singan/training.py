@@ -10,17 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from anomalib_lite.generators.singan.files import FinishedScale, PyramidFiles
-from anomalib_lite.generators.singan.losses import rmse
-from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, initialise
-from anomalib_lite.generators.singan.progress import Progress
-from anomalib_lite.generators.singan.pyramid import Size, channels, resize
-from anomalib_lite.generators.singan.scale_training import ScaleTraining, Schedule
-from anomalib_lite.generators.singan.scales import Pyramid, Scale, reconstruct, reconstruction_errors, seeded
+from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise, rmse
+from anomalib_lite.generators.singan.pyramid import (
+    Noise,
+    Pyramid,
+    Scale,
+    Size,
+    channels,
+    climb,
+    fixed_noise,
+    last,
+    random_noise,
+    reconstruct,
+    reconstruction_errors,
+    resize,
+    seeded,
+)
 from anomalib_lite.runs.artifacts import artifact_key
 
 log = logging.getLogger(__name__)
@@ -33,10 +46,10 @@ class Shape:
     """
 
     factor: float = 0.75
-    max_size: int = 250
+    max_size: int = 128
     min_size: int = 25
-    width: int = 32
-    max_width: int = 128
+    width: int = 16
+    max_width: int = 16
     noise: float = 0.1
 
 
@@ -149,3 +162,126 @@ def _networks(width: int, previous: FinishedScale | None, draw: torch.Generator)
 def _fixed_noise(job: Job) -> Tensor:
     """Of the coarsest scale: one channel for all colours."""
     return torch.randn(1, 1, *job.sizes[0], generator=seeded(*job.seed, len(job.sizes))).repeat(1, 3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """iterations: at each scale, each of so many critic and generator steps. learning_rate, beta1: Adam's. decay_at:
+    share of the iterations after which the rate is a tenth. penalty, reconstruction: the losses' weights.
+    """
+
+    iterations: int = 400
+    critic_steps: int = 1
+    generator_steps: int = 1
+    learning_rate: float = 5e-4
+    beta1: float = 0.5
+    decay_at: float = 0.8
+    penalty: float = 0.1
+    reconstruction: float = 10.0
+
+
+class ScaleTraining(LightningModule):
+    """A Wasserstein GAN with gradient penalty over the patches of one image, and a reconstruction from fixed noise.
+
+    below: the finished scales. real (1, 3, H, W): the image at this scale. draw: all randomness of this scale.
+    Differs from the authors' code in two places, where the paper says otherwise or where their code cannot be meant:
+    the coarsest scale's fixed noise is one (theirs is drawn anew at each iteration), and each generator step works on
+    what the generator makes now (theirs reuses the graph of the weights before the previous step).
+    """
+
+    def __init__(
+        self, scale: Scale, critic: Critic, below: Pyramid, real: Tensor, schedule: Schedule, draw: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = scale.generator, critic
+        self._scale, self._below, self._schedule, self._draw = scale, below, schedule, draw
+        self.register_buffer("real", real)
+        self.losses: dict[str, float] = {}
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+        s = self._schedule
+        networks = (self.critic, self.generator)
+        optimizers = [torch.optim.Adam(n.parameters(), s.learning_rate, (s.beta1, 0.999)) for n in networks]
+        milestone = [round(s.decay_at * s.iterations)]
+        return optimizers, [torch.optim.lr_scheduler.MultiStepLR(o, milestone, 0.1) for o in optimizers]
+
+    def on_train_start(self) -> None:
+        """The scales below do not change any more: what they make of the fixed noise is computed once."""
+        self._below.to(self.device)
+        self._noise = random_noise(self._draw, self.device)
+        self._fixed = self._scale.amplitude * fixed_noise(self._below)(len(self._below.scales), self._scale.size)
+        self._known = self._from_below(fixed_noise(self._below))
+
+    def training_step(self, batch: Tensor, index: int) -> None:
+        for_critic, for_generator = self.optimizers()
+        for _ in range(self._schedule.critic_steps):
+            noise, previous = self._input()
+            self._step_critic(for_critic, noise, previous)
+        self.critic.requires_grad_(False)  # spares the gradients that nobody uses
+        for _ in range(self._schedule.generator_steps):
+            self._step_generator(for_generator, noise, previous)
+        self.critic.requires_grad_(True)
+        for scheduler in self.lr_schedulers():
+            scheduler.step()
+
+    def _step_critic(self, optimizer: torch.optim.Optimizer, noise: Tensor, previous: Tensor) -> None:
+        with torch.no_grad():
+            fake = self.generator(noise, previous)
+        distance = self.critic(fake).mean() - self.critic(self.real).mean()
+        share = torch.rand((), generator=self._draw).to(self.device)
+        penalty = gradient_penalty(self.critic, self.real, fake, share)
+        optimizer.zero_grad()
+        self.manual_backward(distance + self._schedule.penalty * penalty)
+        optimizer.step()
+        self.losses |= {"critic": distance.item(), "penalty": penalty.item()}
+
+    def _step_generator(self, optimizer: torch.optim.Optimizer, noise: Tensor, previous: Tensor) -> None:
+        adversarial = -self.critic(self.generator(noise, previous)).mean()
+        reconstruction = F.mse_loss(self.generator(self._fixed, self._known), self.real)
+        optimizer.zero_grad()
+        self.manual_backward(adversarial + self._schedule.reconstruction * reconstruction)
+        optimizer.step()
+        self.losses |= {"adversarial": adversarial.item(), "reconstruction": reconstruction.item()}
+
+    def _input(self) -> tuple[Tensor, Tensor]:
+        """Fresh noise of this scale's amplitude, and a fresh image from the scales below."""
+        previous = self._from_below(self._noise)
+        return self._scale.amplitude * self._noise(len(self._below.scales), self._scale.size), previous
+
+    @torch.no_grad()
+    def _from_below(self, noise: Noise) -> Tensor:
+        if not self._below.scales:
+            return torch.zeros_like(self.real)
+        return resize(last(climb(self._below.scales, noise)), self._scale.size)
+
+
+EVERY = 10  # iterations between two values
+
+
+class Progress(Callback):
+    """One scale's. The loggers' step runs on over the scales, and `<name>/scale` says which it is."""
+
+    def __init__(self, name: str, scale: int, scales: int, step: int, loggers: Sequence[Any]) -> None:
+        self._name, self._scale, self._scales, self._step, self._loggers = name, scale, scales, step, loggers
+
+    def on_train_start(self, trainer: Trainer, module: ScaleTraining) -> None:
+        height, width = module.real.shape[-2:]
+        title = f"singan {self._name}, scale {self._scale + 1}/{self._scales} ({height} x {width} px)"
+        self._bar = tqdm(total=int(trainer.num_training_batches), desc=title, unit="iteration", leave=False)
+
+    def on_train_batch_end(self, trainer: Trainer, module: ScaleTraining, *_: Any) -> None:
+        self._bar.update()
+        done = self._bar.n
+        if done % EVERY and done != self._bar.total:
+            return
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in module.losses.items()})
+        values = {f"singan {self._name}/{name}": value for name, value in module.losses.items()}
+        for logger in self._loggers:
+            logger.log_metrics(values | {f"singan {self._name}/scale": self._scale}, step=self._step + done)
+
+    def on_train_end(self, trainer: Trainer, module: ScaleTraining) -> None:
+        self._bar.close()
+
+    def on_exception(self, *_: Any) -> None:
+        self._bar.close()

@@ -11,6 +11,7 @@ from torch import nn
 
 from anomalib_lite.generators.histaugan.networks import Architecture, Networks
 
+OFFICIAL = Architecture(64, 8, 4, 3, 64, 6, 0.02)
 SMALL = Architecture(4, 8, 1, 1, 4, 6)
 
 
@@ -25,7 +26,7 @@ def count(module: nn.Module) -> int:
 @pytest.fixture(scope="module", params=[1, 2])
 def official(request: pytest.FixtureRequest) -> Networks:
     with torch.device("meta"):
-        return Networks(Architecture(), request.param, (216, 216))
+        return Networks(OFFICIAL, request.param, (216, 216))
 
 
 def test_parameters_of_the_official_widths(official: Networks) -> None:
@@ -52,7 +53,7 @@ def test_parameters_of_the_official_widths(official: Networks) -> None:
 def test_totals_of_the_official_code() -> None:
     """Counted once in the authors' networks, built for 216 x 216 and one or two domains."""
     with torch.device("meta"):
-        one, two = (Networks(Architecture(), domains, (216, 216)) for domains in (1, 2))
+        one, two = (Networks(OFFICIAL, domains, (216, 216)) for domains in (1, 2))
     assert [count(part) for part in (one.content, one.attribute, one.decoder)] == [5099136, 1345104, 5402231]
     assert count(one.encoded_discriminator) == 15719040
     assert one.content_discriminator is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anomalib_lite.generators.singan import Schedule, Shape, SinGAN
-from anomalib_lite.generators.singan.scales import Pyramid
+from anomalib_lite.generators.singan.pyramid import Pyramid
 from tests.made import write_image
 
 TINY = Shape(max_size=32, min_size=16, width=4, max_width=4)  # of a 40 px image: 16, 19, 23, 27, 32 px

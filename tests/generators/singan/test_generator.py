@@ -12,7 +12,7 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan import SinGAN
 from anomalib_lite.generators.singan.generator import spread
-from anomalib_lite.generators.singan.scales import reconstruct
+from anomalib_lite.generators.singan.pyramid import reconstruct
 from tests.generators.singan.conftest import TINY, tiny_singan
 
 

@@ -9,11 +9,9 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from anomalib_lite.generators.singan import losses
-from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, initialise
-from anomalib_lite.generators.singan.pyramid import resize
-from anomalib_lite.generators.singan.scale_training import ScaleTraining, Schedule
-from anomalib_lite.generators.singan.scales import Pyramid, Scale, reconstruct
+from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise
+from anomalib_lite.generators.singan.pyramid import Pyramid, Scale, reconstruct, resize
+from anomalib_lite.generators.singan.training import ScaleTraining, Schedule
 
 
 def module(schedule: Schedule, below: Pyramid | None = None, size=(16, 16)) -> ScaleTraining:
@@ -86,7 +84,7 @@ def test_the_first_losses_are_those_of_the_untrained_networks():
     known = generator(training._below.fixed_noise, nothing)
     expected = {
         "critic": (critic(fake).mean() - critic(real).mean()).item(),
-        "penalty": losses.gradient_penalty(critic, real, fake.detach(), share).item(),
+        "penalty": gradient_penalty(critic, real, fake.detach(), share).item(),
         "adversarial": -critic(fake).mean().item(),
         "reconstruction": ((known - real) ** 2).mean().item(),
     }

@@ -24,7 +24,7 @@ from tests.generators.singan.conftest import QUICK, TINY
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from anomalib_lite.generators.singan.scale_training import ScaleTraining
+from anomalib_lite.generators.singan.training import ScaleTraining
 from tests.generators.singan.conftest import tiny_singan
 
 step = ScaleTraining.training_step

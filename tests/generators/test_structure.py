@@ -1,4 +1,4 @@
-"""Edges agree where the structure does, and colour and light change nothing."""
+"""Edges and luminance compared, and which images are kept for their structure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import pytest
 import torch
 from torchvision.transforms import ColorJitter
 
-from anomalib_lite.generators.quality.structure import edge_overlap, edges, luminance_ssim
+from anomalib_lite.errors import UserError
+from anomalib_lite.generators.structure import (
+    edge_overlap,
+    edges,
+    fit_guard,
+    luminance_ssim,
+    photographed_anew,
+    put_out_of_place,
+)
 from anomalib_lite.rendering.product import draw_conditions, render_product
+from tests.generators.tiny import recoloured, shuffled
 
 
 def product(seed: int = 0, size: int = 128) -> np.ndarray:
@@ -20,13 +29,6 @@ def jittered(image: np.ndarray, seed: int) -> np.ndarray:
     return ColorJitter(0.3, 0.3, 0.3, 0.1)(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
 
 
-def shuffled(image: np.ndarray, seed: int, n: int = 4) -> np.ndarray:
-    side = image.shape[0] // n
-    order = np.random.default_rng(seed).permutation(n * n)
-    blocks = image.reshape(n, side, n, side, 3).swapaxes(1, 2).reshape(n * n, side, side, 3)[order]
-    return blocks.reshape(n, n, side, side, 3).swapaxes(1, 2).reshape(image.shape)
-
-
 def test_an_image_keeps_its_structure_under_colour_light_and_noise_and_loses_it_when_shuffled():
     for seed in range(4):
         image = product(seed)
@@ -35,7 +37,7 @@ def test_an_image_keeps_its_structure_under_colour_light_and_noise_and_loses_it_
         assert edge_overlap(image, (image * 0.6).astype(np.uint8)) > 0.95
         assert edge_overlap(image, jittered(image, seed)) > 0.95
         assert edge_overlap(image, noisy) > 0.9
-        assert edge_overlap(image, shuffled(image, seed)) < 0.7
+        assert edge_overlap(image, shuffled(image, np.random.default_rng(seed))) < 0.7
 
 
 def test_a_shift_counts_from_the_tolerance_on():
@@ -72,7 +74,7 @@ def test_sizes_must_agree_and_ssim_falls_with_light_that_differs():
     with pytest.raises(ValueError, match="different sizes"):
         edge_overlap(image, image[:64])
     assert luminance_ssim(image, image) == pytest.approx(1)
-    assert luminance_ssim(image, jittered(image, 1)) > luminance_ssim(image, shuffled(image, 1))
+    assert luminance_ssim(image, jittered(image, 1)) > luminance_ssim(image, shuffled(image, np.random.default_rng(1)))
 
 
 def test_dense_edges_that_run_another_way_do_not_match():
@@ -81,3 +83,60 @@ def test_dense_edges_that_run_another_way_do_not_match():
     stripes = stripes.astype(np.uint8)
     assert edge_overlap(stripes, stripes) == 1 == edge_overlap(stripes, 240 - stripes)
     assert edge_overlap(stripes, stripes.swapaxes(0, 1)) < 0.2
+
+
+@pytest.fixture(scope="module")
+def real() -> list[np.ndarray]:
+    return [product(seed, 64) for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def guard(real):
+    return fit_guard(real, 0.01, seed=0)
+
+
+def test_damaged_images_are_dropped_and_recoloured_ones_kept(real, guard):
+    fresh = [product(100 + seed, 64) for seed in range(6)]
+    rng = np.random.default_rng(0)
+    for image in fresh:
+        assert guard.keeps(edge_overlap(image, image))
+        assert guard.keeps(edge_overlap(recoloured(image, rng, 0.3), image))
+        assert not guard.keeps(edge_overlap(shuffled(recoloured(image, rng), rng), image))
+    assert type(guard.keeps(edge_overlap(fresh[0], fresh[1]))) is bool  # it is written into a table
+    assert 0.7 < guard.threshold < 1 and guard.caught > 0.8
+
+
+def test_the_threshold_loses_about_the_share_that_was_asked_for(real):
+    strict, loose = fit_guard(real, 0.2, seed=0), fit_guard(real, 0.01, seed=0)
+    assert strict.threshold > loose.threshold and strict.caught >= loose.caught
+    rng = np.random.default_rng(7)
+    fresh = [edge_overlap(image, photographed_anew(image, rng)) for image in real for _ in range(12)]
+    assert np.mean([not strict.keeps(overlap) for overlap in fresh]) == pytest.approx(0.2, abs=0.1)
+    assert np.mean([not loose.keeps(overlap) for overlap in fresh]) < 0.06
+
+
+def test_the_same_seed_gives_the_same_guard_and_one_image_is_enough(real, guard):
+    assert fit_guard(real, 0.01, seed=0) == guard
+    assert 0.5 < fit_guard(real[:1], 0.01, seed=0).threshold < 1
+
+
+def test_a_product_without_structure_is_not_guarded_and_the_guard_says_so():
+    flat = [np.full((64, 64, 3), 90 + i, np.uint8) for i in range(4)]
+    assert fit_guard(flat, 0.01, seed=0).caught == 0
+
+
+def test_copies_are_images_of_the_same_size_and_parts_change_places(real):
+    image, rng = real[0][:60, :63], np.random.default_rng(0)
+    copy, damaged = photographed_anew(image, rng), put_out_of_place(image, rng)
+    assert copy.shape == damaged.shape == image.shape and copy.dtype == damaged.dtype == np.uint8
+    changed = np.any(damaged != image, axis=2).mean()
+    assert 0.1 < changed <= 2 / 9 + 0.01
+    assert np.array_equal(np.sort(damaged.reshape(-1)), np.sort(image.reshape(-1)))
+
+
+@pytest.mark.parametrize(
+    ("images", "quantile", "message"), [([], 0.01, "there are none"), ([1], 1.5, "between 0 and 1")]
+)
+def test_what_cannot_be_learned_from_is_explained(images, quantile, message):
+    with pytest.raises(UserError, match=message):
+        fit_guard([product() for _ in images], quantile, seed=0)

@@ -1,0 +1,202 @@
+"""Distances between sets of images against known answers, and what a set is worth beside real images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+
+from anomalib_lite.data.images import to_float
+from anomalib_lite.generators.quality import (
+    at_equal_sizes,
+    bundled_backbone,
+    frechet_distance,
+    kernel_distance,
+    look_at,
+    measure,
+)
+from tests.generators.test_structure import product
+from tests.generators.tiny import recoloured, shuffled
+
+
+def with_moments(mean: np.ndarray, covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """(n, C) whose sample mean and covariance are exactly these."""
+    x = np.random.default_rng(seed).standard_normal((n, len(mean)))
+    x -= x.mean(axis=0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    return x @ np.linalg.cholesky(covariance).T + mean
+
+
+def covariance(seed: int, size: int = 4) -> np.ndarray:
+    root = np.random.default_rng(seed).standard_normal((size, size))
+    return root @ root.T + 0.1 * np.eye(size)
+
+
+def test_frechet_distance_of_two_gaussians_with_independent_channels():
+    a = with_moments(np.array([0.0, 1.0, 2.0]), np.diag([1.0, 4.0, 9.0]), 50, 0)
+    b = with_moments(np.array([3.0, 1.0, 0.0]), np.diag([4.0, 4.0, 1.0]), 80, 1)
+    assert frechet_distance(a, b) == pytest.approx((9 + 0 + 4) + (1 + 0 + 4))  # means; differences of the deviations
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(a, a + np.eye(3)[0]) == pytest.approx(1)
+
+
+def test_frechet_distance_against_the_matrix_root():
+    a, b = with_moments(np.zeros(4), covariance(2), 30, 3), with_moments(np.ones(4), covariance(4), 40, 5)
+    first, second = np.cov(a.T), np.cov(b.T)
+    expected = 4 + np.trace(first + second - 2 * np.real(sqrtm(first @ second)))
+    assert frechet_distance(a, b) == pytest.approx(expected)
+    assert frechet_distance(b, a) == pytest.approx(expected)
+
+
+def test_frechet_distance_with_fewer_images_than_channels():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((5, 64)), rng.standard_normal((6, 64))
+    assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b.astype(np.float32), a.astype(np.float32)), 1e-4)
+
+
+def direct(a: np.ndarray, b: np.ndarray) -> float:
+    """The unbiased estimate, term by term."""
+
+    def kernel(x, y):
+        return (sum(p * q for p, q in zip(x, y, strict=True)) / len(x) + 1) ** 3
+
+    def within(x):
+        values = [kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j]
+        return sum(values) / len(values)
+
+    return within(a) + within(b) - 2 * sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
+
+
+def test_kernel_distance_against_a_double_loop():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((7, 5)), rng.standard_normal((9, 5)) + 0.5
+    assert kernel_distance(a, b, rng).value == pytest.approx(direct(a, b))
+
+
+def test_kernel_distance_is_unbiased_for_few_images_and_its_error_is_the_spread():
+    """Of one distribution the mean is 0, of two it is what many images give."""
+    rng = np.random.default_rng(0)
+    same, apart, errors = [], [], []
+    for _ in range(150):
+        a, b, c = rng.standard_normal((12, 6)), rng.standard_normal((12, 6)), 1 + rng.standard_normal((12, 6))
+        same.append(kernel_distance(a, b, rng).value)
+        estimate = kernel_distance(a, c, rng)
+        apart.append(estimate.value)
+        errors.append(estimate.error)
+    many = kernel_distance(rng.standard_normal((2000, 6)), 1 + rng.standard_normal((2000, 6)), rng).value
+    assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(150)
+    assert abs(np.mean(apart) - many) < 4 * np.std(apart) / np.sqrt(150) and np.mean(apart) > 10 * abs(np.mean(same))
+    assert 0.7 < np.mean(errors) / np.std(apart) < 1.5
+
+
+def test_the_yardstick_has_sets_of_equal_size():
+    rng = np.random.default_rng(0)
+    real, alike, other = (rng.standard_normal((n, 8)) for n in (40, 25, 25))
+    size, ours, yardstick = at_equal_sizes(frechet_distance, alike, real, rng)
+    assert size == 20
+    assert ours.value == pytest.approx(yardstick.value, rel=0.3)
+    _, far, _ = at_equal_sizes(frechet_distance, other + 2, real, rng)
+    assert far.value > 5 * yardstick.value
+    assert at_equal_sizes(frechet_distance, alike[:6], real, rng)[0] == 6
+
+
+@pytest.fixture(scope="module")
+def net():
+    return bundled_backbone()
+
+
+def images(n: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(n)]
+
+
+@torch.no_grad()
+def apart(net, one: np.ndarray, other: np.ndarray) -> float:
+    layers = zip(*(net(to_float(image[None])) for image in (one, other)), strict=True)
+    distances = []
+    for a, b in layers:
+        a, b = (f[0].numpy() / np.linalg.norm(f[0].numpy(), axis=0, keepdims=True) for f in (a, b))
+        distances.append(((a - b) ** 2).sum(axis=0).mean())
+    return float(np.mean(distances))
+
+
+def test_distances_between_images_and_their_pooled_features(net):
+    shown = images(3)
+    seen = look_at([*shown, shown[0]], net)
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    expected = [apart(net, *([*shown, shown[0]][i] for i in pair)) for pair in pairs]
+    np.testing.assert_allclose(seen.apart, expected, atol=1e-5)
+    assert seen.apart[2] == pytest.approx(0, abs=1e-5) and min(seen.apart[[0, 1, 3]]) > 0.05
+    with torch.no_grad():
+        last = net(to_float(shown[1][None]))[-1]
+    np.testing.assert_allclose(seen.pooled[1], last.mean(dim=(2, 3))[0], rtol=1e-4, atol=1e-5)
+    assert seen.pooled.shape == (4, 320)
+
+
+def test_batches_change_nothing_and_one_image_has_no_pairs(net):
+    shown = images(11, seed=1)
+    whole, single = look_at(shown, net), look_at(shown[10:], net)
+    np.testing.assert_allclose(whole.pooled[10:], single.pooled, rtol=1e-3, atol=1e-4)
+    assert len(whole.apart) == 55 and len(single.apart) == 0
+
+
+STRUCTURE = {"edge_overlap": [0.9, 1.0], "ssim": [0.5, 0.7]}
+
+
+def write(folder: Path, images: list[np.ndarray]) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{i:03d}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(str(path), image[..., ::-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, list[Path]]:
+    folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    real = [product(seed, 64) for seed in range(24)]
+    others = [product(100 + seed, 64) for seed in range(16)]
+    return {
+        "real": write(folder / "real", real),
+        "good": write(folder / "good", [recoloured(image, rng, 0.1) for image in others]),
+        "torn": write(folder / "torn", [shuffled(image, rng) for image in others]),
+        "one": write(folder / "one", [others[0]] * 16),
+    }
+
+
+def test_good_images_measure_like_real_ones_and_bad_ones_do_not(sets):
+    good, torn, one = (
+        measure(sets["real"], sets[name], (64, 64), STRUCTURE, seed=0) for name in ("good", "torn", "one")
+    )
+    yardstick = good["frechet"]["real"]
+    assert good["frechet"]["generated"] < 1.5 * yardstick < torn["frechet"]["generated"] / 1.3
+    kernel = torn["kernel"]
+    assert kernel["generated"] > 3 * max(kernel["generated_se"], good["kernel"]["generated"], kernel["real_se"])
+    assert abs(kernel["real"]) < 4 * kernel["real_se"]
+    assert one["diversity"]["generated"] == pytest.approx(0, abs=1e-4)
+    assert 0.6 < good["diversity"]["generated"] / good["diversity"]["real"] < 1.5
+    assert good["n_real"] == 24 and good["n_generated"] == 16 and good["frechet"]["images_each"] == 12
+    assert good["edge_overlap"]["generated"] == pytest.approx(0.95) and good["missing"] == {}
+    assert 0.5 < good["edge_overlap"]["real_pairs_low"] < good["edge_overlap"]["real_pairs"] < 1
+    json.dumps(good, allow_nan=False)
+
+
+def test_the_same_seed_measures_the_same(sets):
+    first, again = (measure(sets["real"][:9], sets["good"][:9], (64, 64), STRUCTURE, seed=3) for _ in range(2))
+    assert first == again
+
+
+def test_one_image_has_what_can_be_measured_and_reasons_for_the_rest(sets):
+    report = measure(sets["real"][:1], sets["good"][:1], (64, 64), STRUCTURE, seed=0)
+    assert report["frechet"] is None and report["kernel"] is None
+    assert report["diversity"] == {"generated": None, "real": None} and report["ssim"]["real_pairs"] is None
+    assert "there are 1 real and 1 generated ones" in report["missing"]["frechet"]
+    assert {"kernel", "diversity.real", "diversity.generated", "real_pairs"} <= report["missing"].keys()
+    few = measure(sets["real"][:5], sets["good"][:5], (64, 64), STRUCTURE, seed=0)
+    assert few["kernel"]["generated"] is not None and few["kernel"]["real"] is None and "kernel.real" in few["missing"]
