@@ -10,10 +10,9 @@ import pytest
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.singan import SinGAN
 from anomalib_lite.generators.singan.generator import spread
 from anomalib_lite.generators.singan.pyramid import reconstruct
-from tests.generators.singan.conftest import TINY, tiny_singan
+from tests.generators.singan.conftest import tiny_singan
 
 
 def same(a, b) -> bool:
@@ -131,9 +130,3 @@ def test_an_unfinished_folder_is_not_loaded(ok, tmp_path):
         tiny_singan().load(tmp_path)
     with pytest.raises(UserError, match="not been trained"):
         next(tiny_singan().sample(1, 0, ok))
-
-
-def test_the_schedule_and_the_shape_default_to_the_papers():
-    singan = SinGAN(shape=type(TINY)(), schedule=type(tiny_singan().schedule)())
-    assert (singan.schedule.iterations, singan.schedule.critic_steps, singan.schedule.generator_steps) == (2000, 3, 3)
-    assert (singan.shape.max_size, singan.shape.width, singan.shape.max_width) == (250, 32, 128)
