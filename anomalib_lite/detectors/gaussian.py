@@ -52,9 +52,15 @@ class PositionGaussian(Fitted):
         self.precision_root = root.float().contiguous()
 
     def forward(self, features: Tensor) -> Tensor:
-        centred = features.flatten(2).permute(2, 1, 0) - self.mean.unsqueeze(-1)
-        distance = (self.precision_root @ centred).square().mean(1)
-        return distance.T.reshape(features.shape[0], 1, *features.shape[2:])
+        return self._whitened(features).square().mean(1).T.reshape(features.shape[0], 1, *features.shape[2:])
+
+    def deviations(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance where the model is right."""
+        return self._whitened(features).permute(2, 1, 0).reshape(features.shape)
+
+    def _whitened(self, features: Tensor) -> Tensor:
+        """(positions, C, B)"""
+        return self.precision_root @ (features.flatten(2).permute(2, 1, 0) - self.mean.unsqueeze(-1))
 
 
 def oas_share(covariance: Tensor, count: int) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.detectors.buffers import Fitted
@@ -24,6 +27,28 @@ class Moments:
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         mean = self.first / self.count
         return mean, self.second / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+
+    def spread(self, grid: Sequence[int], reach: int | None) -> Moments:
+        """Of populations that are the places of a grid: each with those of its neighbours up to `reach` places away.
+
+        None makes one population of all. The count stays that of one place, since neighbours say nearly the same.
+        """
+        near = Moments()
+        near.count = self.count
+        if reach is None:
+            near.first, near.second = self.first.mean(0, keepdim=True), self.second.mean(0, keepdim=True)
+        else:
+            near.first, near.second = (_box_mean(sums, grid, reach) for sums in (self.first, self.second))
+        return near
+
+
+def _box_mean(sums: Tensor, grid: Sequence[int], reach: int) -> Tensor:
+    """(places, ...), each the mean over the places of the grid around it; fewer at the border."""
+    if reach == 0:
+        return sums
+    flat = sums.reshape(1, *grid, -1).movedim(-1, 1)
+    mean = F.avg_pool2d(flat, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return mean.movedim(1, -1).reshape(sums.shape)
 
 
 class Whitening(Fitted):

@@ -1,0 +1,162 @@
+"""Evidence: what one look at an image says of each place, in logarithms, learned from OK images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomalib_lite.detectors.buffers import Fitted
+from anomalib_lite.detectors.gaussian import PositionGaussian
+from anomalib_lite.detectors.looks import NAMES, blurred
+from anomalib_lite.detectors.neighbours import nearest
+from anomalib_lite.detectors.whitening import Moments
+from anomalib_lite.errors import UserError
+
+BLOCK = 32  # images that are handled at once
+
+
+class Evidence(Fitted):
+    """Base of a fusion's members. A subclass gives `fit` and `distance`.
+
+    Args:
+        of: The look it judges by, see `looks.Looker`.
+        blur: Px over which its map is smoothed, at an image of 256 px.
+    """
+
+    def __init__(self, of: str, blur: float = 0.0) -> None:
+        super().__init__()
+        if of not in NAMES:
+            raise UserError(f"An evidence is `of` one of {', '.join(NAMES)}, not '{of}'.")
+        self.of, self.blur = of, blur
+
+    def fit(self, looks: Tensor, placed: bool) -> None:
+        """looks: (N, C, h, w) of OK images. placed: whether a place means the same in all images."""
+        raise NotImplementedError(f"{type(self).__name__} must define fit")
+
+    def distance(self, looks: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 1, h, w) >= 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define distance")
+
+    def smoothed(self, distance: Tensor, grid: Sequence[int]) -> Tensor:
+        """Distances (B, 1, h, w) -> the logarithm of their smoothed map (B, 1, *grid)."""
+        fine = F.interpolate(distance, size=tuple(grid), mode="bilinear", align_corners=False)
+        return blurred(fine, self.blur * min(grid) / 256).clamp_min(1e-9).log()
+
+
+class Gaussians(Evidence):
+    """The squared Mahalanobis distance from a Gaussian at each place, or from one for all places.
+
+    reach: places to either side whose OK images a Gaussian is fitted to, too, as if the images had been shifted.
+    """
+
+    def __init__(self, of: str, blur: float = 0.0, ridge: float = 0.01, reach: int = 0) -> None:
+        super().__init__(of, blur)
+        self.reach = reach
+        self.gaussian = PositionGaussian("auto", ridge)
+
+    def fit(self, looks: Tensor, placed: bool) -> None:
+        moments = Moments()
+        for part in looks.split(BLOCK):
+            PositionGaussian.update(moments, part.float())
+        self.gaussian.fit(moments.spread(looks.shape[-2:], self.reach if placed else None))
+
+    def distance(self, looks: Tensor) -> Tensor:
+        return self.gaussian(looks)
+
+    def deviations(self, looks: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance over the OK images."""
+        return self.gaussian.deviations(looks.float())
+
+
+class Neighbours(Evidence):
+    """The squared distance to the nearest remembered patch, of directions averaged over 3 x 3 places.
+
+    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn, and compared by cosine as in RAD (2026).
+    bank: patches that are remembered.
+    """
+
+    def __init__(self, of: str = "deep", blur: float = 0.0, bank: int = 4000) -> None:
+        super().__init__(of, blur)
+        self.size = bank
+        self.register_buffer("bank", torch.empty(0))
+
+    def fit(self, looks: Tensor, placed: bool) -> None:
+        quota = max(1, -(-self.size // len(looks)))
+        generator = torch.Generator().manual_seed(len(looks))
+        drawn = []
+        for part in looks.split(BLOCK):
+            rows = self._directions(part.float())
+            order = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
+            drawn.append(rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
+        self.bank = torch.cat(drawn)[: self.size].contiguous()
+
+    def distance(self, looks: Tensor) -> Tensor:
+        rows = self._directions(looks)
+        distance, _ = nearest(rows.flatten(0, 1), self.bank)
+        return distance.square().view(len(looks), 1, *looks.shape[-2:])
+
+    @staticmethod
+    def _directions(looks: Tensor) -> Tensor:
+        around = F.avg_pool2d(looks, 3, 1, 1, count_include_pad=False)
+        return F.normalize(around, dim=1).flatten(2).transpose(1, 2)
+
+
+class Subspace(Evidence):
+    """The squared residual outside the principal components of the OK images' looks, at all places together.
+
+    SubspaceAD (2026). share: of the variance that the components hold.
+    """
+
+    def __init__(self, of: str = "deep", blur: float = 0.0, share: float = 0.99) -> None:
+        super().__init__(of, blur)
+        self.share = share
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("outside", torch.empty(0))
+
+    def fit(self, looks: Tensor, placed: bool) -> None:
+        moments = Moments()
+        for part in looks.split(BLOCK):
+            moments.update(part.float().movedim(1, -1).flatten(0, 2))
+        mean, covariance = moments.mean_and_covariance()
+        values, vectors = torch.linalg.eigh(covariance)
+        dropped = int((values.cumsum(0) <= (1 - self.share) * values.sum()).sum())
+        self.mean, self.outside = mean.float(), vectors[:, : max(1, dropped)].T.float().contiguous()
+
+    def distance(self, looks: Tensor) -> Tensor:
+        centred = looks - self.mean.view(1, -1, 1, 1)
+        return F.conv2d(centred, self.outside[:, :, None, None]).square().mean(1, keepdim=True)
+
+
+class Whole(Evidence):
+    """The image as a whole: the squared Mahalanobis distance of the mean look, the same at each place (PUAD, 2024)."""
+
+    def __init__(self, of: str = "deep", ridge: float = 0.01) -> None:
+        super().__init__(of)
+        self.gaussian = PositionGaussian("auto", ridge)
+
+    def fit(self, looks: Tensor, placed: bool) -> None:
+        moments = Moments()
+        PositionGaussian.update(moments, looks.float().mean((2, 3), keepdim=True))
+        self.gaussian.fit(moments)
+
+    def distance(self, looks: Tensor) -> Tensor:
+        return self.gaussian(looks.mean((2, 3), keepdim=True)).expand(-1, -1, *looks.shape[-2:])
+
+
+def share_of_place(looks: Sequence[Tensor]) -> float:
+    """The share of the OK images' variance that is explained by the place alone, from 0 (anyhow) to 1 (aligned).
+
+    Of a one-way analysis of variance with the places as groups, unbiased (omega squared), averaged over the channels
+    of each of the looks (N, C, h, w), and over the looks.
+    """
+    shares = []
+    for look in looks:
+        count = len(look)
+        own, mean = look.float().var(0), look.float().mean(0)  # (C, h, w)
+        within = own.mean((1, 2))
+        between = (mean.var((1, 2)) - within / count).clamp_min(0)
+        shares.append(float((between / (between + within).clamp_min(1e-12)).mean()))
+    return sum(shares) / len(shares)

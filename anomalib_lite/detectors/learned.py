@@ -1,0 +1,127 @@
+"""Evidence that small networks learn from drawn defects: which deviations from OK are a defect, and which are not.
+
+In the spirit of SuperSimpleNet (Rolih et al., 2024) and GLASS (Chen et al., ECCV 2024), but on deviations from OK
+images, and on the deviations of images that the statistics have not seen: else it would learn that OK is what was
+seen before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.detectors.looks import blurred
+
+HIDDEN = (128, 64)
+PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
+BATCH, RATE, DECAY, DROPOUT = 512, 4e-3, 1e-3, 0.1
+AROUND = 2  # cells to either side over which the size of the deviations is averaged
+
+Deviations = Sequence[Tensor]  # by look: (N, C, h, w), each on its own grid
+
+
+class Networks(nn.Module):
+    """Several networks beside each other; the mean of their logits is the map.
+
+    Args:
+        channels: Of the deviations, by look.
+        count: Networks. Each leaves out one part of the images and of the kinds of defects, by which it is judged.
+        epochs: Over the places that are learned from.
+        blur: Px over which the logits are smoothed, at an image of 256 px.
+    """
+
+    def __init__(self, channels: Mapping[str, int], count: int = 3, epochs: int = 6, blur: float = 4.0) -> None:
+        super().__init__()
+        self.count, self.epochs, self.blur = count, epochs, blur
+        self.widths = [c + 2 for c in channels.values()]
+        first, second = HIDDEN
+        self.first = nn.ModuleList(nn.Conv2d(width, count * first, 1, bias=False) for width in self.widths)
+        self.bias = nn.Parameter(torch.zeros(count * first))
+        self.second = nn.Conv2d(count * first, count * second, 1, groups=count)
+        self.third = nn.Conv2d(count * second, count, 1, groups=count)
+        self.requires_grad_(False)
+
+    def forward(self, deviations: Deviations, number: int | None = None) -> Tensor:
+        """Deviations of B images -> smoothed logits (B, 1, h, w) on the first look's grid.
+
+        number: the network that is asked; None: all.
+        """
+        grid = deviations[0].shape[-2:]
+        inner = self.bias.view(1, -1, 1, 1)
+        for conv, deviation in zip(self.first, deviations, strict=True):
+            inner = inner + _on_grid(conv(described(deviation.float())), grid)  # resized after: both are linear
+        logits = self.third(self.second(inner.relu_()).relu_())
+        logits = logits.mean(1, keepdim=True) if number is None else logits[:, number : number + 1]
+        return blurred(logits, self.blur * min(grid) / 256)
+
+    def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:
+        """Trains one network on the places' descriptions (N, D), of which some are defective (N,)."""
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            mean, scale = rows.mean(0), rows.std(0) + 1e-3
+            layers = _trained((rows - mean) / scale, defective.float(), self.epochs)
+        a, b = (slice(number * size, (number + 1) * size) for size in HIDDEN)
+        weight = layers[0].weight / scale
+        for conv, part in zip(self.first, weight.split(self.widths, 1), strict=True):
+            conv.weight[a] = part[:, :, None, None]
+        self.bias[a] = layers[0].bias - weight @ mean
+        self.second.weight[b], self.second.bias[b] = layers[1].weight[:, :, None, None], layers[1].bias
+        self.third.weight[number], self.third.bias[number] = layers[2].weight[0, :, None, None], layers[2].bias[0]
+
+
+def described(deviation: Tensor) -> Tensor:
+    """Deviations (B, C, h, w) -> (B, C + 2, h, w): tamed, and their size at each place and around it."""
+    size = deviation.square().mean(1, keepdim=True)
+    window = 2 * AROUND + 1
+    around = F.avg_pool2d(size, window, 1, AROUND, count_include_pad=False) if min(size.shape[-2:]) > AROUND else size
+    return torch.cat([deviation.asinh(), (size + 0.1).log(), (around + 0.1).log()], 1)
+
+
+def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Descriptions (N, D) of some places of B images, and whether each is defective (N,).
+
+    mask: (B, 1, h, w) on the first look's grid, the share of each place that is defective. Of images with a defect,
+    places beside it are taken, too, but a quarter as many: what the drawing did not touch is OK.
+    """
+    grid = deviations[0].shape[-2:]
+    rows = torch.cat([_on_grid(described(d.float()), grid) for d in deviations], 1).flatten(2).transpose(1, 2)
+    taken, labels = [], []
+    for row, covered in zip(rows, mask.flatten(1), strict=True):
+        bad, good = (covered > 0.4).nonzero()[:, 0], (covered == 0).nonzero()[:, 0]
+        share = 4 if len(bad) else 1
+        for places, count, label in ((bad, PLACES, 1), (good, PLACES // share, 0)):
+            order = torch.randperm(len(places), generator=generator)[:count]
+            taken.append(row[places[order]])
+            labels.append(torch.full((len(order),), label))
+    return torch.cat(taken), torch.cat(labels)
+
+
+def _on_grid(picture: Tensor, grid: Sequence[int]) -> Tensor:
+    if picture.shape[-2:] == tuple(grid):
+        return picture
+    return F.interpolate(picture, size=tuple(grid), mode="bilinear", align_corners=False)
+
+
+def _trained(rows: Tensor, defective: Tensor, epochs: int) -> list[nn.Linear]:
+    """Three linear layers; OK and defective places weigh the same in sum."""
+    first, second = HIDDEN
+    layers = [nn.Linear(rows.shape[1], first), nn.Linear(first, second), nn.Linear(second, 1)]
+    drop = nn.Dropout(DROPOUT)
+    net = nn.Sequential(layers[0], nn.ReLU(), drop, layers[1], nn.ReLU(), drop, layers[2])
+    share = defective.mean().clamp(1e-3, 1 - 1e-3)
+    weight = torch.where(defective > 0, 0.5 / share, 0.5 / (1 - share))
+    size = min(BATCH, len(rows))
+    steps = len(rows) // size
+    optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps + 1, pct_start=0.2)
+    for _ in range(epochs):
+        for part in torch.randperm(len(rows))[: steps * size].view(steps, size):
+            losses = F.binary_cross_entropy_with_logits(net(rows[part])[:, 0], defective[part], reduction="none")
+            optimizer.zero_grad()
+            (losses * weight[part]).mean().backward()
+            optimizer.step()
+            scheduler.step()
+    return layers

@@ -1,0 +1,96 @@
+"""What a fusion looks at: an image as several maps of measurements, one network pass for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.detectors.stacked import stack
+
+LIGHT = (0.950456, 1.0, 1.088754)  # XYZ of white, D65
+XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+COLOUR_SCALES = (1.5, 4.0)  # px by which the colours are blurred, at an image of 256 px
+SHARPNESS_SCALE = 4.0  # px over which gradients are averaged, likewise
+NAMES = ("colour", "sharpness", "fine", "deep")
+
+Looks = dict[str, Tensor]
+
+
+class Looker(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> measurements (B, C, h, w) by name.
+
+    colour: CIE Lab at two scales; sharpness: log energy of the lightness' gradient; both on the grid of `fine`, the
+    backbone's first layer. deep: its other layers together, on the grid of the coarsest.
+
+    Args:
+        backbone: Makes the network.
+        channels: Of a layer or stack of layers with more, so many are drawn by the seed, as in PaDiM.
+    """
+
+    def __init__(self, backbone: Callable[..., Backbone], channels: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone().requires_grad_(False).eval()
+        widths = self.backbone.channels
+        generator = torch.Generator().manual_seed(seed)
+        for name, width in (("fine", widths[0]), ("deep", sum(widths[1:]) or widths[0])):
+            kept = torch.randperm(width, generator=generator)[:channels].sort().values
+            self.register_buffer(f"{name}_kept", kept)
+        self.channels = {"colour": 3 * len(COLOUR_SCALES), "sharpness": 1}
+        self.channels |= {"fine": len(self.fine_kept), "deep": len(self.deep_kept)}
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Looks:
+        features = self.backbone(image.contiguous(memory_format=torch.channels_last))
+        fine, rest = features[0], features[1:] or features[:1]
+        grid = (int(fine.shape[-2]), int(fine.shape[-1]))
+        coarse = min((f.shape[-2:] for f in rest), key=lambda s: s[0] * s[1])
+        colour, sharpness = appearance(image, grid)
+        return {
+            "colour": colour,
+            "sharpness": sharpness,
+            "fine": fine[:, self.fine_kept],
+            "deep": stack(rest, (int(coarse[0]), int(coarse[1])))[:, self.deep_kept],
+        }
+
+
+def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) in [0, 1] -> colour (B, 6, *grid) and sharpness (B, 1, *grid)."""
+    unit = min(image.shape[-2:]) / 256
+    lab = rgb_to_lab(image)
+    scales = [F.adaptive_avg_pool2d(blurred(lab, scale * unit), grid) for scale in COLOUR_SCALES]
+    light = lab[:, :1]
+    down = F.pad(light, (0, 0, 1, 1), mode="replicate")
+    across = F.pad(light, (1, 1, 0, 0), mode="replicate")
+    energy = ((down[:, :, 2:] - down[:, :, :-2]).square() + (across[..., 2:] - across[..., :-2]).square()) / 4
+    cell = grid[0] / image.shape[-2]  # averaged down first: the blur is wide
+    sharpness = blurred(F.adaptive_avg_pool2d(energy, grid), SHARPNESS_SCALE * unit * cell)
+    return torch.cat(scales, 1), (sharpness + 0.5).log()
+
+
+def rgb_to_lab(image: Tensor) -> Tensor:
+    """sRGB (B, 3, H, W) in [0, 1] -> CIE Lab of the same shape, lightness 0 to 100, white point D65."""
+    linear = torch.where(image > 0.04045, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, image / 12.92)
+    matrix = image.new_tensor(XYZ) / image.new_tensor(LIGHT)[:, None]
+    xyz = F.conv2d(linear, matrix[:, :, None, None])
+    root = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    x, y, z = root.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def blurred(picture: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur over three standard deviations, borders repeated: (B, C, H, W) -> the same shape."""
+    radius = int(3 * sigma + 0.5)
+    if radius == 0:
+        return picture
+    offsets = torch.arange(-radius, radius + 1, dtype=picture.dtype, device=picture.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    batch, channels, height, width = picture.shape
+    flat = picture.reshape(batch * channels, 1, height, width)
+    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel)
+    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3))
+    return flat.view(batch, channels, height, width)

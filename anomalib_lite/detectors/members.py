@@ -1,0 +1,191 @@
+"""The members of a fusion as one view of the product needs them: fitted, judged by folds, and made one map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
+from anomalib_lite.detectors.learned import Networks, drawn_places
+from anomalib_lite.detectors.looks import Looks
+
+HOW = ("max", "lse", "sum")  # the calibrated maximum, the logarithm of the sum of exponentials, the mean
+LEARNED = "learned"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a fusion learns from, as one view sees it; (N, C, h, w) by look, in half precision.
+
+    ok: of OK images. drawn: of copies with a drawn defect. mask: (M, 1, h, w), the share of each place of the finest
+    grid that is defective. family: of the drawn defects (M,). source: numbers (M,) of the images they are drawn into.
+    fold: numbers (N,) of the parts by which OK images are held out; copies of an image are in its part.
+    """
+
+    ok: Looks
+    drawn: Looks
+    mask: Tensor
+    family: Tensor
+    source: Tensor
+    fold: Tensor
+
+
+@dataclass
+class Maps:
+    """A member's maps of images that it has not learned from, (N, 1, h, w) and (M, 1, h, w)."""
+
+    ok: Tensor
+    drawn: Tensor
+
+
+class Members(nn.Module):
+    """Evidence by name, perhaps networks that learn from its deviations, and how their maps become one.
+
+    Each map counts in units of what OK images show that it has not learned from: the mean of their maxima is 0, their
+    standard deviation 1.
+    """
+
+    def __init__(self, evidence: Mapping[str, Evidence], learned: bool) -> None:
+        super().__init__()
+        self.evidence = nn.ModuleDict({name: deepcopy(own) for name, own in evidence.items()})
+        self.names = [*evidence, *([LEARNED] if learned else [])]
+        self.sources = [name for name, own in evidence.items() if isinstance(own, Gaussians)] if learned else []
+        self.networks: Networks | None = None
+        for name, start in (("centre", 0.0), ("spread", 1.0), ("taken", 1.0)):
+            self.register_buffer(name, torch.full((len(self.names),), start))
+        self.register_buffer("how", torch.tensor(0))
+
+    def equip(self, channels: Mapping[str, int], count: int) -> None:
+        """Makes the networks. channels: by look."""
+        if self.sources:
+            self.networks = Networks({name: channels[self.evidence[name].of] for name in self.sources}, count)
+
+    def fit(self, shown: Shown, placed: bool, seed: int) -> dict[str, Maps]:
+        """Fits all members, and returns their maps of images that they have not learned from."""
+        maps, ok_deviations, drawn_deviations = {}, [], []
+        for name, own in self.evidence.items():
+            maps[name], deviations = _held_out(own, shown, placed)
+            own.fit(shown.ok[own.of], placed)
+            if name in self.sources:
+                ok_deviations.append(deviations.ok)
+                drawn_deviations.append(deviations.drawn)
+        if self.networks is not None:
+            maps[LEARNED] = self._learn(ok_deviations, drawn_deviations, shown, seed)
+        for place, name in enumerate(self.names):
+            maxima = maps[name].ok.flatten(1).amax(1)
+            self.centre[place] = maxima.mean()
+            self.spread[place] = maxima.std(correction=0).clamp_min(1e-3) if len(maxima) > 1 else 1.0
+            for part in (maps[name].ok, maps[name].drawn):
+                part.sub_(self.centre[place]).div_(self.spread[place])
+        return maps
+
+    def forward(self, looks: Looks) -> Tensor:
+        """Looks of B images -> one map (B, 1, h, w) in units of held-out OK maxima."""
+        return fuse(list(self.maps(looks).values()), HOW[int(self.how)])
+
+    def maps(self, looks: Looks) -> dict[str, Tensor]:
+        """Each member's map (B, 1, h, w) that takes part, in units of held-out OK maxima."""
+        grid, deviations, maps = looks["fine"].shape[-2:], {}, {}
+        taken = [name for name, share in zip(self.names, self.taken.tolist(), strict=True) if share]
+        for name, own in self.evidence.items():
+            if name in self.sources and LEARNED in taken:
+                deviations[name] = own.deviations(looks[own.of])
+            if name in taken:
+                known = deviations.get(name)
+                distance = own.distance(looks[own.of]) if known is None else known.square().mean(1, keepdim=True)
+                maps[name] = own.smoothed(distance, grid)
+        if LEARNED in taken:
+            maps[LEARNED] = self.networks(list(deviations.values()))
+        places = {name: place for place, name in enumerate(self.names)}
+        return {name: (m - self.centre[places[name]]) / self.spread[places[name]] for name, m in maps.items()}
+
+    def _learn(self, ok: list[Tensor], drawn: list[Tensor], shown: Shown, seed: int) -> Maps:
+        """Trains each network on two thirds of the images and kinds; it judges the others."""
+        networks = self.networks
+        found = Maps(torch.zeros(len(shown.fold), 1, *shown.mask.shape[-2:]), torch.zeros_like(shown.mask))
+        part, kind = shown.fold % networks.count, shown.family % networks.count
+        generator = torch.Generator().manual_seed(seed)
+        for number in range(networks.count):
+            rows = [*_places(ok, part != number, None, generator)]
+            rows += _places(drawn, (part[shown.source] != number) & (kind != number), shown.mask, generator)
+            places, labels = (torch.cat(x) for x in zip(*rows, strict=True))
+            networks.learn(number, places, labels, seed + number)
+            for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
+                for block in _blocks(chosen):
+                    into[block] = networks([d[block] for d in own], number)
+        return found
+
+
+def fuse(maps: Sequence[Tensor], how: str) -> Tensor:
+    """Maps of one shape, in units of held-out OK maxima, made one."""
+    stacked = torch.stack(list(maps))
+    if how == "max":
+        return stacked.amax(0)
+    return stacked.logsumexp(0) if how == "lse" else stacked.mean(0)
+
+
+def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:
+    """The maps, and for Gaussians the deviations, of OK and drawn images by twins that know neither."""
+    grid = shown.ok["fine"].shape[-2:]
+    ok, drawn = shown.ok[own.of], shown.drawn[own.of]
+    maps = Maps(torch.zeros(len(ok), 1, *grid), torch.zeros(len(drawn), 1, *grid))
+    deviations = Maps(torch.empty(0), torch.empty(0))
+    if isinstance(own, Gaussians):
+        deviations = Maps(torch.zeros_like(ok), torch.zeros_like(drawn))
+    for fold in shown.fold.unique():
+        twin = deepcopy(own)
+        twin.fit(ok[shown.fold != fold], placed)
+        for name, looks, held in (("ok", ok, shown.fold == fold), ("drawn", drawn, shown.fold[shown.source] == fold)):
+            for block in _blocks(held):
+                if isinstance(twin, Gaussians):
+                    found = twin.deviations(looks[block])
+                    getattr(deviations, name)[block] = found.half()
+                    distance = found.square().mean(1, keepdim=True)
+                else:
+                    distance = twin.distance(looks[block].float())
+                getattr(maps, name)[block] = twin.smoothed(distance, grid)
+    return maps, deviations
+
+
+def _places(
+    deviations: Sequence[Tensor], chosen: Tensor, mask: Tensor | None, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for block in _blocks(chosen):
+        covered = torch.zeros(len(block), 1, *deviations[0].shape[-2:]) if mask is None else mask[block]
+        yield drawn_places([d[block] for d in deviations], covered, generator)
+
+
+def _blocks(chosen: Tensor) -> tuple[Tensor, ...]:
+    numbers = chosen.nonzero()[:, 0]
+    return numbers.split(BLOCK) if len(numbers) else ()
+
+
+def judge(ok: Tensor, drawn: Tensor, mask: Tensor, family: Tensor) -> dict[str, float]:
+    """How well a map tells drawn defects from OK images (N, 1, h, w), both held out.
+
+    image_auroc: of the maxima, as the mean over the families. aupro: per-region overlap up to a false-positive rate of
+    0.3, each drawn defect one region.
+    """
+    top, tops = ok.flatten(1).amax(1).numpy(), drawn.flatten(1).amax(1).numpy()
+    seen = (mask > 0.4).flatten(1)
+    usable = seen.any(1).numpy()
+    areas = []
+    for one in family.unique().tolist():
+        bad = tops[usable & (family == one).numpy()]
+        if len(bad):
+            areas.append(
+                float((np.searchsorted(np.sort(top), bad, "left") + np.searchsorted(np.sort(top), bad, "right")).mean())
+                / (2 * len(top))
+            )
+    usual = ok.flatten()[:: max(1, ok.numel() // 200_000)].sort().values
+    above = 1 - torch.searchsorted(usual, drawn.flatten(1).contiguous()) / len(usual)
+    overlap = (1 - above / 0.3).clamp_min(0)
+    overlap = ((overlap * seen).sum(1) / seen.sum(1).clamp_min(1))[torch.from_numpy(usable)]
+    if not areas:
+        return {"image_auroc": 0.5, "aupro": 0.5}
+    return {"image_auroc": round(float(np.mean(areas)), 4), "aupro": round(float(overlap.mean()), 4)}
