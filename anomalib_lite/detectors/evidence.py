@@ -15,7 +15,7 @@ from anomalib_lite.detectors.neighbours import nearest
 from anomalib_lite.detectors.whitening import Moments
 from anomalib_lite.errors import UserError
 
-BLOCK = 32  # images that are handled at once
+BLOCK = 8  # images that are handled at once
 
 
 class Evidence(Fitted):
