@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.data.images import to_float, to_pixels
+from anomalib_lite.data.images import ImageSet, to_float, to_pixels
 from anomalib_lite.detectors.buffers import PerView
 from anomalib_lite.detectors.evidence import Evidence, share_of_place
 from anomalib_lite.detectors.looks import Looker, Looks
@@ -28,8 +28,8 @@ from anomalib_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 FOLDS, NETWORKS = 4, 3
+BATCH = 16  # images that are looked at at once
 PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
-DRAWN = (160, 500)  # drawn defects, at least and at most; in between two for each image
 GAIN = 0.002  # by how much the choice must be better without a member
 
 
@@ -45,7 +45,8 @@ class Fusion(Method):
         learned: Whether networks learn from drawn defects, as one more member.
         use: Names of the members that may take part; None: all.
         how: `max`, `lse` or `sum` of the members' maps, or `auto`: the choice; all members take part but with `auto`.
-        channels: Of the backbone's layers that are kept.
+        channels: Of the finest layer, and of the others together, that are kept.
+        drawn: Defects that are drawn, at least and at most; two for each image in between.
         cache_mb: Memory for the looks that are learned from.
     """
 
@@ -57,6 +58,7 @@ class Fusion(Method):
         use: Sequence[str] | None = None,
         how: str = "auto",
         channels: int = 160,
+        drawn: Sequence[int] = (160, 500),
         cache_mb: float = 1024,
         seed: int = 0,
     ) -> None:
@@ -67,7 +69,7 @@ class Fusion(Method):
         if wrong := [name for name in use or () if name not in names] or (use is not None and not use):
             raise UserError(f"detector.use={list(use or [])} must name some of {', '.join(names)}: {wrong}.")
         self.looker = Looker(backbone, channels, seed)
-        self.use, self.how, self.cache_mb, self.seed = list(use or names), how, cache_mb, seed
+        self.use, self.how, self.drawn, self.cache_mb, self.seed = list(use or names), how, drawn, cache_mb, seed
         self.members = PerView(partial(self._members, members, learned))
 
     def _members(self, evidence: Mapping[str, Evidence], learned: bool) -> Members:
@@ -80,13 +82,13 @@ class Fusion(Method):
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
-        device = self.device
+        images, device = batches.dataset, self.device
         self.members.reset(len(views))
         self.members.to(device)
         first = self.members[0]
         for members, view in zip(self.members, views, strict=True):
             begin = time.perf_counter()
-            shown = self._show(batches, view)
+            shown = self._show(images, view)
             share = share_of_place([shown.ok["fine"], shown.ok["deep"]])
             maps = members.cpu().fit(shown, share >= PLACED, self.seed)
             if members is first:
@@ -97,34 +99,48 @@ class Fusion(Method):
             members.taken.copy_(torch.tensor([float(name in trials[0]["members"]) for name in members.names]))
             members.to(device)
 
-    def _show(self, batches: Batches, view: View) -> Shown:
+    def _show(self, images: ImageSet, view: View) -> Shown:
         """Looks of the OK images and of copies with drawn defects, as many as the memory holds."""
-        images: Any = batches.dataset
+        used, count = self._that_fit(images)
         rng = np.random.default_rng(self.seed)
-        count = int(np.clip(2 * len(images), *DRAWN))
-        ok = self._gather(view.apply(batch.image) for batch in tqdm(batches, "OK images", delay=2, leave=False))
-        families = list(FAMILIES.values())
-        pictures, masks = [], []
-        source = torch.arange(count) % len(images)
-        family = torch.from_numpy(rng.permutation(count) % len(families))
-        for one, kind in zip(source.tolist(), family.tolist(), strict=True):
-            picture, other = (to_pixels(images[[k]].image)[0] for k in (one, int(rng.integers(len(images)))))
-            drawn, mask = synthesize(picture, other, rng, families[kind])
-            pictures.append(drawn)
-            masks.append(torch.from_numpy(mask)[None, None])
-        parts = (view.apply(to_float(np.stack(pictures[k : k + 16]))) for k in range(0, count, 16))
-        drawn_looks = self._gather(tqdm(parts, "drawn defects", -(-count // 16), delay=2, leave=False))
+        parts = [used[k : k + BATCH].tolist() for k in range(0, len(used), BATCH)]
+        ok = self._gather((images[part].image for part in parts), view, "OK images", len(parts))
+        source = torch.arange(count) % len(used)
+        family = torch.from_numpy(rng.permutation(count) % len(FAMILIES))
+        masks: list[Tensor] = []
+        blocks = list(zip(source.split(BATCH), family.split(BATCH), strict=True))
+        pictures = (_drawn(images, used[one], kinds.tolist(), rng, masks) for one, kinds in blocks)
+        drawn = self._gather(pictures, view, "drawn defects", len(blocks))
         grid = ok["fine"].shape[-2:]
-        mask = torch.cat([F.adaptive_avg_pool2d(view.undo(m.float()), grid) for m in masks])
-        fold = torch.arange(len(images)) % min(FOLDS, len(images))
-        return Shown(ok, drawn_looks, mask, family, source, fold)
+        mask = torch.cat([F.adaptive_avg_pool2d(view.undo(part.float()), grid) for part in masks])
+        return Shown(ok, drawn, mask, family, source, torch.arange(len(used)) % min(FOLDS, len(used)))
 
-    def _gather(self, parts: Any) -> Looks:
+    def _that_fit(self, images: ImageSet) -> tuple[Tensor, int]:
+        """Numbers of the images that are learned from, evenly drawn, and how many defects are drawn."""
+        looks = self.looker(images[[0]].image.to(self.device)).values()
+        size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
+        fit, wanted = max(2, int(self.cache_mb / size)), int(np.clip(2 * len(images), *self.drawn))
+        count = min(len(images), max(fit // 2, fit - wanted))
+        return torch.linspace(0, len(images) - 1, count).round().long(), min(wanted, max(1, fit - count))
+
+    def _gather(self, pictures: Iterable[Tensor], view: View, what: str, count: int) -> Looks:
         gathered: dict[str, list[Tensor]] = {}
-        for part in parts:
-            for name, look in self.looker(part.to(self.device)).items():
+        for part in tqdm(pictures, f"{what}, {view.label}", count, delay=2, leave=False):
+            for name, look in self.looker(view.apply(part.to(self.device))).items():
                 gathered.setdefault(name, []).append(look.half().cpu())
         return {name: torch.cat(looks) for name, looks in gathered.items()}
+
+
+def _drawn(
+    images: ImageSet, source: Tensor, kinds: Sequence[int], rng: np.random.Generator, masks: list[Tensor]
+) -> Tensor:
+    """Copies (B, 3, H, W) of images with one drawn defect each; their masks (B, 1, H, W) are appended."""
+    families = list(FAMILIES.values())
+    pixels = to_pixels(images[source.tolist()].image)
+    others = to_pixels(images[rng.integers(len(images), size=len(source)).tolist()].image)
+    pairs = [synthesize(p, o, rng, families[kind]) for p, o, kind in zip(pixels, others, kinds, strict=True)]
+    masks.append(torch.from_numpy(np.stack([mask for _, mask in pairs]))[:, None])
+    return to_float(np.stack([picture for picture, _ in pairs]))
 
 
 def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str) -> list[dict[str, Any]]:

@@ -49,12 +49,15 @@ class Networks(nn.Module):
 
         number: the network that is asked; None: all.
         """
-        grid = deviations[0].shape[-2:]
-        inner = self.bias.view(1, -1, 1, 1)
+        grid, (first, second) = deviations[0].shape[-2:], HIDDEN
+        asked = range(self.count) if number is None else range(number, number + 1)
+        a, b, c = (slice(asked.start * size, asked.stop * size) for size in (first, second, 1))
+        inner = self.bias[a].view(1, -1, 1, 1)
         for conv, deviation in zip(self.first, deviations, strict=True):
-            inner = inner + _on_grid(conv(described(deviation.float())), grid)  # resized after: both are linear
-        logits = self.third(self.second(inner.relu_()).relu_())
-        logits = logits.mean(1, keepdim=True) if number is None else logits[:, number : number + 1]
+            own = F.conv2d(described(deviation.float()), conv.weight[a])
+            inner = inner + _on_grid(own, grid)  # resized after the layer, which is linear as resizing is
+        inner = F.conv2d(inner.relu_(), self.second.weight[b], self.second.bias[b], groups=len(asked)).relu_()
+        logits = F.conv2d(inner, self.third.weight[c], self.third.bias[c], groups=len(asked)).mean(1, keepdim=True)
         return blurred(logits, self.blur * min(grid) / 256)
 
     def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:

@@ -15,7 +15,7 @@ LIGHT = (0.950456, 1.0, 1.088754)  # XYZ of white, D65
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 COLOUR_SCALES = (1.5, 4.0)  # px by which the colours are blurred, at an image of 256 px
 SHARPNESS_SCALE = 4.0  # px over which gradients are averaged, likewise
-NAMES = ("colour", "sharpness", "fine", "deep")
+NAMES = ("colour", "sharpness", "fine", "middle", "deep")
 
 Looks = dict[str, Tensor]
 
@@ -24,11 +24,11 @@ class Looker(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> measurements (B, C, h, w) by name.
 
     colour: CIE Lab at two scales; sharpness: log energy of the lightness' gradient; both on the grid of `fine`, the
-    backbone's first layer. deep: its other layers together, on the grid of the coarsest.
+    backbone's first layer. middle: its second layer. deep: all but the first together, on the grid of the coarsest.
 
     Args:
         backbone: Makes the network.
-        channels: Of a layer or stack of layers with more, so many are drawn by the seed, as in PaDiM.
+        channels: Of a layer, or of the deep ones together, with more, so many are drawn by the seed, as in PaDiM.
     """
 
     def __init__(self, backbone: Callable[..., Backbone], channels: int, seed: int) -> None:
@@ -36,11 +36,12 @@ class Looker(nn.Module):
         self.backbone = backbone().requires_grad_(False).eval()
         widths = self.backbone.channels
         generator = torch.Generator().manual_seed(seed)
-        for name, width in (("fine", widths[0]), ("deep", sum(widths[1:]) or widths[0])):
+        sizes = (widths[0], widths[min(1, len(widths) - 1)], sum(widths[1:]) or widths[0])
+        for name, width in zip(("fine", "middle", "deep"), sizes, strict=True):
             kept = torch.randperm(width, generator=generator)[:channels].sort().values
             self.register_buffer(f"{name}_kept", kept)
         self.channels = {"colour": 3 * len(COLOUR_SCALES), "sharpness": 1}
-        self.channels |= {"fine": len(self.fine_kept), "deep": len(self.deep_kept)}
+        self.channels |= {name: len(getattr(self, f"{name}_kept")) for name in ("fine", "middle", "deep")}
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Looks:
@@ -53,6 +54,7 @@ class Looker(nn.Module):
             "colour": colour,
             "sharpness": sharpness,
             "fine": fine[:, self.fine_kept],
+            "middle": rest[0][:, self.middle_kept],
             "deep": stack(rest, (int(coarse[0]), int(coarse[1])))[:, self.deep_kept],
         }
 

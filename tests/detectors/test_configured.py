@@ -17,7 +17,8 @@ from anomalib_lite.detectors.model import Model
 from anomalib_lite.jobs.inference import build_detector
 from tests.made import write_image
 
-DETECTORS = ["padim", "patchcore", "reverse_distillation"]
+PUBLISHED = ["padim", "patchcore", "reverse_distillation"]
+DETECTORS = ["fusion", *PUBLISHED]
 BACKBONES = ["efficientnet_lite0", "resnet18"]
 SIZE = (64, 96)
 
@@ -55,7 +56,7 @@ def test_the_configured_detector_fits_and_is_saved_as_tensors(
     assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, map)
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", PUBLISHED)
 def test_the_papers_preset_is_the_papers(detector: str):
     cfg = configured(f"detector={detector}", "preset=paper")
     model, size = built(cfg).method, cfg.image_size

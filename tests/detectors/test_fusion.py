@@ -1,0 +1,77 @@
+"""The fusion: what it learns, chooses and keeps, on small pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from anomalib_lite.data.images import ImageSet
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
+from anomalib_lite.detectors.fusion import Fusion
+from anomalib_lite.errors import UserError
+from tests.detectors import small
+
+EVIDENCE = {
+    "fine": lambda: Gaussians("fine", 4.0),
+    "deep": lambda: Gaussians("deep", reach=1),
+    "colour": lambda: Gaussians("colour"),
+    "neighbours": lambda: Neighbours("deep", bank=50),
+    "subspace": lambda: Subspace("deep"),
+    "whole": lambda: Whole("deep"),
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return small.images(tmp_path_factory.mktemp("images"))
+
+
+def fusion(*names: str, **options: Any) -> Fusion:
+    return Fusion(small.backbone, {name: EVIDENCE[name]() for name in names}, drawn=(16, 16), **options)
+
+
+@pytest.mark.parametrize("views", [({},), ({}, {"flip": "horizontal"})])
+def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, views: Any, tmp_path: Path):
+    made = small.fit(fusion(*EVIDENCE), images, views)
+    expected = small.predict(made, images[[0, 1, 2]], views)
+    assert expected.map.shape == (3, 1, *small.SIZE) and (expected.map >= 0).all()
+    save_file({k: v.contiguous() for k, v in made.state_dict().items()}, tmp_path / "model.safetensors")
+    fresh = fusion(*EVIDENCE)
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(small.predict(fresh, images[[0, 1, 2]], views).map, expected.map)
+
+
+def test_the_same_seed_gives_the_same_map_whatever_was_drawn_before(images: ImageSet):
+    one = small.predict(small.fit(fusion("fine", "deep"), images), images[[0]]).map
+    torch.rand(5)
+    assert torch.equal(small.predict(small.fit(fusion("fine", "deep"), images), images[[0]]).map, one)
+    other = small.predict(small.fit(fusion("fine", "deep", how="max", seed=1), images), images[[0]]).map
+    assert not torch.equal(other, one)
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_each_evidence_is_a_detector_of_its_own_that_finds_a_marked_square(images: ImageSet, name: str):
+    batch = images[[0, 1, 2]]
+    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
+    score = small.predict(small.fit(fusion(name, learned=False), images), batch).score
+    assert score[0] > score[1:].max()
+
+
+def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(images: ImageSet):
+    chosen = small.fit(fusion("fine", "deep", "colour"), images).notes["choice"]
+    assert [trial["taken"] for trial in chosen] == [True] + [False] * (len(chosen) - 1)
+    assert {"members", "how", "image_auroc", "aupro"} <= set(chosen[0])
+    (only,) = small.fit(fusion("fine", "deep", how="lse"), images).notes["choice"]
+    assert (only["members"], only["how"]) == (["fine", "deep", "learned"], "lse")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"how": "mean"}, "auto, max"), ({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")]
+)
+def test_a_wrong_name_is_refused_with_the_valid_ones(options: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        fusion("fine", **options)
