@@ -70,7 +70,8 @@ def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"how": "mean"}, "auto, max"), ({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")]
+    ("options", "message"),
+    [({"how": "mean"}, "auto, max"), ({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")],
 )
 def test_a_wrong_name_is_refused_with_the_valid_ones(options: Any, message: str):
     with pytest.raises(UserError, match=message):
