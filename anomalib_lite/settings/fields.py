@@ -1,0 +1,113 @@
+"""One place for each option: its type, its default, the values it takes, and what it means.
+
+The dataclasses of this room are Hydra's structured configs. Hydra refuses a value of another type when it composes;
+`check` refuses one out of range before anything runs; `explain` writes what `--help` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from anomalib_lite.errors import UserError
+
+WIDTH = 44  # of the column of values in --help
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A dataclass field with what a user needs to know of it.
+
+    Args:
+        default: its value; of a list or dictionary, each configuration gets a copy of its own.
+        help: one line, with the unit.
+        least, most: bounds that it may take, of a list those of each element.
+        above, below: bounds that it may not take.
+        choices: the only words that it may be.
+    """
+    bounds = {"least": least, "most": most, "above": above, "below": below}
+    metadata = {"help": help, "choices": tuple(choices), **{k: v for k, v in bounds.items() if v is not None}}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: default.copy(), metadata=metadata)
+    if dataclasses.is_dataclass(default) and isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(cfg: DictConfig) -> None:
+    """Every value against the bounds of its field.
+
+    Errors: UserError that names the option, what it may be, and what it is.
+    """
+    for name, value, field in _fields(cfg):
+        values = list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]
+        for one in values:
+            if one is not None and (wanted := _violated(one, field.metadata)):
+                raise UserError(f"{name} must be {wanted}, not {one!r}.")
+
+
+def explain(cfg: DictConfig) -> str:
+    """The configuration as YAML, with each field's help beside its value."""
+    helps = {name: _help(field) for name, _, field in _fields(cfg, resolve=False)}
+    lines, stack = [], []
+    for line in OmegaConf.to_yaml(cfg).splitlines():
+        key, colon, _ = line.partition(":")
+        depth = (len(line) - len(line.lstrip())) // 2
+        if colon and not line.lstrip().startswith("- "):
+            stack = [*stack[:depth], key.strip()]
+            if told := helps.get(".".join(stack)):
+                line = f"{line:{WIDTH}}  # {told}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _fields(cfg: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Every option that a dataclass describes: its full name, its value and its field."""
+    if not isinstance(cfg, DictConfig) or cfg._is_none() or cfg._is_missing():
+        return
+    kind = OmegaConf.get_type(cfg)
+    described = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    for key in cfg:
+        node, name = cfg._get_node(key), f"{prefix}{key}"
+        if key in described and "help" in described[key].metadata:
+            missing = OmegaConf.is_missing(cfg, key)
+            yield name, cfg[key] if resolve and not missing else None, described[key]
+        if isinstance(node, DictConfig) and not node._is_interpolation():
+            yield from _fields(node, f"{name}.", resolve)
+
+
+def _violated(value: Any, rules: Any) -> str:
+    """What the value would have to be, or nothing where it is that."""
+    if rules["choices"]:
+        return "" if value in rules["choices"] else f"one of {', '.join(rules['choices'])}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    inside = (
+        value >= rules.get("least", value)
+        and value <= rules.get("most", value)
+        and ("above" not in rules or value > rules["above"])
+        and ("below" not in rules or value < rules["below"])
+    )
+    return "" if inside else _range(rules)
+
+
+def _range(rules: Any) -> str:
+    words = {"least": "{:g} or more", "above": "more than {:g}", "most": "{:g} or less", "below": "less than {:g}"}
+    return " and ".join(text.format(rules[key]) for key, text in words.items() if key in rules)
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    rules = field.metadata
+    told = " | ".join(rules["choices"]) or _range(rules)
+    return f"{rules['help']} ({told})" if told else str(rules["help"])

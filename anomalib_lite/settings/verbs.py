@@ -1,0 +1,178 @@
+"""What each verb takes beside its groups. A group's field holds what conf/<group>/ chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from anomalib_lite.settings.fields import setting
+
+
+@dataclass
+class Paths:
+    runs: str = setting("runs", "folder that run folders are written to; ~ is the home folder, here as in all values")
+    artifacts: str = setting("artifacts", "folder of what several runs share: rendered data, generators, teachers")
+
+
+@dataclass
+class Verb:
+    """What all verbs share."""
+
+    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass
+class Train(Verb):
+    data: Any = None
+    backbone: Any = None
+    detector: Any = None
+    mode: Any = None
+    augment: Any = None
+    generator: Any = None
+    teacher: Any = None
+    tta: Any = None
+    scoring: Any = None
+    defects: Any = None
+    trainer: Any = None
+    tracking: Any = None
+    seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
+    image_size: Any = setting(256, "px; one number, or [height, width]")
+    batch_size: int = setting(16, "images", least=1)
+    ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
+    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
+    experiment_name: str = setting("default", "groups runs: folder below runs/, group in Weights & Biases")
+    keep: str = setting(
+        "last", "the epoch that is kept; best: of the lowest loss on held-out OK images", choices=("last", "best")
+    )
+    validate: bool = setting(
+        False, "true: half of the held-out images judge the run by drawn defects, the others set the threshold"
+    )
+    force: bool = setting(False, "true: run again although the run folder says it is done")
+
+
+@dataclass
+class Generate(Verb):
+    data: Any = None
+    backbone: Any = None
+    mode: Any = None
+    generator: Any = None
+    trainer: Any = None
+    tracking: Any = None
+    seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
+    image_size: Any = setting(256, "px, as the training has it; one number, or [height, width]")
+    output: str = setting("generated", "folder in which each configuration gets one of its own")
+    experiment_name: str = setting("default", "group in Weights & Biases")
+    force: bool = setting(False, "true: train and draw again although it has been done")
+
+
+@dataclass
+class Evaluate(Verb):
+    data: Any = None
+    run: Any = setting(MISSING, "folder of a finished training; a list, a glob or a folder of runs: all of them")
+    sets: Any = setting(
+        None, "several data sets by a name of yours: {NAME: {data: mtd, root: DIR}}; null is each run's own data"
+    )
+    output: str | None = setting(None, "folder to write to; null: <run>/evaluation-<name>")
+    tracking: Any = None
+
+
+@dataclass
+class Predict(Verb):
+    run: str = setting(MISSING, "folder of a finished training")
+    images: Any = setting(MISSING, "a file, a folder or a glob pattern, or a list of them")
+    output: str = setting("predictions", "folder to write to")
+    template: str | None = setting(
+        None, "image file of the golden product, for detectors that compare with it; null: the run's own"
+    )
+    overlays: bool = setting(
+        True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"
+    )
+    maps: bool = setting(True, "maps/*.tiff: the anomaly map, 32-bit float, at the detector's resolution")
+
+
+@dataclass
+class Segment(Verb):
+    panels: Any = None
+    images: Any = setting(MISSING, "photographs of panels: a file, a folder or a glob pattern, or a list of them")
+    template: str = setting(MISSING, "one good product: an image file, or one of the panels together with template_box")
+    template_box: list[int] | None = setting(
+        None, "[x, y, width, height] in the template's picture, px; null takes all of it", least=0
+    )
+    output: str = setting("segmented", "folder to write crops/, overview/ and manifest.csv to")
+    workers: int | None = setting(None, "panels at a time; null: one a core", least=1)
+    force: bool = setting(False, "true: write over an earlier manifest and its crops")
+
+
+@dataclass
+class Annotate(Verb):
+    crops: str = setting(
+        "segmented/manifest.csv",
+        "the manifest that segment wrote, or a folder of crops; labels.csv and masks/ are written there",
+    )
+    template: str | None = setting(None, "the perfect product's picture, to compare with; null: the last OK crop")
+    defects: list[str] = setting(
+        [
+            "print_blurred",
+            "print_smeared",
+            "print_missing",
+            "structure_broken",
+            "structure_bent",
+            "structure_missing",
+            "structure_extra",
+            "scratch",
+            "stain",
+        ],
+        "names of defect types, for the keys 1 to 9",
+    )
+    scores: str | None = setting(None, "a run folder or its predictions.csv: suggestions, and the order by anomaly")
+    host: str = setting("127.0.0.1", "address that the page is served at")
+    port: int = setting(8765, "0: any free one", least=0, most=65535)
+    allow_remote: bool = setting(False, "true: a host that other machines can reach is accepted")
+    open_browser: bool = setting(True, "true: the page opens by itself")
+
+
+@dataclass
+class Demo(Verb):
+    output: str = setting("demo", "folder to make")
+    n_panels: int = setting(52, "photographs", least=1)
+    seed: int = setting(7, "of the photographs", least=0)
+    sheet: Any = None
+    nok_share: float = setting(0.24, "of the products", least=0, most=1)
+    workers: int | None = setting(None, "panels at a time; null: one a core", least=1)
+    force: bool = setting(False, "true: delete an earlier demo with all that is in its folder, and make it anew")
+
+
+@dataclass
+class Sweep(Verb):
+    file: str = setting(MISSING, "the sweep file, e.g. experiments/sweeps/grid.yaml")
+    trials: int | None = setting(
+        None,
+        "how many in all, those of earlier starts included; null: the file's run_cap, or all of a grid",
+        least=1,
+    )
+    parallel: int = setting(1, "trials at once", least=1)
+    seed: int = setting(0, "of what is drawn; the trainings have their own", least=0)
+    train: list[str] = setting([], "overrides of every trial: what stands behind -- on the command line")
+    dry: bool = setting(False, "true: check the file, list the trials, and run nothing")
+
+
+@dataclass
+class Compare(Verb):
+    runs: Any = setting(
+        MISSING, "run folders, folders that hold them, globs, or a folder of runs/multirun; one or a list"
+    )
+    output: str | None = setting(
+        None, "folder to write to; null: comparison, beside the runs of the first folder named"
+    )
+    metrics: list[str] | None = setting(None, "names of columns of runs.csv; null: [image_auroc, pixel_auroc, aupro]")
+    factors: list[str] | None = setting(
+        None, "groups or settings to compare; null: all that differ, apart from seeds, data, paths and tracking"
+    )
+    reference: str | None = setting(
+        None, "a setting that all others are held against, e.g. 'augment=none tta=none'; null: all pairs"
+    )
+    confidence: float = setting(0.95, "of the intervals", above=0, below=1)
+    resamples: int = setting(5000, "of the bootstrap", least=1)
+    seed: int = setting(0, "of the bootstrap", least=0)

@@ -1,0 +1,53 @@
+"""Every how-to guide does what it says: its files are written into a user's own folder, and its commands run there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import REPOSITORY, Command
+
+GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"^# (mine/\S+)\n")  # the first line of a block that is a file
+QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none"}  # of a training, where the guide does not say
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder, with photographs in `photos/`; Python finds it as with PYTHONPATH=."""
+    (tmp_path / "photos").symlink_to(tiny_set)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_a_guide_works_as_it_is_written(guide: Path, own_folder: Path, run_verb: Command) -> None:
+    files, commands = 0, []
+    for language, text in BLOCK.findall(guide.read_text()):
+        if named := NAMED.match(text):
+            path = own_folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.partition("\n")[2])
+            files += 1
+        elif language == "bash":
+            commands += [line for line in text.replace("\\\n", " ").splitlines() if "anomalib-lite" in line]
+    assert files and commands
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        verb, *overrides = words[words.index("anomalib-lite") + 1 :]
+        given = {word.partition("=")[0] for word in overrides}
+        quick = [f"{key}={value}" for key, value in QUICK.items() if key not in given and verb == "train"]
+        done = run_verb(verb, *overrides, *quick)
+        assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
+
+
+def test_a_detector_from_outside_is_one_short_file() -> None:
+    (text,) = (t for _, t in BLOCK.findall((REPOSITORY / "docs/guides/add-a-detector.md").read_text()) if "class " in t)
+    assert len(text.splitlines()) <= 40
