@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.buffers import Fitted
 from anomalib_lite.errors import UserError
 
 
@@ -37,8 +38,10 @@ class Prediction(NamedTuple):
 Finish = Callable[[Tensor, Sequence[int]], Prediction]  # a coarse map (B, 1, h, w) and the images' height and width
 
 
-class Method(nn.Module):
+class Method(Fitted):
     """Base of all methods: one file each, no blur, score, views, augmentation or configuration file in it.
+
+    Buffers may start empty: a saved method brings their shapes.
 
     A method must define `anomaly_map`. One that trains sets `epochs` above 0 and defines `training_step`,
     `validation_loss`, `configure_optimizers` and `trained_state`.
