@@ -58,7 +58,7 @@ def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def room(name: str) -> str:
-    return (name.split(".") + ["errors"])[1]
+    return [*name.split("."), "errors"][1]
 
 
 def test_every_room_imports_earlier_rooms_alone() -> None:
