@@ -14,7 +14,8 @@ from tests.commands import REPOSITORY, Command
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"^# (mine/\S+)\n")  # the first line of a block that is a file
-QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none", "defects": "none"}  # of a training, where the guide does not say
+# of a training, where the guide does not say
+QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none", "defects": "none"}
 
 
 @pytest.fixture
