@@ -48,7 +48,11 @@ def main() -> None:
     # Hydra's parser takes flags before or behind the overrides, not between them
     rest = sorted(arguments[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv = [f"anomalib-lite {verb}", *rest]
-    importlib.import_module(f"anomalib_lite.jobs.{verb}").main()
+    try:
+        importlib.import_module(f"anomalib_lite.jobs.{verb}").main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overview() -> str:

@@ -36,7 +36,8 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.defects import Defect, Inspector, LevelsOfMaps, MapLevels, prepare_inspector
 from anomalib_lite.defects.collect import confusion, matching
-from anomalib_lite.jobs.inference import image_size, load_model, run_over
+from anomalib_lite.engine.evaluate import run_over
+from anomalib_lite.engine.predict import open_run
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product
 
@@ -88,16 +89,17 @@ def by_true_masks(inspector: Inspector, samples: Iterable[Sample]) -> Iterator[J
 
 def by_detector(config: dict, run: str, splits: Splits | None = None) -> tuple[float, Inspector, list[Judged]]:
     """With `splits`, other images than the run's own are judged; the threshold stays the run's."""
-    _, trained, detector, threshold = load_model(run)
-    own, size = instantiate(trained.data), image_size(trained)
+    trained = open_run(run)
+    size, batch, threshold = trained.judge.size, trained.judge.batch_size, trained.threshold
+    own = trained.shown(instantiate(trained.run.config["data"]))
     levels = LevelsOfMaps()
-    for _, prediction in run_over(detector, loader(ImageSet(own.val, size), trained.batch_size), "held-out OK images"):
+    for _, prediction in run_over(trained.model, loader(ImageSet(own.val, size), batch), "held-out OK images"):
         levels.update(prediction.map.numpy())
     inspector = prepare(config, own, size, levels.compute())
     test = ImageSet((splits or own).test, size)
     judged: list[Judged] = []
-    for batch, prediction in run_over(detector, loader(test, trained.batch_size), "inspect"):
-        for k, index in enumerate(batch.index.tolist()):
+    for seen, prediction in run_over(trained.model, loader(test, batch), "inspect"):
+        for k, index in enumerate(seen.index.tolist()):
             sample = test.samples[index]
             result = inspector.inspect(prediction.map[k, 0].numpy(), read_image(sample.image), threshold.pixel)
             judged.append((sample, read_mask(sample.mask) if sample.mask else None, result))

@@ -42,7 +42,7 @@ def multirun(folder: Path, data: Path, jobs: int, launcher: str) -> Cost:
     folder.mkdir(exist_ok=True)
     seeds = ",".join(str(seed) for seed in range(jobs))
     words = [
-        "train", "-m", "preset=smoke", "tracking=none", "defects=none", "trainer.threads=1", "data=mvtec_ad",
+        "train", "-m", "preset=smoke", "tracking=none", "defects=none", "threads=1", "data=mvtec_ad",
         f"data.root={data.parent}", f"data.category={data.name}", "image_size=48", "batch_size=4", f"seed={seeds}",
         f"hydra/launcher={launcher}",
     ]  # fmt: skip

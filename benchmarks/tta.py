@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.jobs.inference import build_detector
+from anomalib_lite.engine.build import build_model
 
 CHOICES = ("none", "flips", "flips_color")
 
@@ -35,7 +35,7 @@ class OneBatch(list):
 def prepared(tta: str, detector: str, batches: OneBatch) -> Model:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", [f"tta={tta}", f"detector={detector}", "detector.gaussian.choose=levels"])
-    model = build_detector(cfg)
+    model = build_model(cfg)
     model.prepare(batches)
     model.calibrate(batches)
     return model.eval()

@@ -18,7 +18,8 @@ from hydra.utils import instantiate
 
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import OK, Outcome, Sample
-from anomalib_lite.jobs.inference import golden_template, image_size, load_model, run_over, shown_to
+from anomalib_lite.engine.evaluate import run_over
+from anomalib_lite.engine.predict import open_run
 from anomalib_lite.report.contact_sheet import TRUTH, Block, draw_sheet
 from anomalib_lite.report.heatmap import draw_outline, overlay
 from anomalib_lite.report.ink import save_png
@@ -37,11 +38,12 @@ def chosen(samples: list[Sample]) -> list[int]:
 
 
 def seen_by(run: Path) -> Seen:
-    folder, cfg, detector, threshold = load_model(run)
-    test = shown_to(cfg, instantiate(cfg.data), golden_template(folder)).test
-    images = ImageSet([test[place] for place in chosen(test)], image_size(cfg), name="images")
+    trained = open_run(run)
+    judge, threshold = trained.judge, trained.threshold
+    test = trained.shown(instantiate(trained.run.config["data"])).test
+    images = ImageSet([test[place] for place in chosen(test)], judge.size, name="images")
     found = []
-    for batch, prediction in run_over(detector, loader(images, cfg.batch_size), run.name):
+    for batch, prediction in run_over(trained.model, loader(images, judge.batch_size), run.name):
         pixels = to_pixels(batch.image)
         for k, sample in enumerate(batch.samples):
             score, map = float(prediction.score[k]), prediction.map[k, 0].numpy()

@@ -70,7 +70,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_set: Path) -> list[str]:
     """Overrides for a training of a second on `tiny_set`."""
     return [
-        "preset=smoke", "tracking=none", "trainer.threads=1", "data=mvtec_ad", f"data.root={tiny_set.parent}",
+        "preset=smoke", "tracking=none", "threads=1", "data=mvtec_ad", f"data.root={tiny_set.parent}",
         f"data.category={tiny_set.name}", "image_size=48", "batch_size=4", "detector.gaussian.choose=levels",
         "defects=none",
     ]  # fmt: skip

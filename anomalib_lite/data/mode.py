@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.errors import UserError
 
 MODES = ("no_template", "template")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Whether the template takes part, and how much each kind of image weighs in the loss.
+
+    Attributes:
+        name: no_template or template.
+        weights: By origin; only their ratios count.
+        generated: Weight of a generated image against 1 for a real one, in place of these ratios; 0: none takes part.
+        colours: How a template's colours are first matched to the OK images' (histogram, reinhard or none).
+    """
+
+    name: str = "no_template"
+    weights: Mapping[str, float] = field(default_factory=lambda: {"real": 9, "generated": 1})
+    generated: float | None = None
+    colours: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in MODES:
+            raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{self.name}'.")
+
+    @property
+    def with_template(self) -> bool:
+        return self.name == "template"
 
 
 def map_samples(splits: Splits, change: Callable[[Sample], Sample]) -> Splits:

@@ -132,6 +132,11 @@ class Model(LightningModule):
         smooth = self.blur(fine)
         return Prediction(smooth, self.score(smooth))
 
+    def check(self, size: Sequence[int]) -> None:
+        """Errors: UserError where images of this height and width cannot be judged."""
+        if check := getattr(self.blur, "check", None):
+            check(size)
+
     @torch.inference_mode()
     def predict_batch(self, batch: Batch) -> Prediction:
         self.eval()

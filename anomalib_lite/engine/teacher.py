@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from anomalib_lite.backbones import Backbone
@@ -22,6 +21,7 @@ from anomalib_lite.data.files import expand
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.engine.trainer import Progress
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
 from anomalib_lite.runs.atomic import write_json
@@ -120,7 +120,7 @@ def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
             accelerator=teaching.accelerator,
             devices=1,
             precision=teaching.precision,
-            callbacks=[History(folder / "history.csv"), TQDMProgressBar(refresh_rate=1)],
+            callbacks=[History(folder / "history.csv"), Progress()],
             logger=False,
             default_root_dir=folder,
         )

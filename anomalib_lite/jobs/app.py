@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import logging
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import hydra
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
-from anomalib_lite.jobs.home import expand_arguments, expand_values
-from anomalib_lite.jobs.quiet import silence
 from anomalib_lite.runs.overrides import expand_json
 
 log = logging.getLogger(__name__)
 
 Job = Callable[[DictConfig], Any]
-silence()  # in a launcher's processes, too, where Hydra composes before a job begins
+STOPPED = 128 + signal.SIGTERM  # exit status
+# what libraries say that tells the user nothing and that nobody can act upon
+WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # a frozen teacher is in eval mode on purpose
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+    r"The `srun` command is available on your system but is not used",  # each training is of one machine
+    r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema",  # conf/hydra/launcher: deltas on purpose
+)
+# `~` at the beginning of a value, or of one in a list or in a sweep: shells leave it in `key=~/folder` as it is
+TILDE = re.compile(r"""(?:^|(?<=[,\[\s'"]))~(?=/|$|[,\]\s'"])""")
+# registered where jobs of a launcher's other processes find it, too
+OmegaConf.register_new_resolver("anomalib_lite.home", os.path.expanduser, replace=True)
 _started: list[str] = []  # jobs of this process, as their overrides
 
 
@@ -47,6 +63,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
 
         def main() -> None:
             OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
+            OmegaConf.register_new_resolver("anomalib_lite.groups", lambda *_: _groups_of(verb), replace=True)
             _started.clear()
             try:
                 sys.argv[1:] = expand_arguments(expand_json(sys.argv[1:], _groups()))
@@ -61,6 +78,8 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
                 if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
                     print("\ninterrupted: the same command goes on from what is finished", file=sys.stderr)
                     sys.exit(130)
+                if stop.code == STOPPED:
+                    print("\nstopped: the same command goes on from what is finished", file=sys.stderr)
                 if stop.code == 1 and not _started and not records:
                     _suggest(verb, sys.argv[1:])
                 if failed := multirun.told(records):  # the launcher itself broke down
@@ -72,6 +91,61 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def say(text: Any) -> None:
+    """A result, to stdout: what the command was asked for. Everything else goes to stderr."""
+    print(text, flush=True)
+
+
+def texts(value: Any) -> list[str]:
+    """One value or a list of them, as text: names of files and folders may look like numbers."""
+    return [str(one) for one in value] if isinstance(value, (list, tuple, ListConfig)) else [str(value)]
+
+
+def silence() -> None:
+    """The warnings that are named above, alone."""
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+silence()  # in a launcher's processes, too, where Hydra composes before a job begins
+
+
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
+    """Of the command line, before Hydra, whose grammar knows no unquoted `~`."""
+    home = os.path.expanduser("~")
+    return [re.sub(r"(?<==).*", lambda value: TILDE.sub(lambda _: home, value[0]), a, count=1) for a in arguments]
+
+
+def expand_values(cfg: DictConfig | ListConfig) -> None:
+    """Of a configuration, in place: those that come from files."""
+    for key in range(len(cfg)) if isinstance(cfg, ListConfig) else list(cfg):
+        node = cfg._get_node(key)
+        value = node._value()
+        if isinstance(node, (DictConfig, ListConfig)):
+            if not (node._is_none() or node._is_missing() or node._is_interpolation()):
+                expand_values(node)
+        elif isinstance(value, str) and (value == "~" or value.startswith("~/")):
+            cfg[key] = os.path.expanduser(value)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what is under way is recorded as stopped."""
+
+    def stop(*_: Any) -> NoReturn:
+        sys.exit(STOPPED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: a launcher's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
@@ -86,7 +160,8 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
         expand_values(cfg)
-        result = job(cfg)
+        with _stoppable():
+            result = job(cfg)
     except Exception as error:
         spoken = _spoken(error)
         if not sweeping:
@@ -116,9 +191,6 @@ def _spoken(error: BaseException | None) -> UserError | None:
 
 def _suggest(verb: str, arguments: list[str]) -> None:
     """Hydra has said what it cannot read, or which key does not exist: add how to write it, or keys that look alike."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     arguments = [a for a in arguments if "=" in a]
     if unread := [a for a in arguments if not _readable(a)]:
         key, _, value = unread[0].partition("=")
@@ -154,6 +226,15 @@ def _readable(argument: str) -> bool:
 
 def _groups() -> set[str]:
     return {str(path.relative_to(conf_dir())) for path in conf_dir().rglob("*") if path.is_dir()}
+
+
+def _groups_of(verb: str) -> str:
+    """The groups that a verb takes, each with its options, as --help shows them."""
+    defaults = yaml.safe_load((conf_dir() / f"{verb}.yaml").read_text(encoding="utf-8")).get("defaults", [])
+    names = [str(key) for entry in defaults if isinstance(entry, dict) for key in entry]
+    names = [name for name in names if " " not in name and "@" not in name]
+    options = {name: sorted(path.stem for path in (conf_dir() / name).glob("*.yaml")) for name in names}
+    return "\n".join(f"{name}: {', '.join(found)}" for name, found in options.items() if found) or "none"
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

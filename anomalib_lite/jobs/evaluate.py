@@ -8,19 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from anomalib_lite.comparison.runs import common_folder, find_runs
 from anomalib_lite.data.fingerprint import check_same_data, fingerprint, known_data
+from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.quiet import seed_everything
+from anomalib_lite.jobs.app import app, say, texts
+from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder
-from anomalib_lite.runs.tracking import Tracker
+from anomalib_lite.runs.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def main(cfg: DictConfig) -> float | None:
     failed: list[str] = []
     for run in runs:
         for name, data in sets.items():
-            output = Path(cfg.output).expanduser() if cfg.output else run / f"evaluation-{name}"
+            output = Path(str(cfg.output)).expanduser() if cfg.output else run / f"evaluation-{name}"
             if several and cfg.output:
                 output /= f"{run.name}-{name}"
             try:
@@ -63,49 +66,40 @@ def main(cfg: DictConfig) -> float | None:
                     raise
                 failed.append(f"{run} on {name}: {error}")
     if several:
-        from anomalib_lite.comparison.runs import common_folder
-
-        _conclude(done, failed, Path(cfg.output).expanduser() if cfg.output else common_folder(runs))
+        _conclude(done, failed, Path(str(cfg.output)).expanduser() if cfg.output else common_folder(runs))
     values = [metrics["image_auroc"] for _, _, metrics in done if metrics["image_auroc"] is not None]
     return sum(values) / len(values) if values else None
 
 
 def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output: Path) -> dict[str, Any]:
     """data: None for the run's own."""
-    from anomalib_lite.data.images import ImageSet
-    from anomalib_lite.jobs.defects import open_collector
-    from anomalib_lite.jobs.evaluation import evaluate_detector
-    from anomalib_lite.jobs.inference import device_of, golden_template, image_size, load_model, shown_to
-    from anomalib_lite.jobs.outcome import conclude
+    from anomalib_lite.engine.predict import evaluate_run, open_run  # torch takes seconds
+    from anomalib_lite.engine.results import in_words
+    from anomalib_lite.engine.trainer import prepare_process
 
-    source, trained, detector, threshold = load_model(run_folder)
-    splits = instantiate(data or trained.data)
-    splits = replace(splits, test=check_same_data(splits, known_data(source), own=data is None))
-    own = data is None or any(s.template is None for s in splits.test)  # other data may bring templates
-    splits = shown_to(trained, splits, golden_template(source) if own else None)
+    trained = open_run(run_folder)
+    prepare_process(trained.judge.seed, trained.judge.threads)
+    config = trained.run.config
+    if data is not None:
+        config["data"] = OmegaConf.to_container(data, resolve=True)
+    splits: Splits = instantiate(config["data"])
+    splits = replace(splits, test=check_same_data(splits, known_data(trained.run.path), own=data is None))
+    # other data may bring templates
+    splits = trained.shown(splits, own=data is None or any(s.template is None for s in splits.test))
+    tracking = Tracking(**cfg.tracking)
+    config |= {"tracking": {"kind": tracking.kind}, "run": str(trained.run.path)}
     run = RunFolder(output)
-    seed_everything(trained.seed)
-    merged = OmegaConf.create({**trained, "data": data or trained.data, "tracking": cfg.tracking, "run": str(source)})
-    run.start(merged, environment(trained.seed, fingerprint(splits)))
+    run.start(config, environment(trained.judge.seed, fingerprint(splits)))
     with run.guarded():
-        with run.stage("decode"):
-            test = ImageSet(splits.test, image_size(trained), trained.ram_limit_mb, "test")
-        detector.to(device_of(trained))
-        with run.stage("evaluate"):
-            limit = trained.scoring.aupro_limit
-            book = open_collector(source, threshold)
-            result = evaluate_detector(detector, test, threshold, trained.batch_size, limit, book)
-        with run.stage("report"):
-            conclude(merged, run, detector, test, result, threshold, Tracker(), book)
-    log.info("%s", run.path)
+        result = evaluate_run(trained, splits.test, run, tracking.kind != "none")
+    say(in_words(result.metrics))
+    say(run.path)
     return result.metrics
 
 
 def _runs(asked: Any) -> list[Path]:
     """One folder, a list of them, globs, or a folder of runs."""
-    from anomalib_lite.comparison.runs import find_runs
-
-    patterns = [str(one) for one in asked] if OmegaConf.is_list(asked) else [str(asked)]
+    patterns = texts(asked)
     try:
         return find_runs(patterns)
     except UserError:
@@ -118,8 +112,6 @@ def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
     """By name; None is the runs' own data."""
     if not cfg.sets:  # data=null leaves no such key
         return {HydraConfig.get().runtime.choices.data or "own": cfg.get("data")}
-    from hydra import compose
-
     if cfg.get("data"):
         raise UserError("Name the data sets either by data=... or by sets={...}, not by both.")
     sets: dict[str, DictConfig | None] = {}
@@ -141,17 +133,15 @@ def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
 
 def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> None:
     """The table; errors: UserError that lists what could not be measured."""
-    import pandas as pd
-
-    from anomalib_lite.runs.atomic import write_text
+    import pandas as pd  # half a second
 
     if done:
         table = pd.DataFrame(
             [{"run": run, "data": name} | {key: metrics.get(key) for key in METRICS} for run, name, metrics in done]
         )
         write_text(folder / "evaluations.csv", table.to_csv(index=False, float_format="%.6f"))
-        log.info("%s", table.to_string(index=False, float_format="%.4f", na_rep="-"))
-        log.info("%s", folder / "evaluations.csv")
+        say(table.to_string(index=False, float_format="%.4f", na_rep="-"))
+        say(folder / "evaluations.csv")
     if failed:
         listed = "\n".join(f"  {line}" for line in failed)
         raise UserError(f"{len(failed)} of {len(done) + len(failed)} could not be measured:\n{listed}")

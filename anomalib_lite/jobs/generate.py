@@ -17,12 +17,12 @@ from anomalib_lite.data.mode import templates_of
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.quiet import seed_everything
+from anomalib_lite.jobs.app import app, say
+from anomalib_lite.jobs.train import categories
 from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.runs.environment import environment
-from anomalib_lite.runs.folder import RunFolder, run_hash
-from anomalib_lite.runs.tracking import tracked
+from anomalib_lite.runs.environment import chosen, environment
+from anomalib_lite.runs.folder import RunFolder, folder_name, run_hash
+from anomalib_lite.runs.tracking import Tracking, tracked
 
 if TYPE_CHECKING:
     from anomalib_lite.engine.generate import GeneratedSet
@@ -47,7 +47,7 @@ FILES = ("contact_sheet.png", "generated.html", "quality.json", "images.csv")
 @app("generate", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the kernel distance to the real images, for sweepers to minimise."""
-    if not cfg.generator.get("_target_"):
+    if HydraConfig.get().runtime.choices.generator == "none":
         raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
     splits = instantiate(cfg.data)
     need_training_images(splits)
@@ -57,12 +57,12 @@ def main(cfg: DictConfig) -> float | None:
         log.info("already done: %s (force=true trains and draws again)", run.path)
         return _conclude(run.path)
     from anomalib_lite.engine.generate import generated_set, read_order
-    from anomalib_lite.jobs.inference import use_threads
+    from anomalib_lite.engine.trainer import prepare_process
 
-    seed_everything(cfg.seed)
-    use_threads(cfg)
-    run.start(cfg, environment(cfg.seed, data_hash))
-    with run.guarded(), tracked(cfg, run.path) as tracker:
+    prepare_process(cfg.seed, cfg.threads)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    run.start(config, environment(cfg.seed, data_hash) | chosen())
+    with run.guarded(), tracked(Tracking(**cfg.tracking), run, cfg.force) as tracker:
         with run.stage("generate"):
             order = read_order(OmegaConf.to_container(cfg.generator, resolve=True), cfg.seed)
             artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)
@@ -98,23 +98,22 @@ def _conclude(folder: Path) -> float | None:
     from anomalib_lite.report.generated import guard_words, quality_table  # the drawing library takes a second
 
     quality: dict[str, Any] = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
-    log.info("%s", quality_table(quality))
+    say(quality_table(quality))
     for name, reason in quality["missing"].items():
-        log.info("%s not available: %s", name, reason)
-    log.info("%s", guard_words(quality))
-    log.info("%d images: %s", quality["drawn"]["kept"], folder / "images")
-    log.info("contact sheet: %s", folder / "contact_sheet.png")
-    log.info("report: %s", folder / "generated.html")
+        say(f"{name} not available: {reason}")
+    say(guard_words(quality))
+    say(f"{quality['drawn']['kept']} images: {folder / 'images'}")
+    say(f"contact sheet: {folder / 'contact_sheet.png'}")
+    say(f"report: {folder / 'generated.html'}")
     return quality["kernel"]["generated"] if quality["kernel"] else None
 
 
 def _folder(cfg: DictConfig, data_hash: str) -> Path:
     choices = HydraConfig.get().runtime.choices
     defining = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "output"])
-    category = cfg.data.get("category")
-    parts = [choices["data"], *([category] if isinstance(category, str) else category or [])]
-    parts += [choices["generator"], choices["mode"], f"s{cfg.seed}", run_hash(defining, data_hash)]
-    return Path(cfg.output) / "-".join(str(part).replace("/", "_") for part in parts)
+    config: dict[str, Any] = OmegaConf.to_container(defining, resolve=True)  # type: ignore[assignment]
+    parts = [choices["data"], *categories(cfg), choices["generator"], choices["mode"], f"s{cfg.seed}"]
+    return Path(str(cfg.output)) / folder_name([*parts, run_hash(config, data_hash)])
 
 
 if __name__ == "__main__":

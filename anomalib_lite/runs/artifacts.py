@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anomalib_lite.runs.lock import alone
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+PATIENCE = 2.0  # seconds of waiting in silence
 
 FILES = ("weights", "start_from")  # settings that may name a file or a folder
 
@@ -93,3 +98,41 @@ def _move(part: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():
             raise
+
+
+@contextlib.contextmanager
+def alone(target: Path, inside: bool = False) -> Iterator[bool]:
+    """No two processes are in such a block for the same `target` at once; a killed one lets the next one in.
+
+    Yields whether that is so: on a file system that cannot lock, a warning says that it is not. The lock is the file
+    `.<name>.lock` beside the target, or `.lock` inside it, which is there as long as it is needed.
+    """
+    path = target / ".lock" if inside else target.with_name(f".{target.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    locked = _acquire(lock, target)
+    try:
+        yield locked
+    finally:
+        if locked:
+            with contextlib.suppress(OSError):
+                path.unlink()  # before the release: who waits for this very file sees that it is gone, and asks anew
+                if inside:
+                    target.rmdir()  # where nothing came of it
+            lock.release()
+
+
+def _acquire(lock: FileLock, target: Path) -> bool:
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            log.info("waiting for another process that is making %s", target)
+            lock.acquire(timeout=-1, poll_interval=0.2)
+    except OSError as error:
+        log.warning(
+            "%s cannot be locked (%s): a process that needs %s at the same time may make it once more",
+            target.parent, error, target.name,
+        )  # fmt: skip
+        return False
+    return True

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from anomalib_lite.errors import UserError
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -19,10 +22,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary file name beside `path`, which becomes `path` when the block ends without an error.
 
     The suffix is kept, so that writers which go by the extension work. A failed block leaves nothing behind.
+    Errors: UserError where the disk is full.
     """
     target = Path(path)
+    try:
+        with _whole_or_absent(target) as temporary:
+            yield temporary
+    except Exception as error:
+        full = disk_full(error, target)
+        if full is None or full is error:
+            raise
+        raise full from error
+
+
+@contextlib.contextmanager
+def _whole_or_absent(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}.", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,3 +59,27 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Indented, keys in the order given; NaN and infinity are refused, because JSON has neither."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def disk_full(error: BaseException, path: Path) -> UserError | None:
+    """The error in words where it, or one behind it, says that no more can be written; else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DiskFull):
+            return seen
+        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or any(sign in str(seen) for sign in FULL):
+            return DiskFull(
+                f"Nothing more can be written to {path.absolute().parent}: its disk is full, or a limit is reached "
+                f"({seen}). Make room, then start the same command again: what is finished stays."
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+class DiskFull(UserError):
+    """What was written before stays whole."""
+
+
+# how libraries say it that have no error number: safetensors, torch
+FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "failed writing file")

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 PACKAGES = (
     "anomalib_lite", "torch", "torchvision", "lightning", "timm", "hydra-core", "omegaconf", "numpy", "scipy",
     "opencv-python", "wandb",
@@ -62,3 +64,13 @@ def _cpu() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def chosen() -> dict[str, Any]:
+    """`choices` (group -> option, None where a group has none) and `overrides`, as one writes them; Hydra's own left
+    out.
+    """
+    hydra = HydraConfig.get()
+    choices = {group: option for group, option in hydra.runtime.choices.items() if "hydra/" not in group}
+    plain = {group: option for group, option in choices.items() if "@" not in group}
+    return {"choices": plain, "overrides": list(hydra.overrides.task)}

@@ -1,7 +1,9 @@
-"""The folder of one run: named by what defines the run, with a status that survives a kill."""
+"""The folder of one run: named by what defines the run, with a status that survives a kill; one reader, one writer."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
 import logging
@@ -10,33 +12,48 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import by_content
-from anomalib_lite.runs.atomic import write_json, write_text
+from anomalib_lite.runs.atomic import atomic_path, disk_full, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 # what does not change the result: where things lie, how they are tracked, and how a run is called
 UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_limit_mb")
+LONGEST = 200  # bytes of a folder's name
 RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's name
 WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
+COLUMNS = ("image", "label", "defect", "score", "nok")  # of predictions.csv
+MODEL, THRESHOLD, TEMPLATE, CHECKPOINTS = "model.safetensors", "threshold.json", "template.png", "checkpoints"
 
 
-def run_hash(cfg: DictConfig, data_fingerprint: str) -> str:
+def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
-    config: dict[str, Any] = by_content(OmegaConf.to_container(cfg, resolve=True))
+    config = by_content(config)
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
     if not defining.get("validate"):  # off, it changes nothing
         defining.pop("validate", None)
     defining["data"] = {k: v for k, v in defining.get("data", {}).items() if k not in WHERE}
     text = json.dumps([defining, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def folder_name(parts: Iterable[Any]) -> str:
+    """Of what defines a run, joined; file systems take 255 bytes of a name."""
+    name = "-".join(str(part).replace("/", "_") for part in parts)
+    if len(name.encode()) <= LONGEST:
+        return name
+    return f"{name.encode()[: LONGEST // 2].decode(errors='ignore')}...{name[-LONGEST // 3 :]}"
 
 
 def announce(folder: Path) -> None:
@@ -46,29 +63,92 @@ def announce(folder: Path) -> None:
 
 
 class RunFolder:
-    """Created or reopened; `status.json` says running, done or failed."""
+    """Reads and writes one run's folder.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.status: dict[str, Any] = {}
-        if (path / "status.json").is_file():
-            self.status = json.loads((path / "status.json").read_text())
+    What is missing or torn (as a full disk or a power cut leaves it) reads as empty, is named in `torn`, and never
+    makes a run count as done. `status["state"]` is running, done, failed or stopped.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.torn: list[str] = []
+        self.status: dict[str, Any] = self._json("status.json")
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Errors: UserError where there is no such folder."""
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder. Give the run's folder, which holds config.yaml.")
+        return cls(folder)
 
     @property
     def done(self) -> bool:
-        return self.status.get("state") == "done"
+        return self.status.get("state") == "done" and bool(self.metrics or not (self.path / "metrics.json").exists())
 
-    def start(self, cfg: DictConfig, environment: dict[str, Any], command: Sequence[str] = ()) -> None:
-        """command: what starts this run alone. Whoever starts a run holds its lock: hidden files are torn ones."""
-        for torn in self.path.glob(".*"):
+    @property
+    def config(self) -> dict[str, Any]:
+        try:
+            value = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        except FileNotFoundError:
+            return {}
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError):  # OSError: OmegaConf's, for no mapping
+            value = None
+        return value if isinstance(value, dict) and value else self._is_torn("config.yaml")  # type: ignore[return-value]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self._json("environment.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self._json("metrics.json")
+
+    @property
+    def threshold(self) -> dict[str, Any]:
+        """The values of a `scoring.Threshold`; of an evaluation, those that its metrics name."""
+        return self._json(THRESHOLD) or self.metrics.get("threshold") or {}
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Rows of predictions.csv, typed: image, label (0, 1, None), defect (None), score, nok."""
+        path = self.path / "predictions.csv"
+        limit = self.threshold.get("image", float("inf"))
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                return [_typed(row, limit) for row in csv.DictReader(stream)]
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, csv.Error):
+            self._is_torn(path.name)
+            return []
+
+    def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """predictions.csv: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1)."""
+        with atomic_path(self.path / "predictions.csv") as temporary, open_csv(temporary) as stream:
+            writer = csv.writer(stream)
+            writer.writerow(COLUMNS)
+            for row in rows:
+                label = "" if row["label"] is None else row["label"]
+                writer.writerow([row["image"], label, row["defect"] or "", repr(row["score"]), int(row["nok"])])
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        write_json(self.path / "metrics.json", metrics)
+
+    def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], command: Sequence[str] = ()) -> None:
+        """Begins the run anew or once more, and removes what would contradict it: torn files and old results.
+
+        Args:
+            config: Resolved.
+            environment: What it runs in.
+            command: What starts this run alone.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for torn in self.path.glob(".*"):  # whoever starts a run holds its lock
             if torn.name != ".lock" and torn.is_file():
                 torn.unlink()
-        for key in WHERE:  # so that the data is found from another folder, too
-            value = OmegaConf.select(cfg, f"data.{key}")
-            if value is not None and Path(str(value)).expanduser().exists():
-                OmegaConf.update(cfg, f"data.{key}", str(Path(str(value)).expanduser().absolute()))
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        for old in ("metrics.json", "predictions.csv"):
+            (self.path / old).unlink(missing_ok=True)
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_placed(config))))
         write_json(self.path / "environment.json", environment)
         starts = self.status.get("starts", 0) + 1
         command = list(command) or sys.argv
@@ -85,44 +165,102 @@ class RunFolder:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Ends the run as done, or as failed with the error's text."""
-        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        """Ends the run as done, as stopped (Ctrl-C, SIGTERM) or as failed with the error's text.
+
+        Errors: UserError for a full disk, whatever wrote to it.
+        """
+        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is told of once
         logging.getLogger().addHandler(handler)
         try:
             yield
             self.status["state"] = "done"
         except BaseException as error:
-            # Lightning answers Ctrl-C with an exit
-            cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
-            self.status |= {"state": "failed", "error": f"{type(cause).__name__}: {cause}"}
-            if not isinstance(cause, (UserError, KeyboardInterrupt)):
-                self.status["traceback"] = traceback.format_exc()
+            full = disk_full(error, self.path)
+            self._fail(full or error)
+            if full is not None and full is not error:
+                raise full from error
             raise
         finally:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             self.status |= {"finished": _now(), "peak_memory_mb": round(peak)}
-            self._write()
+            with (
+                contextlib.suppress(OSError, UserError) if self.status["state"] != "done" else contextlib.nullcontext()
+            ):
+                self._write()
             logging.getLogger().removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
+
+    def _fail(self, error: BaseException) -> None:
+        # Lightning answers Ctrl-C with an exit
+        cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
+        stopped = isinstance(cause, (KeyboardInterrupt, SystemExit))
+        self.status |= {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
+        if not stopped and not isinstance(cause, UserError):
+            self.status["traceback"] = traceback.format_exc()
 
     def _write(self) -> None:
         write_json(self.path / "status.json", self.status)
 
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except ValueError:
+            value = None
+        return value if isinstance(value, dict) else self._is_torn(name)
 
-def open_finished(path: str | Path) -> tuple[Path, DictConfig]:
-    """The folder and configuration of a run that has a trained detector.
+    def _is_torn(self, name: str) -> dict[str, Any]:
+        if name not in self.torn:
+            log.warning("%s is torn, as a full disk or a power cut leaves it: read as empty", self.path / name)
+            self.torn.append(name)
+        return {}
 
-    Errors: UserError where there is none.
+
+def open_finished(path: str | Path) -> RunFolder:
+    """A run that has a trained model.
+
+    Errors: UserError where there is none, or where a file that it needs is torn.
     """
-    folder = Path(path).expanduser()
-    for name in ("config.yaml", "model.safetensors", "threshold.json"):
-        if not (folder / name).is_file():
+    run = RunFolder(Path(path).expanduser())
+    for name in ("config.yaml", MODEL, THRESHOLD):
+        if not (run.path / name).is_file():
             raise UserError(
-                f"{folder.absolute()} holds no finished training ({name} is missing). Name the folder that "
+                f"{run.path.absolute()} holds no finished training ({name} is missing). Name the folder that "
                 "`anomalib-lite train` printed, e.g. run=runs/default/..."
             )
-    return folder, OmegaConf.load(folder / "config.yaml")  # type: ignore[return-value]
+    if not (run.config and run._json(THRESHOLD)):
+        raise UserError(f"{run.path.absolute()} cannot be used: {run.torn[0]} is torn. Train it again with force=true.")
+    return run
+
+
+def open_csv(path: Path) -> Any:
+    """A stream as the csv module wants it; file names that are no UTF-8 survive."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with whole paths of the data, so that it is found from another folder, too."""
+    data = dict(config.get("data") or {})
+    for key in WHERE:
+        if data.get(key) is not None and (path := Path(str(data[key])).expanduser()).exists():
+            data[key] = str(path.absolute())
+    return {**config, "data": data} if data else dict(config)
+
+
+def _typed(row: Mapping[str, str | None], limit: float) -> dict[str, Any]:
+    label, nok = (row.get("label") or "").strip(), (row.get("nok") or "").strip().lower()
+    score = float(row["score"] or "nan")
+    return {
+        "image": row.get("image") or "",
+        "label": int(float(label)) if label else None,
+        "defect": row.get("defect") or None,
+        "score": score,
+        "nok": nok in ("1", "true", "yes", "1.0") if nok else not score <= limit,
+    }
 
 
 def _now() -> str:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import netrc
+import os
+import re
+import shutil
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,13 +18,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.flat import flat
+from anomalib_lite.runs.folder import UNDEFINING, WHERE, RunFolder
 
 log = logging.getLogger(__name__)
 KINDS = ("wandb", "csv", "none")
 STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json, tracked beside the metrics
+LONGEST_NAME = 120
+CURVE_POINTS = 200
+PATIENCE = 5.0  # seconds that W&B's server gets to answer at all
+OFF = {  # what wandb would take down by itself: host, user, e-mail, command line, paths, git remote, packages, code
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "disable_git": True,
+    "disable_code": True,
+    "save_code": False,
+    "host": "",
+    "console": "off",
+    "silent": True,
+}
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """How runs are tracked.
+
+    Attributes:
+        kind: wandb, csv (the run folder's own files) or none (no page either).
+        project, group: In Weights & Biases.
+        mode: online, offline or None: online where a key is set.
+        artifacts: Whether the model and the report are tracked, too.
+    """
+
+    kind: str = "none"
+    project: str | None = None
+    group: str | None = None
+    mode: str | None = None
+    artifacts: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"tracking.kind must be one of {', '.join(KINDS)}, not '{self.kind}'.")
 
 
 @dataclass(frozen=True)
@@ -48,17 +94,17 @@ class Tracker:
 
 
 @contextmanager
-def tracked(cfg: DictConfig, folder: Path) -> Iterator[Tracker]:
-    """The tracker of a run; it is finished when the block ends, so that the next job of a sweep gets its own run."""
-    kind = cfg.tracking.kind
-    if kind not in KINDS:
-        raise UserError(f"tracking.kind must be one of {', '.join(KINDS)}, not '{kind}'.")
-    if kind != "wandb" or _is_helper():
+def tracked(tracking: Tracking, run: RunFolder, anew: bool = False) -> Iterator[Tracker]:
+    """The tracker of a run; it is finished when the block ends, so that the next job of a sweep gets its own run.
+
+    anew: what an earlier start of the run tracked is about to be replaced.
+    """
+    if tracking.kind != "wandb":
         yield Tracker()
         return
-    from anomalib_lite.runs.wandb_run import WandbTracker
-
-    tracker, code = WandbTracker(cfg, folder), 1
+    if anew:
+        shutil.rmtree(run.path / "wandb", ignore_errors=True)
+    tracker, code = WandbTracker(tracking, run), 1
     try:
         yield tracker
         code = 0
@@ -66,24 +112,176 @@ def tracked(cfg: DictConfig, folder: Path) -> Iterator[Tracker]:
         tracker.finish(code)
 
 
-def track_again(cfg: DictConfig, folder: Path, metrics: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+def track_again(tracking: Tracking, run: RunFolder) -> None:
     """Reports a run that was done before, where a W&B agent asked for it: its sweep waits for the result."""
-    if cfg.tracking.kind != "wandb":
-        return
-    from anomalib_lite.runs.wandb_run import of_agent
-
-    if of_agent():
-        with tracked(cfg, folder) as tracker:
-            tracker.log_history(folder / "history.csv")
-            tracker.log_result(Findings(with_status(metrics, status)))
+    if tracking.kind == "wandb" and of_agent():
+        with tracked(tracking, run) as tracker:
+            tracker.log_history(run.path / "history.csv")
+            tracker.log_result(Findings(with_status(run.metrics, run.status)))
 
 
 def with_status(metrics: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
     return {**metrics, **{name: status[name] for name in STATUS_FIGURES if name in status}}
 
 
-def _is_helper() -> bool:
-    """Whether this is one of several processes of one training, and not the first."""
-    from lightning.pytorch.utilities import rank_zero_only
+class WandbTracker(Tracker):
+    """One Weights & Biases run, whose files lie in the run folder."""
 
-    return bool(rank_zero_only.rank)
+    def __init__(self, tracking: Tracking, run: RunFolder) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would speak to its makers, offline as well
+        import wandb  # a second, as is the next
+        from lightning.pytorch.loggers import WandbLogger
+
+        environment, folder = run.environment, run.path
+        mine: dict[str, Any] = {"name": run_name(folder, environment.get("overrides", ())), "group": tracking.group}
+        if not of_agent():  # which has chosen them
+            mine |= {"project": tracking.project, "id": run_id(folder)}
+        self.run = wandb.init(
+            **mine,
+            dir=str(folder.absolute()),  # its service may have another working directory
+            resume="allow",
+            settings=wandb.Settings(mode=_mode(tracking), **OFF),
+            config=_config(run.config, environment),
+        )
+        self.folder, self.with_files = folder, tracking.artifacts
+        self.run.define_metric("trainer/global_step")
+        self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self.logger = WandbLogger(experiment=self.run, save_dir=folder)
+
+    def log_history(self, file: Path) -> None:
+        if not file.is_file():
+            return
+        with file.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                self.run.log({key: float(value) for key, value in row.items() if value})
+
+    def log_result(self, findings: Findings) -> None:
+        import wandb
+
+        self.run.summary.update(known(findings.metrics))
+        media: dict[str, Any] = {
+            heading: [wandb.Image(pixels, caption=caption) for caption, pixels in pictures]
+            for heading, pictures in findings.pictures.items()
+            if pictures
+        }
+        for name, (x, y, x_label, y_label) in findings.curves.items():
+            kept = range(0, len(x), max(1, len(x) // CURVE_POINTS))
+            points = wandb.Table([x_label, y_label], [[float(x[k]), float(y[k])] for k in (*kept, len(x) - 1)])
+            media[f"curves/{name}"] = wandb.plot.line(points, x_label, y_label, title=name)
+        if findings.defects and findings.defects[1]:
+            columns, rows = findings.defects
+            media["defects"] = wandb.Table(columns=columns, data=rows)
+        if media:
+            self.run.log(media)
+        if self.with_files:
+            for kind, files in findings.files.items():
+                self._keep(kind, files)
+
+    def finish(self, code: int) -> None:
+        self.run.finish(exit_code=code)
+
+    def _keep(self, kind: str, files: Sequence[Path]) -> None:
+        """Files are read where they lie: a copy would double a sweep's size, in a folder outside of the run's."""
+        import wandb
+
+        artifact = wandb.Artifact(f"{kind}-{self.run.id}", kind)
+        for file in files:
+            if file.is_file():
+                artifact.add_file(
+                    str(file.absolute()), file.relative_to(self.folder).as_posix(), policy="immutable", skip_cache=True
+                )
+        if artifact.manifest.entries:
+            self.run.log_artifact(artifact)
+
+
+def of_agent() -> bool:
+    """Whether `wandb agent` started this process, as a trial of a sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def run_id(folder: Path) -> str:
+    """The same for a run that is resumed: the experiment and the hash at the end of the folder's name."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{folder.parent.name}-{folder.name.rpartition('-')[2]}")[-64:]
+
+
+def run_name(folder: Path, overrides: Sequence[str]) -> str:
+    """The overrides that tell this run from others; the folder's name where there are none."""
+    telling = [o for o in overrides if _tells(o.lstrip("+~").partition("=")[0])]
+    name = " ".join(telling) or folder.name
+    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"  # what varies is mostly said last
+
+
+def _tells(key: str) -> bool:
+    head, _, tail = key.partition(".")
+    return head not in (*UNDEFINING, "experiment", "hydra") and not (head == "data" and tail in WHERE)
+
+
+def _mode(tracking: Tracking) -> str:
+    """Online where a key is set and the server answers; nobody waits for one that does not."""
+    mode = tracking.mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    if mode == "online" and not _reachable(_server()):
+        log.warning(
+            "Weights & Biases at %s does not answer: tracking goes on offline; `make sync` uploads the run later",
+            _server(),
+        )
+        return "offline"
+    return mode
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+
+
+def _reachable(address: str) -> bool:
+    """Whether anything answers there within PATIENCE; looking up a name knows no time limit of its own."""
+    answered: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE)
+        except urllib.error.HTTPError:
+            pass  # an answer, too
+        except (OSError, ValueError):
+            return
+        answered.append(True)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return bool(answered)
+
+
+def has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = _server().split("//")[-1]
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def known(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested metrics under names with slashes; what is None is left out."""
+    return {k: v for k, v in flat(metrics).items() if v is not None and not isinstance(v, Mapping)}
+
+
+def _config(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved configuration, the choices of its groups and the environment record, without the user's home."""
+    told: dict[str, Any] = {key: value for key, value in config.items() if key not in ("tracking", "paths")}
+    if environment:
+        choices = environment.get("choices", {})
+        told["choices"] = {k: v for k, v in choices.items() if not k.startswith("hydra")}
+        told["environment"] = {k: v for k, v in environment.items() if k not in ("choices", "overrides")}
+    return _homeless(told)
+
+
+def _homeless(value: Any) -> Any:
+    home = os.path.expanduser("~")
+    if isinstance(value, dict):
+        return {key: _homeless(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_homeless(v) for v in value]
+    if isinstance(value, str) and (value == home or value.startswith(f"{home}/")):
+        return f"~{value[len(home) :]}"
+    return value

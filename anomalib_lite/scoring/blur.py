@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -29,17 +30,20 @@ class GaussianBlur(nn.Module):
         kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if self.radius else torch.ones(1, dtype=torch.float64)
         self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
 
+    def check(self, size: Sequence[int]) -> None:
+        """Errors: UserError where maps of this height and width are too small to be blurred."""
+        if self.radius and min(size) <= self.radius:
+            raise UserError(
+                f"An anomaly map of {size[0]} x {size[1]} pixels is too small for a blur of sigma {self.sigma:g}, "
+                f"which reaches {self.radius} pixels: choose an image_size above {self.radius}, or a "
+                f"scoring.blur.sigma of {(min(size) - 1) / 4:g} or less."
+            )
+
     def forward(self, map: torch.Tensor) -> torch.Tensor:
         radius = self.radius
         if radius == 0:
             return map
-        if min(map.shape[-2:]) <= radius:
-            height, width = map.shape[-2:]
-            raise UserError(
-                f"An anomaly map of {height} x {width} pixels is too small for a blur of sigma {self.sigma:g}, which "
-                f"reaches {radius} pixels: choose an image_size above {radius}, or a scoring.blur.sigma of "
-                f"{(min(height, width) - 1) / 4:g} or less."
-            )
+        self.check(map.shape[-2:])
         with _full_precision(map):
             columns = self._down(map)
             return self._down(columns.transpose(2, 3).contiguous()).transpose(2, 3).contiguous()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from anomalib_lite.data.deeppcb import KINDS, Box, read_boxes
 from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.jobs.inference import image_size, load_model
+from anomalib_lite.engine.predict import open_run
 from anomalib_lite.runs.atomic import atomic_path, write_json
 
 Found = list[tuple[str, list[Box]]]
@@ -33,23 +33,24 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run with experiment=deeppcb")
     parser.add_argument("--test-list", default="test", help="test | trainval: the pairs to measure on")
     asked = parser.parse_args()
-    folder, cfg, detector, threshold = load_model(asked.run)
-    cfg.data.test_list = asked.test_list
-    images = ImageSet(instantiate(cfg.data).test, image_size(cfg), ram_limit_mb=0)
+    trained = open_run(asked.run)
+    model, threshold = trained.model, trained.threshold
+    data = trained.run.config["data"] | {"test_list": asked.test_list}
+    images = ImageSet(instantiate(data).test, trained.judge.size, ram_limit_mb=0)
     rules, metrics = BoardRules(), BoxMetrics()
     found: Found = []
-    for batch in tqdm(loader(images, cfg.batch_size), "boxes", delay=2, leave=False):
-        aligned, seen = detector.align(batch.image, batch.template)
-        maps = detector.finish(detector.compare(batch.image, aligned, seen), batch.image.shape[-2:]).map
+    for batch in tqdm(loader(images, trained.judge.batch_size), "boxes", delay=2, leave=False):
+        aligned, seen = model.method.align(batch.image, batch.template)
+        maps = model.finish(model.method.compare(batch.image, aligned, seen), batch.image.shape[-2:]).map
         for k, index in enumerate(batch.index.tolist()):
             pictures = (t[k].mean(0).numpy() for t in (batch.image, aligned))
             boxes = find_defects(maps[k, 0].numpy(), threshold.pixel, *pictures, rules)
             found.append((images.samples[index].image.name, boxes))
             metrics.update(boxes, read_boxes(images.samples[index]))
     name = f"boxes-{asked.test_list}"
-    _write_csv(folder / f"{name}.csv", found)
+    _write_csv(asked.run / f"{name}.csv", found)
     by_class = {kind: result.to_dict() for kind, result in metrics.compute_by_class().items()}
-    write_json(folder / f"{name}.json", {**metrics.compute().to_dict(), "by_class": by_class})
+    write_json(asked.run / f"{name}.json", {**metrics.compute().to_dict(), "by_class": by_class})
     sys.stdout.write(_tables(metrics))
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from anomalib_lite.data import images as room
 from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask
-from anomalib_lite.data.images import ImageSet, ShuffledByEpoch, loader, to_float, warn_near_copies
+from anomalib_lite.data.images import ImageSet, Shares, ShuffledByEpoch, loader, to_float, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 from tests.made import write_image, write_mask, write_pixels
@@ -171,3 +172,20 @@ def test_float_pixels_cover_zero_to_one():
     tensor = to_float(pixels)
     assert tensor.min() == 0 and tensor.max() == 1
     np.testing.assert_array_equal((tensor * 255).round().byte().permute(0, 2, 3, 1).numpy(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes"), [(8, [4, 4]), (9, [4, 4]), (10, [4, 4, 2]), (11, [4, 4, 3]), (2, [2]), (3, [3])]
+)
+def test_every_image_of_a_batch_is_in_one_share(length: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch):
+    """The shares of a batch make up the batch that one process would have."""
+    shares = Shares(ShuffledByEpoch(length, seed=3), 4)
+    alone = list(shares)
+    assert [len(batch) for batch in alone] == sizes, "one image left over has nothing to be normalised with"
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(room, "_processes", lambda rank=rank: (rank, 2))
+        assert len(shares) == len(alone)
+        parts.append(list(shares))
+    for whole, first, second in zip(alone, *parts, strict=True):
+        assert sorted(first + second) == sorted(whole) and first and second

@@ -14,7 +14,7 @@ from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.jobs.inference import build_detector
+from anomalib_lite.engine.build import build_model
 from tests.made import write_image
 
 PUBLISHED = ["padim", "patchcore", "reverse_distillation"]
@@ -30,7 +30,7 @@ def configured(*overrides: str) -> DictConfig:
 
 def built(cfg: DictConfig) -> Model:
     torch.manual_seed(0)
-    return build_detector(cfg, weights="none")
+    return build_model(cfg, weights="none")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_configured_detector_fits_and_is_saved_as_tensors(
     map, score = model.predict_batch(images[[0, 1]])
     assert map.shape == (2, 1, *SIZE) and (map >= 0).all() and map.isfinite().all() and score.shape == (2,)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
-    fresh = build_detector(cfg, weights="none")
+    fresh = build_model(cfg, weights="none")
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, map)
 

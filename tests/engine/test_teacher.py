@@ -109,7 +109,7 @@ def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
 
     plain = key("teacher=finetuned")
     same = [
-        key("teacher=finetuned", "seed=1", "detector.epochs=9", "batch_size=7", "trainer.threads=2"),
+        key("teacher=finetuned", "seed=1", "detector.epochs=9", "batch_size=7", "threads=2"),
         key("teacher=finetuned", ok=heavier),  # the mixture is the same
         key("teacher=finetuned", ok=[replace(s, template=golden.image) for s in splits.train]),
         key("teacher=finetuned", generated=(drawn,)),  # it learns from OK images alone

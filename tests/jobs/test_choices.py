@@ -6,6 +6,8 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from torch import nn
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.mode import Mode
 from anomalib_lite.detectors.model import Method, Model
+from anomalib_lite.engine import build
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.combinations import check_combination
 from tests.commands import Command, Outcome
 from tests.generators.tiny import TRAININGS
 
@@ -144,11 +147,6 @@ def test_a_trained_gan_changes_the_looks_of_training_images(run_verb: Command, t
     assert not list((tmp_path / "artifacts").glob("generated-*")) and not (changed / "generated").exists()
 
 
-def choices(**given: object) -> OmegaConf:
-    plain = {"mode": {"name": "no_template"}, "teacher": {"_target_": None}, "generator": {"_target_": None}}
-    return OmegaConf.create(plain | {"augment": {"restyle": 0}, "image_size": 48} | given)
-
-
 class Untrained(Method):
     epochs = 0
 
@@ -161,49 +159,50 @@ class Trained(Method):
     epochs = 1
 
 
-def made(kind: type[Method], **settings: object) -> Model:
-    return Model(kind(), TestTimeAugmentation(), nn.Identity(), nn.Identity(), **settings)
+FLIPS = Augment([RandomHorizontalFlip()])
+CUTPASTE, CLASSIFIER = (SimpleNamespace(task=SimpleNamespace(wants_generated=wanted)) for wanted in (False, True))
+GAN, RESTYLING = SimpleNamespace(), SimpleNamespace(restyle=None, size=48)
 
 
-TEMPLATE, GENERATOR = {"mode": {"name": "template"}}, {"generator": {"_target_": "x"}}
-TASKS = "anomalib_lite.backbones.tasks"
-TEACHER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.CutPaste"}}}
-CLASSIFIER = {"teacher": {"_target_": "x", "task": {"_target_": f"{TASKS}.OKAgainstGenerated"}}}
-
-
-RESTYLE, GENERATORS = {"augment": {"restyle": 0.5}}, "anomalib_lite.generators"
-HISTAUGAN = {"_target_": f"{GENERATORS}.histaugan.HistAuGAN", "size": 48}
+def check(kind: type[Method], augment: Augment | None = None, mode: str = "no_template", **given: Any) -> None:
+    model = Model(kind(), TestTimeAugmentation(), nn.Identity(), nn.Identity(), augment)
+    parts = {"finetuning": None, "generator": None, "restyles": False} | given
+    build._check_choices(model, Mode(mode), **parts, size=(48, 48))
 
 
 @pytest.mark.parametrize(
-    ("cfg", "detector", "reason"),
+    ("parts", "reason"),
     [
-        ({}, made(Comparing), "mode=template"),
-        ({}, made(Untrained, augment=Augment([RandomHorizontalFlip()])), "augment=none"),
-        (GENERATOR, made(Untrained), "has no training"),
-        (GENERATOR | TEACHER, made(Untrained), "teacher=finetuned_classifier"),
-        (TEMPLATE, made(Untrained), "changes nothing here"),
-        ({"mode": {"name": "both"}}, made(Trained), "no_template, template"),
-        (RESTYLE, made(Trained), "Add generator=histaugan"),
-        (RESTYLE | {"generator": {"_target_": f"{GENERATORS}.singan.SinGAN"}}, made(Trained), "generator=histaugan"),
-        (RESTYLE | {"generator": HISTAUGAN | {"size": 64}}, made(Trained), "generator.size=48"),
+        ({"kind": Comparing}, "mode=template"),
+        ({"kind": Untrained, "augment": FLIPS}, "augment=none"),
+        ({"kind": Untrained, "generator": GAN}, "has no training"),
+        ({"kind": Untrained, "generator": GAN, "finetuning": CUTPASTE}, "teacher=finetuned_classifier"),
+        ({"kind": Untrained, "mode": "template"}, "changes nothing here"),
+        ({"kind": Trained, "mode": "both"}, "no_template, template"),
+        ({"kind": Trained, "restyles": True}, "Add generator=histaugan"),
+        ({"kind": Trained, "restyles": True, "generator": GAN}, "generator=histaugan"),
+        (
+            {"kind": Trained, "restyles": True, "generator": SimpleNamespace(restyle=None, size=64)},
+            "generator.size=48",
+        ),
     ],
 )
-def test_senseless_combinations_are_refused_with_the_reason(cfg: dict, detector: Model, reason: str):
+def test_senseless_combinations_are_refused_with_the_reason(parts: dict[str, Any], reason: str):
     with pytest.raises(UserError, match=reason):
-        check_combination(choices(**cfg), detector)
+        check(**parts)
 
 
 @pytest.mark.parametrize(
-    ("cfg", "detector"),
+    "parts",
     [
-        ({}, made(Trained, augment=Augment([RandomHorizontalFlip()]))),
-        (TEMPLATE | GENERATOR | TEACHER, made(Trained)),
-        (TEMPLATE, made(Comparing)),
-        (TEMPLATE | TEACHER, made(Untrained)),
-        (GENERATOR | CLASSIFIER, made(Untrained)),
-        ({}, made(Untrained)),
+        {"kind": Trained, "augment": FLIPS},
+        {"kind": Trained, "mode": "template", "generator": GAN, "finetuning": CUTPASTE},
+        {"kind": Trained, "restyles": True, "generator": RESTYLING},
+        {"kind": Comparing, "mode": "template"},
+        {"kind": Untrained, "mode": "template", "finetuning": CUTPASTE},
+        {"kind": Untrained, "generator": GAN, "finetuning": CLASSIFIER},
+        {"kind": Untrained},
     ],
 )
-def test_sensible_ones_are_not(cfg: dict, detector: Model):
-    check_combination(choices(**cfg), detector)
+def test_sensible_ones_are_not(parts: dict[str, Any]):
+    check(**parts)

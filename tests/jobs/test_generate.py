@@ -36,7 +36,7 @@ def trainings(tmp_path, monkeypatch):
 def arguments(products: Path, *more: str) -> list[str]:
     return [
         "generate", "data=mvtec_ad", f"data.root={products.parent}", "data.category=product", "generator=none",
-        "generator._target_=tests.generators.tiny.Recolour", "tracking=none", "trainer.threads=1", "generator.count=6",
+        "generator._target_=tests.generators.tiny.Recolour", "tracking=none", "threads=1", "generator.count=6",
         *more,
     ]  # fmt: skip
 

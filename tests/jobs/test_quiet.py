@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.jobs.quiet import silence
+from anomalib_lite.jobs.app import silence
 
 EVAL_MODE = (
     "Found 184 module(s) in eval mode at the start of training. This may lead to unexpected behavior during training."

@@ -13,7 +13,7 @@ import torch
 from lightning import Trainer
 
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.jobs import training
+from anomalib_lite.engine import fit as training
 from tests.commands import Command, one_thread
 
 # ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from anomalib_lite.runs import lock
+from anomalib_lite.runs import artifacts as lock
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 
 spawn = multiprocessing.get_context("spawn")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.environment import environment
-from anomalib_lite.runs.folder import RunFolder, open_finished, run_hash
+from anomalib_lite.runs.folder import RunFolder, folder_name, open_finished, run_hash
 
 DATA = "f" * 64
 
 
-def config(**changes) -> DictConfig:
+def config(**changes) -> dict:
     values = {
         "seed": 0, "image_size": 256, "force": False, "experiment_name": "default", "ram_limit_mb": 4000,
         "paths": {"runs": "runs", "artifacts": "artifacts"}, "tracking": {"kind": "csv"},
@@ -26,7 +27,7 @@ def config(**changes) -> DictConfig:
     cfg = OmegaConf.create(values)
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
-    return cfg
+    return OmegaConf.to_container(cfg, resolve=True)
 
 
 @pytest.mark.parametrize("change", [{"paths__runs": "/elsewhere"}, {"paths__artifacts": "/cache"}, {"force": True},
@@ -49,7 +50,7 @@ def test_other_data_have_another_name():
 def test_the_name_counts_resolved_values_and_not_the_order_of_keys():
     direct, referring = config(copy=0), config(copy="${seed}")
     assert run_hash(direct, DATA) == run_hash(referring, DATA)
-    turned = OmegaConf.create(dict(reversed(list(OmegaConf.to_container(config()).items()))))
+    turned = dict(reversed(config().items()))
     assert run_hash(turned, DATA) == run_hash(config(), DATA)
 
 
@@ -78,7 +79,8 @@ def test_an_error_is_kept_in_the_status_and_goes_on(tmp_path: Path, error: BaseE
     with pytest.raises(type(error)), run.guarded():
         raise error
     kept = status(tmp_path)
-    assert kept["state"] == "failed" and kept["error"] == f"{type(error).__name__}: {error}"
+    stopped = isinstance(error, KeyboardInterrupt)
+    assert kept["state"] == ("stopped" if stopped else "failed") and kept["error"] == f"{type(error).__name__}: {error}"
     assert ("traceback" in kept) == isinstance(error, ValueError), "only where it is a mistake of the program"
     assert not RunFolder(tmp_path).done and logging.getLogger().handlers == handlers
 
@@ -103,8 +105,8 @@ def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path):
     for name in ("config.yaml", "model.safetensors", "threshold.json"):
         with pytest.raises(UserError, match=f"holds no finished training \\({name} is missing\\)"):
             open_finished(tmp_path)
-        (tmp_path / name).write_text("seed: 3")
-    assert open_finished(str(tmp_path))[1].seed == 3
+        (tmp_path / name).write_text('{"seed": 3}')
+    assert open_finished(str(tmp_path)).config == {"seed": 3}
 
 
 def test_the_environment_holds_what_is_needed_to_repeat_and_no_secret(monkeypatch: pytest.MonkeyPatch):
@@ -115,3 +117,51 @@ def test_the_environment_holds_what_is_needed_to_repeat_and_no_secret(monkeypatc
     assert all(record["packages"][name] for name in ("torch", "lightning", "timm", "hydra-core", "numpy"))
     assert record["cores"] == os.cpu_count() and record["threads"] >= 1 and record["cpu"]
     assert "0123456789abcdef" not in text and os.environ["PATH"] not in text
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.json"])
+@pytest.mark.parametrize("left", [0, 11])
+def test_a_torn_run_is_not_done(tmp_path: Path, name: str, left: int, caplog: pytest.LogCaptureFixture):
+    run = RunFolder(tmp_path)
+    run.start(config(), {})
+    with run.guarded():
+        run.write_metrics({"image_auroc": 0.5})
+    assert RunFolder(tmp_path).done and RunFolder(tmp_path).metrics == {"image_auroc": 0.5}
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:left])
+    again = RunFolder.open(tmp_path)
+    assert not again.done and again.torn == [name] and "is torn" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "threshold.json"])
+def test_a_torn_training_is_refused_in_words(tmp_path: Path, name: str):
+    for file in ("config.yaml", "threshold.json", "model.safetensors"):
+        (tmp_path / file).write_text('{"seed": 3}')
+    (tmp_path / name).write_text('{"se')
+    with pytest.raises(UserError, match=f"{name} is torn"):
+        open_finished(tmp_path)
+
+
+def test_predictions_come_back_as_they_were_written(tmp_path: Path):
+    rows = [
+        {"image": "a,b.png", "label": 1, "defect": "dot", "score": 0.1 + 0.2, "nok": True},
+        {"image": "c.png", "label": None, "defect": None, "score": 1e-9, "nok": False},
+    ]
+    run = RunFolder(tmp_path)
+    run.write_predictions(rows)
+    assert run.predictions() == rows
+    (tmp_path / "predictions.csv").write_text("image,score\na.png,0.7\nb.png,nan\n")
+    (tmp_path / "threshold.json").write_text('{"image": 0.8}')
+    assert [row["nok"] for row in run.predictions()] == [False, True], "judged by the threshold; no number is NOK"
+
+
+def test_a_full_disk_is_told_in_words(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.start(config(), {})
+    with pytest.raises(UserError, match="its disk is full"), run.guarded():
+        raise RuntimeError("saving failed") from OSError(errno.ENOSPC, "No space left on device")
+    assert status(tmp_path)["state"] == "failed" and "traceback" not in status(tmp_path)
+
+
+def test_a_long_name_is_cut_and_stays_apart():
+    names = [folder_name(["data", "x" * 300, "s0", run_hash(config(seed=seed), DATA)]) for seed in (0, 1)]
+    assert all(len(name) <= 255 for name in names) and names[0] != names[1] and names[0].startswith("data-x")

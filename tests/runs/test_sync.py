@@ -99,20 +99,19 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 TWICE = """
 from pathlib import Path
-from omegaconf import OmegaConf
-from anomalib_lite.runs.tracking import Findings, tracked
-tracking = {"kind": "wandb", "mode": None, "project": "p", "group": "g", "artifacts": False}
-cfg = OmegaConf.create({"tracking": tracking, "seed": 1})
-folder = Path("runs/default/panels-stfpm-s1-0123456789")
-folder.mkdir(parents=True)
+from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.runs.tracking import Findings, Tracking, tracked
+tracking = Tracking("wandb", "p", "g", artifacts=False)
+run = RunFolder(Path("runs/default/panels-stfpm-s1-0123456789"))
+run.start({"seed": 1}, {})
 try:
-    with tracked(cfg, folder) as tracker:
+    with tracked(tracking, run) as tracker:
         tracker.logger.log_metrics({"val_loss": 3.0}, step=5)
         tracker.logger.log_metrics({"val_loss": 2.0}, step=10)
         raise KeyboardInterrupt
 except KeyboardInterrupt:
     pass
-with tracked(cfg, folder) as tracker:
+with tracked(tracking, run) as tracker:
     tracker.logger.log_metrics({"val_loss": 1.0}, step=15)
     tracker.log_result(Findings({"image_auroc": 0.9}))
 """

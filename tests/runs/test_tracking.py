@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import wandb
-from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs import tracking, wandb_run
+from anomalib_lite.runs import tracking
+from anomalib_lite.runs.folder import RunFolder
 from tests.commands import Command
 from tests.wandb_files import offline_runs
 
@@ -19,29 +19,20 @@ METRICS = ("image_auroc", "aupro", "per_defect/dot/recall", "threshold/image", "
 
 
 def test_an_unknown_kind_names_the_known_ones(tmp_path: Path):
-    cfg = OmegaConf.create({"tracking": {"kind": "mlflow"}})
-    with pytest.raises(UserError, match="one of wandb, csv, none, not 'mlflow'"), tracking.tracked(cfg, tmp_path):
-        pass
+    with pytest.raises(UserError, match="one of wandb, csv, none, not 'mlflow'"):
+        tracking.Tracking("mlflow")
 
 
 @pytest.mark.parametrize("kind", ["csv", "none"])
 def test_without_a_service_nothing_is_written(tmp_path: Path, kind: str):
-    with tracking.tracked(OmegaConf.create({"tracking": {"kind": kind}}), tmp_path) as tracker:
+    with tracking.tracked(tracking.Tracking(kind), RunFolder(tmp_path)) as tracker:
         tracker.log_result(tracking.Findings({"image_auroc": 1.0}))
         tracker.log_history(tmp_path / "history.csv")
     assert list(tmp_path.iterdir()) == [] and tracker.logger is False
 
 
-def test_only_the_first_process_of_a_training_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from lightning.pytorch.utilities import rank_zero_only
-
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    with tracking.tracked(OmegaConf.create({"tracking": {"kind": "wandb"}}), tmp_path) as tracker:
-        assert tracker.logger is False
-
-
 def test_nested_metrics_are_flat_and_absent_ones_left_out():
-    flat = wandb_run.known({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
+    flat = tracking.known({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
     assert flat == {"image_auroc": 0.5, "per_defect/dot/n": 2}
 
 
@@ -49,26 +40,26 @@ def test_a_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
-    assert not wandb_run.has_key()
+    assert not tracking.has_key()
     (tmp_path / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert wandb_run.has_key()
+    assert tracking.has_key()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org/")
-    assert not wandb_run.has_key()
+    assert not tracking.has_key()
     (tmp_path / ".netrc").write_text("machine {{{ torn")
     with pytest.raises(netrc.NetrcParseError):
         netrc.netrc()
-    assert not wandb_run.has_key()
+    assert not tracking.has_key()
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert wandb_run.has_key()
+    assert tracking.has_key()
 
 
 def test_the_id_is_of_the_experiment_and_the_hash():
     runs = Path("runs")
     names = ["default/panels-stfpm-s0-0123456789", "default/other-s0-0123456789", "a b/panels-stfpm-s0-0123456789"]
-    ids = [wandb_run.run_id(runs / name) for name in names]
+    ids = [tracking.run_id(runs / name) for name in names]
     assert ids == ["default-0123456789", "default-0123456789", "a_b-0123456789"]
-    assert len(wandb_run.run_id(runs / ("x" * 100) / "a-0123456789")) == 64
+    assert len(tracking.run_id(runs / ("x" * 100) / "a-0123456789")) == 64
 
 
 def test_each_job_of_a_sweep_is_its_own_offline_run_and_holds_no_secret(
@@ -89,7 +80,7 @@ def test_each_job_of_a_sweep_is_its_own_offline_run_and_holds_no_secret(
     folders = sorted((tmp_path / "runs/default").iterdir())
     runs = {run.file.parents[2].name: run for run in offline_runs(tmp_path / "runs")}
     assert sorted(runs) == [folder.name for folder in folders] and len(runs) == 2
-    assert {run.id for run in runs.values()} == {wandb_run.run_id(folder) for folder in folders}
+    assert {run.id for run in runs.values()} == {tracking.run_id(folder) for folder in folders}
     assert {run.group for run in runs.values()} == {"default"} and all(run.resume for run in runs.values())
     assert len({run.name for run in runs.values()}) == 2
     for folder in folders:

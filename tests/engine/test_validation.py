@@ -11,8 +11,8 @@ import torch
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Batch, Sample
 from anomalib_lite.detectors.model import Prediction
+from anomalib_lite.engine.evaluate import DRAWN, hold_back, validate
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.validation import DRAWN, hold_back, validate
 from anomalib_lite.runs.folder import run_hash
 from tests.commands import Command
 from tests.made import write_category

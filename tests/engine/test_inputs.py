@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from anomalib_lite.data.mode import Mode
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.engine.inputs import make_inputs
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.inputs import make_inputs
 from tests.made import write_image
 
 WEIGHTS = {"real": 5, "generated": 1, "template_generated": 2, "template": 10}
 
 
-def config(folder: Path, mode: str, **generator: object) -> OmegaConf:
-    given = {"name": mode, "colours": "none", "weights": WEIGHTS, "generated": None}
-    return OmegaConf.create(
-        {
-            "seed": 0,
-            "mode": given,
-            "paths": {"artifacts": str(folder / "artifacts")},
-            "generator": {"_target_": None, **generator},
-            "teacher": {"_target_": None},
-            "augment": {"restyle": 0},
-        }
-    )
+@dataclass(frozen=True)
+class Asked:
+    """What of a plan decides the inputs."""
+
+    mode: Mode
+    artifacts: Path
+    generated: Callable[..., Any] | None = None
+    restyler: None = None
+    teacher: None = None
+
+
+def asked(folder: Path, mode: str, generated: Callable[..., Any] | None = None) -> Asked:
+    return Asked(Mode(mode, WEIGHTS, colours="none"), folder / "artifacts", generated)
 
 
 def pairs(folder: Path) -> Splits:
@@ -43,7 +48,7 @@ def pairs(folder: Path) -> Splits:
 
 
 def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path: Path) -> None:
-    made = make_inputs(config(tmp_path, "template"), pairs(tmp_path), "hash")
+    made = make_inputs(asked(tmp_path, "template"), pairs(tmp_path), "hash")
     assert made.template is None and made.real == 3
     assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["template"] * 3
     assert [s.image.name for s in made.splits.train[3:]] == [f"{k}_template.png" for k in range(3)]
@@ -52,7 +57,7 @@ def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path: Path) 
 
 
 def test_without_template_mode_no_template_is_seen(tmp_path: Path) -> None:
-    made = make_inputs(config(tmp_path, "no_template"), pairs(tmp_path), "hash")
+    made = make_inputs(asked(tmp_path, "no_template"), pairs(tmp_path), "hash")
     assert len(made.splits.train) == made.real == 3
     assert all(s.template is None for _, samples in made.splits for s in samples)
 
@@ -62,22 +67,22 @@ def test_a_held_out_image_is_no_template(tmp_path: Path) -> None:
     held = splits.val[0].image
     with pytest.raises(UserError, match=held.name):
         one = Splits(*([Sample(s.image, s.label, template=held) for s in samples] for _, samples in splits))
-        make_inputs(config(tmp_path, "template"), one, "hash")
+        make_inputs(asked(tmp_path, "template"), one, "hash")
 
 
 def test_generated_images_leave_the_runs_randomness_alone(tmp_path: Path) -> None:
     """Made now or found, the student that follows starts from the same numbers."""
-    target = {
-        "_target_": "tests.generators.tiny.Recolour",
-        "count": 4,
-        "seed": 0,
-        "structure_guard": {"enabled": False},
-    }
+
+    def generated(ok: list[Sample], *_: Any) -> SimpleNamespace:
+        torch.rand(int(torch.randint(9, ()) + 1))
+        made = [replace(ok[0], image=tmp_path / f"{k}.png", origin="generated") for k in range(4)]
+        return SimpleNamespace(samples=made, report=tmp_path / "report")
+
     drawn = []
-    for _ in range(2):
+    for seed in range(2):
         torch.manual_seed(3)
-        made = make_inputs(config(tmp_path, "no_template", **target), pairs(tmp_path), "hash")
+        made = make_inputs(asked(tmp_path, "no_template", generated if seed else None), pairs(tmp_path), "hash")
         drawn.append(torch.rand(3))
-        assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["generated"] * 4
-        assert [s.weight for s in made.splits.train[3:]] == [0.2] * 4
+    assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["generated"] * 4
+    assert [s.weight for s in made.splits.train[3:]] == [0.2] * 4 and made.generated == tmp_path / "report"
     assert torch.equal(*drawn)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from anomalib_lite.jobs.home import expand_arguments, expand_values
+from anomalib_lite.jobs.app import expand_arguments, expand_values
 from tests.commands import Command
 
 

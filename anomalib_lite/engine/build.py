@@ -1,0 +1,224 @@
+"""A configuration becomes objects: the only code below the verbs that sees one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from anomalib_lite.backbones.finetuning import Settings as Finetuning
+from anomalib_lite.data.mode import Mode
+from anomalib_lite.data.sample import Splits
+from anomalib_lite.detectors.model import Model
+from anomalib_lite.engine.generate import generated_set, read_order, trained_generator
+from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
+from anomalib_lite.engine.trainer import Devices, MakeTrainer, devices_of
+from anomalib_lite.errors import UserError
+from anomalib_lite.runs.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training as objects and plain values.
+
+    Attributes:
+        settings: The resolved configuration, plain; results are named by it.
+        model: Makes the untrained model, given the source of its backbone's weights (None: the configured one) and
+            what restyles training images (None: nothing).
+        size: Height and width of the images, in px.
+        trainer: Makes Lightning's Trainer with the configured arguments.
+        generated: Makes the generator's images; None where none take part.
+        restyler: Trains what restyles training images; None where nothing does.
+        teacher: Fine-tunes the backbone and returns the file of its weights; None where it stays frozen.
+        inspector: Settings of the inspector; None or without types: there is none.
+        keep: Which epoch is kept, `last` or `best`.
+        validate: Whether half of the held-out images judge the run by drawn defects.
+        force: Whether what is there already is made anew.
+    """
+
+    settings: Mapping[str, Any]
+    model: Callable[..., Model]
+    size: tuple[int, int]
+    mode: Mode
+    trainer: MakeTrainer
+    devices: Devices
+    generated: Callable[..., Any] | None
+    restyler: Callable[..., Any] | None
+    teacher: Callable[..., Any] | None
+    inspector: Mapping[str, Any] | None
+    tracking: Tracking
+    artifacts: Path
+    batch_size: int
+    ram_limit_mb: float
+    seed: int
+    threads: int | None
+    false_alarm_rate: float
+    aupro_limit: float
+    keep: str
+    validate: bool
+    force: bool
+
+
+def build_plan(cfg: DictConfig) -> Plan:
+    """Errors: UserError for values that make no sense, and for choices that do not go together."""
+    settings = plain(cfg)
+    _check_numbers(cfg)
+    mode, artifacts = Mode(**settings["mode"]), Path(str(cfg.paths.artifacts))
+    finetuning, order = instantiate(cfg.teacher), read_order(settings["generator"], cfg.seed)
+    size, restyles = image_size(cfg.image_size), bool(cfg.augment.restyle)
+    model = build_model(cfg, "none")
+    _check_choices(model, mode, finetuning, order.generator, restyles, size)
+    model.check(size)
+    trainer = instantiate(cfg.trainer, _convert_="all")
+    return Plan(
+        settings=settings,
+        model=partial(build_model, cfg),
+        size=size,
+        mode=mode,
+        trainer=trainer,
+        devices=devices_of(trainer),
+        generated=None if order.generator is None or mode.generated == 0 else partial(generated_set, order),
+        restyler=partial(trained_generator, order) if restyles else None,
+        teacher=None if finetuning is None else partial(finetuned_weights, _teaching(settings, size)),
+        inspector=settings["defects"],
+        tracking=Tracking(**settings["tracking"]),
+        artifacts=artifacts,
+        false_alarm_rate=cfg.scoring.false_alarm_rate,
+        aupro_limit=cfg.scoring.aupro_limit,
+        **{key: cfg[key] for key in ("batch_size", "ram_limit_mb", "seed", "threads", "keep", "validate", "force")},
+    )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a finished training is used with: its model, without the learned weights, and how it sees images."""
+
+    model: Model
+    size: tuple[int, int]
+    mode: Mode
+    trainer: MakeTrainer
+    batch_size: int
+    ram_limit_mb: float
+    seed: int
+    threads: int | None
+    aupro_limit: float
+
+
+def build_judge(settings: Mapping[str, Any]) -> Judge:
+    """From the configuration that a run keeps. Errors: KeyError and the like for one of an older version."""
+    cfg = OmegaConf.create(dict(settings))
+    return Judge(
+        model=build_model(cfg, weights="none"),
+        size=image_size(settings["image_size"]),
+        mode=Mode(**settings["mode"]),
+        trainer=instantiate(cfg.trainer, _convert_="all"),
+        aupro_limit=settings["scoring"]["aupro_limit"],
+        **{key: settings[key] for key in ("batch_size", "ram_limit_mb", "seed", "threads")},
+    )
+
+
+def build_data(cfg: DictConfig | Mapping[str, Any]) -> Splits:
+    """The splits of the group `data`."""
+    return instantiate(cfg)
+
+
+def build_model(
+    cfg: DictConfig, weights: str | Path | None = None, restyler: Callable[..., Any] | None = None
+) -> Model:
+    """The untrained model of a configuration; see `Plan.model`."""
+    overrides = {} if weights is None else {"weights": str(weights)}
+    method = instantiate(cfg.detector, backbone=instantiate(cfg.backbone, _partial_=True, **overrides))
+    augment = instantiate(cfg.augment, restyler=restyler)
+    views, blur, score = (instantiate(part) for part in (cfg.tta, cfg.scoring.blur, cfg.scoring.score))
+    return Model(method, views, blur, score, augment if augment.active else None)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A resolved configuration as dictionaries and lists."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def nothing(**_: Any) -> None:
+    """What the choice `none` of a group makes."""
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """(height, width) from one number or from a pair."""
+    pair = [value, value] if isinstance(value, int) else list(value) if hasattr(value, "__iter__") else []
+    if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
+        raise UserError(f"image_size is a whole number of px, or [height, width], not {value!r}.")
+    return (pair[0], pair[1])
+
+
+def _teaching(settings: Mapping[str, Any], size: tuple[int, int]) -> Teaching:
+    return read_teaching(
+        settings["teacher"],
+        settings["backbone"],
+        size,
+        root=Path(str(settings["data"].get("root") or ".")),
+        ram_limit_mb=settings["ram_limit_mb"],
+        accelerator=settings["trainer"]["accelerator"],
+        precision=settings["trainer"]["precision"],
+    )
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for name, least in (("seed", 0), ("batch_size", 1), ("detector.epochs", 0)):
+        value = OmegaConf.select(cfg, name, default=least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name} must be a whole number, {least} or more, not {value!r}.")
+    for name in ("scoring.false_alarm_rate", "scoring.aupro_limit"):
+        value = OmegaConf.select(cfg, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
+            raise UserError(f"{name} is a share above 0 and at most 1, e.g. 0.05, not {value!r}.")
+    if cfg.keep not in ("last", "best"):
+        raise UserError(f"keep must be last or best, not '{cfg.keep}'.")
+
+
+def _check_choices(
+    model: Model, mode: Mode, finetuning: Finetuning | None, generator: Any, restyles: bool, size: tuple[int, int]
+) -> None:
+    """Errors: UserError that says why the chosen parts do not go together, and what does."""
+    method, name = model.method, type(model.method).__name__
+    if method.needs_template and not mode.with_template:
+        raise UserError(f"{name} compares each image with a template, which mode=no_template hides. Add mode=template.")
+    if finetuning is not None and getattr(method, "backbone", method) is None:
+        raise UserError(f"A teacher is a fine-tuned backbone, and {name} as configured has none. Take teacher=frozen.")
+    if restyles:
+        _check_restyle(generator, size)
+    if method.epochs:
+        return
+    if model.augment is not None:
+        raise UserError(
+            f"augment changes the images that a network is trained on, and {name} trains none. Take augment=none; "
+            "tta=flips looks at the images mirrored, in learning and in testing."
+        )
+    if generator is not None and not (finetuning is not None and finetuning.task.wants_generated):
+        raise UserError(
+            f"Generated images weigh in a training's loss, and {name} has no training. Take generator=none, another "
+            "detector, or teacher=finetuned_classifier, which learns from them."
+        )
+    if mode.with_template and not method.needs_template and finetuning is None:
+        raise UserError(
+            f"mode=template changes nothing here: {name} neither compares with a template nor trains on it. Take "
+            "mode=no_template, detector=template, or teacher=finetuned_classifier."
+        )
+
+
+def _check_restyle(generator: Any, size: tuple[int, int]) -> None:
+    if not hasattr(generator, "restyle"):
+        raise UserError(
+            "augment.restyle changes training images by a trained HistAuGAN. Add generator=histaugan; with "
+            "mode.generated=0 no other image of it takes part."
+        )
+    if image_size(generator.size) != size:
+        asked = size[0] if size[0] == size[1] else list(size)
+        raise UserError(
+            f"augment.restyle needs a HistAuGAN of the training's own size: set generator.size={asked} (and "
+            f"generator.crop, a multiple of 4 below it), or image_size={generator.size}."
+        )

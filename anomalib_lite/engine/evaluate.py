@@ -1,0 +1,210 @@
+"""A trained model on images: outcomes, the threshold, metrics, defects, and a figure to choose settings by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from anomalib_lite.augment.drawn import drawn_batches
+from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.images import ImageSet, loader, to_pixels
+from anomalib_lite.data.sample import Batch, Outcome
+from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
+from anomalib_lite.detectors.model import Model, Prediction
+from anomalib_lite.errors import UserError
+from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+from anomalib_lite.report.cases import thin_out
+from anomalib_lite.report.figures import pixel_points
+from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
+
+FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+DRAWN, DRAWN_BATCH = 160, 16  # copies with a drawn defect, and how many at a time
+INSPECTOR = "inspector"  # folder in a run's folder
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model says of labelled images.
+
+    Attributes:
+        metrics: What metrics.json holds.
+        outcomes: One for each image, in the samples' order; those that a page may show keep image, map and mask.
+        pixel_points: Of the pixel curves, or None.
+        seconds: That the model took, apart from what is done with its maps.
+    """
+
+    metrics: dict[str, Any]
+    outcomes: list[Outcome]
+    pixel_points: dict[str, Any] | None
+    seconds: float
+
+
+def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterator[tuple[Batch, Prediction]]:
+    """Each batch with its maps and scores, on the CPU, with a progress bar."""
+    for batch in tqdm(batches, describe, delay=2, leave=False):
+        map, score = model.predict_batch(batch)
+        yield batch, Prediction(map.float().cpu(), score.float().cpu())
+
+
+def find_threshold(model: Model, images: ImageSet, batch_size: int, rate: float) -> tuple[Threshold, LevelsOfMaps]:
+    """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like."""
+    scores, maxima, levels = [], [], LevelsOfMaps()
+    for _, prediction in run_over(model, loader(images, batch_size), "threshold"):
+        scores += prediction.score.tolist()
+        maxima += MaxScore()(prediction.map).tolist()
+        levels.update(prediction.map.numpy())
+    return threshold_from_ok(scores, maxima, rate), levels
+
+
+def evaluate(
+    model: Model,
+    images: ImageSet,
+    threshold: Threshold,
+    batch_size: int,
+    aupro_limit: float,
+    collector: DefectCollector | None = None,
+) -> Evaluation:
+    """Goes once through the images; memory does not grow with their number. collector: of the defects."""
+    by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
+    outcomes: list[Outcome] = []
+    predictions = _Timed(run_over(model, loader(images, batch_size), "evaluate"))
+    for batch, prediction in predictions:
+        labels, defects = [s.label for s in batch.samples], [s.defect for s in batch.samples]
+        masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
+        by_image.update(prediction.score, labels, defects)
+        by_pixel.update(prediction.map, masks, labels, defects)
+        fresh = _outcomes(batch, prediction, threshold)
+        if collector is not None:
+            fresh = [collector.add(outcome) for outcome in fresh]
+        outcomes = thin_out(outcomes + fresh, threshold.image)
+    metrics = _summary(by_image, by_pixel, outcomes, threshold)
+    if collector is not None:
+        metrics["defects"] = collector.metrics()
+    points = pixel_points(*by_pixel.total().pixels) if metrics["pixel_auroc"] is not None else None
+    return Evaluation(metrics, outcomes, points, predictions.seconds)
+
+
+def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """The held-out OK images in two halves: for the threshold, and for the validation.
+
+    A threshold promises a false-alarm rate on images that nothing was chosen by; so those that settings are chosen by
+    do not set it.
+    """
+    if len(val) < 4:
+        raise UserError(
+            f"validate=true needs at least 4 held-out OK images, half of them for the threshold, and there are "
+            f"{len(val)}: hold out more (data.val_share), or leave validate=false."
+        )
+    return val.part(slice(0, None, 2)), val.part(slice(1, None, 2))
+
+
+def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
+    """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects.
+
+    The same images get the same defects whatever the model and its batches are, so that runs compare.
+    """
+    by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
+    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), DRAWN_BATCH)
+    total = -(-(len(images) + DRAWN) // DRAWN_BATCH)
+    for batch in tqdm(batches, "validate", total, delay=2, leave=False):
+        prediction = model.predict_batch(batch)
+        labels = batch.label.tolist()
+        by_image.update(prediction.score.float().cpu(), labels)
+        by_pixel.update(prediction.map.float().cpu(), batch.mask, labels)
+    whole, maps = by_image.compute(), by_pixel.compute()
+    values = {name: (whole.values | maps.values)[name] for name in FIGURES}
+    known = [value for value in values.values() if value is not None]
+    mean = sum(known) / len(FIGURES) if len(known) == len(FIGURES) else None
+    return {**values, "mean": mean, "ok_images": len(images), "drawn": DRAWN}
+
+
+def make_inspector(
+    settings: Mapping[str, Any] | None, run: Path, train: ImageSet, levels: LevelsOfMaps, template: Path | None
+) -> None:
+    """Finds an inspector from the real OK training images, and saves it in the run's folder.
+
+    Args:
+        settings: The group `defects`; None or without types: there is none.
+        run: The run's folder.
+        train: The training images.
+        levels: Of the maps of held-out OK images.
+        template: The picture of the perfect product, or None.
+    """
+    if not settings or not settings.get("types"):
+        return
+    golden = None if template is None else resize_image(read_image(template), *train.size)
+    real = (to_pixels(train[[k]].image)[0] for k, sample in enumerate(train.samples) if sample.origin == "real")
+    prepare_inspector(settings, real, levels.compute(), golden).save(run / INSPECTOR, settings)
+
+
+def open_collector(run: Path, threshold: Threshold) -> DefectCollector | None:
+    """An empty one for a finished training's inspector; None where it has none."""
+    if not (run / INSPECTOR).is_dir():
+        return None
+    try:
+        return DefectCollector(load_inspector(run / INSPECTOR), threshold.pixel)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{run / INSPECTOR} is torn ({error}). Train the run again with force=true.") from error
+
+
+def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> list[Outcome]:
+    """One an image, with copies of its pixels: a view would keep the whole batch in memory."""
+    pixels = to_pixels(batch.image)
+    return [
+        Outcome(
+            sample=sample,
+            score=score,
+            nok=threshold.nok(score),
+            image=pixels[k].copy(),
+            map=prediction.map[k, 0].numpy().copy(),
+            mask=batch.mask[k, 0].numpy().copy() if batch.has_mask[k] else None,
+        )
+        for k, (sample, score) in enumerate(zip(batch.samples, prediction.score.tolist(), strict=True))
+    ]
+
+
+def _summary(
+    images: ImageMetrics, pixels: PixelMetrics, outcomes: Sequence[Outcome], threshold: Threshold
+) -> dict[str, Any]:
+    whole, maps, alarms = images.compute(), pixels.compute(), images.compute_alarms(threshold.image)
+    by_pixel = pixels.compute_by_defect()
+    per_defect = {}
+    for name, result in images.compute_by_defect().items():
+        values = result.values | (by_pixel[name].values if name in by_pixel else {})
+        found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
+        per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in FIGURES}
+        per_defect[name]["recall"] = sum(found) / len(found)
+    return {
+        **whole.values,
+        **maps.values,
+        **alarms.values,
+        "per_defect": per_defect,
+        "missing": whole.missing | maps.missing | alarms.missing,
+        "counts": whole.counts | maps.counts,
+        "threshold": threshold.to_dict(),
+    }
+
+
+class _Timed:
+    """Goes through predictions and adds up the seconds that they took, apart from what is done with them."""
+
+    def __init__(self, predictions: Iterator[tuple[Batch, Prediction]]) -> None:
+        self.predictions, self.seconds = predictions, 0.0
+
+    def __iter__(self) -> Iterator[tuple[Batch, Prediction]]:
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(self.predictions)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - begin
+            yield item

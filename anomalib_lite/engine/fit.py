@@ -1,0 +1,192 @@
+"""OK images -> a trained, calibrated and measured run; an interrupted training goes on from its last epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
+
+from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
+from anomalib_lite.data.sample import Splits
+from anomalib_lite.detectors.model import Model
+from anomalib_lite.engine.build import Plan
+from anomalib_lite.engine.evaluate import (
+    Evaluation,
+    evaluate,
+    find_threshold,
+    hold_back,
+    make_inspector,
+    open_collector,
+    validate,
+)
+from anomalib_lite.engine.inputs import Inputs, make_inputs
+from anomalib_lite.engine.results import conclude
+from anomalib_lite.engine.trainer import OnDevice, Progress, fit_model, make_trainer
+from anomalib_lite.report.generated import FOLDER as GENERATED
+from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder
+from anomalib_lite.runs.history import History
+from anomalib_lite.runs.tracking import Tracker
+from anomalib_lite.scoring import Threshold
+
+log = logging.getLogger(__name__)
+WEIGHTS, SECONDS, HISTORY = "weights.safetensors", "seconds.json", "history.csv"
+
+
+def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> Evaluation:
+    """Trains, sets the threshold on held-out OK images, measures on the test images, and fills the run's folder."""
+    with run.stage("inputs"):
+        inputs = make_inputs(plan, splits, data_hash, tracker)
+    _keep_inputs(run, inputs)
+    with run.stage("decode"):
+        train, val, test = (ImageSet(s, plan.size, plan.ram_limit_mb, name) for name, s in inputs.splits)
+        warn_near_copies(train, test)
+    held_out, judging = hold_back(val) if plan.validate else (val, None)
+    model = plan.model(inputs.teacher, inputs.restyler)
+    if train_model(plan, run, model, train, val, inputs, tracker.logger):
+        tracker.log_history(run.path / HISTORY)
+    model.to(plan.devices.first).eval()
+    with run.stage("threshold"):
+        threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate)
+    with run.stage("inspector"):
+        make_inspector(plan.inspector, run.path, train, levels, inputs.template)
+        collector = open_collector(run.path, threshold)
+    run.status["model_mb"] = round(save_model(run.path, model, threshold) / 2**20, 2)
+    log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
+    with run.stage("evaluate"):
+        result = evaluate(model, test, threshold, plan.batch_size, plan.aupro_limit, collector)
+    if len(test):
+        run.status["ms_per_image"] = round(1000 * result.seconds / len(test), 2)
+    if judging is not None:
+        with run.stage("validate"):
+            result.metrics["validation"] = validate(model, judging, plan.aupro_limit)
+    with run.stage("report"):
+        conclude(run, model, result, threshold, tracker, plan.tracking.kind != "none", collector, train)
+    shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)  # needed to resume alone
+    return result
+
+
+def train_model(
+    plan: Plan,
+    run: RunFolder,
+    model: Model,
+    train: ImageSet,
+    val: ImageSet,
+    inputs: Inputs,
+    logger: Any,
+) -> bool:
+    """Statistics of the OK images, the training if the method has one, and the calibration.
+
+    Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
+    only in what comes after the training (`Method.after_training`, scoring, tta) train once: the trained weights are
+    an artifact. Returns whether the curves are still to be tracked.
+    """
+    in_order = OnDevice(loader(train.first(inputs.real), plan.batch_size), plan.devices.first)
+    with run.stage("prepare"):
+        model.to(plan.devices.first).prepare(in_order)
+    made = True
+    if model.method.epochs:
+        trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
+        seen = None if plan.devices.shared else logger  # a tracker belongs to the process that opened it
+        with run.stage("train"):
+            made = artifact(
+                trained, lambda folder: _train(plan, run, model, train, val, seen, folder), replace=plan.force
+            )
+            if not made:
+                log.info("trained before: %s", trained)
+                with atomic_path(run.path / HISTORY) as temporary:
+                    shutil.copyfile(trained / HISTORY, temporary)
+        model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
+        run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
+    with run.stage("calibrate"):
+        model.to(plan.devices.first).calibrate(in_order)  # Lightning takes it back to the CPU
+    run.status |= model.method.notes
+    return not made or plan.devices.shared
+
+
+def save_model(folder: Path, model: Model, threshold: Threshold) -> int:
+    """Writes model.safetensors and threshold.json; returns the model's size in bytes."""
+    with atomic_path(folder / MODEL) as temporary:
+        save_file(_on_cpu(model.state_dict()), temporary)
+    write_json(folder / THRESHOLD, threshold.to_dict())
+    return (folder / MODEL).stat().st_size
+
+
+def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:
+    if inputs.teacher:
+        run.status["teacher"] = json.loads(inputs.teacher.with_name("outcome.json").read_text())
+    if inputs.template:
+        with atomic_path(run.path / TEMPLATE) as temporary:
+            shutil.copyfile(inputs.template, temporary)
+    if inputs.generated:
+        shutil.copytree(inputs.generated, run.path / GENERATED, dirs_exist_ok=True)
+
+
+def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
+    method = {k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training}
+    shared = [plan.settings[key] for key in ("backbone", "trainer", "threads")]
+    augment = plan.settings["augment"] if model.augment else None
+    return artifact_key(
+        method, *shared, augment, plan.size, plan.batch_size, plan.seed, plan.keep, inputs.data, inputs.key
+    )
+
+
+def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, logger: Any, folder: Path) -> None:
+    """Fills the artifact's folder."""
+    begin, checkpoints = time.perf_counter(), run.path / CHECKPOINTS
+    # each epoch, whatever its loss: Lightning's save_last waits for the monitored value to improve
+    savers = [ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)]
+    if plan.keep == "best":  # before the last, which remembers for a resumed training which epoch was the best
+        best = ModelCheckpoint(checkpoints, filename="best", monitor="val_loss", enable_version_counter=False)
+        savers.insert(0, best)
+    trainer = make_trainer(
+        plan.trainer,
+        [History(run.path / HISTORY), *savers, Progress()],
+        logger,
+        max_epochs=model.method.epochs,
+        default_root_dir=run.path,
+        log_every_n_steps=1,
+    )
+    last = _resumable(checkpoints)
+    fit_model(
+        trainer,
+        model,
+        loader(train, plan.batch_size, shuffle_seed=plan.seed),
+        loader(val, plan.batch_size),
+        ckpt_path=last,
+        weights_only=False,  # our own file: optimizer state and history
+    )
+    if plan.keep == "best":
+        kept = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=False)
+        model.load_state_dict(kept["state_dict"])
+    save_file(_on_cpu(model.method.trained_state()), folder / WEIGHTS)
+    shutil.copy(run.path / HISTORY, folder)
+    write_json(folder / SECONDS, round(time.perf_counter() - begin, 3))
+
+
+def _resumable(checkpoints: Path) -> Path | None:
+    """The last epoch's checkpoint, where there is a whole one; torn ones are removed."""
+    last = checkpoints / "last.ckpt"
+    if not last.is_file():
+        return None
+    try:
+        for file in checkpoints.glob("*.ckpt"):
+            torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as error:  # whatever unpickling makes of half a file
+        log.warning("%s is torn (%s): the training starts anew", file, type(error).__name__)
+        shutil.rmtree(checkpoints)
+        return None
+    log.info("resuming the training from %s", last)
+    return last
+
+
+def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}

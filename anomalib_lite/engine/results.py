@@ -1,0 +1,136 @@
+"""What a measured run leaves behind: metrics, predictions, figures, a page, and words for the terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from anomalib_lite.data.files import short_name
+from anomalib_lite.data.images import ImageSet, to_pixels
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.defects import DefectCollector
+from anomalib_lite.detectors.model import Model
+from anomalib_lite.engine.evaluate import Evaluation
+from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
+from anomalib_lite.report.figures import image_curves
+from anomalib_lite.report.heatmap import overlay
+from anomalib_lite.report.page import write_report
+from anomalib_lite.runs.folder import MODEL, THRESHOLD, RunFolder
+from anomalib_lite.runs.tracking import Findings, Tracker, with_status
+from anomalib_lite.scoring import Threshold
+
+log = logging.getLogger(__name__)
+TRACKED_PICTURES = 16  # of each kind
+
+
+def conclude(
+    run: RunFolder,
+    model: Model,
+    result: Evaluation,
+    threshold: Threshold,
+    tracker: Tracker,
+    page: bool = True,
+    collector: DefectCollector | None = None,
+    train: ImageSet | None = None,
+) -> None:
+    """Writes the results into the run's folder, and tracks them.
+
+    Args:
+        run: Where they belong.
+        model: What made them.
+        result: The measured outcomes.
+        threshold: That they were judged by.
+        tracker: Gets the figures, too.
+        page: Whether report.html and figures/ are written.
+        collector: The defects that were found, or None.
+        train: The images that were learned from, of which a tracked run shows some.
+    """
+    run.write_metrics(result.metrics)
+    run.write_predictions(row_of(outcome) for outcome in result.outcomes)
+    if collector is not None:
+        collector.write(run.path)
+    if page:
+        log.info(
+            "report: %s", write_report(run.path, result.outcomes, pixel_points=result.pixel_points, book=collector)
+        )
+    if tracker.logger:
+        tracker.log_result(_findings(run, model, result, threshold, collector, train))
+
+
+def row_of(outcome: Outcome) -> dict[str, Any]:
+    """A row of predictions.csv."""
+    sample = outcome.sample
+    return {
+        "image": str(sample.image),
+        "label": sample.label,
+        "defect": sample.defect,
+        "score": outcome.score,
+        "nok": outcome.nok,
+    }
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    """The metrics as a few lines for the terminal."""
+
+    def number(value: float | None) -> str:
+        return "   -  " if value is None else f"{value:6.4f}"
+
+    def three(row: Mapping[str, Any]) -> str:
+        image, pixel, aupro = (number(row[key]) for key in ("image_auroc", "pixel_auroc", "aupro"))
+        return f"image AUROC {image}   pixel AUROC {pixel}   AUPRO {aupro}"
+
+    lines = [three(metrics)]
+    if metrics["per_defect"]:
+        width = max(len(name) for name in metrics["per_defect"])
+        lines.append(f"{'defect':{width}}    n  image AUROC  pixel AUROC  AUPRO   found")
+        for name, row in metrics["per_defect"].items():
+            lines.append(
+                f"{name:{width}} {row['n']:4d}  {number(row['image_auroc'])}       {number(row['pixel_auroc'])}     "
+                f"  {number(row['aupro'])}  {row['recall']:4.0%}"
+            )
+    if drawn := metrics.get("validation"):
+        lines.append(f"drawn defects on held-out OK images: {three(drawn)}")
+    lines += [f"{name} not available: {reason}" for name, reason in metrics["missing"].items()]
+    if metrics["threshold"]["note"]:
+        lines.append(metrics["threshold"]["note"])
+    return "\n".join(lines)
+
+
+def _findings(
+    run: RunFolder,
+    model: Model,
+    result: Evaluation,
+    threshold: Threshold,
+    collector: DefectCollector | None,
+    train: ImageSet | None,
+) -> Findings:
+    shown: dict[str, list[Any]] = {"failures": [], "cases": []}
+    for outcome in (result.outcomes[i] for i in select_cases(result.outcomes, threshold.image)):
+        heading = "failures" if verdict(outcome) in MISTAKES else "cases"
+        if outcome.image is not None and outcome.map is not None and len(shown[heading]) < TRACKED_PICTURES:
+            picture = overlay(outcome.image, outcome.map, threshold.pixel)
+            shown[heading].append((f"{verdict(outcome)}: {short_name(outcome.sample.image)}", picture))
+    if train is not None:
+        shown["training images"] = _as_trained(model, train)
+    curves = image_curves(result.outcomes, result.metrics)
+    return Findings(
+        metrics=with_status(result.metrics, run.status),
+        pictures=shown,
+        defects=collector.rows() if collector else None,
+        curves={c.name: (c.x, c.y, c.x_label, c.y_label) for c in curves},
+        files={
+            "model": [run.path / name for name in (MODEL, THRESHOLD, "config.yaml")],
+            "report": [run.path / "report.html", run.path / "metrics.json", run.path / "predictions.csv"],
+        },
+    )
+
+
+def _as_trained(model: Model, train: ImageSet) -> list[tuple[str, Any]]:
+    """A spread of the training images, changed as the first training step would change them."""
+    step = max(1, len(train) // TRACKED_PICTURES)
+    batch = train[list(range(0, len(train), step))[:TRACKED_PICTURES]]
+    names = [f"{sample.origin}: {sample.image.name}" for sample in batch.samples]
+    if model.augment is not None and model.method.epochs:
+        batch = model.augment(batch, 0)
+    return list(zip(names, to_pixels(batch.image), strict=True))

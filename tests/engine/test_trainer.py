@@ -1,0 +1,112 @@
+"""Lightning's Trainer as configured: any argument, devices that are here, and processes that share a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hydra.utils import instantiate
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch import Tensor, nn
+
+from anomalib_lite.detectors.model import weighted_mean
+from anomalib_lite.engine.trainer import Progress, devices_of, fit_model, make_trainer
+from anomalib_lite.errors import UserError
+from tests.clusters import free_port
+from tests.commands import Command
+
+
+def configured(**given: Any) -> Callable[..., Trainer]:
+    return partial(Trainer, **{"accelerator": "cpu", "devices": 1} | given)
+
+
+def test_any_argument_of_the_trainer_reaches_it():
+    stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val_loss"}
+    plan = {"_target_": "lightning.Trainer", "_partial_": True, "accelerator": "cpu", "callbacks": [stop]}
+    made = make_trainer(instantiate(plan | {"gradient_clip_val": 0.5}, _convert_="all"), [Progress()])
+    assert made.gradient_clip_val == 0.5
+    assert {EarlyStopping, Progress} <= {type(callback) for callback in made.callbacks}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "nonsense"])
+def test_a_device_that_is_not_here_is_refused_in_words(accelerator: str):
+    with pytest.raises(UserError, match=f"accelerator={accelerator}.*cannot be had here"):
+        devices_of(configured(accelerator=accelerator))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("detector", ["padim", "stfpm"])
+def test_it_is_refused_before_anything_runs(run_verb: Command, tiny: list[str], tmp_path: Path, detector: str):
+    rest = [option for option in tiny if not option.startswith("detector.")]
+    for trainer in ("trainer=ddp", "trainer.accelerator=cuda"):
+        done = run_verb("train", *rest, f"detector={detector}", trainer, f"paths.artifacts={tmp_path}/a")
+        assert done.status == 2 and "cannot be had here" in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "a").exists() and not list(tmp_path.glob("runs/default/*"))
+
+
+def test_a_strategy_that_starts_the_command_again_is_refused():
+    with pytest.raises(UserError, match="ddp_spawn"):
+        devices_of(configured(devices=2, strategy="ddp"))
+    assert devices_of(configured(devices=2, strategy="ddp_spawn")).shared
+    assert devices_of(configured(accelerator="auto")) == (devices_of(configured(accelerator="auto")).first, False)
+
+
+def test_batch_normalisation_of_one_value_is_explained():
+    class Broken(Trainer):
+        def fit(self, *_: Any, **__: Any) -> None:
+            nn.BatchNorm2d(3)(torch.rand(1, 3, 1, 1))
+
+    with pytest.raises(UserError, match="batch_size of 2 or more"):
+        fit_model(Broken(accelerator="cpu", logger=False), LightningModule())
+
+
+def loss(net: nn.Module, image: Tensor, weight: Tensor) -> Tensor:
+    answer = net(image)
+    return weighted_mean((answer - torch.linspace(-1, 1, answer[0].numel())).square().mean(1), weight)
+
+
+def problem() -> tuple[nn.Module, Tensor, Tensor]:
+    """Seven examples, which two processes cannot halve, of different weights."""
+    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
+    weight = torch.rand(7, generator=generator, dtype=torch.double) + 0.1
+    return nn.Linear(5, 3).double(), torch.rand(7, 5, generator=generator, dtype=torch.double), weight
+
+
+def learn(rank: int, port: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    net, image, weight = problem()
+    loss(nn.parallel.DistributedDataParallel(net), image[rank::2], weight[rank::2]).backward()
+    torch.save([p.grad for p in net.parameters()], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path):
+    mp.spawn(learn, (free_port(), str(tmp_path)), nprocs=2)
+    net, image, weight = problem()
+    loss(net, image, weight).backward()
+    for rank in range(2):
+        for found, parameter in zip(torch.load(tmp_path / f"{rank}.pt"), net.parameters(), strict=True):
+            torch.testing.assert_close(found, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+class Diverging(Callback):
+    """Makes the weights too large for any loss after the first step."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        for parameter in module.method.student.parameters():
+            parameter.data.fill_(float("nan"))
+
+
+def test_a_loss_that_is_no_number_stops_with_words(run_verb: Command, tiny: list[str], tmp_path: Path):
+    callback = "[{_target_:tests.engine.test_trainer.Diverging}]"
+    done = run_verb("train", *tiny, f"trainer.callbacks={callback}", f"paths.artifacts={tmp_path}/a")
+    assert done.status == 2 and "the training has diverged" in done.err and "Traceback" not in done.err
