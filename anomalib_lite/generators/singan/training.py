@@ -228,7 +228,7 @@ class ScaleTraining(LightningModule):
     def _step_critic(self, optimizer: torch.optim.Optimizer, noise: Tensor, previous: Tensor) -> None:
         with torch.no_grad():
             fake = self.generator(noise, previous)
-        distance = self.critic(fake).mean() - self.critic(self.real).mean()
+        distance = -self.critic(self.real).mean() + self.critic(fake).mean()
         share = torch.rand((), generator=self._draw).to(self.device)
         penalty = gradient_penalty(self.critic, self.real, fake, share)
         optimizer.zero_grad()
