@@ -70,9 +70,9 @@ class DefectCollector:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
         write_json(folder / "defects.json", record)
         columns, rows = self.rows()
-        path = folder / "defects.csv"
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([columns, *rows])
+        with atomic_path(folder / "defects.csv") as temporary:
+            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                csv.writer(stream).writerows([columns, *rows])
 
     def metrics(self) -> dict[str, Any]:
         """Numbers for metrics.json: defects in all and by type and grade, and products rejected."""

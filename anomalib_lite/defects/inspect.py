@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -161,7 +162,7 @@ def load_inspector(folder: Path) -> Inspector:
         stored = json.loads((folder / "inspector.json").read_text(encoding="utf-8"))
         with np.load(folder / "inspector.npz", allow_pickle=False) as arrays:
             planes = dict(arrays)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} holds no whole inspector: train the run again to have defects named.") from error
     known = stored["product"]
     palette = Palette(planes["palette_mean"], planes["palette_precision"])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.alignment import MOTIONS, STILL, between_centres, correlation, cut
-from anomalib_lite.registration.template import whole_motion
+from anomalib_lite.registration.template import same_light, whole_motion
 
 MOST_IMAGES = 64  # more change the median no longer
 ALIKE = 0.6  # correlation of OK images with their median, below which the product has no fixed look
@@ -114,24 +114,11 @@ def likeness(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def relit(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """The reference in the picture's light: a gain and an offset a channel, by robust regression (Huber) over the
-    pixels `valid` (H, W); float32 (H, W, 3) in [0, 255].
+    """The reference in the picture's light, by each colour's mean and spread over the pixels `valid` (H, W); float32
+    (H, W, 3) in [0, 255].
     """
-    chosen = slice(None) if valid is None or valid.sum() < 100 else valid
-    matched = np.empty(reference.shape, np.float32)
-    for channel in range(3):
-        x, y = (picture[..., channel][chosen].ravel()[::7].astype(np.float64) for picture in (reference, image))
-        weight, gain, offset = np.ones_like(x), 1.0, 0.0
-        for _ in range(4):
-            mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
-            spread = np.average((x - mean_x) ** 2, weights=weight)
-            gain = np.average((x - mean_x) * (y - mean_y), weights=weight) / spread if spread > 1 else 1.0
-            gain = float(np.clip(gain, 0.25, 4.0))
-            offset = mean_y - gain * mean_x
-            residual = np.abs(y - gain * x - offset)
-            weight = np.minimum(1, 3 * (np.median(residual) + 0.5) / np.maximum(residual, 1e-6))
-        matched[..., channel] = gain * reference[..., channel] + offset
-    return np.clip(matched, 0, 255)
+    seen = np.ones(image.shape[:2], bool) if valid is None or valid.sum() < 100 else valid
+    return 255 * same_light(image / np.float32(255), reference / np.float32(255), seen)
 
 
 def change(image: np.ndarray, matched: np.ndarray, precision: np.ndarray) -> np.ndarray:
