@@ -70,9 +70,9 @@ class DefectCollector:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
         write_json(folder / "defects.json", record)
         columns, rows = self.rows()
-        with atomic_path(folder / "defects.csv") as temporary:
-            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                csv.writer(stream).writerows([columns, *rows])
+        text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # for names that are no UTF-8
+        with atomic_path(folder / "defects.csv") as temporary, temporary.open("w", **text) as stream:
+            csv.writer(stream).writerows([columns, *rows])
 
     def metrics(self) -> dict[str, Any]:
         """Numbers for metrics.json: defects in all and by type and grade, and products rejected."""
