@@ -31,7 +31,8 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NEAR = 0.25  # of the usual distance to the second nearest image: what is nearer is a copy
+# a copy is nearer than this share of the usual distance to the second nearest image, and than these grey levels
+NEAR, LEVELS = 0.25, 2.0
 
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -152,7 +153,7 @@ def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
     mine, theirs = _thumbnails(learned._pixels), _thumbnails(tested._pixels)
     distance = np.stack([np.abs(mine - thumbnail).mean(axis=1) for thumbnail in theirs])
     usual = np.median(np.partition(distance, 1, axis=1)[:, 1])  # to the second nearest
-    close = np.flatnonzero(distance.min(axis=1) < NEAR * usual)
+    close = np.flatnonzero(distance.min(axis=1) < min(NEAR * usual, LEVELS))
     if len(close):
         first = tested.samples[close[0]].image, learned.samples[distance[close[0]].argmin()].image
         log.warning("%d tested images look like copies of learned ones, such as %s of %s", len(close), *first)
