@@ -12,7 +12,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -88,44 +88,39 @@ def run_session(
 
 def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
     """A bound, listening socket; port 0 takes any free one. Raises UserError for a host others can reach."""
-    if not _is_loopback(host):
-        if not allow_remote:
-            raise UserError(
-                f"host={host} lets other machines read the crops and change the labels: use "
-                "host=127.0.0.1, or say allow_remote=true where that is what you want."
-            )
-        if host in ("", "0.0.0.0", "::"):
-            raise UserError(
-                "Name the address that the page is opened with, for example host=192.168.0.5; "
-                "the server answers to no other name."
-            )
-    listening = None
-    try:
-        # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # elsewhere the option would let two servers share the port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
-        return listening
-    except OSError as error:
-        if listening is not None:
-            listening.close()
+    if not _is_loopback(host) and not allow_remote:
         raise UserError(
-            f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose "
-            "another port, for example port=8766, or port=0 for any free one."
-        ) from None
+            f"host={host} lets other machines read the crops and change the labels: use host=127.0.0.1, or say "
+            "allow_remote=true where that is what you want."
+        )
+    if host in ("", "0.0.0.0", "::"):
+        raise UserError(
+            "Name the address that the page is opened with, for example host=192.168.0.5; the server answers to no "
+            "other name."
+        )
+    with ExitStack() as undo:
+        try:
+            # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)[0]
+            listening = undo.enter_context(socket.socket(*found[:3]))
+            if os.name == "posix":  # elsewhere the option would let two servers share the port
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(found[4])
+            listening.listen()
+        except OSError as error:
+            raise UserError(
+                f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose another port, for "
+                "example port=8766, or port=0 for any free one."
+            ) from None
+        undo.pop_all()
+    return listening
 
 
 def build_app(labelling: Labelling, token: str) -> FastAPI:
     """Routes without their guard. All but the POSTs only read."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _add_page(app, token)
-    _add_images(app, labelling)
-    _add_answers(app, labelling)
+    _add_routes(app, labelling)
     return app
 
 
@@ -145,7 +140,7 @@ def _add_page(app: FastAPI, token: str) -> None:
         return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})
 
 
-def _add_images(app: FastAPI, labelling: Labelling) -> None:
+def _add_routes(app: FastAPI, labelling: Labelling) -> None:
     store = labelling.store
 
     @app.get("/image/{crop_id}")
@@ -159,10 +154,6 @@ def _add_images(app: FastAPI, labelling: Labelling) -> None:
     @app.get("/template")
     def template() -> Response:
         return _file_response(labelling.template)
-
-
-def _add_answers(app: FastAPI, labelling: Labelling) -> None:
-    store = labelling.store
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
@@ -215,12 +206,12 @@ def _find(store: Store, crop_id: str) -> Crop:
 
 def _file_response(path: Path | None) -> Response:
     """URLs carry the file's version, so that a browser may keep what it has."""
+    if path is None:
+        raise HTTPException(404, "there is no such image")
     try:
-        if path is None:
-            raise FileNotFoundError
         content, media_type = browser_image(path)
     except (OSError, UserError) as error:
-        raise HTTPException(404, str(error) or "there is no such image") from error
+        raise HTTPException(404, str(error)) from error
     return Response(content, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
 

@@ -82,7 +82,8 @@ def read(
     test = [
         Sample(p.scan, NOK, made / "masks" / f"{_flat(p)}.png", p.template, _defect(read_boxes(p.scan))) for p in tested
     ]
-    return make_splits(ok, test, made, **{"val_share": 0.5, **drawing})
+    drawing.setdefault("val_share", 0.5)
+    return make_splits(ok, test, made, **drawing)
 
 
 def data_folder(root: str | Path) -> Path:

@@ -60,7 +60,8 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
         for stem in {same_form(path.stem), same_form(path.stem).removesuffix("_mask")}:
             by_stem.setdefault(stem, []).append(path)
     folders = {same_form(image.parent.name) for image in images}
-    samples, owner = [], {}
+    samples: list[Sample] = []
+    owner: dict[Path, Path] = {}
     for image in images:
         folder = same_form(image.parent.name)
         found = [m for m in by_stem.get(same_form(image.stem), []) if _fits(m, folder, folders)]
@@ -108,7 +109,8 @@ def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
     okay: list[Sample] = []
     bad: list[Sample] = []
     for row in read_labels(path):
-        image, mask = (_existing(path, name, row.line) for name in (row.crop, row.mask))
+        image = _existing(path, row.crop, row.line)
+        mask = _existing(path, row.mask, row.line) if row.mask else None
         if row.label == "OK":
             okay.append(Sample(image, OK))
         else:
@@ -116,9 +118,7 @@ def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
     return path.parent, okay, bad
 
 
-def _existing(manifest: Path, name: str | None, line: int) -> Path | None:
-    if name is None:
-        return None
+def _existing(manifest: Path, name: str, line: int) -> Path:
     found = locate(manifest.parent, name)
     if found is None:
         raise UserError(f"{manifest}, line {line}: {manifest.parent / name} does not exist.")

@@ -39,7 +39,7 @@ class Mode:
 
 
 def map_samples(splits: Splits, change: Callable[[Sample], Sample]) -> Splits:
-    return Splits(*([change(sample) for sample in samples] for _, samples in splits))
+    return splits.each(change)
 
 
 def without_template(splits: Splits) -> Splits:

@@ -51,7 +51,8 @@ class Splits:
         yield from (("train", self.train), ("val", self.val), ("test", self.test))
 
     def each(self, change: Callable[[Sample], Sample]) -> Splits:
-        return replace(self, **{name: [change(sample) for sample in samples] for name, samples in self})
+        train, val, test = ([change(sample) for sample in samples] for _, samples in self)
+        return Splits(train, val, test, self.drawn)
 
 
 @dataclass
