@@ -36,7 +36,8 @@ def test_a_run_leaves_all_its_files_and_is_done(smoke_run: Path):
     names = {p.name for p in smoke_run.iterdir() if not p.name.startswith("evaluation")}
     assert names == {
         "config.yaml", "environment.json", "status.json", "metrics.json", "predictions.csv", "history.csv", "figures",
-        "report.html", "model.safetensors", "threshold.json", "run.log", "defects.csv", "defects.json", "inspector", "data.json",
+        "report.html", "model.safetensors", "threshold.json", "run.log", "defects.csv", "defects.json", "inspector",
+        "data.json",
     }  # fmt: skip
     status = read_json(smoke_run / "status.json")
     assert status["state"] == "done" and status["command"][0] == "anomalib-lite train"
