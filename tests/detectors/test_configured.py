@@ -56,6 +56,20 @@ def test_the_configured_detector_fits_and_is_saved_as_tensors(
     assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, map)
 
 
+@pytest.mark.parametrize(
+    ("choice", "epochs", "whitened", "gaussian"),
+    [
+        ("stfpm", 100, False, False), ("stfpm_plain", 100, False, False), ("stfpm_whitened", 100, True, False),
+        ("stfpm_gaussian", 100, False, True), ("reverse_distillation", 200, False, False),
+        ("reverse_distillation_plain", 200, False, False),
+    ],
+)  # fmt: skip
+def test_a_variant_inherits_its_familys_preset(choice: str, epochs: int, whitened: bool, gaussian: bool):
+    cfg = configured(f"detector={choice}", "preset=paper").detector
+    assert cfg.epochs == epochs and bool(cfg.get("whitening")) == whitened and bool(cfg.gaussian) == gaussian
+    assert configured(f"detector={choice}", "preset=smoke").detector.epochs == 1
+
+
 @pytest.mark.parametrize("detector", PUBLISHED)
 def test_the_papers_preset_is_the_papers(detector: str):
     cfg = configured(f"detector={detector}", "preset=paper")

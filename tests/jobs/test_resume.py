@@ -118,7 +118,8 @@ def test_a_training_cut_off_at_its_end_is_not_lost(
         patch.setattr(training, place, cut)
         broken = run_verb(*overrides(tiny, tmp_path))
     run = only_run(tmp_path)
-    assert broken.status == 1 and state(run) == "failed" and "No space left" in (run / "status.json").read_text()
+    assert broken.status == 2 and "its disk is full" in broken.err and "Traceback" not in broken.err
+    assert state(run) == "failed" and "No space left" in (run / "status.json").read_text()
     assert len(epochs_trained) == 6
     done = run_verb(*overrides(tiny, tmp_path))
     assert done.status == 0 and "resuming the training from" in done.err and len(epochs_trained) == 6
@@ -142,7 +143,7 @@ def test_the_best_epoch_is_remembered_over_an_interruption(
     command, save, load = [*overrides(tiny, tmp_path), "keep=best"], Trainer.save_checkpoint, torch.load
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_checkpoint", cut)
-        assert run_verb(*command).status == 1
+        assert run_verb(*command).status == 2
     kept: list[int] = []
 
     def loaded(path, *arguments, **named):
@@ -174,9 +175,28 @@ def test_an_interrupted_training_says_that_it_can_go_on(
     assert done.status == 130 and "the same command goes on" in done.err and "Traceback" not in done.err
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
-    assert status["state"] == "failed" and status["error"].startswith("KeyboardInterrupt") and "traceback" not in status
+    assert (
+        status["state"] == "stopped" and status["error"].startswith("KeyboardInterrupt") and "traceback" not in status
+    )
     done = run_verb(*overrides(tiny, tmp_path))
     assert "resuming the training from" in done.err and same(run, undisturbed)
+
+
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_a_torn_checkpoint_is_said_and_the_training_starts_anew(
+    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int], share: float
+):
+    def cut(*_):
+        raise OSError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "save_file", cut)
+        run_verb(*overrides(tiny, tmp_path))
+    last = only_run(tmp_path) / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[: int(share * last.stat().st_size)])
+    done = run_verb(*overrides(tiny, tmp_path))
+    assert done.status == 0 and "is torn" in done.err and "resuming" not in done.err
+    assert len(epochs_trained) == 12 and same(only_run(tmp_path), undisturbed)
 
 
 def test_force_starts_from_the_beginning(run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path):

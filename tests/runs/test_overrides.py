@@ -65,4 +65,7 @@ def test_a_verb_takes_json(run_verb: Command):
     assert shown["data"]["n_train"] == 30 and shown["data"]["defects"] == ["print_missing", "stain"]
     assert shown["data"]["template"] is None and shown["paths"]["runs"] == "a b=c/d's"
     assert shown["detector"]["optimizer"]["lr"] == 1e-4 and shown["detector"]["optimizer"]["momentum"] == 0.9
-    assert shown["detector"]["scheduler"] == scheduler and shown["augment"]["horizontal"] == 0.5
+    assert shown["detector"]["scheduler"] == scheduler and [t["p"] for t in shown["augment"]["transforms"]] == [
+        0.5,
+        0.5,
+    ]
