@@ -150,10 +150,13 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
     """
     trials: list[dict[str, Any]] = []
 
+    def worth(trial: dict[str, Any]) -> float:
+        return (2 * trial["image_auroc"] + trial["aupro"]) / 3  # to be found counts more than to be found exactly
+
     def tried(names: Sequence[str], way: str) -> float:
-        ok, drawn = (fuse([getattr(maps[n], part) for n in names], way) for part in ("ok", "drawn"))
+        ok, drawn = (fuse({n: getattr(maps[n], part) for n in names}, way) for part in ("ok", "drawn"))
         trials.append({"members": list(names), "how": way, **judge(ok, drawn, shown.mask, shown.family)})
-        return trials[-1]["image_auroc"] + trials[-1]["aupro"]
+        return worth(trials[-1])
 
     if how != "auto":
         tried(use, how)
@@ -169,7 +172,7 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
                     break
                 best = without[worst]
                 names.remove(worst)
-    trials.sort(key=lambda t: (-(t["image_auroc"] + t["aupro"]), -len(t["members"])))
+    trials.sort(key=lambda trial: (-worth(trial), -len(trial["members"])))
     for trial in trials:
         trial["taken"] = trial is trials[0]
     log.info("the OK images with drawn defects are told best by %s", trials[0])

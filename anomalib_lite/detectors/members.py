@@ -13,7 +13,7 @@ from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
 from anomalib_lite.detectors.learned import Networks, drawn_places
 from anomalib_lite.detectors.looks import Looks
 
-HOW = ("max", "lse", "sum")  # the calibrated maximum, the logarithm of the sum of exponentials, the mean
+HOW = ("max", "lse", "sum")  # the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean
 LEARNED = "learned"
 STEP = 31  # of the OK places, one in so many judges a map
 
@@ -86,7 +86,7 @@ class Members(nn.Module):
 
     def forward(self, looks: Looks) -> Tensor:
         """Looks of B images -> one map (B, 1, h, w) in units of held-out OK maxima."""
-        return fuse(list(self.maps(looks).values()), HOW[int(self.how)])
+        return fuse(self.maps(looks), HOW[int(self.how)])
 
     def maps(self, looks: Looks) -> dict[str, Tensor]:
         """Each member's map (B, 1, h, w) that takes part, in units of held-out OK maxima."""
@@ -121,12 +121,20 @@ class Members(nn.Module):
         return found
 
 
-def fuse(maps: Sequence[Tensor], how: str) -> Tensor:
-    """Maps of one shape, in units of held-out OK maxima, made one."""
-    stacked = torch.stack(list(maps))
+def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
+    """Maps of one shape by member, in units of held-out OK maxima, made one.
+
+    max forgives a member that knows nothing, sum finds what all know a little of and where exactly it is; what is
+    learned counts as much in it as all other members together.
+    """
+    stacked = torch.stack(list(maps.values()))
     if how == "max":
         return stacked.amax(0)
-    return stacked.logsumexp(0) if how == "lse" else stacked.mean(0)
+    if how == "lse":
+        return stacked.logsumexp(0)
+    others = len(maps) - (LEARNED in maps)
+    weights = [1.0 if name == LEARNED or LEARNED not in maps else 1 / others for name in maps]
+    return (stacked * stacked.new_tensor(weights).view(-1, 1, 1, 1, 1)).sum(0) / sum(weights)
 
 
 def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:
