@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install ## from rendered photographs of panels to a trained detector, and say where the report is
 	$(BIN)/anomalib-lite demo
-	$(BIN)/anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png detector.epochs=3 experiment_name=demo tracking=csv $(ARGS)
+	$(BIN)/anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png experiment_name=demo tracking=csv $(ARGS)
 
 test: install ## the test suite (ARGS='tests/metrics -x' narrows it; JOBS=1 runs it in one process)
 	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)

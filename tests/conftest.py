@@ -53,7 +53,9 @@ def small_panels(artifacts: Path) -> Path:
 def smoke_run(artifacts: Path, small_panels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run trained by `anomalib-lite train preset=smoke`, as a user starts it. Read only."""
     home = tmp_path_factory.mktemp("smoke")
-    done = command_line("train", "preset=smoke", "tracking=csv", f"paths.artifacts={artifacts}", cwd=home)
+    done = command_line(
+        "train", "preset=smoke", "detector=stfpm", "tracking=csv", f"paths.artifacts={artifacts}", cwd=home
+    )
     assert done.status == 0, done.err
     (folder,) = (home / "runs" / "default").iterdir()
     return folder
@@ -70,9 +72,9 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_set: Path) -> list[str]:
     """Overrides for a training of a second on `tiny_set`."""
     return [
-        "preset=smoke", "tracking=none", "threads=1", "data=mvtec_ad", f"data.root={tiny_set.parent}",
-        f"data.category={tiny_set.name}", "image_size=48", "batch_size=4", "detector.gaussian.choose=levels",
-        "defects=none",
+        "preset=smoke", "detector=stfpm", "tracking=none", "threads=1", "data=mvtec_ad",
+        f"data.root={tiny_set.parent}", f"data.category={tiny_set.name}", "image_size=48", "batch_size=4",
+        "detector.gaussian.choose=levels", "defects=none",
     ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def test_every_verb_shows_its_configuration(run_verb: Command, verb: str):
 
 def test_the_configuration_shown_is_the_one_with_presets_and_overrides(run_verb: Command):
     shown = yaml.safe_load(run_verb("train", "preset=smoke", "seed=7", "--cfg", "job", "--resolve").out)
-    assert (shown["seed"], shown["image_size"], shown["detector"]["epochs"]) == (7, 96, 1)
+    assert (shown["seed"], shown["image_size"], shown["detector"]["drawn"]) == (7, 96, [16, 32])
     assert shown["data"]["root"] == "artifacts"
     own = yaml.safe_load(run_verb("train", "preset=smoke", "image_size=64", "tracking=none", "--cfg", "job").out)
     assert (own["image_size"], own["tracking"]) == (64, {"kind": "none"}), "the command line has the last word"
@@ -65,8 +65,8 @@ def test_a_verb_like_no_other_lists_them_all(run_verb: Command):
     ("verb", "override", "message"),
     [
         ("train", "sed=3", "Did you mean: seed?"),
-        ("train", "detector.epoch=3", "Did you mean: detector.epochs"),
-        ("train", "detectr.epochs=3", "Did you mean: detector.epochs"),
+        ("train", "detector.chanels=3", "Did you mean: detector.channels"),
+        ("train", "detectr.channels=3", "Did you mean: detector.channels"),
         ("train", "scoring.false_alarm=0.1", "Did you mean: scoring.false_alarm_rate"),
         ("train", "data.qqqqqq=3", "Valid here: data._target_, data.defects, data.jitter"),
         ("predict", "imges=photos", "Did you mean: images?"),
@@ -167,6 +167,6 @@ def test_from_a_folder_with_files_named_like_modules(tmp_path: Path):
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
     run_verb: Command, tmp_path: Path, wrong: str
 ):
-    done = run_verb("train", wrong)
+    done = run_verb("train", "detector=stfpm", wrong)
     assert done.status == 2 and f"{wrong.partition('=')[0]} must be a whole number" in done.err
     assert list(tmp_path.iterdir()) == []

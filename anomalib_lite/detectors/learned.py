@@ -18,6 +18,7 @@ from anomalib_lite.detectors.looks import blurred
 HIDDEN = (128, 64)
 PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
 BATCH, RATE, DECAY, DROPOUT = 512, 4e-3, 1e-3, 0.1
+NEAR = 4  # cells from a defect within which a place is close to it
 AROUND = 2  # cells to either side over which the size of the deviations is averaged
 
 Deviations = Sequence[Tensor]  # by look: (N, C, h, w), each on its own grid
@@ -87,15 +88,20 @@ def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generato
     """Descriptions (N, D) of some places of B images, and whether each is defective (N,).
 
     mask: (B, 1, h, w) on the first look's grid, the share of each place that is defective. Of images with a defect,
-    places beside it are taken, too, but a quarter as many: what the drawing did not touch is OK.
+    places far from it are taken, too, but a quarter as many; what lies close to it is neither, since deep features see
+    the defect from there.
     """
     grid = deviations[0].shape[-2:]
     rows = torch.cat([_on_grid(described(d.float()), grid) for d in deviations], 1).flatten(2).transpose(1, 2)
     taken, labels = [], []
-    for row, covered in zip(rows, mask.flatten(1), strict=True):
-        bad, good = (covered > 0.4).nonzero()[:, 0], (covered == 0).nonzero()[:, 0]
-        share = 4 if len(bad) else 1
-        for places, count, label in ((bad, PLACES, 1), (good, PLACES // share, 0)):
+    near = F.max_pool2d(mask, 2 * NEAR + 1, 1, NEAR) > 0
+    for row, covered, close in zip(rows, mask.flatten(1), near.flatten(1), strict=True):
+        good = covered == 0
+        for wanted, count, label in (
+            (covered > 0.4, PLACES, 1),
+            (good & ~close, PLACES // 4 if close.any() else PLACES, 0),
+        ):
+            places = wanted.nonzero()[:, 0]
             order = torch.randperm(len(places), generator=generator)[:count]
             taken.append(row[places[order]])
             labels.append(torch.full((len(order),), label))

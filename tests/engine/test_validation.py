@@ -70,8 +70,9 @@ def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(
 ):
     folder = write_category(tmp_path_factory.mktemp("set") / "stripes", train=20, good=2, defects={"dot": 2})
     done = run_verb(
-        "train", "preset=smoke", "tracking=none", "defects=none", "data=mvtec_ad", f"data.root={folder.parent}",
-        "data.category=stripes", "image_size=48", "batch_size=4", "detector.gaussian.choose=levels", "validate=true",
+        "train", "preset=smoke", "detector=stfpm", "tracking=none", "defects=none", "data=mvtec_ad",
+        f"data.root={folder.parent}", "data.category=stripes", "image_size=48", "batch_size=4",
+        "detector.gaussian.choose=levels", "validate=true",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "drawn defects on held-out OK images: image AUROC" in done.out + done.err

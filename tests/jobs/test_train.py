@@ -43,7 +43,7 @@ def test_a_run_leaves_all_its_files_and_is_done(smoke_run: Path):
     assert status["state"] == "done" and status["command"][0] == "anomalib-lite train"
     assert {"decode", "prepare", "train", "calibrate", "threshold", "evaluate", "report"} <= status["timings"].keys()
     assert status["ms_per_image"] > 0 and 0 < status["model_mb"] < 50
-    assert status["command"][1:3] == ["preset=smoke", "tracking=csv"], "also after the restart with glibc's settings"
+    assert status["command"][1:3] == ["preset=smoke", "detector=stfpm"], "also after the restart with glibc's settings"
 
 
 def test_the_configuration_is_resolved_and_complete(smoke_run: Path):
