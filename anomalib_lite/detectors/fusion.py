@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 FOLDS, NETWORKS = 4, 3
 BATCH = 16  # images that are looked at at once
 PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
-GAIN = 0.002  # by how much the choice must be better without a member
+GAIN = 0.002  # by how much a fusion must be better without a member, for that to be left out
+TRUST = 0.01  # by how much another way must be better than the sum, to be taken
 
 
 class Fusion(Method):
@@ -144,36 +145,41 @@ def _drawn(
 
 
 def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str) -> list[dict[str, Any]]:
-    """What was tried, the best first: members, how, image_auroc and aupro on drawn defects, and whether it is taken.
+    """What was tried, what is taken first: members, how, image_auroc and aupro on drawn defects, and their mean.
 
     Each way of fusing starts from all members, and goes on without the one that it is best without, while that gains.
+    The sum is taken unless another way, or one member alone, is better by more than drawn defects can be trusted with:
+    it averages the members' errors, where a maximum has the largest of them.
     """
     trials: list[dict[str, Any]] = []
 
-    def worth(trial: dict[str, Any]) -> float:
-        return (2 * trial["image_auroc"] + trial["aupro"]) / 3  # to be found counts more than to be found exactly
-
-    def tried(names: Sequence[str], way: str) -> float:
+    def tried(names: Sequence[str], way: str) -> dict[str, Any]:
         ok, drawn = (fuse({n: getattr(maps[n], part) for n in names}, way) for part in ("ok", "drawn"))
-        trials.append({"members": list(names), "how": way, **judge(ok, drawn, shown.mask, shown.family)})
-        return worth(trials[-1])
+        found = judge(ok, drawn, shown.mask, shown.family)
+        worth = round((2 * found["image_auroc"] + found["aupro"]) / 3, 4)  # found counts more than found exactly
+        trials.append({"members": list(names), "how": way, **found, "worth": worth})
+        return trials[-1]
 
-    if how != "auto":
-        tried(use, how)
-    else:
-        for name in use:
-            tried([name], "sum")
-        for way in HOW if len(use) > 1 else ():
-            names, best = list(use), tried(use, way)
-            while len(names) > 2:
-                without = {name: tried([n for n in names if n != name], way) for name in names}
-                worst = max(without, key=without.__getitem__)
-                if without[worst] < best + GAIN:
-                    break
-                best = without[worst]
-                names.remove(worst)
-    trials.sort(key=lambda trial: (-worth(trial), -len(trial["members"])))
+    ways = ("sum", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in HOW else "sum",)
+    best = []
+    for way in ways:
+        best.append(tried(use, way))
+        while how == "auto" and len(best[-1]["members"]) > 2:
+            names = best[-1]["members"]
+            without = max((tried([n for n in names if n != name], way) for name in names), key=_worth)
+            if without["worth"] < best[-1]["worth"] + GAIN:
+                break
+            best[-1] = without
+    if len(ways) > 1:
+        best += [tried([name], "sum") for name in use]
+    other = max(best, key=_worth)
+    taken = other if other["worth"] > best[0]["worth"] + TRUST else best[0]
+    trials.sort(key=lambda trial: (trial is not taken, -trial["worth"]))
     for trial in trials:
-        trial["taken"] = trial is trials[0]
-    log.info("the OK images with drawn defects are told best by %s", trials[0])
+        trial["taken"] = trial is taken
+    log.info("chosen on OK images with drawn defects: %s", taken)
     return trials
+
+
+def _worth(trial: Mapping[str, Any]) -> float:
+    return trial["worth"]
