@@ -22,7 +22,7 @@ BACKGROUND, INSIDE, EDGES, TEXT = "background", "inside", "edges", "text"
 BUILT_IN = (BACKGROUND, INSIDE, EDGES, TEXT)
 
 _SIDE = 512  # px of the shorter side at least: letters of a few pixels are found when they are enlarged
-_READ = 0.75  # confidence in what was read; round parts and rows of ornaments, taken for letters, come lower
+_READ = 0.8  # confidence in what was read; round parts and rows of ornaments, taken for letters, come lower
 _LETTERS = 2  # at least: a ring is read as an O
 
 

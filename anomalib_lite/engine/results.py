@@ -52,7 +52,7 @@ def conclude(
         collector.write(run.path)
     if page:
         log.info(
-            "report: %s", write_report(run.path, result.outcomes, pixel_points=result.pixel_points, book=collector)
+            "report: %s", write_report(run.path, result.outcomes, pixel_points=result.pixel_points, collector=collector)
         )
     if tracker.logger:
         tracker.log_result(_findings(run, model, result, threshold, collector, train))

@@ -56,20 +56,20 @@ class Row:
     view_box: str
 
 
-def defects_view(book: DefectCollector | None) -> dict[str, Any] | None:
-    """What the template lays out; None without a book, and of one without images."""
-    if book is None or not book.outcomes:
+def defects_view(collector: DefectCollector | None) -> dict[str, Any] | None:
+    """What the template lays out; None without a collector, and of one without images."""
+    if collector is None or not collector.outcomes:
         return None
-    rules = book.inspector.settings.types
-    everything = [(page, defect) for page in book.outcomes for defect in page.defects]
+    rules = collector.inspector.settings.types
+    everything = [(page, defect) for page in collector.outcomes for defect in page.defects]
     everything.sort(key=lambda pair: -pair[1].severity)
     columns = [name for name in _HEADS if any(d.measures.get(name) is not None for _, d in everything)]
-    pages = [page for page in book.outcomes if page.image is not None]
+    pages = [page for page in collector.outcomes if page.image is not None]
     pages.sort(key=lambda page: -page.defects[0].severity)
-    shots = {page.sample.image: _shot(page, number, book.inspector) for number, page in enumerate(pages)}
+    shots = {page.sample.image: _shot(page, number, collector.inspector) for number, page in enumerate(pages)}
     kinds, grades = Counter(d.kind for _, d in everything), Counter(d.grade for _, d in everything)
-    layout = book.inspector.layout
-    rejected = sum(not book.inspector.accepts(page.defects) for page in book.outcomes)
+    layout = collector.inspector.layout
+    rejected = sum(not collector.inspector.accepts(page.defects) for page in collector.outcomes)
     return {
         "rows": [_row(page, d, rules[d.kind], columns, shots.get(page.sample.image)) for page, d in everything[:_ROWS]],
         "shots": list(shots.values()),
@@ -77,13 +77,13 @@ def defects_view(book: DefectCollector | None) -> dict[str, Any] | None:
         "types": [(rule, kinds[name]) for name, rule in rules.items()],
         "grades": [(grade, grades[grade]) for grade in GRADES],
         "columns": [_HEADS[name] for name in columns],
-        "layout": data_uri(thumbnail(draw_layout(layout, book.inspector.reference.image))),
+        "layout": data_uri(thumbnail(draw_layout(layout, collector.inspector.reference.image))),
         "areas": [
             (name, area_colour(layout, name), percent(layout.area(name).mean()), layout.found_by.get(name, ""))
             for name in layout.names
         ],
-        "confusion": _confusion(book, rules),
-        "rejected": f"{rejected} of {len(book.outcomes)}",
+        "confusion": _confusion(collector, rules),
+        "rejected": f"{rejected} of {len(collector.outcomes)}",
     }
 
 
@@ -122,9 +122,9 @@ def _close_up(defect: Defect, shot: Shot) -> str:
 
 
 def _confusion(
-    book: DefectCollector, rules: dict[str, TypeRule]
+    collector: DefectCollector, rules: dict[str, TypeRule]
 ) -> tuple[list[str], list[tuple[str, list[int]]], str] | None:
-    table = book.confusion
+    table = collector.confusion
     if table is None:
         return None
     titles = {name: rule.title for name, rule in rules.items()}

@@ -37,7 +37,7 @@ def write_report(
     pixel_points: Points | None = None,
     max_cases: int = SHOWN,
     title: str | None = None,
-    book: DefectCollector | None = None,
+    collector: DefectCollector | None = None,
 ) -> Path:
     """Writes report.html and figures/*.png of a run; a run that failed gets a page of what there is.
 
@@ -47,7 +47,7 @@ def write_report(
         pixel_points: of the pixel curves, see `figures.pixel_points`.
         max_cases: images that are shown, see `cases.select_cases`.
         title: of the page; the folder's name without one.
-        book: the defects that were found.
+        collector: the defects that were found.
 
     Returns:
         The page's path.
@@ -66,7 +66,7 @@ def write_report(
     made = pictures(shown, threshold, pixel_threshold)
     parts = _parts(run, judged, drawn) | {
         "title": title or run.path.resolve().name,
-        "found": defects_view(book),
+        "found": defects_view(collector),
         "pictures": made,
         "kinds": words.counts([picture.kind for picture in made]),
         "mistakes": sum(picture.mistake for picture in made),

@@ -3,10 +3,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import yaml
 
-from anomalib_lite.defects import MapLevels, load_inspector, prepare_inspector
+from anomalib_lite.defects import Inspector, MapLevels, load_inspector, prepare_inspector
+from anomalib_lite.defects.collect import matching
 from anomalib_lite.errors import UserError
-from tests.defects.conftest import SHAPE, perfect, photograph, settings
+from anomalib_lite.rendering.flaws import DEFECTS
+from anomalib_lite.rendering.product import render_product, render_template
+from tests.defects.conftest import CONFIG, SHAPE, perfect, photograph, settings
 
 
 def seen(mask: np.ndarray) -> np.ndarray:
@@ -131,6 +135,21 @@ def test_saved_finds_the_same(inspector, tmp_path):
     image[mask] = (90, 160, 205)
     first, second = (inspect(each, photograph(59, image), mask) for each in (inspector, loaded))
     assert [d.record() for d in first] == [d.record() for d in second]
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Inspector:
+    """Of the built-in product with the default configuration: nothing is drawn, its text is found."""
+    good = [render_product(192, (7, seed)).image for seed in range(12)]
+    return prepare_inspector(yaml.safe_load(CONFIG.read_text()), good, MapLevels(0.0, 0.01), render_template(192))
+
+
+@pytest.mark.parametrize("flaw", DEFECTS)
+def test_each_flaw_of_the_built_in_product_has_its_type(rendered, flaw):
+    assert rendered.layout.found_by["text"] == "read: AURELIA"
+    product = render_product(192, (8, 1), flaw, 0.7)
+    found = rendered.inspect(cv2.GaussianBlur(product.mask.astype(np.float32), (0, 0), 3), product.image, 0.05)
+    assert matching(found, product.mask).kind == rendered.settings.names[flaw]
 
 
 def test_a_damaged_folder_is_refused(inspector, tmp_path):

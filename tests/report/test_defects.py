@@ -13,17 +13,17 @@ from .conftest import Outline
 
 
 @pytest.fixture
-def book(inspector) -> DefectCollector:  # noqa: F811
-    book = DefectCollector(inspector, 0.1)
-    book.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
+def collector(inspector) -> DefectCollector:  # noqa: F811
+    collector = DefectCollector(inspector, 0.1)
+    collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     for number, top in enumerate((14, 40)):
         picture, values, mask = case(71 + number, top)
-        book.add(outcome(f"a <b>/{number}.png", picture, values, "stain", mask))
-    return book
+        collector.add(outcome(f"a <b>/{number}.png", picture, values, "stain", mask))
+    return collector
 
 
-def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figures, book):
-    outline = Outline(write_report(run_dir, book=book))
+def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figures, collector):
+    outline = Outline(write_report(run_dir, collector=collector))
     text, html = outline.words, outline.html
     assert "2 defects; 2 of 3 products rejected." in text
     assert "a <b>/0.png" in text and "<b>/" not in html.replace("&lt;b&gt;/", "")
@@ -33,8 +33,8 @@ def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figu
     assert "The product's areas" in text and "Types found, beside the names" in text
 
 
-def test_the_worst_defect_comes_first_and_close_ups_stay_inside(book):
-    view = defects_view(book)
+def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
+    view = defects_view(collector)
     severities = [row.defect.severity for row in view["rows"]]
     assert severities == sorted(severities, reverse=True)
     for row in view["rows"]:
@@ -45,11 +45,11 @@ def test_the_worst_defect_comes_first_and_close_ups_stay_inside(book):
 
 
 def test_no_defect_found_is_said(run_dir, no_figures, inspector):  # noqa: F811
-    book = DefectCollector(inspector, 0.1)
-    book.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
-    assert "None was found." in Outline(write_report(run_dir, book=book)).words
+    collector = DefectCollector(inspector, 0.1)
+    collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
+    assert "None was found." in Outline(write_report(run_dir, collector=collector)).words
 
 
-def test_a_page_without_a_book_has_no_such_part(run_dir, no_figures, inspector):  # noqa: F811
+def test_a_page_without_defects_has_no_such_part(run_dir, no_figures, inspector):  # noqa: F811
     assert 'id="found-defects"' not in Outline(write_report(run_dir)).html
     assert defects_view(None) is None and defects_view(DefectCollector(inspector, 0.1)) is None
