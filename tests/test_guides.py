@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import REPOSITORY, Command
+from tests.made import write_image
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -20,8 +21,11 @@ QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none", "defects": "
 
 @pytest.fixture
 def own_folder(tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder, with photographs in `photos/`; Python finds it as with PYTHONPATH=."""
+    """A user's folder, with photographs in `photos/` and `named/`; Python finds it as with PYTHONPATH=."""
     (tmp_path / "photos").symlink_to(tiny_set)
+    for number in range(10):
+        write_image(tmp_path / f"named/ok_{number}.png", seed=number)
+        write_image(tmp_path / f"named/square_{number}.png", seed=100 + number, mark=True)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         monkeypatch.delitem(sys.modules, name)
