@@ -26,7 +26,7 @@ from anomalib_lite.data.decode import (
     resize_image,
     resize_mask,
 )
-from anomalib_lite.data.sample import NOK, Batch, Sample
+from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class ImageSet(Dataset[Batch]):
         return Batch(
             image=to_float(pixels),
             mask=torch.from_numpy(masks)[:, None],
-            has_mask=torch.tensor([s.label == 0 or s.mask is not None for s in chosen]),
+            has_mask=torch.tensor([s.label == OK or bool(mask.any()) for s, mask in zip(chosen, masks, strict=True)]),
             label=torch.tensor([-1 if s.label is None else s.label for s in chosen]),
             weight=torch.tensor([s.weight for s in chosen], dtype=torch.float32),
             index=torch.tensor(list(indices)),
@@ -123,6 +123,11 @@ class ImageSet(Dataset[Batch]):
         turned = [str(s.mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask and looks_inverted(mask)]
         if 2 * len(turned) > sum(s.mask is not None for s in self.samples):
             raise UserError(f"{len(turned)} masks look inverted, among them {turned[0]}: defects are white, not black.")
+        empty = [
+            str(s.mask) for s, m in zip(self.samples, masks, strict=True) if s.mask and s.label == NOK and not m.any()
+        ]
+        if empty:
+            log.warning("%d masks of NOK images mark nothing and count as absent, among them %s", len(empty), empty[0])
         self._pixels, self._masks = pixels, masks
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,8 +141,6 @@ class ImageSet(Dataset[Batch]):
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
                 f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
-        if sample.label == NOK and not mask.any():
-            raise UnreadableImage(f"The mask {sample.mask} marks nothing, though its image is NOK: draw or remove it.")
         return resize_image(image, *self.size), resize_mask(mask, *self.size)
 
     def _read_template(self, path: Path) -> np.ndarray:

@@ -104,10 +104,13 @@ def test_a_mask_of_another_size_than_its_image_is_named(samples: list[Sample], t
         ImageSet([wrong], SIZE)
 
 
-def test_masks_that_mark_nothing_or_the_ground_are_refused(samples: list[Sample], tmp_path: Path):
+def test_a_mask_that_marks_nothing_counts_as_absent_and_one_that_marks_the_ground_is_refused(
+    samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     empty = write_pixels(tmp_path / "empty.png", np.zeros((64, 64), np.uint8))
-    with pytest.raises(UserError, match=r"empty\.png marks nothing, though its image is NOK"):
-        ImageSet([Sample(samples[1].image, NOK, empty)], SIZE)
+    for kept in (0, 100):
+        assert not ImageSet([Sample(samples[1].image, NOK, empty)], SIZE, kept)[0].has_mask.any()
+    assert "1 masks of NOK images mark nothing and count as absent" in caplog.text
     inverted = write_pixels(tmp_path / "inverted.png", 255 * (~read_mask(samples[1].mask)).astype(np.uint8))
     with pytest.raises(UserError, match=r"1 masks look inverted, among them .*inverted\.png"):
         ImageSet([Sample(samples[1].image, NOK, inverted)], SIZE)
