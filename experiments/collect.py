@@ -16,10 +16,10 @@ from pathlib import Path
 import yaml
 
 from anomalib_lite.comparison.figures import means_figure
-from anomalib_lite.comparison.output import against_reference, pivot
 from anomalib_lite.comparison.runs import find_runs
 from anomalib_lite.comparison.study import Settings, compare
 from anomalib_lite.comparison.table import read_table, write_csv
+from anomalib_lite.comparison.words import against_reference, pivot
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.ink import save_png
 

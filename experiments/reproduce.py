@@ -26,10 +26,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from anomalib_lite.comparison.output import pivot, write_all
+from anomalib_lite.comparison.page import write_all
 from anomalib_lite.comparison.runs import find_runs
 from anomalib_lite.comparison.study import Settings, compare
 from anomalib_lite.comparison.table import read_table
+from anomalib_lite.comparison.words import pivot
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.words import duration
 

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anomalib_lite.comparison.findings import title
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.report import ink
+from anomalib_lite.report.words import title
 
 ROW = 0.27  # inches a setting
 LABELLED = 8  # settings of a front that are named beside their points

@@ -1,60 +1,89 @@
-"""compare.html: one page with all in it, for a browser, a printer or a colleague's mail box."""
+"""What a comparison leaves behind: compare.html with all in it, compare.md, its tables and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from anomalib_lite.comparison import figures
-from anomalib_lite.comparison.factors import levels
-from anomalib_lite.comparison.findings import cautions, digits, findings, number, probability, span, title, visible
 from anomalib_lite.comparison.runs import COSTS
+from anomalib_lite.comparison.statistics import SIGNIFICANT
 from anomalib_lite.comparison.study import Comparison, Study
+from anomalib_lite.comparison.table import levels, write_csv
+from anomalib_lite.comparison.words import (
+    best_commands,
+    cautions,
+    digits,
+    document,
+    findings,
+    number,
+    probability,
+    span,
+    terminal,
+    visible,
+)
 from anomalib_lite.report import ink
-from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.report.words import title
+from anomalib_lite.runs.atomic import atomic_path, write_text
 
 SEEDS = (3, 5, 10, 20)  # for which the visible difference is told
+Cell = tuple[str, Any]  # a text and its sort key, None where the text itself is the key
 Sheet = dict[str, Any]  # a table of the page: head, rows, and how many columns hold words
+# how a column is shown, from the table, the column's name or its prefix, and the digits of the metric
+COLUMNS: dict[str, Callable[[pd.DataFrame, str, int], list[Cell]]] = {
+    "value": lambda rows, name, places: _numbers(rows[name], places),
+    "gain": lambda rows, name, places: _numbers(rows[name], places, signed=True),
+    "metric": lambda rows, name, places: _numbers(rows[name], digits(name)),
+    "count": lambda rows, name, places: _numbers(rows[name], 0),
+    "p": lambda rows, name, places: [(probability(p), _key(p)) for p in rows[name]],
+    "range": lambda rows, prefix, places: _ranges(rows, prefix, places),
+    "gain range": lambda rows, prefix, places: _ranges(rows, prefix, places, signed=True),
+    "share": lambda rows, name, places: _shares(rows, name),
+}
 
 
-def write_page(found: Comparison, commands: Sequence[Sequence[tuple[str, str]]], path: Path) -> Path:
-    """Writes the page and returns its path. commands: of each study, the best setting's on each data set."""
-    loader = jinja2.PackageLoader("anomalib_lite.report")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    views, settings = found.views, found.settings
-    places = {view.title: i for i, view in enumerate(views)}
-    parts = [
-        _part(found, study) | {"view": places[study.view.title], "metric": found.metrics.index(study.metric)}
-        for study in tqdm(found.studies, "page", delay=2, leave=False)
-    ]
-    for part, lines in zip(parts, commands, strict=True):
-        part["commands"] = lines
-    page = environment.get_template("compare.html.j2").render(
+def write_all(found: Comparison, folder: Path) -> str:
+    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/; returns the terminal's words."""
+    write_csv(found.table.rows, folder / "runs.csv")
+    with atomic_path(folder / "runs.parquet") as temporary:
+        found.table.rows.to_parquet(temporary, index=False)
+    pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in found.studies]
+    write_csv(pd.concat(pairs).reindex(columns=["data", "metric", *pairs[0].columns[:-2]]), folder / "pairs.csv")
+    write_csv(found.images, folder / "images.csv")
+    write_text(folder / "compare.md", document(found))
+    for metric in found.metrics:
+        ink.save_png(figures.means_figure(found, metric), folder / "figures" / f"{metric}.png")
+    page = folder / "compare.html"
+    write_text(page, render_page(found))
+    return f"{terminal(found)}\n\n{page}"
+
+
+def render_page(found: Comparison) -> str:
+    settings = found.settings
+    return ink.template("compare.html.j2").render(
         title=f"Comparison of {len(found.table.rows)} runs",
         subtitle=_subtitle(found),
         notes=found.table.notes,
-        views=[(view.title, len(view.variants)) for view in views],
+        views=[(view.title, len(view.variants)) for view in found.views],
         all_settings=len(found.design.variants),
         metrics=[title(metric) for metric in found.metrics],
         reference=found.reference,
-        parts=parts,
-        confidence=f"{100 * settings.confidence:g} %",
+        parts=[_part(found, study) for study in tqdm(found.studies, "page", delay=2, leave=False)],
+        confidence=_confidence(found),
         resamples=f"{settings.resamples:,}",
-        left_out=_sheet(pd.DataFrame(found.table.left_out, columns=["run", "state", "reason"]), 3),
-        gaps=_sheet(found.design.gaps(), 4),
+        left_out=_sheet(pd.DataFrame(found.table.left_out, columns=["run", "state", "reason"])),
+        gaps=_sheet(found.design.gaps()),
         images=_images(found),
         margin=settings.margin,
         runs=_runs(found),
     )
-    write_text(path, page)
-    return path
 
 
 def _subtitle(found: Comparison) -> str:
@@ -65,108 +94,130 @@ def _subtitle(found: Comparison) -> str:
     return f"{varied}, on {on}; {seeds} seed{'s' if seeds != 1 else ''}"
 
 
+def _confidence(found: Comparison) -> str:
+    return f"{100 * found.settings.confidence:g} %"
+
+
 def _part(found: Comparison, study: Study) -> dict[str, Any]:
+    """What the template lays out of one study."""
     needed = [(n, visible(study, n)) for n in SEEDS]
     priced = study.summaries[["ms_per_image", "model_mb"]].notna().any(axis=None)
+    drawn: dict[str, tuple[Callable[[Study], Figure], bool]] = {
+        "settings_figure": (figures.settings_figure, True),
+        "effects_figure": (figures.effects_figure, study.effects["difference"].notna().any()),
+        "pairs_figure": (figures.pairs_figure, len(study.pairs) > 0 and study.pairs["pairs"].any()),
+        "prices": (figures.price_figure, priced),
+        "interactions": (figures.interactions_figure, bool(study.interactions)),
+    }
     return {
+        "view": [view.title for view in found.views].index(study.view.title),
+        "metric": found.metrics.index(study.metric),
+        "commands": best_commands(found, study),
         "sentences": findings(study) + cautions(study),
         "settings": _settings(found, study),
-        "settings_figure": _svg(figures.settings_figure, study),
         "effects": _effects(study) if len(study.effects) else None,
-        "effects_figure": _svg(figures.effects_figure, study) if study.effects["difference"].notna().any() else "",
         "pairs": _pairs(study) if len(study.pairs) else None,
-        "pairs_figure": _svg(figures.pairs_figure, study) if len(study.pairs) and study.pairs["pairs"].any() else "",
         "seeds": [(n, number(least, digits(study.metric))) for n, least in needed if least],
-        "prices": _svg(figures.price_figure, study) if priced else "",
-        "interactions": _svg(figures.interactions_figure, study) if study.interactions else "",
-    }
-
-
-def _svg(draw: Callable[[Study], Figure], study: Study) -> Markup:
-    return Markup(ink.to_svg(draw(study)))
+    } | {name: Markup(ink.to_svg(draw(study))) if there else "" for name, (draw, there) in drawn.items()}
 
 
 def _settings(found: Comparison, study: Study) -> Sheet:
-    rows, places = study.summaries.sort_values(["best", "mean"], ascending=False), digits(study.metric)
-    factors = found.design.factors
-    table = pd.DataFrame([list(found.design.variants[s].values()) for s in rows["setting"]], rows.index, factors)
-    if not factors:
-        table["setting"] = rows["setting"]
-    for name in ("mean", "deviation"):
-        table[name] = _cells(rows[name], places)
-    confidence = f"{100 * found.settings.confidence:g} %"
-    for name, prefix in ((f"bootstrap {confidence}", "bootstrap_"), (f"Student {confidence}", "")):
-        table[name] = _spans(rows, prefix, places)
+    rows, factors = study.summaries.sort_values(["best", "mean"], ascending=False), found.design.factors
+    chosen = pd.DataFrame([found.design.variants[s] for s in rows["setting"]], rows.index, factors)
+    shown = {
+        "mean": ("value", "mean"),
+        "deviation": ("value", "deviation"),
+        f"bootstrap {_confidence(found)}": ("range", "bootstrap_"),
+        f"Student {_confidence(found)}": ("range", ""),
+    }
     if "iqm" in rows:
-        table["interquartile mean"] = _cells(rows["iqm"], places)
-        table["its interval"] = _spans(rows, "iqm_", places)
-    table["runs"] = _cells(rows["runs"], 0)
-    return _sheet(table, len(factors) or 1, rows["best"])
+        shown |= {"interquartile mean": ("value", "iqm"), "its interval": ("range", "iqm_")}
+    shown["runs"] = ("count", "runs")
+    return _sheet(rows.join(chosen), factors or ["setting"], shown, digits(study.metric), rows["best"])
 
 
 def _effects(study: Study) -> Sheet:
-    rows, places = study.effects, digits(study.metric)
-    table = rows[["factor", "level"]].copy()
-    table["less"] = rows["baseline"].where(rows["level"] != rows["baseline"], "")
-    table["mean"] = _cells(rows["mean"], places)
-    table["difference"] = _cells(rows["difference"], places, signed=True)
-    table["interval"] = _spans(rows, "", places, signed=True)
-    table["p (Holm)"] = [(probability(p), p) for p in rows["p_holm"]]
-    table["comparisons"] = _cells(rows["contexts"], 0)
-    return _sheet(table, 3, rows["p_holm"] < 0.05)
+    rows = study.effects
+    rows = rows.assign(less=rows["baseline"].where(rows["level"] != rows["baseline"], ""))
+    shown = {
+        "mean": ("value", "mean"),
+        "difference": ("gain", "difference"),
+        "interval": ("gain range", ""),
+        "p (Holm)": ("p", "p_holm"),
+        "comparisons": ("count", "contexts"),
+    }
+    return _sheet(rows, ["factor", "level", "less"], shown, digits(study.metric), rows["p_holm"] < SIGNIFICANT)
 
 
 def _pairs(study: Study) -> Sheet:
-    rows, places = study.pairs.sort_values(["p_holm", "p_student"], kind="stable"), digits(study.metric)
-    table = rows[["setting", "less", "verdict"]].copy()
-    table["difference"] = _cells(rows["difference"], places, signed=True)
-    table["interval"] = _spans(rows, "", places, signed=True)
-    for name, column in (("Student", "p_student"), ("sign flips", "p_sign_flips"), ("p (Holm)", "p_holm")):
-        table[name] = [(probability(p), p) for p in rows[column]]
-    shares, drawn = _cells(rows["improvement"], 2), _spans(rows, "improvement_", 2)
-    table["improvement"] = [(f"{share} ({words})", p) for (share, p), (words, _) in zip(shares, drawn, strict=True)]
-    return _sheet(table, 3, rows["significant"])
+    rows = study.pairs.sort_values(["p_holm", "p_student"], kind="stable")
+    shown = {
+        "difference": ("gain", "difference"),
+        "interval": ("gain range", ""),
+        "Student": ("p", "p_student"),
+        "sign flips": ("p", "p_sign_flips"),
+        "p (Holm)": ("p", "p_holm"),
+        "improvement": ("share", "improvement"),
+    }
+    return _sheet(rows, ["setting", "less", "verdict"], shown, digits(study.metric), rows["significant"])
 
 
 def _images(found: Comparison) -> Sheet:
-    rows = found.images
-    table = rows[["data", "setting", "seed", "verdict"]].copy()
-    table["image AUROC"], table["interval"] = _cells(rows["auroc"], 4), _spans(rows, "", 4)
-    table["difference"] = _cells(rows["difference"], 4, signed=True)
-    table["its interval"] = _spans(rows, "difference_", 4, signed=True)
-    table["p (Holm)"] = [(probability(p), p) for p in rows["p_holm"]]
-    return _sheet(table, 4)
+    shown = {
+        "image AUROC": ("value", "auroc"),
+        "interval": ("range", ""),
+        "difference": ("gain", "difference"),
+        "its interval": ("gain range", "difference_"),
+        "p (Holm)": ("p", "p_holm"),
+    }
+    return _sheet(found.images, ["data", "setting", "seed", "verdict"], shown, digits("image_auroc"))
 
 
 def _runs(found: Comparison) -> Sheet:
-    factors = found.design.factors
-    costs = [name for name in COSTS if name in found.table.rows and name not in found.metrics]
-    table = found.table.rows[["run", "data", *factors, "seed", *found.metrics, *costs]].copy()
-    for factor in factors:
-        order = levels(list(table[factor]))
-        table[factor] = [(level, order.index(level)) for level in table[factor]]
-    for name in ("seed", *found.metrics, *costs):
-        table[name] = _cells(table[name], 0 if name == "seed" else digits(name))
-    return _sheet(table, 2 + len(factors))
+    rows, factors = found.table.rows, found.design.factors
+    costs = [name for name in COSTS if name in rows and name not in found.metrics]
+    rows = rows.assign(**{f: pd.Categorical(rows[f], levels(list(rows[f]))) for f in factors})
+    shown = {"seed": ("count", "seed")} | {name: ("metric", name) for name in (*found.metrics, *costs)}
+    return _sheet(rows, ["run", "data", *factors], shown)
 
 
-def _cells(values: pd.Series, places: int, signed: bool = False) -> list[tuple[str, float]]:
-    """Text and sort key."""
-    return [(number(value, places, signed), value) for value in values]
+def _sheet(
+    rows: pd.DataFrame,
+    words: Sequence[str] | None = None,
+    shown: Mapping[str, tuple[str, str]] | None = None,
+    places: int = 4,
+    marked: Sequence[bool] | pd.Series | None = None,
+) -> Sheet:
+    """words: the columns of words on the left, by default all. shown: heading -> (a kind of `COLUMNS`, name)."""
+    words, shown = list(rows) if words is None else words, shown or {}
+    columns = [_words(rows[name]) for name in words]
+    columns += [COLUMNS[kind](rows, name, places) for kind, name in shown.values()]
+    marks = [False] * len(rows) if marked is None else list(marked)
+    cells = list(zip(*columns, strict=True))
+    lines = [{"marked": mark, "cells": line} for mark, line in zip(marks, cells, strict=True)]
+    return {"head": [*words, *shown], "rows": lines, "words": len(words)}
 
 
-def _spans(rows: pd.DataFrame, prefix: str, places: int, signed: bool = False) -> list[tuple[str, float]]:
+def _words(values: pd.Series) -> list[Cell]:
+    """Of a factor's levels the key is their place."""
+    keys = values.cat.codes if isinstance(values.dtype, pd.CategoricalDtype) else [None] * len(values)
+    return [(str(value), key) for value, key in zip(values, keys, strict=True)]
+
+
+def _numbers(values: pd.Series, places: int, signed: bool = False) -> list[Cell]:
+    return [(number(value, places, signed), _key(value)) for value in values]
+
+
+def _ranges(rows: pd.DataFrame, prefix: str, places: int, signed: bool = False) -> list[Cell]:
     ends = zip(rows[f"{prefix}low"], rows[f"{prefix}high"], strict=True)
-    return [(span(low, high, places, signed), low) for low, high in ends]
+    return [(span(low, high, places, signed), _key(low)) for low, high in ends]
 
 
-def _sheet(table: pd.DataFrame, words: int, marked: pd.Series | None = None) -> Sheet:
-    """words: how many columns, from the left, hold words. A cell is a text, or a text and its sort key."""
-    marks = [False] * len(table) if marked is None else list(marked)
-    rows = []
-    for mark, row in zip(marks, table.itertuples(index=False, name=None), strict=True):
-        cells = [cell if isinstance(cell, tuple) else (str(cell), None) for cell in row]
-        rows.append(
-            {"marked": mark, "cells": [(text, "" if key != key else key) for text, key in cells]}
-        )  # NaN: no key
-    return {"head": list(table.columns), "rows": rows, "words": words}
+def _shares(rows: pd.DataFrame, name: str) -> list[Cell]:
+    both = zip(_numbers(rows[name], 2), _ranges(rows, f"{name}_", 2), strict=True)
+    return [(f"{share} ({words})", key) for (share, key), (words, _) in both]
+
+
+def _key(value: float) -> float | str:
+    """Empty for NaN, which stays at the end however a table is sorted."""
+    return "" if math.isnan(value) else value

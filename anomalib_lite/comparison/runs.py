@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ import yaml
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.folder import RunFolder
 
 MARKS = ("status.json", "config.yaml")  # a run's folder has one of them from its first moments on
 COSTS = ("train_seconds", "ms_per_image", "model_mb")
@@ -26,18 +26,18 @@ def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
     What lies inside a run's folder, e.g. its later evaluations, is found only where a pattern names it.
     Errors: UserError for a pattern that names nothing, or nothing that holds a run.
     """
-    found: dict[Path, None] = {}
+    found: set[Path] = set()
     for pattern in patterns:
         text = os.path.expanduser(str(pattern))
-        places = [Path(text)] if os.path.exists(text) else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-        runs = [run for place in places for run in _below(place)]
+        places = [Path(text)] if os.path.exists(text) else [Path(p) for p in glob.glob(text, recursive=True)]
+        runs = {run.resolve() for place in places for run in _below(place)}
         if not runs:
             there = "holds no run" if places else "does not exist"
             raise UserError(
                 f"{text} {there} (looked from {Path.cwd()}). Name run folders, folders that hold them or a "
                 "glob, e.g. runs=runs/augmentation or runs='[runs/a, runs/b/*-s0-*]'."
             )
-        found |= {run.resolve(): None for run in runs}
+        found |= runs
     if not found:
         raise UserError("runs names nothing: give a folder of runs, e.g. runs=runs/augmentation.")
     return sorted(found)
@@ -48,7 +48,7 @@ def common_folder(runs: Iterable[Path]) -> Path:
     return Path(os.path.commonpath([run.absolute().parent for run in runs]))
 
 
-def is_run(folder: Path) -> bool:
+def _is_run(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MARKS)
 
 
@@ -56,10 +56,9 @@ def _below(place: Path) -> Iterator[Path]:
     if (place / "multirun.yaml").is_file():
         place = _experiment_of(place)
     for folder, inner, _ in os.walk(place):
-        if is_run(Path(folder)):
+        if _is_run(Path(folder)):
             inner.clear()
             yield Path(folder)
-        inner.sort()
 
 
 def _experiment_of(multirun: Path) -> Path:
@@ -91,26 +90,26 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Never fails: a run that was killed, or whose files are damaged, says so."""
-    inside = is_run(folder.parent)  # a later evaluation of the training around it
+    """A run that was killed, or whose files are torn, says so in `trouble`."""
+    inside = _is_run(folder.parent)  # a later evaluation of the training around it
     name = f"{folder.parent.name}/{folder.name}" if inside else folder.name
-    state = "unfinished"
-    try:
-        status = _json(folder / "status.json")
-        state = str(status.get("state", state)).replace("running", state)
-        if state != "done":
-            return Run(folder, name, state, _why(state, status))
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        environment, metrics = _json(folder / "environment.json"), _json(folder / "metrics.json")
-        training = folder.parent if inside else Path(config.get("run") or folder)
-        asked = environment if training == folder else _json(training / "environment.json")
-    except FileNotFoundError as error:  # killed between two files, or in its first moments
-        return Run(folder, name, state, f"{Path(error.filename).name} is missing")
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        return Run(folder, name, "unreadable", f"cannot be read: {error}".splitlines()[0])
-    values = _metrics(metrics)
+    run = RunFolder(folder)
+    parts = {"status.json": run.status}
+    state = str(run.status.get("state", "unfinished")).replace("running", "unfinished")
+    if state == "done":
+        parts |= {"config.yaml": run.config, "environment.json": run.environment, "metrics.json": run.metrics}
+    if run.torn:
+        return Run(folder, name, "unreadable", f"{run.torn[0]} is torn")
+    if missing := [file for file, content in parts.items() if not content]:
+        return Run(folder, name, state, f"{missing[0]} is missing")
+    if state != "done":
+        return Run(folder, name, state, _why(state, run.status))
+    values = _metrics(run.metrics)
     if not any(map(math.isfinite, values.values())):
         return Run(folder, name, state, "metrics.json holds no figure: there were no labelled test images")
+    config, own = parts["config.yaml"], parts["environment.json"]
+    training = folder.parent if inside else Path(config.get("run") or folder)
+    asked = own if training == folder else RunFolder(training).environment
     return Run(
         folder,
         name,
@@ -119,19 +118,12 @@ def read_run(folder: Path) -> Run:
         choices=_choices(asked, config),
         overrides=asked.get("overrides") or [],
         seed=int(config.get("seed", 0)),
-        fingerprint=environment.get("data_fingerprint"),
-        machine=", ".join(str(environment[key]) for key in ("gpu", "cpu") if environment.get(key)),
-        commit=str(environment.get("git_commit") or "")[:7],
-        finished=str(status.get("finished", "")),
-        values=values | {key: _number(status.get(key)) for key in COSTS},
+        fingerprint=own.get("data_fingerprint"),
+        machine=", ".join(str(own[key]) for key in ("gpu", "cpu") if own.get(key)),
+        commit=str(own.get("git_commit") or "")[:7],
+        finished=str(run.status.get("finished", "")),
+        values=values | {key: _number(run.status.get(key)) for key in COSTS},
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text())
-    if not isinstance(value, dict):
-        raise ValueError(f"{path.name} holds no mapping")
-    return value
 
 
 def _why(state: str, status: Mapping[str, Any]) -> str:
@@ -151,9 +143,9 @@ def _choices(environment: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of all images, and the image AUROC of each defect type; what was not measured is NaN."""
     nested = ("per_defect", "missing", "counts", "threshold")
-    flat = {k: _number(v) for k, v in metrics.items() if k not in nested and not k.endswith("_threshold")}
+    plain = {k: _number(v) for k, v in metrics.items() if k not in nested and not k.endswith("_threshold")}
     defects = metrics.get("per_defect") or {}
-    return flat | {f"{name}_image_auroc": _number(row.get("image_auroc")) for name, row in defects.items()}
+    return plain | {f"{name}_image_auroc": _number(row.get("image_auroc")) for name, row in defects.items()}
 
 
 def _number(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""Estimates and tests over seeds; each data set is a stratum of its own, and all have the same weight."""
+"""Estimates and tests: over seeds, each data set a stratum of its own and of the same weight; and over test images."""
 
 from __future__ import annotations
 
@@ -207,3 +207,45 @@ def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: f
         return float(stats.nct.sf(critical, freedom, effect * root)) - power  # the other tail is below alpha / 2
 
     return float(optimize.brentq(lacking, 0, 20 * critical / root, xtol=1e-6))
+
+
+class DeLong(NamedTuple):
+    """AUROC of a first run less that of a second one; `p` is two-sided, NaN where both rank all images alike."""
+
+    difference: float
+    interval: Interval
+    p: float
+
+
+def auroc_interval(
+    nok: np.ndarray,
+    scores: np.ndarray,
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+) -> Interval:
+    """Percentile bootstrap over the test images, OK and NOK ones drawn apart. nok: bool (n,), of both kinds."""
+    wins = (np.sign(scores[nok][:, None] - scores[~nok][None]) + 1) / 2
+    rows, columns = (generator.multinomial(n, np.full(n, 1 / n), resamples) / n for n in wins.shape)
+    tail = 50 * (1 - confidence)
+    return Interval(*map(float, np.percentile(((rows @ wins) * columns).sum(axis=1), [tail, 100 - tail])))
+
+
+def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> DeLong:
+    """Two runs' scores of the same images (DeLong, DeLong and Clarke-Pearson 1988), by ranks (Sun and Xu 2014)."""
+    over_ok, over_nok = [], []  # for each NOK image the share of OK ones below it, and the other way round
+    for scores in (a, b):
+        ranks, of_nok, of_ok = (stats.rankdata(s) for s in (scores, scores[nok], scores[~nok]))
+        over_ok.append((ranks[nok] - of_nok) / (~nok).sum())
+        over_nok.append(1 - (ranks[~nok] - of_ok) / nok.sum())
+    gains, others = over_ok[0] - over_ok[1], over_nok[0] - over_nok[1]
+    difference = float(gains.mean())
+    error = math.sqrt(gains.var(ddof=1) / len(gains) + others.var(ddof=1) / len(others))
+    half = float(stats.norm.ppf(0.5 + confidence / 2)) * error
+    p = float(2 * stats.norm.sf(abs(difference) / error)) if error else math.nan
+    return DeLong(difference, Interval(difference - half, difference + half), p)
+
+
+def is_within(low: float, high: float, margin: float) -> bool:
+    """Whether an interval says that a difference is too small to matter (two one-sided tests)."""
+    return -margin < low and high < margin

@@ -1,26 +1,39 @@
-"""What one metric says of the settings: means, pairs, factors, interactions, and quality against its price."""
+"""What metrics say of the settings: means, pairs, quality against its price; what other test images change."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from tqdm import tqdm
 
 from anomalib_lite.comparison import statistics as st
-from anomalib_lite.comparison.design import Design, Series, View, find_reference, make_design, views
-from anomalib_lite.comparison.effects import interactions, marginal_effects
-from anomalib_lite.comparison.images import image_table
-from anomalib_lite.comparison.runs import COSTS
+from anomalib_lite.comparison.design import (
+    Design,
+    Series,
+    View,
+    find_reference,
+    interactions,
+    make_design,
+    marginal_effects,
+    views,
+)
+from anomalib_lite.comparison.runs import COSTS, Run
 from anomalib_lite.comparison.statistics import Interval
 from anomalib_lite.comparison.table import RunTable
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.folder import RunFolder
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown unless others are asked for
 MANY = 10  # runs of a setting from which on its interquartile mean is shown
+IMAGE_COLUMNS = ["data", "setting", "seed", "auroc", "low", "high"]
+IMAGE_COLUMNS += ["difference", "difference_low", "difference_high", "p_holm"]
 LOWER_IS_BETTER = ("image_false_alarm_rate", *COSTS)
 
 
@@ -227,3 +240,42 @@ def _verdict(pair: Mapping[str, object], found: st.Difference | None) -> str:
     if found.constant:
         return f"the same in every pair{': equal' if found.mean == 0 else ''}"
     return "not told apart"
+
+
+def image_table(design: Design, runs: list[Run], against: str, margin: float, confidence: float) -> pd.DataFrame:
+    """A row a run whose predictions.csv is there: its image AUROC with the interval over test images; and its
+    difference to the run of the setting `against` with the same data and seed, by DeLong's test, with Holm's p.
+    """
+    generator, rows = np.random.default_rng(0), []
+    keys = design.rows[["data", "variant", "seed"]].itertuples(index=False, name=None)
+    known = {key: found for key, run in zip(keys, runs, strict=True) if (found := _predictions(run)) is not None}
+    for (data, variant, seed), own in known.items():
+        nok, scores = own["label"].to_numpy() == 1, own["score"].to_numpy()
+        auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
+        row = {"data": data, "setting": variant, "seed": seed, "auroc": auroc}
+        row |= ends("", st.auroc_interval(nok, scores, generator, confidence))
+        other = known.get((data, against, seed))
+        if variant != against and other is not None and own.index.equals(other.index):
+            found = st.delong(nok, scores, other["score"].to_numpy(), confidence)
+            row |= {"difference": found.difference, **ends("difference_", found.interval), "p_holm": found.p}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
+    table["p_holm"] = st.holm(table["p_holm"])
+    table["verdict"] = [_image_verdict(row, margin) for row in table.itertuples()]
+    return table
+
+
+def _predictions(run: Run) -> pd.DataFrame | None:
+    """By image; None where no AUROC can be had of them."""
+    found = pd.DataFrame(RunFolder(run.folder).predictions(), columns=["image", "label", "score"])
+    counts = found["label"].value_counts()
+    return found.set_index("image").sort_index() if len(counts) > 1 and counts.min() > 1 else None
+
+
+def _image_verdict(row: Any, margin: float) -> str:
+    if math.isnan(row.difference):
+        return ""
+    words = ("better" if row.difference > 0 else "worse") if row.p_holm < st.SIGNIFICANT else "not told apart"
+    if st.is_within(row.difference_low, row.difference_high, margin):
+        return "practically equal" if words == "not told apart" else f"{words}, practically equal"
+    return words

@@ -33,7 +33,7 @@ def main() -> None:
 @app("compare", HELP)
 def _compare(cfg: DictConfig) -> None:
     # pandas, matplotlib and scipy take seconds to import, and --help need not wait for them
-    from anomalib_lite.comparison.output import write_all
+    from anomalib_lite.comparison.page import write_all
     from anomalib_lite.comparison.runs import common_folder, find_runs
     from anomalib_lite.comparison.study import Settings, compare
     from anomalib_lite.comparison.table import read_table

@@ -69,7 +69,7 @@ def draw_figures(
     drawn = {"scores": score_histogram(outcomes, threshold)}
     curves = image_curves(outcomes, metrics) + pixel_curves(points or {}, metrics)
     drawn |= {curve.name: curve_figure(curve) for curve in curves}
-    drawn["training"] = None if history is None else training_curves(history)
+    drawn["training"] = None if history is None or history.empty else training_curves(history)
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 

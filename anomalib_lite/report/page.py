@@ -21,11 +21,11 @@ from anomalib_lite.report.figures import Points, draw_figures
 from anomalib_lite.report.generated import generated_view
 from anomalib_lite.report.heatmap import colour_bar, tick_positions
 from anomalib_lite.report.pictures import data_uri, pictures
-from anomalib_lite.report.run_files import RunFolder
 from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.runs.folder import RunFolder
 
 _CONTACT_SHEET = 18  # images on gallery.png
-_TOLD = ("status", "state", "error", "traceback", "timings", "stages", "choice")  # of status.json, told elsewhere
+_TOLD = ("state", "error", "traceback", "timings", "choice")  # of status.json, told elsewhere
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def write_report(
     threshold, pixel_threshold = (_threshold(run, name) for name in ("image", "pixel"))
     shown = [outcome for outcome in judged if outcome.image is not None]
     shown = [shown[i] for i in select_cases(shown, threshold, max_cases)]
-    drawn = draw_figures(judged, threshold, run.metrics, _history(run.path / "history.csv"), pixel_points)
+    drawn = draw_figures(judged, threshold, run.metrics, pd.DataFrame(run.history()), pixel_points)
     for name, drawing in drawn.items():
         ink.save_png(drawing, run.path / "figures" / f"{name}.png")
     sheet = contact_sheet(_telling(shown, threshold), threshold, pixel_threshold)
@@ -84,7 +84,7 @@ def _parts(run: RunFolder, judged: Sequence[Outcome], drawn: Mapping[str, Figure
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return {
         "subtitle": words.subtitle(text),
-        "state": str(status.get("status") or status.get("state") or "unknown"),
+        "state": status.get("state", "unknown"),
         "status": status,
         "status_rows": words.tables(status, skip=_TOLD),
         "shares": words.shares(judged),
@@ -124,11 +124,3 @@ def _threshold(run: RunFolder, name: str) -> float:
     """Infinite where the run has none: then nothing is above it."""
     value = words.number(run.threshold.get(name))
     return float("inf") if value is None else value
-
-
-def _history(path: Path) -> pd.DataFrame | None:
-    try:
-        return pd.read_csv(path) if path.is_file() else None
-    except ValueError as error:  # also what pandas raises for a file that is empty or no text
-        _log.warning("%s cannot be read (%s); the page has no training curves.", path, error)
-        return None

@@ -15,14 +15,22 @@ from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report.cases import verdict
 
 NOT_THERE = "–"
-_HEADLINES = {
+_TITLES = {
     "image_auroc": "Image AUROC",
-    "image_ap": "Image AP",
-    "image_f1_max": "Image F1-max",
     "pixel_auroc": "Pixel AUROC",
-    "pixel_ap": "Pixel AP",
     "aupro": "AUPRO",
+    "image_ap": "Image AP",
+    "pixel_ap": "Pixel AP",
+    "image_f1_max": "Image F1-max",
+    "pixel_f1_max": "Pixel F1-max",
+    "image_f1": "Image F1 at the threshold",
+    "image_false_alarm_rate": "False-alarm rate",
+    "image_detection_rate": "Detection rate",
+    "train_seconds": "Training time (s)",
+    "ms_per_image": "Time an image (ms)",
+    "model_mb": "Model (MB)",
 }
+_HEADLINES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
 _CHOICES = ("data", "detector", "backbone", "mode", "augment", "generator")
 Table = tuple[str, list[tuple[str, str]]]
 
@@ -60,18 +68,23 @@ class Choice:
     words: str
 
 
+def title(metric: str) -> str:
+    """A metric's or a cost's name as a heading; of an unknown one its key in words."""
+    return _TITLES.get(metric, metric.replace("_image_auroc", ": image AUROC").replace("_", " "))
+
+
 def cards(metrics: Mapping[str, Any]) -> list[Card]:
     """The headline metrics; none at all of a run that ended before it was evaluated."""
     if not metrics:
         return []
     reasons = _mapping(metrics.get("missing"))
     made = []
-    for key, title in _HEADLINES.items():
+    for key in _HEADLINES:
         known = number(metrics.get(key))
         if known is None:
-            made.append(Card(title, NOT_THERE, None, str(reasons.get(key) or "not measured in this run")))
+            made.append(Card(title(key), NOT_THERE, None, str(reasons.get(key) or "not measured in this run")))
         else:
-            made.append(Card(title, f"{known:.4f}", min(max(known, 0.0), 1.0)))
+            made.append(Card(title(key), f"{known:.4f}", min(max(known, 0.0), 1.0)))
     return made
 
 
@@ -142,7 +155,7 @@ def choice(status: Mapping[str, Any]) -> Choice | None:
         taken = record.get("taken")
         cells = [(_cell(key, record.get(key)), number(record.get(key))) for key in columns]
         rows.append((str(record.get("name", NOT_THERE)), taken if isinstance(taken, bool) else None, cells))
-    heads = [_HEADLINES.get(column, column.replace("_", " ")) for column in columns]
+    heads = [title(column) for column in columns]
     return Choice(heads, rows, str(chosen.get("words", ""))) if rows else None
 
 
@@ -154,13 +167,9 @@ def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:
 
 
 def stages(status: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """(stage, duration in words, share of the longest) from status.json's `stages`, in their order."""
-    given = _mapping(status.get("stages")) or _mapping(status.get("timings"))
-    known = {}
-    for name, value in given.items():
-        seconds = number(value["seconds"] if isinstance(value, Mapping) and "seconds" in value else value)
-        if seconds is not None and seconds >= 0:
-            known[str(name)] = seconds
+    """(stage, duration in words, share of the longest) from status.json's `timings`, in their order."""
+    given = {str(name): number(value) for name, value in _mapping(status.get("timings")).items()}
+    known = {name: seconds for name, seconds in given.items() if seconds is not None and seconds >= 0}
     longest = max(known.values(), default=0.0) or 1.0
     return [(name, duration(seconds), seconds / longest) for name, seconds in known.items()]
 

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,16 +111,12 @@ class RunFolder:
 
     def predictions(self) -> list[dict[str, Any]]:
         """Rows of predictions.csv, typed: image, label (0, 1, None), defect (None), score, nok."""
-        path = self.path / "predictions.csv"
         limit = self.threshold.get("image", float("inf"))
-        try:
-            with path.open(newline="", encoding="utf-8") as stream:
-                return [_typed(row, limit) for row in csv.DictReader(stream)]
-        except FileNotFoundError:
-            return []
-        except (ValueError, KeyError, csv.Error):
-            self._is_torn(path.name)
-            return []
+        return self._rows("predictions.csv", lambda row: _typed(row, limit))
+
+    def history(self) -> list[dict[str, str]]:
+        """Rows of history.csv as they stand: the losses of each epoch."""
+        return self._rows("history.csv", lambda row: {k: v or "" for k, v in row.items() if k})
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """predictions.csv: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1)."""
@@ -212,6 +208,16 @@ class RunFolder:
         except ValueError:
             value = None
         return value if isinstance(value, dict) else self._is_torn(name)
+
+    def _rows(self, name: str, read: Callable[[dict[str, str | None]], dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            with (self.path / name).open(newline="", encoding="utf-8") as stream:
+                return [read(row) for row in csv.DictReader(stream)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except (ValueError, KeyError, csv.Error):
+            self._is_torn(name)
+            return []
 
     def _is_torn(self, name: str) -> dict[str, Any]:
         if name not in self.torn:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import math
 import os
@@ -22,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.flat import flat
-from anomalib_lite.runs.folder import RECORD
+from anomalib_lite.runs.folder import RECORD, RunFolder
 from anomalib_lite.runs.overrides import command_line, overrides
 from anomalib_lite.sweeps.spec import Objective, Sweep
 from anomalib_lite.sweeps.study import Study
@@ -79,6 +77,11 @@ class Training:
         return self
 
     @property
+    def status(self) -> dict[str, Any]:
+        """What its run folder says of it; empty before it has one."""
+        return RunFolder(self.folder).status if self.folder else {}
+
+    @property
     def folder(self) -> Path | None:
         """Its run folder, once it has named it."""
         return Path(self.record.read_text().strip()) if self.record.is_file() else None
@@ -87,7 +90,7 @@ class Training:
         """seconds: of the process. stages: those of them that its run folder accounts for."""
         return {
             "seconds": round(time.perf_counter() - self.begin, 2),
-            "stages": round(sum(read_status(self.folder).get("timings", {}).values()), 2),
+            "stages": round(sum(self.status.get("timings", {}).values()), 2),
             "command": command_line(self.command),
             "folder": str(self.folder or ""),
         }
@@ -103,7 +106,7 @@ class Training:
 
     def complaint(self) -> str:
         """Why it failed: the run folder knows, or else the last of what it said does."""
-        status = read_status(self.folder)
+        status = self.status
         if status.get("state") == "failed" and status.get("error"):
             return str(status["error"])
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -187,12 +190,12 @@ def _stopped(study: Study, training: Training) -> bool:
     """Whether a running training fell behind the others and was stopped."""
     epoch, trial, folder = _rung(study, training), training.trial, training.folder
     # there must be epochs left that stopping it spares
-    if epoch is None or folder is None or "train" in read_status(folder).get("timings", {}):
+    if epoch is None or folder is None or "train" in training.status.get("timings", {}):
         return False
     training.stop()
-    loss = read_curve(folder)[epoch - 1]
+    loss = losses(folder)[epoch - 1]
     message = f"pruned: after epoch {epoch} its {WATCHED} {loss:.4g} was not among the best of the sweep"
-    write_json(folder / "status.json", read_status(folder) | {"state": "pruned", "error": message})
+    write_json(folder / "status.json", training.status | {"state": "pruned", "error": message})
     study.note(trial, training.facts())
     study.end(trial, TrialState.PRUNED, message)
     log.info("trial %d %s   %s", trial.number, message, command_line(overrides(study.values(trial))))
@@ -203,40 +206,32 @@ def _rung(study: Study, training: Training) -> int | None:
     """Tells the study of the epochs since the last look; the one after which the trial was behind, if any."""
     if study.sweep.pruner is None:
         return None
-    for loss in read_curve(training.folder)[training.told :]:
+    for loss in losses(training.folder)[training.told :]:
         training.told += 1
         if study.behind(training.trial, training.told, loss):
             return training.told
     return None
 
 
-def read_status(folder: Path | None) -> dict[str, Any]:
-    """status.json of a run folder; empty where there is none."""
-    file = folder / "status.json" if folder else None
-    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
-
-
-def read_curve(folder: Path | None, column: str = WATCHED) -> list[float]:
-    """A figure's value each epoch, from history.csv; empty where there is none."""
-    file = folder / "history.csv" if folder else None
-    if file is None or not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [float(row[column]) for row in csv.DictReader(stream) if row.get(column)]
+def losses(folder: Path | None, column: str = WATCHED) -> list[float]:
+    """A figure's value each epoch; empty where there is none yet."""
+    rows = RunFolder(folder).history() if folder else []
+    return [float(row[column]) for row in rows if row.get(column)]
 
 
 def read_results(folder: Path, objectives: Sequence[Objective]) -> list[float]:
     """The figures that a sweep is after. Errors: UserError for one that the run does not have, with what it has."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    run = RunFolder(folder)
+    metrics = run.metrics
     known = {
         name: float(value)
-        for name, value in (flat(read_status(folder)) | flat(metrics)).items()
+        for name, value in (flat(run.status) | flat(metrics)).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     results = []
     for objective in objectives:
         name = objective.name.replace(".", "/")
-        if name not in known and (curve := read_curve(folder, objective.name)):
+        if name not in known and (curve := losses(folder, objective.name)):
             known[name] = curve[-1]
         if name not in known:
             reason = metrics.get("missing", {}).get(name) or f"the run has {', '.join(sorted(known))}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_lite.comparison.effects import marginal_effects
-from anomalib_lite.comparison.findings import cautions, findings
+from anomalib_lite.comparison.design import marginal_effects
 from anomalib_lite.comparison.statistics import detectable, difference
 from anomalib_lite.comparison.study import Settings, compare, compare_pairs
+from anomalib_lite.comparison.words import cautions, findings
 from tests.comparison.made import make_table, make_view
 
 FACTORS = {"augment": ["none", "flips"], "tta": ["none", "flips"]}

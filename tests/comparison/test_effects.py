@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from anomalib_lite.comparison.effects import interactions, marginal_effects
+from anomalib_lite.comparison.design import interactions, marginal_effects
 from anomalib_lite.comparison.study import Settings, compare
 from tests.comparison.made import make_table, make_view
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.comparison.factors import decides, levels
 from anomalib_lite.comparison.runs import find_runs
-from anomalib_lite.comparison.table import RunTable, read_table
+from anomalib_lite.comparison.table import RunTable, decides, levels, read_table
 from anomalib_lite.errors import UserError
 from tests.comparison.made import write_run
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from anomalib_lite.comparison.images import auroc_interval, delong, within
+from anomalib_lite.comparison.statistics import auroc_interval, delong, is_within
 
 
 def drawn(generator: np.random.Generator, nok: int = 30, ok: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,4 +58,6 @@ def test_the_interval_of_an_auroc_holds_what_it_promises():
 
 
 def test_practically_equal_is_an_interval_within_the_margin():
-    assert within(-0.004, 0.009, 0.01) and not within(-0.011, 0.0, 0.01) and not within(math.nan, math.nan, 0.01)
+    assert (
+        is_within(-0.004, 0.009, 0.01) and not is_within(-0.011, 0.0, 0.01) and not is_within(math.nan, math.nan, 0.01)
+    )

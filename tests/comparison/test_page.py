@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalib_lite.comparison.output import command, write_all
+from anomalib_lite.comparison.page import write_all
 from anomalib_lite.comparison.runs import Run
 from anomalib_lite.comparison.study import Settings, compare
+from anomalib_lite.comparison.words import command
 from tests.commands import Command
 from tests.comparison.made import make_table, write_run
 

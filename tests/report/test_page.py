@@ -140,7 +140,7 @@ def test_hostile_names_stay_text(run_dir: Path, outcomes: list[Outcome], evil: s
     metrics["per_defect"] = {evil: {"n": 6, "recall": 0.5}}
     metrics["missing"]["pixel_ap"] = metrics["threshold"]["note"] = evil
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
-    status = {"status": evil, "error": evil, "stages": {evil: 1}, "choice": [{"name": evil, evil: evil}]}
+    status = {"state": evil, "error": evil, "timings": {evil: 1}, "choice": [{"name": evil, evil: evil}]}
     (run_dir / "status.json").write_text(json.dumps(status))
     (run_dir / "environment.json").write_text(json.dumps({evil: {evil: evil}}))
     (run_dir / "config.yaml").write_text(f"a: {evil}\n# {evil}\n")
@@ -170,7 +170,7 @@ def test_run_without_nok_images(run_dir: Path, outcomes: list[Outcome]) -> None:
 
 
 def test_run_that_failed_early(tmp_path: Path) -> None:
-    (tmp_path / "status.json").write_text(json.dumps({"status": "failed", "error": "no such folder: <data>"}))
+    (tmp_path / "status.json").write_text(json.dumps({"state": "failed", "error": "no such folder: <data>"}))
     outline = Outline(write_report(tmp_path, title="run"))
     text = outline.words
     assert "The run failed" in text and "no such folder: <data>" in text
@@ -220,7 +220,7 @@ def test_the_page_says_how_the_detector_was_chosen_what_raised_an_alarm_and_what
         {"name": "STFPM", "image_auroc": 0.91, "seconds": 75, "taken": True},
         {"name": "colour", "taken": False},
     ]
-    status = {"state": "done", "stages": {"train": 60.0, "report": 2.5}, "choice": {"members": members}}
+    status = {"state": "done", "timings": {"train": 60.0, "report": 2.5}, "choice": {"members": members}}
     (run_dir / "status.json").write_text(json.dumps(status))
     metrics = json.loads((run_dir / "metrics.json").read_text())
     metrics["threshold"]["note"] = "9 held-out OK images are too few"

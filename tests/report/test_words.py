@@ -75,8 +75,6 @@ def test_defect_rows_put_the_lowest_recall_first_and_the_unknown_last() -> None:
 def test_stages_and_tables_take_what_they_find() -> None:
     expected = [("fit", "1 min 40 s", 1.0), ("test", "25 s", 0.25)]
     assert view.stages({"timings": {"fit": 100, "test": 25.0, "odd": "x"}}) == expected
-    given = {"stages": {"fit": {"seconds": 100, "cpu": 90}, "test": 25.0}, "timings": {"old": 1}}
-    assert view.stages(given) == expected
     assert view.stages({}) == [] and view.stages({"timings": 3}) == []
     assert view.tables({"a": 1, "b": {"c": None}, "skip": 2, "empty": {}}, skip=["skip"]) == [
         ("", [("a", "1")]), ("b", [("c", "–")]),

@@ -1,43 +1,93 @@
-"""Everything that a comparison leaves behind, and what it says in the terminal."""
+"""What a comparison says: findings, above all what it cannot say; the terminal's table; compare.md; numbers."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from anomalib_lite.comparison.design import View
-from anomalib_lite.comparison.figures import means_figure
-from anomalib_lite.comparison.findings import cautions, digits, findings
-from anomalib_lite.comparison.page import write_page
 from anomalib_lite.comparison.runs import COSTS, Run
+from anomalib_lite.comparison.statistics import SIGNIFICANT, detectable, pairs_needed
 from anomalib_lite.comparison.study import Comparison, Study
-from anomalib_lite.comparison.table import write_csv
-from anomalib_lite.report.ink import save_png
-from anomalib_lite.runs.atomic import atomic_path, write_text
 from anomalib_lite.runs.overrides import PROGRAM, command_line
 
+NAMED = 4  # settings listed in a sentence
+DIGITS = {"train_seconds": 0, "ms_per_image": 1, "model_mb": 1}
 # where things lie, which run of several it was, how it was tracked
 NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "run_name")
 
 
-def write_all(found: Comparison, folder: Path) -> str:
-    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/; returns the terminal's words."""
-    write_csv(found.table.rows, folder / "runs.csv")
-    with atomic_path(folder / "runs.parquet") as temporary:
-        found.table.rows.to_parquet(temporary, index=False)
-    pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in found.studies]
-    write_csv(pd.concat(pairs).reindex(columns=["data", "metric", *pairs[0].columns[:-2]]), folder / "pairs.csv")
-    write_csv(found.images, folder / "images.csv")
-    write_text(folder / "compare.md", document(found))
-    for metric in found.metrics:
-        save_png(means_figure(found, metric), folder / "figures" / f"{metric}.png")
-    commands = [best_commands(found, study) for study in found.studies]
-    page = write_page(found, commands, folder / "compare.html")
-    return f"{terminal(found)}\n\n{page}"
+def findings(study: Study) -> list[str]:
+    """The best mean, what it beats, and which differences so few seeds cannot show."""
+    best, many = study.best, len(study.summaries)
+    interval = f", 95 % interval {best.low:.4f} to {best.high:.4f} (Student)" if math.isfinite(best.low) else ""
+    said = [f"{'Best mean' if many > 1 else 'Only one setting'}: {best.setting}, {best['mean']:.4f}{interval}."]
+    if many == 1:
+        return said
+    if single := int((study.summaries["seeds"] < 2).sum()) if best.seeds > 1 else 0:
+        said.append(f"{single} of {many} settings have a single seed, and do not compete for the best.")
+    said.append(_against_best(study))
+    seeds = int(study.summaries["seeds"].min())
+    least = visible(study, seeds) if seeds > 1 else None
+    if least and not study.pairs["significant"].all():
+        said.append(
+            f"A difference below {least:.2g} would be missed more often than once in five with {seeds} seeds: what is "
+            "not told apart here may still differ by that much."
+        )
+    return said
+
+
+def cautions(study: Study) -> list[str]:
+    """What the conclusions rest on; the same for all metrics that were measured alike."""
+    pairs = study.pairs
+    if not len(pairs) or not pairs["varies"].any():
+        alone = "One seed a setting: nothing can be said about chance. Three seeds are the least, five are better."
+        return [alone] if len(pairs) else []
+    said, rows = [], len(pairs)
+    tested = pairs[pairs["pairs"] > 0]
+    if (tested["holm_of"] == "Student alone").any():
+        said.append(
+            f"With {tested['pairs'].min()} pairs of runs no test free of assumptions can decide: the sign-flip test "
+            f"cannot go below p = {tested['p_least'].max():.2g}, and needs {pairs_needed(rows)} pairs for {rows} "
+            f"row{'s' if rows > 1 else ''}. What is concluded rests on differences between seeds being normally "
+            "distributed."
+        )
+    if rows >= len(study.summaries) > 3:
+        said.append(
+            f"The p values are corrected for {rows} pairs; against one setting, reference='...', there would be "
+            f"{len(study.summaries) - 1}, and more could be concluded."
+        )
+    return said
+
+
+def visible(study: Study, seeds: int) -> float | None:
+    """The least difference that so many seeds would show four times in five, at the spread seen here and with the
+    correction for all pairs; None where no spread is known.
+    """
+    if not len(study.pairs):
+        return None
+    spreads = sorted(study.pairs.loc[study.pairs["varies"] == "seeds", "deviation"])
+    typical = spreads[len(spreads) // 2] if spreads else 0.0
+    return typical * detectable(seeds, len(study.view.blocks), SIGNIFICANT / len(study.pairs)) or None
+
+
+def _against_best(study: Study) -> str:
+    best, pairs = study.best.setting, study.pairs
+    own = pairs[(pairs["setting"] == best) | (pairs["less"] == best)]
+    if len(own) < len(study.summaries) - 1:  # a reference was asked for, which is not the best one
+        return f"{pairs['significant'].sum()} of {len(pairs)} settings differ from the reference."
+    others = own["setting"].where(own["setting"] != best, own["less"])
+    beaten, unclear = list(others[own["significant"]]), list(others[~own["significant"]])
+    if not unclear:
+        return (
+            f"It differs from {'every other setting' if len(beaten) > 1 else beaten[0]} by more than chance explains."
+        )
+    listed = "; ".join(unclear[:NAMED]) + (f" and {len(unclear) - NAMED} more" if len(unclear) > NAMED else "")
+    head = f"It differs from {f'{len(beaten)} of {len(own)}' if beaten else 'no'} other settings"
+    return f"{head} by more than chance explains; not told apart from: {listed}."
 
 
 def terminal(found: Comparison) -> str:
@@ -144,3 +194,28 @@ def _mean(groups: pd.DataFrame, places: int) -> str:
     if not freedom.clip(0).sum():
         return f"{mean:.{places}f}"
     return f"{mean:.{places}f} ± {math.sqrt((groups['var'] * freedom).sum() / freedom.clip(0).sum()):.{places}f}"
+
+
+def digits(metric: str) -> int:
+    return DIGITS.get(metric, 4)
+
+
+def number(value: float | None, places: int, signed: bool = False) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:{'+' if signed else ''}.{places}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("+-−")
+
+
+def span(low: float | None, high: float | None, places: int, signed: bool = False) -> str:
+    """An interval."""
+    if low is None or not math.isfinite(low):
+        return "–"
+    return f"{number(low, places, signed)} to {number(high, places, signed)}"
+
+
+def probability(p: float) -> str:
+    """A p value."""
+    if not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
