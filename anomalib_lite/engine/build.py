@@ -67,7 +67,6 @@ class Plan:
 def build_plan(cfg: DictConfig) -> Plan:
     """Errors: UserError for values that make no sense, and for choices that do not go together."""
     settings = plain(cfg)
-    _check_numbers(cfg)
     mode, artifacts = Mode(**settings["mode"]), Path(str(cfg.paths.artifacts))
     finetuning, order = instantiate(cfg.teacher), read_order(settings["generator"], cfg.seed)
     size, restyles = image_size(cfg.image_size), bool(cfg.augment.restyle)
@@ -165,19 +164,6 @@ def _teaching(settings: Mapping[str, Any], size: tuple[int, int]) -> Teaching:
         accelerator=settings["trainer"]["accelerator"],
         precision=settings["trainer"]["precision"],
     )
-
-
-def _check_numbers(cfg: DictConfig) -> None:
-    for name, least in (("seed", 0), ("batch_size", 1), ("detector.epochs", 0)):
-        value = OmegaConf.select(cfg, name, default=least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{name} must be a whole number, {least} or more, not {value!r}.")
-    for name in ("scoring.false_alarm_rate", "scoring.aupro_limit"):
-        value = OmegaConf.select(cfg, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
-            raise UserError(f"{name} is a share above 0 and at most 1, e.g. 0.05, not {value!r}.")
-    if cfg.keep not in ("last", "best"):
-        raise UserError(f"keep must be last or best, not '{cfg.keep}'.")
 
 
 def _check_choices(

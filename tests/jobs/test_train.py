@@ -81,7 +81,8 @@ def test_the_threshold_comes_from_the_held_out_images_alone(smoke_run: Path):
 def test_the_saved_model_is_plain_tensors(smoke_run: Path):
     with safe_open(smoke_run / "model.safetensors", "pt") as stored:
         names = list(stored.keys())
-    assert {name.split(".")[0] for name in names} >= {"teacher", "student", "whitening", "gaussian"}
+    assert all(name.startswith("method.") for name in names)
+    assert {name.split(".")[1] for name in names} >= {"teacher", "student", "whitening", "gaussian"}
 
 
 def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
@@ -151,7 +152,7 @@ def test_without_nok_images_training_succeeds_and_says_what_is_missing(
     metrics = read_json(only_run(tmp_path) / "metrics.json")
     for name, reason in {"image_auroc": "no NOK images", "aupro": "no defect pixels"}.items():
         assert metrics[name] is None and reason in metrics["missing"][name]
-        assert f"{name} not available: {metrics['missing'][name]}" in done.err
+        assert f"{name} not available: {metrics['missing'][name]}" in done.out
     assert metrics["image_false_alarm_rate"] is not None and metrics["threshold"]["n"] == 2
     assert (only_run(tmp_path) / "report.html").is_file()
 
@@ -184,7 +185,7 @@ def own_set(tmp_path: Path) -> Path:
         (lambda s: shutil.rmtree(s), "has no folder train/good"),
         (lambda s: (s / "ground_truth/dot/001_mask.png").unlink(), r"mask .*001_mask\.png of 001\.png is missing"),
         (lambda s: write_mask(s / "ground_truth/dot/001_mask.png", (10, 10)), r"is 10 x 10 px, its image 001\.png is"),
-        (lambda s: [p.write_bytes(b"x") for p in (s / "train/good").glob("00[1-4]*")], r"(?s)003\.png is no image"),
+        (lambda s: [p.write_bytes(b"x") for p in (s / "train/good").glob("00[1-4]*")], r"(?s)00\d\.png is no image"),
         (lambda s: (s / "test/dot/000.png").write_bytes(b""), r"test/dot/000\.png is no image"),
     ],
     ids=["empty folder", "no category", "missing mask", "mask of another size", "broken training images", "empty file"],
@@ -202,12 +203,12 @@ def test_bad_images_are_named_without_a_traceback(
 
 
 def test_in_a_sweep_the_other_jobs_go_on(run_verb: Command, tiny: list[str], tmp_path: Path):
-    """One job of a user's mistake, one that breaks in the middle, and one that works."""
+    """Jobs of a user's mistakes, and one that works."""
     shared = [override for override in tiny if not override.startswith("image_size")]
     done = train(run_verb, tmp_path, "-m", *shared, "data.val_share=7,0.2", "image_size=4,48")
     assert done.status == 1
     runs = {run.name: read_json(run / "status.json") for run in (tmp_path / "runs/default").iterdir()}
-    assert sorted(s["state"] for s in runs.values()) == ["done", "failed"]
+    assert [s["state"] for s in runs.values()] == ["done"], "what is refused begins no run"
     listed = done.err.split("3 of 4 jobs of the sweep failed:\n")[1].splitlines()
     commands = [shlex.split(line) for line in listed if line.startswith("  anomalib-lite train preset=smoke ")]
     for words, (share, size) in zip(commands, [(7, 4), (7, 48), (0.2, 4)], strict=True):
