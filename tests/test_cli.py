@@ -68,7 +68,7 @@ def test_a_verb_like_no_other_lists_them_all(run_verb: Command):
         ("train", "detector.chanels=3", "Did you mean: detector.channels"),
         ("train", "detectr.channels=3", "Did you mean: detector.channels"),
         ("train", "scoring.false_alarm=0.1", "Did you mean: scoring.false_alarm_rate"),
-        ("train", "data.qqqqqq=3", "Valid here: data._target_, data.defects"),
+        ("train", "data.qqqqqq=3", "Valid here: data._target_, data."),
         ("predict", "imges=photos", "Did you mean: images?"),
         ("evaluate", "rnu=x", "Did you mean: run?"),
     ],

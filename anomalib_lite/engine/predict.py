@@ -39,7 +39,7 @@ from anomalib_lite.scoring import Threshold
 log = logging.getLogger(__name__)
 
 TABLES = ("predictions.csv", "defects.csv", "defects.json")
-OWNED = ".predictions"  # marks a folder that predictions were written to, whole or not
+OWNED = ".predictions"  # marks a folder while predictions are written to it
 PICTURES = {"overlays": "*.png", "maps": "*.tiff", "defects": "*.png"}  # folders of an output, and what lies in them
 
 
@@ -133,7 +133,8 @@ def predict(
             outcomes.append(write.inspected(outcome, collector, overlays) if collector else outcome)
     if collector is not None:
         collector.write(output)
-    _write_table(output / "predictions.csv", outcomes)
+    _write_table(output / TABLES[0], outcomes)
+    (output / OWNED).unlink()  # the table marks the folder from now on
     return outcomes
 
 
@@ -171,7 +172,7 @@ def make_room(output: Path, images: Sequence[Path]) -> None:
         for folder, pattern in zip(folders, PICTURES.values(), strict=True):
             for picture in folder.rglob(pattern):
                 picture.unlink()
-    write_text(output / OWNED, "The pictures beside this file are replaced by the next prediction.\n")
+    write_text(output / OWNED, "A prediction began here and has not ended: the next one replaces its pictures.\n")
 
 
 @dataclass(frozen=True)

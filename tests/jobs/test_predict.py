@@ -146,3 +146,16 @@ def test_the_home_folder_is_understood(run_verb: Command, smoke_run: Path, tmp_p
     write_image(tmp_path / "photos/a.png", 0, (96, 96))
     assert predict(run_verb, smoke_run, "'~/photos'", "'~/out'").status == 0
     assert (tmp_path / "out/predictions.csv").is_file() and not (tmp_path / "~").exists()
+
+
+def test_results_of_two_calls_never_lie_mixed(run_verb: Command, smoke_run: Path, tmp_path: Path):
+    """What a second call does not make anew is gone; files of others stay; inputs are never removed."""
+    images = [write_image(tmp_path / name / f"{name}.png", k, (96, 96)) for k, name in enumerate(("first", "second"))]
+    assert predict(run_verb, smoke_run, images[0], tmp_path / "out").status == 0
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert predict(run_verb, smoke_run, images[1], tmp_path / "out").status == 0
+    left = {p.stem for folder in ("overlays", "maps") for p in (tmp_path / "out" / folder).iterdir()}
+    assert left == {"second"} and (tmp_path / "out" / "notes.txt").is_file()
+    overlay = tmp_path / "out" / "overlays" / "second.png"
+    done = predict(run_verb, smoke_run, overlay, tmp_path / "out")
+    assert done.status == 2 and "choose another output" in done.err and overlay.is_file()
