@@ -28,6 +28,7 @@ from anomalib_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 FOLDS, NETWORKS = 4, 3
+FIGURES, LISTED = ("image_auroc", "aupro", "worth", "taken"), 12
 BATCH = 16  # images that are looked at at once
 PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
 GAIN = 0.002  # by how much a fusion must be better without a member, for that to be left out
@@ -81,6 +82,9 @@ class Fusion(Method):
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         return F.softplus(self.members[view](self.looker(image)))
 
+    def shares(self, image: Tensor, template: Tensor | None = None) -> dict[str, Tensor]:
+        return self.members[0].shares(self.looker(image))
+
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         images, device = batches.dataset, self.device
@@ -94,8 +98,7 @@ class Fusion(Method):
             maps = members.cpu().fit(shown, share >= PLACED, self.seed)
             if members is first:
                 trials = choose(maps, shown, self.use, self.how)
-                notes = {"share_of_place": round(share, 3), "seconds": round(time.perf_counter() - begin, 1)}
-                self.notes = {"choice": trials, "fusion": notes}
+                self.notes = {"choice": _told(trials, share, time.perf_counter() - begin)}
             members.how.fill_(HOW.index(trials[0]["how"]))
             members.taken.copy_(torch.tensor([float(name in trials[0]["members"]) for name in members.names]))
             members.to(device)
@@ -183,3 +186,20 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
 
 def _worth(trial: Mapping[str, Any]) -> float:
     return trial["worth"]
+
+
+def _told(trials: Sequence[Mapping[str, Any]], share: float, seconds: float) -> dict[str, Any]:
+    """The choice for status.json: the best trials and each member alone, and in words what they were judged by."""
+    told = [t for place, t in enumerate(trials) if place < LISTED or len(t["members"]) == 1]
+    own = "each place has statistics of its own" if share >= PLACED else "nothing is learned for single places"
+    words = (
+        f"{len(trials)} fusions were judged by defects drawn into OK images that nothing had learned from, and the "
+        f"networks by kinds of defects that they had not learned. The place explains {share:.0%} of what the OK images "
+        f"vary by: {own}. All that took {seconds:.0f} s."
+    )
+    return {"candidates": [{"name": _name(t)} | {k: t[k] for k in FIGURES} for t in told], "words": words}
+
+
+def _name(trial: Mapping[str, Any]) -> str:
+    names = trial["members"]
+    return names[0] if len(names) == 1 else f"{trial['how']} of {', '.join(names[:-1])} and {names[-1]}"

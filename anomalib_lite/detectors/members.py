@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
@@ -88,6 +89,18 @@ class Members(nn.Module):
         """Looks of B images -> one map (B, 1, h, w) in units of held-out OK maxima."""
         return fuse(self.maps(looks), HOW[int(self.how)])
 
+    def shares(self, looks: Looks) -> dict[str, Tensor]:
+        """Each member's share (B,) in the highest place of the map; they add up to 1."""
+        maps, how = self.maps(looks), HOW[int(self.how)]
+        place = fuse(maps, how).flatten(1).argmax(1, keepdim=True)
+        there = torch.cat([own.flatten(1).gather(1, place) for own in maps.values()], 1)
+        if how == "sum":
+            parts = F.softplus(there) * torch.tensor(_weights(list(maps)))
+            there = (parts / parts.sum(1, keepdim=True)).T
+        else:
+            there = there.softmax(1).T
+        return dict(zip(maps, there, strict=True))
+
     def maps(self, looks: Looks) -> dict[str, Tensor]:
         """Each member's map (B, 1, h, w) that takes part, in units of held-out OK maxima."""
         grid, deviations, maps = looks["fine"].shape[-2:], {}, {}
@@ -132,9 +145,16 @@ def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
         return stacked.amax(0)
     if how == "lse":
         return stacked.logsumexp(0)
-    others = len(maps) - (LEARNED in maps)
-    weights = [1.0 if name == LEARNED or LEARNED not in maps else 1 / others for name in maps]
-    return (stacked * stacked.new_tensor(weights).view(-1, 1, 1, 1, 1)).sum(0) / sum(weights)
+    return (stacked * stacked.new_tensor(_weights(list(maps))).view(-1, 1, 1, 1, 1)).sum(0)
+
+
+def _weights(names: Sequence[str]) -> list[float]:
+    """In a sum, of each member."""
+    others = len(names) - (LEARNED in names)
+    total = (LEARNED in names) + (others > 0)
+    if LEARNED not in names:
+        return [1 / others] * others
+    return [1 / total if name == LEARNED else 1 / (total * others) for name in names]
 
 
 def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:

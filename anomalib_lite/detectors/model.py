@@ -67,6 +67,10 @@ class Method(Fitted):
         """
         raise NotImplementedError(f"{type(self).__name__} must define anomaly_map")
 
+    def shares(self, image: Tensor, template: Tensor | None = None) -> dict[str, Tensor]:
+        """Of a method that fuses several kinds of evidence, the share (B,) of each in the highest place of the map."""
+        return {}
+
     def prepare(self, batches: Batches) -> None:
         """Before training: statistics of the OK images."""
 
@@ -143,6 +147,14 @@ class Model(LightningModule):
         image = batch.image.to(self.device, memory_format=torch.channels_last)
         template = None if batch.template is None else batch.template.to(self.device)
         return self(image, template)
+
+    @torch.inference_mode()
+    def explain(self, image: Tensor, template: Tensor | None = None) -> list[dict[str, float]]:
+        """For each image (B, 3, H, W), which evidence made its score, by name; empty where there is but one."""
+        self.eval()
+        image = self.views.views[0].apply(image.to(self.device))
+        shares = {name: share.tolist() for name, share in self.method.shares(image, template).items()}
+        return [{name: round(share[k], 4) for name, share in shares.items()} for k in range(len(image))]
 
     def prepare(self, batches: Batches) -> None:
         self.method.prepare(batches)

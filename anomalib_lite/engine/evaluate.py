@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.drawn import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image
-from anomalib_lite.data.images import ImageSet, loader, to_pixels
+from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
@@ -84,6 +84,7 @@ def evaluate(
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold.image)
+    outcomes = [_explained(model, outcome) for outcome in outcomes]
     metrics = _summary(by_image, by_pixel, outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
@@ -168,6 +169,13 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
         )
         for k, (sample, score) in enumerate(zip(batch.samples, prediction.score.tolist(), strict=True))
     ]
+
+
+def _explained(model: Model, outcome: Outcome) -> Outcome:
+    """With the evidence that made the score, where a page may show the image."""
+    if outcome.image is None:
+        return outcome
+    return replace(outcome, evidence=model.explain(to_float(outcome.image[None]))[0])
 
 
 def _summary(

@@ -62,11 +62,15 @@ def test_each_evidence_is_a_detector_of_its_own_that_finds_a_marked_square(image
 
 
 def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(images: ImageSet):
-    chosen = small.fit(fusion("fine", "deep", "colour"), images).notes["choice"]
+    chosen = small.fit(fusion("fine", "deep", "colour"), images).notes["choice"]["candidates"]
     assert [trial["taken"] for trial in chosen] == [True] + [False] * (len(chosen) - 1)
-    assert {"members", "how", "image_auroc", "aupro"} <= set(chosen[0])
-    (only,) = small.fit(fusion("fine", "deep", how="lse"), images).notes["choice"]
-    assert (only["members"], only["how"]) == (["fine", "deep", "learned"], "lse")
+    names = {trial["name"] for trial in chosen}
+    assert {"deep", "learned"} < names and any(" of " in name for name in names)
+    made = fusion("fine", "deep", how="lse")
+    (only,) = small.fit(made, images).notes["choice"]["candidates"]
+    assert only["name"] == "lse of fine, deep and learned"
+    (shares,) = small.model(made).explain(images[[0]].image)
+    assert set(shares) == {"fine", "deep", "learned"} and sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
