@@ -52,14 +52,21 @@ class Networks(nn.Module):
         """
         grid, (first, second) = deviations[0].shape[-2:], HIDDEN
         asked = range(self.count) if number is None else range(number, number + 1)
-        a, b, c = (slice(asked.start * size, asked.stop * size) for size in (first, second, 1))
-        inner = self.bias[a].view(1, -1, 1, 1)
+        part = slice(asked.start * first, asked.stop * first)
+        inner = self.bias[part].view(1, -1, 1, 1)
         for conv, deviation in zip(self.first, deviations, strict=True):
-            own = F.conv2d(described(deviation.float()), conv.weight[a])
-            inner = inner + _on_grid(own, grid)  # resized after the layer, which is linear as resizing is
-        inner = F.conv2d(inner.relu_(), self.second.weight[b], self.second.bias[b], groups=len(asked)).relu_()
-        logits = F.conv2d(inner, self.third.weight[c], self.third.bias[c], groups=len(asked)).mean(1, keepdim=True)
-        return blurred(logits, self.blur * min(grid) / 256)
+            known = described(deviation.float()).contiguous(
+                memory_format=torch.channels_last
+            )  # resizes 10 times faster
+            inner = inner + _on_grid(F.conv2d(known, conv.weight[part]), grid)  # afterwards: both are linear
+        rows, logits = inner.relu_().movedim(1, -1), []
+        for place, one in enumerate(asked):
+            b = slice(one * second, (one + 1) * second)
+            own = rows[..., place * first : (place + 1) * first]
+            hidden = F.linear(own, self.second.weight[b, :, 0, 0], self.second.bias[b]).relu_()
+            logits.append(F.linear(hidden, self.third.weight[one, :, 0, 0][None], self.third.bias[one, None]))
+        mean = torch.stack(logits).mean(0).movedim(-1, 1).contiguous()
+        return blurred(mean, self.blur * min(grid) / 256)
 
     def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:
         """Trains one network on the places' descriptions (N, D), of which some are defective (N,)."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomalib_lite.augment.tta import GREY
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.stacked import stack
 
@@ -23,7 +24,7 @@ Looks = dict[str, Tensor]
 class Looker(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> measurements (B, C, h, w) by name.
 
-    colour: CIE Lab at two scales; sharpness: log energy of the lightness' gradient; both on the grid of `fine`, the
+    colour: CIE Lab at two scales; sharpness: log energy of the grey picture's gradient; both on the grid of `fine`, the
     backbone's first layer. middle: its second layer. deep: all but the first together, on the grid of the coarsest.
 
     Args:
@@ -61,16 +62,16 @@ class Looker(nn.Module):
 
 def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) in [0, 1] -> colour (B, 6, *grid) and sharpness (B, 1, *grid)."""
+    cell = min(image.shape[-2:]) / min(grid)  # px; what is averaged over one is already blurred by its side / sqrt(12)
     unit = min(image.shape[-2:]) / 256
-    lab = rgb_to_lab(image)
-    scales = [F.adaptive_avg_pool2d(blurred(lab, scale * unit), grid) for scale in COLOUR_SCALES]
-    light = lab[:, :1]
-    down = F.pad(light, (0, 0, 1, 1), mode="replicate")
-    across = F.pad(light, (1, 1, 0, 0), mode="replicate")
-    energy = ((down[:, :, 2:] - down[:, :, :-2]).square() + (across[..., 2:] - across[..., :-2]).square()) / 4
-    cell = grid[0] / image.shape[-2]  # averaged down first: the blur is wide
-    sharpness = blurred(F.adaptive_avg_pool2d(energy, grid), SHARPNESS_SCALE * unit * cell)
-    return torch.cat(scales, 1), (sharpness + 0.5).log()
+    lab = F.adaptive_avg_pool2d(rgb_to_lab(F.avg_pool2d(image, 2, ceil_mode=True)), grid)
+    sigmas = [max((scale * unit / cell) ** 2 - 1 / 12, 0.0) ** 0.5 for scale in COLOUR_SCALES]
+    light = 100 * F.conv2d(image, image.new_tensor(GREY).view(1, 3, 1, 1))
+    down = (light[:, :, 2:] - light[:, :, :-2]).square()
+    across = (light[..., 2:] - light[..., :-2]).square()
+    energy = (F.adaptive_avg_pool2d(down, grid) + F.adaptive_avg_pool2d(across, grid)) / 4
+    sharpness = blurred(energy, SHARPNESS_SCALE * unit / cell)
+    return torch.cat([blurred(lab, sigma) for sigma in sigmas], 1), (sharpness + 0.5).log()
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
