@@ -21,8 +21,8 @@ from anomalib_lite.data.sample import OK, Outcome, Sample
 from anomalib_lite.engine.evaluate import run_over
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.report.contact_sheet import TRUTH, Block, draw_sheet
-from anomalib_lite.report.heatmap import draw_outline, overlay
 from anomalib_lite.report.ink import save_png
+from anomalib_lite.report.pictures import draw_outline, overlay
 from anomalib_lite.scoring import Threshold
 
 Seen = tuple[Threshold, list[Outcome]]  # by one run

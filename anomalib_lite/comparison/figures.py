@@ -55,9 +55,8 @@ def pairs_figure(study: Study) -> Figure:
 def interactions_figure(study: Study) -> Figure:
     """One panel for each two factors: the first one's levels along the axis, a line for each of the second's."""
     shown = study.interactions[:INTERACTIONS]
-    columns = min(3, len(shown))
-    drawing, axes = ink.panels(10.4, 3.1 * math.ceil(len(shown) / columns), math.ceil(len(shown) / columns), columns)
-    for axis, table in zip(axes, shown, strict=False):
+    drawing, axes = ink.grid(len(shown), 10.4 / min(3, len(shown)), 3.1)
+    for axis, table in zip(axes, shown, strict=True):
         first, second = table.columns[:2]
         for k, (name, own) in enumerate(table.groupby(second, observed=True)):
             colour, x = ink.SERIES[k % len(ink.SERIES)], own[first].cat.codes + 0.04 * k
@@ -69,8 +68,6 @@ def interactions_figure(study: Study) -> Figure:
         legend = axis.legend(title=second, fontsize=8, title_fontsize=8, frameon=False, labelcolor=ink.INK)
         legend.get_title().set_color(ink.MUTED)
         ink.entitle(axis, "" if table.attrs["whole"] else "not all combinations run alike")
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
     return drawing
 
 

@@ -30,7 +30,7 @@ from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_collector, 
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.trainer import devices_of
 from anomalib_lite.errors import UserError
-from anomalib_lite.report.heatmap import overlay
+from anomalib_lite.report.pictures import overlay
 from anomalib_lite.runs.atomic import atomic_path, write_text
 from anomalib_lite.runs.folder import MODEL, TEMPLATE, RunFolder, open_csv, open_finished
 from anomalib_lite.runs.tracking import Tracker

@@ -14,8 +14,8 @@ from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.evaluate import Evaluation
 from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
 from anomalib_lite.report.figures import image_curves
-from anomalib_lite.report.heatmap import overlay
 from anomalib_lite.report.page import write_report
+from anomalib_lite.report.pictures import overlay
 from anomalib_lite.runs.folder import MODEL, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Findings, Tracker, with_status
 from anomalib_lite.scoring import Threshold

@@ -40,9 +40,9 @@ runs/<name>/sweep-<hash>/: the same command goes on where it was interrupted. Wh
 @app("sweep", HELP)
 def job(cfg: DictConfig) -> None:
     # Optuna takes seconds to import, and --help need not wait for it
-    from anomalib_lite.sweeps.outcome import conclude
     from anomalib_lite.sweeps.run import Plan, run_sweep
     from anomalib_lite.sweeps.spec import read_sweep
+    from anomalib_lite.sweeps.study import conclude
 
     sweep = read_sweep(Path(cfg.file))
     fixed, folder = _place(sweep, tuple(cfg.train))

@@ -14,7 +14,7 @@ from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report import ink
 from anomalib_lite.report.cases import MISTAKES, kind, verdict
-from anomalib_lite.report.heatmap import colour_bar, draw_outline, overlay, tick_positions
+from anomalib_lite.report.pictures import colour_bar, draw_outline, overlay, tick_positions
 
 TILE = 160  # pixels of a tile's side
 TRUTH = (64, 224, 190)  # colour of the true defect

@@ -218,13 +218,9 @@ def training_curves(history: pd.DataFrame) -> Figure | None:
         quantities.setdefault(quantity, []).append(column)
     if not quantities:
         return None
-    columns = min(len(quantities), 3)
-    lines = -(-len(quantities) // columns)
-    drawing, axes = ink.panels(4.2 * columns if columns > 1 else 6.4, 2.9 * lines, lines, columns)
-    for axis, (quantity, names) in zip(axes, quantities.items(), strict=False):
+    drawing, axes = ink.grid(len(quantities), 4.2 if len(quantities) > 1 else 6.4, 2.9)
+    for axis, (quantity, names) in zip(axes, quantities.items(), strict=True):
         _draw_quantity(axis, quantity, values[names])
-    for axis in axes[len(quantities) :]:
-        axis.set_axis_off()
     return drawing
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
-import jinja2
 import numpy as np
 import pandas as pd
 import yaml
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.report import ink
 from anomalib_lite.report.contact_sheet import Pair, pairs_sheet
+from anomalib_lite.report.figures import bin_edges, mark_threshold
 from anomalib_lite.report.pictures import data_uri, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent, yaml_lines
 from anomalib_lite.runs.atomic import write_json, write_text
@@ -29,6 +29,12 @@ _ON_PAGE, _ON_SHEET = (36, 24), (16, 8)  # pairs shown at most: kept, dropped
 _MOST_POINTS = 400  # of a curve
 _MOST_CURVES = 12
 _NOT_A_CURVE = ("epoch", "scale")
+_DISTANCES = (  # key in quality.json, name, what its error is called there, meaning
+    ("frechet", "Frechet distance", "sd",
+     "to real images, {images_each} on each side; as far as real from real is ideal"),
+    ("kernel", "kernel distance", "se", "to real images; 0 on average where the two are alike, however few"),
+)  # fmt: skip
+_DIVERSITY = "perceptual distance between two images; far below the real ones', all look the same"
 
 
 def write_generated_report(
@@ -56,10 +62,23 @@ def write_generated_report(
     sheet = pairs_sheet(_pairs(folder.parent, drawn, ok, *_ON_SHEET))
     if sheet is not None:
         ink.save_png(sheet, folder / "contact_sheet.png", dpi=100)
-    pairs = _pairs(folder.parent, drawn, ok, *_ON_PAGE)
-    overlaps = {flag: [row["edge_overlap"] for row in drawn if row["kept"] is flag] for flag in (True, False)}
-    config = yaml.safe_dump(dict(settings), sort_keys=False)
-    write_generated_page(folder / "generated.html", title, quality, pairs, overlaps, losses, config)
+    shown = [
+        (pair, data_uri(thumbnail(pair.content)), data_uri(thumbnail(pair.generated)))
+        for pair in _pairs(folder.parent, drawn, ok, *_ON_PAGE)
+    ]
+    drawings = {"overlap": overlap_histogram(drawn, quality["guard"]), "losses": loss_curves(losses)}
+    page = ink.template("generated.html.j2").render(
+        title=title,
+        n=quality["n_generated"],
+        n_real=quality["n_real"],
+        rows=quality_rows(quality),
+        guard=guard_words(quality),
+        missing=dict(quality["missing"]),
+        groups=[(kept, [one for one in shown if one[0].kept is kept]) for kept in (True, False)],
+        drawings={name: Markup(ink.to_svg(figure)) for name, figure in drawings.items() if figure is not None},
+        config=yaml_lines(yaml.safe_dump(dict(settings), sort_keys=False)),
+    )
+    write_text(folder / "generated.html", page)
 
 
 def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], kept: int, dropped: int) -> list[Pair]:
@@ -75,64 +94,22 @@ def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path],
     return pairs
 
 
-def write_generated_page(
-    path: Path,
-    title: str,
-    quality: Mapping[str, Any],
-    pairs: Sequence[Pair],
-    overlaps: Mapping[bool, Sequence[float]],
-    losses: pd.DataFrame,
-    config: str,
-) -> None:
-    """quality: as in quality.json. overlaps: edge overlaps of the images kept (True) and dropped (False).
-    losses: columns step, name, value. config: YAML.
-    """
-    guard = quality["guard"]
-    drawings = {
-        "overlap": overlap_histogram(overlaps, None if guard is None else guard["threshold"]),
-        "losses": loss_curves(losses),
-    }
-    loader = jinja2.PackageLoader("anomalib_lite.report")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    shown = [(p, data_uri(thumbnail(p.content)), data_uri(thumbnail(p.generated))) for p in pairs]
-    page = environment.get_template("generated.html.j2").render(
-        title=title,
-        n=quality["n_generated"],
-        n_real=quality["n_real"],
-        rows=quality_rows(quality),
-        guard=guard_words(quality),
-        missing=dict(quality["missing"]),
-        groups=[(True, [s for s in shown if s[0].kept]), (False, [s for s in shown if not s[0].kept])],
-        drawings={name: Markup(ink.to_svg(figure)) for name, figure in drawings.items() if figure is not None},
-        config=yaml_lines(config),
-    )
-    write_text(path, page)
-
-
-def overlap_histogram(overlaps: Mapping[bool, Sequence[float]], threshold: float | None) -> Figure:
+def overlap_histogram(drawn: Sequence[Mapping[str, Any]], guard: Mapping[str, Any] | None) -> Figure:
     """How many images agree with their content image how far."""
     drawing, axis = ink.figure(8.6, 2.2)
-    everything = [*overlaps[True], *overlaps[False], *([] if threshold is None else [threshold])]
-    low = max(0.0, min(everything) - 0.02)
-    anchor = 1.0 if threshold is None else threshold  # an edge of a bar, so that none straddles the threshold
-    width = (1 - low) / 40
-    steps = np.arange(np.floor((low - anchor) / width), np.ceil((1 - anchor) / width) + 1)
-    bins = anchor + steps * width
+    threshold = math.inf if guard is None else guard["threshold"]
+    overlaps = {flag: [row["edge_overlap"] for row in drawn if row["kept"] is flag] for flag in (True, False)}
+    low = min(threshold, 1.0, *overlaps[True], *overlaps[False])
+    bins = bin_edges(max(0.0, low - 0.02), 1.0, threshold)
     colours = {True: (ink.OK_PALE, ink.OK, "kept"), False: (ink.NOK_PALE, ink.NOK, "dropped")}
     for kept, (fill, edge, words) in colours.items():
         if overlaps[kept]:
             axis.hist(overlaps[kept], bins.tolist(), color=fill, edgecolor=edge, linewidth=0.5, label=words)
-    if threshold is not None:
-        axis.axvline(threshold, color=ink.INK, linewidth=1.2)
-        axis.annotate(
-            f"threshold {threshold:.3f}", (threshold, 1.03), xycoords=axis.get_xaxis_transform(), ha="center",
-            color=ink.INK, fontsize=9,
-        )  # fmt: skip
+    if guard is not None:
+        mark_threshold(axis, threshold, f"threshold {threshold:.3f}", 1.03)
     if overlaps[False]:
         axis.legend(frameon=False, fontsize=8.5, labelcolor=ink.MUTED)
-    axis.set_xlim(bins[0], max(1.0, bins[-1]))
-    axis.set_xlabel("edge overlap with the content image")
-    axis.set_ylabel("images")
+    axis.set(xlim=(bins[0], bins[-1]), xlabel="edge overlap with the content image", ylabel="images")
     ink.whole_numbers(axis.yaxis)
     return drawing
 
@@ -144,28 +121,20 @@ def loss_curves(losses: pd.DataFrame) -> Figure | None:
         for name, rows in losses.groupby("name", sort=False)
         if str(name).rpartition("/")[2] not in _NOT_A_CURVE
     }
-    curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
-    if not curves:
+    shown = [(name, curve) for name, curve in curves.items() if len(curve) > 1][:_MOST_CURVES]
+    if not shown:
         return None
-    shown = list(curves.items())[:_MOST_CURVES]
-    columns = min(len(shown), 3)
-    lines = -(-len(shown) // columns)
-    drawing, axes = ink.panels(3.6 * columns, 2.2 * lines, lines, columns)
-    for axis, (name, curve) in zip(axes, shown, strict=False):
+    drawing, axes = ink.grid(len(shown), 3.6, 2.2)
+    for axis, (name, curve) in zip(axes, shown, strict=True):
         group = np.arange(len(curve)) // -(-len(curve) // _MOST_POINTS)
-        axis.plot(
-            pd.Series(curve.index).groupby(group).mean(), curve.reset_index(drop=True).groupby(group).mean(),
-            color=ink.OK, linewidth=1.2,
-        )  # fmt: skip
+        points = curve.reset_index().groupby(group).mean()
+        axis.plot(points["step"], points["value"], color=ink.OK, linewidth=1.2)
         ink.entitle(axis, name.replace("_", " "))
         axis.set_xlabel("step")
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
     return drawing
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A measure of the generated images beside the same of real ones. meaning: how to read it."""
 
     name: str
@@ -176,43 +145,16 @@ class Row:
 
 def quality_rows(quality: Mapping[str, Any]) -> list[Row]:
     rows = []
-    if frechet := quality["frechet"]:
-        rows.append(
-            Row(
-                "Frechet distance",
-                _with_error(frechet["generated"], frechet["generated_sd"]),
-                _with_error(frechet["real"], frechet["real_sd"]),
-                f"to real images, {frechet['images_each']} on each side; as far as real from real is ideal",
-            )
-        )
-    if kernel := quality["kernel"]:
-        rows.append(
-            Row(
-                "kernel distance",
-                _with_error(kernel["generated"], kernel["generated_se"]),
-                _with_error(kernel["real"], kernel["real_se"]),
-                "to real images; 0 on average where the two are alike, however few",
-            )
-        )
-    diversity = quality["diversity"]
-    rows.append(
-        Row(
-            "diversity",
-            _number(diversity["generated"]),
-            _number(diversity["real"]),
-            "perceptual distance between two images; far below the real ones', all look the same",
-        )
-    )
+    for key, name, error, meaning in _DISTANCES:
+        if found := quality[key]:
+            made, real = (_with_error(found[side], found[f"{side}_{error}"]) for side in ("generated", "real"))
+            rows.append(Row(name, made, real, meaning.format(**found)))
+    made, real = (_number(quality["diversity"][side]) for side in ("generated", "real"))
+    rows.append(Row("diversity", made, real, _DIVERSITY))
     for key, name in (("edge_overlap", "edge overlap"), ("ssim", "SSIM of luminance")):
-        row = quality[key]
-        rows.append(
-            Row(
-                name,
-                _with_low(row["generated"], row["generated_low"]),
-                _with_low(row["real_pairs"], row["real_pairs_low"]),
-                "with its content image; real: between two different images",
-            )
-        )
+        found = quality[key]
+        made, real = (_with_low(found[side], found[f"{side}_low"]) for side in ("generated", "real_pairs"))
+        rows.append(Row(name, made, real, "with its content image; real: between two different images"))
     return rows
 
 
@@ -231,13 +173,8 @@ def guard_words(quality: Mapping[str, Any]) -> str:
 def quality_table(quality: Mapping[str, Any]) -> str:
     """For the terminal."""
     rows = [Row("", "generated", "real", ""), *quality_rows(quality)]
-    widths = [max(len(getattr(row, field)) for row in rows) for field in ("name", "generated", "real")]
-    lines = []
-    for row in rows:
-        cells = (row.name, row.generated, row.real)
-        lines.append(
-            "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)) + "  " + row.meaning
-        )
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
+    lines = ("  ".join([*map(str.ljust, row[:3], widths), row.meaning]) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -255,19 +192,11 @@ def _with_low(value: float | None, low: float | None) -> str:
     return NOT_THERE if value is None or low is None else f"{value:.3f} (95 % above {low:.3f})"
 
 
-@dataclass(frozen=True)
-class GeneratedView:
-    """sheet: data URI of the contact sheet. page: of the generated images, relative to the run's."""
+def generated_view(run: Path) -> dict[str, Any] | None:
+    """What a run's page shows of its generated images: words, the table of their quality, and a contact sheet.
 
-    words: str
-    rows: list[Row]
-    missing: dict[str, str]
-    sheet: str
-    page: str
-
-
-def generated_view(run: Path) -> GeneratedView | None:
-    """None for a run without generated images."""
+    None for a run without generated images.
+    """
     folder = run / FOLDER
     if not (folder / "quality.json").is_file():
         return None
@@ -275,6 +204,10 @@ def generated_view(run: Path) -> GeneratedView | None:
     sheet = read_image(folder / "contact_sheet.png")
     height = round(sheet.shape[0] * min(1.0, _SHEET_WIDTH / sheet.shape[1]))
     small = cv2.resize(sheet, (min(_SHEET_WIDTH, sheet.shape[1]), height), interpolation=cv2.INTER_AREA)
-    return GeneratedView(
-        guard_words(quality), quality_rows(quality), quality["missing"], data_uri(small), f"{FOLDER}/generated.html"
-    )
+    return {
+        "words": guard_words(quality),
+        "rows": quality_rows(quality),
+        "missing": quality["missing"],
+        "sheet": data_uri(small),
+        "page": f"{FOLDER}/generated.html",
+    }

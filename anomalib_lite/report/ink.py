@@ -53,6 +53,16 @@ def panels(width: float, height: float, rows: int, columns: int) -> tuple[Figure
     return drawing, axes
 
 
+def grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Axes for so many panels of a size in inches, up to three in a row."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    drawing, axes = panels(width * columns, height * rows, rows, columns)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return drawing, axes[:count]
+
+
 def entitle(axis: Axes, words: str) -> None:
     axis.set_title(words, color=INK, fontsize=10.5, loc="left", pad=8, parse_math=False)
 

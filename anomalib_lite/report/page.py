@@ -19,8 +19,7 @@ from anomalib_lite.report.contact_sheet import contact_sheet
 from anomalib_lite.report.defects import defects_view
 from anomalib_lite.report.figures import Points, draw_figures
 from anomalib_lite.report.generated import generated_view
-from anomalib_lite.report.heatmap import colour_bar, tick_positions
-from anomalib_lite.report.pictures import data_uri, pictures
+from anomalib_lite.report.pictures import colour_bar, data_uri, pictures, tick_positions
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.folder import RunFolder
 

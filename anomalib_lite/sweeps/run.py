@@ -49,31 +49,27 @@ class Plan:
 class Training:
     """The process of a trial, watched through the files that it writes.
 
-    record: the file into which it writes the name of its run folder. log: what it says. told: the epochs that the
-    study knows of.
+    place: of its log, and of the file into which it writes the name of its run folder. told: the epochs that the study
+    knows of.
     """
 
     trial: Trial
     command: list[str]
-    record: Path
-    log: Path
+    place: Path
     begin: float = field(default_factory=time.perf_counter)
     told: int = 0
 
+    def __post_init__(self) -> None:
+        self.log, self.record = (self.place / f"{self.trial.number:04d}.{end}" for end in ("log", "run"))
+
     def start(self) -> Training:
         self.record.unlink(missing_ok=True)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.place.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {RECORD: str(self.record.absolute())}
         with self.log.open("ab") as stream:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
             # a session of its own: Ctrl-C reaches the sweep, which ends its trials itself
-            self.process = subprocess.Popen(
-                self.command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = subprocess.Popen(self.command, start_new_session=True, env=environment, **streams)
         return self
 
     @property
@@ -135,11 +131,8 @@ def run_sweep(sweep: Sweep, plan: Plan, folder: Path, command: Command) -> Study
                 while len(running) < plan.parallel and len(study.ended()) + len(running) < total:
                     if (trial := study.ask()) is None:
                         break
-                    place = folder / "trials" / f"{trial.number:04d}"
                     arguments = command([*plan.fixed, *overrides(study.values(trial))])
-                    running.append(
-                        Training(trial, arguments, place.with_suffix(".run"), place.with_suffix(".log")).start()
-                    )
+                    running.append(Training(trial, arguments, folder / "trials").start())
                 if not running:
                     return study
                 time.sleep(PAUSE)

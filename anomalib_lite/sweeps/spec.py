@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -117,7 +117,7 @@ class Objective:
     """A figure of a run, by its name in metrics.json (`aupro`, `validation/aupro`), status.json or history.csv."""
 
     name: str
-    goal: str
+    goal: Literal["minimize", "maximize"]
 
     @property
     def sign(self) -> int:
@@ -153,31 +153,36 @@ def read_sweep(path: Path) -> Sweep:
     Errors: UserError that names what is wrong.
     """
     spec = _load(path)
+    try:
+        return _sweep(spec, path.stem)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _sweep(spec: Mapping[str, Any], name: str) -> Sweep:
     if unknown := sorted(set(spec) - set(KEYS)):
-        raise UserError(f"{path}: unknown: {', '.join(unknown)}. Known: {', '.join(KEYS)}.")
+        raise UserError(f"unknown: {', '.join(unknown)}. Known: {', '.join(KEYS)}.")
     if spec.get("method") not in METHODS:
-        raise UserError(f"{path}: method must be one of {', '.join(METHODS)}, not '{spec.get('method')}'.")
-    parameters = _parameters(spec.get("parameters"), path)
+        raise UserError(f"method must be one of {', '.join(METHODS)}, not '{spec.get('method')}'.")
+    parameters = _parameters(spec.get("parameters"))
     for key, parameter in parameters.items():
         if spec["method"] == "grid" and parameter.grid() is None:
             raise UserError(
-                f"{path}: method grid tries every value, and parameter '{key}' ({parameter.kind}) has too many to "
-                "count: list values, or take another method."
+                f"method grid tries every value, and parameter '{key}' ({parameter.kind}) has too many to count: list "
+                "values, or take another method."
             )
-    objectives, pruner = _objectives(spec, path), _pruner(spec.get("early_terminate"))
+    objectives, pruner = _objectives(spec), _pruner(spec.get("early_terminate"))
     if pruner and len(objectives) > 1:
-        raise UserError(
-            f"{path}: early_terminate compares trials by val_loss, which several metrics cannot be held to."
-        )
+        raise UserError("early_terminate compares trials by val_loss, which several metrics cannot be held to.")
     defining = [spec.get(k) for k in ("method", "metric", "metrics", "parameters", "early_terminate", "command")]
     return Sweep(
-        name=str(spec.get("name") or path.stem),
+        name=str(spec.get("name") or name),
         method=spec["method"],
         objectives=objectives,
         parameters=parameters,
         pruner=pruner,
         run_cap=int(spec["run_cap"]) if spec.get("run_cap") else None,
-        fixed=_fixed(spec.get("command"), path),
+        fixed=_fixed(spec.get("command")),
         content=json.dumps(defining, sort_keys=True),
     )
 
@@ -194,28 +199,27 @@ def _load(path: Path) -> dict[str, Any]:
     return spec
 
 
-def _parameters(entries: Any, path: Path, prefix: str = "") -> dict[str, Parameter]:
+def _parameters(entries: Any, prefix: str = "") -> dict[str, Parameter]:
     if not isinstance(entries, Mapping) or not entries:
-        raise UserError(f"{path}: {prefix}parameters must hold at least one parameter.")
+        raise UserError(f"{prefix}parameters must hold at least one parameter.")
     found: dict[str, Parameter] = {}
-    for key, entry in entries.items():
+    for name, entry in entries.items():
+        key = f"{prefix}{name}"
         if not isinstance(entry, Mapping):
-            raise UserError(f"{path}: parameter '{prefix}{key}' must be a mapping, e.g. {{values: [1, 2]}}.")
-        if "parameters" in entry:
-            found |= _parameters(entry["parameters"], path, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = read_parameter(f"{prefix}{key}", entry)
+            raise UserError(f"parameter '{key}' must be a mapping, e.g. {{values: [1, 2]}}.")
+        inner = "parameters" in entry
+        found |= _parameters(entry["parameters"], f"{key}.") if inner else {key: read_parameter(key, entry)}
     return found
 
 
-def _objectives(spec: Entry, path: Path) -> tuple[Objective, ...]:
+def _objectives(spec: Entry) -> tuple[Objective, ...]:
     entries = spec.get("metrics") or ([spec["metric"]] if spec.get("metric") else [])
     if not entries or not all(isinstance(e, Mapping) and e.get("name") for e in entries):
-        raise UserError(f"{path}: metric needs a name and a goal, e.g. metric: {{name: val_loss, goal: minimize}}.")
+        raise UserError("metric needs a name and a goal, e.g. metric: {name: val_loss, goal: minimize}.")
     objectives = tuple(Objective(str(e["name"]), e.get("goal", "minimize")) for e in entries)
     for objective in objectives:
         if objective.goal not in GOALS:
-            raise UserError(f"{path}: the goal of {objective.name} must be minimize or maximize.")
+            raise UserError(f"the goal of {objective.name} must be minimize or maximize.")
     return objectives
 
 
@@ -239,13 +243,11 @@ def _pruner(entry: Entry | None) -> BasePruner | None:
     return SuccessiveHalvingPruner(min_resource=max(1, first), reduction_factor=int(eta))
 
 
-def _fixed(command: Any, path: Path) -> tuple[str, ...]:
+def _fixed(command: Any) -> tuple[str, ...]:
     """The command's overrides, without the program, its verb and the macros that stand for the parameters."""
     words = [str(word) for word in command or ()]
     start = next((i for i, word in enumerate(words) if Path(word).name == PROGRAM), None)
     if start is None or words[start + 1 : start + 2] != ["train"]:
-        raise UserError(
-            f"{path}: command must start a training: ['${{env}}', {PROGRAM}, train, further overrides, "
-            "'${args_json}']."
-        )
+        wanted = f"['${{env}}', {PROGRAM}, train, further overrides, '${{args_json}}']"
+        raise UserError(f"command must start a training: {wanted}.")
     return tuple(word for word in words[start + 2 :] if not word.startswith("${"))

@@ -1,22 +1,30 @@
-"""Which values to try next: Optuna, with its record in a file, so that a killed sweep goes on."""
+"""Which values to try next, by Optuna, with its record in a file, so that a killed sweep goes on; what was found."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.runs.overrides import PROGRAM, command_line, literal, overrides
 from anomalib_lite.sweeps.spec import Sweep
+
+log = logging.getLogger(__name__)
 
 RECORD = "study.journal"
 INTERRUPTED = "interrupted"
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+SHOWN = 10  # of the best trials
 
 
 class Study:
@@ -80,7 +88,7 @@ class Study:
 
     def ended(self) -> list[FrozenTrial]:
         """Done, pruned or failed; not those that a kill interrupted, which are tried again."""
-        trials = self.optuna.get_trials(deepcopy=False, states=ENDED)
+        trials = self.optuna.get_trials(deepcopy=False, states=tuple(STATES))
         return [trial for trial in trials if INTERRUPTED not in trial.user_attrs]
 
     def best(self) -> list[FrozenTrial]:
@@ -96,3 +104,61 @@ class Study:
             self.note(trial, {INTERRUPTED: True})
             self.optuna.tell(trial, state=TrialState.FAIL)
             self.optuna.enqueue_trial(frozen.params)
+
+
+def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
+    """Writes trials.csv and says what was found; returns the list of failures, each with its message and command."""
+    ended, best = study.ended(), study.best()
+    write_text(folder / "trials.csv", trials_table(study, ended).to_csv(index=False))
+    states = [STATES[trial.state] for trial in ended]
+    counted = ", ".join(f"{states.count(s)} {s}" for s in STATES.values() if s in states)
+    log.info("%s: %d trials (%s)", study.sweep.name, len(ended), counted or "none")
+    if best:
+        log.info("%s", best_table(study, best[:SHOWN]))
+        log.info("best: %s", ready_command(study, best[0], fixed))
+    # one that was done before took no time of its own
+    if spent := [t.user_attrs for t in ended if t.user_attrs.get("seconds", 0) > t.user_attrs.get("stages", 1e9)]:
+        beside = mean(attrs["seconds"] - attrs["stages"] for attrs in spent)
+        log.info("%.1f s a trial beside its training: start of the process, libraries, tracking", beside)
+    log.info("%s", folder / "trials.csv")
+    failures = [trial for trial in ended if trial.state == TrialState.FAIL]
+    if not failures:
+        return None
+    listed = "\n".join(
+        f"  trial {t.number}: {t.user_attrs.get('message', '')}\n    {ready_command(study, t, fixed)}" for t in failures
+    )
+    return f"{len(failures)} trial(s) of the sweep failed:\n{listed}"
+
+
+def best_table(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    """One line a trial, the best first, or the Pareto front: objectives, then what varies."""
+    objectives = study.sweep.objectives
+    varying = [key for key, parameter in study.sweep.parameters.items() if not parameter.space.single()]
+    rows = []
+    for trial in trials:
+        figures = dict(zip([o.name for o in objectives], trial.values, strict=True))
+        chosen = {key: value for key, value in study.values(trial).items() if key in varying}
+        said = {k: f"{v:.4g}" if isinstance(v, float) else literal(v) for k, v in (figures | chosen).items()}
+        rows.append({"trial": trial.number, **said})
+    title = "best trials" if len(objectives) == 1 else "no other trial beats these in all"
+    goals = ", ".join(f"{o.goal} {o.name}" for o in objectives)
+    return f"{title} ({goals}):\n{pd.DataFrame(rows).to_string(index=False)}"
+
+
+def ready_command(study: Study, trial: FrozenTrial, fixed: Sequence[str]) -> str:
+    """The command line of a trial."""
+    return command_line([PROGRAM, "train", *fixed, *overrides(study.values(trial))])
+
+
+def trials_table(study: Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
+    """Trial, state, the objectives, the parameters as they are written for Hydra, seconds, folder, message."""
+    names, facts = [o.name for o in study.sweep.objectives], ("seconds", "folder", "message")
+    rows = []
+    for trial in trials:
+        results = trial.values if trial.state == TrialState.COMPLETE else [None] * len(names)
+        row: dict[str, Any] = {"trial": trial.number, "state": STATES[trial.state]}
+        row |= dict(zip(names, results, strict=True)) | {
+            key: literal(value) for key, value in study.values(trial).items()
+        }
+        rows.append(row | {name: trial.user_attrs.get(name) for name in facts})
+    return pd.DataFrame(rows, columns=["trial", "state", *names, *study.sweep.parameters, *facts])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.report import heatmap as hm
+from anomalib_lite.report import pictures as hm
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:

@@ -16,9 +16,8 @@ import pytest
 import yaml
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.sweeps.outcome import conclude
 from anomalib_lite.sweeps.run import Plan, run_sweep
-from anomalib_lite.sweeps.study import Study
+from anomalib_lite.sweeps.study import Study, conclude
 from tests.commands import one_thread
 from tests.sweeps.conftest import COMMAND, Write, fake_training
 
