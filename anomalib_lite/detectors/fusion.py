@@ -32,7 +32,7 @@ FIGURES, LISTED = ("image_auroc", "aupro", "worth", "taken"), 12
 BATCH = 16  # images that are looked at at once
 PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
 GAIN = 0.002  # by how much a fusion must be better without a member, for that to be left out
-TRUST = 0.01  # by how much another way must be better than the sum, to be taken
+TRUST = 0.005  # by how much another way must be better than the sum, to be taken
 
 
 class Fusion(Method):

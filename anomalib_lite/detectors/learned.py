@@ -74,6 +74,11 @@ class Networks(nn.Module):
             torch.manual_seed(seed)
             mean, scale = rows.mean(0), rows.std(0) + 1e-3
             layers = _trained((rows - mean) / scale, defective.float(), self.epochs)
+        with torch.no_grad():
+            self._keep(number, layers, mean, scale)
+
+    def _keep(self, number: int, layers: Sequence[nn.Linear], mean: Tensor, scale: Tensor) -> None:
+        """One network's layers into their places, the standardisation of its inputs into its first layer."""
         a, b = (slice(number * size, (number + 1) * size) for size in HIDDEN)
         weight = layers[0].weight / scale
         for conv, part in zip(self.first, weight.split(self.widths, 1), strict=True):

@@ -1,0 +1,145 @@
+"""Looks, evidence and the judge of a fusion against independent oracles."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, share_of_place
+from anomalib_lite.detectors.learned import Networks, described, drawn_places
+from anomalib_lite.detectors.looks import appearance, rgb_to_lab
+from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge
+from anomalib_lite.errors import UserError
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def placed(count: int, seed: int = 0) -> torch.Tensor:
+    """Looks (count, 5, 6, 8) with a mean of its own at each place."""
+    return noise(count, 5, 6, 8, seed=seed) + 3 * noise(1, 5, 6, 8, seed=99)
+
+
+def test_lab_is_that_of_opencv():
+    """OpenCV's comes from a table, and is up to 0.6 off."""
+    image = torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+    expected = [cv2.cvtColor(one.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2LAB) for one in image]
+    found = rgb_to_lab(image).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(found, np.stack(expected), atol=0.7)
+    assert torch.allclose(rgb_to_lab(torch.ones(1, 3, 1, 1)).flatten(), torch.tensor([100.0, 0, 0]), atol=0.02)
+
+
+def test_sharpness_falls_where_a_picture_is_blurred_and_colour_stays():
+    lines = torch.zeros(1, 3, 64, 64)
+    lines[..., ::4] = 1
+    soft = lines.clone()
+    soft[..., 32:, :] = lines[..., 32:, :].mean()
+    (_, sharp), (_, less) = (appearance(picture, (16, 16)) for picture in (lines, soft))
+    assert (less[..., 10:, :] < sharp[..., 10:, :] - 3).all() and torch.allclose(less[..., :5, :], sharp[..., :5, :])
+
+
+def test_the_place_explains_all_of_an_aligned_product_and_nothing_of_noise():
+    assert share_of_place([placed(40)]) == pytest.approx(0.9, abs=0.03)
+    assert share_of_place([noise(6, 5, 6, 8)]) < 0.05
+    turned = torch.stack([one.flatten(1)[:, torch.randperm(48)].view(5, 6, 8) for one in placed(40)])
+    assert share_of_place([turned]) < 0.05
+
+
+@pytest.mark.parametrize("own", [Gaussians("deep"), Subspace("deep", share=0.8)])
+def test_a_gaussian_knows_its_place_only_where_places_mean_something(own: Gaussians | Subspace):
+    known = placed(60)
+    moved = known[:1].roll(3, dims=3)  # OK looks at another place
+    own.fit(known, placed=True)
+    here, there = own.distance(known[:1]).mean(), own.distance(moved).mean()
+    own.fit(known, placed=False)
+    assert torch.allclose(own.distance(moved).mean(), own.distance(known[:1]).mean(), rtol=1e-4)
+    if isinstance(own, Gaussians):
+        assert there > 3 * here
+
+
+def test_deviations_are_white_and_their_mean_square_is_the_distance():
+    known = placed(400)
+    own = Gaussians("deep", ridge=0.0)
+    own.fit(known, placed=True)
+    found = own.deviations(known)
+    assert torch.allclose(found.square().mean(1, keepdim=True), own.distance(known), rtol=1e-4)
+    assert found.mean().abs() < 0.01 and found.var() == pytest.approx(1, abs=0.05)
+
+
+def test_neighbours_are_those_of_brute_force():
+    known, asked = noise(4, 5, 6, 8).abs(), noise(2, 5, 6, 8, seed=1).abs()
+    own = Neighbours("deep", bank=4 * 48)
+    own.fit(known, placed=False)
+    bank, rows = own._directions(known).flatten(0, 1), own._directions(asked).flatten(0, 1)
+    expected = torch.cdist(rows.double(), bank.double()).amin(1).square().view(2, 1, 6, 8)
+    assert torch.allclose(own.distance(asked).double(), expected, atol=1e-5)
+
+
+def test_a_look_that_is_none_is_refused():
+    with pytest.raises(UserError, match="colour, sharpness"):
+        Gaussians("deeper")
+
+
+def shown(images: int = 24, drawn: int = 24) -> Shown:
+    """Aligned looks; every drawn image has a square that deviates."""
+    source, mask = torch.arange(drawn) % images, torch.zeros(drawn, 1, 6, 8)
+    mask[:, :, 2:4, 3:6] = 1
+    ok = {"fine": placed(images), "deep": placed(images, 5)}
+    bad = {name: look[source] + 6 * mask * (1 + noise(drawn, 5, 1, 1)) for name, look in ok.items()}
+    family = torch.arange(drawn) % 5
+    half = [{name: look.half() for name, look in looks.items()} for looks in (ok, bad)]
+    return Shown(half[0], half[1], mask, family, source, torch.arange(images) % 4)
+
+
+def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
+    members = Members({"fine": Gaussians("fine"), "deep": Gaussians("deep")}, learned=True)
+    members.equip({"fine": 5, "deep": 5}, 3)
+    known = shown()
+    maps = members.fit(known, True, 0)
+    for own in maps.values():
+        maxima = own.ok.flatten(1).amax(1)
+        assert maxima.mean().abs() < 1e-4 and maxima.std(correction=0) == pytest.approx(1, abs=1e-3)
+    seen = members.maps({name: look.float() for name, look in known.ok.items()})["deep"].flatten(1).amax(1)
+    assert seen.mean() < -0.5, "images that it has learned from look better than held-out ones"
+    assert judge(maps["learned"].ok, maps["learned"].drawn, known.mask, known.family)["image_auroc"] > 0.95
+
+
+def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
+    networks = Networks({"a": 4, "b": 3}, count=2, epochs=30, blur=0.0)
+    deviations, mask = [noise(16, 4, 8, 8), noise(16, 3, 4, 4)], torch.zeros(16, 1, 8, 8)
+    mask[8:, :, :4] = 1
+    deviations[0][8:, :, :4] += 4
+    generator = torch.Generator().manual_seed(0)
+    for number in range(2):
+        networks.learn(number, *drawn_places(deviations, mask, generator), seed=number)
+    each = [networks(deviations, number) for number in range(2)]
+    assert torch.allclose(networks(deviations), (each[0] + each[1]) / 2, atol=1e-5)
+    assert roc_auc_score(mask.flatten().numpy(), networks(deviations).flatten().numpy()) > 0.95
+    assert described(deviations[1]).shape == (16, 5, 4, 4)
+
+
+def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
+    ok, drawn, mask = noise(30, 1, 8, 8), noise(30, 1, 8, 8, seed=1), torch.zeros(30, 1, 8, 8)
+    mask[:, :, :3, :3] = 1
+    drawn[:20] += 2 * mask[:20]
+    family = torch.zeros(30, dtype=torch.long)
+    labels = np.repeat([0, 1], 30)
+    maxima = torch.cat([ok, drawn]).flatten(1).amax(1).numpy()
+    found = judge(ok, drawn, mask, family)
+    assert found["image_auroc"] == pytest.approx(roc_auc_score(labels, maxima), abs=1e-4)
+    halo = drawn + 3 * (mask == 0)
+    assert judge(ok, halo, mask, family)["aupro"] < found["aupro"] - 0.2
+
+
+def test_ways_of_fusing():
+    maps = {"fine": torch.tensor([2.0]), "deep": torch.tensor([4.0]), "learned": torch.tensor([1.0])}
+    maps = {name: value.view(1, 1, 1, 1) for name, value in maps.items()}
+    assert fuse(maps, "max").item() == 4
+    assert fuse(maps, "sum").item() == pytest.approx(0.5 * 3 + 0.5 * 1), "what is learned counts half"
+    assert fuse(maps, "lse").item() == pytest.approx(np.log(np.exp([2.0, 4.0, 1.0]).sum()))
+    assert fuse({"learned": maps["learned"]}, "sum").item() == 1
+    assert Maps(maps["fine"], maps["deep"]).ok.item() == 2
