@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.augment.seeds import torch_seed
 from anomalib_lite.data.sample import UNNUMBERED, Batch
 from anomalib_lite.errors import UserError
 
@@ -103,3 +103,34 @@ def _check(transform: nn.Module) -> None:
             f"augment.transforms takes kornia's transforms of single images, not {type(transform).__name__}. One of "
             "your own derives from kornia.augmentation.GeometricAugmentationBase2D or IntensityAugmentationBase2D."
         )
+
+
+SHARE = 0.5  # probability of each change; all are skipped for one image in 32
+
+
+def strongly_changed(image: Tensor, seed: int) -> Tensor:
+    """Copies in other colours, turned and sheared, blurred, noisy, with a part erased; drawn for each image.
+
+    image: (B, 3, H, W) in [0, 1]; returns the like. The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed))
+        return _changes()(image).clamp(0, 1)
+
+
+def _changes() -> nn.Module:
+    import kornia.augmentation as K  # seconds
+
+    return K.AugmentationSequential(
+        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=SHARE),
+        K.RandomAffine(15.0, (0.1, 0.1), (0.85, 1.15), 10.0, padding_mode="reflection", p=SHARE),
+        K.RandomGaussianBlur((7, 7), (1.0, 2.0), p=SHARE),
+        K.RandomGaussianNoise(std=0.05, p=SHARE),
+        K.RandomErasing((0.02, 0.15), (0.3, 3.3), value=0.5, p=SHARE),
+        data_keys=["input"],
+    )
+
+
+def torch_seed(entropy: int | Sequence[int]) -> int:
+    """torch reads 32 bits of a seed: numbers beyond that, or beside each other, are mixed, not shifted together."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

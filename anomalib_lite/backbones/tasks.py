@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anomalib_lite.augment.cutpaste import cutpaste, scar
-from anomalib_lite.augment.strong import strongly_changed
+from anomalib_lite.augment.transforms import strongly_changed
 from anomalib_lite.data.images import to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import Drawing, Generator, start_drawing
-from anomalib_lite.generators.loss_log import LossLog, read_losses
+from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_losses, start_drawing
 from anomalib_lite.generators.quality import measure
 from anomalib_lite.report.generated import write_generated_report
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.sample import Origin
@@ -119,3 +124,42 @@ def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None,
         kept += keep
         if kept == count:
             return
+
+
+class LossLog(Logger):
+    """A Lightning logger that appends to `path`, so that a training which was killed goes on in the same file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "losses"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Stand in the configuration."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        with self.path.open("a", encoding="utf-8") as stream:
+            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            stream.write(json.dumps({"step": step, **finite}) + "\n")
+
+
+def read_losses(path: Path) -> pd.DataFrame:
+    """Columns step, name, value, in the order they were written; a line that a kill has torn is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        step = values.pop("step")
+        rows += [(step, name, value) for name, value in values.items() if value is not None]
+    return pd.DataFrame(rows, columns=["step", "name", "value"])

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.generators.base import Generator
 from anomalib_lite.generators.histaugan import HistAuGAN
-from anomalib_lite.generators.histaugan.losses import LossWeights
+from anomalib_lite.generators.histaugan.module import LossWeights
 from anomalib_lite.generators.histaugan.module import Schedule as HistAuGANSchedule
 from anomalib_lite.generators.histaugan.networks import Architecture
 from anomalib_lite.generators.singan import Schedule, Shape, SinGAN

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from lightning import LightningModule, Trainer
 
-from anomalib_lite.generators.loss_log import LossLog, read_losses
+from anomalib_lite.generators.base import LossLog, read_losses
 
 
 class OneLoss(LightningModule):

@@ -1,5 +1,7 @@
-"""Multi-domain style transfer with disentangled content and attribute."""
+"""HistAuGAN: multi-domain style transfer with disentangled content and attribute."""
 
 from anomalib_lite.generators.histaugan.generator import HistAuGAN
+from anomalib_lite.generators.histaugan.module import LossWeights, Schedule
+from anomalib_lite.generators.histaugan.networks import Architecture
 
-__all__ = ["HistAuGAN"]
+__all__ = ["Architecture", "HistAuGAN", "LossWeights", "Schedule"]

@@ -14,12 +14,12 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.images import to_float
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator
-from anomalib_lite.generators.histaugan.draws import DrawRule, Images
-from anomalib_lite.generators.histaugan.losses import LossWeights
-from anomalib_lite.generators.histaugan.module import Finetuning, HistAuGANModule, Schedule, Thaw
+from anomalib_lite.generators.histaugan.module import Finetuning, HistAuGANModule, LossWeights, Schedule, Thaw
 from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
 from anomalib_lite.generators.histaugan.training import (
     DESCRIPTION,
+    DrawRule,
+    Images,
     Sampling,
     draw_attribute,
     finish,

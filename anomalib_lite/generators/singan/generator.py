@@ -15,12 +15,12 @@ import torch
 from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator
-from anomalib_lite.generators.singan.files import read_pyramid
 from anomalib_lite.generators.singan.pyramid import (
     Pyramid,
     check_start,
     pyramid_sizes,
     random_sample,
+    read_pyramid,
     reconstruction_errors,
     seeded,
     to_pixels,

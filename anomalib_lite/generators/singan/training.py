@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from anomalib_lite.generators.singan.files import FinishedScale, PyramidFiles
 from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise, rmse
 from anomalib_lite.generators.singan.pyramid import (
+    FinishedScale,
     Noise,
     Pyramid,
+    PyramidFiles,
     Scale,
     Size,
     channels,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import LossLog, read_losses
 from anomalib_lite.generators.histaugan import HistAuGAN
-from anomalib_lite.generators.loss_log import LossLog, read_losses
 
 Build = Callable[..., HistAuGAN]
 WEIGHTS = "histaugan.safetensors"

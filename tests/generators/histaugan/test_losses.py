@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalib_lite.generators.histaugan.losses import attribute_kl, cross, latent_distance, towards
+from anomalib_lite.generators.histaugan.module import attribute_kl, cross, latent_distance, towards
 
 
 def softplus(x: float) -> float:

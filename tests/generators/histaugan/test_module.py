@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from anomalib_lite.generators.base import LossLog, read_losses
 from anomalib_lite.generators.histaugan import HistAuGAN
-from anomalib_lite.generators.histaugan.losses import LossWeights, cross
 from anomalib_lite.generators.histaugan.module import (
     HistAuGANModule,
+    LossWeights,
     Schedule,
     Thaw,
     blocks,
+    cross,
     discriminator_terms,
     frozen,
     learner_terms,
 )
 from anomalib_lite.generators.histaugan.networks import Architecture, Networks
-from anomalib_lite.generators.loss_log import LossLog, read_losses
 
 TINY = Architecture(4, 4, 1, 1, 4, 3)
 LEARNED = {

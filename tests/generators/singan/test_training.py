@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from anomalib_lite.generators.singan import training
-from anomalib_lite.generators.singan.files import PyramidFiles
 from anomalib_lite.generators.singan.networks import Critic
-from anomalib_lite.generators.singan.pyramid import pyramid_sizes, to_tensor
+from anomalib_lite.generators.singan.pyramid import PyramidFiles, pyramid_sizes, to_tensor
 from anomalib_lite.generators.singan.training import Job, train_pyramid
 from tests.commands import REPOSITORY
 from tests.generators.singan.conftest import QUICK, TINY
