@@ -56,7 +56,7 @@ def _strip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     turn = cv2.getRotationMatrix2D((w / 2, h / 2), rng.uniform(-45, 45), 1)
     cos, sin = np.abs(turn[0, :2])
     box_h, box_w = _within(image, np.ceil(h * cos + w * sin), np.ceil(h * sin + w * cos))
-    turn[:, 2] += np.array([box_w - w, box_h - h]) / 2
+    turn[:, 2] = turn[:, 2] + np.array([box_w - w, box_h - h]) / 2
     turned = cv2.warpAffine(patch, turn, (box_w, box_h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.ones((h, w), np.uint8), turn, (box_w, box_h), flags=cv2.INTER_NEAREST) > 0
     y, x = _place(image, box_h, box_w, rng)
@@ -66,7 +66,7 @@ def _strip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _within(image: np.ndarray, height: float, width: float) -> tuple[int, int]:
-    return tuple(int(np.clip(round(n), 1, side)) for n, side in zip((height, width), image.shape[:2], strict=True))  # type: ignore[return-value]
+    return int(np.clip(round(height), 1, image.shape[0])), int(np.clip(round(width), 1, image.shape[1]))
 
 
 def _place(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def synthesize(
     kinds = KINDS if kinds is None else kinds
     source, texture_of = image.astype(np.float32), other.astype(np.float32)
     for _ in range(TRIES):
-        field, changed = kinds[rng.integers(len(kinds))](source, texture_of, rng)
+        field, changed = kinds[int(rng.integers(len(kinds)))](source, texture_of, rng)
         mixed = source + field[..., None] * (changed - source)
         defective = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
         mask = np.abs(defective.astype(np.int16) - image).max(axis=2) > VISIBLE
@@ -62,13 +62,13 @@ def line(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Draw
     """A wandering line, dark or bright."""
     side = min(image.shape[:2])
     width = max(1, round(rng.integers(1, 4) * side / 256))
-    return _path(image, rng, rng.integers(4, 8), 0.5, width), image + _sign(rng) * rng.uniform(25, 80)
+    return _path(image, rng, int(rng.integers(4, 8)), 0.5, width), image + _sign(rng) * rng.uniform(25, 80)
 
 
 def scratch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A long hairline, nearly straight and faint."""
     side = min(image.shape[:2])
-    field = _path(image, rng, rng.integers(3, 7), 0.12, max(1, round(side / 256)))
+    field = _path(image, rng, int(rng.integers(3, 7)), 0.12, max(1, round(side / 256)))
     soft = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.4, 0.9) * side / 256)
     return soft / max(soft.max(), 1e-6), image + _sign(rng) * rng.uniform(15, 70)
 
@@ -80,7 +80,7 @@ def stain(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Dra
     angles = np.sort(rng.uniform(0, 2 * np.pi, count))
     radii = rng.uniform(0.02, 0.09) * side * rng.uniform(0.6, 1.2, (count, 1))
     corners = centre + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    field = np.zeros(image.shape[:2], np.float32)
+    field: Field = np.zeros(image.shape[:2], np.float32)
     cv2.fillPoly(field, [np.rint(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
     field = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.6, 5) * side / 256)
     return field, image + _sign(rng) * rng.uniform(10, 35) + rng.normal(0, 6, 3) * (not _is_grey(image))
@@ -116,7 +116,9 @@ def recoloured(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -
         return field, image + _sign(rng) * rng.uniform(12, 60)
     lab = cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(6, 40)
-    lab[..., 1:] = lab[..., 1:] * np.float32(rng.uniform(0, 1)) + np.float32([np.cos(angle), np.sin(angle)]) * length
+    lab[..., 1:] = (
+        lab[..., 1:] * np.float32(rng.uniform(0, 1)) + np.array([np.cos(angle), np.sin(angle)], np.float32) * length
+    )
     return field, 255 * cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
@@ -143,9 +145,10 @@ def smeared_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator
     ink, smeared = image - ground.astype(np.float32), image - ground.astype(np.float32)
     height, width = image.shape[:2]
     for step in np.linspace(0.1, 1, 10):
-        shift = np.float32([[1, 0, length * step * np.cos(angle)], [0, 1, length * step * np.sin(angle)]])
+        x, y = length * step * np.cos(angle), length * step * np.sin(angle)
+        shift = np.array([[1, 0, x], [0, 1, y]], np.float32)
         moved = cv2.warpAffine(ink, shift, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        moved *= np.float32(strength * (1 - 0.7 * step))
+        moved = moved * np.float32(strength * (1 - 0.7 * step))
         smeared = np.where(np.abs(moved) > np.abs(smeared), moved, smeared)
     return field, smeared + ground.astype(np.float32)
 
@@ -186,7 +189,7 @@ def extra(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Dra
         return spot(image, other, rng)
     middle, to = (float(columns.mean()), float(rows.mean())), _anywhere(image, rng)
     turn = cv2.getRotationMatrix2D(middle, float(rng.uniform(0, 360)), float(rng.uniform(0.6, 1.3)))
-    turn[:, 2] += to - middle
+    turn[:, 2] = turn[:, 2] + (to - middle)
     field = cv2.warpAffine(part, turn, (width, height))
     return field, cv2.warpAffine(other, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
 

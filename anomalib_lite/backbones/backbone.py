@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from anomalib_lite.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # what lets a timm transformer take images of any size: ViT and its kin, Swin
-ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 class Backbone(nn.Module):
@@ -26,6 +27,9 @@ class Backbone(nn.Module):
     Attributes:
         channels, strides: C_l and s_l, in the order of the features.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, net: nn.Module, mean: Sequence[float], std: Sequence[float], patch: tuple[int, int] | None = None
@@ -109,7 +113,7 @@ def build(
     return backbone
 
 
-def _levels(name: str, layers: Sequence[int], weights: str) -> tuple[nn.Module, tuple[int, int] | None]:
+def _levels(name: str, layers: Sequence[Any], weights: str) -> tuple[nn.Module, tuple[int, int] | None]:
     """The network cut behind numbered levels, and its patch where it is a transformer."""
     import timm
 
@@ -140,7 +144,7 @@ def _modules(name: str, layers: Sequence[int | str], weights: str) -> tuple[nn.M
     return cut_at(whole, [*modules, *(layer for layer in layers if isinstance(layer, str))], name), None
 
 
-def _create(name: str, **how: object) -> tuple[nn.Module, dict[str, bool]]:
+def _create(name: str, **how: Any) -> tuple[nn.Module, dict[str, Any]]:
     """An untrained network of timm, and the arguments that let it take images of any size."""
     import timm
 
@@ -166,8 +170,9 @@ def _copy_features(net: nn.Module, whole: nn.Module) -> None:
 def _cut(net: nn.Module) -> None:
     """timm's EfficientNet features run every stage: drop those behind the last layer used."""
     stages = getattr(net, "_stage_out_idx", None)
-    if stages and isinstance(getattr(net, "blocks", None), nn.Sequential):
-        net.blocks = net.blocks[: max(stages)]
+    blocks = getattr(net, "blocks", None)
+    if stages and isinstance(blocks, nn.Sequential):
+        net.blocks = blocks[: max(stages)]
 
 
 def cut_at(model: nn.Module, modules: Sequence[str], name: str) -> nn.Module:

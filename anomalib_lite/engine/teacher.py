@@ -110,12 +110,15 @@ def finetuned_weights(
 def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
     begin = time.perf_counter()
     train, held_out = _hold_out(samples, teaching.settings)
-    sets = [ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "the teacher's images") for s in (train, held_out)]
+    learned, tried = [
+        ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "the teacher's images") for s in (train, held_out)
+    ]
     with isolate_rng():  # the run goes on as if the teacher had been there
         backbone = teaching.backbone()
         outcome = finetune(
             backbone,
-            *sets,
+            learned,
+            tried,
             teaching.settings,
             accelerator=teaching.accelerator,
             devices=1,

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -60,6 +62,27 @@ class Generator(ABC):
 
         ok: the images of `fit` in their order, wherever they lie by now.
         """
+
+
+def one_device_trainer(
+    accelerator: str,
+    precision: str,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    epochs: int,
+    logger: Any = None,
+    **options: Any,
+) -> Trainer:
+    """Lightning's Trainer as GANs use it. options: further arguments of it."""
+    options |= {"accelerator": accelerator, "devices": 1, "precision": precision, "logger": logger or False}
+    return Trainer(
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        **options,
+    )
 
 
 MOST_DRAWS = 4  # for each image asked for

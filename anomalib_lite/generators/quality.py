@@ -35,13 +35,11 @@ def measure(
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
     net = bundled_backbone()
     bar = tqdm(total=len(real) + len(generated), desc="measure quality", unit="image", leave=False)
-    sets = []
-    for paths in (real, generated):
-        sets.append(look_at(_counted(read_all(paths, size), bar), net))
+    ours, theirs = [look_at(_counted(read_all(paths, size), bar), net) for paths in (real, generated)]
     bar.close()
     report: dict[str, Any] = {"n_real": len(real), "n_generated": len(generated), "size": list(size), "missing": {}}
-    report |= _distances(*sets, rng, report["missing"])
-    report["diversity"] = _diversity(*sets, report["missing"])
+    report |= _distances(ours, theirs, rng, report["missing"])
+    report["diversity"] = _diversity(ours, theirs, report["missing"])
     return report | _structure(real, size, structure, rng, report["missing"])
 
 
@@ -196,7 +194,8 @@ def at_equal_sizes(
         half, other = real[order[:size]], real[order[size : 2 * size]]
         to_real.append(distance(generated[rng.permutation(len(generated))[:size]], half))
         yardstick.append(distance(half, other))
-    return size, *(Estimate(float(np.mean(v)), float(np.std(v))) for v in (to_real, yardstick))
+    of_generated, of_real = (Estimate(float(np.mean(v)), float(np.std(v))) for v in (to_real, yardstick))
+    return size, of_generated, of_real
 
 
 def _discrepancy(aa: np.ndarray, bb: np.ndarray, ab: np.ndarray) -> float:
@@ -233,7 +232,8 @@ def bundled_backbone() -> Backbone:
 @torch.no_grad()
 def look_at(images: Iterable[np.ndarray], net: Backbone) -> SeenImages:
     """images: uint8 (H, W, 3) of one size."""
-    pooled, directions = [], []
+    pooled: list[Tensor] = []
+    directions: list[Tensor] = []
     for batch in _batches(images):
         features = net(to_float(np.stack(batch)))
         pooled.append(features[-1].double().mean(dim=(2, 3)))

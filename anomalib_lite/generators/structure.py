@@ -77,7 +77,7 @@ def _met(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float) -> float:
     reach = int(tolerance_px)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = (x**2 + y**2 <= tolerance_px**2).astype(np.uint8)
-    met = 0
+    met: int | np.integer = 0
     for way in range(1, DIRECTIONS + 1):
         like = [(way - 1 + turn) % DIRECTIONS + 1 for turn in (-1, 0, 1)]
         near = cv2.dilate(np.isin(theirs, like).astype(np.uint8), disc)

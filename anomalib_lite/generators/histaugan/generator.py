@@ -99,7 +99,7 @@ class HistAuGAN(Generator):
             raise UserError("Fine-tuning HistAuGAN needs a template: name one, or set finetune to null.")
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / DESCRIPTION).is_file():
-            if self.finetune:
+            if self.finetune and template is not None:
                 self._fit_finetuned(ok, template, folder, seed, logger)
             else:
                 self._fit(ok, template, folder, seed, logger)

@@ -238,7 +238,7 @@ def learner_terms(
         fooled.append(towards(logits, 1))
         named.append(towards(domain_logits, domain))
     terms = {
-        "adversarial": (weights.adversarial, sum(fooled)),
+        "adversarial": (weights.adversarial, fooled[0] + fooled[1]),
         "self_reconstruction": (weights.self_reconstruction, F.l1_loss(crossing.own, image)),
         "cross_cycle": (weights.cross_cycle, F.l1_loss(crossing.back, image)),
         "content_l2": (weights.content_l2, crossing.content.square().mean()),
@@ -247,7 +247,7 @@ def learner_terms(
     }
     if networks.content_discriminator is not None:
         hidden = towards(networks.content_discriminator(crossing.content), 1 - domain)
-        terms["domain"] = weights.domain_generator, sum(named)
+        terms["domain"] = weights.domain_generator, named[0] + named[1]
         terms["content_confusion"] = weights.content_confusion, hidden
     return terms
 

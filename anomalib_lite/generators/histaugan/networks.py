@@ -43,6 +43,9 @@ class Networks(nn.Module):
     attribute_mean, attribute_std: (domains, attributes), of the encoded training images, once trained.
     """
 
+    attribute_mean: Tensor
+    attribute_std: Tensor
+
     def __init__(self, architecture: Architecture, domains: int, crop: tuple[int, int], seed: int = 0) -> None:
         super().__init__()
         a = architecture

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import one_device_trainer
 from anomalib_lite.generators.histaugan.module import HistAuGANModule
 from anomalib_lite.generators.histaugan.networks import Architecture, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -142,23 +142,12 @@ def train(
     Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows.
     """
     schedule, last = module.schedule, folder / CHECKPOINTS / "last.ckpt"
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        max_epochs=schedule.epochs,
-        callbacks=[
-            *callbacks,
-            ModelCheckpoint(
-                last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
-            ),
-            TQDMProgressBar(refresh_rate=1),
-        ],
-        logger=logger or False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
+    keep = ModelCheckpoint(
+        last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
+    )
+    callbacks = [*callbacks, keep, TQDMProgressBar(refresh_rate=1)]
+    trainer = one_device_trainer(
+        accelerator, precision, folder, callbacks, schedule.epochs, logger, log_every_n_steps=1
     )
     if last.is_file():
         log.info("resuming HistAuGAN's training from %s", last)

@@ -109,7 +109,7 @@ class SinGAN(Generator):
     ) -> Job:
         pixels = read_image(image)
         shape = self.shape
-        sizes = pyramid_sizes(*pixels.shape[:2], shape.factor, shape.max_size, shape.min_size)
+        sizes = pyramid_sizes(pixels.shape[0], pixels.shape[1], shape.factor, shape.max_size, shape.min_size)
         check_start(self.start_scale, len(sizes))
         return Job(
             content=content,

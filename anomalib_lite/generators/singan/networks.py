@@ -17,6 +17,7 @@ class ScaleGenerator(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.body = nn.Sequential(*_blocks(width), nn.Conv2d(width, 3, 3), nn.Tanh())
         self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
@@ -46,6 +47,7 @@ def initialise(network: nn.Module, draw: torch.Generator) -> None:
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
             nn.init.normal_(module.weight, mean, 0.02, generator=draw)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
 
 

@@ -119,7 +119,7 @@ def reconstruct(pyramid: Pyramid) -> list[Tensor]:
 
 def reconstruction_errors(pyramid: Pyramid) -> list[float]:
     """RMSE of the reconstruction at each scale, for images in [0, 1]."""
-    return [rmse(image, resize(pyramid.real, image.shape[-2:])) / 2 for image in reconstruct(pyramid)]
+    return [rmse(image, resize(pyramid.real, (image.shape[-2], image.shape[-1]))) / 2 for image in reconstruct(pyramid)]
 
 
 def check_start(start_scale: int, scales: int) -> None:
@@ -209,7 +209,7 @@ class FinishedScale:
 
     @property
     def width(self) -> int:
-        return len(self.scale.generator.body[0][0].bias)
+        return self.scale.generator.width
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from anomalib_lite.generators.base import one_device_trainer
 from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise, rmse
 from anomalib_lite.generators.singan.pyramid import (
     FinishedScale,
@@ -125,27 +126,16 @@ def _train_scale(job: Job, pyramid: Pyramid, number: int, previous: FinishedScal
         amplitude = job.shape.noise * rmse(real, resize(reconstruct(pyramid)[-1], size))
     scale = Scale(size, generator, amplitude)
     training = ScaleTraining(scale, critic, pyramid, real, job.schedule, draw)
-    trainer = Trainer(
-        accelerator=job.accelerator,
-        devices=1,
-        precision=job.precision,
-        max_epochs=1,
-        callbacks=[_progress(job, number)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=job.folder,
+    step = job.first_step + number * job.schedule.iterations
+    progress = Progress(job.name, number, len(job.sizes), step, job.loggers)
+    trainer = one_device_trainer(
+        job.accelerator, job.precision, job.folder, [progress], 1, enable_checkpointing=False, enable_progress_bar=False
     )
-    trainer.fit(training, DataLoader(range(job.schedule.iterations), batch_size=None))
+    iterations = cast("Dataset[int]", range(job.schedule.iterations))  # any sequence will do
+    trainer.fit(training, DataLoader(iterations, batch_size=None))
     pyramid.to("cpu")
     generator.eval()
     return FinishedScale(scale, critic)
-
-
-def _progress(job: Job, number: int) -> Progress:
-    step = job.first_step + number * job.schedule.iterations
-    return Progress(job.name, number, len(job.sizes), step, job.loggers)
 
 
 def _networks(width: int, previous: FinishedScale | None, draw: torch.Generator) -> tuple[ScaleGenerator, Critic]:
@@ -190,6 +180,8 @@ class ScaleTraining(LightningModule):
     what the generator makes now (theirs reuses the graph of the weights before the previous step).
     """
 
+    real: Tensor
+
     def __init__(
         self, scale: Scale, critic: Critic, below: Pyramid, real: Tensor, schedule: Schedule, draw: torch.Generator
     ) -> None:
@@ -203,7 +195,9 @@ class ScaleTraining(LightningModule):
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         s = self._schedule
         networks = (self.critic, self.generator)
-        optimizers = [torch.optim.Adam(n.parameters(), s.learning_rate, (s.beta1, 0.999)) for n in networks]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(n.parameters(), s.learning_rate, (s.beta1, 0.999)) for n in networks
+        ]
         milestone = [round(s.decay_at * s.iterations)]
         return optimizers, [torch.optim.lr_scheduler.MultiStepLR(o, milestone, 0.1) for o in optimizers]
 
@@ -215,7 +209,8 @@ class ScaleTraining(LightningModule):
         self._known = self._from_below(fixed_noise(self._below))
 
     def training_step(self, batch: Tensor, index: int) -> None:
-        for_critic, for_generator = self.optimizers()
+        optimizers, schedulers = cast("Any", self.optimizers()), cast("Any", self.lr_schedulers())
+        for_critic, for_generator = optimizers
         for _ in range(self._schedule.critic_steps):
             noise, previous = self._input()
             self._step_critic(for_critic, noise, previous)
@@ -223,7 +218,7 @@ class ScaleTraining(LightningModule):
         for _ in range(self._schedule.generator_steps):
             self._step_generator(for_generator, noise, previous)
         self.critic.requires_grad_(True)
-        for scheduler in self.lr_schedulers():
+        for scheduler in schedulers:
             scheduler.step()
 
     def _step_critic(self, optimizer: torch.optim.Optimizer, noise: Tensor, previous: Tensor) -> None:
@@ -266,12 +261,16 @@ class Progress(Callback):
     def __init__(self, name: str, scale: int, scales: int, step: int, loggers: Sequence[Any]) -> None:
         self._name, self._scale, self._scales, self._step, self._loggers = name, scale, scales, step, loggers
 
-    def on_train_start(self, trainer: Trainer, module: ScaleTraining) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, ScaleTraining)
         height, width = module.real.shape[-2:]
         title = f"singan {self._name}, scale {self._scale + 1}/{self._scales} ({height} x {width} px)"
         self._bar = tqdm(total=int(trainer.num_training_batches), desc=title, unit="iteration", leave=False)
 
-    def on_train_batch_end(self, trainer: Trainer, module: ScaleTraining, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(module, ScaleTraining)
         self._bar.update()
         done = self._bar.n
         if done % EVERY and done != self._bar.total:
@@ -281,7 +280,7 @@ class Progress(Callback):
         for logger in self._loggers:
             logger.log_metrics(values | {f"singan {self._name}/scale": self._scale}, step=self._step + done)
 
-    def on_train_end(self, trainer: Trainer, module: ScaleTraining) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._bar.close()
 
     def on_exception(self, *_: Any) -> None:
