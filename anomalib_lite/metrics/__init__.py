@@ -5,12 +5,11 @@ Everywhere in this project an image or a pixel is flagged where its value > thre
 
 from anomalib_lite.metrics.counts import MetricResult
 from anomalib_lite.metrics.image import ALARM_METRICS, IMAGE_METRICS, ImageMetrics, alarm_metrics, image_metrics
-from anomalib_lite.metrics.pixel import PIXEL_ALARM_METRICS, PIXEL_METRICS, PixelMetrics
+from anomalib_lite.metrics.pixel import PIXEL_METRICS, PixelMetrics
 
 __all__ = [
     "ALARM_METRICS",
     "IMAGE_METRICS",
-    "PIXEL_ALARM_METRICS",
     "PIXEL_METRICS",
     "ImageMetrics",
     "MetricResult",

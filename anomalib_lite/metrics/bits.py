@@ -47,13 +47,6 @@ def just_below(index: int) -> float:
     return float(np.nextafter(np.float32(lower_edge(index)), np.float32(-np.inf)))
 
 
-def first_above(threshold: float) -> int:
-    """First bin of which every value is above the threshold; BINS where there is none."""
-    if threshold < 0:
-        return 0
-    return min(int(np.float32(threshold).view(np.uint32) >> SHIFT) + 1, BINS)
-
-
 def _refuse_bad(values: np.ndarray) -> None:
     problems = {
         "NaN": np.isnan(values).sum(),

@@ -101,34 +101,6 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
     return float(np.trapezoid(pro, rate) / limit)
 
 
-def alarm_rates(
-    hits: Sequence[int], totals: Sequence[int], names: Sequence[str], reasons: Sequence[str]
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """False-alarm rate, detection rate and F1 at a fixed threshold.
-
-    Args:
-        hits: OK and NOK items that are flagged.
-        totals: OK and NOK items.
-        names: of the three rates.
-        reasons: why a rate is missing, without OK and without NOK items.
-
-    Returns:
-        The rates, and the reason for each that is None.
-    """
-    false_alarm, detection, f1 = names
-    values: dict[str, float | None] = dict.fromkeys(names)
-    missing = {}
-    if totals[0]:
-        values[false_alarm] = hits[0] / totals[0]
-    else:
-        missing[false_alarm] = reasons[0]
-    if totals[1]:
-        values |= {detection: hits[1] / totals[1], f1: 2 * hits[1] / (hits[0] + hits[1] + totals[1])}
-    else:
-        missing |= dict.fromkeys((detection, f1), reasons[1])
-    return values, missing
-
-
 def _descend(counts: np.ndarray) -> np.ndarray:
     """Items at or above each value, from the largest value down: (V,) float64."""
     return np.cumsum(counts[::-1], dtype=np.float64)

@@ -11,7 +11,6 @@ from anomalib_lite.metrics.batches import UNNAMED, Array, Labels, Names, known_d
 from anomalib_lite.metrics.counts import (
     MetricResult,
     absent,
-    alarm_rates,
     auroc,
     average_precision,
     count_ties,
@@ -69,7 +68,17 @@ def alarm_metrics(scores: np.ndarray, labels: np.ndarray, threshold: float) -> M
     nok, flagged = np.asarray(labels, bool), np.asarray(scores, np.float64) > threshold
     totals = int((~nok).sum()), int(nok.sum())
     hits = int((flagged & ~nok).sum()), int((flagged & nok).sum())
-    rates, missing = alarm_rates(hits, totals, ALARM_METRICS, ("no OK images", "no NOK images"))
+    rates: dict[str, float | None] = dict.fromkeys(ALARM_METRICS)
+    missing = {}
+    if totals[0]:
+        rates["image_false_alarm_rate"] = hits[0] / totals[0]
+    else:
+        missing["image_false_alarm_rate"] = "no OK images"
+    if totals[1]:
+        f1 = 2 * hits[1] / (hits[0] + hits[1] + totals[1])
+        rates |= {"image_detection_rate": hits[1] / totals[1], "image_f1": f1}
+    else:
+        missing |= dict.fromkeys(("image_detection_rate", "image_f1"), "no NOK images")
     names = ("ok_images", "nok_images", "ok_flagged", "nok_flagged")
     return MetricResult(rates, missing, dict(zip(names, totals + hits, strict=True)))
 

@@ -20,11 +20,10 @@ from anomalib_lite.metrics.batches import (
     known_labels,
     planes,
 )
-from anomalib_lite.metrics.bits import BINS, first_above, float_bits, just_below, to_bins
-from anomalib_lite.metrics.counts import MetricResult, absent, alarm_rates, aupro, auroc, average_precision, f1_max
+from anomalib_lite.metrics.bits import BINS, float_bits, just_below, to_bins
+from anomalib_lite.metrics.counts import MetricResult, absent, aupro, auroc, average_precision, f1_max
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")
-PIXEL_ALARM_METRICS = ("pixel_false_alarm_rate", "pixel_detection_rate", "pixel_f1", "region_overlap")
 GOOD = ""  # the group of the images without a defect
 # Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
 # regions.
@@ -107,22 +106,6 @@ class PixelMetrics:
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its images (regions and OK pixels) together with all good images."""
         return {name: self._compute(self.total((GOOD, name))) for name in sorted(self.groups) if name != GOOD}
-
-    def compute_alarms(self, threshold: float) -> MetricResult:
-        """False-alarm rate among OK pixels, detection rate and F1 of defect pixels, mean overlap of the regions.
-
-        threshold: from elsewhere; it is rounded up to the end of its bin.
-        """
-        pixels = self.total().pixels
-        totals = pixels.sum(axis=1).tolist()
-        hits = pixels[:, first_above(threshold) :].sum(axis=1).tolist()
-        reasons = ("no OK pixels", "no defect pixels")
-        rates, missing = alarm_rates(hits[:2], totals[:2], PIXEL_ALARM_METRICS[:3], reasons)
-        rates["region_overlap"] = hits[2] / totals[2] if totals[2] else None
-        if not totals[2]:
-            missing["region_overlap"] = reasons[1]
-        counts = ("ok_pixels", "nok_pixels", "ok_flagged", "nok_flagged")
-        return MetricResult(rates, missing, dict(zip(counts, totals[:2] + hits[:2], strict=True)))
 
     def _compute(self, counted: Histograms) -> MetricResult:
         used = np.flatnonzero(counted.pixels.any(axis=0))

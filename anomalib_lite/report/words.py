@@ -6,8 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -35,8 +34,7 @@ _CHOICES = ("data", "detector", "backbone", "mode", "augment", "generator")
 Table = tuple[str, list[tuple[str, str]]]
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """A headline metric; `share` in [0, 1] is the length of its bar, `reason` says why there is no value."""
 
     title: str
@@ -45,26 +43,24 @@ class Card:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """So many of so many images; `good` where more is better."""
 
-    count: int
+    found: int
     total: int
     words: str
     good: bool
 
     @property
     def percent(self) -> str:
-        return percent(self.count / self.total)
+        return percent(self.found / self.total)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How the detector was chosen: a row a candidate, (text, number or None) by column, and whether it was taken."""
+class Choice(NamedTuple):
+    """How the detector was chosen: (name, [(text, number or None) by column]) of each candidate, and why in words."""
 
     columns: list[str]
-    rows: list[tuple[str, bool | None, list[tuple[str, float | None]]]]
+    rows: list[tuple[str, list[tuple[str, float | None]]]]
     words: str
 
 
@@ -116,16 +112,13 @@ def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None
 
 def threshold_words(metrics: Mapping[str, Any]) -> list[str]:
     """What the threshold is, what it promises, and how it fared on the test images; a sentence each."""
-    threshold = _mapping(metrics.get("threshold"))
-    image, pixel = number(threshold.get("image")), number(threshold.get("pixel"))
-    sentences = []
-    if image is not None:
+    threshold, sentences = _mapping(metrics.get("threshold")), []
+    if (image := number(threshold.get("image"))) is not None:
         sentences.append(f"An image is rejected where its score exceeds {image:.4g}.")
-    if pixel is not None:
+    if (pixel := number(threshold.get("pixel"))) is not None:
         sentences.append(f"A pixel is marked where the map exceeds {pixel:.4g}.")
     sentences += _promise(threshold)
-    measured = number(metrics.get("image_false_alarm_rate"))
-    if measured is not None:
+    if (measured := number(metrics.get("image_false_alarm_rate"))) is not None:
         sentences.append(f"Of the good test images it rejected {percent(measured)}.")
     return sentences
 
@@ -138,25 +131,18 @@ def caution(metrics: Mapping[str, Any]) -> str:
 
 
 def choice(status: Mapping[str, Any]) -> Choice | None:
-    """From status.json's `choice`: the candidates, or a fusion's members, with whatever was measured of each.
-
-    Each is a record of figures under its name, or with a `name` in it; `taken` says whether it takes part, `seconds`
-    what it cost. None where nothing was chosen.
+    """From status.json's `choice`: candidates by name with whatever was measured of each. None where nothing was
+    chosen.
     """
-    given = status.get("choice")
-    chosen = _mapping(given)
-    listed = chosen.get("candidates", chosen.get("members", given))
-    if isinstance(listed, Mapping):
-        listed = [{"name": name} | dict(values) for name, values in listed.items() if isinstance(values, Mapping)]
+    chosen = _mapping(status.get("choice"))
+    listed = chosen.get("candidates")
     records = [_mapping(record) for record in listed] if isinstance(listed, list) else []
-    columns = list(dict.fromkeys(str(key) for record in records for key in record if key not in ("name", "taken")))
-    rows = []
-    for record in records:
-        taken = record.get("taken")
-        cells = [(_cell(key, record.get(key)), number(record.get(key))) for key in columns]
-        rows.append((str(record.get("name", NOT_THERE)), taken if isinstance(taken, bool) else None, cells))
-    heads = [title(column) for column in columns]
-    return Choice(heads, rows, str(chosen.get("words", ""))) if rows else None
+    columns = list(dict.fromkeys(str(key) for record in records for key in record if key != "name"))
+    rows = [
+        (str(record.get("name", NOT_THERE)), [(_cell(k, record.get(k)), number(record.get(k))) for k in columns])
+        for record in records
+    ]
+    return Choice([title(column) for column in columns], rows, str(chosen.get("words", ""))) if rows else None
 
 
 def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import PIXEL_ALARM_METRICS, PIXEL_METRICS, PixelMetrics
+from anomalib_lite.metrics import PIXEL_METRICS, PixelMetrics
 from tests.metrics.oracles import anomaly_maps, blobs, exact_pixel_metrics
 
 RESHAPES = {
@@ -185,46 +185,6 @@ def test_wrong_batches_are_refused(maps, masks, labels, message):
 def test_limit_outside_its_range_is_refused(limit):
     with pytest.raises(UserError, match="limit"):
         PixelMetrics(limit)
-
-
-def test_pixels_strictly_above_and_the_overlap_of_regions():
-    maps = np.array([[[4, 0, 2, 2], [0, 3, 0, 1], [0, 0, 0, 0]]], np.float32)
-    masks = np.zeros((1, 3, 4), bool)
-    masks[0, 0, 0] = masks[0, 0, 2] = masks[0, 0, 3] = True  # regions of one pixel (4) and two (2, 2)
-    metrics = PixelMetrics()
-    metrics.update(maps, masks)
-    at_two = metrics.compute_alarms(2.0)
-    assert at_two.counts == {"ok_pixels": 9, "nok_pixels": 3, "ok_flagged": 1, "nok_flagged": 1}
-    assert at_two.values == pytest.approx(
-        {
-            "pixel_false_alarm_rate": 1 / 9,
-            "pixel_detection_rate": 1 / 3,
-            "pixel_f1": 2 / 5,
-            "region_overlap": 1 / 2,
-        }
-    )
-    assert metrics.compute_alarms(1.99).values["region_overlap"] == 1
-    assert metrics.compute_alarms(0.0).counts["ok_flagged"] == 2
-    assert metrics.compute_alarms(-1.0).counts["ok_flagged"] == 9
-    assert metrics.compute_alarms(float("inf")).counts["nok_flagged"] == 0
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_pixel_f1_at_the_best_threshold_is_f1_max(seed):
-    rng = np.random.default_rng(seed)
-    maps, masks = rng.gamma(2, 1, (4, 16, 16)).astype(np.float32), rng.random((4, 16, 16)) < 0.2
-    metrics = PixelMetrics()
-    metrics.update(maps * (1 + masks), masks)
-    best = metrics.compute().values
-    assert metrics.compute_alarms(best["pixel_f1_max_threshold"]).values["pixel_f1"] == best["pixel_f1_max"]
-
-
-def test_pixels_of_one_class_alone():
-    metrics = PixelMetrics()
-    metrics.update(np.ones((1, 2, 2)), [None], labels=[0])
-    result = metrics.compute_alarms(0.5)
-    assert result.values["pixel_false_alarm_rate"] == 1
-    assert set(result.missing) == set(PIXEL_ALARM_METRICS) - {"pixel_false_alarm_rate"}
 
 
 def small_set():

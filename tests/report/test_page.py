@@ -140,7 +140,12 @@ def test_hostile_names_stay_text(run_dir: Path, outcomes: list[Outcome], evil: s
     metrics["per_defect"] = {evil: {"n": 6, "recall": 0.5}}
     metrics["missing"]["pixel_ap"] = metrics["threshold"]["note"] = evil
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
-    status = {"state": evil, "error": evil, "timings": {evil: 1}, "choice": [{"name": evil, evil: evil}]}
+    status = {
+        "state": evil,
+        "error": evil,
+        "timings": {evil: 1},
+        "choice": {"candidates": [{"name": evil, evil: evil}]},
+    }
     (run_dir / "status.json").write_text(json.dumps(status))
     (run_dir / "environment.json").write_text(json.dumps({evil: {evil: evil}}))
     (run_dir / "config.yaml").write_text(f"a: {evil}\n# {evil}\n")
@@ -216,11 +221,8 @@ def test_the_page_says_how_the_detector_was_chosen_what_raised_an_alarm_and_what
 ) -> None:
     plain = Outline(write_report(run_dir, outcomes)).words
     assert "How the detector was chosen" not in plain and "alarm raised" not in plain
-    members = [
-        {"name": "STFPM", "image_auroc": 0.91, "seconds": 75, "taken": True},
-        {"name": "colour", "taken": False},
-    ]
-    status = {"state": "done", "timings": {"train": 60.0, "report": 2.5}, "choice": {"members": members}}
+    candidates = [{"name": "STFPM", "image_auroc": 0.91, "seconds": 75}, {"name": "colour"}]
+    status = {"state": "done", "timings": {"train": 60.0, "report": 2.5}, "choice": {"candidates": candidates}}
     (run_dir / "status.json").write_text(json.dumps(status))
     metrics = json.loads((run_dir / "metrics.json").read_text())
     metrics["threshold"]["note"] = "9 held-out OK images are too few"
@@ -228,7 +230,7 @@ def test_the_page_says_how_the_detector_was_chosen_what_raised_an_alarm_and_what
     shares = {"STFPM": 0.75, "colour": 0.25}
     text = Outline(write_report(run_dir, [replace(o, evidence=shares) for o in outcomes])).words
     for part in (
-        "How the detector was chosen", "STFPM taken 0.9100 1 min 15 s", "colour left out – –", "train 1 min 0 s",
+        "How the detector was chosen", "STFPM 0.9100 1 min 15 s", "colour – –", "train 1 min 0 s",
         "report 2.5 s", "9 held-out OK images are too few.", "alarm raised by STFPM 75 %, colour 25 %",
         "score from STFPM 75 %, colour 25 %",
     ):  # fmt: skip
