@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,6 +55,7 @@ def interactions_figure(study: Study) -> Figure:
     """One panel for each two factors: the first one's levels along the axis, a line for each of the second's."""
     shown = study.interactions[:INTERACTIONS]
     drawing, axes = ink.grid(len(shown), 10.4 / min(3, len(shown)), 3.1)
+    ink.place(drawing, 0.6, 0.5, top=0.35, gap=0.6)
     for axis, table in zip(axes, shown, strict=True):
         first, second = table.columns[:2]
         for k, (name, own) in enumerate(table.groupby(second, observed=True)):
@@ -74,6 +74,7 @@ def interactions_figure(study: Study) -> Figure:
 def price_figure(study: Study) -> Figure:
     """Quality against milliseconds and against megabytes; the fronts are joined."""
     drawing, axes = ink.panels(10.4, 3.7, 1, 2)
+    ink.place(drawing, 0.7, 0.5, gap=0.75)
     _price(axes[0], study, "ms_per_image", "fastest", "milliseconds an image")
     _price(axes[1], study, "model_mb", "smallest", "megabytes of the model")
     return drawing
@@ -109,23 +110,23 @@ def _forest(
     lows: pd.Series,
     highs: pd.Series,
     marked: pd.Series,
-    dots: Sequence[Sequence[float]] | None = None,
+    dots: Sequence[Sequence[float]] = (),
 ) -> None:
     """A row each, the first on top. Intervals that are far wider than what lies between the means are cut off."""
-    low, high = _room([*means, *(value for row in dots or () for value in row), *([] if dots else [0.0])], 0.6)
-    for y, (mean, left, right, mark) in enumerate(zip(means, lows, highs, marked, strict=True)):
-        colour = ink.NOK if mark else ink.OK
-        if math.isfinite(left):
-            axis.plot([max(left, low), min(right, high)], [y, y], color=colour, linewidth=1.2, solid_capstyle="butt")
-        if dots:
-            axis.scatter(dots[y], [y] * len(dots[y]), s=11, color=colour, alpha=0.45, linewidths=0)
-        axis.scatter([mean], [y], s=30, marker="D", color=colour, zorder=3)
+    shown = np.concatenate([means, *dots, [] if dots else [0.0]])
+    low, high = _room(shown, 0.6)
+    rows, colours = np.arange(len(means)), np.where(marked, ink.NOK, ink.OK)
+    axis.hlines(rows, lows.clip(lower=low), highs.clip(upper=high), colors=colours.tolist(), linewidth=1.2)
+    if dots:
+        row = np.repeat(rows, list(map(len, dots)))
+        axis.scatter(np.concatenate(dots), row, s=11, c=colours[row], alpha=0.45, linewidths=0)
+    axis.scatter(means, rows, s=30, marker="D", c=colours, zorder=3)
     axis.set_ylim(len(means) - 0.3, -0.7)
     axis.locator_params(axis="x", nbins=5)
     axis.grid(False, axis="y")
 
 
-def _room(values: Sequence[float] | pd.Series, share: float) -> tuple[float, float]:
+def _room(values: np.ndarray | pd.Series, share: float) -> tuple[float, float]:
     """The range of the values and this share of it on both sides."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = share * (high - low) or 1e-3
@@ -138,12 +139,9 @@ def _width(names: Sequence[str]) -> float:
 
 
 def _frame(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure of one row a name. Its margins are known: a page has dozens, and matplotlib takes long to find them."""
-    width, height = 10.4, 0.75 + ROW * len(names)
-    drawing, axis = ink.figure(width, height)
-    drawing.set_layout_engine("none")
-    left, bottom = (_width(names) - 0.5) / width, 0.55 / height
-    axis.set_position((left, bottom, 0.99 - left, 0.98 - bottom))
+    """A figure of one row a name."""
+    drawing, axis = ink.figure(10.4, 0.75 + ROW * len(names))
+    ink.place(drawing, _width(names) - 0.5, 0.55)
     return drawing, axis
 
 
