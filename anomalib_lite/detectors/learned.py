@@ -18,6 +18,7 @@ from anomalib_lite.detectors.looks import blurred
 HIDDEN = (128, 64)
 PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
 BATCH, RATE, DECAY, DROPOUT = 512, 4e-3, 1e-3, 0.1
+HARD = 16  # of an OK image, one in so many places counts as hard: those that deviate most
 NEAR = 4  # cells from a defect within which a place is close to it
 AROUND = 2  # cells to either side over which the size of the deviations is averaged
 
@@ -99,24 +100,35 @@ def described(deviation: Tensor) -> Tensor:
 def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Descriptions (N, D) of some places of B images, and whether each is defective (N,).
 
-    mask: (B, 1, h, w) on the first look's grid, the share of each place that is defective. Of images with a defect,
-    places far from it are taken, too, but a quarter as many; what lies close to it is neither, since deep features see
-    the defect from there.
+    Half of an OK image's places are drawn from those that deviate most, such as dust. Of an image with a defect, places
+    far from it are taken, too, but a quarter as many; what lies close to it is neither, since deep features see the
+    defect from there.
+
+    Args:
+        deviations: Of the images.
+        mask: (B, 1, h, w) on the first look's grid, the share of each place that is defective.
+        generator: Draws the places.
     """
     grid = deviations[0].shape[-2:]
-    rows = torch.cat([_on_grid(described(d.float()), grid) for d in deviations], 1).flatten(2).transpose(1, 2)
-    taken, labels = [], []
+    looks = [_on_grid(described(d.float()), grid) for d in deviations]
+    size = torch.stack([look[:, -2] for look in looks]).sum(0).flatten(1)
+    rows = torch.cat(looks, 1).flatten(2).transpose(1, 2)
     near = F.max_pool2d(mask, 2 * NEAR + 1, 1, NEAR) > 0
-    for row, covered, close in zip(rows, mask.flatten(1), near.flatten(1), strict=True):
-        good = covered == 0
-        for wanted, count, label in (
-            (covered > 0.4, PLACES, 1),
-            (good & ~close, PLACES // 4 if close.any() else PLACES, 0),
-        ):
-            places = wanted.nonzero()[:, 0]
-            order = torch.randperm(len(places), generator=generator)[:count]
-            taken.append(row[places[order]])
-            labels.append(torch.full((len(order),), label))
+    taken, labels = [], []
+
+    def take(row: Tensor, places: Tensor, count: int, label: int) -> None:
+        chosen = places[torch.randperm(len(places), generator=generator)[:count]]
+        taken.append(row[chosen])
+        labels.append(torch.full((len(chosen),), label))
+
+    for row, large, covered, close in zip(rows, size, mask.flatten(1), near.flatten(1), strict=True):
+        far = ((covered == 0) & ~close).nonzero()[:, 0]
+        if close.any():
+            take(row, (covered > 0.4).nonzero()[:, 0], PLACES, 1)
+            take(row, far, PLACES // 4, 0)
+        else:
+            take(row, far, PLACES // 2, 0)
+            take(row, large.topk(max(1, len(large) // HARD)).indices, PLACES // 2, 0)
     return torch.cat(taken), torch.cat(labels)
 
 
