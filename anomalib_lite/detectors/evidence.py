@@ -15,6 +15,7 @@ from anomalib_lite.detectors.neighbours import nearest
 from anomalib_lite.detectors.whitening import Moments
 from anomalib_lite.errors import UserError
 
+FEW = 8  # images; of fewer, each place learns from its neighbours, too: by held-out likelihood that is better then
 BLOCK = 8  # images that are handled at once
 
 
@@ -61,7 +62,8 @@ class Gaussians(Evidence):
         moments = Moments()
         for part in looks.split(BLOCK):
             PositionGaussian.update(moments, part.float())
-        self.gaussian.fit(moments.spread(looks.shape[-2:], self.reach if placed else None))
+        reach = max(self.reach, 1 if len(looks) < FEW else 0)
+        self.gaussian.fit(moments.spread(looks.shape[-2:], reach if placed else None))
 
     def distance(self, looks: Tensor) -> Tensor:
         return self.gaussian(looks)

@@ -28,6 +28,7 @@ from anomalib_lite.errors import UserError
 log = logging.getLogger(__name__)
 
 FOLDS, NETWORKS = 4, 3
+FEW = 4  # OK images: of fewer, shifted and relit copies stand in for those that lack
 FIGURES, LISTED = ("image_auroc", "aupro", "worth", "taken"), 12
 BATCH = 16  # images that are looked at at once
 PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
@@ -108,7 +109,8 @@ class Fusion(Method):
         used, count = self._that_fit(images)
         rng = np.random.default_rng(self.seed)
         parts = [used[k : k + BATCH].tolist() for k in range(0, len(used), BATCH)]
-        ok = self._gather((images[part].image for part in parts), view, "OK images", len(parts))
+        seen = (_varied(images[part].image, rng) if len(images) < FEW else images[part].image for part in parts)
+        ok = self._gather(seen, view, "OK images", len(parts))
         source = torch.arange(count) % len(used)
         family = torch.from_numpy(rng.permutation(count) % len(FAMILIES))
         masks: list[Tensor] = []
@@ -125,7 +127,8 @@ class Fusion(Method):
         size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
         fit, wanted = max(2, int(self.cache_mb / size)), int(np.clip(2 * len(images), *self.drawn))
         count = min(len(images), max(fit // 2, fit - wanted))
-        return torch.linspace(0, len(images) - 1, count).round().long(), min(wanted, max(1, fit - count))
+        numbers = torch.arange(FEW) % len(images) if len(images) < FEW else torch.linspace(0, len(images) - 1, count)
+        return numbers.round().long(), min(wanted, max(1, fit - count))
 
     def _gather(self, pictures: Iterable[Tensor], view: View, what: str, count: int) -> Looks:
         gathered: dict[str, list[Tensor]] = {}
@@ -133,6 +136,16 @@ class Fusion(Method):
             for name, look in self.looker(view.apply(part.to(self.device))).items():
                 gathered.setdefault(name, []).append(look.half().cpu())
         return {name: torch.cat(looks) for name, looks in gathered.items()}
+
+
+def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Images (B, 3, H, W), each shifted by up to 2 % of its side and up to 5 % brighter or darker."""
+    reach = max(1, min(image.shape[-2:]) // 50)
+    padded, (height, width) = F.pad(image, (reach,) * 4, mode="replicate"), image.shape[-2:]
+    shifts = rng.integers(0, 2 * reach + 1, (len(image), 2))
+    moved = [one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, shifts, strict=True)]
+    light = torch.from_numpy(rng.uniform(0.95, 1.05, (len(image), 1, 1, 1))).to(image)
+    return (torch.stack(moved) * light).clamp(0, 1)
 
 
 def _drawn(

@@ -61,6 +61,15 @@ def test_each_evidence_is_a_detector_of_its_own_that_finds_a_marked_square(image
     assert score[0] > score[1:].max()
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_images_are_enough_to_find_a_marked_square(images: ImageSet, count: int):
+    made = small.fit(fusion("fine", "deep", "colour"), images.first(count))
+    batch = images[[0, 0]]
+    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
+    score = small.predict(made, batch).score
+    assert score[0] > score[1]
+
+
 def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(images: ImageSet):
     chosen = small.fit(fusion("fine", "deep", "colour"), images).notes["choice"]["candidates"]
     assert [trial["taken"] for trial in chosen] == [True] + [False] * (len(chosen) - 1)
