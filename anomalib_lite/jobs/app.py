@@ -28,6 +28,8 @@ from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
 from anomalib_lite.runs.overrides import expand_json
+from anomalib_lite.settings import register
+from anomalib_lite.settings.fields import check
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ def silence() -> None:
 
 
 silence()  # in a launcher's processes, too, where Hydra composes before a job begins
+register()
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
@@ -159,6 +162,7 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
             multirun.record(verb, "running")
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
+        check(cfg)
         expand_values(cfg)
         with _stoppable():
             result = job(cfg)

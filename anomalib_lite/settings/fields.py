@@ -30,7 +30,8 @@ def setting(
     """A dataclass field with what a user needs to know of it.
 
     Args:
-        default: its value; of a list or dictionary, each configuration gets a copy of its own.
+        default: its value, or a dataclass or function that makes it. Each configuration gets a copy of its own of a
+            list or dictionary.
         help: one line, with the unit.
         least, most: bounds that it may take, of a list those of each element.
         above, below: bounds that it may not take.
@@ -40,7 +41,7 @@ def setting(
     metadata = {"help": help, "choices": tuple(choices), **{k: v for k, v in bounds.items() if v is not None}}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default.copy(), metadata=metadata)
-    if dataclasses.is_dataclass(default) and isinstance(default, type):
+    if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 

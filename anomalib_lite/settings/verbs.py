@@ -176,3 +176,9 @@ class Compare(Verb):
     confidence: float = setting(0.95, "of the intervals", above=0, below=1)
     resamples: int = setting(5000, "of the bootstrap", least=1)
     seed: int = setting(0, "of the bootstrap", least=0)
+
+
+VERBS = {
+    "train": Train, "generate": Generate, "evaluate": Evaluate, "predict": Predict, "segment": Segment,
+    "annotate": Annotate, "demo": Demo, "sweep": Sweep, "compare": Compare,
+}  # fmt: skip

@@ -1,0 +1,186 @@
+"""The readers, and how panels are segmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import II, MISSING
+
+from anomalib_lite.settings.fields import setting
+
+LAYOUTS = "anomalib_lite.data.layouts"
+CATEGORIES = "the folder that holds the categories"
+
+
+@dataclass
+class Reader:
+    """What every reader takes."""
+
+    _target_: str = MISSING
+    root: str = setting(MISSING, "the folder")
+    template: str | None = setting(None, "image file of one golden product")
+    val_share: float = setting(0.2, "of the OK training images, held out for the threshold", above=0, below=1)
+    split_seed: int = setting(0, "which ones", least=0)
+    shots: int | None = setting(None, "learn from so few OK images; null: all that are not held out", least=1)
+    shots_seed: int = setting(II("oc.select:seed,0"), "which ones", least=0)
+    bits: int | None = setting(None, "that 16-bit images use; null: read from the OK images", least=8, most=16)
+
+
+@dataclass
+class Categories(Reader):
+    root: str = setting(MISSING, CATEGORIES)
+    category: Any = setting(MISSING, "one, or a list read as one data set")
+
+
+@dataclass
+class MVTecAD(Categories):
+    _target_: str = f"{LAYOUTS}.mvtec_ad"
+    category: Any = setting("bottle", "one, or a list read as one data set; null: root itself holds train and test")
+
+
+@dataclass
+class BTAD(Categories):
+    _target_: str = f"{LAYOUTS}.btad"
+    category: Any = setting("01", "one, or a list read as one data set")
+
+
+@dataclass
+class MPDD(Categories):
+    _target_: str = f"{LAYOUTS}.mpdd"
+    category: Any = setting("bracket_black", "one, or a list read as one data set")
+
+
+@dataclass
+class VisA(Categories):
+    _target_: str = f"{LAYOUTS}.visa"
+    root: str = setting(MISSING, "the folder that holds split_csv/ and the categories")
+    category: Any = setting("candle", "one, or a list read as one data set")
+
+
+@dataclass
+class RealIAD(Categories):
+    _target_: str = f"{LAYOUTS}.real_iad"
+    root: str = setting(MISSING, "the folder that holds realiad_jsons/ and the images")
+    category: Any = setting("audiojack", "one, or a list read as one data set")
+    images: str = setting("realiad_1024", "folder of the images, by their size")
+
+
+@dataclass
+class MTD(Reader):
+    _target_: str = f"{LAYOUTS}.mtd"
+    root: str = setting(MISSING, "the folder that holds train/good, test/ and ground_truth/")
+
+
+@dataclass
+class KSDD2(Reader):
+    _target_: str = f"{LAYOUTS}.ksdd2"
+    root: str = setting(MISSING, "the folder that holds train/ and test/")
+
+
+@dataclass
+class HeldOut:
+    """Of data sets that hold images out themselves."""
+
+    _target_: str = MISSING
+    root: str = setting(MISSING, CATEGORIES)
+    category: Any = setting(MISSING, "one, or a list read as one data set")
+    template: str | None = setting(None, "image file of one golden product")
+    shots: int | None = setting(None, "learn from so few OK images; null: all of them", least=1)
+    shots_seed: int = setting(II("oc.select:seed,0"), "which ones", least=0)
+    bits: int | None = setting(None, "that 16-bit images use; null: read from the OK images", least=8, most=16)
+
+
+@dataclass
+class MVTecAD2(HeldOut):
+    _target_: str = f"{LAYOUTS}.mvtec_ad_2"
+    category: Any = setting("can", "one, or a list read as one data set")
+    test: str = setting("test_public", "test_private and test_private_mixed have no labels")
+
+
+@dataclass
+class MVTecLOCO(HeldOut):
+    _target_: str = f"{LAYOUTS}.mvtec_loco"
+    category: Any = setting("breakfast_box", "one, or a list read as one data set")
+
+
+@dataclass
+class Folder(Reader):
+    _target_: str = "anomalib_lite.data.folder.read"
+    root: str = setting(".", "the paths below are relative to it")
+    ok: Any = setting(None, "OK images: a folder with all below it, a file, or a pattern such as 'line1/**/ok/*.png'")
+    nok: Any = setting(None, "NOK images for testing; each one's folder names its defect type")
+    mask: Any = setting(None, "masks of NOK images, paired by stem (or stem_mask)")
+    test_ok: Any = setting(None, "OK images for testing alone; null: test_ok_share of the OK images")
+    manifest: str | None = setting(None, "a CSV with crop, label, defect, mask instead of the patterns")
+    test_ok_share: float = setting(0.2, "of the OK images, kept for testing", least=0, below=1)
+
+
+@dataclass
+class DeepPCB(Reader):
+    _target_: str = "anomalib_lite.data.deeppcb.read"
+    root: str = setting(MISSING, "the folder that holds trainval.txt and test.txt")
+    artifacts: str = setting(II("paths.artifacts"), "simulated OK pairs and masks of the boxes are written below it")
+    test_list: str = setting(
+        "test", "the pairs that are measured on; settings are chosen on trainval", choices=("test", "trainval")
+    )
+    simulation_seed: int = setting(0, "of the simulated OK pairs", least=0)
+    val_share: float = setting(0.5, "of the simulated OK pairs, held out for the threshold", above=0, below=1)
+
+
+@dataclass
+class Panels(Reader):
+    _target_: str = "anomalib_lite.data.panels.read"
+    root: str = setting(II("paths.artifacts"), "rendered below it on first use")
+    template: str | None = setting("rendered", "the perfect product's picture, another file, or null")
+    size: int = setting(256, "px of a crop's side", least=16)
+    seed: int = setting(0, "of the rendering", least=0)
+    n_train: int = setting(200, "OK images, the held-out ones included", least=3)
+    n_test_good: int = setting(60, "OK images to test on", least=0)
+    n_per_defect: int = setting(12, "images with each defect", least=0)
+    severity: list[float] = setting([0.1, 0.9], "range that each defect's is drawn from", least=0, most=1)
+    jitter: float = setting(1.0, "scale of shift, turn and perspective between products", least=0)
+    defects: list[str] | None = setting(None, "names of defects; null: all ten")
+
+
+@dataclass
+class Segmentation:
+    """conf/panels: how products are found in photographs of panels."""
+
+    _target_: str = "anomalib_lite.registration.matching.SegmentOptions"
+    max_objects: int = setting(8, "products in one panel", least=1)
+    min_score: float = setting(0.4, "correlation with the template after alignment", least=-1, most=1)
+    max_overlap: float = setting(0.3, "intersection over union of two products' boxes", least=0, most=1)
+    max_angle: float = setting(4.0, "degrees to either side", least=0, most=180)
+    angle_step: float = setting(2.0, "degrees", above=0)
+    min_scale: float = setting(1.0, "size against the template's", above=0)
+    max_scale: float = setting(1.0, "size against the template's", above=0)
+    scale_step: float = setting(0.04, "as a share", above=0)
+    motion: str = setting("affine", "what alignment may change", choices=("none", "translation", "euclidean", "affine"))
+
+
+@dataclass
+class Sheet:
+    """The demo's photographs."""
+
+    _target_: str = "anomalib_lite.rendering.sheet.SheetConfig"
+    width: int = setting(1280, "px of a photograph", least=64)
+    height: int = setting(720, "px of a photograph", least=64)
+    rows: int = setting(2, "of products", least=1)
+    columns: int = setting(4, "of products", least=1)
+    fill: float = setting(0.8, "a product's side against the room that each has", above=0, most=1)
+    shift: float = setting(0.04, "of a product from its place, in product sides, at most", least=0)
+    angle: float = setting(3.0, "of a product, in degrees, at most", least=0)
+    brightness: float = setting(0.2, "change of a panel's light, at most", least=0, below=1)
+    perspective: float = setting(0.012, "how much larger a panel's nearer side is, at most", least=0)
+
+
+OPTIONS = {
+    "data": {
+        "mvtec_ad": MVTecAD, "btad": BTAD, "mpdd": MPDD, "visa": VisA, "real_iad": RealIAD, "mtd": MTD,
+        "ksdd2": KSDD2, "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder, "deeppcb": DeepPCB,
+        "panels": Panels,
+    },
+    "panels": {"aligned": Segmentation},
+    "sheet": {"sheet": Sheet},
+}  # fmt: skip

@@ -1,0 +1,197 @@
+"""The detectors, the networks that they look through, views and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import II, MISSING
+
+from anomalib_lite.settings.fields import setting
+
+ROOM = "anomalib_lite.detectors"
+SHRINKAGE = "0: each place its own covariance; 1: all the pooled one; auto: as few images need it"
+RIDGE = "share of the pooled mean variance added to the diagonal"
+LEVELS = "the backbone's layers, by their place: of stride 8 and 16; null: all"
+FUSION = ("product", "sum")
+SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
+ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
+ONE_CYCLE = {
+    "_target_": "torch.optim.lr_scheduler.OneCycleLR",
+    "_partial_": True,
+    "max_lr": II("detector.optimizer.lr"),
+    "pct_start": 0.1,
+    "cycle_momentum": False,
+}
+
+
+@dataclass
+class Backbone:
+    _target_: str = "anomalib_lite.backbones.build"
+    name: str = setting(MISSING, "of the network in timm")
+    layers: Any = setting([1, 2, 3], "levels of its feature_info (of a ViT: blocks from 0), or names of modules")
+    weights: str = setting("timm", "bundled (EfficientNet-Lite) | timm (download) | none | path of a state dict")
+    mean: list[float] | None = setting(None, "of the input; null: of the weights' training")
+    std: list[float] | None = setting(None, "of the input; null: of the weights' training", above=0)
+
+
+@dataclass
+class Residual:
+    _target_: str = f"{ROOM}.residual.ResidualModel"
+    groups: Any = setting(MISSING, "the backbone's layers, by their place, that share a Gaussian")
+    shrinkage: float | str = setting("auto", SHRINKAGE, least=0, most=1)
+    ridge: float = setting(0.01, RIDGE, least=0)
+    fusion: str = setting("product", "of the groups' maps", choices=FUSION)
+
+
+@dataclass
+class SelectedResidual:
+    _target_: str = f"{ROOM}.selection.SelectedResidualModel"
+    choose: str = setting("auto", "auto: the candidate that best finds defects drawn into OK images; or its name")
+    candidates: Any = setting(
+        {"levels": Residual(groups=[[0], [1], [2]]), "joint": Residual(groups=[[1, 2]])},
+        "levels: a Gaussian a layer, sharp, for aligned products; joint: of the coarser layers, for textures",
+    )
+    folds: int = setting(5, "one in so many training images is tried on", least=2)
+    synthetic: int = setting(160, "defects that are drawn to choose by", least=1)
+    seed: int = setting(0, "of the drawn defects", least=0)
+
+
+@dataclass
+class Whitening:
+    _target_: str = f"{ROOM}.whitening.Whitening"
+    _partial_: bool = True
+    shrinkage: float = setting(0.01, "share of the mean variance added to each eigenvalue", above=0)
+
+
+@dataclass
+class STFPM:
+    _target_: str = f"{ROOM}.stfpm.STFPM"
+    epochs: int = setting(5, "of the student's training", least=0)
+    optimizer: Any = setting(SGD, "of torch")
+    scheduler: Any = setting(None, "of the learning rate, e.g. torch.optim.lr_scheduler.OneCycleLR; null: constant")
+    whitening: Any = setting(Whitening, "null: the student learns the directions of the raw features, as in the paper")
+    gaussian: Any = setting(SelectedResidual, "null: the map is the distance between teacher and student (paper)")
+    fusion: str = setting("product", "of the layers' maps, without the Gaussian", choices=FUSION)
+    cache_mb: float = setting(2048, "MB for the teacher's features of the training images; 0: computed anew", least=0)
+
+
+@dataclass
+class ReverseDistillation:
+    _target_: str = f"{ROOM}.reverse_distillation.ReverseDistillation"
+    epochs: int = setting(15, "of the decoder's training", least=0)
+    optimizer: Any = setting(ADAM, "of torch")
+    scheduler: Any = setting(ONE_CYCLE, "null: a constant rate, as in the paper, which wants many more epochs")
+    blocks: int = setting(2, "residual blocks a level", least=1)
+    gaussian: Any = setting(SelectedResidual, "null: the map is the distance between teacher and decoder (paper)")
+    fusion: str = setting("sum", "of the layers' maps, without the Gaussian", choices=FUSION)
+    cache_mb: float = setting(2048, "MB for the teacher's features of the training images; 0: computed anew", least=0)
+
+
+@dataclass
+class PaDiM:
+    _target_: str = f"{ROOM}.padim.PaDiM"
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int = setting(8, "px between the positions", least=1)
+    channels: int | None = setting(160, "more are drawn from at random, as in the paper; null: all", least=1)
+    shrinkage: float | str = setting("auto", SHRINKAGE, least=0, most=1)
+    ridge: float = setting(0.01, RIDGE, least=0)
+    seed: int = setting(II("seed"), "of the drawn channels", least=0)
+
+
+@dataclass
+class PatchCore:
+    _target_: str = f"{ROOM}.patchcore.PatchCore"
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int = setting(8, "px between the positions", least=1)
+    whitening: Any = setting(None, "null: raw features; or {_target_: ...Whitening, _partial_: true, shrinkage: 0.01}")
+    bank: int | float = setting(4000, "patches that are remembered; below 1: that share of the candidates", above=0)
+    coreset: str = setting("greedy", "greedy: patches that cover all candidates", choices=("greedy", "random"))
+    candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
+    projection: int = setting(64, "dimensions in which the coreset is chosen", least=1)
+    reweight: int = setting(0, "neighbours whose density weights map and score; 9 in the paper; 0: not", least=0)
+    seed: int = setting(II("seed"), "of the drawn candidates and of the projection", least=0)
+
+
+@dataclass
+class Alignment:
+    _target_: str = "anomalib_lite.registration.template.Alignment"
+    motion: str = setting("affine", "of the whole", choices=("none", "translation", "euclidean", "affine"))
+    reach: int = setting(4, "px by which parts may be shifted further; 0: none", least=0)
+    window: int = setting(49, "px, side of such a part", least=3)
+    light: bool = setting(True, "the template's colours get the image's mean and spread")
+
+
+@dataclass
+class Blur:
+    _target_: str = "anomalib_lite.scoring.GaussianBlur"
+    sigma: float = setting(4.0, "px", least=0)
+
+
+@dataclass
+class NormalDifference:
+    _target_: str = f"{ROOM}.template_scale.NormalDifference"
+    _partial_: bool = True
+    scope: str = setting(
+        "position", "learned from OK images for each position or all; none: stated units",
+        choices=("position", "global", "none"),
+    )  # fmt: skip
+    shrinkage: float = setting(0.1, "share of the global variance in that of each position", least=0, most=1)
+    smooth: int = setting(1, "positions to either side over which mean and variance are averaged", least=0)
+
+
+@dataclass
+class Template:
+    _target_: str = f"{ROOM}.template.TemplateComparison"
+    alignment: Any = setting(Alignment, "null: images and templates already lie pixel on pixel")
+    reach: list[int] | None = setting(
+        [2, 1, 1], "for each of the backbone's layers, positions searched to either side; null: pixels alone", least=0
+    )
+    tolerance: int | None = setting(2, "px, likewise of the pixels; null: features alone", least=0)
+    pixel_weight: float = setting(1.0, "of the pixels, against 1 for each layer", least=0)
+    pixel_blur: Any = setting(lambda: Blur(sigma=1.0), "of both pictures before pixels are compared; null: none")
+    normal: Any = setting(NormalDifference, "what differs between OK images and their template")
+
+
+@dataclass
+class View:
+    """Test-time augmentation."""
+
+    _target_: str = "anomalib_lite.augment.tta.TestTimeAugmentation"
+    views: Any = setting([{}], "flip: none | horizontal | vertical | both; brightness, contrast, saturation: factors")
+    reduce: str = setting("mean", "over the views' maps, each mapped back first", choices=("mean", "max"))
+
+
+@dataclass
+class Score:
+    _target_: str = "anomalib_lite.scoring.MaxScore"
+
+
+@dataclass
+class TopKScore:
+    _target_: str = "anomalib_lite.scoring.TopKScore"
+    pixels: int | float = setting(0.01, "share of the map (below 1), or how many", above=0)
+
+
+@dataclass
+class Scoring:
+    blur: Any = setting(Blur, "of the map")
+    score: Any = setting(Score, "of an image: the largest pixel of its smoothed map")
+    false_alarm_rate: float = setting(0.05, "share of OK images that may be flagged", above=0, below=1)
+    aupro_limit: float = setting(0.3, "false-positive rate up to which AUPRO is integrated", above=0, most=1)
+
+
+@dataclass
+class TopK(Scoring):
+    score: Any = setting(TopKScore, "the mean of the largest pixels: steadier, blinder to tiny defects")
+
+
+OPTIONS = {
+    "backbone": {"backbone": Backbone},
+    "detector": {
+        "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM, "patchcore": PatchCore,
+        "template": Template,
+    },
+    "tta": {"none": View},
+    "scoring": {"max": Scoring, "topk": TopK},
+}  # fmt: skip
