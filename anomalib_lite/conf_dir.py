@@ -19,7 +19,7 @@ def family(option: str, group: str = "detector") -> str:
     """The option that a group's option is a variant of, by its defaults: `stfpm` of `stfpm_plain`; else itself."""
     file = conf_dir() / group / f"{option}.yaml"
     entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []) if file.is_file() else []
-    bases = [entry for entry in entries if isinstance(entry, str) and entry != "_self_"]
+    bases = [entry for entry in entries if isinstance(entry, str) and entry != "_self_" and not entry.startswith("/")]
     return family(bases[0], group) if bases else option
 
 

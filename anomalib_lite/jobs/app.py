@@ -29,7 +29,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
 from anomalib_lite.runs.overrides import expand_json
 from anomalib_lite.settings import register
-from anomalib_lite.settings.fields import check
+from anomalib_lite.settings.fields import check, explain
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
         def main() -> None:
             OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
             OmegaConf.register_new_resolver("anomalib_lite.groups", lambda *_: _groups_of(verb), replace=True)
+            OmegaConf.register_new_resolver("anomalib_lite.options", _options, replace=True)
             _started.clear()
             try:
                 sys.argv[1:] = expand_arguments(expand_json(sys.argv[1:], _groups()))
@@ -239,6 +240,11 @@ def _groups_of(verb: str) -> str:
     names = [name for name in names if " " not in name and "@" not in name]
     options = {name: sorted(path.stem for path in (conf_dir() / name).glob("*.yaml")) for name in names}
     return "\n".join(f"{name}: {', '.join(found)}" for name, found in options.items() if found) or "none"
+
+
+def _options(*, _root_: DictConfig) -> str:
+    """Each option with its value and meaning, as --help shows them; `$` is doubled, since Hydra fills in a template."""
+    return explain(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])).replace("$", "$$")
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

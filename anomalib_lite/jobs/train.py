@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from anomalib_lite.data.fingerprint import DATA, describe, fingerprint
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
-from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say
 from anomalib_lite.jobs.multirun import command
 from anomalib_lite.runs.artifacts import alone
@@ -45,7 +44,6 @@ PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher
 @app("train", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
-    _check_numbers(cfg)
     splits: Splits = instantiate(cfg.data)
     need_training_images(splits)
     data_hash = fingerprint(splits)
@@ -79,20 +77,6 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> f
     say(in_words(result.metrics))
     say(run.path)
     return result.metrics["image_auroc"]
-
-
-def _check_numbers(cfg: DictConfig) -> None:
-    """Before anything is written. Errors: UserError for what makes no sense."""
-    for name, least in (("seed", 0), ("batch_size", 1), ("detector.epochs", 0)):
-        value = OmegaConf.select(cfg, name, default=least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{name} must be a whole number, {least} or more, not {value!r}.")
-    for name in ("scoring.false_alarm_rate", "scoring.aupro_limit"):
-        value = OmegaConf.select(cfg, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
-            raise UserError(f"{name} is a share above 0 and at most 1, e.g. 0.05, not {value!r}.")
-    if cfg.keep not in ("last", "best"):
-        raise UserError(f"keep must be last or best, not '{cfg.keep}'.")
 
 
 def _folder(cfg: DictConfig, data_hash: str) -> Path:

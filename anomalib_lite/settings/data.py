@@ -172,6 +172,7 @@ class Sheet:
     shift: float = setting(0.04, "of a product from its place, in product sides, at most", least=0)
     angle: float = setting(3.0, "of a product, in degrees, at most", least=0)
     brightness: float = setting(0.2, "change of a panel's light, at most", least=0, below=1)
+    nok_share: float = setting(0.24, "of the products", least=0, most=1)
     perspective: float = setting(0.012, "how much larger a panel's nearer side is, at most", least=0)
 
 

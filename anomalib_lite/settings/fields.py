@@ -7,13 +7,15 @@ The dataclasses of this room are Hydra's structured configs. Hydra refuses a val
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomalib_lite.errors import UserError
 
+SMALLEST = 16  # px of an image's side
 WIDTH = 44  # of the column of values in --help
 
 
@@ -26,6 +28,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[str] = (),
+    rule: Callable[[Any], str] | None = None,
 ) -> Any:
     """A dataclass field with what a user needs to know of it.
 
@@ -36,9 +39,15 @@ def setting(
         least, most: bounds that it may take, of a list those of each element.
         above, below: bounds that it may not take.
         choices: the only words that it may be.
+        rule: says what a value would have to be, or nothing where it is that.
     """
     bounds = {"least": least, "most": most, "above": above, "below": below}
-    metadata = {"help": help, "choices": tuple(choices), **{k: v for k, v in bounds.items() if v is not None}}
+    metadata = {
+        "help": help,
+        "choices": tuple(choices),
+        "rule": rule,
+        **{k: v for k, v in bounds.items() if v is not None},
+    }
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default.copy(), metadata=metadata)
     if callable(default):
@@ -52,10 +61,18 @@ def check(cfg: DictConfig) -> None:
     Errors: UserError that names the option, what it may be, and what it is.
     """
     for name, value, field in _fields(cfg):
-        values = list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]
-        for one in values:
-            if one is not None and (wanted := _violated(one, field.metadata)):
+        rule = field.metadata["rule"] or partial(_violated, field.metadata)
+        several = isinstance(value, ListConfig) and not field.metadata["rule"]
+        for one in value if several else [value]:
+            if one is not None and (wanted := rule(one)):
                 raise UserError(f"{name} must be {wanted}, not {one!r}.")
+
+
+def pixels(value: Any) -> str:
+    """The rule of an image's size."""
+    sides = value if isinstance(value, ListConfig) else [value, value]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= SMALLEST for side in sides)
+    return "" if len(sides) == 2 and whole else f"a whole number of px, {SMALLEST} or more, or [height, width]"
 
 
 def explain(cfg: DictConfig) -> str:
@@ -88,7 +105,7 @@ def _fields(cfg: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[
             yield from _fields(node, f"{name}.", resolve)
 
 
-def _violated(value: Any, rules: Any) -> str:
+def _violated(rules: Mapping[str, Any], value: Any) -> str:
     """What the value would have to be, or nothing where it is that."""
     if rules["choices"]:
         return "" if value in rules["choices"] else f"one of {', '.join(rules['choices'])}"
@@ -103,8 +120,10 @@ def _violated(value: Any, rules: Any) -> str:
     return "" if inside else _range(rules)
 
 
-def _range(rules: Any) -> str:
-    words = {"least": "{:g} or more", "above": "more than {:g}", "most": "{:g} or less", "below": "less than {:g}"}
+def _range(rules: Mapping[str, Any]) -> str:
+    if "least" in rules and "most" in rules:
+        return f"{rules['least']:.10g} to {rules['most']:.10g}"
+    words = {"least": "{:.10g} or more", "above": "above {:.10g}", "most": "at most {:.10g}", "below": "below {:.10g}"}
     return " and ".join(text.format(rules[key]) for key, text in words.items() if key in rules)
 
 

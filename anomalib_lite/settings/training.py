@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from anomalib_lite.settings.fields import setting
+from anomalib_lite.settings.fields import pixels, setting
 
 HISTAUGAN, SINGAN = "anomalib_lite.generators.histaugan", "anomalib_lite.generators.singan"
 
@@ -64,7 +64,7 @@ class Teacher:
     dropout: float = setting(0.0, "share", least=0, below=1)
     unfreeze: int | None = setting(None, "n: the last n blocks of the backbone learn; null: all", least=0)
     held_out: float = setting(0.15, "of the images, to measure the accuracy on", above=0, below=1)
-    image_size: Any = setting(None, "px; null: the run's")
+    image_size: Any = setting(None, "px; null: the run's", rule=pixels)
     seed: int = setting(0, "the teacher's own: a multirun over seed shares one teacher", least=0)
     nok: Any = setting(None, "NOK images that take part: files, folders or patterns below data.root; no test images")
     nok_weight: float = setting(10, "of them", least=0)
@@ -77,20 +77,20 @@ class StructureGuard:
 
 
 @dataclass
-class Generator:
+class NoGenerator:
     """What is drawn from any generator."""
 
-    _target_: str = MISSING
+    _target_: str = "anomalib_lite.engine.build.nothing"
     count: int | None = setting(None, "images; null: as many as there are OK training images", least=0)
     seed: int = setting(0, "the generator's own: a multirun over seed shares one trained generator", least=0)
     structure_guard: StructureGuard = field(default_factory=StructureGuard)
-    accelerator: str = setting(II("trainer.accelerator"), "the trainer's")
-    precision: str = setting(II("trainer.precision"), "the trainer's")
 
 
 @dataclass
-class NoGenerator(Generator):
-    _target_: str = "anomalib_lite.engine.build.nothing"
+class Generator(NoGenerator):
+    _target_: str = MISSING
+    accelerator: str = setting(II("trainer.accelerator"), "the trainer's")
+    precision: str = setting(II("trainer.precision"), "the trainer's")
 
 
 @dataclass
@@ -135,7 +135,7 @@ class GANSchedule:
 @dataclass
 class HistAuGAN(Generator):
     _target_: str = f"{HISTAUGAN}.HistAuGAN"
-    size: Any = setting(128, "px of the images; one number, or [height, width]")
+    size: Any = setting(128, "px of the images; one number, or [height, width]", rule=pixels)
     crop: Any = setting(96, "px of what a training step sees, a multiple of 4")
     architecture: Any = setting(Architecture, "of the networks")
     losses: Any = setting(LossWeights, "of the training")

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from anomalib_lite.settings.fields import setting
+from anomalib_lite.settings.fields import pixels, setting
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Train(Verb):
     trainer: Any = None
     tracking: Any = None
     seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
-    image_size: Any = setting(256, "px; one number, or [height, width]")
+    image_size: Any = setting(256, "px; one number, or [height, width]", rule=pixels)
     batch_size: int = setting(16, "images", least=1)
     ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
     threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
@@ -61,7 +61,8 @@ class Generate(Verb):
     trainer: Any = None
     tracking: Any = None
     seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
-    image_size: Any = setting(256, "px, as the training has it; one number, or [height, width]")
+    image_size: Any = setting(256, "px, as the training has it; one number, or [height, width]", rule=pixels)
+    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
     output: str = setting("generated", "folder in which each configuration gets one of its own")
     experiment_name: str = setting("default", "group in Weights & Biases")
     force: bool = setting(False, "true: train and draw again although it has been done")
@@ -139,7 +140,6 @@ class Demo(Verb):
     n_panels: int = setting(52, "photographs", least=1)
     seed: int = setting(7, "of the photographs", least=0)
     sheet: Any = None
-    nok_share: float = setting(0.24, "of the products", least=0, most=1)
     workers: int | None = setting(None, "panels at a time; null: one a core", least=1)
     force: bool = setting(False, "true: delete an earlier demo with all that is in its folder, and make it anew")
 
@@ -174,6 +174,9 @@ class Compare(Verb):
         None, "a setting that all others are held against, e.g. 'augment=none tta=none'; null: all pairs"
     )
     confidence: float = setting(0.95, "of the intervals", above=0, below=1)
+    margin: float = setting(
+        0.01, "of image AUROC: a difference of two runs that surely lies within it is practically none", above=0
+    )
     resamples: int = setting(5000, "of the bootstrap", least=1)
     seed: int = setting(0, "of the bootstrap", least=0)
 
