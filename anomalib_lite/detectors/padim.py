@@ -34,7 +34,7 @@ class PaDiM(Method):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        levels: Sequence[int] | None = None,
+        levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         channels: int | None = 160,
         shrinkage: float | str = "auto",

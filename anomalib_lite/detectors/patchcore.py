@@ -46,7 +46,7 @@ class PatchCore(Method):
     def __init__(
         self,
         backbone: Callable[..., Backbone],
-        levels: Sequence[int] | None = None,
+        levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         whitening: Callable[[], Whitening] | None = None,
         bank: int | float = 4000,

@@ -33,7 +33,7 @@ class ReverseDistillation(Distillation):
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., Any] | None = None,
-        epochs: int = 20,
+        epochs: int = 15,
         blocks: int = 2,
         gaussian: SelectedResidualModel | None = None,
         fusion: str = "sum",

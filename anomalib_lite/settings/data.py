@@ -164,15 +164,15 @@ class Sheet:
     """The demo's photographs."""
 
     _target_: str = "anomalib_lite.rendering.sheet.SheetConfig"
-    width: int = setting(1280, "px of a photograph", least=64)
-    height: int = setting(720, "px of a photograph", least=64)
+    width: int = setting(1600, "px of a photograph", least=64)
+    height: int = setting(1200, "px of a photograph", least=64)
     rows: int = setting(2, "of products", least=1)
     columns: int = setting(4, "of products", least=1)
-    fill: float = setting(0.8, "a product's side against the room that each has", above=0, most=1)
+    fill: float = setting(0.82, "a product's side against the room that each has", above=0, most=1)
     shift: float = setting(0.04, "of a product from its place, in product sides, at most", least=0)
     angle: float = setting(3.0, "of a product, in degrees, at most", least=0)
     brightness: float = setting(0.2, "change of a panel's light, at most", least=0, below=1)
-    nok_share: float = setting(0.24, "of the products", least=0, most=1)
+    nok_share: float = setting(0.1, "of the products", least=0, most=1)
     perspective: float = setting(0.012, "how much larger a panel's nearer side is, at most", least=0)
 
 

@@ -99,8 +99,8 @@ def _fields(cfg: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[
     for key in cfg:
         node, name = cfg._get_node(key), f"{prefix}{key}"
         if key in described and "help" in described[key].metadata:
-            missing = OmegaConf.is_missing(cfg, key)
-            yield name, cfg[key] if resolve and not missing else None, described[key]
+            referred = OmegaConf.is_missing(cfg, key) or node._is_interpolation()  # checked where it stands
+            yield name, cfg[key] if resolve and not referred else None, described[key]
         if isinstance(node, DictConfig) and not node._is_interpolation():
             yield from _fields(node, f"{name}.", resolve)
 

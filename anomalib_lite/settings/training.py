@@ -95,7 +95,7 @@ class Generator(NoGenerator):
 
 @dataclass
 class Architecture:
-    _target_: str = f"{HISTAUGAN}.networks.Architecture"
+    _target_: str = f"{HISTAUGAN}.Architecture"
     channels: int = setting(8, "of the first layer; the content has four times as many", least=1)
     attributes: int = setting(4, "numbers that say colour and light; too many are filled with texture", least=1)
     content_blocks: int = setting(4, "residual blocks of the content's encoder", least=0)
@@ -107,7 +107,7 @@ class Architecture:
 
 @dataclass
 class LossWeights:
-    _target_: str = f"{HISTAUGAN}.losses.LossWeights"
+    _target_: str = f"{HISTAUGAN}.LossWeights"
     adversarial: float = setting(1.0, "weight", least=0)
     domain_discriminator: float = setting(1.0, "weight", least=0)
     domain_generator: float = setting(5.0, "weight", least=0)
@@ -121,7 +121,7 @@ class LossWeights:
 
 @dataclass
 class GANSchedule:
-    _target_: str = f"{HISTAUGAN}.module.Schedule"
+    _target_: str = f"{HISTAUGAN}.Schedule"
     epochs: int = setting(25, "of the training", least=1)
     decay_epoch: int = setting(20, "the rates fall to a tenth every so many epochs", least=1)
     batch: int = setting(2, "images", least=1)
