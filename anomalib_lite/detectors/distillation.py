@@ -47,6 +47,8 @@ class Distillation(Method):
         self.teacher = backbone().requires_grad_(False)
         self.optimizer, self.scheduler, self.epochs = optimizer, scheduler, epochs
         self.gaussian, self.fusion = gaussian, fusion
+        if gaussian is not None:
+            gaussian.keep(len(self.teacher.channels))
         self.cache = FeatureCache(self.teacher, cache_mb)
 
     def built(self) -> None:

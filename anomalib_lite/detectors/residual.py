@@ -34,6 +34,13 @@ class ResidualModel(nn.Module):
         self.fusion = fusion
         self.gaussians = nn.ModuleList(PositionGaussian(shrinkage, ridge) for _ in self.groups)
 
+    def keep(self, levels: int) -> bool:
+        """Drops from the groups what lies beyond so many levels; False where nothing is left."""
+        groups = [[level for level in group if level < levels] for group in self.groups]
+        self.groups = [group for group in groups if group]
+        self.gaussians = self.gaussians[: len(self.groups)]  # not fitted yet, they are all alike
+        return bool(self.groups)
+
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """batches: the levels' features (B, C_l, h_l, w_l) of OK images."""
         moments = [Moments() for _ in self.groups]

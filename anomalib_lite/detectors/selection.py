@@ -54,6 +54,25 @@ class SelectedResidualModel(nn.Module):
         self.folds, self.synthetic, self.seed = folds, synthetic, seed
         self.trials: dict[str, dict[str, float]] = {}
 
+    def keep(self, levels: int) -> None:
+        """Fits the candidates to a backbone with so many layers: fewer than their groups name leave the others.
+
+        Errors: UserError where no candidate has a group left.
+        """
+        named = max(level for model in self.candidates.values() for group in model.groups for level in group)
+        if named < levels:
+            return
+        log.warning(
+            "detector.gaussian names the backbone's layers 0 to %d by their place, and backbone.layers gives %d: the "
+            "residual models work with those", named, levels,
+        )  # fmt: skip
+        self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if model.keep(levels)})
+        if not self.candidates:
+            raise UserError(
+                f"No group of detector.gaussian.candidates names one of the {levels} layers of backbone.layers, "
+                f"0 to {levels - 1}: change their groups, or set detector.gaussian to null."
+            )
+
     def forward(self, features: Sequence[Tensor], view: int = 0) -> Tensor:
         (model,) = self.candidates.values()
         return (self.views[view - 1] if view else model)(features)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ def by_content(settings: Any) -> Any:
             for key, value in settings.items()
         }
     return [by_content(value) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+def named_content(patterns: str | Iterable[str], root: str | Path | None = None) -> list[str]:
+    """Hashes of what files, folders and glob patterns relative to `root` name; a pattern that names nothing stays."""
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        path = Path(root or "").expanduser() / Path(str(pattern)).expanduser()
+        places = [str(path)] if path.exists() else glob.glob(str(path), recursive=True)
+        found += [content_hash(place) for place in places] or [str(pattern)]
+    return sorted(found)
 
 
 def content_hash(path: str | Path) -> str:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.artifacts import by_content
+from anomalib_lite.runs.artifacts import by_content, named_content
 from anomalib_lite.runs.atomic import atomic_path, disk_full, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     if not defining.get("validate"):  # off, it changes nothing
         defining.pop("validate", None)
     defining["data"] = {k: v for k, v in defining.get("data", {}).items() if k not in WHERE}
+    if (defining.get("teacher") or {}).get("nok"):
+        nok = named_content(defining["teacher"]["nok"], config.get("data", {}).get("root"))
+        defining["teacher"] = defining["teacher"] | {"nok": nok}
     text = json.dumps([defining, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

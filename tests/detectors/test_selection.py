@@ -92,3 +92,19 @@ def test_a_model_that_has_not_chosen_yet_loads_too() -> None:
     again = SelectedResidualModel({name: ResidualModel([[0]]) for name in candidates})
     again.load_state_dict(open_one.state_dict())
     assert list(again.candidates) == ["blind", "seeing"] and len(again.views) == 0
+
+
+def test_fewer_layers_leave_the_other_groups(caplog: pytest.LogCaptureFixture) -> None:
+    candidates = {
+        "levels": ResidualModel([[0], [1], [2]]),
+        "joint": ResidualModel([[1, 2]]),
+        "last": ResidualModel([[2]]),
+    }
+    model = SelectedResidualModel(candidates)
+    model.keep(3)
+    assert list(model.candidates) == ["levels", "joint", "last"] and not caplog.text
+    model.keep(2)
+    assert {name: m.groups for name, m in model.candidates.items()} == {"levels": [[0], [1]], "joint": [[1]]}
+    assert len(model.candidates["levels"].gaussians) == 2 and "backbone.layers gives 2" in caplog.text
+    with pytest.raises(UserError, match="No group of"):
+        SelectedResidualModel({"last": ResidualModel([[2]])}).keep(1)

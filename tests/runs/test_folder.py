@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -52,6 +53,21 @@ def test_the_name_counts_resolved_values_and_not_the_order_of_keys():
     assert run_hash(direct, DATA) == run_hash(referring, DATA)
     turned = dict(reversed(config().items()))
     assert run_hash(turned, DATA) == run_hash(config(), DATA)
+
+
+def test_nok_images_of_a_teacher_count_by_content(tmp_path: Path):
+    for folder in ("here", "moved"):
+        (tmp_path / folder / "bad").mkdir(parents=True)
+        (tmp_path / folder / "bad/a.png").write_bytes(b"one")
+
+    def name(root: str, nok: Any) -> str:
+        return run_hash(config(data__root=str(tmp_path / root), teacher={"nok": nok}), DATA)
+
+    assert name("here", "bad") == name("moved", ["bad"]) == name("moved", str(tmp_path / "here/bad"))
+    assert name("here", "bad/*.png") == name("moved", "bad/*.png") != name("here", None)
+    before = name("here", "bad"), name("here", "bad/*.png")
+    (tmp_path / "here/bad/a.png").write_bytes(b"other")
+    assert name("here", "bad") != before[0] and name("here", "bad/*.png") != before[1]
 
 
 def status(folder: Path) -> dict:
