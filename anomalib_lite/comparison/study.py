@@ -62,6 +62,7 @@ class Study:
     pairs: pd.DataFrame
     effects: pd.DataFrame
     interactions: list[pd.DataFrame]
+    confidence: float  # of all its intervals
 
     @property
     def best(self) -> pd.Series:
@@ -112,6 +113,7 @@ def _study(design: Design, view: View, metric: str, reference: str | None, setti
         compare_pairs(series, view, metric, reference, *drawn),
         marginal_effects(design, view, metric, baselines, generator, settings.confidence),
         interactions(design, view, metric, settings.confidence),
+        settings.confidence,
     )
 
 

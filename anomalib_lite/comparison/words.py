@@ -23,7 +23,8 @@ NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "r
 def findings(study: Study) -> list[str]:
     """The best mean, what it beats, and which differences so few seeds cannot show."""
     best, many = study.best, len(study.summaries)
-    interval = f", 95 % interval {best.low:.4f} to {best.high:.4f} (Student)" if math.isfinite(best.low) else ""
+    ends = f"{100 * study.confidence:g} % interval {best.low:.4f} to {best.high:.4f} (Student)"
+    interval = f", {ends}" if math.isfinite(best.low) else ""
     said = [f"{'Best mean' if many > 1 else 'Only one setting'}: {best.setting}, {best['mean']:.4f}{interval}."]
     if many == 1:
         return said
@@ -82,9 +83,8 @@ def _against_best(study: Study) -> str:
     others = own["setting"].where(own["setting"] != best, own["less"])
     beaten, unclear = list(others[own["significant"]]), list(others[~own["significant"]])
     if not unclear:
-        return (
-            f"It differs from {'every other setting' if len(beaten) > 1 else beaten[0]} by more than chance explains."
-        )
+        every = "every other setting" if len(beaten) > 1 else beaten[0]
+        return f"It differs from {every} by more than chance explains."
     listed = "; ".join(unclear[:NAMED]) + (f" and {len(unclear) - NAMED} more" if len(unclear) > NAMED else "")
     head = f"It differs from {f'{len(beaten)} of {len(own)}' if beaten else 'no'} other settings"
     return f"{head} by more than chance explains; not told apart from: {listed}."

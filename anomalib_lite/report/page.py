@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report import ink, words
-from anomalib_lite.report.cases import MISTAKES, SHOWN, select_cases, verdict
+from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
 from anomalib_lite.report.contact_sheet import contact_sheet
 from anomalib_lite.report.defects import defects_view
 from anomalib_lite.report.figures import Points, draw_figures
@@ -34,8 +34,6 @@ def write_report(
     outcomes: Sequence[Outcome] | None = None,
     *,
     pixel_points: Points | None = None,
-    max_cases: int = SHOWN,
-    title: str | None = None,
     collector: DefectCollector | None = None,
 ) -> Path:
     """Writes report.html and figures/*.png of a run; a run that failed gets a page of what there is.
@@ -44,8 +42,6 @@ def write_report(
         run_dir: the run's folder; figures, status and configuration come from its files.
         outcomes: of all test images; those with an image and a map can be shown. None: those of predictions.csv.
         pixel_points: of the pixel curves, see `figures.pixel_points`.
-        max_cases: images that are shown, see `cases.select_cases`.
-        title: of the page; the folder's name without one.
         collector: the defects that were found.
 
     Returns:
@@ -55,7 +51,7 @@ def write_report(
     judged = _predicted(run) if outcomes is None else outcomes
     threshold, pixel_threshold = (_threshold(run, name) for name in ("image", "pixel"))
     shown = [outcome for outcome in judged if outcome.image is not None]
-    shown = [shown[i] for i in select_cases(shown, threshold, max_cases)]
+    shown = [shown[i] for i in select_cases(shown, threshold)]
     drawn = draw_figures(judged, threshold, run.metrics, pd.DataFrame(run.history()), pixel_points)
     for name, drawing in drawn.items():
         ink.save_png(drawing, run.path / "figures" / f"{name}.png")
@@ -64,7 +60,7 @@ def write_report(
         ink.save_png(sheet, run.path / "figures" / "gallery.png", dpi=100)
     made = pictures(shown, threshold, pixel_threshold)
     parts = _parts(run, judged, drawn) | {
-        "title": title or run.path.resolve().name,
+        "title": run.path.resolve().name,
         "found": defects_view(collector),
         "pictures": made,
         "kinds": words.counts([picture.kind for picture in made]),

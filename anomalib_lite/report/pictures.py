@@ -25,6 +25,7 @@ from anomalib_lite.report.words import evidence_words
 SATURATION = 4.0  # times the threshold: where the scale ends
 CALM = 0.3  # the part of the scale that lies below the threshold
 OUTLINE = (255, 255, 255)
+_OPACITY = 0.75  # at the end of the scale
 _HINT = 0.25  # opacity just below the threshold: shows where a missed defect nearly was
 _HINT_COLOUR = np.array((132, 60, 190), np.float32)
 _TICKS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (SATURATION, f"{SATURATION:g}×"))
@@ -158,20 +159,17 @@ def heatmap(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
     return _paint(level(values, pixel_threshold), region(values, pixel_threshold))
 
 
-def overlay(
-    image: np.ndarray, values: np.ndarray, pixel_threshold: float, alpha: float = 0.75, outline: bool = True
-) -> np.ndarray:
+def overlay(image: np.ndarray, values: np.ndarray, pixel_threshold: float, outline: bool = True) -> np.ndarray:
     """Lays a map over its image (H, W, 3) uint8 RGB; the map is resized to the image where the sizes differ.
 
     Up to half the threshold the image is untouched, from there a faint violet hint grows. At the threshold
-    the colour sets in with a visible step; `alpha` is its opacity at the end of the scale. The region above
-    the threshold gets a thin outline.
+    the colour sets in with a visible step. The region above the threshold gets a thin outline.
     """
     values = fit(values, *image.shape[:2])
     position, above = level(values, pixel_threshold), region(values, pixel_threshold)
     strength = (position - CALM) / (1.0 - CALM)
     hint = _HINT * np.clip(2.0 * position / CALM - 1.0, 0.0, 1.0)
-    opacity = np.where(above, alpha * (0.5 + 0.5 * strength), hint)[..., None]
+    opacity = np.where(above, _OPACITY * (0.5 + 0.5 * strength), hint)[..., None]
     colour = np.where(above[..., None], _paint(position, above), _HINT_COLOUR)
     mixed = np.rint(image * (1.0 - opacity) + colour * opacity).astype(np.uint8)
     return draw_outline(mixed, above) if outline else mixed

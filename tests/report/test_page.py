@@ -13,6 +13,7 @@ from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.report import page
+from anomalib_lite.report.cases import select_cases
 from anomalib_lite.report.page import write_report
 
 from .conftest import Outline, judged
@@ -68,8 +69,11 @@ def test_cases_stand_in_order_and_mistakes_are_marked(run_dir: Path, outcomes: l
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_at_most_max_cases_are_shown_and_the_page_says_so(run_dir: Path, outcomes: list[Outcome]) -> None:
-    outline = Outline(write_report(run_dir, outcomes, max_cases=5))
+def test_a_page_that_shows_a_part_of_the_images_says_so(
+    run_dir: Path, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "select_cases", lambda found, limit, most=5: select_cases(found, limit, most))
+    outline = Outline(write_report(run_dir, outcomes))
     assert len(outline.values("article", "data-name")) == 5
     assert "5 of 12 images, among them all mistakes (2)" in outline.words
 
@@ -150,8 +154,8 @@ def test_hostile_names_stay_text(run_dir: Path, outcomes: list[Outcome], evil: s
     (run_dir / "environment.json").write_text(json.dumps({evil: {evil: evil}}))
     (run_dir / "config.yaml").write_text(f"a: {evil}\n# {evil}\n")
     (run_dir / "history.csv").write_text('epoch,"' + evil.replace('"', '""') + '"\n0,1\n1,2\n')
-    plain = Outline(write_report(run_dir, outcomes, title="plain"))
-    outline = Outline(write_report(run_dir, named, title=evil))
+    plain = Outline(write_report(run_dir, outcomes))
+    outline = Outline(write_report(run_dir, named))
     scripts = [tag for tag, _, _ in outline.attributes if tag in ("script", "img")]
     assert scripts == [tag for tag, _, _ in plain.attributes if tag in ("script", "img")]
     assert not [name for _, name, _ in outline.attributes if name.startswith("on")]
@@ -176,7 +180,7 @@ def test_run_without_nok_images(run_dir: Path, outcomes: list[Outcome]) -> None:
 
 def test_run_that_failed_early(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(json.dumps({"state": "failed", "error": "no such folder: <data>"}))
-    outline = Outline(write_report(tmp_path, title="run"))
+    outline = Outline(write_report(tmp_path))
     text = outline.words
     assert "The run failed" in text and "no such folder: <data>" in text
     assert "AUROC" not in text and "Images" not in text
