@@ -118,7 +118,7 @@ def test_the_local_command_line_composes(file: Path, run_verb: Command, tmp_path
 
 
 def test_the_agent_hands_on_values_of_any_shape(agent_argv: Any, tmp_path: Path):
-    command = ["${env}", "anomalib-lite", "train", "${args_json}"]
+    command = ["${env}", "anomalib-lite", "train", "detector=stfpm", "${args_json}"]
     parameters = {
         "data": {"defects": ["stain", "print_missing"], "template": None},
         "detector.optimizer": {"lr": 1e-5, "weight_decay": 0.0},
