@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from anomalib_lite.data.images import ImageSet, to_float, to_pixels
 from anomalib_lite.detectors.buffers import PerView
 from anomalib_lite.detectors.evidence import Evidence, share_of_place
 from anomalib_lite.detectors.looks import Looker, Looks
-from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, fuse, judge
+from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.errors import UserError
 
@@ -29,11 +30,10 @@ log = logging.getLogger(__name__)
 
 FOLDS, NETWORKS = 4, 3
 FEW = 4  # OK images: of fewer, shifted and relit copies stand in for those that lack
-FIGURES, LISTED = ("image_auroc", "aupro", "worth", "taken"), 12
+LISTED = 12  # trials that are told
 BATCH = 16  # images that are looked at at once
 PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
 GAIN = 0.002  # by how much a fusion must be better without a member, for that to be left out
-TRUST = 0.005  # by how much another way must be better than the sum, to be taken
 
 
 class Fusion(Method):
@@ -100,8 +100,8 @@ class Fusion(Method):
             if members is first:
                 trials = choose(maps, shown, self.use, self.how)
                 self.notes = {"choice": _told(trials, share, time.perf_counter() - begin)}
-            members.how.fill_(HOW.index(trials[0]["how"]))
-            members.taken.copy_(torch.tensor([float(name in trials[0]["members"]) for name in members.names]))
+            members.how.fill_(HOW.index(trials[0].how))
+            members.taken.copy_(torch.tensor([float(name in trials[0].members) for name in members.names]))
             members.to(device)
 
     def _show(self, images: ImageSet, view: View) -> Shown:
@@ -160,59 +160,82 @@ def _drawn(
     return to_float(np.stack([picture for picture, _ in pairs]))
 
 
-def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str) -> list[dict[str, Any]]:
-    """What was tried, what is taken first: members, how, image_auroc and aupro on drawn defects, and their mean.
+@dataclass(frozen=True)
+class Trial:
+    """A fusion that was tried: of which members, and how."""
+
+    members: list[str]
+    how: str
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        *others, last = self.members
+        return f"{self.how} of {', '.join(others)} and {last}" if others else last
+
+    @property
+    def worth(self) -> float:
+        return self.verdict.worth
+
+    def clearly_better(self, other: Trial) -> bool:
+        """By more than twice the standard error of the difference, over the drawn defects."""
+        gain = self.verdict.each - other.verdict.each
+        return float(gain.mean()) > 2 * float(gain.std(correction=0)) / len(gain) ** 0.5
+
+
+def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str) -> list[Trial]:
+    """What was tried, what is taken first.
 
     Each way of fusing starts from all members, and goes on without the one that it is best without, while that gains.
-    The sum is taken unless another way, or one member alone, is better by more than drawn defects can be trusted with:
-    it averages the members' errors, where a maximum has the largest of them.
+    The sum is taken unless another way, or one member alone, is clearly better: it averages the members' errors, where
+    a maximum has the largest of them.
     """
-    trials: list[dict[str, Any]] = []
+    trials: list[Trial] = []
 
-    def tried(names: Sequence[str], way: str) -> dict[str, Any]:
+    def tried(names: Sequence[str], way: str) -> Trial:
         ok, drawn = (fuse({n: getattr(maps[n], part) for n in names}, way) for part in ("ok", "drawn"))
-        found = judge(ok, drawn, shown.mask, shown.family)
-        worth = round((2 * found["image_auroc"] + found["aupro"]) / 3, 4)  # found counts more than found exactly
-        trials.append({"members": list(names), "how": way, **found, "worth": worth})
+        trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask)))
         return trials[-1]
 
     ways = ("sum", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in HOW else "sum",)
     best = []
     for way in ways:
         best.append(tried(use, way))
-        while how == "auto" and len(best[-1]["members"]) > 2:
-            names = best[-1]["members"]
+        while how == "auto" and len(best[-1].members) > 2:
+            names = best[-1].members
             without = max((tried([n for n in names if n != name], way) for name in names), key=_worth)
-            if without["worth"] < best[-1]["worth"] + GAIN:
+            if without.worth < best[-1].worth + GAIN:
                 break
             best[-1] = without
     if len(ways) > 1:
         best += [tried([name], "sum") for name in use]
     other = max(best, key=_worth)
-    taken = other if other["worth"] > best[0]["worth"] + TRUST else best[0]
-    trials.sort(key=lambda trial: (trial is not taken, -trial["worth"]))
-    for trial in trials:
-        trial["taken"] = trial is taken
-    log.info("chosen on OK images with drawn defects: %s", taken)
-    return trials
+    taken = other if other.clearly_better(best[0]) else best[0]
+    log.info("chosen on OK images with drawn defects: %s", taken.name)
+    return sorted(trials, key=lambda trial: (trial is not taken, -trial.worth))
 
 
-def _worth(trial: Mapping[str, Any]) -> float:
-    return trial["worth"]
+def _worth(trial: Trial) -> float:
+    return trial.worth
 
 
-def _told(trials: Sequence[Mapping[str, Any]], share: float, seconds: float) -> dict[str, Any]:
+def _told(trials: Sequence[Trial], share: float, seconds: float) -> dict[str, Any]:
     """The choice for status.json: the best trials and each member alone, and in words what they were judged by."""
-    told = [t for place, t in enumerate(trials) if place < LISTED or len(t["members"]) == 1]
     own = "each place has statistics of its own" if share >= PLACED else "nothing is learned for single places"
     words = (
         f"{len(trials)} fusions were judged by defects drawn into OK images that nothing had learned from, and the "
         f"networks by kinds of defects that they had not learned. The place explains {share:.0%} of what the OK images "
         f"vary by: {own}. All that took {seconds:.0f} s."
     )
-    return {"candidates": [{"name": _name(t)} | {k: t[k] for k in FIGURES} for t in told], "words": words}
-
-
-def _name(trial: Mapping[str, Any]) -> str:
-    names = trial["members"]
-    return names[0] if len(names) == 1 else f"{trial['how']} of {', '.join(names[:-1])} and {names[-1]}"
+    candidates = [
+        {
+            "name": trial.name,
+            "image_auroc": round(trial.verdict.image_auroc, 4),
+            "aupro": round(trial.verdict.aupro, 4),
+            "worth": round(trial.worth, 4),
+            "taken": trial is trials[0],
+        }
+        for place, trial in enumerate(trials)
+        if place < LISTED or len(trial.members) == 1
+    ]
+    return {"candidates": candidates, "words": words}

@@ -105,7 +105,7 @@ def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
         assert maxima.mean().abs() < 1e-4 and maxima.std(correction=0) == pytest.approx(1, abs=1e-3)
     seen = members.maps({name: look.float() for name, look in known.ok.items()})["deep"].flatten(1).amax(1)
     assert seen.mean() < -0.5, "images that it has learned from look better than held-out ones"
-    assert judge(maps["learned"].ok, maps["learned"].drawn, known.mask, known.family)["image_auroc"] > 0.95
+    assert judge(maps["learned"].ok, maps["learned"].drawn, known.mask).image_auroc > 0.95
 
 
 def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
@@ -126,13 +126,12 @@ def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
     ok, drawn, mask = noise(30, 1, 8, 8), noise(30, 1, 8, 8, seed=1), torch.zeros(30, 1, 8, 8)
     mask[:, :, :3, :3] = 1
     drawn[:20] += 2 * mask[:20]
-    family = torch.zeros(30, dtype=torch.long)
     labels = np.repeat([0, 1], 30)
     maxima = torch.cat([ok, drawn]).flatten(1).amax(1).numpy()
-    found = judge(ok, drawn, mask, family)
-    assert found["image_auroc"] == pytest.approx(roc_auc_score(labels, maxima), abs=1e-4)
+    found = judge(ok, drawn, mask)
+    assert found.image_auroc == pytest.approx(roc_auc_score(labels, maxima), abs=1e-4)
     halo = drawn + 3 * (mask == 0)
-    assert judge(ok, halo, mask, family)["aupro"] < found["aupro"] - 0.2
+    assert judge(ok, halo, mask).aupro < found.aupro - 0.2
 
 
 def test_ways_of_fusing():
