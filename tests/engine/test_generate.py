@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,10 +12,9 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data.sample import OK, Sample
-from anomalib_lite.engine.generate import Order, generated_set, read_order
+from anomalib_lite.engine.generate import Order, generated_set, read_order, trained_generator
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.product import draw_conditions, render_product
-from tests.commands import one_thread
 from tests.generators.tiny import TRAININGS
 from tests.made import write_pixels
 
@@ -62,13 +59,14 @@ def test_samples_carry_origin_and_are_the_same_for_all_who_ask(ok, tmp_path, mak
     assert len(trainings()) == 1
 
 
-def test_what_defines_the_training_trains_again_and_nothing_else(make, trainings):
+def test_what_defines_the_training_trains_again_and_nothing_else(ok, tmp_path, make, trainings):
     first = make(order()).folder
     others = {make(order(**values)).folder for values in (
         {"structure_guard": {"enabled": False}}, {"strength": 0.1}, {"count": 2}
     )}  # fmt: skip
     assert len({first, *others}) == 4 and len(trainings()) == 1
-    make(order(seed=1)), make(order(look=1)), make(order(), data="other")
+    for asked, data in ((order(seed=1), "data"), (order(look=1), "data"), (order(), "other")):
+        trained_generator(asked, ok, None, data, tmp_path / "artifacts")
     assert len(trainings()) == 4
     own_seed = read_order({**order().settings, "count": 3, "seed": 0}, 7)  # one training for a sweep over seeds
     assert make(own_seed).folder == first and len(trainings()) == 4
@@ -105,25 +103,6 @@ def test_a_killed_training_goes_on(tmp_path, make, trainings):
     steps = [json.loads(line)["step"] for line in (trained / "losses.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2], "the second training began anew"
     assert "Training" in (made.report / "generated.html").read_text()
-
-
-def test_two_processes_train_once(ok, tmp_path, trainings):
-    script = f"""
-from tests.engine.test_generate import *
-ok = [Sample(Path(p), OK) for p in {[str(s.image) for s in ok]}]
-made = generated_set(order(patience=0.5), ok, None, "data", Path({str(tmp_path / "artifacts")!r}))
-print([s.image.name for s in made.samples])
-"""
-    environment = one_thread(**{TRAININGS: str(tmp_path / "trainings.txt")})
-    started = [
-        subprocess.Popen([sys.executable, "-c", script], env=environment, text=True, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0].splitlines()[-1] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
-    assert said[0] == said[1] == str(["0000.png", "0001.png", "0002.png"])
-    assert len(trainings()) == 1
-    assert sorted(p.name.split("-")[0] for p in (tmp_path / "artifacts").iterdir()) == ["generated", "generator"]
 
 
 def test_the_tracker_gets_losses_quality_and_pictures(make):
