@@ -80,7 +80,10 @@ def _distances(
 
 
 def _diversity(real: SeenImages, generated: SeenImages, missing: dict[str, str]) -> dict[str, float | None]:
-    values = {name: float(s.apart.mean()) if len(s.apart) else None for name, s in _named(real, generated)}
+    values = {
+        name: float(images.apart.mean()) if len(images.apart) else None
+        for name, images in (("generated", generated), ("real", real))
+    }
     for name, value in values.items():
         if value is None:
             missing[f"diversity.{name}"] = f"there is but one {name} image"
@@ -122,10 +125,6 @@ def _pairs(n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
         i, j = sorted(rng.choice(n, 2, replace=False).tolist())
         chosen.add((j, i))
     return sorted(chosen)
-
-
-def _named(real: SeenImages, generated: SeenImages) -> list[tuple[str, SeenImages]]:
-    return [("generated", generated), ("real", real)]
 
 
 HALVES = 50  # random halves behind each standard error

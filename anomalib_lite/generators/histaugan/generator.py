@@ -152,22 +152,13 @@ class HistAuGAN(Generator):
     def translate(self, image: np.ndarray, z: Tensor, domain: int) -> np.ndarray:
         """The content of an image (H, W, 3) uint8 with an attribute (attributes,) -> (height, width, 3) uint8."""
         networks = self._trained()
-        batch = self._as_batch(image)
+        batch = to_float(resize_image(image, *self._size)[None]).to(networks.attribute_mean.device)
         made = networks.translate(batch, z[None].to(batch.device), torch.tensor([domain], device=batch.device))
         return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
-
-    def encode(self, image: np.ndarray, domain: int) -> Tensor:
-        """The attribute (attributes,) of an image (H, W, 3) uint8."""
-        batch = self._as_batch(image)
-        return self._trained().encode(batch, torch.tensor([domain], device=batch.device))[0].cpu()
 
     def restyle(self, image: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
         """See `attributes.restyle`: an augmentation of batches (B, 3, H, W) in [0, 1]."""
         return restyle(self._trained().to(image.device), image, p, generator)
-
-    def _as_batch(self, image: np.ndarray) -> Tensor:
-        batch = to_float(resize_image(image, *self._size)[None])
-        return batch.to(self._trained().attribute_mean.device)
 
     def _trained(self) -> Networks:
         if self.networks is None:

@@ -140,12 +140,8 @@ def random_sample(
     below = None
     if start_scale:
         below = last(climb(pyramid.scales[:start_scale], fixed_noise(pyramid)))
-    sizes = stretched(pyramid, stretch)
+    sizes = [(round(height * stretch[0]), round(width * stretch[1])) for height, width in pyramid.sizes]
     return last(climb(pyramid.scales, random_noise(draw, pyramid.real.device), start_scale, below, sizes))
-
-
-def stretched(pyramid: Pyramid, stretch: tuple[float, float]) -> list[Size]:
-    return [(round(height * stretch[0]), round(width * stretch[1])) for height, width in pyramid.sizes]
 
 
 Size = tuple[int, int]
