@@ -8,13 +8,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import instantiate
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.sample import Sample
+from anomalib_lite.data.sample import Origin, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_losses, start_drawing
 from anomalib_lite.generators.quality import measure
@@ -244,4 +244,4 @@ def _samples(folder: Path, ok: Sequence[Sample]) -> Iterator[Sample]:
         for row in csv.DictReader(stream):
             if row["kept"] == "1":
                 content = ok[int(row["content"])]
-                yield replace(content, image=folder / row["file"], mask=None, origin=row["origin"])
+                yield replace(content, image=folder / row["file"], mask=None, origin=cast("Origin", row["origin"]))
