@@ -57,6 +57,10 @@ class Settings:
                 f"teacher.head_epochs ({self.head_epochs}) must be fewer than teacher.epochs ({self.epochs}): in the "
                 "others the backbone learns. To change nothing, take teacher=frozen."
             )
+        if self.nok and not self.task.wants_nok:
+            raise UserError(
+                f"teacher.nok: {type(self.task).__name__} learns from OK images alone. Take teacher=finetuned_classifier."
+            )
         if not 0 < self.held_out < 1:
             raise UserError(f"teacher.held_out must lie between 0 and 1, but is {self.held_out}.")
 

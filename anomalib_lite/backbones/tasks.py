@@ -28,6 +28,7 @@ class Examples:
 class Task(ABC):
     classes: tuple[str, ...]
     wants_generated = False  # whether generated images take part
+    wants_nok = False  # whether NOK images may take part
 
     @abstractmethod
     def samples(self, ok: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
@@ -66,6 +67,7 @@ class OKAgainstGenerated(Task):
 
     classes = ("OK", "generated")
     wants_generated = True
+    wants_nok = True
 
     def __init__(self) -> None:
         self.augments = False

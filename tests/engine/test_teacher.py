@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
@@ -211,8 +212,9 @@ def test_nok_images_that_are_tested_on_or_ok_are_refused(
 
 
 def test_nok_images_are_not_offered_to_self_supervision(configure: Compose):
-    with pytest.raises(Exception, match=r"Could not override 'teacher\.nok'"):
-        configure("teacher=finetuned", "teacher.nok=bad")
+    with pytest.raises(InstantiationException, match="CutPaste learns from OK images alone") as error:
+        instantiate(configure("teacher=finetuned", "teacher.nok=bad").teacher)
+    assert isinstance(error.value.__cause__, UserError)
 
 
 def test_too_few_images_are_refused(configure: Compose, splits: Splits):
