@@ -59,7 +59,7 @@ class Settings:
             )
         if self.nok and not self.task.wants_nok:
             raise UserError(
-                f"teacher.nok: {type(self.task).__name__} learns from OK images alone. Take teacher=finetuned_classifier."
+                f"teacher.nok: {type(self.task).__name__} learns from OK images alone; take finetuned_classifier."
             )
         if not 0 < self.held_out < 1:
             raise UserError(f"teacher.held_out must lie between 0 and 1, but is {self.held_out}.")

@@ -168,13 +168,15 @@ def test_without_a_network_the_error_says_which_file_to_fetch(
 
 
 def load_and_build(choice: str) -> None:
+    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from anomalib_lite.conf_dir import conf_dir
 
     try:
-        instantiate(OmegaConf.load(conf_dir() / f"backbone/{choice}.yaml"))
+        with initialize_config_dir(str(conf_dir()), version_base=None):
+            settings = compose("train", [f"backbone={choice}"]).backbone
+        instantiate(settings)
     except InstantiationException as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
