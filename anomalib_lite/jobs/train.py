@@ -34,8 +34,8 @@ was interrupted goes on from its last epoch.
   anomalib-lite train                                                    built-in product photographs
   anomalib-lite train data=mvtec_ad data.root=DIR data.category=bottle
   anomalib-lite train data=folder data.ok=ok data.nok='nok/*'
-  anomalib-lite train mode=template teacher=finetuned tta=flips
-  anomalib-lite train -m augment=none,flips tta=none,flips seed=0,1,2     TTA does not train again"""
+  anomalib-lite train detector=stfpm mode=template teacher=finetuned tta=flips
+  anomalib-lite train -m detector=stfpm augment=none,flips tta=none,flips     TTA does not train again"""
 
 # groups that a run's folder names where they are not left at their plain choice
 PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher": "frozen", "tta": "none"}
