@@ -89,6 +89,24 @@ class ReverseDistillation:
 
 
 @dataclass
+class Fusion:
+    _target_: str = f"{ROOM}.fusion.Fusion"
+    members: Any = setting({}, "evidence by name, ~detector.members.NAME drops one")
+    learned: bool = setting(True, "networks that learn from drawn defects, as one more member")
+    use: list[str] | None = setting(None, "names of the members that may take part, e.g. [deep, learned]; null: all")
+    how: str = setting(
+        "auto", "how the members' maps become one; auto: what tells drawn defects best",
+        choices=("auto", "max", "lse", "sum"),
+    )  # fmt: skip
+    channels: int = setting(160, "of the finest layer, and of the others together, that are kept", least=1)
+    drawn: list[int] = setting(
+        [160, 500], "defects drawn into OK images, at least and at most; two for each image in between", least=1
+    )
+    cache_mb: float = setting(1024, "MB for what is learned from", above=0)
+    seed: int = setting(II("seed"), "of what is drawn", least=0)
+
+
+@dataclass
 class PaDiM:
     _target_: str = f"{ROOM}.padim.PaDiM"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
@@ -189,7 +207,7 @@ class TopK(Scoring):
 OPTIONS = {
     "backbone": {"backbone": Backbone},
     "detector": {
-        "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM, "patchcore": PatchCore,
+        "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM, "patchcore": PatchCore,
         "template": Template,
     },
     "tta": {"none": View},
