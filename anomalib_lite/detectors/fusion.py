@@ -24,11 +24,14 @@ from anomalib_lite.detectors.evidence import Evidence, share_of_place
 from anomalib_lite.detectors.looks import Looker, Looks
 from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge
 from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
+Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates
 
 FOLDS, NETWORKS = 4, 3
+PLAIN = View()
 FEW = 4  # OK images: of fewer, shifted and relit copies stand in for those that lack
 LISTED = 12  # trials that are told
 BATCH = 16  # images that are looked at at once
@@ -49,6 +52,7 @@ class Fusion(Method):
         use: Names of the members that may take part; None: all.
         how: `max`, `lse` or `sum` of the members' maps, or `auto`: the choice; all members take part but with `auto`.
         channels: Of the finest layer, and of the others together, that are kept.
+        compare: Makes the comparison that members of the look `template` judge by; it wants mode=template.
         drawn: Defects that are drawn, at least and at most; two for each image in between.
         cache_mb: Memory for the looks that are learned from.
     """
@@ -61,6 +65,7 @@ class Fusion(Method):
         use: Sequence[str] | None = None,
         how: str = "auto",
         channels: int = 160,
+        compare: Callable[..., TemplateComparison] | None = None,
         drawn: Sequence[int] = (160, 500),
         cache_mb: float = 1024,
         seed: int = 0,
@@ -71,7 +76,8 @@ class Fusion(Method):
             raise UserError(f"detector.how must be auto, {', '.join(HOW)}, not '{how}'.")
         if wrong := [name for name in use or () if name not in names] or (use is not None and not use):
             raise UserError(f"detector.use={list(use or [])} must name some of {', '.join(names)}: {wrong}.")
-        self.looker = Looker(backbone, channels, seed)
+        self.looker = Looker(backbone, channels, seed, compare)
+        self.needs_template = compare is not None
         self.use, self.how, self.drawn, self.cache_mb, self.seed = list(use or names), how, drawn, cache_mb, seed
         self.members = PerView(partial(self._members, members, learned))
 
@@ -81,10 +87,10 @@ class Fusion(Method):
         return made
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        return F.softplus(self.members[view](self.looker(image)))
+        return F.softplus(self.members[view](self.looker(image, template)))
 
     def shares(self, image: Tensor, template: Tensor | None = None) -> dict[str, Tensor]:
-        return self.members[0].shares(self.looker(image))
+        return self.members[0].shares(self.looker(image, template))
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
@@ -109,7 +115,8 @@ class Fusion(Method):
         used, count = self._that_fit(images)
         rng = np.random.default_rng(self.seed)
         parts = [used[k : k + BATCH].tolist() for k in range(0, len(used), BATCH)]
-        seen = (_varied(images[part].image, rng) if len(images) < FEW else images[part].image for part in parts)
+        shown = (images[part] for part in parts)
+        seen = ((_varied(b.image, rng) if len(images) < FEW else b.image, b.template) for b in shown)
         ok = self._gather(seen, view, "OK images", len(parts))
         source = torch.arange(count) % len(used)
         family = torch.from_numpy(rng.permutation(count) % len(FAMILIES))
@@ -123,17 +130,21 @@ class Fusion(Method):
 
     def _that_fit(self, images: ImageSet) -> tuple[Tensor, int]:
         """Numbers of the images that are learned from, evenly drawn, and how many defects are drawn."""
-        looks = self.looker(images[[0]].image.to(self.device)).values()
+        looks = self._look(images[[0]].image, images[[0]].template).values()
         size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
         fit, wanted = max(2, int(self.cache_mb / size)), int(np.clip(2 * len(images), *self.drawn))
         count = min(len(images), max(fit // 2, fit - wanted))
         numbers = torch.arange(FEW) % len(images) if len(images) < FEW else torch.linspace(0, len(images) - 1, count)
         return numbers.round().long(), min(wanted, max(1, fit - count))
 
-    def _gather(self, pictures: Iterable[Tensor], view: View, what: str, count: int) -> Looks:
+    def _look(self, image: Tensor, template: Tensor | None, view: View = PLAIN) -> Looks:
+        seen = None if template is None or not self.needs_template else view.apply(template.to(self.device))
+        return self.looker(view.apply(image.to(self.device)), seen)
+
+    def _gather(self, pictures: Iterable[Pair], view: View, what: str, count: int) -> Looks:
         gathered: dict[str, list[Tensor]] = {}
         for part in tqdm(pictures, f"{what}, {view.label}", count, delay=2, leave=False):
-            for name, look in self.looker(view.apply(part.to(self.device))).items():
+            for name, look in self._look(*part, view).items():
                 gathered.setdefault(name, []).append(look.half().cpu())
         return {name: torch.cat(looks) for name, looks in gathered.items()}
 
@@ -150,14 +161,14 @@ def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _drawn(
     images: ImageSet, source: Tensor, kinds: Sequence[int], rng: np.random.Generator, masks: list[Tensor]
-) -> Tensor:
+) -> Pair:
     """Copies (B, 3, H, W) of images with one drawn defect each; their masks (B, 1, H, W) are appended."""
-    families = list(FAMILIES.values())
-    pixels = to_pixels(images[source.tolist()].image)
+    families, batch = list(FAMILIES.values()), images[source.tolist()]
+    pixels = to_pixels(batch.image)
     others = to_pixels(images[rng.integers(len(images), size=len(source)).tolist()].image)
     pairs = [synthesize(p, o, rng, families[kind]) for p, o, kind in zip(pixels, others, kinds, strict=True)]
     masks.append(torch.from_numpy(np.stack([mask for _, mask in pairs]))[:, None])
-    return to_float(np.stack([picture for picture, _ in pairs]))
+    return to_float(np.stack([picture for picture, _ in pairs])), batch.template
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from anomalib_lite.augment.tta import GREY
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.stacked import stack
+from anomalib_lite.detectors.template import TemplateComparison, required
 
 LIGHT = (0.950456, 1.0, 1.088754)  # XYZ of white, D65
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 COLOUR_SCALES = (1.5, 4.0)  # px by which the colours are blurred, at an image of 256 px
 SHARPNESS_SCALE = 4.0  # px over which gradients are averaged, likewise
-NAMES = ("colour", "sharpness", "fine", "middle", "deep")
+NAMES = ("colour", "sharpness", "fine", "middle", "deep", "template")
 
 Looks = dict[str, Tensor]
 
@@ -26,13 +27,21 @@ class Looker(nn.Module):
 
     colour: CIE Lab at two scales; sharpness: log energy of the grey picture's gradient; both on the grid of `fine`, the
     backbone's first layer. middle: its second layer. deep: all but the first together, on the grid of the coarsest.
+    template: how features of each layer and pixels differ from the template's, on the grid of `fine`.
 
     Args:
         backbone: Makes the network.
         channels: Of a layer, or of the deep ones together, with more, so many are drawn by the seed, as in PaDiM.
+        compare: Makes the comparison with a template; None: there is none.
     """
 
-    def __init__(self, backbone: Callable[..., Backbone], channels: int, seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        channels: int,
+        seed: int,
+        compare: Callable[..., TemplateComparison] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone().requires_grad_(False).eval()
         widths = self.backbone.channels
@@ -43,21 +52,28 @@ class Looker(nn.Module):
             self.register_buffer(f"{name}_kept", kept)
         self.channels = {"colour": 3 * len(COLOUR_SCALES), "sharpness": 1}
         self.channels |= {name: len(getattr(self, f"{name}_kept")) for name in ("fine", "middle", "deep")}
+        self.compare = None if compare is None else compare(backbone=backbone)
+        if self.compare is not None:
+            self.channels["template"] = len(self.compare.weights)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, image: Tensor) -> Looks:
+    def forward(self, image: Tensor, template: Tensor | None = None) -> Looks:
         features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         fine, rest = features[0], features[1:] or features[:1]
         grid = (int(fine.shape[-2]), int(fine.shape[-1]))
         coarse = min((f.shape[-2:] for f in rest), key=lambda s: s[0] * s[1])
         colour, sharpness = appearance(image, grid)
-        return {
+        looks = {
             "colour": colour,
             "sharpness": sharpness,
             "fine": fine[:, self.fine_kept],
             "middle": rest[0][:, self.middle_kept],
             "deep": stack(rest, (int(coarse[0]), int(coarse[1])))[:, self.deep_kept],
         }
+        if self.compare is not None:
+            pair = self.compare.align(image, required(template))
+            looks["template"] = stack(self.compare.differences(image, *pair), grid)
+        return looks
 
 
 def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

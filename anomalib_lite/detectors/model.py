@@ -152,7 +152,9 @@ class Model(LightningModule):
     def explain(self, image: Tensor, template: Tensor | None = None) -> list[dict[str, float]]:
         """For each image (B, 3, H, W), which evidence made its score, by name; empty where there is but one."""
         self.eval()
-        image = self.views.views[0].apply(image.to(self.device))
+        view = self.views.views[0]
+        image = view.apply(image.to(self.device))
+        template = None if template is None else view.apply(template.to(self.device))
         shares = {name: share.tolist() for name, share in self.method.shares(image, template).items()}
         return [{name: round(share[k], 4) for name, share in shares.items()} for k in range(len(image))]
 

@@ -76,7 +76,7 @@ class TemplateComparison(Method):
             sums: list[Tensor] = []  # of each term (2, 1, h, w): the differences', and their squares'
             count = 0
             for batch in tqdm(batches, f"OK pairs, image {view.label}", len(batches), delay=2, leave=False):
-                image, template = (view.apply(t.to(device)) for t in (batch.image, _required(batch.template)))
+                image, template = (view.apply(t.to(device)) for t in (batch.image, required(batch.template)))
                 terms = [t.double() for t in self.differences(image, *self.align(image, template))]
                 new = [torch.stack([t.sum(0), t.square().sum(0)]) for t in terms]
                 sums = [a + b for a, b in zip(sums, new, strict=True)] if count else new
@@ -85,7 +85,7 @@ class TemplateComparison(Method):
                 own.fit(count, total[None], squares[None])
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        aligned, seen = self.align(image, _required(template))
+        aligned, seen = self.align(image, required(template))
         return self.compare(image, aligned, seen, view)
 
     def align(self, image: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,10 +125,11 @@ def _normals(make: Callable[..., NormalDifference], units: Sequence[float]) -> n
     return nn.ModuleList(make(unit=unit) for unit in units)
 
 
-def _required(template: Tensor | None) -> Tensor:
+def required(template: Tensor | None) -> Tensor:
+    """Errors: UserError where there is none."""
     if template is None:
         raise UserError(
-            "detector=template compares each image with its template, and none came with the images. Add mode=template "
+            "The detector compares each image with its template, and none came with the images. Add mode=template "
             "and data.template=FILE, the picture of one good product, or take data whose images have their own, e.g. "
             "data=deeppcb; `anomalib-lite predict` takes template=FILE."
         )

@@ -175,7 +175,10 @@ def _explained(model: Model, outcome: Outcome) -> Outcome:
     """With the evidence that made the score, where a page may show the image."""
     if outcome.image is None:
         return outcome
-    return replace(outcome, evidence=model.explain(to_float(outcome.image[None]))[0])
+    template = None
+    if (path := outcome.sample.template) is not None:
+        template = to_float(resize_image(read_image(path), *outcome.image.shape[:2])[None])
+    return replace(outcome, evidence=model.explain(to_float(outcome.image[None]), template)[0])
 
 
 def _summary(

@@ -99,6 +99,7 @@ class Fusion:
         choices=("auto", "max", "lse", "sum"),
     )  # fmt: skip
     channels: int = setting(160, "of the finest layer, and of the others together, that are kept", least=1)
+    compare: Any = setting(None, "how images are compared with their template; null: they are not")
     drawn: list[int] = setting(
         [160, 500], "defects drawn into OK images, at least and at most; two for each image in between", least=1
     )
@@ -207,8 +208,8 @@ class TopK(Scoring):
 OPTIONS = {
     "backbone": {"backbone": Backbone},
     "detector": {
-        "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM, "patchcore": PatchCore,
-        "template": Template,
+        "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,
+        "patchcore": PatchCore, "template": Template,
     },
     "tta": {"none": View},
     "scoring": {"max": Scoring, "topk": TopK},
