@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion
+from anomalib_lite.detectors.template import TemplateComparison
+from anomalib_lite.detectors.template_scale import NormalDifference
 from anomalib_lite.errors import UserError
 from tests.detectors import small
 
@@ -89,3 +93,18 @@ def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(
 def test_a_wrong_name_is_refused_with_the_valid_ones(options: Any, message: str):
     with pytest.raises(UserError, match=message):
         fusion("fine", **options)
+
+
+def test_the_template_is_one_more_evidence(images: ImageSet):
+    golden = [replace(sample, template=images.samples[0].image) for sample in images.samples]
+    pairs = ImageSet(golden, small.SIZE)
+    compare = partial(TemplateComparison, normal=partial(NormalDifference, scope="none"), reach=(1, 1))
+    made = Fusion(small.backbone, {"template": Gaussians("template")}, learned=False, drawn=(16, 16), compare=compare)
+    model = small.fit(made, pairs)
+    batch = pairs[[0, 1, 2]]
+    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
+    prediction = small.predict(model, batch)
+    assert prediction.score.argmax() == 0 and prediction.map[0, 0, 12:20, 12:20].mean() > prediction.map[0].mean()
+    batch.template = None
+    with pytest.raises(UserError, match="mode=template"):
+        small.predict(model, batch)
