@@ -41,8 +41,7 @@ from anomalib_lite.cli import MALLOC
 from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
-from anomalib_lite.detectors.candidates import gather_candidates
-from anomalib_lite.detectors.coreset import greedy_centres, random_projection
+from anomalib_lite.detectors.coreset import gather_candidates, greedy_centres, random_projection
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics

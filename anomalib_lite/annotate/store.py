@@ -15,8 +15,7 @@ from anomalib_lite.annotate.images import decode_mask, image_size
 from anomalib_lite.annotate.journal import Journal
 from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path, write_text
-from anomalib_lite.runs.images import write_image
+from anomalib_lite.runs.atomic import atomic_path, write_image, write_text
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalib_lite.detectors.buffers import Fitted
-from anomalib_lite.detectors.gaussian import PositionGaussian
 from anomalib_lite.detectors.looks import NAMES, blurred
 from anomalib_lite.detectors.neighbours import nearest
-from anomalib_lite.detectors.whitening import Moments
+from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
 from anomalib_lite.errors import UserError
 
 FEW = 8  # images; of fewer, each place learns from its neighbours, too: by held-out likelihood that is better then

@@ -19,11 +19,11 @@ from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, to_float, to_pixels
-from anomalib_lite.detectors.buffers import PerView
 from anomalib_lite.detectors.evidence import Evidence, share_of_place
 from anomalib_lite.detectors.looks import Looker, Looks
 from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge
 from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.errors import UserError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomalib_lite.augment.tta import GREY
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.stacked import stack
+from anomalib_lite.detectors.levels import stack
 from anomalib_lite.detectors.template import TemplateComparison, required
 
 LIGHT = (0.950456, 1.0, 1.088754)  # XYZ of white, D65

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.buffers import Fitted
+from anomalib_lite.detectors.statistics import Fitted
 from anomalib_lite.errors import UserError
 
 

@@ -11,11 +11,9 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.buffers import PerView
-from anomalib_lite.detectors.gaussian import PositionGaussian
+from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.stacked import chosen_levels, grid_of, stack
-from anomalib_lite.detectors.whitening import Moments
+from anomalib_lite.detectors.statistics import Moments, PerView, PositionGaussian
 
 
 class PaDiM(Method):

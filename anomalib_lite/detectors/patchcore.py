@@ -10,13 +10,11 @@ from torch import Tensor
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.buffers import Fitted
-from anomalib_lite.detectors.candidates import gather_candidates
-from anomalib_lite.detectors.coreset import greedy_centres, random_projection
+from anomalib_lite.detectors.coreset import gather_candidates, greedy_centres, random_projection
+from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.neighbours import nearest, nearest_several
-from anomalib_lite.detectors.stacked import chosen_levels, grid_of, stack
-from anomalib_lite.detectors.whitening import Moments, Whitening
+from anomalib_lite.detectors.statistics import Fitted, Moments, Whitening
 from anomalib_lite.errors import UserError
 
 

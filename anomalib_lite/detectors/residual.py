@@ -1,23 +1,38 @@
-"""The student's residual on OK images, as Gaussians over groups of feature levels."""
+"""The student's residual on OK images: Gaussians over groups of feature levels, and the choice between such models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from anomalib_lite.detectors.distances import check_fusion, fuse
-from anomalib_lite.detectors.gaussian import PositionGaussian
-from anomalib_lite.detectors.whitening import Moments
+from anomalib_lite.augment.drawn import drawn_batches
+from anomalib_lite.augment.tta import View
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.levels import check_fusion, fuse
+from anomalib_lite.detectors.model import Batches, Finish
+from anomalib_lite.detectors.statistics import Moments, PositionGaussian
+from anomalib_lite.errors import UserError
+from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+
+log = logging.getLogger(__name__)
+Residuals = Callable[[Batch, View], list[Tensor]]
+CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
 
 
 class ResidualModel(nn.Module):
     """Features of several levels -> one map of Mahalanobis distances.
 
     groups: which levels share one Gaussian; a group's levels are brought to the grid of its coarsest one (averaged
-    down) and stacked, so that what they say together counts. The groups' maps are fused (see `distances.fuse`).
+    down) and stacked, so that what they say together counts. The groups' maps are fused (see `levels.fuse`).
     shrinkage, ridge: see PositionGaussian.
     """
 
@@ -59,3 +74,103 @@ class ResidualModel(nn.Module):
     def _stack(features: Sequence[Tensor], group: Sequence[int]) -> Tensor:
         size = min((features[level].shape[-2:] for level in group), key=lambda s: s[0] * s[1])
         return torch.cat([F.adaptive_avg_pool2d(features[level], size) for level in group], dim=1)
+
+
+class SelectedResidualModel(nn.Module):
+    """One of several residual models, the one that best finds defects drawn into OK images.
+
+    Where the product is aligned and its surface smooth, fine levels sharpen the map; on a coarse texture they drown it.
+    Which of the two a product is, its OK images tell: each candidate is fitted on most of the training images and tried
+    on the rest, as they are and with synthetic defects; the best by the mean of image AUROC, pixel AUROC and AUPRO is
+    fitted again on all. Neither the images held out for the threshold nor any test image is looked at.
+
+    candidates: by name. choose: a candidate's name, or `auto`. folds: one in so many training images is tried on.
+    synthetic: how many defective images are drawn.
+    """
+
+    def __init__(
+        self,
+        candidates: Mapping[str, ResidualModel],
+        choose: str = "auto",
+        folds: int = 5,
+        synthetic: int = 160,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if choose not in ("auto", *candidates):
+            raise UserError(f"detector.gaussian.choose must be auto or one of {', '.join(candidates)}, not '{choose}'.")
+        self.candidates = nn.ModuleDict(candidates if choose == "auto" else {choose: candidates[choose]})
+        self.views = nn.ModuleList()  # the chosen one's twins, for the second view and those after it
+        self.folds, self.synthetic, self.seed = folds, synthetic, seed
+        self.trials: dict[str, dict[str, float]] = {}
+
+    def keep(self, levels: int) -> None:
+        """Fits the candidates to a backbone with so many layers: fewer than their groups name leave the others.
+
+        Errors: UserError where no candidate has a group left.
+        """
+        named = max(level for model in self.candidates.values() for group in model.groups for level in group)
+        if named < levels:
+            return
+        log.warning(
+            "detector.gaussian names the backbone's layers 0 to %d by their place, and backbone.layers gives %d: the "
+            "residual models work with those", named, levels,
+        )  # fmt: skip
+        self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if model.keep(levels)})
+        if not self.candidates:
+            raise UserError(
+                f"No group of detector.gaussian.candidates names one of the {levels} layers of backbone.layers, "
+                f"0 to {levels - 1}: change their groups, or set detector.gaussian to null."
+            )
+
+    def forward(self, features: Sequence[Tensor], view: int = 0) -> Tensor:
+        (model,) = self.candidates.values()
+        return (self.views[view - 1] if view else model)(features)
+
+    def fit(self, batches: Batches, residuals: Residuals, finish: Finish, views: Sequence[View] = (View(),)) -> None:
+        """residuals: of a batch in a view, by level. finish: a coarse map and the image's size -> the finished
+        prediction. Chosen in the first view; each view has Gaussians of its own, since a mirrored product is another.
+        """
+        if len(self.candidates) > 1:
+            self._choose(batches, partial(residuals, view=views[0]), finish, views[0])
+        (model,) = self.candidates.values()
+        self.views = nn.ModuleList(deepcopy(model) for _ in views[1:])
+        for own, view in zip((model, *self.views), views, strict=True):
+            seen = tqdm(batches, f"calibrate {view.label}", delay=2, leave=False)
+            own.fit(residuals(batch, view) for batch in seen)
+
+    def _choose(self, batches: Batches, residuals: Callable[[Batch], list[Tensor]], finish: Finish, view: View) -> None:
+        images = batches.dataset
+        tried = list(range(0, len(images), self.folds))
+        for model in self.candidates.values():
+            model.fit(_rows(residuals(batch), batch.index % self.folds != 0) for batch in batches)
+        trials = {name: (ImageMetrics(), PixelMetrics()) for name in self.candidates}
+        for batch in drawn_batches(images, tried, self.synthetic, np.random.default_rng(self.seed)):
+            features = residuals(batch)
+            for name, (by_image, by_pixel) in trials.items():
+                coarse = view.undo(self.candidates[name](features))  # the masks are of the image as it is
+                map, score = finish(coarse, batch.image.shape[-2:])
+                by_image.update(score.cpu(), batch.label.tolist())
+                by_pixel.update(map.cpu(), batch.mask, batch.label.tolist())
+        for name, (by_image, by_pixel) in trials.items():
+            values = by_image.compute().values | by_pixel.compute().values
+            self.trials[name] = {key: round(values[key], 4) for key in CRITERIA}
+        best = max(self.trials, key=lambda name: sum(self.trials[name].values()))
+        log.info("residual model '%s' suits the OK images best: %s", best, self.trials)
+        self.candidates = nn.ModuleDict({best: self.candidates[best]})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A saved model holds the chosen candidate alone, and one twin of it for each further view."""
+        head = f"{prefix}candidates."
+        stored = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
+        if stored:
+            self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
+            head = f"{prefix}views."
+            twins = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
+            # while training goes on nothing is chosen yet, and there are no twins
+            self.views = nn.ModuleList(deepcopy(*self.candidates.values()) for _ in twins)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _rows(features: Sequence[Tensor], wanted: Tensor) -> list[Tensor]:
+    return [f[wanted] for f in features]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.model import weighted_mean
-from anomalib_lite.detectors.rd_network import Bottleneck, Decoder
-from anomalib_lite.detectors.selection import SelectedResidualModel
+from anomalib_lite.detectors.residual import SelectedResidualModel
+from anomalib_lite.errors import UserError
+
+WIDE = 512  # channels above which a block narrows inside, as in ResNet50 and its wide kin
 
 
 class ReverseDistillation(Distillation):
@@ -53,3 +56,114 @@ class ReverseDistillation(Distillation):
         pairs = zip(targets, answers, strict=True)
         losses = [1 - F.cosine_similarity(t.flatten(1), a.flatten(1), dim=1) for t, a in pairs]
         return torch.stack([weighted_mean(loss, weight) for loss in losses]).sum()
+
+
+class Block(nn.Module):
+    """A residual block (He et al., CVPR 2016) that halves, keeps or doubles the grid.
+
+    scale: 0.5, 1 or 2, the factor of height and width. Above WIDE channels the 3 x 3 convolution runs on half of them,
+    between two 1 x 1 ones, as in WideResNet50; else there are two 3 x 3 convolutions.
+    """
+
+    def __init__(self, inside: int, outside: int, scale: float = 1) -> None:
+        super().__init__()
+        if max(inside, outside) > WIDE:
+            narrow = outside // 2
+            steps = [_conv(inside, narrow, 1), _resize(narrow, narrow, scale), _conv(narrow, outside, 1, last=True)]
+        else:
+            steps = [_resize(inside, outside, scale), _conv(outside, outside, 3, last=True)]
+        self.residual = nn.Sequential(*steps)
+        same = inside == outside and scale == 1
+        self.shortcut = nn.Identity() if same else _resize(inside, outside, scale, shortcut=True)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.activation(self.residual(features) + self.shortcut(features))
+
+
+class Bottleneck(nn.Module):
+    """Levels (B, C_l, H / s_l, W / s_l) -> one small tensor (B, 2 C, H / 2 s, W / 2 s), C and s of the coarsest.
+
+    Multi-scale feature fusion: strided convolutions bring each level to the coarsest one's grid and channels; one-class
+    embedding: residual blocks halve the grid once more (Deng and Li, CVPR 2022, section 3.3).
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], blocks: int = 2) -> None:
+        super().__init__()
+        coarsest = channels[-1]
+        self.fusion = nn.ModuleList(
+            _descent(own, coarsest, _halvings(stride, strides[-1]))
+            for own, stride in zip(channels[:-1], strides[:-1], strict=True)
+        )
+        self.embedding = _blocks(coarsest * len(channels), 2 * coarsest, [0.5], blocks)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        *fine, coarsest = features
+        fused = [descend(feature) for descend, feature in zip(self.fusion, fine, strict=True)]
+        return self.embedding(torch.cat([*fused, coarsest], dim=1))
+
+
+class Decoder(nn.Module):
+    """The bottleneck's tensor -> levels of the encoder's channels and strides, made from the coarsest to the finest.
+
+    Each level ends in a 1 x 1 convolution, beside the paper, whose decoder ends in a ReLU: a teacher whose features are
+    no outputs of a ReLU (EfficientNet's, say) has negative ones.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], blocks: int = 2) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        inside, stride = 2 * channels[-1], 2 * strides[-1]
+        for own, target in zip(reversed(channels), reversed(strides), strict=True):
+            scales = [2.0] * _halvings(target, stride) or [1.0]
+            self.stages.append(_blocks(inside, own, scales, blocks))
+            inside, stride = own, target
+        self.heads = nn.ModuleList(nn.Conv2d(own, own, 1) for own in reversed(channels))
+
+    def forward(self, embedded: Tensor, sizes: Sequence[torch.Size]) -> list[Tensor]:
+        """sizes: height and width of each level, finest first; an odd grid doubled is cut to them."""
+        levels = []
+        for stage, head, (height, width) in zip(self.stages, self.heads, reversed(sizes), strict=True):
+            embedded = stage(embedded)[..., :height, :width]
+            levels.append(head(embedded))
+        return levels[::-1]
+
+
+def _blocks(inside: int, outside: int, scales: Sequence[float], count: int) -> nn.Sequential:
+    """At least `count` residual blocks, the first of which change the grid by `scales`."""
+    scales = [*scales, *[1.0] * (count - len(scales))]
+    return nn.Sequential(*(Block(inside if k == 0 else outside, outside, s) for k, s in enumerate(scales)))
+
+
+def _descent(inside: int, outside: int, halvings: int) -> nn.Sequential:
+    """Convolutions that halve the grid; the channels double on the way, as far as `outside`, which the last gives."""
+    steps, last = [], max(1, halvings) - 1
+    for k in range(last + 1):
+        after = outside if k == last else min(2 * inside, outside)
+        steps.append(_resize(inside, after, 0.5 if halvings else 1))
+        inside = after
+    return nn.Sequential(*steps)
+
+
+def _resize(inside: int, outside: int, scale: float, shortcut: bool = False) -> nn.Sequential:
+    """The convolution that gives the grid of `scale`; a shortcut's covers no more positions than it must."""
+    if scale == 2:
+        layers = [nn.ConvTranspose2d(inside, outside, 2, 2, bias=False), nn.BatchNorm2d(outside)]
+        return nn.Sequential(*layers, *([] if shortcut else [nn.ReLU(inplace=True)]))
+    return _conv(inside, outside, 1 if shortcut else 3, stride=2 if scale == 0.5 else 1, last=shortcut)
+
+
+def _conv(inside: int, outside: int, kernel: int, stride: int = 1, last: bool = False) -> nn.Sequential:
+    layers = [nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outside)]
+    return nn.Sequential(*layers, *([] if last else [nn.ReLU(inplace=True)]))
+
+
+def _halvings(fine: int, coarse: int) -> int:
+    """How often a grid of stride `fine` is halved to one of stride `coarse`."""
+    halvings = math.log2(coarse / fine)
+    if halvings < 0 or not halvings.is_integer():
+        raise UserError(
+            f"Reverse distillation needs layers whose strides grow by powers of two, not {fine} and then {coarse} px: "
+            "choose others with backbone.layers."
+        )
+    return int(halvings)

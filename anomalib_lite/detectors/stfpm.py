@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.distances import mean_squared_distance
 from anomalib_lite.detectors.distillation import Distillation
+from anomalib_lite.detectors.levels import mean_squared_distance
 from anomalib_lite.detectors.model import Batches, weighted_mean
-from anomalib_lite.detectors.selection import SelectedResidualModel
-from anomalib_lite.detectors.whitening import Moments, Whitening
+from anomalib_lite.detectors.residual import SelectedResidualModel
+from anomalib_lite.detectors.statistics import Moments, Whitening
 
 
 class STFPM(Distillation):

@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.buffers import PerView
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.template_distances import feature_distance, pixel_difference, shrink
-from anomalib_lite.detectors.template_scale import NormalDifference
+from anomalib_lite.detectors.statistics import PerView
+from anomalib_lite.detectors.template_terms import NormalDifference, feature_distance, pixel_difference, shrink
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import Alignment
 

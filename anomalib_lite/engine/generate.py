@@ -20,7 +20,7 @@ from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_loss
 from anomalib_lite.generators.quality import measure
 from anomalib_lite.report.generated import write_generated_report
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
-from anomalib_lite.runs.images import write_image
+from anomalib_lite.runs.atomic import write_image
 from anomalib_lite.runs.tracking import Findings, Tracker
 
 log = logging.getLogger(__name__)

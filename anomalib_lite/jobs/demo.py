@@ -27,8 +27,7 @@ from anomalib_lite.registration.cropping import Found, SegmentOptions, crop
 from anomalib_lite.rendering.product import VERSION
 from anomalib_lite.rendering.sheet import Placed, SheetConfig, read_truth, write_sheets
 from anomalib_lite.runs.artifacts import artifact
-from anomalib_lite.runs.atomic import write_json, write_text
-from anomalib_lite.runs.images import write_image
+from anomalib_lite.runs.atomic import write_image, write_json, write_text
 
 log = logging.getLogger(__name__)
 

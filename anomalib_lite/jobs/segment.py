@@ -20,8 +20,7 @@ from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.registration.cropping import Found, SegmentOptions, crop, draw_overview, segment
-from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.runs.images import write_image
+from anomalib_lite.runs.atomic import atomic_path, write_image
 
 log = logging.getLogger(__name__)
 

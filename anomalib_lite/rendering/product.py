@@ -20,7 +20,7 @@ from anomalib_lite.rendering.photo import STUDIO, Camera, Light, draw_camera, dr
 from anomalib_lite.rendering.raster import Grid, Pose, Seed, draw_pose, image_seed, make_grid, shrink, stream
 from anomalib_lite.rendering.surface import PERFECT, Wear, render_surface
 from anomalib_lite.runs.artifacts import artifact
-from anomalib_lite.runs.images import write_image
+from anomalib_lite.runs.atomic import write_image
 
 VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
 VISIBLE = 0.035  # a pixel belongs to a defect where it changes the display value by more than this

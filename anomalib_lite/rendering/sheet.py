@@ -19,7 +19,7 @@ from anomalib_lite.rendering.product import draw_flaw, render_template, render_w
 from anomalib_lite.rendering.raster import Pose, Seed, image_seed, make_grid, project, smoothstep, stream
 from anomalib_lite.rendering.surface import Wear, card_texture
 from anomalib_lite.runs.artifacts import artifact
-from anomalib_lite.runs.images import write_image
+from anomalib_lite.runs.atomic import write_image
 
 CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 _CORNER_NAMES = [f"{axis}{i}" for i in range(4) for axis in "xy"]

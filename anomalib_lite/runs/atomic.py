@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and the one writer of image files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import cv2
+import numpy as np
 
 from anomalib_lite.errors import UserError
 
@@ -83,3 +86,20 @@ class DiskFull(UserError):
 
 # how libraries say it that have no error number: safetensors, torch
 FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "failed writing file")
+
+
+_HOW = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an RGB picture (H, W, 3) or a grey one (H, W), uint8, or a mask (H, W) bool, in the ending's format.
+
+    Errors: UserError where the file cannot be written.
+    """
+    pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    _, code = cv2.imencode(path.suffix, pixels, _HOW.get(path.suffix, []))
+    try:
+        path.write_bytes(code.tobytes())  # unlike OpenCV's own writer this takes every name that a file can have
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}.") from error

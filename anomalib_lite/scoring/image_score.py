@@ -1,11 +1,65 @@
-"""From an anomaly map to one score an image."""
+"""From a coarse anomaly map to a smooth one, and from that to one score an image."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from anomalib_lite.errors import UserError
+
+
+class GaussianBlur(nn.Module):
+    """Gaussian blur of an anomaly map, as scipy.ndimage.gaussian_filter with mode="mirror", truncate=4.
+
+    map (B, 1, H, W) -> (B, 1, H, W). sigma in px, 0 leaves the map as it is. Under autocast the blur still runs in
+    the map's own precision, since rounding a map to bfloat16 would tie its scores.
+    Errors: UserError for a sigma that is none, and for a map no larger than the kernel's reach of 4 sigma.
+    """
+
+    def __init__(self, sigma: float = 4.0) -> None:
+        super().__init__()
+        if not 0 <= sigma < float("inf"):
+            raise UserError(f"The blur's sigma must be a number of pixels, 0 or more, not {sigma}.")
+        self.sigma = sigma
+        self.radius = int(4 * sigma + 0.5)
+        offsets = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if self.radius else torch.ones(1, dtype=torch.float64)
+        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+
+    def check(self, size: Sequence[int]) -> None:
+        """Errors: UserError where maps of this height and width are too small to be blurred."""
+        if self.radius and min(size) <= self.radius:
+            raise UserError(
+                f"An anomaly map of {size[0]} x {size[1]} pixels is too small for a blur of sigma {self.sigma:g}, "
+                f"which reaches {self.radius} pixels: choose an image_size above {self.radius}, or a "
+                f"scoring.blur.sigma of {(min(size) - 1) / 4:g} or less."
+            )
+
+    def forward(self, map: torch.Tensor) -> torch.Tensor:
+        radius = self.radius
+        if radius == 0:
+            return map
+        self.check(map.shape[-2:])
+        with _full_precision(map):
+            columns = self._down(map)
+            return self._down(columns.transpose(2, 3).contiguous()).transpose(2, 3).contiguous()
+
+    def _down(self, map: torch.Tensor) -> torch.Tensor:
+        """Blur along H, columns as channels: a depthwise convolution then runs over whole rows."""
+        width = map.shape[3]
+        padded = F.pad(map, (0, 0, self.radius, self.radius), mode="reflect")
+        kernel = self.kernel.to(map.dtype).view(1, 1, -1, 1).expand(width, 1, -1, 1)
+        return F.conv2d(padded.permute(0, 3, 2, 1), kernel, groups=width).permute(0, 3, 2, 1)
+
+
+def _full_precision(map: torch.Tensor) -> contextlib.AbstractContextManager:
+    if torch.is_autocast_enabled(map.device.type):
+        return torch.autocast(map.device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 class MaxScore(nn.Module):

@@ -46,7 +46,7 @@ class Residual:
 
 @dataclass
 class SelectedResidual:
-    _target_: str = f"{ROOM}.selection.SelectedResidualModel"
+    _target_: str = f"{ROOM}.residual.SelectedResidualModel"
     choose: str = setting("auto", "auto: the candidate that best finds defects drawn into OK images; or its name")
     candidates: Any = setting(
         {"levels": Residual(groups=[[0], [1], [2]]), "joint": Residual(groups=[[1, 2]])},
@@ -59,7 +59,7 @@ class SelectedResidual:
 
 @dataclass
 class Whitening:
-    _target_: str = f"{ROOM}.whitening.Whitening"
+    _target_: str = f"{ROOM}.statistics.Whitening"
     _partial_: bool = True
     shrinkage: float = setting(0.01, "share of the mean variance added to each eigenvalue", above=0)
 
@@ -149,7 +149,7 @@ class Blur:
 
 @dataclass
 class NormalDifference:
-    _target_: str = f"{ROOM}.template_scale.NormalDifference"
+    _target_: str = f"{ROOM}.template_terms.NormalDifference"
     _partial_: bool = True
     scope: str = setting(
         "position", "learned from OK images for each position or all; none: stated units",

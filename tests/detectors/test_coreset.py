@@ -1,13 +1,71 @@
-"""The coreset against a brute-force greedy, and distances under projection."""
+"""Patches that are gathered, a few that cover all, and the nearest of them: against plain searches."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from anomalib_lite.detectors import coreset
-from anomalib_lite.detectors.coreset import greedy_centres, random_projection
+from anomalib_lite.augment.tta import View
+from anomalib_lite.detectors import coreset, neighbours
+from anomalib_lite.detectors.coreset import gather_candidates, greedy_centres, random_projection
+from anomalib_lite.detectors.neighbours import nearest, nearest_several
+
+GENERATOR = torch.Generator().manual_seed(0)
+BANK, QUERIES = (torch.randn(n, 12, generator=GENERATOR) + 5 for n in (90, 50))
+
+
+IMAGES, POSITIONS, CHANNELS = 10, 12, 5
+
+
+class Numbered(list):
+    """Batches of images whose features say which image and position they are of."""
+
+    dataset = range(IMAGES)
+
+
+def batches() -> Numbered:
+    images = torch.arange(IMAGES).view(-1, 1, 1, 1).expand(-1, CHANNELS, 3, 4) * 100.0
+    images = images + torch.arange(POSITIONS).view(3, 4)
+    return Numbered(SimpleNamespace(image=part) for part in images.split(4))
+
+
+def gather(limit_mb: float, views: tuple[View, ...] = (View(),), seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return gather_candidates(batches(), lambda image: image, views, limit_mb, generator)
+
+
+def megabytes(rows: int) -> float:
+    return rows * CHANNELS * 4 / 2**20
+
+
+def test_all_are_taken_where_they_fit():
+    rows = gather(megabytes(IMAGES * POSITIONS))
+    assert sorted(rows[:, 0].tolist()) == [100 * i + p for i in range(IMAGES) for p in range(POSITIONS)]
+    assert (rows == rows[:, :1]).all(), "a row is one position's channels"
+
+
+@pytest.mark.parametrize("limit", [IMAGES * POSITIONS - 1, 55, 10])
+def test_of_each_image_as_many_are_drawn_as_fit(limit: int):
+    rows = gather(megabytes(limit))[:, 0].long()
+    assert len(rows) <= limit and len(rows.unique()) == len(rows)
+    assert (rows // 100).bincount().tolist() == [limit // IMAGES] * IMAGES
+
+
+def test_one_of_each_image_is_kept_however_small_the_limit():
+    assert len(gather(0)) == IMAGES
+
+
+def test_views_share_the_limit():
+    rows = gather(megabytes(60), (View(), View("horizontal")))
+    assert len(rows) == 60
+
+
+def test_draws_follow_the_generator():
+    assert torch.equal(gather(megabytes(50)), gather(megabytes(50)))
+    assert not torch.equal(gather(megabytes(50)), gather(megabytes(50), seed=1))
 
 
 def made(count: int, dimensions: int, seed: int = 0) -> torch.Tensor:
@@ -67,3 +125,36 @@ def test_the_projection_keeps_distances():
 def test_the_projection_leaves_short_rows_alone():
     rows = made(10, 8)
     assert random_projection(rows, 64, torch.Generator().manual_seed(0)) is rows
+
+
+def distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
+    return np.linalg.norm(queries.double().numpy()[:, None] - bank.double().numpy(), axis=2)
+
+
+@pytest.mark.parametrize("block", [1, 13, 1000])
+def test_the_nearest_is_numpys(monkeypatch: pytest.MonkeyPatch, block: int):
+    monkeypatch.setattr(neighbours, "QUERIES", block)
+    monkeypatch.setattr(neighbours, "ROWS", block + 1)
+    found, index = nearest(QUERIES, BANK)
+    expected = distances(QUERIES, BANK)
+    assert index.tolist() == expected.argmin(1).tolist()
+    np.testing.assert_allclose(found, expected.min(1), rtol=1e-6)
+
+
+def test_a_remembered_row_is_at_distance_zero_and_a_close_one_at_its_distance():
+    """The product form alone would round both to some 1e-2 here."""
+    bank = BANK + 1000
+    assert nearest(bank[[7, 80]], bank)[0].tolist() == [0, 0]
+    close = bank[[7]] + torch.tensor([2.0**-10] + [0.0] * 11)
+    assert nearest(close, bank)[0].item() == pytest.approx(2**-10, rel=1e-6)
+
+
+def test_several_come_nearest_first():
+    found, index = nearest_several(QUERIES, BANK, 4)
+    expected = distances(QUERIES, BANK)
+    assert index.tolist() == expected.argsort(1)[:, :4].tolist()
+    np.testing.assert_allclose(found, np.sort(expected, axis=1)[:, :4], rtol=1e-6)
+
+
+def test_of_few_rows_all_are_several():
+    assert nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3)

@@ -23,7 +23,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def detector(**options: Any) -> PaDiM:
-    return PaDiM(small.backbone, **options)
+    return PaDiM(small.backbone, **{"levels": None, **options})
 
 
 def numpy_padim(images: np.ndarray, asked: np.ndarray, kept: np.ndarray, ridge: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.detectors.patchcore import PatchCore
-from anomalib_lite.detectors.whitening import Whitening
+from anomalib_lite.detectors.statistics import Whitening
 from anomalib_lite.errors import UserError
 from tests.detectors import small
 

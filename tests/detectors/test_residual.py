@@ -1,9 +1,22 @@
+"""None"""
+
 from __future__ import annotations
 
-import numpy as np
-import torch
+from pathlib import Path
 
-from anomalib_lite.detectors.residual import ResidualModel
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anomalib_lite.augment.tta import View
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import OK, UNNUMBERED, Batch, Sample
+from anomalib_lite.detectors.model import Method
+from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
+from anomalib_lite.errors import UserError
+from tests.detectors import small
 
 
 def levels(count: int, seed: int = 0, shift: float = 0.0) -> list[torch.Tensor]:
@@ -48,3 +61,95 @@ def test_a_saved_model_gives_the_same_map() -> None:
     model.fit([levels(30)])
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(model(levels(2, seed=3)), fresh(levels(2, seed=3)))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        pixels = np.clip(120 + 6 * rng.standard_normal((64, 64, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"{k}.png"), pixels)
+    return ImageSet([Sample(p, OK) for p in sorted(tmp_path.glob("*.png"))], (64, 64))
+
+
+class Seeing:
+    """Level 0 is the image, which shows every defect; level 1 is noise, which shows none."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
+        self.drawn += int((batch.label == 1).sum())
+        assert (batch.index == UNNUMBERED).all() or not (batch.label == 1).any()
+        small = F.avg_pool2d(batch.image, 4)
+        noise = torch.rand(small.shape, generator=torch.Generator().manual_seed(len(batch)))
+        return [small, noise]
+
+
+def chosen(images: ImageSet, choose: str = "auto") -> tuple[SelectedResidualModel, Seeing]:
+    model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, choose, synthetic=24)
+    residuals = Seeing()
+    model.fit(loader(images, 8), residuals, small.model(Method()).finish)
+    return model, residuals
+
+
+def test_the_model_that_finds_drawn_defects_is_kept_alone(images: ImageSet) -> None:
+    model, residuals = chosen(images)
+    assert list(model.candidates) == ["seeing"] and residuals.drawn > 12
+    assert model.trials["seeing"]["pixel_auroc"] > 0.8 > model.trials["blind"]["pixel_auroc"]
+    fixed, _ = chosen(images, "seeing")
+    probe = [torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)]
+    assert torch.equal(model(probe), fixed(probe)), "the choice is fitted again on all images"
+
+
+def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(images: ImageSet) -> None:
+    class Mirrored(Seeing):
+        def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
+            return [view.apply(feature) for feature in super().__call__(batch, view)]
+
+    model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, synthetic=24)
+    model.fit(loader(images, 8), Mirrored(), small.model(Method()).finish, [View("both")])
+    assert model.trials["seeing"]["pixel_auroc"] > 0.8
+
+
+def test_a_fixed_choice_tries_nothing(images: ImageSet) -> None:
+    model, residuals = chosen(images, "blind")
+    assert list(model.candidates) == ["blind"] and residuals.drawn == 0 and model.trials == {}
+
+
+def test_a_saved_choice_loads_into_an_open_one(images: ImageSet) -> None:
+    model, _ = chosen(images)
+    fresh = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])})
+    fresh.load_state_dict(model.state_dict())
+    probe = [torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)]
+    assert torch.equal(model(probe), fresh(probe))
+
+
+def test_an_unknown_choice_names_the_valid_ones() -> None:
+    with pytest.raises(UserError, match="auto or one of blind"):
+        SelectedResidualModel({"blind": ResidualModel([[1]])}, choose="bland")
+
+
+def test_a_model_that_has_not_chosen_yet_loads_too() -> None:
+    """As a checkpoint in the middle of the training holds it."""
+    candidates = {"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}
+    open_one = SelectedResidualModel(candidates)
+    again = SelectedResidualModel({name: ResidualModel([[0]]) for name in candidates})
+    again.load_state_dict(open_one.state_dict())
+    assert list(again.candidates) == ["blind", "seeing"] and len(again.views) == 0
+
+
+def test_fewer_layers_leave_the_other_groups(caplog: pytest.LogCaptureFixture) -> None:
+    candidates = {
+        "levels": ResidualModel([[0], [1], [2]]),
+        "joint": ResidualModel([[1, 2]]),
+        "last": ResidualModel([[2]]),
+    }
+    model = SelectedResidualModel(candidates)
+    model.keep(3)
+    assert list(model.candidates) == ["levels", "joint", "last"] and not caplog.text
+    model.keep(2)
+    assert {name: m.groups for name, m in model.candidates.items()} == {"levels": [[0], [1]], "joint": [[1]]}
+    assert len(model.candidates["levels"].gaussians) == 2 and "backbone.layers gives 2" in caplog.text
+    with pytest.raises(UserError, match="No group of"):
+        SelectedResidualModel({"last": ResidualModel([[2]])}).keep(1)

@@ -14,10 +14,9 @@ from torch import nn
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, Batch, Sample
-from anomalib_lite.detectors.residual import ResidualModel
-from anomalib_lite.detectors.selection import SelectedResidualModel
+from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
+from anomalib_lite.detectors.statistics import Whitening
 from anomalib_lite.detectors.stfpm import STFPM
-from anomalib_lite.detectors.whitening import Whitening
 from tests.detectors import small
 from tests.made import write_image
 

@@ -9,7 +9,7 @@ import torch
 
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, UNNUMBERED, Sample
-from anomalib_lite.detectors.feature_cache import FeatureCache
+from anomalib_lite.detectors.distillation import FeatureCache
 from tests.made import write_image
 
 COUNT, SIZE = 7, (24, 32)

@@ -1,0 +1,187 @@
+"""Statistics of features: streaming moments, whitening, a Gaussian a position, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.errors import UserError
+
+
+class Fitted(nn.Module):
+    """A module whose buffers start empty and take whatever shape a state dict brings."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, buffer in self.named_buffers(recurse=False):
+            if prefix + name in state_dict:
+                saved = state_dict[prefix + name]
+                setattr(self, name, torch.empty(saved.shape, dtype=saved.dtype, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class PerView(nn.ModuleList):
+    """One fitted module for each view, since a mirrored product is another: one at first, or as many as were saved."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__([make()])
+        self.make = make
+
+    def reset(self, count: int) -> None:
+        """`count` modules that nothing was fitted to."""
+        self._modules.clear()
+        self.extend(self.make() for _ in range(count))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = {key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)}
+        if saved and len(saved) != len(self):
+            self.reset(len(saved))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Moments:
+    """Streaming mean and covariance over rows, in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
+
+    def update(self, rows: Tensor) -> None:
+        """rows: (..., N, C); leading dimensions are separate populations."""
+        rows = rows.double()
+        self.count += rows.shape[-2]
+        self.first = self.first + rows.sum(-2)
+        self.second = self.second + rows.transpose(-1, -2) @ rows
+
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        mean = self.first / self.count
+        return mean, self.second / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+
+    def spread(self, grid: Sequence[int], reach: int | None) -> Moments:
+        """Of populations that are the places of a grid: each with those of its neighbours up to `reach` places away.
+
+        None makes one population of all. The count stays that of one place, since neighbours say nearly the same.
+        """
+        near = Moments()
+        near.count = self.count
+        if reach is None:
+            near.first, near.second = self.first.mean(0, keepdim=True), self.second.mean(0, keepdim=True)
+        else:
+            near.first, near.second = (_box_mean(sums, grid, reach) for sums in (self.first, self.second))
+        return near
+
+
+def _box_mean(sums: Tensor, grid: Sequence[int], reach: int) -> Tensor:
+    """(places, ...), each the mean over the places of the grid around it; fewer at the border."""
+    if reach == 0:
+        return sums
+    flat = sums.reshape(1, *grid, -1).movedim(-1, 1)
+    mean = F.avg_pool2d(flat, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return mean.movedim(1, -1).reshape(sums.shape)
+
+
+class Whitening(Fitted):
+    """ZCA whitening of the channels of one feature level (Kessy, Lewin, Strimmer, The American Statistician 2018).
+
+    (B, C, h, w) -> the same shape with zero mean and, up to shrinkage, identity covariance over all OK pixels; every
+    direction of the feature space then counts alike in a squared distance, the rare ones too.
+    shrinkage: share of the mean variance that is added to each eigenvalue.
+    """
+
+    def __init__(self, shrinkage: float = 0.01) -> None:
+        super().__init__()
+        self.shrinkage = shrinkage
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("matrix", torch.empty(0))
+
+    def fit(self, moments: Moments) -> None:
+        mean, covariance = moments.mean_and_covariance()
+        values, vectors = torch.linalg.eigh(covariance)
+        scale = (values.clamp(min=0) + self.shrinkage * values.mean()).rsqrt()
+        self.mean = mean.float()
+        self.matrix = ((vectors * scale) @ vectors.T).float().contiguous()
+
+    def forward(self, features: Tensor) -> Tensor:
+        centred = features - self.mean.view(1, -1, 1, 1)
+        return torch.einsum("bchw,cd->bdhw", centred, self.matrix)
+
+
+class PositionGaussian(Fitted):
+    """Gaussians over the channels, one for each position of an aligned product.
+
+    After PaDiM (Defard et al., ICPR 2021, section III), with the covariance of each position shrunk towards the one
+    pooled over all positions, so that few OK images suffice. Features (B, C, h, w) -> mean squared Mahalanobis distance
+    over the channels (B, 1, h, w), 1 on average where the model is right.
+
+    Args:
+        shrinkage: 0 leaves each position its own covariance, 1 gives all the pooled one. `auto` finds the share of
+            each position from the number of images and how far its covariance is from the pooled one (`oas_share`),
+            and keeps that position's scale.
+        ridge: Share of the pooled mean variance added to the diagonal.
+    """
+
+    def __init__(self, shrinkage: float | str = "auto", ridge: float = 0.01) -> None:
+        super().__init__()
+        if isinstance(shrinkage, str) and shrinkage != "auto":
+            raise UserError(f"A Gaussian's shrinkage must be auto or a number from 0 to 1, not '{shrinkage}'.")
+        self.shrinkage, self.ridge = shrinkage, ridge
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("precision_root", torch.empty(0))
+
+    @staticmethod
+    def update(moments: Moments, features: Tensor) -> None:
+        """Adds features (B, C, h, w) to the moments of each of their h * w positions."""
+        moments.update(features.flatten(2).permute(2, 0, 1))
+
+    def fit(self, moments: Moments) -> None:
+        mean, own = moments.mean_and_covariance()
+        pooled = own.mean(0)
+        identity = torch.eye(pooled.shape[0], dtype=own.dtype, device=own.device)
+        floor = self.ridge * pooled.diagonal().mean() * identity
+        if self.shrinkage == "auto":
+            covariance = _shrunk(own, pooled + floor, moments.count)
+        else:
+            covariance = (1 - self.shrinkage) * own + self.shrinkage * pooled
+        lower = torch.linalg.cholesky(covariance + floor)
+        self.mean = mean.float()
+        root = torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
+        self.precision_root = root.float().contiguous()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._whitened(features).square().mean(1).T.reshape(features.shape[0], 1, *features.shape[2:])
+
+    def deviations(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance where the model is right."""
+        return self._whitened(features).permute(2, 1, 0).reshape(features.shape)
+
+    def _whitened(self, features: Tensor) -> Tensor:
+        """(positions, C, B)"""
+        return self.precision_root @ (features.flatten(2).permute(2, 1, 0) - self.mean.unsqueeze(-1))
+
+
+def oas_share(covariance: Tensor, count: int) -> Tensor:
+    """How far (...) to shrink each covariance (..., C, C) of `count` rows towards its mean variance.
+
+    Oracle approximating shrinkage (Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation",
+    IEEE Transactions on Signal Processing 2010), as scikit-learn's `oas` computes it.
+    """
+    channels = covariance.shape[-1]
+    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).square()
+    size = covariance.square().mean((-2, -1))
+    spread = (count + 1) * (size - variance / channels)
+    return torch.where(spread > 0, (size + variance) / spread.clamp_min(1e-300), 1.0).clamp(max=1)
+
+
+def _shrunk(own: Tensor, pooled: Tensor, count: int) -> Tensor:
+    """Covariances (P, C, C), each shrunk towards the pooled one (C, C) times its own scale.
+
+    In the coordinates in which the pooled covariance is the identity, that is shrinkage towards the mean variance.
+    """
+    lower = torch.linalg.cholesky(pooled)
+    half = torch.linalg.solve_triangular(lower, own, upper=False)
+    white = torch.linalg.solve_triangular(lower, half.transpose(1, 2), upper=False)
+    share = oas_share(white, count)
+    scale = share * white.diagonal(dim1=1, dim2=2).mean(1)
+    return (1 - share).view(-1, 1, 1) * own + scale.view(-1, 1, 1) * pooled

@@ -1,0 +1,81 @@
+"""Levels on one grid, their distances from a student's, and their maps made one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anomalib_lite.detectors.levels import (
+    chosen_levels,
+    fuse,
+    grid_of,
+    half_squared_distance,
+    mean_squared_distance,
+    stack,
+)
+from anomalib_lite.detectors.residual import ResidualModel
+from anomalib_lite.errors import UserError
+
+FINE, COARSE = torch.rand(2, 3, 8, 12), torch.rand(2, 5, 4, 6)
+
+
+def test_a_coarser_level_is_bilinear_between_the_positions_centres():
+    ramp = torch.arange(6.0).expand(1, 1, 4, 6)
+    stacked = stack([FINE[:1], ramp], (8, 12))
+    assert stacked.shape == (1, 4, 8, 12)
+    np.testing.assert_array_equal(stacked[:, :3], FINE[:1])
+    np.testing.assert_allclose(stacked[0, 3, 0, 1:-1], np.arange(12)[1:-1] / 2 - 0.25, rtol=1e-6)
+
+
+def test_a_finer_level_is_averaged():
+    stacked = stack([FINE, COARSE], (4, 6)).numpy()
+    means = FINE.numpy().reshape(2, 3, 4, 2, 6, 2).mean((3, 5))
+    np.testing.assert_allclose(stacked[:, :3], means, rtol=1e-5)
+    np.testing.assert_array_equal(stacked[:, 3:], COARSE.numpy())
+
+
+@pytest.mark.parametrize(("side", "positions"), [(256, 32), (250, 32), (8, 1), (3, 1)])
+def test_the_grid_covers_the_image_as_strided_convolutions_do(side: int, positions: int):
+    assert grid_of(torch.empty(1, 3, side, 256), 8) == (positions, 32)
+
+
+def test_levels_are_named_by_their_place():
+    assert chosen_levels(None, 3) == [0, 1, 2]
+    assert chosen_levels([2, 1], 3) == [1, 2]
+
+
+@pytest.mark.parametrize("levels", [[], [3], [-1]])
+def test_levels_that_the_backbone_does_not_give_are_refused(levels: list[int]):
+    with pytest.raises(UserError, match="0 to 2"):
+        chosen_levels(levels, 3)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_half_the_squared_distance_of_directions_is_one_minus_their_cosine() -> None:
+    teacher, student = random(2, 5, 3, 4) - 0.5, random(2, 5, 3, 4, seed=1) - 0.5
+    found = half_squared_distance(teacher, 7 * student)
+    assert found.shape == (2, 1, 3, 4)
+    torch.testing.assert_close(found[:, 0], 1 - F.cosine_similarity(teacher, student, dim=1))
+
+
+def test_the_mean_squared_distance_goes_over_the_channels() -> None:
+    found = mean_squared_distance(torch.full((1, 2, 3, 3), 4.0), torch.tensor([1.0, 3.0]).view(1, 2, 1, 1))
+    assert found.shape == (1, 1, 3, 3) and (found == 5).all()  # (9 + 1) / 2
+
+
+def test_maps_are_fused_at_the_finest_resolution() -> None:
+    fine, coarse = random(2, 1, 8, 6) + 0.1, torch.full((2, 1, 4, 3), 4.0)
+    torch.testing.assert_close(fuse([coarse, fine], "product"), 2 * fine.sqrt())
+    torch.testing.assert_close(fuse([coarse, fine], "sum"), (4 + fine) / 2)
+
+
+def test_an_unknown_fusion_names_the_known_ones_before_anything_is_trained() -> None:
+    with pytest.raises(UserError, match="fusion must be product or sum, not 'mean'"):
+        fuse([random(1, 1, 2, 2)], "mean")
+    with pytest.raises(UserError, match="product or sum, not 'Product'"):
+        ResidualModel([[0]], fusion="Product")

@@ -1,0 +1,204 @@
+"""Statistics of features: whitening and Gaussians against plain NumPy and scikit-learn, and how they are saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import oas
+from torch import nn
+
+from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, Whitening, oas_share
+from anomalib_lite.errors import UserError
+
+
+class Bank(Fitted):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.empty(0))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+
+def filled(*shape: int) -> Bank:
+    bank = Bank()
+    bank.rows, bank.count = torch.rand(*shape), torch.tensor(7)
+    return bank
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5,), (0,)])
+def test_any_shape_comes_back(shape: tuple[int, ...]):
+    saved, fresh = filled(*shape), Bank()
+    fresh.load_state_dict(saved.state_dict())
+    assert torch.equal(fresh.rows, saved.rows) and fresh.count == 7
+
+
+def test_it_works_inside_other_modules_and_over_earlier_values():
+    saved = nn.Sequential(nn.Linear(2, 2), filled(3, 4))
+    fresh = nn.Sequential(nn.Linear(2, 2), filled(9))
+    fresh.load_state_dict(saved.state_dict())
+    assert torch.equal(fresh[1].rows, saved[1].rows) and torch.equal(fresh[0].weight, saved[0].weight)
+
+
+def test_the_type_of_numbers_comes_back_too():
+    saved = filled(2, 2)
+    saved.rows = saved.rows.half()
+    fresh = Bank()
+    fresh.load_state_dict(saved.state_dict())
+    assert fresh.rows.dtype == torch.float16
+
+
+def test_what_is_loaded_is_a_copy():
+    state = filled(2, 2).state_dict()
+    fresh = Bank()
+    fresh.load_state_dict(state)
+    state["rows"].zero_()
+    assert fresh.rows.any()
+
+
+def test_an_absent_buffer_is_still_an_error():
+    with pytest.raises(RuntimeError, match=r"Missing key.*rows"):
+        Bank().load_state_dict({"count": torch.tensor(1)})
+
+
+def correlated(rows: int, channels: int, seed: int = 0) -> torch.Tensor:
+    """Rows whose variances span four orders of magnitude, far from zero mean."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(channels, channels)) * np.logspace(-2, 2, channels)
+    return torch.from_numpy((rng.normal(size=(rows, channels)) @ mixing.T + 50).astype(np.float32))
+
+
+def test_streamed_moments_are_numpys_of_all_rows():
+    rows = correlated(500, 6)
+    moments = Moments()
+    for part in rows.split(77):
+        moments.update(part)
+    mean, covariance = moments.mean_and_covariance()
+    np.testing.assert_allclose(mean.numpy(), rows.double().numpy().mean(0), rtol=1e-12)
+    expected = np.cov(rows.double().numpy().T, bias=True)
+    np.testing.assert_allclose(covariance.numpy(), expected, rtol=1e-9, atol=1e-9 * expected.max())
+
+
+def test_populations_are_kept_apart():
+    rows = torch.stack([correlated(100, 3, seed) for seed in range(4)])  # (4, 100, 3)
+    moments = Moments()
+    moments.update(rows[:, :30])
+    moments.update(rows[:, 30:])
+    mean, covariance = moments.mean_and_covariance()
+    for k in range(4):
+        np.testing.assert_allclose(mean[k].numpy(), rows[k].double().numpy().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(covariance[k].numpy(), np.cov(rows[k].double().numpy().T, bias=True), rtol=1e-8)
+
+
+def whitened(shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance before and after, over all pixels of features (8, 5, 20, 16)."""
+    features = correlated(8 * 20 * 16, 5).reshape(8, 20, 16, 5).movedim(-1, 1)
+    moments = Moments()
+    moments.update(features.movedim(1, -1).flatten(0, 2))
+    whitening = Whitening(shrinkage)
+    whitening.fit(moments)
+    after = whitening(features)
+    assert after.shape == features.shape
+    np.testing.assert_allclose(after.mean((0, 2, 3)).numpy(), 0, atol=1e-3)
+    before, after = (f.double().movedim(1, 0).flatten(1).numpy() for f in (features, after))
+    return np.cov(before, bias=True), np.cov(after, bias=True)
+
+
+def test_without_shrinkage_the_covariance_is_the_identity():
+    _, after = whitened(0.0)
+    np.testing.assert_allclose(after, np.eye(5), atol=2e-2)
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 1.0])
+def test_shrinkage_adds_its_share_of_the_mean_variance_to_each_direction(shrinkage: float):
+    """Oracle: C (C + s I)^-1 for the covariance C, with s the share of its mean eigenvalue."""
+    before, after = whitened(shrinkage)
+    added = shrinkage * np.trace(before) / 5 * np.eye(5)
+    np.testing.assert_allclose(after, before @ np.linalg.inv(before + added), atol=1e-3)
+
+
+def test_a_constant_channel_stays_finite():
+    features = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    features[:, 1] = 7.0
+    moments = Moments()
+    moments.update(features.movedim(1, -1).flatten(0, 2))
+    whitening = Whitening(0.01)
+    whitening.fit(moments)
+    assert whitening(features).isfinite().all() and whitening(features)[:, 1].abs().max() < 1e-3
+
+
+def made(count: int, seed: int) -> torch.Tensor:
+    """Features (count, 4, 3, 5) with another mean and scale at each position."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.Generator().manual_seed(99)
+    scale, mean = (torch.rand(4, 3, 5, generator=places) * k + 0.5 for k in (3, 20))
+    noise = torch.randn(count, 4, 3, 5, generator=generator)
+    noise[:, 1] += 0.8 * noise[:, 0]
+    return noise * scale + mean
+
+
+def fitted(features: torch.Tensor, **options: float | str) -> PositionGaussian:
+    gaussian, moments = PositionGaussian(**options), Moments()
+    for part in features.split(16):
+        PositionGaussian.update(moments, part)
+    gaussian.fit(moments)
+    return gaussian
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("ridge", [0.0, 0.01])
+def test_the_map_is_the_mahalanobis_distance_of_each_position(shrinkage: float, ridge: float):
+    known, asked = made(40, 0), made(3, 1)
+    found = fitted(known, shrinkage=shrinkage, ridge=ridge)(asked)
+    assert found.shape == (3, 1, 3, 5)
+    rows, asked = known.double().numpy(), asked.double().numpy()
+    own = np.stack([[np.cov(rows[:, :, y, x].T, bias=True) for x in range(5)] for y in range(3)])
+    pooled = own.mean((0, 1))
+    for y in range(3):
+        for x in range(5):
+            covariance = (1 - shrinkage) * own[y, x] + shrinkage * pooled + ridge * np.trace(pooled) / 4 * np.eye(4)
+            difference = asked[:, :, y, x] - rows[:, :, y, x].mean(0)
+            expected = np.einsum("bi,ij,bj->b", difference, np.linalg.inv(covariance), difference) / 4
+            np.testing.assert_allclose(found[:, 0, y, x].numpy(), expected, rtol=1e-4)
+
+
+def test_the_map_is_one_on_average_where_the_model_is_right():
+    assert fitted(made(2000, 0), shrinkage=0.0, ridge=0.0)(made(2000, 1)).mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [3, 12, 200])
+def test_the_automatic_share_is_that_of_scikit_learn(count: int):
+    rows = made(count, 0).double().flatten(2).permute(2, 0, 1)
+    centred = rows - rows.mean(1, keepdim=True)
+    found = oas_share(centred.transpose(1, 2) @ centred / count, count)
+    expected = [oas(own.numpy(), assume_centered=True)[1] for own in centred]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_the_automatic_covariance_is_that_of_scikit_learn_where_the_pooled_one_is_the_identity():
+    known, asked = made(12, 0), made(3, 1)
+    rows = known.double().flatten(2).permute(2, 0, 1)
+    centred = rows - rows.mean(1, keepdim=True)
+    pooled = (centred.transpose(1, 2) @ centred / 12).mean(0)
+    white = torch.linalg.inv(torch.linalg.cholesky(pooled))
+    found = fitted(known, shrinkage="auto", ridge=0.0)(asked)[:, 0].flatten(1)
+    for place, own in enumerate(centred @ white.T):
+        difference = (asked.double().flatten(2)[:, :, place] - rows[place].mean(0)) @ white.T
+        inverse = torch.from_numpy(np.linalg.inv(oas(own.numpy(), assume_centered=True)[0]))
+        expected = torch.einsum("bi,ij,bj->b", difference, inverse, difference) / 4
+        np.testing.assert_allclose(found[:, place].numpy(), expected.numpy(), rtol=1e-3)
+
+
+def test_a_shrinkage_that_is_none_is_refused():
+    with pytest.raises(UserError, match="auto or a number"):
+        PositionGaussian("automatic")
+
+
+def test_fewer_images_than_channels_are_enough_with_shrinkage_and_ridge():
+    few = fitted(made(2, 0), shrinkage=0.1, ridge=0.01)(made(5, 1))
+    assert few.isfinite().all() and (few >= 0).all()
+
+
+def test_a_saved_model_gives_the_same_map_to_the_bit():
+    gaussian, fresh = fitted(made(40, 0)), PositionGaussian()
+    fresh.load_state_dict(gaussian.state_dict())
+    assert torch.equal(gaussian(made(4, 1)), fresh(made(4, 1)))
