@@ -33,9 +33,10 @@ test: install ## the test suite (ARGS='tests/metrics -x' narrows it; JOBS=1 runs
 test-slow: install ## the tests that train for minutes
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-lint: install ## ruff: errors and format
+lint: install ## ruff: errors and format; mypy: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: install ## speed, as ratios within one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

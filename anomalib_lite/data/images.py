@@ -236,5 +236,6 @@ def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None, w
     return DataLoader(images, batch_sampler=shares, num_workers=workers, collate_fn=_whole)
 
 
-def _whole(batch: Batch) -> Batch:
+def _whole(batch: Any) -> Any:
+    """`ImageSet.__getitems__` has made one of the samples already."""
     return batch

@@ -76,8 +76,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """On a device, all but `index`, which points into what lies in memory."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("index", "samples")}
-        return replace(self, **{name: t if t is None else t.to(device) for name, t in moved.items()})
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("index", "samples")}
+        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in own.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

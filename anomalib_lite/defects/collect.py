@@ -35,6 +35,7 @@ class DefectCollector:
 
     def add(self, outcome: Outcome) -> Outcome:
         """The same outcome with its defects. It must hold its image and its map, and its mask where that is known."""
+        assert outcome.map is not None and outcome.image is not None
         found = self.inspector.inspect(outcome.map, outcome.image, self.threshold)
         match = matching(found, outcome.mask)
         small = resize_image(outcome.image, *self.inspector.reference.shape) if found else None
@@ -70,8 +71,10 @@ class DefectCollector:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
         write_json(folder / "defects.json", record)
         columns, rows = self.rows()
-        text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # for names that are no UTF-8
-        with atomic_path(folder / "defects.csv") as temporary, temporary.open("w", **text) as stream:
+        with (
+            atomic_path(folder / "defects.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,  # of any file name
+        ):
             csv.writer(stream).writerows([columns, *rows])
 
     def metrics(self) -> dict[str, Any]:
@@ -136,9 +139,9 @@ def confusion(
     (see `matching`), None where there was nothing; and which type a name stands for.
     """
     columns = (*types, NOTHING)
-    counts = np.zeros((len(types), len(columns)), int)
+    counts: np.ndarray = np.zeros((len(types), len(columns)), int)
     for name, kind in zip(names, found, strict=True):
-        if name in mapping:
+        if name is not None and name in mapping:
             counts[columns.index(mapping[name]), columns.index(kind or NOTHING)] += 1
     detected = int(counts[:, :-1].sum())
     accuracy = float(np.trace(counts[:, :-1]) / detected) if detected else None

@@ -97,7 +97,9 @@ def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray
     guess = np.where(foreground, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     models = np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(np.ascontiguousarray(image[..., ::-1]), guess, None, models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        np.ascontiguousarray(image[..., ::-1]), guess, (0, 0, 0, 0), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK
+    )
     return np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD)), "GrabCut, from Otsu's threshold"
 
 

@@ -41,28 +41,34 @@ class Scene:
     palette: Palette | None = None
     mm_per_px: tuple[float, float] | None = None
 
+    @property
+    def good(self) -> np.ndarray:
+        """The reference of a product that has one."""
+        assert self.reference is not None
+        return self.reference
+
     @cached_property
     def lab(self) -> np.ndarray:
         return to_lab(self.image)
 
     @cached_property
     def gradients(self) -> tuple[np.ndarray, np.ndarray]:
-        return gradients(self.image), gradients(self.reference)
+        return gradients(self.image), gradients(self.good)
 
     @cached_property
     def light(self) -> tuple[np.ndarray, np.ndarray]:
-        return linear(self.image), linear(self.reference)  # where blurring keeps the sum
+        return linear(self.image), linear(self.good)  # where blurring keeps the sum
 
     @cached_property
     def foregrounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The product's pixels in the picture and in the reference: by grey value alone, on the foreground's side of
         halfway between the reference's two sides.
         """
-        wanted, inside = self.reference.mean(axis=2), self.layout.foreground
+        wanted, inside = self.good.mean(axis=2), self.layout.foreground
         if inside.all() or not inside.any():
             return inside, inside
         bright, dark = np.median(wanted[inside]), np.median(wanted[~inside])
-        greys = self.image.astype(np.float32).mean(axis=2), self.reference.clip(0, 255).round().mean(axis=2)
+        greys = self.image.astype(np.float32).mean(axis=2), self.good.clip(0, 255).round().mean(axis=2)
         seen, good = (grey > (bright + dark) / 2 if bright > dark else grey < (bright + dark) / 2 for grey in greys)
         return seen, good
 
@@ -101,10 +107,11 @@ def occupied(mask: np.ndarray, layout: Layout) -> dict[str, float]:
 
 def _against_reference(mask: np.ndarray, scene: Scene) -> Values:
     text = scene.layout.area(TEXT)
-    shift = edge_displacement(*(foreground & ~text for foreground in scene.foregrounds), mask & ~text)
+    found, wanted = (foreground & ~text for foreground in scene.foregrounds)
+    shift = edge_displacement(found, wanted, mask & ~text)
     values: Values = {
-        "colour_difference": colour_difference(scene.lab[mask], to_lab(scene.reference)[mask]),
-        "contrast": contrast(scene.image[mask], scene.reference[mask]),
+        "colour_difference": colour_difference(scene.lab[mask], to_lab(scene.good)[mask]),
+        "contrast": contrast(scene.image[mask], scene.good[mask]),
         "drawing_likeness": drawing_likeness(*scene.gradients, mask),
         "edge_displacement_px": shift,
         "edge_displacement_share": shift / min(mask.shape),
@@ -145,7 +152,7 @@ def linear(rgb: np.ndarray) -> np.ndarray:
 
 def gradients(image: np.ndarray) -> np.ndarray:
     """Central differences along x and y of a picture's grey values: float32 (H, W, 2), from RGB or grey."""
-    grey = np.ascontiguousarray(image, np.float32)
+    grey: np.ndarray = np.ascontiguousarray(image, np.float32)
     if grey.ndim == 3:
         grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY)
     kernel = np.array([[-0.5, 0, 0.5]], np.float32)

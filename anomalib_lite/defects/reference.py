@@ -98,8 +98,8 @@ def find_pose(picture: np.ndarray, frame: np.ndarray, motion: str = "affine") ->
         raise UserError(f"defects.alignment must be one of none, {', '.join(MOTIONS)}, not '{motion}'.")
     if motion == "none":
         return STILL
-    greys = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in (frame, picture))
-    return whole_motion(*greys, motion)
+    good, seen = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in (frame, picture))
+    return whole_motion(good, seen, motion)
 
 
 def lay_over(plane: np.ndarray, pose: np.ndarray, *, nearest: bool = False) -> np.ndarray:

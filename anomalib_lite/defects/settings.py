@@ -59,7 +59,7 @@ def read_settings(config: Mapping[str, Any]) -> DefectSettings:
 
 def _filled(kind: Any, value: Any, where: str) -> Any:
     """A plain value as what a field is annotated with: a dataclass, a dictionary of them, or a number."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints, fields = get_type_hints(kind), dataclasses.fields(kind)
         given = {key: part for key, part in (value or {}).items() if part is not None}
         _known(value or {}, hints, where, "setting")

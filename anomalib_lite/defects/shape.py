@@ -13,7 +13,8 @@ from skimage.morphology import skeletonize
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     """x, y, width, height in px of the smallest box around a mask that is not empty."""
-    return cv2.boundingRect(mask.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return x, y, width, height
 
 
 def pieces(mask: np.ndarray) -> int:

@@ -78,6 +78,8 @@ class Neighbours(Evidence):
     bank: patches that are remembered.
     """
 
+    bank: Tensor
+
     def __init__(self, of: str = "deep", blur: float = 0.0, bank: int = 4000) -> None:
         super().__init__(of, blur)
         self.size = bank
@@ -109,6 +111,9 @@ class Subspace(Evidence):
 
     SubspaceAD (2026). share: of the variance that the components hold.
     """
+
+    mean: Tensor
+    outside: Tensor
 
     def __init__(self, of: str = "deep", blur: float = 0.0, share: float = 0.99) -> None:
         super().__init__(of, blur)

@@ -20,6 +20,7 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, to_float, to_pixels
 from anomalib_lite.detectors.evidence import Evidence, share_of_place
+from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import Looker, Looks
 from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge
 from anomalib_lite.detectors.model import Batches, Finish, Method
@@ -124,7 +125,7 @@ class Fusion(Method):
         blocks = list(zip(source.split(BATCH), family.split(BATCH), strict=True))
         pictures = (_drawn(images, used[one], kinds.tolist(), rng, masks) for one, kinds in blocks)
         drawn = self._gather(pictures, view, "drawn defects", len(blocks))
-        grid = ok["fine"].shape[-2:]
+        grid = size_of(ok["fine"])
         mask = torch.cat([F.adaptive_avg_pool2d(view.undo(part.float()), grid) for part in masks])
         return Shown(ok, drawn, mask, family, source, torch.arange(len(used)) % min(FOLDS, len(used)))
 
@@ -132,7 +133,7 @@ class Fusion(Method):
         """Numbers of the images that are learned from, evenly drawn, and how many defects are drawn."""
         looks = self._look(images[[0]].image, images[[0]].template).values()
         size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
-        fit, wanted = max(2, int(self.cache_mb / size)), int(np.clip(2 * len(images), *self.drawn))
+        fit, wanted = max(2, int(self.cache_mb / size)), min(max(2 * len(images), self.drawn[0]), self.drawn[1])
         count = min(len(images), max(fit // 2, fit - wanted))
         numbers = torch.arange(FEW) % len(images) if len(images) < FEW else torch.linspace(0, len(images) - 1, count)
         return numbers.round().long(), min(wanted, max(1, fit - count))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.detectors.looks import blurred
+from anomalib_lite.detectors.statistics import Modules
 
 HIDDEN = (128, 64)
 PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
@@ -40,7 +41,7 @@ class Networks(nn.Module):
         self.count, self.epochs, self.blur = count, epochs, blur
         self.widths = [c + 2 for c in channels.values()]
         first, second = HIDDEN
-        self.first = nn.ModuleList(nn.Conv2d(width, count * first, 1, bias=False) for width in self.widths)
+        self.first = Modules[nn.Conv2d](nn.Conv2d(width, count * first, 1, bias=False) for width in self.widths)
         self.bias = nn.Parameter(torch.zeros(count * first))
         self.second = nn.Conv2d(count * first, count * second, 1, groups=count)
         self.third = nn.Conv2d(count * second, count, 1, groups=count)
@@ -56,16 +57,15 @@ class Networks(nn.Module):
         part = slice(asked.start * first, asked.stop * first)
         inner = self.bias[part].view(1, -1, 1, 1)
         for conv, deviation in zip(self.first, deviations, strict=True):
-            known = described(deviation.float()).contiguous(
-                memory_format=torch.channels_last
-            )  # resizes 10 times faster
+            known = described(deviation.float()).contiguous(memory_format=torch.channels_last)  # resized 10x faster
             inner = inner + _on_grid(F.conv2d(known, conv.weight[part]), grid)  # afterwards: both are linear
         rows, logits = inner.relu_().movedim(1, -1), []
+        (weight, bias), (last, last_bias) = self.second.parameters(), self.third.parameters()
         for place, one in enumerate(asked):
             b = slice(one * second, (one + 1) * second)
             own = rows[..., place * first : (place + 1) * first]
-            hidden = F.linear(own, self.second.weight[b, :, 0, 0], self.second.bias[b]).relu_()
-            logits.append(F.linear(hidden, self.third.weight[one, :, 0, 0][None], self.third.bias[one, None]))
+            hidden = F.linear(own, weight[b, :, 0, 0], bias[b]).relu_()
+            logits.append(F.linear(hidden, last[one, :, 0, 0][None], last_bias[one, None]))
         mean = torch.stack(logits).mean(0).movedim(-1, 1).contiguous()
         return blurred(mean, self.blur * min(grid) / 256)
 
@@ -85,8 +85,9 @@ class Networks(nn.Module):
         for conv, part in zip(self.first, weight.split(self.widths, 1), strict=True):
             conv.weight[a] = part[:, :, None, None]
         self.bias[a] = layers[0].bias - weight @ mean
-        self.second.weight[b], self.second.bias[b] = layers[1].weight[:, :, None, None], layers[1].bias
-        self.third.weight[number], self.third.bias[number] = layers[2].weight[0, :, None, None], layers[2].bias[0]
+        (middle, middle_bias), (last, last_bias) = self.second.parameters(), self.third.parameters()
+        middle[b], middle_bias[b] = layers[1].weight[:, :, None, None], layers[1].bias
+        last[number], last_bias[number] = layers[2].weight[0, :, None, None], layers[2].bias[0]
 
 
 def described(deviation: Tensor) -> Tensor:

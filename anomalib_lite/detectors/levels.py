@@ -24,6 +24,11 @@ def _resized(feature: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(feature, size)
 
 
+def size_of(features: Tensor) -> tuple[int, int]:
+    """Height and width of (..., h, w)."""
+    return int(features.shape[-2]), int(features.shape[-1])
+
+
 def grid_of(image: Tensor, stride: int) -> tuple[int, int]:
     """Rows and columns of the positions that lie `stride` px apart in images (B, 3, H, W)."""
     height, width = image.shape[-2:]

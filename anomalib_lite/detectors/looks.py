@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomalib_lite.augment.tta import GREY
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.levels import stack
+from anomalib_lite.detectors.levels import size_of, stack
 from anomalib_lite.detectors.template import TemplateComparison, required
 
 LIGHT = (0.950456, 1.0, 1.088754)  # XYZ of white, D65
@@ -34,6 +34,10 @@ class Looker(nn.Module):
         channels: Of a layer, or of the deep ones together, with more, so many are drawn by the seed, as in PaDiM.
         compare: Makes the comparison with a template; None: there is none.
     """
+
+    fine_kept: Tensor
+    middle_kept: Tensor
+    deep_kept: Tensor
 
     def __init__(
         self,
@@ -60,15 +64,14 @@ class Looker(nn.Module):
     def forward(self, image: Tensor, template: Tensor | None = None) -> Looks:
         features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         fine, rest = features[0], features[1:] or features[:1]
-        grid = (int(fine.shape[-2]), int(fine.shape[-1]))
-        coarse = min((f.shape[-2:] for f in rest), key=lambda s: s[0] * s[1])
+        grid, coarse = size_of(fine), min((size_of(f) for f in rest), key=lambda s: s[0] * s[1])
         colour, sharpness = appearance(image, grid)
         looks = {
             "colour": colour,
             "sharpness": sharpness,
             "fine": fine[:, self.fine_kept],
             "middle": rest[0][:, self.middle_kept],
-            "deep": stack(rest, (int(coarse[0]), int(coarse[1])))[:, self.deep_kept],
+            "deep": stack(rest, coarse)[:, self.deep_kept],
         }
         if self.compare is not None:
             pair = self.compare.align(image, required(template))

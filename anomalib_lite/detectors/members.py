@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
 from anomalib_lite.detectors.learned import Networks, drawn_places
 from anomalib_lite.detectors.looks import Looks
+from anomalib_lite.detectors.statistics import NamedModules
 
 HOW = ("max", "lse", "sum")  # the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean
 LEARNED = "learned"
@@ -51,9 +52,14 @@ class Members(nn.Module):
     standard deviation 1.
     """
 
+    centre: Tensor
+    spread: Tensor
+    taken: Tensor
+    how: Tensor
+
     def __init__(self, evidence: Mapping[str, Evidence], learned: bool) -> None:
         super().__init__()
-        self.evidence = nn.ModuleDict({name: deepcopy(own) for name, own in evidence.items()})
+        self.evidence = NamedModules[Evidence]({name: deepcopy(own) for name, own in evidence.items()})
         self.names = [*evidence, *([LEARNED] if learned else [])]
         self.sources = [name for name, own in evidence.items() if isinstance(own, Gaussians)] if learned else []
         self.networks: Networks | None = None
@@ -76,7 +82,7 @@ class Members(nn.Module):
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
         if self.networks is not None:
-            maps[LEARNED] = self._learn(ok_deviations, drawn_deviations, shown, seed)
+            maps[LEARNED] = _learn(self.networks, ok_deviations, drawn_deviations, shown, seed)
         for place, name in enumerate(self.names):
             maxima = maps[name].ok.flatten(1).amax(1)
             self.centre[place] = maxima.mean()
@@ -106,32 +112,16 @@ class Members(nn.Module):
         grid, deviations, maps = looks["fine"].shape[-2:], {}, {}
         taken = [name for name, share in zip(self.names, self.taken.tolist(), strict=True) if share]
         for name, own in self.evidence.items():
-            if name in self.sources and LEARNED in taken:
+            if isinstance(own, Gaussians) and LEARNED in taken:
                 deviations[name] = own.deviations(looks[own.of])
             if name in taken:
                 known = deviations.get(name)
                 distance = own.distance(looks[own.of]) if known is None else known.square().mean(1, keepdim=True)
                 maps[name] = own.smoothed(distance, grid)
-        if LEARNED in taken:
+        if LEARNED in taken and self.networks is not None:
             maps[LEARNED] = self.networks(list(deviations.values()))
         places = {name: place for place, name in enumerate(self.names)}
         return {name: (m - self.centre[places[name]]) / self.spread[places[name]] for name, m in maps.items()}
-
-    def _learn(self, ok: list[Tensor], drawn: list[Tensor], shown: Shown, seed: int) -> Maps:
-        """Trains each network on two thirds of the images and kinds; it judges the others."""
-        networks = self.networks
-        found = Maps(torch.zeros(len(shown.fold), 1, *shown.mask.shape[-2:]), torch.zeros_like(shown.mask))
-        part, kind = shown.fold % networks.count, shown.family % networks.count
-        generator = torch.Generator().manual_seed(seed)
-        for number in range(networks.count):
-            rows = [*_places(ok, part != number, None, generator)]
-            rows += _places(drawn, (part[shown.source] != number) & (kind != number), shown.mask, generator)
-            places, labels = (torch.cat(x) for x in zip(*rows, strict=True))
-            networks.learn(number, places, labels, seed + number)
-            for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
-                for block in _blocks(chosen):
-                    into[block] = networks([d[block] for d in own], number)
-        return found
 
 
 def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
@@ -178,6 +168,22 @@ def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:
                     distance = twin.distance(looks[block].float())
                 getattr(maps, name)[block] = twin.smoothed(distance, grid)
     return maps, deviations
+
+
+def _learn(networks: Networks, ok: list[Tensor], drawn: list[Tensor], shown: Shown, seed: int) -> Maps:
+    """Trains each network on two thirds of the images and kinds; it judges the others."""
+    found = Maps(torch.zeros(len(shown.fold), 1, *shown.mask.shape[-2:]), torch.zeros_like(shown.mask))
+    part, kind = shown.fold % networks.count, shown.family % networks.count
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(networks.count):
+        rows = [*_places(ok, part != number, None, generator)]
+        rows += _places(drawn, (part[shown.source] != number) & (kind != number), shown.mask, generator)
+        places, labels = (torch.cat(x) for x in zip(*rows, strict=True))
+        networks.learn(number, places, labels, seed + number)
+        for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
+            for block in _blocks(chosen):
+                into[block] = networks([d[block] for d in own], number)
+    return found
 
 
 def _places(

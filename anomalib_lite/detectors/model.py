@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.statistics import Fitted
 from anomalib_lite.errors import UserError
@@ -22,7 +23,7 @@ from anomalib_lite.errors import UserError
 class Batches(Protocol):
     """A loader that can be gone through several times, in the samples' order."""
 
-    dataset: Sized
+    dataset: ImageSet
 
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...

@@ -29,6 +29,8 @@ class PaDiM(Method):
     PositionGaussian; the paper has no shrinkage and a fixed 0.01 on the diagonal.
     """
 
+    kept: Tensor
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

@@ -21,6 +21,9 @@ from anomalib_lite.errors import UserError
 class Bank(Fitted):
     """Remembered patches (M, C), and for each the indices (M, b) of its nearest, itself first."""
 
+    patches: Tensor
+    around: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("patches", torch.empty(0))
@@ -72,7 +75,7 @@ class PatchCore(Method):
         generator = torch.Generator().manual_seed(self.seed)
         patches = gather_candidates(batches, self._seen, views, self.candidates_mb, generator)
         if self.whitening is not None:
-            self._whiten(patches)
+            self._whiten(self.whitening, patches)
         count = max(1, round(self.size * len(patches))) if isinstance(self.size, float) else self.size
         chosen = self._choose(patches, min(count, len(patches)), generator)
         self.bank.patches = patches[chosen].to(self.device)
@@ -104,15 +107,15 @@ class PatchCore(Method):
         first = int(torch.randint(len(patches), (), generator=generator))
         return greedy_centres(projected, count, first).cpu()
 
-    def _whiten(self, patches: Tensor, block: int = 65536) -> None:
+    def _whiten(self, whitening: Whitening, patches: Tensor, block: int = 65536) -> None:
         """Fits the whitening and whitens the patches (N, C), in place."""
         moments = Moments()
         for part in patches.split(block):
             moments.update(part)
-        self.whitening.cpu().fit(moments)
+        whitening.cpu().fit(moments)
         for part in patches.split(block):
-            part.copy_(self.whitening(part.T[None, :, :, None])[0, :, :, 0].T)
-        self.whitening.to(self.device)
+            part.copy_(whitening(part.T[None, :, :, None])[0, :, :, 0].T)
+        whitening.to(self.device)
 
     def _seen(self, image: Tensor) -> Tensor:
         return self._features(image.to(self.device).contiguous(memory_format=torch.channels_last)).cpu()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from tqdm import tqdm
 from anomalib_lite.augment.drawn import drawn_batches
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.levels import check_fusion, fuse
+from anomalib_lite.detectors.levels import check_fusion, fuse, size_of
 from anomalib_lite.detectors.model import Batches, Finish
-from anomalib_lite.detectors.statistics import Moments, PositionGaussian
+from anomalib_lite.detectors.statistics import Modules, Moments, NamedModules, PositionGaussian
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
@@ -47,13 +46,13 @@ class ResidualModel(nn.Module):
         check_fusion(fusion)
         self.groups = [list(group) for group in groups]
         self.fusion = fusion
-        self.gaussians = nn.ModuleList(PositionGaussian(shrinkage, ridge) for _ in self.groups)
+        self.gaussians = Modules[PositionGaussian](PositionGaussian(shrinkage, ridge) for _ in self.groups)
 
     def keep(self, levels: int) -> bool:
         """Drops from the groups what lies beyond so many levels; False where nothing is left."""
         groups = [[level for level in group if level < levels] for group in self.groups]
         self.groups = [group for group in groups if group]
-        self.gaussians = self.gaussians[: len(self.groups)]  # not fitted yet, they are all alike
+        del self.gaussians[len(self.groups) :]  # not fitted yet, they are all alike
         return bool(self.groups)
 
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
@@ -72,7 +71,7 @@ class ResidualModel(nn.Module):
 
     @staticmethod
     def _stack(features: Sequence[Tensor], group: Sequence[int]) -> Tensor:
-        size = min((features[level].shape[-2:] for level in group), key=lambda s: s[0] * s[1])
+        size = min((size_of(features[level]) for level in group), key=lambda s: s[0] * s[1])
         return torch.cat([F.adaptive_avg_pool2d(features[level], size) for level in group], dim=1)
 
 
@@ -99,8 +98,8 @@ class SelectedResidualModel(nn.Module):
         super().__init__()
         if choose not in ("auto", *candidates):
             raise UserError(f"detector.gaussian.choose must be auto or one of {', '.join(candidates)}, not '{choose}'.")
-        self.candidates = nn.ModuleDict(candidates if choose == "auto" else {choose: candidates[choose]})
-        self.views = nn.ModuleList()  # the chosen one's twins, for the second view and those after it
+        self.candidates = NamedModules[ResidualModel](candidates if choose == "auto" else {choose: candidates[choose]})
+        self.views = Modules[ResidualModel]()  # the chosen one's twins, for the second view and those after it
         self.folds, self.synthetic, self.seed = folds, synthetic, seed
         self.trials: dict[str, dict[str, float]] = {}
 
@@ -116,7 +115,9 @@ class SelectedResidualModel(nn.Module):
             "detector.gaussian names the backbone's layers 0 to %d by their place, and backbone.layers gives %d: the "
             "residual models work with those", named, levels,
         )  # fmt: skip
-        self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if model.keep(levels)})
+        self.candidates = NamedModules[ResidualModel](
+            {name: model for name, model in self.candidates.items() if model.keep(levels)}
+        )
         if not self.candidates:
             raise UserError(
                 f"No group of detector.gaussian.candidates names one of the {levels} layers of backbone.layers, "
@@ -132,9 +133,9 @@ class SelectedResidualModel(nn.Module):
         prediction. Chosen in the first view; each view has Gaussians of its own, since a mirrored product is another.
         """
         if len(self.candidates) > 1:
-            self._choose(batches, partial(residuals, view=views[0]), finish, views[0])
+            self._choose(batches, lambda batch: residuals(batch, views[0]), finish, views[0])
         (model,) = self.candidates.values()
-        self.views = nn.ModuleList(deepcopy(model) for _ in views[1:])
+        self.views = Modules(deepcopy(model) for _ in views[1:])
         for own, view in zip((model, *self.views), views, strict=True):
             seen = tqdm(batches, f"calibrate {view.label}", delay=2, leave=False)
             own.fit(residuals(batch, view) for batch in seen)
@@ -154,21 +155,23 @@ class SelectedResidualModel(nn.Module):
                 by_pixel.update(map.cpu(), batch.mask, batch.label.tolist())
         for name, (by_image, by_pixel) in trials.items():
             values = by_image.compute().values | by_pixel.compute().values
-            self.trials[name] = {key: round(values[key], 4) for key in CRITERIA}
+            self.trials[name] = {key: round(values[key] or 0.0, 4) for key in CRITERIA}
         best = max(self.trials, key=lambda name: sum(self.trials[name].values()))
         log.info("residual model '%s' suits the OK images best: %s", best, self.trials)
-        self.candidates = nn.ModuleDict({best: self.candidates[best]})
+        self.candidates = NamedModules[ResidualModel]({best: self.candidates[best]})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A saved model holds the chosen candidate alone, and one twin of it for each further view."""
         head = f"{prefix}candidates."
         stored = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
         if stored:
-            self.candidates = nn.ModuleDict({name: model for name, model in self.candidates.items() if name in stored})
+            self.candidates = NamedModules[ResidualModel](
+                {name: model for name, model in self.candidates.items() if name in stored}
+            )
             head = f"{prefix}views."
             twins = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
             # while training goes on nothing is chosen yet, and there are no twins
-            self.views = nn.ModuleList(deepcopy(*self.candidates.values()) for _ in twins)
+            self.views = Modules(deepcopy(next(iter(self.candidates.values()))) for _ in twins)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, ItemsView, Iterator, Sequence, ValuesView
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Modules(nn.ModuleList, Generic[M]):
+    """A ModuleList that says of what."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, idx: int) -> M: ...  # type: ignore[override]  # nothing here is sliced
+        def __iter__(self) -> Iterator[M]: ...
+
+
+class NamedModules(nn.ModuleDict, Generic[M]):
+    """A ModuleDict that says of what."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> M: ...
+        def items(self) -> ItemsView[str, M]: ...
+        def values(self) -> ValuesView[M]: ...
 
 
 class Fitted(nn.Module):
@@ -23,10 +44,10 @@ class Fitted(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class PerView(nn.ModuleList):
+class PerView(Modules[M]):
     """One fitted module for each view, since a mirrored product is another: one at first, or as many as were saved."""
 
-    def __init__(self, make: Callable[[], nn.Module]) -> None:
+    def __init__(self, make: Callable[[], M]) -> None:
         super().__init__([make()])
         self.make = make
 
@@ -90,6 +111,9 @@ class Whitening(Fitted):
     shrinkage: share of the mean variance that is added to each eigenvalue.
     """
 
+    mean: Tensor
+    matrix: Tensor
+
     def __init__(self, shrinkage: float = 0.01) -> None:
         super().__init__()
         self.shrinkage = shrinkage
@@ -122,6 +146,9 @@ class PositionGaussian(Fitted):
         ridge: Share of the pooled mean variance added to the diagonal.
     """
 
+    mean: Tensor
+    precision_root: Tensor
+
     def __init__(self, shrinkage: float | str = "auto", ridge: float = 0.01) -> None:
         super().__init__()
         if isinstance(shrinkage, str) and shrinkage != "auto":
@@ -140,7 +167,7 @@ class PositionGaussian(Fitted):
         pooled = own.mean(0)
         identity = torch.eye(pooled.shape[0], dtype=own.dtype, device=own.device)
         floor = self.ridge * pooled.diagonal().mean() * identity
-        if self.shrinkage == "auto":
+        if isinstance(self.shrinkage, str):
             covariance = _shrunk(own, pooled + floor, moments.count)
         else:
             covariance = (1 - self.shrinkage) * own + self.shrinkage * pooled

@@ -13,7 +13,7 @@ from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import mean_squared_distance
 from anomalib_lite.detectors.model import Batches, weighted_mean
 from anomalib_lite.detectors.residual import SelectedResidualModel
-from anomalib_lite.detectors.statistics import Moments, Whitening
+from anomalib_lite.detectors.statistics import Modules, Moments, Whitening
 
 
 class STFPM(Distillation):
@@ -44,7 +44,7 @@ class STFPM(Distillation):
         super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
         self.student = backbone(weights="none")
         channels = self.teacher.channels
-        self.whitening = nn.ModuleList(whitening() for _ in channels) if whitening else None
+        self.whitening = Modules[Whitening](whitening() for _ in channels) if whitening else None
         self.heads = nn.ModuleList(nn.Conv2d(c, c, 1) for c in channels) if whitening else None
         self.built()
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
+from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.statistics import PerView
+from anomalib_lite.detectors.statistics import Modules, PerView
 from anomalib_lite.detectors.template_terms import NormalDifference, feature_distance, pixel_difference, shrink
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import Alignment
@@ -52,15 +53,16 @@ class TemplateComparison(Method):
         if reach is None and tolerance is None:
             raise UserError("detector.reach and detector.tolerance are both null: that leaves nothing to compare.")
         self.backbone = None if reach is None else backbone().requires_grad_(False).eval()
-        if self.backbone and len(reach) != len(self.backbone.channels):
+        self.reach = list(reach or ())
+        if self.backbone is not None and len(self.reach) != len(self.backbone.channels):
             raise UserError(
-                f"detector.reach has {len(reach)} values for the backbone's {len(self.backbone.channels)} layers: "
+                f"detector.reach has {len(self.reach)} values for the backbone's {len(self.backbone.channels)} layers: "
                 "give one each."
             )
-        self.alignment, self.reach = alignment, reach
+        self.alignment = alignment
         self.tolerance, self.pixel_blur = tolerance, pixel_blur
-        units = [FEATURE_UNIT] * len(reach or ()) + [PIXEL_UNIT] * (tolerance is not None)
-        self.weights = [1.0] * len(reach or ()) + [pixel_weight] * (tolerance is not None)
+        units = [FEATURE_UNIT] * len(self.reach) + [PIXEL_UNIT] * (tolerance is not None)
+        self.weights = [1.0] * len(self.reach) + [pixel_weight] * (tolerance is not None)
         self.normal = PerView(partial(_normals, normal, units))
         self.to(memory_format=torch.channels_last)
 
@@ -112,16 +114,16 @@ class TemplateComparison(Method):
             image_last, template_last = (t.contiguous(memory_format=torch.channels_last) for t in (image, template))
             pairs = zip(self.backbone(image_last), self.backbone(template_last), self.reach, strict=True)
             terms = [feature_distance(a, b, reach) for a, b, reach in pairs]
-            terms = [t * (F.adaptive_avg_pool2d(seen.float(), t.shape[-2:]) == 1) for t in terms]
+            terms = [t * (F.adaptive_avg_pool2d(seen.float(), size_of(t)) == 1) for t in terms]
         if self.tolerance is not None:
             a, b = (t if self.pixel_blur is None else self.pixel_blur(t) for t in (image, template))
             terms.append(pixel_difference(a, b, self.tolerance) * shrink(seen, self.tolerance + 1))
         return terms
 
 
-def _normals(make: Callable[..., NormalDifference], units: Sequence[float]) -> nn.ModuleList:
+def _normals(make: Callable[..., NormalDifference], units: Sequence[float]) -> Modules[NormalDifference]:
     """What is normal of each term, by its unit."""
-    return nn.ModuleList(make(unit=unit) for unit in units)
+    return Modules(make(unit=unit) for unit in units)
 
 
 def required(template: Tensor | None) -> Tensor:

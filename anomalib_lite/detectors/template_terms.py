@@ -86,6 +86,9 @@ class NormalDifference(Fitted):
     position, so that few OK images suffice. smooth: positions to either side over which mean and variance are averaged.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, scope: str, unit: float, shrinkage: float = 0.1, smooth: int = 1) -> None:
         super().__init__()
         if scope not in SCOPES:

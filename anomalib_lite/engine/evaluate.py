@@ -42,7 +42,7 @@ class Evaluation:
 
     metrics: dict[str, Any]
     outcomes: list[Outcome]
-    pixel_points: dict[str, Any] | None
+    pixel_points: Mapping[str, Any] | None
     seconds: float
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning
 import torch
@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
 
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.errors import UserError
 
@@ -92,7 +93,7 @@ class OnDevice:
     """A loader whose batches come on a device."""
 
     def __init__(self, batches: DataLoader[Batch], device: torch.device) -> None:
-        self.batches, self.device, self.dataset = batches, device, batches.dataset
+        self.batches, self.device, self.dataset = batches, device, cast(ImageSet, batches.dataset)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -125,7 +125,7 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 def expand_values(cfg: DictConfig | ListConfig) -> None:
     """Of a configuration, in place: those that come from files."""
     for key in range(len(cfg)) if isinstance(cfg, ListConfig) else list(cfg):
-        node = cfg._get_node(key)
+        node: Any = cfg._get_node(key)
         value = node._value()
         if isinstance(node, (DictConfig, ListConfig)):
             if not (node._is_none() or node._is_missing() or node._is_interpolation()):
@@ -250,7 +250,7 @@ def _options(*, _root_: DictConfig) -> str:
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     found = [p.name for p in conf_dir().iterdir() if p.is_dir()] if not prefix else []
     for key in cfg:
-        name = f"{prefix}{key}"
+        name = prefix + str(key)
         found.append(name)
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():

@@ -46,7 +46,9 @@ def _compare(cfg: DictConfig) -> None:
     for run, state, reason in table.left_out:
         log.warning("left out, %s: %s (%s)", state, run, reason)
     metrics = _list(cfg.metrics)
-    settings = Settings(metrics and tuple(metrics), cfg.reference, cfg.resamples, cfg.confidence, cfg.seed, cfg.margin)
+    settings = Settings(
+        tuple(metrics) if metrics else None, cfg.reference, cfg.resamples, cfg.confidence, cfg.seed, cfg.margin
+    )
     found = compare(table, settings)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     log.info("%s", write_all(found, output))

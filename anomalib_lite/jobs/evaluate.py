@@ -111,7 +111,7 @@ def _runs(asked: Any) -> list[Path]:
 def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
     """By name; None is the runs' own data."""
     if not cfg.sets:  # data=null leaves no such key
-        return {HydraConfig.get().runtime.choices.data or "own": cfg.get("data")}
+        return {HydraConfig.get().runtime.choices.get("data") or "own": cfg.get("data")}
     if cfg.get("data"):
         raise UserError("Name the data sets either by data=... or by sets={...}, not by both.")
     sets: dict[str, DictConfig | None] = {}

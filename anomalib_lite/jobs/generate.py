@@ -64,7 +64,7 @@ def main(cfg: DictConfig) -> float | None:
     run.start(config, environment(cfg.seed, data_hash) | chosen())
     with run.guarded(), tracked(Tracking(**cfg.tracking), run, cfg.force) as tracker:
         with run.stage("generate"):
-            order = read_order(OmegaConf.to_container(cfg.generator, resolve=True), cfg.seed)
+            order = read_order(config["generator"], cfg.seed)
             artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)
             made = generated_set(order, splits.train, template, data_hash, artifacts, tracker, anew=cfg.force)
         _copy(made, run.path)

@@ -29,7 +29,9 @@ STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json
 LONGEST_NAME = 120
 CURVE_POINTS = 200
 PATIENCE = 5.0  # seconds that W&B's server gets to answer at all
-OFF = {  # what wandb would take down by itself: host, user, e-mail, command line, paths, git remote, packages, code
+OFF: dict[
+    str, Any
+] = {  # what wandb would take down by itself: host, user, e-mail, command line, paths, git remote, packages, code
     "x_disable_meta": True,
     "x_disable_machine_info": True,
     "x_disable_stats": True,
@@ -170,7 +172,7 @@ class WandbTracker(Tracker):
             media[f"curves/{name}"] = wandb.plot.line(points, x_label, y_label, title=name)
         if findings.defects and findings.defects[1]:
             columns, rows = findings.defects
-            media["defects"] = wandb.Table(columns=columns, data=rows)
+            media["defects"] = wandb.Table(columns=[*columns], data=rows)
         if media:
             self.run.log(media)
         if self.with_files:
@@ -216,7 +218,7 @@ def _tells(key: str) -> bool:
     return head not in (*UNDEFINING, "experiment", "hydra") and not (head == "data" and tail in WHERE)
 
 
-def _mode(tracking: Tracking) -> str:
+def _mode(tracking: Tracking) -> Any:  # one of wandb's own words
     """Online where a key is set and the server answers; nobody waits for one that does not."""
     mode = tracking.mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "online" and not _reachable(_server()):

@@ -20,6 +20,8 @@ class GaussianBlur(nn.Module):
     Errors: UserError for a sigma that is none, and for a map no larger than the kernel's reach of 4 sigma.
     """
 
+    kernel: torch.Tensor
+
     def __init__(self, sigma: float = 4.0) -> None:
         super().__init__()
         if not 0 <= sigma < float("inf"):
@@ -84,10 +86,10 @@ class TopKScore(nn.Module):
                 "The score's pixels must be a whole number, 1 or more, or a share above 0.0 and at most 1.0, not "
                 f"{pixels!r}."
             )
-        self.count, self.share = (pixels, None) if whole else (None, pixels)
+        self.pixels = pixels
 
     def forward(self, map: torch.Tensor) -> torch.Tensor:
         flat = map.flatten(1)
         size = flat.shape[1]
-        count = min(self.count, size) if self.share is None else max(1, round(self.share * size))
+        count = min(self.pixels, size) if isinstance(self.pixels, int) else max(1, round(self.pixels * size))
         return flat.topk(count, dim=1, sorted=False).values.mean(dim=1)

@@ -176,7 +176,7 @@ class Sheet:
     perspective: float = setting(0.012, "how much larger a panel's nearer side is, at most", least=0)
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, type]] = {
     "data": {
         "mvtec_ad": MVTecAD, "btad": BTAD, "mpdd": MPDD, "visa": VisA, "real_iad": RealIAD, "mtd": MTD,
         "ksdd2": KSDD2, "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder, "deeppcb": DeepPCB,

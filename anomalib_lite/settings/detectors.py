@@ -205,7 +205,7 @@ class TopK(Scoring):
     score: Any = setting(TopKScore, "the mean of the largest pixels: steadier, blinder to tiny defects")
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, type]] = {
     "backbone": {"backbone": Backbone},
     "detector": {
         "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,

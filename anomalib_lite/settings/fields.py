@@ -78,7 +78,8 @@ def pixels(value: Any) -> str:
 def explain(cfg: DictConfig) -> str:
     """The configuration as YAML, with each field's help beside its value."""
     helps = {name: _help(field) for name, _, field in _fields(cfg, resolve=False)}
-    lines, stack = [], []
+    lines: list[str] = []
+    stack: list[str] = []
     for line in OmegaConf.to_yaml(cfg).splitlines():
         key, colon, _ = line.partition(":")
         depth = (len(line) - len(line.lstrip())) // 2
@@ -97,7 +98,8 @@ def _fields(cfg: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[
     kind = OmegaConf.get_type(cfg)
     described = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
     for key in cfg:
-        node, name = cfg._get_node(key), f"{prefix}{key}"
+        node: Any = cfg._get_node(key)
+        name = prefix + str(key)
         if key in described and "help" in described[key].metadata:
             referred = OmegaConf.is_missing(cfg, key) or node._is_interpolation()  # checked where it stands
             yield name, cfg[key] if resolve and not referred else None, described[key]

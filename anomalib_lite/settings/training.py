@@ -223,7 +223,7 @@ class WandB(Tracking):
     artifacts: bool = setting(True, "the model and the report, too; false: numbers, curves and images alone")
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, type]] = {
     "mode": {"no_template": Mode, "template": TemplateMode},
     "augment": {"none": Augment},
     "teacher": {"teacher": Teacher},

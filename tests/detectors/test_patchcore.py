@@ -26,7 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def detector(**options: Any) -> PatchCore:
-    return PatchCore(small.backbone, **{"bank": 60} | options)
+    return PatchCore(small.backbone, **{"bank": 60, "levels": None} | options)
 
 
 def numpy_patches(model: PatchCore, images: ImageSet, rows: list[int]) -> np.ndarray:
