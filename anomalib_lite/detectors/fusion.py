@@ -144,8 +144,8 @@ class Fusion(Method):
 
     def _gather(self, pictures: Iterable[Pair], view: View, what: str, count: int) -> Looks:
         gathered: dict[str, list[Tensor]] = {}
-        for part in tqdm(pictures, f"{what}, {view.label}", count, delay=2, leave=False):
-            for name, look in self._look(*part, view).items():
+        for image, template in tqdm(pictures, f"{what}, {view.label}", count, delay=2, leave=False):
+            for name, look in self._look(image, template, view).items():
                 gathered.setdefault(name, []).append(look.half().cpu())
         return {name: torch.cat(looks) for name, looks in gathered.items()}
 

@@ -15,7 +15,7 @@ from anomalib_lite.data.images import ImageSet
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion
 from anomalib_lite.detectors.template import TemplateComparison
-from anomalib_lite.detectors.template_scale import NormalDifference
+from anomalib_lite.detectors.template_terms import NormalDifference
 from anomalib_lite.errors import UserError
 from tests.detectors import small
 

@@ -8,7 +8,6 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from anomalib_lite.detectors.template_terms import NormalDifference, feature_distance, pixel_difference, shrink
 from torch import Tensor, nn
 
 from anomalib_lite.augment.tta import TestTimeAugmentation
@@ -16,6 +15,7 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.template import TemplateComparison
+from anomalib_lite.detectors.template_terms import NormalDifference, feature_distance, pixel_difference, shrink
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import Alignment
 from anomalib_lite.scoring import GaussianBlur, MaxScore
