@@ -74,7 +74,7 @@ def _keep_memory() -> None:
     if sys.platform != "linux" or os.environ.get(MALLOC_SWITCH) == "0" or any(k in os.environ for k in MALLOC):
         return
     os.environ.update(MALLOC)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
             f"host={host} lets other machines read the crops and change the labels: use host=127.0.0.1, or say "
             "allow_remote=true where that is what you want."
         )
-    if host in ("", "0.0.0.0", "::"):
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - to refuse it
         raise UserError(
             "Name the address that the page is opened with, for example host=192.168.0.5; the server answers to no "
             "other name."

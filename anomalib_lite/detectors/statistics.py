@@ -62,6 +62,8 @@ class PerView(Modules[M]):
             self.reset(len(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+TINY = 1e-12  # a variance below is rounding
+
 
 class Moments:
     """Streaming mean and covariance over rows, in float64."""
@@ -123,7 +125,7 @@ class Whitening(Fitted):
     def fit(self, moments: Moments) -> None:
         mean, covariance = moments.mean_and_covariance()
         values, vectors = torch.linalg.eigh(covariance)
-        scale = (values.clamp(min=0) + self.shrinkage * values.mean()).rsqrt()
+        scale = (values.clamp(min=0) + self.shrinkage * values.mean()).clamp_min(TINY).rsqrt()
         self.mean = mean.float()
         self.matrix = ((vectors * scale) @ vectors.T).float().contiguous()
 
@@ -166,7 +168,10 @@ class PositionGaussian(Fitted):
         mean, own = moments.mean_and_covariance()
         pooled = own.mean(0)
         identity = torch.eye(pooled.shape[0], dtype=own.dtype, device=own.device)
-        floor = self.ridge * pooled.diagonal().mean() * identity
+        scale = pooled.diagonal().mean()
+        if scale <= TINY * mean.square().mean():  # of one image nothing varies: the spread over its positions stands in
+            scale = mean.var(0, correction=0).mean()
+        floor = self.ridge * scale.clamp_min(TINY) * identity
         if isinstance(self.shrinkage, str):
             covariance = _shrunk(own, pooled + floor, moments.count)
         else:

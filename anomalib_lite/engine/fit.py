@@ -29,6 +29,7 @@ from anomalib_lite.engine.evaluate import (
 from anomalib_lite.engine.inputs import Inputs, make_inputs
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.trainer import OnDevice, Progress, fit_model, make_trainer
+from anomalib_lite.errors import UserError
 from anomalib_lite.report.generated import FOLDER as GENERATED
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -162,10 +163,10 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
         loader(train, plan.batch_size, shuffle_seed=plan.seed),
         loader(val, plan.batch_size),
         ckpt_path=last,
-        weights_only=False,  # our own file: optimizer state and history
+        weights_only=True,
     )
     if plan.keep == "best":
-        kept = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=False)
+        kept = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
         model.load_state_dict(kept["state_dict"])
     save_file(_on_cpu(model.method.trained_state()), folder / WEIGHTS)
     shutil.copy(run.path / HISTORY, folder)
@@ -179,8 +180,13 @@ def _resumable(checkpoints: Path) -> Path | None:
         return None
     try:
         for file in checkpoints.glob("*.ckpt"):
-            torch.load(file, map_location="cpu", weights_only=False)
+            torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling makes of half a file
+        if "GLOBAL" in str(error):
+            raise UserError(
+                f"{file} holds code, which no checkpoint of ours does: it is not run. Delete {checkpoints}, and "
+                "find out who wrote there."
+            ) from error
         log.warning("%s is torn (%s): the training starts anew", file, type(error).__name__)
         shutil.rmtree(checkpoints)
         return None

@@ -29,6 +29,7 @@ from anomalib_lite.engine.build import Judge, build_judge
 from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_collector, run_over
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.trainer import devices_of
+from anomalib_lite.engine.trust import check_targets
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.pictures import overlay
 from anomalib_lite.runs.atomic import atomic_path, write_text
@@ -65,12 +66,15 @@ class TrainedRun:
         return with_template(splits, self.golden) if own and self.golden else splits
 
 
-def open_run(path: str | Path) -> TrainedRun:
+def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     """A finished run with its model on its device. The backbone's weights come from the run.
 
-    Errors: UserError where there is no finished training, or where one of its files is torn or of an older version.
+    trusted: packages whose code the run's configuration may name, beside this one.
+    Errors: UserError where there is no finished training, where one of its files is torn or of an older version, or
+    where its configuration names code that is not trusted.
     """
     run = open_finished(path)
+    check_targets(run.config, trusted)
     try:
         judge = build_judge(run.config)
         threshold = Threshold.from_dict(run.threshold)

@@ -77,7 +77,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     from anomalib_lite.engine.results import in_words
     from anomalib_lite.engine.trainer import prepare_process
 
-    trained = open_run(run_folder)
+    trained = open_run(run_folder, texts(cfg.trust))
     prepare_process(trained.judge.seed, trained.judge.threads)
     config = trained.run.config
     if data is not None:

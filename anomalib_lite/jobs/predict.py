@@ -34,7 +34,7 @@ class SkippedImages(UserError):
 def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.predict import open_run, predict, readable  # torch takes seconds
 
-    trained = open_run(str(cfg.run))
+    trained = open_run(str(cfg.run), texts(cfg.trust))
     paths = expand(texts(cfg.images), Path())
     good, broken = readable(paths)
     output = Path(str(cfg.output)).expanduser()

@@ -75,7 +75,7 @@ def write_generated_report(
         guard=guard_words(quality),
         missing=dict(quality["missing"]),
         groups=[(kept, [one for one in shown if one[0].kept is kept]) for kept in (True, False)],
-        drawings={name: Markup(ink.to_svg(figure)) for name, figure in drawings.items() if figure is not None},
+        drawings={name: Markup(ink.to_svg(fig)) for name, fig in drawings.items() if fig is not None},  # noqa: S704
         config=yaml_lines(yaml.safe_dump(dict(settings), sort_keys=False)),
     )
     write_text(folder / "generated.html", page)

@@ -47,7 +47,9 @@ def _commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(  # noqa: S603 - our own arguments, without a shell
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=20
+        )
         return done.stdout.strip()
 
     try:

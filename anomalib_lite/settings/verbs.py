@@ -76,6 +76,7 @@ class Evaluate(Verb):
         None, "several data sets by a name of yours: {NAME: {data: mtd, root: DIR}}; null is each run's own data"
     )
     output: str | None = setting(None, "folder to write to; null: <run>/evaluation-<name>")
+    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
     tracking: Any = None
 
 
@@ -90,6 +91,7 @@ class Predict(Verb):
     overlays: bool = setting(
         True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"
     )
+    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
     maps: bool = setting(True, "maps/*.tiff: the anomaly map, 32-bit float, at the detector's resolution")
 
 

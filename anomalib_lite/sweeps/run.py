@@ -69,7 +69,9 @@ class Training:
         with self.log.open("ab") as stream:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
             # a session of its own: Ctrl-C reaches the sweep, which ends its trials itself
-            self.process = subprocess.Popen(self.command, start_new_session=True, env=environment, **streams)
+            self.process = subprocess.Popen(  # noqa: S603 - ourselves, without a shell
+                self.command, start_new_session=True, env=environment, **streams
+            )
         return self
 
     @property

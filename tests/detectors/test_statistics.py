@@ -202,3 +202,12 @@ def test_a_saved_model_gives_the_same_map_to_the_bit():
     gaussian, fresh = fitted(made(40, 0)), PositionGaussian()
     fresh.load_state_dict(gaussian.state_dict())
     assert torch.equal(gaussian(made(4, 1)), fresh(made(4, 1)))
+
+
+@pytest.mark.parametrize("shrinkage", ["auto", 0.0, 0.5])
+def test_one_image_and_copies_of_it_are_enough(shrinkage: float | str):
+    """Nothing varies, so the spread over the positions stands in; the image itself has no distance, others do."""
+    one, other = made(1, seed=0), made(1, seed=1)
+    for features in (one, one.repeat(5, 1, 1, 1), torch.ones_like(one)):
+        gaussian = fitted(features, shrinkage=shrinkage)
+        assert gaussian(features).abs().max() < 1e-3 and 0 < gaussian(other).mean() < float("inf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from lightning import Trainer
 
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine import fit as training
+from anomalib_lite.errors import UserError
 from tests.commands import Command, one_thread
 
 # ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk
@@ -207,3 +209,20 @@ def test_force_starts_from_the_beginning(run_verb: Command, tiny: list[str], tmp
     done = run_verb(*overrides(tiny, tmp_path), "force=true")
     assert done.status == 0 and "resuming" not in done.err
     assert same(run, undisturbed)
+
+
+class Planted:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_planted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    torch.save({"state_dict": Planted(tmp_path / "mark")}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="holds code"):
+        training._resumable(tmp_path)
+    assert not (tmp_path / "mark").exists()

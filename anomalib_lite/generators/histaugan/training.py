@@ -153,7 +153,7 @@ def train(
         log.info("resuming HistAuGAN's training from %s", last)
     batches = training_batches(images, length, schedule.batch, module.seed)
     resume = last if last.is_file() else None
-    trainer.fit(module, batches, ckpt_path=resume, weights_only=False)  # our own file: optimizer states
+    trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
 
 
 def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: dict[str, Any]) -> None:

@@ -1,0 +1,66 @@
+"""A foreign run folder runs no code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from anomalib_lite.engine.trust import check_targets
+from anomalib_lite.errors import UserError
+from tests.commands import Command
+
+PLANTED = (
+    "os.system",
+    "builtins.eval",
+    "planted.run",
+    "torch.load",
+    "torch.hub.load",
+    "torch.nn.modules.module.warnings.warn",
+    "anomalib_lite.data.files.os.system",
+    "anomalib_lite.runs.atomic.write_text",
+    "anomalib_lite.detectors_of_mine.run",
+    "anomalib_lite.detectors.absent.Absent",
+    "${oc.env:HOME}",
+    7,
+)
+
+
+@pytest.mark.parametrize("target", PLANTED)
+def test_a_target_of_other_code_is_refused_wherever_it_stands(target: object) -> None:
+    for settings in ({"detector": {"_target_": target}}, {"trainer": {"callbacks": [{"a": {"_target_": target}}]}}):
+        with pytest.raises(UserError, match="none of this package's parts"):
+            check_targets(settings)
+
+
+def test_an_interpolation_that_makes_an_object_is_refused() -> None:
+    with pytest.raises(UserError, match="none of this package's parts"):
+        check_targets({"detector": "${oc.create:{_target_:os.system}}"})
+
+
+def test_known_parts_and_packages_of_the_users_own_are_accepted() -> None:
+    known = ("torch.optim.SGD", "torch.optim.lr_scheduler.OneCycleLR", "kornia.augmentation.RandomAffine")
+    own = (
+        "lightning.Trainer",
+        "anomalib_lite.backbones.build",
+        "anomalib_lite.data.layouts.mtd",
+        "anomalib_lite.scoring.GaussianBlur",
+    )
+    check_targets({"parts": [{"_target_": target} for target in (*known, *own)]})
+    check_targets({"detector": {"_target_": "mine.model.Mine"}}, ["mine"])
+    with pytest.raises(UserError, match="trust=mineral"):
+        check_targets({"detector": {"_target_": "mineral.Mine"}}, ["mine"])
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_predict_and_evaluate_refuse_a_planted_target(run_verb: Command, tmp_path: Path, verb: str) -> None:
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    run.mkdir()
+    planted = {"_target_": "os.mkdir", "path": str(mark)}
+    OmegaConf.save({"detector": planted, "data": planted}, run / "config.yaml")
+    (run / "threshold.json").write_text('{"image": 1}')
+    (run / "model.safetensors").write_bytes(b"")
+    done = run_verb(verb, f"run={run}", *(["images=."] if verb == "predict" else []))
+    assert done.status == 2 and "detector._target_ is 'os.mkdir'" in done.err and "Traceback" not in done.err
+    assert not mark.exists()
