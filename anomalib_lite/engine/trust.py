@@ -47,10 +47,12 @@ def check_targets(settings: Mapping[str, Any], trusted: Collection[str] = ()) ->
     for place, target in _targets(settings):
         if not (_within(target, known) and (_within(target, trusted) or _is_what_it_says(target, known))):
             package = str(target).partition(".")[0]
-            own = "The run is of an older version, or was changed: train it again."
+            way = f"If it is your own, add trust={package}."
+            if package == "anomalib_lite":
+                way = "The run is of an older version, or was changed: train it again."
             raise UserError(
                 f"The run's config.yaml names code that is none of this package's parts: {place} is {target!r}. "
-                f"Nothing of it was run. {own if package == 'anomalib_lite' else f'If it is your own, add trust={package}.'}"
+                f"Nothing of it was run. {way}"
             )
 
 
