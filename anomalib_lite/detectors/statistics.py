@@ -62,6 +62,7 @@ class PerView(Modules[M]):
             self.reset(len(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+
 TINY = 1e-12  # a variance below is rounding
 
 
