@@ -24,9 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, Score, find_crops, read_scores
-from anomalib_lite.annotate.images import browser_image
 from anomalib_lite.annotate.security import Guard, allowed_hosts
-from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, Store
+from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, Store, browser_image
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)

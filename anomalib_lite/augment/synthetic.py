@@ -11,10 +11,14 @@ second. It returns how much of the change each pixel gets, float32 (H, W) in [0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
+import torch
+
+from anomalib_lite.data.images import ImageSet, to_float, to_pixels
+from anomalib_lite.data.sample import NOK, OK, UNNUMBERED, Batch
 
 Field = np.ndarray
 Drawn = tuple[Field, np.ndarray]
@@ -308,3 +312,32 @@ def _islands(
     field = cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC)
     islands = (field > np.quantile(field, 1 - rng.uniform(*share))).astype(np.float32)
     return cv2.GaussianBlur(islands, (0, 0), soft * min(shape) / 256)
+
+
+def drawn_batches(
+    images: ImageSet,
+    tried: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+    size: int = 16,
+    kinds: Sequence[Kind] | None = None,
+) -> Iterator[Batch]:
+    """The images numbered `tried` as they are, then `count` copies of them with one drawn defect each, with masks.
+
+    size: of the batches. kinds: of the defects, see `synthesize`.
+    """
+    plain = [(index, False) for index in tried]
+    drawn = [(tried[k % len(tried)], True) for k in range(count)]
+    for start in range(0, len(plain) + len(drawn), size):
+        part = (plain + drawn)[start : start + size]
+        batch = images[[index for index, _ in part]]
+        pixels = to_pixels(batch.image)
+        others = images[rng.choice(tried, len(part)).tolist()]
+        textures = to_pixels(others.image)
+        for k, (_, defective) in enumerate(part):
+            if defective:
+                pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds)
+                batch.mask[k, 0] = torch.from_numpy(mask)
+                batch.label[k] = NOK if mask.any() else OK
+        batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)
+        yield batch

@@ -17,8 +17,8 @@ import pandas as pd
 from anomalib_lite.comparison.runs import COSTS, Run, read_run
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.runs.flat import flat
 from anomalib_lite.runs.folder import UNDEFINING
+from anomalib_lite.runs.overrides import flat
 
 Column = list[str]  # a label for each run
 

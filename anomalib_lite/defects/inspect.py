@@ -14,12 +14,10 @@ import numpy as np
 
 from anomalib_lite.data.decode import resize_image
 from anomalib_lite.defects.layout import TEXT, Layout, find_layout
-from anomalib_lite.defects.measures import Scene, measure, occupied
+from anomalib_lite.defects.measures import Scene, box_of, measure, occupied
 from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, relit
 from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions
-from anomalib_lite.defects.rules import classify
-from anomalib_lite.defects.settings import DefectSettings, read_settings
-from anomalib_lite.defects.shape import box_of
+from anomalib_lite.defects.rules import DefectSettings, classify, read_settings
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_json
 

@@ -1,4 +1,4 @@
-"""Patches to remember: gathered within a stated memory, and a few of them that cover all."""
+"""Patches to remember: gathered within a stated memory, a few of them that cover all, and the nearest of those."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors.model import Batches
+
+QUERIES, ROWS = 1024, 4096  # rows of a block: its distances take 16 MB
+
 
 POOL = 4096  # candidates that are searched between two passes over all
 
@@ -105,3 +108,37 @@ def _approach(nearest: Tensor, rows: Tensor, squares: Tensor, centres: Tensor, b
         part = slice(start, start + block)
         distances = torch.addmm(lengths, rows[part], points.T, alpha=-2).amin(1) + squares[part]
         torch.minimum(nearest[part], distances.clamp_min_(0), out=nearest[part])
+
+
+def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """Euclidean distance to the nearest row of the bank (M, C), and its index: both (Q,) for queries (Q, C).
+
+    Which row is nearest is found from |q|^2 - 2 q b + |b|^2, whose rounding can only confuse rows that are as near; the
+    distance is then taken from the difference itself, so that it is exact where it is small, too.
+    """
+    lengths = bank.square().sum(1)
+    index = torch.cat([_nearest_index(part, bank, lengths) for part in queries.split(QUERIES)])
+    return torch.linalg.vector_norm(queries - bank[index], dim=1), index
+
+
+def nearest_several(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `nearest`, for the `count` nearest rows, nearest first: both (Q, count), fewer where the bank holds fewer."""
+    count, lengths = min(count, len(bank)), bank.square().sum(1)
+    indices = []
+    for part in queries.split(QUERIES):
+        scores = torch.addmm(lengths, part, bank.T, alpha=-2)
+        indices.append(scores.topk(count, largest=False).indices)
+    index = torch.cat(indices)
+    distances = torch.linalg.vector_norm(queries[:, None] - bank[index], dim=2)
+    distances, order = distances.sort(dim=1)
+    return distances, index.gather(1, order)
+
+
+def _nearest_index(queries: Tensor, bank: Tensor, lengths: Tensor) -> Tensor:
+    smallest, index = queries.new_full((len(queries),), torch.inf), queries.new_zeros(len(queries), dtype=torch.long)
+    for start in range(0, len(bank), ROWS):
+        part = slice(start, start + ROWS)
+        scores, found = torch.addmm(lengths[part], queries, bank[part].T, alpha=-2).min(1)
+        nearer = scores < smallest
+        smallest, index = torch.where(nearer, scores, smallest), torch.where(nearer, found + start, index)
+    return index

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomalib_lite.detectors.coreset import nearest
 from anomalib_lite.detectors.looks import NAMES, blurred
-from anomalib_lite.detectors.neighbours import nearest
 from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
 from anomalib_lite.errors import UserError
 

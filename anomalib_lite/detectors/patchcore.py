@@ -10,10 +10,15 @@ from torch import Tensor
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.coreset import gather_candidates, greedy_centres, random_projection
+from anomalib_lite.detectors.coreset import (
+    gather_candidates,
+    greedy_centres,
+    nearest,
+    nearest_several,
+    random_projection,
+)
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.neighbours import nearest, nearest_several
 from anomalib_lite.detectors.statistics import Fitted, Moments, Whitening
 from anomalib_lite.errors import UserError
 

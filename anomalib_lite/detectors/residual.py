@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anomalib_lite.augment.drawn import drawn_batches
+from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.levels import check_fusion, fuse, size_of

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from anomalib_lite.augment.drawn import drawn_batches
+from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome

@@ -28,13 +28,12 @@ from anomalib_lite.engine.evaluate import (
 )
 from anomalib_lite.engine.inputs import Inputs, make_inputs
 from anomalib_lite.engine.results import conclude
-from anomalib_lite.engine.trainer import OnDevice, Progress, fit_model, make_trainer
+from anomalib_lite.engine.trainer import History, OnDevice, Progress, fit_model, make_trainer
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.generated import FOLDER as GENERATED
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder
-from anomalib_lite.runs.history import History
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
 

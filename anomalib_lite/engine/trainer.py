@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import lightning
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.atomic import atomic_path
 
 # its import makes these loggers talk about hardware and its makers' services, and prints warnings twice
 logging.getLogger("lightning").handlers.clear()
@@ -128,3 +131,28 @@ def _listed(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+class History(Callback):
+    """history.csv: one row an epoch with the losses; rewritten whole, so that it is never torn."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        losses = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append({"epoch": trainer.current_epoch + 1, **losses, "learning_rate": rate})
+        if not trainer.is_global_zero:
+            return
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)

@@ -1,4 +1,4 @@
-"""Batches as they come from loaders and detectors, brought to one form for counting."""
+"""Batches of maps, labels and masks, brought to one form for counting."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import numpy as np
 import torch
 
 from anomalib_lite.errors import UserError
+
+SHIFT = 11
+BINS = 1 << (31 - SHIFT)
+_LARGEST_FINITE = 0x7F7FFFFF
+
 
 Array = np.ndarray | torch.Tensor
 Masks = Array | Sequence[Array | None] | None
@@ -77,3 +82,46 @@ def _align(mask: Array | None, label: int | None, plane: tuple[int, ...]) -> np.
     if label == 0 and defect.any():
         raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
     return None if label == 1 and not defect.any() else defect
+
+
+def float_bits(maps: Array) -> np.ndarray:
+    """Bits of every pixel as uint32, of the maps' shape; float32 maps are checked, not copied.
+
+    Raises UserError unless every pixel is finite and >= 0.
+    """
+    values = to_numpy(maps).astype(np.float32, copy=False)
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    if bits.size and bits.max() > _LARGEST_FINITE:  # NaN, infinity or a sign bit
+        _refuse_bad(values)
+        bits = np.abs(values).view(np.uint32)  # only -0.0 is left
+    return bits
+
+
+def to_bins(bits: np.ndarray) -> np.ndarray:
+    """Bin in [0, BINS) of each float, as the index type."""
+    return (bits >> SHIFT).astype(np.intp)
+
+
+def lower_edge(index: int) -> float:
+    """Smallest value that falls into a bin."""
+    return float(np.array(index << SHIFT, np.uint32).view(np.float32))
+
+
+def just_below(index: int) -> float:
+    """Largest value below a bin: `value > just_below(i)` holds for the bins i and above, and for no other."""
+    return float(np.nextafter(np.float32(lower_edge(index)), np.float32(-np.inf)))
+
+
+def _refuse_bad(values: np.ndarray) -> None:
+    problems = {
+        "NaN": np.isnan(values).sum(),
+        "infinite": np.isinf(values).sum(),
+        "negative": (values < 0).sum(),
+    }
+    found = ", ".join(f"{count} {name}" for name, count in problems.items() if count)
+    if found:
+        raise UserError(
+            f"An anomaly map holds bad pixels ({found}, of {values.size}). Maps must be finite and >= 0: NaN "
+            "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
+            "that the detector must shift or square its distance."
+        )

@@ -10,17 +10,20 @@ import numpy as np
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics.batches import (
+    BINS,
     UNNAMED,
     Array,
     Labels,
     Masks,
     Names,
     align_masks,
+    float_bits,
+    just_below,
     known_defects,
     known_labels,
     planes,
+    to_bins,
 )
-from anomalib_lite.metrics.bits import BINS, float_bits, just_below, to_bins
 from anomalib_lite.metrics.counts import MetricResult, absent, aupro, auroc, average_precision, f1_max
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")

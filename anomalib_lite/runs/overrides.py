@@ -98,3 +98,13 @@ def _inner_key(key: Any) -> str:
     if isinstance(key, str) and not BARE.fullmatch(key):
         raise UserError(f"'{key}' cannot be a key within a value on Hydra's command line: letters, digits and _ can.")
     return str(key)
+
+
+def flat(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Name -> value, the keys on the way to it joined; a list, or a mapping that holds nothing, is one value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        inner = isinstance(value, Mapping) and value
+        found |= flat(value, separator, f"{name}{separator}") if inner else {name: value}
+    return found

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.flat import flat
 from anomalib_lite.runs.folder import UNDEFINING, WHERE, RunFolder
+from anomalib_lite.runs.overrides import flat
 
 log = logging.getLogger(__name__)
 KINDS = ("wandb", "csv", "none")

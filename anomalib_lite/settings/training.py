@@ -45,7 +45,7 @@ class Augment:
 
 @dataclass
 class Task:
-    _target_: str = "anomalib_lite.backbones.tasks.CutPaste"
+    _target_: str = "anomalib_lite.backbones.finetuning.CutPaste"
 
 
 @dataclass

@@ -19,9 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import write_json
-from anomalib_lite.runs.flat import flat
 from anomalib_lite.runs.folder import RECORD, RunFolder
-from anomalib_lite.runs.overrides import command_line, overrides
+from anomalib_lite.runs.overrides import command_line, flat, overrides
 from anomalib_lite.sweeps.spec import Objective, Sweep
 from anomalib_lite.sweeps.study import Study
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.annotate.images import browser_image, decode_mask, image_size
+from anomalib_lite.annotate.store import browser_image, decode_mask, image_size
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from anomalib_lite.backbones import Backbone, build
 from anomalib_lite.backbones.finetuning import (
+    CutPaste,
     FineTuning,
+    OKAgainstGenerated,
     Outcome,
     Settings,
     block_of,
@@ -24,7 +26,6 @@ from anomalib_lite.backbones.finetuning import (
     keep_statistics,
     unfreeze_last,
 )
-from anomalib_lite.backbones.tasks import CutPaste, OKAgainstGenerated
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError

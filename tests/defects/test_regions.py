@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from anomalib_lite.defects.measures import box_of
 from anomalib_lite.defects.regions import (
     ExtentConfig,
     LevelsOfMaps,
@@ -13,7 +14,6 @@ from anomalib_lite.defects.regions import (
     extent,
     find_regions,
 )
-from anomalib_lite.defects.shape import box_of
 from anomalib_lite.errors import UserError
 
 

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.rules import Evidence, Severity, Term, TypeRule, classify
-from anomalib_lite.defects.settings import read_settings
+from anomalib_lite.defects.rules import Evidence, Severity, Term, TypeRule, classify, read_settings
 from anomalib_lite.errors import UserError
 from tests.defects.conftest import settings
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.shape import edge_displacement, length_and_width, outline, pieces
+from anomalib_lite.defects.measures import edge_displacement, length_and_width, outline, pieces
 
 
 @pytest.mark.parametrize(("length", "width"), [(60, 1), (60, 3), (80, 6), (50, 9)])

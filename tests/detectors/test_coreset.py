@@ -10,8 +10,13 @@ import torch
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors import coreset, neighbours
-from anomalib_lite.detectors.coreset import gather_candidates, greedy_centres, random_projection
-from anomalib_lite.detectors.neighbours import nearest, nearest_several
+from anomalib_lite.detectors.coreset import (
+    gather_candidates,
+    greedy_centres,
+    nearest,
+    nearest_several,
+    random_projection,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 BANK, QUERIES = (torch.randn(n, 12, generator=GENERATOR) + 5 for n in (90, 50))

@@ -18,22 +18,26 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from anomalib_lite.generators.base import one_device_trainer
-from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise, rmse
 from anomalib_lite.generators.singan.pyramid import (
+    Critic,
     FinishedScale,
     Noise,
     Pyramid,
     PyramidFiles,
     Scale,
+    ScaleGenerator,
     Size,
     channels,
     climb,
     fixed_noise,
+    gradient_penalty,
+    initialise,
     last,
     random_noise,
     reconstruct,
     reconstruction_errors,
     resize,
+    rmse,
     seeded,
 )
 from anomalib_lite.runs.artifacts import artifact_key

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise, rmse
+from anomalib_lite.generators.singan.pyramid import Critic, ScaleGenerator, gradient_penalty, initialise, rmse
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,16 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from anomalib_lite.generators.singan.networks import Critic, ScaleGenerator, gradient_penalty, initialise
-from anomalib_lite.generators.singan.pyramid import Pyramid, Scale, reconstruct, resize
+from anomalib_lite.generators.singan.pyramid import (
+    Critic,
+    Pyramid,
+    Scale,
+    ScaleGenerator,
+    gradient_penalty,
+    initialise,
+    reconstruct,
+    resize,
+)
 from anomalib_lite.generators.singan.training import ScaleTraining, Schedule
 
 

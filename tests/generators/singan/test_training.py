@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from anomalib_lite.generators.singan import training
-from anomalib_lite.generators.singan.networks import Critic
-from anomalib_lite.generators.singan.pyramid import PyramidFiles, pyramid_sizes, to_tensor
+from anomalib_lite.generators.singan.pyramid import Critic, PyramidFiles, pyramid_sizes, to_tensor
 from anomalib_lite.generators.singan.training import Job, ScaleTraining, train_pyramid
 from tests.generators.singan.conftest import QUICK, TINY, tiny_singan
 
