@@ -11,8 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.alignment import MOTIONS, STILL, between_centres, correlation, cut
-from anomalib_lite.registration.template import same_light, whole_motion
+from anomalib_lite.registration.template import (
+    MOTIONS,
+    STILL,
+    between_centres,
+    correlation,
+    cut,
+    same_light,
+    whole_motion,
+)
 
 MOST_IMAGES = 64  # more change the median no longer
 ALIKE = 0.6  # correlation of OK images with their median, below which the product has no fixed look

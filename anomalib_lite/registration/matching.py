@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.alignment import MOTIONS
+from anomalib_lite.registration.template import MOTIONS
 
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many

@@ -16,7 +16,7 @@ from anomalib_lite.defects.reference import (
     to_lab,
 )
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.alignment import cut
+from anomalib_lite.registration.template import cut
 from tests.defects.conftest import perfect, photograph
 
 

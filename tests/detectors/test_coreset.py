@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.detectors import coreset, neighbours
+from anomalib_lite.detectors import coreset
 from anomalib_lite.detectors.coreset import (
     gather_candidates,
     greedy_centres,
@@ -138,8 +138,8 @@ def distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("block", [1, 13, 1000])
 def test_the_nearest_is_numpys(monkeypatch: pytest.MonkeyPatch, block: int):
-    monkeypatch.setattr(neighbours, "QUERIES", block)
-    monkeypatch.setattr(neighbours, "ROWS", block + 1)
+    monkeypatch.setattr(coreset, "QUERIES", block)
+    monkeypatch.setattr(coreset, "ROWS", block + 1)
     found, index = nearest(QUERIES, BANK)
     expected = distances(QUERIES, BANK)
     assert index.tolist() == expected.argmin(1).tolist()

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.registration.alignment import align, between_centres, corners_of, correlation, cut
 from anomalib_lite.registration.matching import Match, local_contrast
+from anomalib_lite.registration.template import align, between_centres, corners_of, correlation, cut
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.alignment import between_centres
-from anomalib_lite.registration.template import Alignment, local_shifts, same_light, shifted, whole_motion
+from anomalib_lite.registration.template import (
+    Alignment,
+    between_centres,
+    local_shifts,
+    same_light,
+    shifted,
+    whole_motion,
+)
 
 SIZE = (128, 160)
 REST = np.s_[12:-12, 12:-12]  # away from the border

@@ -59,7 +59,7 @@ def test_a_verb_takes_json(run_verb: Command):
         "paths.runs": "a b=c/d's",
         "augment": "flips",
     }
-    done = run_verb("train", json.dumps(values), "--cfg", "job")
+    done = run_verb("train", "detector=stfpm", json.dumps(values), "--cfg", "job")
     assert done.status == 0, done.err
     shown = yaml.safe_load(done.out)
     assert shown["data"]["n_train"] == 30 and shown["data"]["defects"] == ["print_missing", "stain"]
