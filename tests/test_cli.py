@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -21,7 +22,10 @@ def test_every_verb_explains_itself(run_verb: Command, verb: str):
     assert done.status == 0
     assert done.out.splitlines()[0].endswith((".", ",", "?"))
     assert f"\n  anomalib-lite {verb}" in done.out, "an example"
-    assert "== Configuration: override with key=value ==" in done.out
+    shown = done.out.split("== Configuration: override with key=value ==\n")[1].splitlines()
+    own = [line for line in shown if re.match(r"[a-z_]+: ", line) and not re.match(r"(data: null|sets)", line)]
+    assert own and all("  # " in line for line in own), "each of the verb's own values with its meaning"
+    assert "schema" not in done.out and "\nhydra:" not in done.out
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import functools
 import logging
@@ -22,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
@@ -244,7 +245,10 @@ def _groups_of(verb: str) -> str:
 
 def _options(*, _root_: DictConfig) -> str:
     """Each option with its value and meaning, as --help shows them; `$` is doubled, since Hydra fills in a template."""
-    return explain(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])).replace("$", "$$")
+    own = copy.deepcopy(_root_)  # OmegaConf.masked_copy would lose the verb's dataclass, and with it what its keys mean
+    with open_dict(own):
+        own.pop("hydra", None)
+    return explain(own).replace("$", "$$")
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
