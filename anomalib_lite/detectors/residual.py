@@ -144,7 +144,8 @@ class SelectedResidualModel(nn.Module):
         images = batches.dataset
         tried = list(range(0, len(images), self.folds))
         for model in self.candidates.values():
-            model.fit(_rows(residuals(batch), batch.index % self.folds != 0) for batch in batches)
+            # a single image is both learned from and tried on
+            model.fit(_rows(residuals(b), (b.index % self.folds != 0) | (len(images) == 1)) for b in batches)
         trials = {name: (ImageMetrics(), PixelMetrics()) for name in self.candidates}
         for batch in drawn_batches(images, tried, self.synthetic, np.random.default_rng(self.seed)):
             features = residuals(batch)
