@@ -110,6 +110,8 @@ class Progress(TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
+        if not sys.stderr.isatty():  # a file would get a line an epoch, with all that the bar was before
+            self.disable()
 
     def init_train_tqdm(self) -> Any:
         with contextlib.redirect_stdout(sys.stderr):
