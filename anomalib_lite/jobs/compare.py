@@ -8,7 +8,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 
 log = logging.getLogger(__name__)
@@ -38,8 +37,6 @@ def _compare(cfg: DictConfig) -> None:
     from anomalib_lite.comparison.study import Settings, compare
     from anomalib_lite.comparison.table import read_table
 
-    if not 0.5 <= cfg.confidence < 1 or cfg.resamples < 100:
-        raise UserError("confidence must lie between 0.5 and 1, and resamples be 100 or more.")
     patterns = _list(cfg.runs) or []
     folders = find_runs(patterns)
     table = read_table(folders, _list(cfg.factors))

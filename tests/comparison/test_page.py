@@ -100,7 +100,7 @@ def test_recorded_overrides_are_given_back_without_what_changes_no_result():
         ("runs=nowhere", "nowhere does not exist"),
         ("metrics=[auroc]", "no run measured auroc. There are: image_auroc"),
         ("reference=tta=flips", "is none of the settings"),
-        ("confidence=95", "confidence must lie between"),
+        ("confidence=95", "confidence must be 0.5 or more and below 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_words(run_verb: Command, tmp_path: Path, wrong: str, words: str):

@@ -84,7 +84,8 @@ def problem() -> tuple[nn.Module, Tensor, Tensor]:
 def learn(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     net, image, weight = problem()
-    loss(nn.parallel.DistributedDataParallel(net), image[rank::2], weight[rank::2]).backward()
+    wrapped = nn.parallel.DistributedDataParallel(net)  # must live until the gradients are summed
+    loss(wrapped, image[rank::2], weight[rank::2]).backward()
     torch.save([p.grad for p in net.parameters()], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -117,7 +117,7 @@ def test_the_reader_of_a_folder_and_the_labelling_page_take_it_as_it_is(made):
     assert {s.defect for s in bad} == {r["defect"] for r in table(folder / "labels.csv") if r["defect"]}
     assert all(sample.mask.is_file() for sample in bad)
     assert len(splits.train) + len(splits.val) + len(splits.test) == 16
-    assert [crop.key for crop in find_crops(folder).crops] == list(read_labels(folder / "labels.csv"))
+    assert [crop.key for crop in find_crops(folder).crops] == [row.crop for row in read_labels(folder / "labels.csv")]
     for argument in ("data=folder", f"data.manifest={folder}/labels.csv", f"data.template={folder}/template.png"):
         assert argument in said
 
@@ -167,7 +167,11 @@ def test_a_folder_that_demo_has_not_made_stays_as_it_is(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("n_panels=0", "n_panels is a whole number, 1 or more"), ("seed=x", "seed is"), ("sheet.width=90", "32 pixels")],
+    [
+        ("n_panels=0", "n_panels must be 1 or more"),
+        ("seed=-1", "seed must be 0 or more"),
+        ("sheet.width=90", "32 pixels"),
+    ],
 )
 def test_wrong_values_are_explained(tmp_path, override, message):
     done = demo(tmp_path / "demo", override)

@@ -55,7 +55,7 @@ def check(folder: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]], *l
     for line, seed in ((1, 0), (3, 1)):
         words = shlex.split(told[line])
         assert words[:2] == ["anomalib-lite", "train"] and {f"seed={seed}", "data.val_share=7"} <= set(words)
-        assert told[line + 1].strip() == "data.val_share must lie between 0 and 1, but is 7."
+        assert told[line + 1].strip() == "data.val_share must be above 0 and below 1, not 7.0."
     assert results(folder) == basic, "the others were done"
     states = {
         entry["state"]

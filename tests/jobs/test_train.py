@@ -140,7 +140,7 @@ def test_the_best_epoch_may_be_kept(run_verb: Command, tiny: list[str], tmp_path
     assert done.status == 0, done.err
     assert len(rows(only_run(tmp_path) / "history.csv")) == 2
     refused = train(run_verb, tmp_path, *tiny, "keep=first")
-    assert refused.status == 2 and "keep must be last or best, not 'first'" in refused.err
+    assert refused.status == 2 and "keep must be one of last, best, not 'first'" in refused.err
 
 
 def test_without_nok_images_training_succeeds_and_says_what_is_missing(
@@ -213,7 +213,7 @@ def test_in_a_sweep_the_other_jobs_go_on(run_verb: Command, tiny: list[str], tmp
     commands = [shlex.split(line) for line in listed if line.startswith("  anomalib-lite train preset=smoke ")]
     for words, (share, size) in zip(commands, [(7, 4), (7, 48), (0.2, 4)], strict=True):
         assert {f"data.val_share={share}", f"image_size={size}"} <= set(words)
-    assert "data.val_share must lie between 0 and 1, but is 7" in listed[1]
+    assert "data.val_share must be above 0 and below 1, not 7.0" in listed[1]
     assert listed[-1] == "The same command starts them again, and no job that is done."
     (records,) = (tmp_path / "runs/multirun").glob("*/jobs.json")
     assert [entry["state"] for entry in json.loads(records.read_text())] == ["failed", "failed", "failed", "done"]
