@@ -12,10 +12,10 @@ import time
 import torch
 from hydra import compose, initialize_config_dir
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import build_model
+from anomalib_lite.settings import conf_dir
 
 CHOICES = ("none", "flips", "flips_color")
 

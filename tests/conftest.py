@@ -14,12 +14,9 @@ from typing import Any
 
 import pytest
 
-from anomalib_lite.settings import register
 from tests.chromium import chromium
 from tests.commands import REPOSITORY, Command, command_line, in_process
 from tests.made import write_category
-
-register()  # tests that compose conf/ without the command line find its schema, too
 
 SMOKE_PANELS = {"size": 96, "n_train": 40, "n_test_good": 6, "n_per_defect": 2}  # as preset=smoke asks for
 

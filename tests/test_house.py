@@ -14,7 +14,7 @@ from tests.commands import REPOSITORY
 
 PACKAGE = REPOSITORY / "anomalib_lite"
 ROOMS = (  # in the data's way: a room imports those before it
-    "errors", "conf_dir", "settings", "runs", "metrics", "registration", "rendering", "data", "augment", "backbones",
+    "errors", "settings", "runs", "metrics", "registration", "rendering", "data", "augment", "backbones",
     "scoring", "generators", "detectors", "defects", "annotate", "report", "comparison", "sweeps", "engine", "jobs",
     "cli",
 )  # fmt: skip

@@ -64,8 +64,8 @@ def test_installed_elsewhere_it_runs_from_an_empty_folder(wheel: Path, tmp_path:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = "from anomalib_lite import conf_dir as c; print(c.__file__, c.conf_dir())"
-    assert run("-c", where).split() == [str(site / "anomalib_lite" / name) for name in ("conf_dir.py", "conf")]
+    where = "from anomalib_lite import settings as c; print(c.__file__, c.conf_dir())"
+    assert run("-c", where).split() == [str(site / "anomalib_lite" / name) for name in ("settings/__init__.py", "conf")]
     shown = yaml.safe_load(run("-m", "anomalib_lite.cli", "train", "--cfg", "job"))
     assert shown["detector"]["_target_"] == "anomalib_lite.detectors.fusion.Fusion"
     assert os.listdir(empty) == []

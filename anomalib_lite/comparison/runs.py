@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.settings import conf_dir
 
 MARKS = ("status.json", "config.yaml")  # a run's folder has one of them from its first moments on
 COSTS = ("train_seconds", "ms_per_image", "model_mb")

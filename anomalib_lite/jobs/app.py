@@ -25,11 +25,10 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
 from anomalib_lite.runs.overrides import expand_json
-from anomalib_lite.settings import register
+from anomalib_lite.settings import conf_dir
 from anomalib_lite.settings.fields import check, explain
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,6 @@ def silence() -> None:
 
 
 silence()  # in a launcher's processes, too, where Hydra composes before a job begins
-register()
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:

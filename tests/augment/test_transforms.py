@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from anomalib_lite.augment.transforms import Augment
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.sample import UNNUMBERED, Batch
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings import conf_dir
 
 
 def flips() -> list:

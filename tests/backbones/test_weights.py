@@ -171,7 +171,7 @@ def load_and_build(choice: str) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from anomalib_lite.conf_dir import conf_dir
+    from anomalib_lite.settings import conf_dir
 
     try:
         with initialize_config_dir(str(conf_dir()), version_base=None):

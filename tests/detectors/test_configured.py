@@ -11,11 +11,11 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import build_model
+from anomalib_lite.settings import conf_dir
 from tests.made import write_image
 
 PUBLISHED = ["padim", "patchcore", "reverse_distillation"]

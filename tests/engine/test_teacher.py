@@ -19,12 +19,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.engine import teacher
 from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings import conf_dir
 from tests.made import write_image
 
 QUICK = ["teacher.epochs=1", "teacher.head_epochs=0", "teacher.hidden=[8]", "teacher.batch_size=4"]

@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.generators.base import Generator
 from anomalib_lite.generators.histaugan import HistAuGAN
 from anomalib_lite.generators.histaugan.module import LossWeights
@@ -19,6 +18,7 @@ from anomalib_lite.generators.histaugan.module import Schedule as HistAuGANSched
 from anomalib_lite.generators.histaugan.networks import Architecture
 from anomalib_lite.generators.singan import Schedule, Shape, SinGAN
 from anomalib_lite.generators.singan.pyramid import channels, pyramid_sizes
+from anomalib_lite.settings import conf_dir
 from tests.made import write_image
 
 DRAWING = ("count", "seed", "structure_guard")

@@ -13,10 +13,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import app  # noqa: F401 - registers the structured configs and the resolvers
-from anomalib_lite.settings import data, detectors, training
+from anomalib_lite.settings import conf_dir, data, detectors, training
 from anomalib_lite.settings.fields import check, explain, setting
 
 GROUPS = ("data", "backbone", "detector", "mode", "augment", "generator", "teacher", "tta", "scoring", "defects")

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from anomalib_lite.conf_dir import conf_dir
 from anomalib_lite.jobs.sweep import training
 from anomalib_lite.runs.overrides import overrides
+from anomalib_lite.settings import conf_dir
 from anomalib_lite.sweeps.spec import read_sweep
 from anomalib_lite.sweeps.study import Study
 from tests.commands import REPOSITORY, Command, one_thread
