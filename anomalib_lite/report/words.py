@@ -272,6 +272,8 @@ def _choice(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "" if value is None else str(value).replace("_", " ")
     *_, module, thing = ["", *str(value.get("_target_", "")).split(".")]
+    if thing == "nothing" or ("transforms" in value and not (value["transforms"] or value.get("restyle"))):
+        return ""  # the choice none
     made = module if thing == "read" else thing  # a reader of this name is known by its file's
     return " ".join(str(word) for word in (value.get("name") or made, value.get("category")) if word)
 
