@@ -143,6 +143,10 @@ class ImageSet(Dataset[Batch]):
             )
         return resize_image(image, *self.size), resize_mask(mask, *self.size)
 
+    def template_of(self, sample: Sample) -> Tensor | None:
+        """float32 (1, 3, H, W), as a batch has it; None where the sample has none."""
+        return None if sample.template is None else to_float(self._template(sample.template)[None])
+
     def _read_template(self, path: Path) -> np.ndarray:
         return resize_image(read_image(path, self.samples[0].bits), *self.size)
 

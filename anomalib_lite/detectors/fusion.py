@@ -131,7 +131,8 @@ class Fusion(Method):
 
     def _that_fit(self, images: ImageSet) -> tuple[Tensor, int]:
         """Numbers of the images that are learned from, evenly drawn, and how many defects are drawn."""
-        looks = self._look(images[[0]].image, images[[0]].template).values()
+        first = images[[0]]
+        looks = self._look(first.image, first.template).values()
         size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
         fit, wanted = max(2, int(self.cache_mb / size)), min(max(2 * len(images), self.drawn[0]), self.drawn[1])
         count = min(len(images), max(fit // 2, fit - wanted))

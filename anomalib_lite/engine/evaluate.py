@@ -84,7 +84,7 @@ def evaluate(
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold.image)
-    outcomes = [_explained(model, outcome) for outcome in outcomes]
+    outcomes = [_explained(model, images, outcome) for outcome in outcomes]
     metrics = _summary(by_image, by_pixel, outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
@@ -171,13 +171,11 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
     ]
 
 
-def _explained(model: Model, outcome: Outcome) -> Outcome:
+def _explained(model: Model, images: ImageSet, outcome: Outcome) -> Outcome:
     """With the evidence that made the score, where a page may show the image."""
     if outcome.image is None:
         return outcome
-    template = None
-    if (path := outcome.sample.template) is not None:
-        template = to_float(resize_image(read_image(path), *outcome.image.shape[:2])[None])
+    template = images.template_of(outcome.sample) if model.method.needs_template else None
     return replace(outcome, evidence=model.explain(to_float(outcome.image[None]), template)[0])
 
 
