@@ -197,7 +197,7 @@ def _summary(
         "per_defect": per_defect,
         "missing": whole.missing | maps.missing | alarms.missing,
         "counts": whole.counts | maps.counts,
-        "threshold": threshold.to_dict(),
+        "threshold": threshold.summary(),
     }
 
 

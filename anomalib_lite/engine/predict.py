@@ -59,6 +59,10 @@ class TrainedRun:
         path = self.run.path / TEMPLATE
         return path if path.is_file() else None
 
+    def at(self, threshold: float | None, false_alarm_rate: float | None) -> TrainedRun:
+        """The same run with another threshold; see `Threshold.moved`."""
+        return replace(self, threshold=self.threshold.moved(threshold, false_alarm_rate))
+
     def shown(self, splits: Splits, own: bool = True) -> Splits:
         """Data as the run's mode shows it. own: whether the run's template is the images', too."""
         if not self.judge.mode.with_template:

@@ -77,7 +77,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     from anomalib_lite.engine.results import in_words
     from anomalib_lite.engine.trainer import prepare_process
 
-    trained = open_run(run_folder, texts(cfg.trust))
+    trained = open_run(run_folder, texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
     prepare_process(trained.judge.seed, trained.judge.threads)
     config = trained.run.config
     if data is not None:
@@ -93,6 +93,8 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     with run.guarded():
         result = evaluate_run(trained, splits.test, run, tracking.kind != "none")
     say(in_words(result.metrics))
+    if cfg.threshold is not None or cfg.false_alarm_rate is not None:
+        say(trained.threshold.in_words())
     say(run.path)
     return result.metrics
 

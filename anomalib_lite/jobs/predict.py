@@ -21,7 +21,8 @@ colours) and maps/*.tiff (32-bit float) to the output folder, in place of what a
 cannot be read are named and skipped; the exit status is then 3.
 
   anomalib-lite predict run=runs/default/... images=photos/
-  anomalib-lite predict run=runs/default/... images='line1/**/*.png' output=checked maps=false"""
+  anomalib-lite predict run=runs/default/... images='line1/**/*.png' output=checked maps=false
+  anomalib-lite predict run=runs/default/... images=photos/ false_alarm_rate=0.01     or threshold=0.5"""
 
 
 class SkippedImages(UserError):
@@ -34,7 +35,7 @@ class SkippedImages(UserError):
 def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.predict import open_run, predict, readable  # torch takes seconds
 
-    trained = open_run(str(cfg.run), texts(cfg.trust))
+    trained = open_run(str(cfg.run), texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
     paths = expand(texts(cfg.images), Path())
     good, broken = readable(paths)
     output = Path(str(cfg.output)).expanduser()
@@ -42,6 +43,8 @@ def main(cfg: DictConfig) -> None:
     outcomes = predict(trained, good, output, template, cfg.overlays, cfg.maps)
     flagged, limit = sum(outcome.nok for outcome in outcomes), trained.threshold.image
     say(f"{len(outcomes)} images, {flagged} above the threshold {limit:.4g} of {trained.run.path}")
+    if cfg.threshold is not None or cfg.false_alarm_rate is not None:
+        say(trained.threshold.in_words())
     say(output / "predictions.csv")
     if broken:
         listed = "\n  ".join(broken)

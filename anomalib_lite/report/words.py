@@ -247,6 +247,9 @@ def _promise(threshold: Mapping[str, Any]) -> list[str]:
     # Without the promise in the file: what a conformal quantile of so many images can promise at the best.
     promised = number(threshold.get("promised_rate"))
     promised = max(asked, 1.0 / (held_out + 1.0)) if promised is None else promised
+    if threshold.get("given"):
+        said = f"The threshold was given by a person. By {held_out:.0f} held-out good images"
+        return [f"{said}, about {percent(promised)} of good ones are rejected; nothing is guaranteed."]
     asked_for = "" if math.isclose(promised, asked) else f", where {percent(asked)} were asked for"
     sentences = [
         f"A new good image from the same production is rejected with a probability of at most "

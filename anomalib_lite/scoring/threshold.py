@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ class Threshold:
     the promised share of OK images has any such pixel. false_alarm_rate: as asked for. n: held-out OK images
     used. promised_rate: upper bound of the probability that a new OK image is flagged, (n + 1 - rank) /
     (n + 1). interval: central 90 % interval of the rate that this very threshold has. note: what could not be
-    promised, or empty.
+    promised, or empty. given: by a person, not found from the held-out images. scores, maxima: of those images,
+    in ascending order, to take another threshold by.
     """
 
     image: float
@@ -41,18 +43,66 @@ class Threshold:
     promised_rate: float
     interval: tuple[float, float]
     note: str = ""
+    given: bool = False
+    scores: tuple[float, ...] = ()
+    maxima: tuple[float, ...] = ()
 
     def nok(self, score: float) -> bool:
         """The verdict on an image: the only place that gives one. A score that is no number is NOK."""
         return not score <= self.image
 
-    def to_dict(self) -> dict:
-        return dataclasses.asdict(self) | {"interval": list(self.interval)}
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Without the held-out images' own numbers."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("scores", "maxima")}
 
     @classmethod
-    def from_dict(cls, values: dict) -> Threshold:
+    def from_dict(cls, values: Mapping[str, Any]) -> Threshold:
         """Inverse of to_dict; the numbers survive JSON exactly."""
-        return cls(**values | {"interval": tuple(values["interval"])})
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+    def moved(self, image: float | None = None, false_alarm_rate: float | None = None) -> Threshold:
+        """Another threshold by the same held-out images: one that is given, or that of another false-alarm rate.
+
+        A threshold that is given was not found from those images: `promised_rate` is then what they say of it, (1 +
+        those above it) / (n + 1), which no theorem guarantees if it was chosen by looking at images. The pixel
+        threshold moves to the same rank; beyond all ranks in proportion.
+        Errors: UserError for both at once, and where the run kept no such numbers.
+        """
+        if image is None and false_alarm_rate is None:
+            return self
+        if image is not None and false_alarm_rate is not None:
+            raise UserError("Give either threshold or false_alarm_rate: one follows from the other.")
+        if not self.scores:
+            raise UserError("This run was trained by an older version and kept no held-out scores: train it again.")
+        if image is None:
+            return threshold_from_ok(self.scores, self.maxima, float(false_alarm_rate or 0))
+        if not math.isfinite(image):
+            raise UserError(f"threshold must be a finite number, not {image}.")
+        above = sum(score > image for score in self.scores)
+        rate = (1 + above) / (self.n + 1)
+        return dataclasses.replace(
+            self,
+            image=image,
+            pixel=_at_same_rank(image, self.scores, self.maxima),
+            false_alarm_rate=rate,
+            promised_rate=rate,
+            interval=_interval(self.n, self.n - above),
+            note="",
+            given=True,
+        )
+
+    def in_words(self) -> str:
+        """What it promises, in one sentence."""
+        low, high = (f"{100 * end:.3g} %" for end in self.interval)
+        rate = f"{100 * self.promised_rate:.3g} %"
+        says = f"about {rate} (it was given, so nothing is guaranteed)" if self.given else f"at most {rate}"
+        return (
+            f"Threshold {self.image:.4g}: a new OK image is rejected with a probability of {says}; by the {self.n} "
+            f"held-out ones, nine times in ten between {low} and {high}."
+        )
 
 
 def threshold_from_ok(
@@ -69,18 +119,33 @@ def threshold_from_ok(
         raise ValueError(f"{len(images)} image scores came with {len(pixels)} largest map pixels")
     n = len(images)
     rank, note = conformal_rank(n, false_alarm_rate)
-    from scipy import stats  # takes half a second to import
-
-    low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank)
     return Threshold(
         image=float(np.partition(images, rank - 1)[rank - 1]),
         pixel=float(np.partition(pixels, rank - 1)[rank - 1]),
         false_alarm_rate=false_alarm_rate,
         n=n,
         promised_rate=(n + 1 - rank) / (n + 1),
-        interval=(float(low), float(high)),
+        interval=_interval(n, rank),
         note=note,
+        scores=tuple(np.sort(images).tolist()),
+        maxima=tuple(np.sort(pixels).tolist()),
     )
+
+
+def _interval(n: int, rank: int) -> tuple[float, float]:
+    """Central 90 % interval of the false-alarm rate of the threshold of this rank, 0 to n; rank 0 flags all."""
+    from scipy import stats  # takes half a second to import
+
+    low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank) if rank else (1.0, 1.0)
+    return float(low), float(high)
+
+
+def _at_same_rank(value: float, scores: Sequence[float], maxima: Sequence[float]) -> float:
+    """What `value` is among the maxima, given what it is among the scores; both ascending."""
+    for end in (0, -1):
+        if (value <= scores[0]) if end == 0 else (value >= scores[-1]):
+            return maxima[end] * value / scores[end] if scores[end] > 0 else value
+    return float(np.interp(value, scores, maxima))
 
 
 def conformal_rank(n: int, false_alarm_rate: float) -> tuple[int, str]:

@@ -76,6 +76,10 @@ class Evaluate(Verb):
         None, "several data sets by a name of yours: {NAME: {data: mtd, root: DIR}}; null is each run's own data"
     )
     output: str | None = setting(None, "folder to write to; null: <run>/evaluation-<name>")
+    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
+    false_alarm_rate: float | None = setting(
+        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
+    )
     trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
     tracking: Any = None
 
@@ -87,6 +91,10 @@ class Predict(Verb):
     output: str = setting("predictions", "folder to write to")
     template: str | None = setting(
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
+    )
+    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
+    false_alarm_rate: float | None = setting(
+        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
     )
     overlays: bool = setting(
         True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"

@@ -119,3 +119,39 @@ def test_no_images_and_uneven_lists_are_refused():
         threshold_from_ok([], [])
     with pytest.raises(ValueError, match="2 image scores"):
         threshold_from_ok([1, 2], [1])
+
+
+def test_another_rate_gives_what_the_same_images_would_have_given_at_once():
+    first = threshold_from_ok(*held_out(99), 0.05)
+    again = Threshold.from_dict(json.loads(json.dumps(first.to_dict())))
+    assert again.moved(false_alarm_rate=0.2) == threshold_from_ok(*held_out(99), 0.2)
+    assert again.moved() is again
+
+
+def test_a_given_threshold_says_what_held_out_images_make_of_it():
+    moved = threshold_from_ok(*held_out(99), 0.05).moved(image=89.5)  # ten of 1..99 lie above
+    assert (moved.image, moved.given) == (89.5, True)
+    assert moved.promised_rate == pytest.approx(11 / 100)
+    low, high = moved.interval
+    assert low == pytest.approx(stats.beta.ppf(0.05, 11, 89)) and low < 10 / 99 < high
+    assert moved.pixel == pytest.approx(8950)  # the same rank among the maxima
+    assert "nothing is guaranteed" in moved.in_words()
+    assert threshold_from_ok(*held_out(99), 0.05).moved(image=198.0).pixel == pytest.approx(19800)
+
+
+def test_a_threshold_below_all_scores_flags_everything():
+    moved = threshold_from_ok(*held_out(19), 0.05).moved(image=0.5)
+    assert moved.promised_rate == 1 and moved.interval == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"image": 1.0, "false_alarm_rate": 0.1}, "either"),
+        ({"image": math.nan}, "finite"),
+        ({"false_alarm_rate": 2.0}, "between"),
+    ],
+)
+def test_a_threshold_is_not_moved_to_nonsense(asked, said):
+    with pytest.raises(UserError, match=said):
+        threshold_from_ok(*held_out(19), 0.05).moved(**asked)
