@@ -159,3 +159,16 @@ def test_results_of_two_calls_never_lie_mixed(run_verb: Command, smoke_run: Path
     overlay = tmp_path / "out" / "overlays" / "second.png"
     done = predict(run_verb, smoke_run, overlay, tmp_path / "out")
     assert done.status == 2 and "choose another output" in done.err and overlay.is_file()
+
+
+def test_the_threshold_can_be_another_rates_or_a_persons(run_verb: Command, smoke_run: Path, tmp_path: Path):
+    image, score = min(scores(smoke_run / "predictions.csv").items(), key=lambda item: item[1])
+    path = next(r["image"] for r in rows(smoke_run / "predictions.csv") if r["image"].endswith(image))
+    done = predict(run_verb, smoke_run, path, tmp_path / "a", "maps=false", f"threshold={score / 2}")
+    assert done.status == 0, done.err
+    assert rows(tmp_path / "a/predictions.csv")[0]["nok"] == "1"
+    assert "nothing is guaranteed" in done.out
+    done = predict(run_verb, smoke_run, path, tmp_path / "b", "maps=false", "false_alarm_rate=0.5")
+    assert done.status == 0 and "at most 4" in done.out, done.out
+    refused = predict(run_verb, smoke_run, path, tmp_path / "c", "threshold=1", "false_alarm_rate=0.5")
+    assert refused.status == 2 and "Give either" in refused.err
