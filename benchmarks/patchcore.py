@@ -140,7 +140,7 @@ def measure_coreset(root: Path, category: str, sizes: list[int], seeds: int) -> 
                 model.method.coreset, begin = how, time.perf_counter()
                 chosen = model.method._choose(everything, size, torch.Generator().manual_seed(seed))
                 seconds.append(time.perf_counter() - begin)
-                model.method.bank.patches = everything[chosen]
+                model.method.banks[0].patches = everything[chosen]
                 for name, batches in sets.items():
                     results[name].append(measured(model, batches))
             means = {name: np.round(np.mean(values, 0), 4).tolist() for name, values in results.items()}

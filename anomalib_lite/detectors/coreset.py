@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,15 +19,75 @@ QUERIES, ROWS = 1024, 4096  # rows of a block: its distances take 16 MB
 
 
 POOL = 4096  # candidates that are searched between two passes over all
+BLOCK = 2048  # candidates that are thinned among each other
+CLOSE = 100  # neighbours that are looked at in thinning
 
 
 log = logging.getLogger(__name__)
 
 
+class Look(Protocol):
+    """How images (B, 3, H, W) are looked at; a View is one."""
+
+    @property
+    def label(self) -> str: ...
+    def apply(self, image: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A view of images that are first turned about their middle, mirrored at their edges.
+
+    angle: in degrees, counterclockwise.
+    """
+
+    view: View
+    angle: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.view.label}, turned by {self.angle:g} degrees"
+
+    def apply(self, image: Tensor) -> Tensor:
+        from kornia.geometry import rotate  # seconds
+
+        angle = torch.tensor(self.angle, device=image.device)
+        return self.view.apply(rotate(image, angle, padding_mode="reflection", align_corners=True))
+
+
+def turned(views: Sequence[View], turns: int) -> list[Look]:
+    """The views, and each turned by all multiples of the `turns`-th part of a circle."""
+    angles = [360 * k / turns for k in range(turns)]
+    return [Turned(view, angle) if angle else view for view in views for angle in angles]
+
+
+def gather_images(
+    batches: Batches, features: Callable[[Tensor], Tensor], view: View, bank: int | float, limit_mb: float
+) -> Tensor:
+    """Features (places, images, C) of whole images, evenly chosen: as many as asked for that fit, at least one.
+
+    features: images (B, 3, H, W) -> (B, C, h, w). bank: patches, or as a float, the share of all.
+    """
+    found: list[Tensor] = []
+    chosen, first, images = torch.empty(0), 0, len(batches.dataset)
+    for batch in tqdm(batches, f"patches, image {view.label}", len(batches), delay=2, leave=False):
+        if not found:
+            size = features(batch.image[:1])[0].numel()
+            places = size // features(batch.image[:1]).shape[1]
+            wanted = round(bank * images) if isinstance(bank, float) else bank // places
+            count = max(1, min(wanted, images, int(limit_mb * 2**20 / (4 * size))))
+            chosen = torch.linspace(0, images - 1, count).round().long()
+        own = chosen[(chosen >= first) & (chosen < first + len(batch.image))] - first
+        if len(own):
+            found.append(features(view.apply(batch.image[own])).flatten(2).permute(2, 0, 1))
+        first += len(batch.image)
+    return torch.cat(found, 1)
+
+
 def gather_candidates(
     batches: Batches,
     features: Callable[[Tensor], Tensor],
-    views: Sequence[View],
+    views: Sequence[Look],
     limit_mb: float,
     generator: torch.Generator,
 ) -> Tensor:
@@ -110,6 +173,32 @@ def _approach(nearest: Tensor, rows: Tensor, squares: Tensor, centres: Tensor, b
         torch.minimum(nearest[part], distances.clamp_min_(0), out=nearest[part])
 
 
+def thinned(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices (count,) of rows (N, C), drawn so that crowded parts keep as much as sparse ones.
+
+    SuperADD (Roming et al., 2026): a row is kept with the probability 1 / (1 + its neighbours within a distance), which
+    grows until few enough are kept; what is then missing is drawn from the others. Done in random blocks, as there.
+    """
+    order = torch.randperm(len(rows), generator=generator)
+    if count >= len(rows):
+        return order
+    order = order[: count * CLOSE // 4]  # of more, the nearest looked at cannot tell what to leave out
+    kept = []
+    for block in tqdm(order.split(BLOCK), "thinning", delay=2, leave=False):
+        near = torch.cdist(rows[block], rows[block]).topk(min(CLOSE, len(block)), largest=False).values
+        drawn, limit = torch.rand(len(block), generator=generator).to(near), near.double().mean() / 10
+        while True:
+            keep = drawn * ((near < limit).sum(1) + 1) < 1
+            if keep.sum() <= count * len(block) / len(order) or limit >= near.max():
+                break
+            limit = limit * 1.1
+        kept.append(block[keep.cpu()])
+    chosen = torch.cat(kept)
+    others = torch.ones(len(rows), dtype=torch.bool).index_fill(0, chosen, False)
+    rest = order[others[order]]
+    return torch.cat([chosen, rest])[:count]
+
+
 def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     """Euclidean distance to the nearest row of the bank (M, C), and its index: both (Q,) for queries (Q, C).
 
@@ -125,7 +214,7 @@ def nearest_several(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, 
     """As `nearest`, for the `count` nearest rows, nearest first: both (Q, count), fewer where the bank holds fewer."""
     count, lengths = min(count, len(bank)), bank.square().sum(1)
     indices = []
-    for part in queries.split(QUERIES):
+    for part in queries.split(min(QUERIES, max(1, QUERIES * ROWS * 4 // len(bank)))):
         scores = torch.addmm(lengths, part, bank.T, alpha=-2)
         indices.append(scores.topk(count, largest=False).indices)
     index = torch.cat(indices)
@@ -142,3 +231,41 @@ def _nearest_index(queries: Tensor, bank: Tensor, lengths: Tensor) -> Tensor:
         nearer = scores < smallest
         smallest, index = torch.where(nearer, scores, smallest), torch.where(nearer, found + start, index)
     return index
+
+
+def nearest_near(features: Tensor, bank: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """As `nearest`, among what is remembered of places up to `radius` rows and columns away.
+
+    Each place of the bank is compared at once with the places of all images around it, so that a large bank is read
+    once.
+
+    Args:
+        features: (B, C, h, w).
+        bank: (h * w, K, C).
+
+    Returns the distances (B * h * w,), and indices in the flattened bank.
+    """
+    images, channels, height, width = features.shape
+    side, kept = 2 * radius + 1, bank.shape[1]
+    block = max(1, QUERIES * ROWS // (images * side**2 * kept))
+    asked = F.unfold(features, side, padding=radius).view(images, channels, side**2, -1).permute(3, 0, 2, 1)
+    lowest, index = [], []
+    for rows, known in zip(asked.split(block), bank.split(block), strict=True):
+        scores = torch.baddbmm(known.square().sum(2)[:, None], rows.flatten(1, 2), known.mT, alpha=-2)
+        least = scores.view(len(rows), images, side**2, kept).min(3)
+        lowest.append(least.values)
+        index.append(least.indices)
+    numbers = torch.cat(index) + kept * torch.arange(height * width, device=bank.device)[:, None, None]
+    # what a place of the bank says of the place (y, x) beside it belongs there; outside of the image lies nothing
+    aligned = []
+    for value, filling in ((torch.cat(lowest), torch.inf), (numbers, 0)):
+        grid = value.permute(1, 2, 0).reshape(images, side, side, height, width)
+        wide = F.pad(grid, (radius,) * 4, value=filling)
+        ends = [(2 * radius - y, 2 * radius - x) for y in range(side) for x in range(side)]
+        parts = [wide[:, 2 * radius - y, 2 * radius - x, y : y + height, x : x + width] for y, x in ends]
+        aligned.append(torch.stack(parts))
+    scores, numbers = aligned
+    found = numbers.gather(0, scores.argmin(0, keepdim=True))
+    rows = features.flatten(2).transpose(1, 2).flatten(0, 1)
+    found = found.flatten()
+    return torch.linalg.vector_norm(rows - bank.flatten(0, 1)[found], dim=1), found

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomalib_lite.detectors.coreset import nearest
 from anomalib_lite.detectors.looks import NAMES, blurred
-from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
+from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
 from anomalib_lite.errors import UserError
 
 FEW = 8  # images; of fewer, each place learns from its neighbours, too: by held-out likelihood that is better then
@@ -109,30 +109,21 @@ class Neighbours(Evidence):
 class Subspace(Evidence):
     """The squared residual outside the principal components of the OK images' looks, at all places together.
 
-    SubspaceAD (2026). share: of the variance that the components hold.
+    share: of the variance that the components hold.
     """
-
-    mean: Tensor
-    outside: Tensor
 
     def __init__(self, of: str = "deep", blur: float = 0.0, share: float = 0.99) -> None:
         super().__init__(of, blur)
-        self.share = share
-        self.register_buffer("mean", torch.empty(0))
-        self.register_buffer("outside", torch.empty(0))
+        self.subspace = PrincipalSubspace(share)
 
     def fit(self, looks: Tensor, placed: bool) -> None:
         moments = Moments()
         for part in looks.split(BLOCK):
             moments.update(part.float().movedim(1, -1).flatten(0, 2))
-        mean, covariance = moments.mean_and_covariance()
-        values, vectors = torch.linalg.eigh(covariance)
-        dropped = int((values.cumsum(0) <= (1 - self.share) * values.sum()).sum())
-        self.mean, self.outside = mean.float(), vectors[:, : max(1, dropped)].T.float().contiguous()
+        self.subspace.fit(moments)
 
     def distance(self, looks: Tensor) -> Tensor:
-        centred = looks - self.mean.view(1, -1, 1, 1)
-        return F.conv2d(centred, self.outside[:, :, None, None]).square().mean(1, keepdim=True)
+        return self.subspace(looks)
 
 
 class Whole(Evidence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,107 +11,130 @@ from torch import Tensor
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
+from anomalib_lite.detectors.bank import Bank
 from anomalib_lite.detectors.coreset import (
     gather_candidates,
+    gather_images,
     greedy_centres,
-    nearest,
-    nearest_several,
     random_projection,
+    thinned,
+    turned,
 )
-from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
+from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.statistics import Fitted, Moments, Whitening
+from anomalib_lite.detectors.statistics import Moments, PerView, Whitening
 from anomalib_lite.errors import UserError
 
-
-class Bank(Fitted):
-    """Remembered patches (M, C), and for each the indices (M, b) of its nearest, itself first."""
-
-    patches: Tensor
-    around: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("patches", torch.empty(0))
-        self.register_buffer("around", torch.empty(0, dtype=torch.long))
+CORESETS = ("greedy", "random", "thinned")
 
 
 class PatchCore(Method):
     """The map is the distance of each position's features from the nearest remembered patch of an OK image.
 
     Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler, "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
-    Nothing is trained; the bank holds patches of all test-time views.
+    Nothing is trained; a bank holds patches of all test-time views. With a radius, which RAD (2026) brought, a patch is
+    compared with those from near its own place alone; then each view has banks of its own, of whole images.
 
-    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions. whitening:
-    makes the whitening that the patches are compared in, fitted on the candidates; None: raw features, as in the paper.
-    bank: how many patches are remembered, or as a float <= 1, their share of the candidates. coreset: `greedy` covers
-    the candidates (the paper's), `random` draws. candidates_mb: memory for the patches that the bank is chosen from, as
-    many of each image as fit. projection: dimensions in which the coreset is chosen. reweight: neighbours whose density
-    weights the score and, with it, the image's map (the paper's equation 7, b there); 0: not.
+    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions; None: as of
+    the finest of them. pool: positions to either side over which a patch is averaged. whitening: makes the whitening
+    that the patches are compared in, fitted on the candidates; None: raw features, as in the paper. separate: a bank
+    for each level, and the mean of their maps; else one of all levels together. bank: how many patches a bank
+    remembers, or as a float <= 1, their share of the candidates. coreset: `greedy` covers the candidates (the paper's),
+    `random` draws, `thinned` draws fewer where they lie close (see `thinned`). candidates_mb: memory for the patches
+    that the bank is chosen from, as many of each image, or with a radius as many images, as fit. projection: dimensions
+    in which the coreset is chosen. reweight: neighbours whose density weights the score and, with it, the image's map
+    (the paper's equation 7, b there); 0: not. cosine, radius, density: see `Bank`; density is how many neighbours, 0
+    none. turns: copies of each image, turned by parts of a circle, that are remembered too where there are at most
+    `few` images.
     """
 
     def __init__(
         self,
         backbone: Callable[..., Backbone],
         levels: Sequence[int] | None = (1, 2),
-        stride: int = 8,
+        stride: int | None = 8,
+        pool: int = 1,
         whitening: Callable[[], Whitening] | None = None,
+        separate: bool = False,
         bank: int | float = 4000,
         coreset: str = "greedy",
         candidates_mb: float = 256,
         projection: int = 64,
         reweight: int = 0,
+        cosine: bool = False,
+        radius: int | None = None,
+        density: int = 0,
+        turns: int = 1,
+        few: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if coreset not in ("greedy", "random"):
-            raise UserError(f"detector.coreset must be greedy or random, not '{coreset}'.")
+        if coreset not in CORESETS:
+            raise UserError(f"detector.coreset must be one of {', '.join(CORESETS)}, not '{coreset}'.")
         if bank <= 0 or (isinstance(bank, float) and bank > 1):
             raise UserError(f"detector.bank must be a number of patches, or a share in (0, 1], not {bank}.")
+        if radius is not None and (whitening or reweight or turns > 1):
+            raise UserError(
+                "detector.radius compares each place with its own alone: whitening and reweight are of all places, and "
+                "turned copies have others. Leave them out, or take detector.radius=null."
+            )
         self.backbone = backbone().requires_grad_(False).eval()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
+        widths = [self.backbone.channels[level] for level in self.levels]
+        self.widths = widths if separate else [sum(widths)]
         self.whitening = None if whitening is None else whitening()
-        self.bank = Bank()
-        self.stride, self.size, self.coreset, self.seed = stride, bank, coreset, seed
+        self.banks = PerView(partial(Bank, cosine, radius))
+        self.stride, self.pool, self.size, self.coreset, self.seed = stride, pool, bank, coreset, seed
         self.candidates_mb, self.projection, self.reweight = candidates_mb, projection, reweight
+        self.cosine, self.radius, self.density, self.turns, self.few = cosine, radius, density, turns, few
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        patches = gather_candidates(batches, self._seen, views, self.candidates_mb, generator)
+        if self.radius is not None:
+            self.banks.reset(len(views) * len(self.widths))
+            for number, view in enumerate(views):
+                limit = self.candidates_mb / len(views)
+                places = gather_images(batches, self._seen, view, self.size, limit)
+                self._remember(number, places, lambda rows: rows)
+            self.notes = {"images_remembered": places.shape[1], "patch_channels": places.shape[2]}
+            return
+        looks = turned(views, self.turns if len(batches.dataset) <= self.few else 1)
+        patches = gather_candidates(batches, self._seen, looks, self.candidates_mb, generator)
         if self.whitening is not None:
             self._whiten(self.whitening, patches)
-        count = max(1, round(self.size * len(patches))) if isinstance(self.size, float) else self.size
-        chosen = self._choose(patches, min(count, len(patches)), generator)
-        self.bank.patches = patches[chosen].to(self.device)
-        if self.reweight:
-            self.bank.around = nearest_several(self.bank.patches, self.bank.patches, self.reweight)[1]
-        self.notes = {"candidates": len(patches), "bank": len(chosen), "patch_channels": patches.shape[1]}
+        self.banks.reset(len(self.widths))
+        self._remember(0, patches, partial(self._chosen, generator))
+        kept = len(self.banks[0].patches)
+        self.notes = {"candidates": len(patches), "bank": kept, "patch_channels": patches.shape[1]}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         features = self._features(image)
         if self.whitening is not None:
             features = self.whitening(features)
-        rows = features.flatten(2).transpose(1, 2).flatten(0, 1)
-        distance, index = nearest(rows, self.bank.patches)
-        map = distance.view(len(image), 1, *features.shape[2:])
-        return map * self._density_weight(rows, distance, index, len(image)) if self.reweight else map
+        parts = features.split(self.widths, 1)
+        first = 0 if self.radius is None else view * len(parts)
+        maps = [self.banks[first + k](part) for k, part in enumerate(parts)]
+        return maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)
 
-    def _density_weight(self, rows: Tensor, distance: Tensor, index: Tensor, images: int) -> Tensor:
-        """Of each image (B, 1, 1, 1): small where the farthest patch's neighbour lies among many alike."""
-        worst = distance.view(images, -1).argmax(1, keepdim=True)
-        patch = rows.view(images, -1, rows.shape[1])[torch.arange(images, device=rows.device), worst[:, 0]]
-        around = self.bank.around[index.view(images, -1).gather(1, worst)[:, 0]]
-        distances = torch.linalg.vector_norm(patch[:, None] - self.bank.patches[around], dim=2)
-        return (1 - distances.softmax(1)[:, 0]).view(-1, 1, 1, 1)
+    def _remember(self, view: int, patches: Tensor, choose: Callable[[Tensor], Tensor]) -> None:
+        """Fills the banks of a view with some of the patches (..., C)."""
+        for number, part in enumerate(patches.split(self.widths, -1)):
+            rows = F.normalize(part, dim=-1) if self.cosine else part.contiguous()
+            kept = choose(rows).to(self.device)
+            self.banks[view * len(self.widths) + number].remember(kept, rows, self.density, self.reweight)
 
-    def _choose(self, patches: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    def _chosen(self, generator: torch.Generator, patches: Tensor) -> Tensor:
+        count = max(1, round(self.size * len(patches))) if isinstance(self.size, float) else self.size
+        count = min(count, len(patches))
+        if self.coreset == "thinned":
+            return patches[thinned(patches, count, generator)]
         if self.coreset == "random":
-            return torch.randperm(len(patches), generator=generator)[:count]
+            return patches[torch.randperm(len(patches), generator=generator)[:count]]
         projected = random_projection(patches, self.projection, generator).to(self.device)
         first = int(torch.randint(len(patches), (), generator=generator))
-        return greedy_centres(projected, count, first).cpu()
+        return patches[greedy_centres(projected, count, first).cpu()]
 
     def _whiten(self, whitening: Whitening, patches: Tensor, block: int = 65536) -> None:
         """Fits the whitening and whitens the patches (N, C), in place."""
@@ -126,7 +150,7 @@ class PatchCore(Method):
         return self._features(image.to(self.device).contiguous(memory_format=torch.channels_last)).cpu()
 
     def _features(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> (B, C, H / stride, W / stride), each level averaged over 3 x 3 of its positions."""
-        features = self.backbone(image)
-        averaged = [F.avg_pool2d(features[i], 3, 1, 1, count_include_pad=False) for i in self.levels]
-        return stack(averaged, grid_of(image, self.stride))
+        """Images (B, 3, H, W) -> (B, C, H / stride, W / stride), each level averaged over what lies around."""
+        side, features = 2 * self.pool + 1, self.backbone(image)
+        averaged = [F.avg_pool2d(features[i], side, 1, self.pool, count_include_pad=False) for i in self.levels]
+        return stack(averaged, grid_of(image, self.stride) if self.stride else size_of(averaged[0]))

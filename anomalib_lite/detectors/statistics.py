@@ -135,6 +135,34 @@ class Whitening(Fitted):
         return torch.einsum("bchw,cd->bdhw", centred, self.matrix)
 
 
+class PrincipalSubspace(Fitted):
+    """The squared distance of features (B, C, h, w) from the subspace of the OK features, at all places alike.
+
+    Lendering, Akdag, Bondarev, "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026.
+    Returns (B, 1, h, w), the mean over the directions that are left out. share: of the variance that the principal
+    components hold.
+    """
+
+    mean: Tensor
+    outside: Tensor
+
+    def __init__(self, share: float = 0.99) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("outside", torch.empty(0))
+
+    def fit(self, moments: Moments) -> None:
+        mean, covariance = moments.mean_and_covariance()
+        values, vectors = torch.linalg.eigh(covariance)
+        dropped = int((values.cumsum(0) <= (1 - self.share) * values.sum()).sum())
+        self.mean, self.outside = mean.float(), vectors[:, : max(1, dropped)].T.float().contiguous()
+
+    def forward(self, features: Tensor) -> Tensor:
+        centred = features - self.mean.view(1, -1, 1, 1)
+        return F.conv2d(centred, self.outside[:, :, None, None]).square().mean(1, keepdim=True)
+
+
 class PositionGaussian(Fitted):
     """Gaussians over the channels, one for each position of an aligned product.
 

@@ -39,6 +39,7 @@ def _register() -> None:
         for name, option in options.items():
             store.store(group=f"schema/{group}", name=name, node=option)
     OmegaConf.register_new_resolver("anomalib_lite.family", family, replace=True)  # presets are looked up by family
+    OmegaConf.register_new_resolver("anomalib_lite.score", lambda name: detectors.SCORES.get(name, "max"), replace=True)
 
 
 _register()

@@ -13,6 +13,9 @@ ROOM = "anomalib_lite.detectors"
 SHRINKAGE = "0: each place its own covariance; 1: all the pooled one; auto: as few images need it"
 RIDGE = "share of the pooled mean variance added to the diagonal"
 LEVELS = "the backbone's layers, by their place: of stride 8 and 16; null: all"
+STRIDE = "px between the positions; null: as of the finest layer taken"
+TURNS = "copies of each of few images, turned by parts of a circle; 1: none"
+FEW = "images, up to which copies are turned"
 FUSION = ("product", "sum")
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
@@ -122,14 +125,39 @@ class PaDiM:
 class PatchCore:
     _target_: str = f"{ROOM}.patchcore.PatchCore"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
-    stride: int = setting(8, "px between the positions", least=1)
+    stride: int | None = setting(8, STRIDE, least=1)
+    pool: int = setting(1, "positions to either side over which a patch is averaged; 0: none", least=0)
     whitening: Any = setting(None, "null: raw features; or {_target_: ...Whitening, _partial_: true, shrinkage: 0.01}")
+    separate: bool = setting(False, "a bank for each layer, and the mean of their maps")
     bank: int | float = setting(4000, "patches that are remembered; below 1: that share of the candidates", above=0)
-    coreset: str = setting("greedy", "greedy: patches that cover all candidates", choices=("greedy", "random"))
+    coreset: str = setting(
+        "greedy", "greedy: patches that cover all candidates; thinned: fewer where they lie close",
+        choices=("greedy", "random", "thinned"),
+    )  # fmt: skip
     candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
     projection: int = setting(64, "dimensions in which the coreset is chosen", least=1)
     reweight: int = setting(0, "neighbours whose density weights map and score; 9 in the paper; 0: not", least=0)
+    cosine: bool = setting(False, "compare directions, by 1 - cosine")
+    radius: int | None = setting(
+        None, "positions to either side where a patch is looked for; null: everywhere", least=0
+    )
+    density: int = setting(0, "neighbours by whose mean distance a remembered patch forgives; 9 in LDKNN", least=0)
+    turns: int = setting(1, TURNS, least=1)
+    few: int = setting(16, FEW, least=0)
     seed: int = setting(II("seed"), "of the drawn candidates and of the projection", least=0)
+
+
+@dataclass
+class SubspaceAD:
+    _target_: str = f"{ROOM}.subspace.SubspaceAD"
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int | None = setting(None, STRIDE, least=1)
+    merge: str = setting(
+        "stack", "of the layers; mean, as in the paper, of layers of one width", choices=("stack", "mean")
+    )
+    share: float = setting(0.99, "of the variance that the components hold", above=0, below=1)
+    turns: int = setting(30, TURNS, least=1)
+    few: int = setting(16, FEW, least=0)
 
 
 @dataclass
@@ -209,8 +237,10 @@ OPTIONS: dict[str, dict[str, type]] = {
     "backbone": {"backbone": Backbone},
     "detector": {
         "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,
-        "patchcore": PatchCore, "template": Template,
+        "patchcore": PatchCore, "subspace": SubspaceAD, "template": Template,
     },
     "tta": {"none": View},
     "scoring": {"max": Scoring, "topk": TopK},
 }  # fmt: skip
+
+SCORES = {"patchcore_local": "topk", "subspace": "topk", "anomalydino": "topk", "superadd": "topk_fine"}  # else: max

@@ -54,9 +54,9 @@ def test_bank_map_and_score_are_numpys(images: ImageSet):
     model = small.fit(detector(levels=[1], reweight=4), images)
     known, asked = numpy_patches(model, images, list(range(12))), numpy_patches(model, images, [0, 4])
     asked = asked + 0.05 * np.sin(np.arange(asked.size)).reshape(asked.shape)  # farther than rounding from the bank
-    first = int(np.abs(known - model.bank.patches[0].numpy()).sum(1).argmin())
+    first = int(np.abs(known - model.banks[0].patches[0].numpy()).sum(1).argmin())
     bank = numpy_greedy(known, 60, first)
-    np.testing.assert_allclose(model.bank.patches, bank, atol=1e-5)
+    np.testing.assert_allclose(model.banks[0].patches, bank, atol=1e-5)
 
     distances = np.linalg.norm(asked[:, None] - bank, axis=2).reshape(2, 24, 60)
     expected = distances.min(2)
@@ -75,7 +75,7 @@ def test_bank_map_and_score_are_numpys(images: ImageSet):
 
 def test_without_the_weight_the_map_is_the_distance_to_the_nearest(images: ImageSet):
     model = small.fit(detector(levels=[1]), images)
-    asked, bank = numpy_patches(model, images, [3]), model.bank.patches.double().numpy()
+    asked, bank = numpy_patches(model, images, [3]), model.banks[0].patches.double().numpy()
     expected = np.linalg.norm(asked[:, None] - bank, axis=2).min(1)
     found = model.anomaly_map(images[[3]].image).flatten().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -83,7 +83,7 @@ def test_without_the_weight_the_map_is_the_distance_to_the_nearest(images: Image
 
 def test_what_is_remembered_is_no_anomaly(images: ImageSet):
     model = small.fit(detector(bank=1.0), images)
-    assert len(model.bank.patches) == 12 * 24
+    assert len(model.banks[0].patches) == 12 * 24
     assert model.anomaly_map(images[[2, 7]].image).max() < 1e-4
 
 
@@ -99,7 +99,7 @@ def test_a_marked_square_is_found(images: ImageSet, options: dict):
 
 def test_whitened_patches_have_unit_spread(images: ImageSet):
     model = small.fit(detector(bank=1.0, whitening=partial(Whitening, 1e-4)), images)
-    patches = model.bank.patches
+    patches = model.banks[0].patches
     assert patches.mean(0).abs().max() < 1e-3
     values = torch.linalg.eigvalsh(torch.cov(patches.T))
     assert values.max().item() == pytest.approx(1, abs=0.02) and values.max() >= 1 > values.min()
@@ -107,13 +107,13 @@ def test_whitened_patches_have_unit_spread(images: ImageSet):
 
 def test_the_bank_pools_the_views(images: ImageSet):
     model = small.fit(detector(bank=1.0), images, FLIPPED)
-    assert len(model.bank.patches) == 2 * 12 * 24
+    assert len(model.banks[0].patches) == 2 * 12 * 24
     assert model.anomaly_map(images[[2]].image.flip(-1), view=1).max() < 1e-4
 
 
 @pytest.mark.parametrize(("bank", "remembered"), [(10, 10), (0.25, 72), (10**6, 288)])
 def test_the_bank_is_counted_or_shared(images: ImageSet, bank: int | float, remembered: int):
-    assert len(small.fit(detector(bank=bank), images).bank.patches) == remembered
+    assert len(small.fit(detector(bank=bank), images).banks[0].patches) == remembered
 
 
 @pytest.mark.parametrize("options", [{"bank": 0}, {"bank": 1.5}, {"coreset": "kmeans"}])
@@ -133,5 +133,5 @@ def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, options: d
 
 
 def test_the_same_seed_gives_the_same_bank(images: ImageSet):
-    banks = [small.fit(detector(seed=seed, coreset="random"), images).bank.patches for seed in (0, 0, 1)]
+    banks = [small.fit(detector(seed=seed, coreset="random"), images).banks[0].patches for seed in (0, 0, 1)]
     assert torch.equal(banks[0], banks[1]) and not torch.equal(banks[0], banks[2])
