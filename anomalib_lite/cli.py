@@ -11,6 +11,7 @@ VERBS = {
     "demo": "render photographs of panels, and make labelled crops of them to try everything on",
     "segment": "find the products in photographs of panels, and cut aligned crops",
     "annotate": "label crops OK or NOK in a local web page",
+    "review": "find NOK images among those that are taken for OK",
     "generate": "make new OK images from OK images, and measure what they are worth",
     "train": "learn from OK images, set the threshold, measure on the test images, write a run folder",
     "sweep": "try many configurations by a sweep file: grid, random or bayes, with hyperband",

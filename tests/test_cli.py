@@ -70,7 +70,7 @@ def test_a_verb_like_no_other_lists_them_all(run_verb: Command):
 @pytest.mark.parametrize(
     ("verb", "override", "message"),
     [
-        ("train", "sed=3", "Did you mean: seed?"),
+        ("train", "sed=3", "Did you mean: seed"),
         ("train", "detector.chanels=3", "Did you mean: detector.channels"),
         ("train", "detectr.channels=3", "Did you mean: detector.channels"),
         ("train", "scoring.false_alarm=0.1", "Did you mean: scoring.false_alarm_rate"),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -49,9 +49,11 @@ def digest(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def describe(splits: Splits) -> dict[str, Any]:
-    """What a run keeps of its data: the fingerprint, the bits of 16-bit files, and what it learned from, by content."""
-    learned = {digest(s.image): str(s.image) for s in splits.train + splits.val}
+def describe(splits: Splits, missed: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a run keeps of its data: the fingerprint, the bits of 16-bit files, and what it learned from, by content;
+    missed: images that its threshold was set by.
+    """
+    learned = {digest(image): str(image) for image in (*(s.image for s in splits.train + splits.val), *missed)}
     return {"fingerprint": fingerprint(splits), "bits": next((s.bits for s in splits.train), None), "learned": learned}
 
 
@@ -72,7 +74,7 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
     Errors: UserError where a run's own data is not what it was, and where nothing is left.
     """
     if fingerprint(splits) == known["fingerprint"]:
-        return splits.test
+        return unknown(splits.test, known["learned"])
     if own:
         now = {digest(s.image) for s in splits.train + splits.val}
         gone = len(set(known["learned"]) - now)
@@ -85,11 +87,17 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
     if splits.drawn:
         samples = [s for _, part in splits for s in part]
         samples.sort(key=lambda s: (s.label != OK, s.image))
-    new = [s for s in samples if digest(s.image) not in known["learned"]]
-    if len(new) < len(samples):
-        log.warning("%d of %d images are left out: the run learned from them", len(samples) - len(new), len(samples))
+    new = unknown(samples, known["learned"])
     if not new:
         raise UserError("The run learned from all of these images: there is nothing to measure it on.")
+    return new
+
+
+def unknown(samples: Sequence[Sample], learned: Collection[str]) -> list[Sample]:
+    """Those whose content is not among the digests of what was learned from."""
+    new = [s for s in samples if digest(s.image) not in learned]
+    if len(new) < len(samples):
+        log.warning("%d of %d images are left out: the run learned from them", len(samples) - len(new), len(samples))
     return new
 
 

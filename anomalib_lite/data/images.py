@@ -95,10 +95,10 @@ class ImageSet(Dataset[Batch]):
         """The first `count` samples, their pixels shared."""
         return self.part(slice(count))
 
-    def part(self, chosen: slice) -> ImageSet:
-        """Some of the samples, their pixels shared."""
+    def part(self, chosen: slice | Sequence[int]) -> ImageSet:
+        """Some of the samples; those of a slice share their pixels."""
         part = copy(self)
-        part.samples = self.samples[chosen]
+        part.samples = self.samples[chosen] if isinstance(chosen, slice) else [self.samples[k] for k in chosen]
         if self._pixels is not None and self._masks is not None:
             part._pixels, part._masks = self._pixels[chosen], self._masks[chosen]
         return part

@@ -81,6 +81,16 @@ def make_splits(
     return with_template(with_bits(Splits(train, val, test, drawn), bits), template)
 
 
+def union(parts: Sequence[Splits]) -> Splits:
+    """Several data sets as one; a content that several hold counts once, as the first of them has it.
+
+    Errors: UserError where one content is both OK and NOK.
+    """
+    pools = [[sample for part in parts for sample in getattr(part, name)] for name in ("test", "val", "train")]
+    test, val, train = _without_copies(*pools)
+    return Splits(train, val, test, any(part.drawn for part in parts))
+
+
 def hold_out(
     samples: Sequence[Sample], share: float, seed: int, root: Path, option: str = "data.val_share", rest: int = 1
 ) -> tuple[list[Sample], list[Sample]]:

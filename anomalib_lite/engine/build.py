@@ -11,15 +11,20 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones.finetuning import Settings as Finetuning
+from anomalib_lite.data.files import expand
 from anomalib_lite.data.mode import Mode
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.detectors.model import Model
+from anomalib_lite.detectors.padim import PaDiM
 from anomalib_lite.engine.generate import generated_set, read_order, trained_generator
+from anomalib_lite.engine.review import Reviewer
 from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
 from anomalib_lite.engine.trainer import Devices, MakeTrainer, devices_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.tracking import Tracking
+from anomalib_lite.scoring import GaussianBlur, MaxScore
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Plan:
         keep: Which epoch is kept, `last` or `best`.
         validate: Whether half of the held-out images judge the run by drawn defects.
         force: Whether what is there already is made anew.
+        start_from: The model of a finished run, which is loaded instead of training one.
+        missed: NOK photographs that the threshold must find.
+        reviewer: Leaves out OK images that look NOK; None: all are taken.
     """
 
     settings: Mapping[str, Any]
@@ -62,6 +70,9 @@ class Plan:
     keep: str
     validate: bool
     force: bool
+    start_from: Path | None
+    missed: tuple[Path, ...]
+    reviewer: Reviewer | None
 
 
 def build_plan(cfg: DictConfig) -> Plan:
@@ -81,14 +92,20 @@ def build_plan(cfg: DictConfig) -> Plan:
         mode=mode,
         trainer=trainer,
         devices=devices_of(trainer),
-        generated=None if order.generator is None or mode.generated == 0 else partial(generated_set, order),
-        restyler=partial(trained_generator, order) if restyles else None,
-        teacher=None if finetuning is None else partial(finetuned_weights, _teaching(settings, size)),
+        # a run that starts from another one has its weights already
+        generated=None
+        if cfg.start_from or order.generator is None or mode.generated == 0
+        else partial(generated_set, order),
+        restyler=partial(trained_generator, order) if restyles and not cfg.start_from else None,
+        teacher=None if cfg.start_from or finetuning is None else partial(finetuned_weights, _teaching(settings, size)),
         inspector=settings["defects"],
         tracking=Tracking(**settings["tracking"]),
         artifacts=artifacts,
         false_alarm_rate=cfg.scoring.false_alarm_rate,
         aupro_limit=cfg.scoring.aupro_limit,
+        start_from=Path(str(cfg.start_from)) if cfg.start_from else None,
+        missed=tuple(expand(cfg.missed, Path())),
+        reviewer=_reviewer(cfg, devices_of(trainer)) if cfg.contamination else None,
         **{key: cfg[key] for key in ("batch_size", "ram_limit_mb", "seed", "threads", "keep", "validate", "force")},
     )
 
@@ -135,6 +152,17 @@ def build_model(
     augment = instantiate(cfg.augment, restyler=restyler)
     views, blur, score = (instantiate(part) for part in (cfg.tta, cfg.scoring.blur, cfg.scoring.score))
     return Model(method, views, blur, score, augment if augment.active else None)
+
+
+def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:
+    """By PaDiM, whatever the detector: it is fitted to each fold within seconds, and trains nothing."""
+
+    def make() -> Model:
+        return Model(
+            PaDiM(instantiate(cfg.backbone, _partial_=True)), TestTimeAugmentation(), GaussianBlur(), MaxScore()
+        )
+
+    return Reviewer(make, devices.first, cfg.batch_size, cfg.seed, share=cfg.contamination)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

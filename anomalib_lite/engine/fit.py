@@ -19,9 +19,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from safetensors.torch import load_file, save_file
 
 from anomalib_lite.augment.colour_match import matched_template
+from anomalib_lite.data.fingerprint import digest, unknown
 from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
 from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
-from anomalib_lite.data.sample import OK, Sample, Splits
+from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Plan
 from anomalib_lite.engine.evaluate import (
@@ -29,11 +30,13 @@ from anomalib_lite.engine.evaluate import (
     evaluate,
     find_threshold,
     hold_back,
+    lowered,
     make_inspector,
     open_collector,
     validate,
 )
 from anomalib_lite.engine.results import conclude
+from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.trainer import History, OnDevice, Progress, fit_model, make_trainer
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.generated import FOLDER as GENERATED
@@ -49,6 +52,12 @@ WEIGHTS, SECONDS, HISTORY = "weights.safetensors", "seconds.json", "history.csv"
 
 def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> Evaluation:
     """Trains, sets the threshold on held-out OK images, measures on the test images, and fills the run's folder."""
+    if plan.reviewer:
+        with run.stage("review"):
+            splits, left_out = without_worst(plan.reviewer, splits, plan.size, plan.ram_limit_mb)
+        run.status["left_out"] = [str(image) for image in left_out]
+        log.warning("%d OK images look least like the others and are left out, see status.json", len(left_out))
+    splits = dataclasses.replace(splits, test=unknown(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
     _keep_inputs(run, inputs)
@@ -62,6 +71,12 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     model.to(plan.devices.first).eval()
     with run.stage("threshold"):
         threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate)
+        if plan.missed:
+            missed = ImageSet([Sample(image, NOK) for image in plan.missed], plan.size, plan.ram_limit_mb, "missed")
+            threshold = lowered(model, threshold, missed, plan.batch_size)
+        if plan.reviewer:
+            note = f"It holds for images like those kept: {len(left_out)} OK images that looked NOK were left out."
+            threshold = dataclasses.replace(threshold, note=f"{threshold.note} {note}".strip())
     with run.stage("inspector"):
         make_inspector(plan.inspector, run.path, train, levels, inputs.template)
         collector = open_collector(run.path, threshold)
@@ -93,9 +108,16 @@ def train_model(
 
     Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
     only in what comes after the training (`Method.after_training`, scoring, tta) train once: the trained weights are
-    an artifact. Returns whether the curves are still to be tracked.
+    an artifact. A run that starts from another one takes its model, and calibrates it on all images anew, which is
+    what fitting to all of them at once would have given. Returns whether the curves are still to be tracked.
     """
     in_order = OnDevice(loader(train.first(inputs.real), plan.batch_size), plan.devices.first)
+    if plan.start_from:
+        model.load_state_dict(load_file(plan.start_from))
+        with run.stage("calibrate"):
+            model.to(plan.devices.first).calibrate(in_order)
+        run.status |= model.method.notes
+        return False
     with run.stage("prepare"):
         model.to(plan.devices.first).prepare(in_order)
     made = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +13,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.data.fingerprint import DATA, describe, fingerprint
+from anomalib_lite.data.fingerprint import DATA, describe, fingerprint, known_data
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
-from anomalib_lite.jobs.app import app, say
+from anomalib_lite.engine.trust import check_targets
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.jobs.multirun import command
 from anomalib_lite.runs.artifacts import alone
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.environment import chosen, environment
-from anomalib_lite.runs.folder import CHECKPOINTS, RunFolder, announce, folder_name, run_hash
+from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, RunFolder, announce, folder_name, open_finished, run_hash
 from anomalib_lite.runs.tracking import Tracking, track_again, tracked
 
 log = logging.getLogger(__name__)
@@ -35,19 +38,28 @@ was interrupted goes on from its last epoch.
   anomalib-lite train data=mvtec_ad data.root=DIR data.category=bottle
   anomalib-lite train data=folder data.ok=ok data.nok='nok/*'
   anomalib-lite train detector=stfpm mode=template teacher=finetuned tta=flips
+  anomalib-lite train start_from=runs/default/... data=folder data.ok=new missed=passed_by_mistake/
   anomalib-lite train -m detector=stfpm augment=none,flips tta=none,flips     TTA does not train again"""
 
 # groups that a run's folder names where they are not left at their plain choice
+# what may be given beside the data of a run that starts from another one
+BESIDE_DATA = (
+    "paths", "tracking", "experiment_name", "force", "threads", "ram_limit_mb",
+    "start_from", "missed", "contamination", "trust",
+)  # fmt: skip
 PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher": "frozen", "tta": "none"}
 
 
 @app("train", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
+    earlier = open_finished(str(cfg.start_from)) if cfg.start_from else None
+    if earlier is not None:
+        cfg = _with_more_data(cfg, earlier)
     splits: Splits = instantiate(cfg.data)
     need_training_images(splits)
     data_hash = fingerprint(splits)
-    folder = _folder(cfg, data_hash)
+    folder = _folder(cfg, data_hash, earlier)
     announce(folder)
     with alone(folder, inside=True):  # who is asked for the same run at the same time waits, and finds it done
         run = RunFolder(folder)
@@ -71,7 +83,7 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> f
     if plan.force:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     run.start(plan.settings, environment(plan.seed, data_hash) | chosen(), command("train"))
-    write_json(run.path / DATA, describe(splits))
+    write_json(run.path / DATA, describe(splits, plan.missed))
     with run.guarded(), tracked(plan.tracking, run, plan.force) as tracker:
         result = fit(plan, run, splits, data_hash, tracker)
     say(in_words(result.metrics))
@@ -79,12 +91,42 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> f
     return result.metrics["image_auroc"]
 
 
-def _folder(cfg: DictConfig, data_hash: str) -> Path:
+def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:
+    """The configuration of an earlier run, with the data of both. Errors: UserError where that run's own data is not
+    what it was, and for settings that it cannot be given any more.
+    """
+    asked = {str(key).partition("=")[0].lstrip("+~").partition(".")[0] for key in HydraConfig.get().overrides.task}
+    if fixed := sorted(asked - set(BESIDE_DATA) - {"data"}):
+        raise UserError(
+            f"start_from continues a run with the settings that it has; {', '.join(fixed)} cannot be another. Train "
+            "anew for that, without start_from."
+        )
+    config = earlier.config
+    check_targets(config, texts(cfg.trust))
+    own: Splits = instantiate(config["data"])
+    if fingerprint(own) != known_data(earlier.path)["fingerprint"]:
+        raise UserError(
+            f"The data of {earlier.path} is not what it was when it was trained. Put it back: the images that a run "
+            "was fitted to are read again, together with the new ones."
+        )
+    parts = config["data"].get("parts") or [config["data"]]
+    new = OmegaConf.to_container(cfg.data, resolve=True)
+    # "all": otherwise OmegaConf makes configurations of the samples
+    data = {"_target_": "anomalib_lite.data.splits.union", "_convert_": "all", "parts": [*parts, new]}
+    kept = {key: cfg[key] for key in BESIDE_DATA}
+    return OmegaConf.create({**config, **kept, "start_from": str(earlier.path / MODEL), "data": data})
+
+
+def _folder(cfg: DictConfig, data_hash: str, earlier: RunFolder | None) -> Path:
+    digits = run_hash(OmegaConf.to_container(cfg, resolve=True), data_hash)  # type: ignore[arg-type]
+    if earlier is not None:
+        name = [re.sub(r"(-more)?-[0-9a-f]{10}$", "", earlier.path.resolve().name), "more", digits]
+        return Path(str(cfg.paths.runs)) / str(cfg.experiment_name) / folder_name(name)
     choices = HydraConfig.get().runtime.choices
     backbone = cfg.backbone.name if choices["backbone"] == "timm" else choices["backbone"]
     parts = [choices["data"], *categories(cfg), choices["detector"], backbone]
     parts += [f"{group}_{choices[group]}" for group, plain in PLAIN.items() if choices[group] != plain]
-    parts += [f"s{cfg.seed}", run_hash(OmegaConf.to_container(cfg, resolve=True), data_hash)]  # type: ignore[arg-type]
+    parts += [f"s{cfg.seed}", digits]
     return Path(str(cfg.paths.runs)) / str(cfg.experiment_name) / folder_name(parts)
 
 

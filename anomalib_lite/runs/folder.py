@@ -29,7 +29,7 @@ from anomalib_lite.runs.atomic import atomic_path, disk_full, write_json, write_
 log = logging.getLogger(__name__)
 
 # what does not change the result: where things lie, how they are tracked, and how a run is called
-UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_limit_mb")
+UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_limit_mb", "trust")
 LONGEST = 200  # bytes of a folder's name
 RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's name
 WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
@@ -41,14 +41,23 @@ def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
     config = by_content(config)
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
-    if not defining.get("validate"):  # off, it changes nothing
-        defining.pop("validate", None)
-    defining["data"] = {k: v for k, v in defining.get("data", {}).items() if k not in WHERE}
+    for switch in ("validate", "start_from", "missed", "contamination"):
+        if not defining.get(switch):  # off, it changes nothing
+            defining.pop(switch, None)
+    defining["data"] = _placeless(defining.get("data", {}))
     if (defining.get("teacher") or {}).get("nok"):
         nok = named_content(defining["teacher"]["nok"], config.get("data", {}).get("root"))
         defining["teacher"] = defining["teacher"] | {"nok": nok}
+    if defining.get("missed"):
+        defining["missed"] = named_content(defining["missed"])
     text = json.dumps([defining, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _placeless(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data's settings without where it lies; of several joined sets each one's."""
+    parts = {"parts": [_placeless(part) for part in data["parts"]]} if "parts" in data else {}
+    return {k: v for k, v in data.items() if k not in WHERE} | parts
 
 
 def folder_name(parts: Iterable[Any]) -> str:
@@ -257,6 +266,8 @@ def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in WHERE:
         if data.get(key) is not None and (path := Path(str(data[key])).expanduser()).exists():
             data[key] = str(path.absolute())
+    if "parts" in data:
+        data["parts"] = [_placed({"data": part})["data"] for part in data["parts"]]
     return {**config, "data": data} if data else dict(config)
 
 

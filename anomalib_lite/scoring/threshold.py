@@ -61,7 +61,8 @@ class Threshold:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Threshold:
         """Inverse of to_dict; the numbers survive JSON exactly."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**known)
 
     def moved(self, image: float | None = None, false_alarm_rate: float | None = None) -> Threshold:
         """Another threshold by the same held-out images: one that is given, or that of another false-alarm rate.

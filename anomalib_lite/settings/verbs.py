@@ -49,7 +49,42 @@ class Train(Verb):
     validate: bool = setting(
         False, "true: half of the held-out images judge the run by drawn defects, the others set the threshold"
     )
+    start_from: str | None = setting(
+        None,
+        "folder of a finished run, to which data=... adds images; the run's other settings hold, nothing is trained",
+    )
+    missed: Any = setting(
+        None,
+        "NOK photographs that were passed: the threshold is lowered until it finds them; a file, folder or pattern",
+    )
+    contamination: float = setting(
+        0.0,
+        "share of the OK images that may be NOK: so many that look least like the rest are left out",
+        least=0,
+        most=0.5,
+    )
+    trust: Any = setting([], "packages of your own whose code the run of start_from may name")
     force: bool = setting(False, "true: run again although the run folder says it is done")
+
+
+@dataclass
+class Review(Verb):
+    data: Any = None
+    backbone: Any = None
+    detector: Any = None
+    augment: Any = None
+    tta: Any = None
+    scoring: Any = None
+    trainer: Any = None
+    seed: int = setting(0, "of the folds", least=0, below=2**32)
+    image_size: Any = setting(256, "px; one number, or [height, width]", rule=pixels)
+    batch_size: int = setting(16, "images", least=1)
+    ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
+    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
+    folds: int = setting(5, "parts that the OK images are dealt into", least=2)
+    contamination: float = setting(0.1, "share that is left out when all are judged a second time", least=0, most=0.5)
+    worst: int = setting(30, "images that are shown", least=1)
+    output: str = setting("review", "folder to write to")
 
 
 @dataclass
@@ -192,6 +227,6 @@ class Compare(Verb):
 
 
 VERBS = {
-    "train": Train, "generate": Generate, "evaluate": Evaluate, "predict": Predict, "segment": Segment,
-    "annotate": Annotate, "demo": Demo, "sweep": Sweep, "compare": Compare,
+    "train": Train, "review": Review, "generate": Generate, "evaluate": Evaluate, "predict": Predict,
+    "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "compare": Compare,
 }  # fmt: skip

@@ -1,0 +1,118 @@
+"""OK folders that hold some NOK: each image judged by models that have not seen it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Outcome, Sample, Splits
+from anomalib_lite.detectors.model import Model
+from anomalib_lite.engine.evaluate import run_over
+from anomalib_lite.engine.trainer import OnDevice
+from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Reviewer:
+    """Cross-fitting: a model of each fold's complement judges the fold, so that no image vouches for itself.
+
+    Attributes:
+        make: Makes an untrained model whose method trains nothing by gradient.
+        folds: How many parts the images are dealt into.
+        share: Of the images that looked worst, left out when the models are fitted a second time, so that NOK images
+            among them do not pass for normal; 0: one round.
+    """
+
+    make: Callable[[], Model]
+    device: torch.device
+    batch_size: int
+    seed: int = 0
+    folds: int = FOLDS
+    share: float = 0.0
+
+    def scores(self, images: ImageSet) -> np.ndarray:
+        """(n,): an image's score over the median of its fold, 1 being usual.
+
+        Errors: UserError for a method that trains, and for too few images.
+        """
+        if len(images) < 2 * self.folds:
+            raise UserError(f"{len(images)} OK images are too few for {self.folds} folds: {2 * self.folds} are needed.")
+        fold = np.random.default_rng(self.seed).permutation(len(images)) % self.folds
+        scores = self._round(images, fold, np.zeros(len(images), bool))
+        return self._round(images, fold, worst(scores, self.share)) if self.share else scores
+
+    def outcomes(self, images: ImageSet, most: int) -> list[Outcome]:
+        """All images, the least usual first; the first `most` with picture and map, of the models of all the others."""
+        scores = self.scores(images)
+        order, most = np.argsort(-scores, kind="stable").tolist(), min(most, len(images) // 2)
+        first = images.part(order[:most])
+        model = self._fitted(images, order[most:])
+        shown = [Outcome(s, float(scores[k]), False) for s, k in zip(first.samples, order, strict=False)]
+        for batch, prediction in run_over(model, loader(first, self.batch_size), "draw the worst"):
+            pixels = (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            for k, index in enumerate(batch.index.tolist()):
+                outcome = shown[index]
+                shown[index] = Outcome(
+                    outcome.sample,
+                    outcome.score,
+                    False,
+                    image=pixels[k].copy(),
+                    map=prediction.map[k, 0].numpy().copy(),
+                )
+        return shown + [Outcome(images.samples[k], float(scores[k]), False) for k in order[most:]]
+
+    def _round(self, images: ImageSet, fold: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+        scores = np.empty(len(images))
+        for k in range(self.folds):
+            log.info("review: fold %d of %d", k + 1, self.folds)
+            own = np.flatnonzero(fold == k)
+            model = self._fitted(images, np.flatnonzero((fold != k) & ~left_out).tolist())
+            judged = run_over(model, loader(images.part(own.tolist()), self.batch_size), f"fold {k + 1}")
+            found = np.concatenate([prediction.score.numpy() for _, prediction in judged])
+            scores[own] = found / max(float(np.median(found)), 1e-12)
+        return scores
+
+    def _fitted(self, images: ImageSet, chosen: Sequence[int]) -> Model:
+        model = self.make().to(self.device)
+        if model.method.epochs:
+            raise UserError(f"{type(model.method).__name__} trains for each fold: take detector=padim or patchcore.")
+        batches = OnDevice(loader(images.part(chosen), self.batch_size), self.device)
+        model.prepare(batches)
+        model.calibrate(batches)
+        return model.eval()
+
+
+def worst(scores: np.ndarray, share: float) -> np.ndarray:
+    """Which (n,) have the largest scores, `share` of them, rounded up."""
+    chosen = np.zeros(len(scores), bool)
+    chosen[np.argsort(-scores, kind="stable")[: math.ceil(share * len(scores))]] = True
+    return chosen
+
+
+def without_worst(
+    reviewer: Reviewer, splits: Splits, size: tuple[int, int], ram_limit_mb: float
+) -> tuple[Splits, list[Path]]:
+    """The splits without the share of their OK images, to learn from or held out, that looks least like the others;
+    and which these were.
+    """
+    samples = [*splits.train, *splits.val]
+    scores = reviewer.scores(ImageSet(samples, size, ram_limit_mb, "to review"))
+    left_out = {s.image for s, bad in zip(samples, worst(scores, reviewer.share), strict=True) if bad}
+
+    def rest(part: Sequence[Sample]) -> list[Sample]:
+        return [sample for sample in part if sample.image not in left_out]
+
+    if not (rest(splits.train) and rest(splits.val)):
+        raise UserError(f"contamination={reviewer.share} leaves no OK image to learn from or to hold out.")
+    kept = Splits(rest(splits.train), rest(splits.val), splits.test, splits.drawn)
+    return kept, [s.image for s in samples if s.image in left_out]

@@ -1,0 +1,132 @@
+"""Runs that grow: OK images added to a trained run, defects that were missed, OK folders that hold some NOK."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.engine.build import build_data, build_model
+from anomalib_lite.runs.folder import RunFolder
+from tests.commands import Command
+from tests.made import write_category
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """folder/old and folder/new hold ten OK images each, folder/nok two defects."""
+    folder = tmp_path_factory.mktemp("halves")
+    made = write_category(folder / "all", train=20, good=3, defects={"dot": 2})
+    for k, image in enumerate(sorted((made / "train/good").iterdir())):
+        target = folder / ("old" if k < 10 else "new") / image.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(image, target)
+    shutil.copytree(made / "test/dot", folder / "nok/dot")
+    return folder
+
+
+def train(run_verb: Command, runs: Path, *overrides: str) -> Path:
+    done = run_verb("train", f"paths.runs={runs}", f"paths.artifacts={runs}", "tracking=none", *overrides)
+    assert done.status == 0, done.err
+    return Path(done.out.strip().splitlines()[-1])
+
+
+SMALL = ["preset=smoke", "threads=1", "image_size=48", "batch_size=4", "defects=none", "data=folder"]
+
+
+@pytest.mark.parametrize(
+    "detector", [["padim"], ["patchcore"], ["stfpm", "detector.gaussian.choose=levels"]], ids=lambda d: d[0]
+)
+def test_a_run_with_images_added_is_what_all_at_once_would_have_given(run_verb, halves, tmp_path, detector):
+    name, *more = detector
+    own = [*SMALL, f"detector={name}", *more, f"data.ok={halves}/old", f"data.nok={halves}/nok"]
+    first = train(run_verb, tmp_path / "runs", *own)
+    grown = train(
+        run_verb, tmp_path / "runs", f"start_from={first}", "data=folder", f"data.ok={halves}/new", "threads=1"
+    )
+    assert grown.name.startswith(first.name.rpartition("-")[0] + "-more-")
+    learned = json.loads((grown / "data.json").read_text())["learned"]
+    assert {Path(p).parent.name for p in learned.values()} == {"old", "new"}
+    held_out = [json.loads((run / "threshold.json").read_text())["n"] for run in (first, grown)]
+    assert held_out[1] == 2 * held_out[0]
+
+    again = run_verb("evaluate", f"run={grown}", f"output={tmp_path / 'again'}")  # its data are found again
+    assert again.status == 0, again.err
+    figures = [json.loads((f / "metrics.json").read_text())["image_auroc"] for f in (grown, tmp_path / "again")]
+    assert figures[0] == figures[1]
+    if name == "stfpm":  # its student was trained on the first images alone
+        student = [
+            {k: v for k, v in load_file(run / "model.safetensors").items() if "student" in k} for run in (first, grown)
+        ]
+        assert student[0] and all((student[0][k] == student[1][k]).all() for k in student[0])
+        return
+    config = OmegaConf.create(RunFolder(grown).config)
+    splits = build_data(config.data)
+    at_once = build_model(config)
+    images = loader(ImageSet(splits.train, (48, 48)), 4)
+    at_once.prepare(images)
+    at_once.calibrate(images)
+    saved = load_file(grown / "model.safetensors")
+    for key, value in at_once.state_dict().items():
+        assert value.shape == saved[key].shape and torch.allclose(value, saved[key], rtol=0, atol=1e-5), key
+
+
+def test_settings_of_a_run_that_grows_are_its_own(run_verb, halves, tmp_path):
+    first = train(run_verb, tmp_path, *SMALL, "detector=padim", f"data.ok={halves}/old", f"data.nok={halves}/nok")
+    refused = run_verb("train", f"start_from={first}", "data=folder", f"data.ok={halves}/new", "image_size=64")
+    assert refused.status == 2 and "image_size cannot be another" in refused.err
+    shutil.move(halves / "old", halves / "away")
+    try:
+        gone = run_verb("train", f"start_from={first}", "data=folder", f"data.ok={halves}/new")
+    finally:
+        shutil.move(halves / "away", halves / "old")
+    assert gone.status == 2 and "old" in gone.err
+
+
+def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(run_verb, halves, tmp_path):
+    own = [*SMALL, "detector=padim", f"data.ok={halves}/old", f"data.nok={halves}/nok"]
+    plain = train(run_verb, tmp_path, *own)
+    passed = sorted((halves / "new").iterdir())[0]  # an OK image that a person calls NOK lies low among the scores
+    lowered = train(run_verb, tmp_path, *own, f"missed={passed}")
+    before, after = (json.loads((run / "threshold.json").read_text()) for run in (plain, lowered))
+    assert plain != lowered
+    if after["given"]:
+        assert after["image"] < before["image"] and "was lowered" in after["note"]
+        assert after["promised_rate"] >= before["promised_rate"]
+    done = run_verb("predict", f"run={lowered}", f"images={passed}", f"output={tmp_path / 'out'}", "maps=false")
+    assert done.status == 0, done.err
+    assert (tmp_path / "out/predictions.csv").read_text().splitlines()[1].endswith(",1")
+    easy = train(run_verb, tmp_path, *own, f"missed={halves}/nok/dot")
+    assert json.loads((easy / "threshold.json").read_text())["image"] == before["image"]
+    assert json.loads((easy / "metrics.json").read_text())["per_defect"] == {}  # what sets a threshold tests nothing
+
+
+def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_it_out(run_verb, halves, tmp_path):
+    folder = tmp_path / "mixed"
+    for part in ("old", "new"):
+        shutil.copytree(halves / part, folder, dirs_exist_ok=True)
+    bad = sorted((halves / "nok/dot").iterdir())[0]
+    shutil.copy(bad, folder / "zz_bad.png")
+    done = run_verb(
+        "review", "data=folder", f"data.ok={folder}", "image_size=48", f"output={tmp_path / 'review'}", "threads=1"
+    )
+    assert done.status == 0, done.err
+    with (tmp_path / "review/predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    given = sorted(p.name for p in folder.iterdir())
+    assert sorted(Path(r["image"]).name for r in rows) == given
+    assert Path(rows[0]["image"]).name == "zz_bad.png" and (tmp_path / "review/worst.png").is_file()
+
+    run = train(
+        run_verb, tmp_path, *SMALL, "detector=padim", f"data.ok={folder}", "data.test_ok_share=0", "contamination=0.04"
+    )
+    status = json.loads((run / "status.json").read_text())
+    assert [Path(p).name for p in status["left_out"]] == ["zz_bad.png"]
+    assert "left out" in json.loads((run / "threshold.json").read_text())["note"]
