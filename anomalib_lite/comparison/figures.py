@@ -71,6 +71,27 @@ def interactions_figure(study: Study) -> Figure:
     return drawing
 
 
+def ranks_figure(study: Study) -> Figure:
+    """Critical-difference diagram (Demšar 2006, figure 1): mean ranks, the best on top, and bars over those not told
+    apart.
+    """
+    ranks = study.ranks
+    assert ranks is not None
+    drawing, axis = _frame(ranks.settings)
+    rows = np.arange(len(ranks.mean))
+    axis.scatter(ranks.mean, rows, s=34, marker="D", color=ink.OK, zorder=3)
+    for k, (first, last) in enumerate(ranks.alike):
+        x = ranks.mean[last] + 0.12 + 0.1 * k
+        axis.vlines(x, first - 0.2, last + 0.2, color=ink.NOK, linewidth=2.4)
+    axis.hlines(-0.75, 1, 1 + ranks.critical, color=ink.MUTED, linewidth=2)
+    axis.text(1 + ranks.critical + 0.05, -0.75, "critical difference", color=ink.MUTED, fontsize=8, va="center")
+    axis.set_yticks(rows, ranks.settings)
+    axis.set_ylim(len(rows) - 0.4, -1.2)
+    axis.set_xlim(0.8, len(rows) + 0.3)
+    axis.set_xlabel(f"mean rank of {title(study.metric)}")
+    return drawing
+
+
 def price_figure(study: Study) -> Figure:
     """Quality against milliseconds and against megabytes; the fronts are joined."""
     drawing, axes = ink.panels(10.4, 3.7, 1, 2)

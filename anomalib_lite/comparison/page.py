@@ -106,6 +106,7 @@ def _part(found: Comparison, study: Study) -> dict[str, Any]:
         "settings_figure": (figures.settings_figure, True),
         "effects_figure": (figures.effects_figure, study.effects["difference"].notna().any()),
         "pairs_figure": (figures.pairs_figure, len(study.pairs) > 0 and study.pairs["pairs"].any()),
+        "ranks_figure": (figures.ranks_figure, study.ranks is not None),
         "prices": (figures.price_figure, priced),
         "interactions": (figures.interactions_figure, bool(study.interactions)),
     }

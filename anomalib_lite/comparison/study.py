@@ -24,6 +24,7 @@ from anomalib_lite.comparison.design import (
     marginal_effects,
     views,
 )
+from anomalib_lite.comparison.ranks import Ranks, rank
 from anomalib_lite.comparison.runs import COSTS, Run
 from anomalib_lite.comparison.statistics import Interval
 from anomalib_lite.comparison.table import RunTable
@@ -67,6 +68,13 @@ class Study:
     @property
     def best(self) -> pd.Series:
         return self.summaries.loc[self.summaries["best"].idxmax()]
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """None where there are too few data sets or settings."""
+        names, blocks = self.view.variants, self.view.blocks
+        means = [[sign(self.metric) * float(np.mean([*self.series[v, b].values()])) for v in names] for b in blocks]
+        return rank(names, np.array(means))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ def findings(study: Study) -> list[str]:
     if single := int((study.summaries["seeds"] < 2).sum()) if best.seeds > 1 else 0:
         said.append(f"{single} of {many} settings have a single seed, and do not compete for the best.")
     said.append(_against_best(study))
+    if ranks := study.ranks:
+        said.append(ranks.in_words())
     seeds = int(study.summaries["seeds"].min())
     least = visible(study, seeds) if seeds > 1 else None
     if least and not study.pairs["significant"].all():
