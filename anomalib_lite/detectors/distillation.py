@@ -21,19 +21,98 @@ from anomalib_lite.detectors.residual import SelectedResidualModel
 log = logging.getLogger(__name__)
 
 
-class Distillation(Method):
-    """Base of the detectors that train a student. A subclass builds its networks, calls `built`, and gives `answers`
-    and `loss`.
+class FeatureLearner(Method):
+    """Base of what is trained on a frozen backbone's features. A subclass builds its networks, calls `built`, and gives
+    `loss_of`.
 
-    backbone: makes the network; called as configured for the teacher. optimizer: makes the optimizer from the
-    parameters of `learners`; scheduler: the learning-rate schedule from the optimizer and `total_steps`, or None.
+    backbone: makes the network. optimizer: makes the optimizer from the parameters of `learners`; scheduler: the
+    learning-rate schedule from the optimizer and `total_steps`, or None. cache_mb: memory for the features of the
+    training images. folds: one in so many training images is not learned from, but tried on; None: all are learned
+    from.
+    """
+
+    after_training: tuple[str, ...] = ("cache_mb",)
+    learners: tuple[str, ...]  # the attributes that hold what is trained
+
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None,
+        epochs: int,
+        cache_mb: float,
+        folds: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.teacher = backbone().requires_grad_(False)
+        self.optimizer, self.scheduler, self.epochs, self.folds = optimizer, scheduler, epochs, folds
+        self.tried: list[int] = []  # indices of the training images that are not learned from
+        self.cache = FeatureCache(self.features, cache_mb)
+
+    def built(self) -> None:
+        self.to(memory_format=torch.channels_last)
+        self.train()  # Lightning keeps the modes that it finds
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What is learned from, by level (B, C, h, w), of images (B, 3, H, W); it stays the same while training."""
+        return self.teacher(image)
+
+    def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
+        """weight: (B,), of the images."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss_of")
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher never leaves eval mode: its batch statistics belong to its weights."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def prepare(self, batches: Batches) -> None:
+        if self.folds is not None:
+            self.tried = list(range(0, len(batches.dataset), self.folds))
+        for features in self.cache.fill(batches, "teacher's features"):
+            self.look_at(features)
+
+    def look_at(self, features: list[Tensor]) -> None:
+        """A batch of the teacher's features of OK images, before the training."""
+
+    def training_step(self, batch: Batch) -> Tensor:
+        return self.loss_of(self.cache.get(batch), batch, self.weights(batch))
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Of the images in the loss (B,): nothing for those that are tried on, where there are others."""
+        if len(self.tried) < 2:
+            return batch.weight
+        return batch.weight * ~torch.isin(batch.index, torch.tensor(self.tried)).to(batch.weight.device)
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        return self.loss_of(self.features(batch.image), batch, torch.ones_like(batch.weight))
+
+    def configure_optimizers(self, total_steps: int) -> Any:
+        optimizer = self.optimizer(self.learned())
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer, total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def learned(self) -> list[Any]:
+        """The parameters, or groups of them."""
+        parts = (getattr(self, name) for name in self.learners)
+        return [p for part in parts if part is not None for p in part.parameters()]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.state_dict().items() if k.split(".")[0] in self.learners}
+
+
+class Distillation(FeatureLearner):
+    """Base of the detectors that train a student. A subclass gives `answers` and `loss`.
+
     gaussian: models the student's residual on OK images; their Mahalanobis distance is the map. None: the map is the
-    distance between teacher and student. fusion: `product` or `sum` of the levels' maps then. cache_mb: memory for
-    the teacher's features of the training images.
+    distance between teacher and student. fusion: `product` or `sum` of the levels' maps then. The other settings are
+    those of FeatureLearner.
     """
 
     after_training = ("gaussian", "fusion", "cache_mb")
-    learners: tuple[str, ...]  # the attributes that hold what is trained
 
     def __init__(
         self,
@@ -45,18 +124,11 @@ class Distillation(Method):
         fusion: str,
         cache_mb: float,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb)
         check_fusion(fusion)
-        self.teacher = backbone().requires_grad_(False)
-        self.optimizer, self.scheduler, self.epochs = optimizer, scheduler, epochs
         self.gaussian, self.fusion = gaussian, fusion
         if gaussian is not None:
             gaussian.keep(len(self.teacher.channels))
-        self.cache = FeatureCache(self.teacher, cache_mb)
-
-    def built(self) -> None:
-        self.to(memory_format=torch.channels_last)
-        self.train()  # Lightning keeps the modes that it finds
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         """The student's, by level, to an image (B, 3, H, W) of which these are the teacher's features."""
@@ -78,38 +150,8 @@ class Distillation(Method):
         """By level, (B, C, h, w): of the directions, where those are all that the student has learned."""
         return [F.normalize(t, dim=1) - F.normalize(a, dim=1) for t, a in zip(targets, answers, strict=True)]
 
-    def train(self, mode: bool = True) -> Self:
-        """The teacher never leaves eval mode: its batch statistics belong to its weights."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def prepare(self, batches: Batches) -> None:
-        for features in self.cache.fill(batches, "teacher's features"):
-            self.look_at(features)
-
-    def look_at(self, features: list[Tensor]) -> None:
-        """A batch of the teacher's features of OK images, before the training."""
-
-    def training_step(self, batch: Batch) -> Tensor:
-        return self._loss_of(self.cache.get(batch), batch, batch.weight)
-
-    def validation_loss(self, batch: Batch) -> Tensor:
-        return self._loss_of(self.teacher(batch.image), batch, torch.ones_like(batch.weight))
-
-    def _loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
+    def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         return self.loss(self.targets(features), self.answers(features, batch.image), weight)
-
-    def configure_optimizers(self, total_steps: int) -> Any:
-        parts = (getattr(self, name) for name in self.learners)
-        optimizer = self.optimizer([p for part in parts if part is not None for p in part.parameters()])
-        if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer, total_steps=total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.state_dict().items() if k.split(".")[0] in self.learners}
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
@@ -119,7 +161,7 @@ class Distillation(Method):
         self.cache.clear()
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        targets, answers = self._both(self.teacher(image), image)
+        targets, answers = self._both(self.features(image), image)
         if self.gaussian is not None:
             return self.gaussian(self.residuals(targets, answers), view)
         return fuse(self.distances(targets, answers), self.fusion)
@@ -127,7 +169,7 @@ class Distillation(Method):
     def _residuals_of(self, batch: Batch, view: View) -> list[Tensor]:
         batch = batch.to(self.device)
         image = view.apply(batch.image).contiguous(memory_format=torch.channels_last)
-        features = self.cache.get(batch) if view.identity else self.teacher(image)
+        features = self.cache.get(batch) if view.identity else self.features(image)
         return self.residuals(*self._both(features, image))
 
     def _both(self, features: list[Tensor], image: Tensor) -> tuple[list[Tensor], list[Tensor]]:

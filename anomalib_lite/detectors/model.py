@@ -83,6 +83,9 @@ class Method(Fitted):
         """The loss of a batch of held-out OK images."""
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
+    def epoch_end(self) -> None:
+        """After each epoch of the training, for a method that keeps the best one by a figure of its own."""
+
     def configure_optimizers(self, total_steps: int) -> Any:
         """What Lightning takes from `configure_optimizers`."""
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
@@ -180,6 +183,9 @@ class Model(LightningModule):
                 "the learning rate (detector.optimizer.lr), or take trainer.precision=32-true."
             )
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.method.epoch_end()
 
     def validation_step(self, batch: Batch, step: int) -> None:
         self._logged("val_loss", self.method.validation_loss(batch), batch)

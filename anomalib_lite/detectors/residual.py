@@ -155,8 +155,7 @@ class SelectedResidualModel(nn.Module):
                 by_image.update(score.cpu(), batch.label.tolist())
                 by_pixel.update(map.cpu(), batch.mask, batch.label.tolist())
         for name, (by_image, by_pixel) in trials.items():
-            values = by_image.compute().values | by_pixel.compute().values
-            self.trials[name] = {key: round(values[key] or 0.0, 4) for key in CRITERIA}
+            self.trials[name] = {key: round(value, 4) for key, value in figures(by_image, by_pixel).items()}
         best = max(self.trials, key=lambda name: sum(self.trials[name].values()))
         log.info("residual model '%s' suits the OK images best: %s", best, self.trials)
         self.candidates = NamedModules[ResidualModel]({best: self.candidates[best]})
@@ -174,6 +173,12 @@ class SelectedResidualModel(nn.Module):
             # while training goes on nothing is chosen yet, and there are no twins
             self.views = Modules(deepcopy(next(iter(self.candidates.values()))) for _ in twins)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def figures(by_image: ImageMetrics, by_pixel: PixelMetrics) -> dict[str, float]:
+    """What choices between settings go by; one that cannot be had counts as 0."""
+    values = by_image.compute().values | by_pixel.compute().values
+    return {key: values[key] or 0.0 for key in CRITERIA}
 
 
 def _rows(features: Sequence[Tensor], wanted: Tensor) -> list[Tensor]:

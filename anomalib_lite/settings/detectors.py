@@ -12,6 +12,7 @@ from anomalib_lite.settings.fields import setting
 ROOM = "anomalib_lite.detectors"
 SHRINKAGE = "0: each place its own covariance; 1: all the pooled one; auto: as few images need it"
 RIDGE = "share of the pooled mean variance added to the diagonal"
+CACHE = "MB for the teacher's features of the training images; 0: computed anew"
 LEVELS = "the backbone's layers, by their place: of stride 8 and 16; null: all"
 STRIDE = "px between the positions; null: as of the finest layer taken"
 TURNS = "copies of each of few images, turned by parts of a circle; 1: none"
@@ -76,7 +77,7 @@ class STFPM:
     whitening: Any = setting(Whitening, "null: the student learns the directions of the raw features, as in the paper")
     gaussian: Any = setting(SelectedResidual, "null: the map is the distance between teacher and student (paper)")
     fusion: str = setting("product", "of the layers' maps, without the Gaussian", choices=FUSION)
-    cache_mb: float = setting(2048, "MB for the teacher's features of the training images; 0: computed anew", least=0)
+    cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
@@ -88,7 +89,50 @@ class ReverseDistillation:
     blocks: int = setting(2, "residual blocks a level", least=1)
     gaussian: Any = setting(SelectedResidual, "null: the map is the distance between teacher and decoder (paper)")
     fusion: str = setting("sum", "of the layers' maps, without the Gaussian", choices=FUSION)
-    cache_mb: float = setting(2048, "MB for the teacher's features of the training images; 0: computed anew", least=0)
+    cache_mb: float = setting(2048, CACHE, least=0)
+
+
+@dataclass
+class SimpleNet:
+    _target_: str = f"{ROOM}.simplenet.SimpleNet"
+    epochs: int = setting(20, "of the training; the one that finds drawn defects best is kept", least=0)
+    optimizer: Any = setting(
+        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 1e-5}, "of torch"
+    )
+    scheduler: Any = setting(None, "of the learning rate; null: constant")
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int = setting(8, "px between the positions", least=1)
+    whitening: Any = setting(Whitening, "null: noise is added to raw features, as in the paper")
+    noise: float = setting(0.25, "standard deviation, of whitened features in theirs", above=0)
+    hidden: int = setting(256, "width of the discriminator", least=1)
+    adaptor_lr: float = setting(
+        5e-4, "learning rate of the feature adaptor; the optimizer's is the discriminator's", least=0
+    )
+    folds: int = setting(5, "one in so many training images is tried on with drawn defects", least=2)
+    synthetic: int = setting(80, "defects that are drawn", least=1)
+    seed: int = setting(0, "of the drawn defects", least=0)
+    cache_mb: float = setting(2048, CACHE, least=0)
+
+
+@dataclass
+class Dinomaly:
+    _target_: str = f"{ROOM}.dinomaly.Dinomaly"
+    epochs: int = setting(20, "of the decoder's training", least=0)
+    optimizer: Any = setting(
+        {"_target_": f"{ROOM}.dinomaly.StableAdamW", "_partial_": True, "lr": 2e-3}, "of the decoder"
+    )
+    scheduler: Any = setting(ONE_CYCLE | {"final_div_factor": 0.4}, "of the learning rate; null: constant")
+    groups: int = setting(2, "of consecutive layers, each given back as a whole", least=1)
+    depth: int = setting(4, "blocks of the decoder; 8 in the paper", least=1)
+    width: int | None = setting(None, "channels of the decoder, a multiple of 64; null: as the layers have", least=64)
+    stride: int | None = setting(None, "px between the positions; null: as of the finest layer", least=1)
+    dropout: float = setting(0.2, "of the bottleneck", least=0, below=1)
+    discard: float = setting(0.9, "share of the positions, those answered best, that count less", least=0, below=1)
+    easy: float = setting(0.1, "factor of their gradient", least=0, most=1)
+    ramp: float = setting(0.1, "share of the training within which discard grows from 0", least=0, most=1)
+    gaussian: Any = setting(None, "of the residual, as stfpm has it; null: the map is 1 - cosine (paper)")
+    fusion: str = setting("sum", "of the groups' maps, without the Gaussian", choices=FUSION)
+    cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
@@ -237,10 +281,13 @@ OPTIONS: dict[str, dict[str, type]] = {
     "backbone": {"backbone": Backbone},
     "detector": {
         "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,
-        "patchcore": PatchCore, "subspace": SubspaceAD, "template": Template,
+        "patchcore": PatchCore, "subspace": SubspaceAD, "template": Template, "simplenet": SimpleNet,
+        "dinomaly": Dinomaly,
     },
     "tta": {"none": View},
     "scoring": {"max": Scoring, "topk": TopK},
 }  # fmt: skip
 
-SCORES = {"patchcore_local": "topk", "subspace": "topk", "anomalydino": "topk", "superadd": "topk_fine"}  # else: max
+SCORES = {  # else: max
+    "patchcore_local": "topk", "subspace": "topk", "anomalydino": "topk", "superadd": "topk_fine", "dinomaly": "topk",
+}  # fmt: skip

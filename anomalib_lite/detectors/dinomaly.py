@@ -1,0 +1,218 @@
+"""Dinomaly: a decoder of linear attention gives back a frozen encoder's features from a noisy bottleneck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.distillation import Distillation
+from anomalib_lite.detectors.levels import grid_of, half_squared_distance, size_of, stack
+from anomalib_lite.detectors.model import weighted_mean
+from anomalib_lite.detectors.residual import SelectedResidualModel
+from anomalib_lite.errors import UserError
+
+HEAD = 64  # channels of one attention head
+
+
+class Dinomaly(Distillation):
+    """A decoder learns to give back groups of a frozen encoder's layers; where it cannot, the image is anomalous.
+
+    Guo, Lu, Zhang, Chen, Li, Liao, "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly
+    Detection", CVPR 2025. Four things keep the decoder from giving back defects too: dropout in the bottleneck,
+    attention that cannot focus, groups of layers that need not be told apart, and gradients that shrink where the
+    answer is good already. With layers of one width, those of a vision transformer, it is the paper's method, on the
+    patches' tokens alone. Layers of other backbones are brought to one grid and stacked, and linear heads give them
+    back.
+
+    groups: of consecutive layers, each given back as their mean (stacked, where widths differ). depth: blocks of the
+    decoder. width: its channels, a multiple of 64; None: the layers' own. stride: px between the positions; None: as of
+    the finest layer. dropout: of the bottleneck. discard: share of the positions, those best answered, whose gradient
+    is multiplied by `easy`; it grows from 0 within the first `ramp` of the training. The other settings are those of
+    Distillation.
+    """
+
+    learners = ("bottleneck", "decoder", "heads")
+    step: Tensor
+
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None = None,
+        epochs: int = 20,
+        groups: int = 2,
+        depth: int = 4,
+        width: int | None = None,
+        stride: int | None = None,
+        dropout: float = 0.2,
+        discard: float = 0.9,
+        easy: float = 0.1,
+        ramp: float = 0.1,
+        gaussian: SelectedResidualModel | None = None,
+        fusion: str = "sum",
+        cache_mb: float = 2048,
+    ) -> None:
+        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
+        channels = self.teacher.channels
+        self.alike = len(set(channels)) == 1
+        width = width or (channels[0] if self.alike else HEAD * -(-sum(channels) // HEAD))
+        if width % HEAD:
+            raise UserError(f"detector.width must be a multiple of {HEAD}, not {width}: heads have {HEAD} channels.")
+        self.groups, self.stride = grouped(len(channels), groups), stride
+        self.blocks = grouped(depth, len(self.groups))
+        self.discard, self.easy, self.ramp, self.total = discard, easy, ramp, 1
+        inside = channels[0] if self.alike else sum(channels)
+        self.bottleneck = bottleneck(inside, width, dropout)
+        self.decoder = nn.ModuleList(Block(width) for _ in range(depth))
+        outside = [channels[0] if self.alike else sum(channels[i] for i in group) for group in self.groups]
+        self.heads = nn.ModuleList(nn.Identity() if c == width else nn.Linear(width, c) for c in outside)
+        self.register_buffer("step", torch.tensor(0))
+        for name in self.learners:
+            getattr(self, name).apply(small_weights)
+        self.built()
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        features = self.teacher(image)
+        grid = grid_of(image, self.stride) if self.stride else size_of(features[0])
+        return [stack([feature], grid) for feature in features]
+
+    def targets(self, features: list[Tensor]) -> list[Tensor]:
+        return [self._merged([features[i] for i in group]) for group in self.groups]
+
+    def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
+        tokens = self.bottleneck(self._merged(features).flatten(2).transpose(1, 2))
+        outputs = []
+        for block in self.decoder:
+            outputs.append(tokens := block(tokens))
+        outputs.reverse()  # the last blocks answer the first layers
+        means = [torch.stack([outputs[i] for i in blocks]).mean(0) for blocks in self.blocks]
+        maps = [head(mean).transpose(1, 2) for head, mean in zip(self.heads, means, strict=True)]
+        return [map.reshape(*map.shape[:2], *features[0].shape[2:]) for map in maps]
+
+    def loss(self, targets: list[Tensor], answers: list[Tensor], weight: Tensor) -> Tensor:
+        """1 - cosine of each image's whole groups, flattened; the mean over the groups."""
+        rate = self.discard * min(1.0, int(self.step) / max(1.0, self.ramp * self.total))
+        losses = []
+        for target, answer in zip(targets, answers, strict=True):
+            mined = hard_mined(target, answer, rate, self.easy)
+            losses.append(weighted_mean(1 - F.cosine_similarity(target.flatten(1), mined.flatten(1)), weight))
+        return torch.stack(losses).mean()
+
+    def training_step(self, batch: Batch) -> Tensor:
+        loss = super().training_step(batch)
+        self.step += 1
+        return loss
+
+    def configure_optimizers(self, total_steps: int) -> Any:
+        self.total = total_steps
+        return super().configure_optimizers(total_steps)
+
+    def _merged(self, features: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(features)).mean(0) if self.alike else torch.cat(list(features), 1)
+
+
+def hard_mined(target: Tensor, answer: Tensor, rate: float, easy: float) -> Tensor:
+    """The answer (B, C, h, w), whose gradient is multiplied by `easy` at that share of a batch's positions which are
+    answered best.
+    """
+    with torch.no_grad():
+        distance = half_squared_distance(target, answer)
+        hard = max(1, int(distance.numel() * (1 - rate)))
+        scale = torch.where(distance < distance.flatten().topk(hard).values[-1], easy, 1.0)
+    return answer.detach() + scale * (answer - answer.detach())
+
+
+def grouped(count: int, groups: int) -> list[list[int]]:
+    """Numbers 0 to count - 1 in consecutive groups of nearly one size, at most as many as there are numbers."""
+    if count < 1 or groups < 1:
+        raise UserError("detector.groups and detector.depth must be 1 or more.")
+    groups = min(groups, count)
+    return [list(range(k * count // groups, (k + 1) * count // groups)) for k in range(groups)]
+
+
+def bottleneck(inside: int, width: int, dropout: float) -> nn.Sequential:
+    """Two layers with dropout before, between and behind them, which is the noise."""
+    hidden = 4 * width
+    first, second = nn.Linear(inside, hidden), nn.Linear(hidden, width)
+    drops = [nn.Dropout(dropout) for _ in range(3)]
+    return nn.Sequential(drops[0], first, nn.GELU(), drops[1], second, drops[2])
+
+
+class Block(nn.Module):
+    """A transformer's block on tokens (B, N, C), with linear attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before, self.behind = nn.LayerNorm(width, eps=1e-8), nn.LayerNorm(width, eps=1e-8)
+        self.heads = width // HEAD
+        self.queries, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inner = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts = self.queries(self.before(tokens)).unflatten(2, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
+        attended = linear_attention(*parts).transpose(1, 2).flatten(2)
+        tokens = tokens + self.project(attended)
+        return tokens + self.inner(self.behind(tokens))
+
+
+def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention by products of elu + 1 instead of a softmax, all (..., N, C); its cost grows linearly with N.
+
+    Katharopoulos, Vyas, Pappas, Fleuret, "Transformers are RNNs", ICML 2020.
+    """
+    query, key = F.elu(query) + 1, F.elu(key) + 1
+    total = query @ key.sum(-2).unsqueeze(-1)
+    return query @ (key.transpose(-1, -2) @ value) / total
+
+
+def small_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
+        nn.init.zeros_(module.bias)
+
+
+class StableAdamW(torch.optim.Optimizer):
+    """AdamW with AMSGrad, whose step shrinks where a gradient is larger than those before it let expect.
+
+    Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt, "Stable and low-precision training for large-scale
+    vision-language models", NeurIPS 2023, algorithm 2, with Dinomaly's numbers. Neither torch nor timm has it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 2e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-10,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, (first, second) = self.state[parameter], group["betas"]
+        if not state:
+            state["step"] = 0
+            state |= {name: torch.zeros_like(parameter) for name in ("mean", "square", "largest")}
+        state["step"] += 1
+        state["mean"].lerp_(gradient, 1 - first)
+        state["square"].lerp_(gradient.square(), 1 - second)
+        torch.maximum(state["largest"], state["square"], out=state["largest"])
+        scale = (state["largest"] / (1 - second ** state["step"])).sqrt() + group["eps"]
+        excess = (gradient / scale).square().mean().sqrt().clamp_min(1)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(state["mean"] / scale * (group["lr"] / (1 - first ** state["step"])) / excess)

@@ -1,0 +1,163 @@
+"""SimpleNet: a discriminator that tells OK features from the same ones with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.augment.synthetic import drawn_batches
+from anomalib_lite.augment.tta import View
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.distillation import FeatureLearner
+from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
+from anomalib_lite.detectors.model import Batches, Finish, weighted_mean
+from anomalib_lite.detectors.residual import figures
+from anomalib_lite.detectors.statistics import Moments, Whitening
+from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+
+MARGIN = 0.5  # beyond which the loss asks for no more, th+ and th- of the paper
+
+
+class SimpleNet(FeatureLearner):
+    """A small network learns to tell the features of OK images from the same features with Gaussian noise added.
+
+    Liu, Zhou, Xu, Wang, "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023. Trained
+    longer it gets worse at telling real defects. So one in `folds` training images is not learned from, but gets
+    defects drawn into copies; the epoch is kept whose maps find those best (mean of image AUROC, pixel AUROC and
+    AUPRO). The authors keep the epoch that does best on the test images.
+
+    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions. whitening:
+    makes the whitening in which noise is added, fitted on OK images, so that noise is as large in directions of small
+    variance; None: raw features, as in the paper. noise: its standard deviation. hidden: width of the discriminator.
+    adaptor_lr: learning rate of the feature adaptor. synthetic: defects that are
+    drawn. The other settings are those of FeatureLearner.
+    """
+
+    learners = ("network",)
+    progress: Tensor
+
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None = None,
+        epochs: int = 20,
+        levels: Sequence[int] | None = (1, 2),
+        stride: int = 8,
+        whitening: Callable[[], Whitening] | None = None,
+        noise: float = 0.015,
+        hidden: int = 256,
+        adaptor_lr: float = 5e-4,
+        folds: int = 5,
+        synthetic: int = 80,
+        seed: int = 0,
+        cache_mb: float = 2048,
+    ) -> None:
+        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, folds)
+        self.levels, self.stride = chosen_levels(levels, len(self.teacher.channels)), stride
+        self.noise, self.adaptor_lr, self.synthetic, self.seed = noise, adaptor_lr, synthetic, seed
+        self.whitening = None if whitening is None else whitening()
+        self.network = Discriminator(sum(self.teacher.channels[level] for level in self.levels), hidden)
+        self.kept = deepcopy(self.network).requires_grad_(False)
+        self.register_buffer("progress", torch.tensor([0.0, 0.0, -1.0]))  # epochs, the one that is kept, its figure
+        self._drawn: list[tuple[Tensor, Batch]] = []
+        self.built()
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """One level (B, C, H / stride, W / stride): each layer averaged over 3 x 3 of its positions, stacked."""
+        features = self.teacher(image)
+        averaged = [F.avg_pool2d(features[i], 3, 1, 1, count_include_pad=False) for i in self.levels]
+        return [stack(averaged, grid_of(image, self.stride))]
+
+    def prepare(self, batches: Batches) -> None:
+        self._moments = Moments()
+        super().prepare(batches)
+        if self.whitening is not None:
+            self.whitening.fit(self._moments)
+        del self._moments
+        drawn = drawn_batches(batches.dataset, self.tried, self.synthetic, np.random.default_rng(self.seed))
+        with torch.no_grad():
+            self._drawn = [(self.features(batch.image.to(self.device))[0], batch) for batch in drawn]
+
+    def look_at(self, features: list[Tensor]) -> None:
+        if self.whitening is not None:
+            self._moments.update(features[0].movedim(1, -1).flatten(0, 2).cpu())
+
+    def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
+        """Truncated L1 (the paper's equations 5 and 6), weighted by image."""
+        if weight.any():  # batch normalisation sees what is learned from alone
+            features, weight = [features[0][weight > 0]], weight[weight > 0]
+        adapted = self.network.adaptor(self._rows(features[0]))
+        noisy = adapted + self.noise * torch.randn_like(adapted)
+        judged = self.network.judge(torch.cat([adapted, noisy]).flatten(0, 1)).view(2, len(weight), -1)
+        losses = truncated(judged[0], 1).mean(1) + truncated(judged[1], -1).mean(1)
+        return weighted_mean(losses, weight)
+
+    def learned(self) -> list[Any]:
+        adaptor = {"params": list(self.network.adaptor.parameters()), "lr": self.adaptor_lr}
+        return [{"params": list(self.network.judge.parameters())}, adaptor]
+
+    @torch.no_grad()
+    def epoch_end(self) -> None:
+        by_image, by_pixel = ImageMetrics(), PixelMetrics()
+        self.network.eval()
+        for features, batch in self._drawn:
+            map = F.interpolate(self._judged(self.network, features), batch.image.shape[-2:], mode="bilinear").cpu()
+            by_image.update(map.amax((1, 2, 3)), batch.label.tolist())
+            by_pixel.update(map, batch.mask, batch.label.tolist())
+        self.network.train()
+        figure = sum(figures(by_image, by_pixel).values())
+        self.progress[0] += 1
+        if figure > self.progress[2]:
+            self.progress[1], self.progress[2] = self.progress[0], figure
+            self.kept.load_state_dict(self.network.state_dict())
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Of the epoch that is kept."""
+        return {k: v for k, v in self.state_dict().items() if k.split(".")[0] in ("kept", "progress")}
+
+    def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
+        self._drawn = []
+        self.cache.clear()
+        self.network.load_state_dict(self.kept.state_dict())
+        epochs, kept, _ = self.progress.tolist()
+        self.notes = {"epochs": int(epochs), "epoch_kept": int(kept)}
+
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+        return self._judged(self.kept, self.features(image)[0])
+
+    def _judged(self, network: Discriminator, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) -> (B, 1, h, w): what the network says, as a positive number that grows with doubt."""
+        rows = network.adaptor(self._rows(features))
+        return F.softplus(-network.judge(rows.flatten(0, 1))).view(len(features), 1, *features.shape[2:])
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, positions, C)"""
+        features = features if self.whitening is None else self.whitening(features)
+        return features.flatten(2).transpose(1, 2)
+
+
+class Discriminator(nn.Module):
+    """The feature adaptor, one linear layer, and two layers that judge: large for OK features, (N, C) -> (N, 1)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.adaptor = nn.Linear(channels, channels)
+        self.judge = nn.Sequential(
+            nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1, bias=False)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight)
+
+
+def truncated(judged: Tensor, sign: int) -> Tensor:
+    """How far a judgement is from being beyond the margin on its side; nothing beyond."""
+    return (MARGIN - sign * judged).clamp_min(0)
