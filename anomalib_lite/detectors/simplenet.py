@@ -52,7 +52,7 @@ class SimpleNet(FeatureLearner):
         levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         whitening: Callable[[], Whitening] | None = None,
-        noise: float = 0.015,
+        noise: float = 0.25,
         hidden: int = 256,
         adaptor_lr: float = 5e-4,
         folds: int = 5,
