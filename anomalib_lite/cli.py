@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "measure a trained run on the test images of a data set",
     "predict": "anomaly scores, maps and overlays for any images, by a trained run",
     "compare": "hold finished runs against each other: means, effects, and whether so few seeds can tell",
+    "submit": "files for the evaluation server of MVTec AD 2",
 }
 
 # glibc gives large blocks back to the system and faults them in again at every batch; kept, feature extraction on a

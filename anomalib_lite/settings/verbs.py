@@ -139,6 +139,14 @@ class Predict(Verb):
 
 
 @dataclass
+class Submit(Verb):
+    runs: Any = setting(MISSING, "finished runs, one an object: folders, globs, or a folder of runs")
+    root: str = setting(MISSING, "the folder of MVTec AD 2 that holds the objects")
+    output: str = setting("submission", "folder to write to")
+    trust: Any = setting([], "packages of your own whose code a run may name")
+
+
+@dataclass
 class Segment(Verb):
     panels: Any = None
     images: Any = setting(MISSING, "photographs of panels: a file, a folder or a glob pattern, or a list of them")
@@ -228,5 +236,5 @@ class Compare(Verb):
 
 VERBS = {
     "train": Train, "review": Review, "generate": Generate, "evaluate": Evaluate, "predict": Predict,
-    "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "compare": Compare,
+    "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "compare": Compare, "submit": Submit,
 }  # fmt: skip
