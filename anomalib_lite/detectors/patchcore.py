@@ -110,13 +110,17 @@ class PatchCore(Method):
         self.notes = {"candidates": len(patches), "bank": kept, "patch_channels": patches.shape[1]}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        features = self._features(image)
+        return self._merged(self._maps(self._features(image), view))
+
+    def _maps(self, features: Tensor, view: int) -> list[Tensor]:
+        """Of each bank, (B, 1, h, w)."""
         if self.whitening is not None:
             features = self.whitening(features)
-        parts = features.split(self.widths, 1)
-        first = 0 if self.radius is None else view * len(parts)
-        maps = [self.banks[first + k](part) for k, part in enumerate(parts)]
-        return maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)
+        first = 0 if self.radius is None else view * len(self.widths)
+        return [self.banks[first + k](part) for k, part in enumerate(features.split(self.widths, 1))]
+
+    def _merged(self, maps: Sequence[Tensor]) -> Tensor:
+        return maps[0] if len(maps) == 1 else torch.stack(list(maps)).mean(0)
 
     def _remember(self, view: int, patches: Tensor, choose: Callable[[Tensor], Tensor]) -> None:
         """Fills the banks of a view with some of the patches (..., C)."""
@@ -151,6 +155,9 @@ class PatchCore(Method):
 
     def _features(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> (B, C, H / stride, W / stride), each level averaged over what lies around."""
-        side, features = 2 * self.pool + 1, self.backbone(image)
+        side, features = 2 * self.pool + 1, self._layers(image)
         averaged = [F.avg_pool2d(features[i], side, 1, self.pool, count_include_pad=False) for i in self.levels]
         return stack(averaged, grid_of(image, self.stride) if self.stride else size_of(averaged[0]))
+
+    def _layers(self, image: Tensor) -> list[Tensor]:
+        return self.backbone(image)

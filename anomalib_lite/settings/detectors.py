@@ -18,6 +18,7 @@ STRIDE = "px between the positions; null: as of the finest layer taken"
 TURNS = "copies of each of few images, turned by parts of a circle; 1: none"
 FEW = "images, up to which copies are turned"
 FUSION = ("product", "sum")
+CORESETS = ("greedy", "random", "thinned")
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
 ONE_CYCLE = {
@@ -176,7 +177,7 @@ class PatchCore:
     bank: int | float = setting(4000, "patches that are remembered; below 1: that share of the candidates", above=0)
     coreset: str = setting(
         "greedy", "greedy: patches that cover all candidates; thinned: fewer where they lie close",
-        choices=("greedy", "random", "thinned"),
+        choices=CORESETS,
     )  # fmt: skip
     candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
     projection: int = setting(64, "dimensions in which the coreset is chosen", least=1)
@@ -202,6 +203,41 @@ class SubspaceAD:
     share: float = setting(0.99, "of the variance that the components hold", above=0, below=1)
     turns: int = setting(30, TURNS, least=1)
     few: int = setting(16, FEW, least=0)
+
+
+@dataclass
+class AnomalyDINO:
+    _target_: str = f"{ROOM}.anomalydino.AnomalyDINO"
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int | None = setting(None, STRIDE, least=1)
+    bank: int | float = setting(1.0, "patches that are remembered; up to 1.0: that share of the candidates", above=0)
+    coreset: str = setting("random", "of which patches, where not of all", choices=CORESETS)
+    candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
+    projection: int = setting(64, "dimensions in which a greedy coreset is chosen", least=1)
+    turns: int = setting(8, TURNS, least=1)
+    few: int = setting(16, FEW, least=0)
+    mask: str = setting(
+        "auto", "whether the ground counts nothing; auto: where there is one", choices=("auto", "on", "off")
+    )
+    threshold: float | None = setting(
+        None, "of the first component; null: half its deviation; 10 in the paper", above=0
+    )
+    seed: int = setting(II("seed"), "of the drawn candidates", least=0)
+
+
+@dataclass
+class SuperADD:
+    _target_: str = f"{ROOM}.superadd.SuperADD"
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int | None = setting(None, STRIDE, least=1)
+    bank: int | float = setting(100_000, "patches that are remembered of each layer", above=0)
+    candidates_mb: float = setting(1024, "MB for the patches that the banks are chosen from", above=0)
+    brightness: list[float] = setting([0.8, 1.2], "factors, between which each remembered image's is drawn", above=0)
+    window: int | None = setting(
+        None, "px, side of the windows that a large image is seen in; null: as a whole", least=1
+    )
+    overlap: int = setting(128, "px of a window, at each side, that another one holds too", least=0)
+    seed: int = setting(II("seed"), "of what is drawn", least=0)
 
 
 @dataclass
@@ -281,8 +317,8 @@ OPTIONS: dict[str, dict[str, type]] = {
     "backbone": {"backbone": Backbone},
     "detector": {
         "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,
-        "patchcore": PatchCore, "subspace": SubspaceAD, "template": Template, "simplenet": SimpleNet,
-        "dinomaly": Dinomaly,
+        "patchcore": PatchCore, "subspace": SubspaceAD, "anomalydino": AnomalyDINO, "superadd": SuperADD,
+        "template": Template, "simplenet": SimpleNet, "dinomaly": Dinomaly,
     },
     "tta": {"none": View},
     "scoring": {"max": Scoring, "topk": TopK},
