@@ -248,10 +248,11 @@ def nearest_near(features: Tensor, bank: Tensor, radius: int) -> tuple[Tensor, T
     images, channels, height, width = features.shape
     side, kept = 2 * radius + 1, bank.shape[1]
     block = max(1, QUERIES * ROWS // (images * side**2 * kept))
-    asked = F.unfold(features, side, padding=radius).view(images, channels, side**2, -1).permute(3, 0, 2, 1)
+    wide = F.pad(features.permute(0, 2, 3, 1), (0, 0, *(radius,) * 4))
+    asked = wide.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 4, 5, 3).reshape(height * width, -1, channels)
     lowest, index = [], []
     for rows, known in zip(asked.split(block), bank.split(block), strict=True):
-        scores = torch.baddbmm(known.square().sum(2)[:, None], rows.flatten(1, 2), known.mT, alpha=-2)
+        scores = torch.baddbmm(known.square().sum(2)[:, None], rows, known.mT, alpha=-2)
         least = scores.view(len(rows), images, side**2, kept).min(3)
         lowest.append(least.values)
         index.append(least.indices)

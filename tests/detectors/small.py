@@ -52,8 +52,8 @@ def backbone(weights: str = "trained") -> Backbone:
     return Backbone(net, [0.5] * 3, [0.25] * 3)
 
 
-def images(folder: Path, count: int = 12) -> ImageSet:
-    return ImageSet([Sample(write_image(folder / f"{i}.png", i), OK) for i in range(count)], SIZE)
+def images(folder: Path, count: int = 12, size: tuple[int, int] = SIZE) -> ImageSet:
+    return ImageSet([Sample(write_image(folder / f"{i}.png", i), OK) for i in range(count)], size)
 
 
 def model(method: Method, views: Views = ({},)) -> Model:
