@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import grid_of, half_squared_distance, size_of, stack
 from anomalib_lite.detectors.model import weighted_mean
@@ -38,7 +37,6 @@ class Dinomaly(Distillation):
     """
 
     learners = ("bottleneck", "decoder", "heads")
-    step: Tensor
 
     def __init__(
         self,
@@ -56,9 +54,10 @@ class Dinomaly(Distillation):
         ramp: float = 0.1,
         gaussian: SelectedResidualModel | None = None,
         fusion: str = "sum",
+        seed: int = 0,
         cache_mb: float = 2048,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
+        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb, seed)
         channels = self.teacher.channels
         self.alike = len(set(channels)) == 1
         width = width or (channels[0] if self.alike else HEAD * -(-sum(channels) // HEAD))
@@ -72,7 +71,6 @@ class Dinomaly(Distillation):
         self.decoder = nn.ModuleList(Block(width) for _ in range(depth))
         outside = [channels[0] if self.alike else sum(channels[i] for i in group) for group in self.groups]
         self.heads = nn.ModuleList(nn.Identity() if c == width else nn.Linear(width, c) for c in outside)
-        self.register_buffer("step", torch.tensor(0))
         for name in self.learners:
             getattr(self, name).apply(small_weights)
         self.built()
@@ -103,11 +101,6 @@ class Dinomaly(Distillation):
             mined = hard_mined(target, answer, rate, self.easy)
             losses.append(weighted_mean(1 - F.cosine_similarity(target.flatten(1), mined.flatten(1)), weight))
         return torch.stack(losses).mean()
-
-    def training_step(self, batch: Batch) -> Tensor:
-        loss = super().training_step(batch)
-        self.step += 1
-        return loss
 
     def configure_optimizers(self, total_steps: int) -> Any:
         self.total = total_steps

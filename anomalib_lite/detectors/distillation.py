@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,11 +29,12 @@ class FeatureLearner(Method):
     backbone: makes the network. optimizer: makes the optimizer from the parameters of `learners`; scheduler: the
     learning-rate schedule from the optimizer and `total_steps`, or None. cache_mb: memory for the features of the
     training images. folds: one in so many training images is not learned from, but tried on; None: all are learned
-    from.
+    from. seed: of what a step of the training draws, so that a resumed training draws it too; None: nothing.
     """
 
     after_training: tuple[str, ...] = ("cache_mb",)
     learners: tuple[str, ...]  # the attributes that hold what is trained
+    step: Tensor  # of the training, where a step draws
 
     def __init__(
         self,
@@ -42,10 +44,14 @@ class FeatureLearner(Method):
         epochs: int,
         cache_mb: float,
         folds: int | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.teacher = backbone().requires_grad_(False)
-        self.optimizer, self.scheduler, self.epochs, self.folds = optimizer, scheduler, epochs, folds
+        self.optimizer, self.scheduler, self.epochs = optimizer, scheduler, epochs
+        self.folds, self.seed = folds, seed
+        if seed is not None:
+            self.register_buffer("step", torch.tensor(0))
         self.tried: list[int] = []  # indices of the training images that are not learned from
         self.cache = FeatureCache(self.features, cache_mb)
 
@@ -77,7 +83,14 @@ class FeatureLearner(Method):
         """A batch of the teacher's features of OK images, before the training."""
 
     def training_step(self, batch: Batch) -> Tensor:
-        return self.loss_of(self.cache.get(batch), batch, self.weights(batch))
+        features, weight = self.cache.get(batch), self.weights(batch)
+        if self.seed is None:
+            return self.loss_of(features, batch, weight)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, int(self.step))).generate_state(1)[0]))
+            loss = self.loss_of(features, batch, weight)
+        self.step += 1
+        return loss
 
     def weights(self, batch: Batch) -> Tensor:
         """Of the images in the loss (B,): nothing for those that are tried on, where there are others."""
@@ -123,8 +136,9 @@ class Distillation(FeatureLearner):
         gaussian: SelectedResidualModel | None,
         fusion: str,
         cache_mb: float,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb)
+        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, seed=seed)
         check_fusion(fusion)
         self.gaussian, self.fusion = gaussian, fusion
         if gaussian is not None:

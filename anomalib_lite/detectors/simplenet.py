@@ -60,9 +60,9 @@ class SimpleNet(FeatureLearner):
         seed: int = 0,
         cache_mb: float = 2048,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, folds)
+        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, folds, seed)
         self.levels, self.stride = chosen_levels(levels, len(self.teacher.channels)), stride
-        self.noise, self.adaptor_lr, self.synthetic, self.seed = noise, adaptor_lr, synthetic, seed
+        self.noise, self.adaptor_lr, self.synthetic = noise, adaptor_lr, synthetic
         self.whitening = None if whitening is None else whitening()
         self.network = Discriminator(sum(self.teacher.channels[level] for level in self.levels), hidden)
         self.kept = deepcopy(self.network).requires_grad_(False)

@@ -30,6 +30,9 @@ ONE_CYCLE = {
 }
 
 
+LATE_DROP = {"_target_": f"{ROOM}.efficientad.late_drop", "_partial_": True, "share": 0.8}
+
+
 @dataclass
 class Backbone:
     _target_: str = "anomalib_lite.backbones.build"
@@ -111,7 +114,7 @@ class SimpleNet:
     )
     folds: int = setting(5, "one in so many training images is tried on with drawn defects", least=2)
     synthetic: int = setting(80, "defects that are drawn", least=1)
-    seed: int = setting(0, "of the drawn defects", least=0)
+    seed: int = setting(II("seed"), "of the noise and the drawn defects", least=0)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
@@ -133,6 +136,27 @@ class Dinomaly:
     ramp: float = setting(0.1, "share of the training within which discard grows from 0", least=0, most=1)
     gaussian: Any = setting(None, "of the residual, as stfpm has it; null: the map is 1 - cosine (paper)")
     fusion: str = setting("sum", "of the groups' maps, without the Gaussian", choices=FUSION)
+    seed: int = setting(II("seed"), "of the dropout", least=0)
+    cache_mb: float = setting(2048, CACHE, least=0)
+
+
+@dataclass
+class EfficientAD:
+    _target_: str = f"{ROOM}.efficientad.EfficientAD"
+    epochs: int = setting(5, "of the student's and the autoencoder's training", least=0)
+    optimizer: Any = setting(ADAM | {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 1e-5}, "of torch")
+    scheduler: Any = setting(LATE_DROP, "of the learning rate; null: constant")
+    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
+    stride: int = setting(8, "px between the positions, 8 or 4", rule=lambda v: "" if v in (4, 8) else "4 or 8")
+    width: int = setting(24, "of the student; 128 in the paper", least=1)
+    inner: int = setting(32, "channels of the autoencoder; 64 in the paper", least=2)
+    hard: float = setting(0.999, "share of the differences that is not learned from, the smallest", least=0, below=1)
+    penalty: str | None = setting(None, "folder of images of anything else, e.g. ImageNet's; null: without")
+    distill: int = setting(
+        0, "steps that a small teacher learns the backbone's features; 0: the backbone is it", least=0
+    )
+    folds: int = setting(10, "one in so many training images sets the maps' scales alone", least=2)
+    seed: int = setting(II("seed"), "of what is drawn", least=0)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
@@ -318,7 +342,7 @@ OPTIONS: dict[str, dict[str, type]] = {
     "detector": {
         "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,
         "patchcore": PatchCore, "subspace": SubspaceAD, "anomalydino": AnomalyDINO, "superadd": SuperADD,
-        "template": Template, "simplenet": SimpleNet, "dinomaly": Dinomaly,
+        "template": Template, "simplenet": SimpleNet, "dinomaly": Dinomaly, "efficientad": EfficientAD,
     },
     "tta": {"none": View},
     "scoring": {"max": Scoring, "topk": TopK},

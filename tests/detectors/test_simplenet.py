@@ -73,7 +73,7 @@ def test_images_that_are_tried_on_are_not_learned_from(images: ImageSet):
     model.train()
 
     def loss() -> float:
-        torch.manual_seed(3)
+        model.step.zero_()  # so that it draws the same noise
         return model.training_step(batch).item()
 
     first = loss()

@@ -1,0 +1,131 @@
+"""EfficientAD: the loss by hand, the grids, the distilled teacher, the penalty and the maps' scale."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_lite.augment.tta import View
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.detectors.efficientad import PDN, EfficientAD, hardest
+from anomalib_lite.detectors.levels import grid_of
+from tests.detectors import small
+from tests.made import write_image
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return small.images(tmp_path_factory.mktemp("images"))
+
+
+def detector(**more: object) -> EfficientAD:
+    torch.manual_seed(0)
+    optimizer = partial(torch.optim.Adam, lr=2e-3)
+    return EfficientAD(small.backbone, optimizer, levels=None, width=4, inner=4, folds=4, **more)
+
+
+@pytest.fixture(scope="module")
+def fitted(images: ImageSet) -> EfficientAD:
+    return small.fit(detector(), images, epochs=15)
+
+
+def test_the_loss_is_the_papers(images: ImageSet, monkeypatch: pytest.MonkeyPatch):
+    """In numpy: the hardest thousandth of the local differences, the autoencoder's, and the student's of those."""
+    model, batch = detector(hard=0.9).eval(), images[[1, 2]]
+    model.prepare(loader(images, 4))
+    monkeypatch.setattr(model, "_changed", View(contrast=1.2).apply)
+    batch.weight = torch.tensor([1.0, 3.0])
+    with torch.no_grad():
+        found = model.training_step(batch).item()
+        changed = View(contrast=1.2).apply(batch.image)
+        own = [model.teacher(x) for x in (batch.image, changed)]
+        raw = [
+            torch.cat([torch.nn.functional.adaptive_avg_pool2d(a, b.shape[2:]), b], 1).double().numpy() for a, b in own
+        ]
+        student = [model.student((x - 0.5) / 0.25).double().numpy() for x in (batch.image, changed)]
+        whole = model.autoencoder((changed - 0.5) / 0.25, (4, 6)).double().numpy()
+        every = [model.teacher(images[list(range(12))].image)]
+    every = torch.cat([torch.nn.functional.adaptive_avg_pool2d(every[0][0], (4, 6)), every[0][1]], 1).double().numpy()
+    mean, scale = every.mean((0, 2, 3), keepdims=True), every.std((0, 2, 3), keepdims=True)
+    target, wanted = ((r - mean) / scale for r in raw)
+    local = np.sort(((target - student[0][:, :20]) ** 2).reshape(2, -1), 1)[:, -48:].mean(1)
+    rest = ((wanted - whole) ** 2).mean((1, 2, 3)) + ((whole - student[1][:, 20:]) ** 2).mean((1, 2, 3))
+    assert found == pytest.approx(((local + rest) * [1, 3]).sum() / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_a_position_sees_what_lies_around_its_centre(stride: int):
+    """On the backbone's grid, whatever the image's size; the 33 px that a position sees lie evenly around its cell."""
+    for size in ((64, 96), (50, 71)):
+        image = torch.zeros(1, 3, *size, requires_grad=True)
+        answer = PDN(5, 2, stride)(image)
+        assert answer.shape == (1, 5, *grid_of(image, stride))
+        row, column = answer.shape[2] // 2, answer.shape[3] // 2
+        seen = torch.autograd.grad(answer[0, :, row, column].sum(), image)[0].abs().sum((0, 1))
+        for centre, along in ((row, seen.sum(1)), (column, seen.sum(0))):
+            first, last = along.nonzero()[[0, -1], 0].tolist()
+            assert last - first <= 32 and abs((first + last + 1) / 2 - stride * (centre + 0.5)) <= 1
+
+
+def test_the_hardest_differences_count():
+    assert hardest(torch.arange(2000.0).view(2, 10, 100), 0.998).tolist() == [998.5, 1998.5]
+
+
+def test_training_marks_what_is_new_in_units_of_ok_images(images: ImageSet, fitted: EfficientAD):
+    """Of images that were not learned from, the two quantiles of each map lie a tenth apart."""
+    assert fitted.tried == [0, 4, 8] and fitted.notes == {"scaled_by": 3}
+    with torch.no_grad():
+        for unit, map in zip(fitted.unit, fitted.eval()._both(images[[0, 4, 8]].image), strict=True):
+            low, high = np.quantile(map.double().numpy(), [0.9, 0.995]) / unit.item()
+            assert high - low == pytest.approx(0.1, rel=1e-3)
+    batch = images[[1, 2]]
+    batch.image[1, :, 8:24, 24:40] = 1.0
+    assert small.predict(fitted, batch).score.diff() > 0
+
+
+def test_a_resumed_training_draws_the_same(images: ImageSet):
+    whole, first, second = detector(), detector(), detector()
+    for model in (whole, first, second):
+        model.prepare(loader(images, 4))
+    losses = [whole.training_step(images[[1, 2]]).item() for _ in range(3)]
+    assert len(set(losses)) == 3
+    first.training_step(images[[1, 2]])
+    torch.manual_seed(99)
+    second.load_state_dict(first.state_dict())
+    assert [second.training_step(images[[1, 2]]).item() for _ in range(2)] == losses[1:]
+
+
+def test_a_small_teacher_learns_the_backbones_features(images: ImageSet):
+    """It gets closer with the steps, stays as it is afterwards, and is saved with what learned from it."""
+    apart = []
+    for steps in (1, 60):
+        model = detector(distill=steps)
+        model.prepare(loader(images, 4))
+        before = {k: v.clone() for k, v in model.pdn.state_dict().items()}
+        with torch.no_grad():
+            model._fit_statistics([model._of_backbone(images[list(range(12))].image)])
+            target = model._normalised(model._of_backbone(images[[0, 1]].image))
+            apart.append((model.pdn(model._shown(images[[0, 1]].image)) - target).square().mean().item())
+    assert apart[1] < apart[0]
+    fitted = small.fit(detector(distill=2), images, epochs=1)
+    assert {k.split(".")[0] for k in fitted.trained_state()} == {"student", "autoencoder", "pdn", "mean", "scale"}
+    assert before.keys() == fitted.pdn.state_dict().keys() and not any(p.requires_grad for p in fitted.pdn.parameters())
+
+
+def test_the_student_answers_nothing_to_penalty_images(images: ImageSet, tmp_path: Path):
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", 50 + number)
+    with_penalty, without = detector(penalty=str(tmp_path)), detector()
+    for model in (with_penalty, without):
+        model.prepare(loader(images, 4))
+    batch = images[[1]]
+    more = with_penalty.training_step(batch) - without.training_step(batch)
+    answers = [
+        without.student(without._shown(o.image))[:, :20].square().mean().item()
+        for o in map(with_penalty._others.__getitem__, range(3))
+    ]
+    assert min(abs(more.item() - answer) for answer in answers) < 1e-5
