@@ -10,6 +10,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import OK, Splits
 from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.jobs.app import app, say
@@ -37,7 +38,8 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.review import Reviewer
     from anomalib_lite.engine.trainer import devices_of, prepare_process
     from anomalib_lite.report import ink
-    from anomalib_lite.report.contact_sheet import contact_sheet
+    from anomalib_lite.report.contact_sheet import Block, draw_sheet
+    from anomalib_lite.report.pictures import overlay
 
     prepare_process(cfg.seed, cfg.threads)
     device = devices_of(instantiate(cfg.trainer, _convert_="all")).first
@@ -49,7 +51,12 @@ def main(cfg: DictConfig) -> None:
     lines = ["image,score"] + [f'"{str(o.sample.image).replace(chr(34), chr(34) * 2)}",{o.score!r}' for o in outcomes]
     write_text(output / "predictions.csv", "\n".join(lines) + "\n")
     usual = float(np.quantile([o.map.max() for o in outcomes if o.map is not None], 0.5))
-    sheet = contact_sheet([o for o in outcomes if o.map is not None], 1.0, usual)
+    blocks = [
+        Block((o.image, overlay(o.image, o.map, usual)), short_name(o.sample.image), f"{o.score:.1f} × usual")
+        for o in outcomes
+        if o.image is not None and o.map is not None
+    ]
+    sheet = draw_sheet([("", blocks)], 4, scale=True)
     if sheet is not None:
         ink.save_png(sheet, output / "worst.png", dpi=100)
     say(f"{len(outcomes)} OK images; the least usual, by how many times the usual score:")
