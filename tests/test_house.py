@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "anomalib_lite"
 ROOMS = (  # in the data's way: a room imports those before it
     "errors", "settings", "runs", "metrics", "registration", "rendering", "data", "augment", "backbones",
     "scoring", "generators", "detectors", "defects", "annotate", "report", "comparison", "sweeps", "engine", "jobs",
-    "cli",
+    "api", "cli",
 )  # fmt: skip
 SCREEN = 60  # lines of a function
 
@@ -67,7 +67,7 @@ def test_every_room_imports_earlier_rooms_alone() -> None:
         f"{name} imports {other}"
         for name, path in modules().items()
         for other in imports(name, path)
-        if other != "anomalib_lite" and ROOMS.index(room(other)) > ROOMS.index(room(name))
+        if "anomalib_lite" not in (name, other) and ROOMS.index(room(other)) > ROOMS.index(room(name))
     ]
     assert not wrong
 

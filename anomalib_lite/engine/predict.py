@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,6 +53,15 @@ class TrainedRun:
     judge: Judge
     model: Model
     threshold: Threshold
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the run measured on its test images."""
+        return self.run.metrics
 
     @property
     def golden(self) -> Path | None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 import yaml
@@ -24,6 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
@@ -33,6 +34,7 @@ from anomalib_lite.settings.fields import check, explain
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Job = Callable[[DictConfig], Any]
 STOPPED = 128 + signal.SIGTERM  # exit status
 # what libraries say that tells the user nothing and that nobody can act upon
@@ -160,10 +162,7 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
     try:
         if sweeping:
             multirun.record(verb, "running")
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
-        check(cfg)
-        expand_values(cfg)
+        _settle(cfg)
         with _stoppable():
             result = job(cfg)
     except Exception as error:
@@ -179,6 +178,32 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
     if sweeping:
         multirun.record(verb, "done")
     return result
+
+
+def _settle(cfg: DictConfig) -> None:
+    """Nothing missing, nothing out of range, and no `~` left. Errors: UserError."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
+    check(cfg)
+    expand_values(cfg)
+
+
+def call(verb: str, job: Callable[[DictConfig], T], arguments: Sequence[str]) -> T:
+    """A verb's job in this process, for Python.
+
+    Errors: UserError for what the command line would refuse, and whatever the job raises.
+    """
+    arguments = expand_arguments(expand_json(list(arguments), _groups()))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            cfg = compose(verb, arguments, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(str(error)) from error
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        _settle(cfg)
+        return job(cfg)
 
 
 def _refuse(error: UserError) -> NoReturn:

@@ -53,6 +53,11 @@ PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher
 @app("train", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, which sweepers maximise."""
+    return train(cfg).metrics["image_auroc"]
+
+
+def train(cfg: DictConfig) -> RunFolder:
+    """The run of a configuration, trained where that has not been done."""
     earlier = open_finished(str(cfg.start_from)) if cfg.start_from else None
     if earlier is not None:
         cfg = _with_more_data(cfg, earlier)
@@ -66,11 +71,12 @@ def main(cfg: DictConfig) -> float | None:
         if run.done and not cfg.force:
             log.info("already done: %s (force=true runs it again)", run.path)
             track_again(Tracking(**cfg.tracking), run)
-            return run.metrics["image_auroc"]
-        return _train(cfg, run, splits, data_hash)
+        else:
+            _train(cfg, run, splits, data_hash)
+    return run
 
 
-def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> float | None:
+def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> None:
     log.info("%s", run.path)
     # the networks' libraries take seconds: they come when there is something to train
     from anomalib_lite.engine.build import build_plan
@@ -88,7 +94,6 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> f
         result = fit(plan, run, splits, data_hash, tracker)
     say(in_words(result.metrics))
     say(run.path)
-    return result.metrics["image_auroc"]
 
 
 def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:

@@ -1,0 +1,70 @@
+"""The verbs as functions: `from anomalib_lite import train, predict, load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.files import expand
+from anomalib_lite.data.fingerprint import known_data
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Outcome, Sample
+from anomalib_lite.engine.evaluate import open_collector, run_over
+from anomalib_lite.engine.predict import TrainedRun, open_run
+from anomalib_lite.jobs import train as verb
+from anomalib_lite.jobs.app import call
+from anomalib_lite.runs.overrides import overrides as as_overrides
+
+
+def train(*overrides: str, trust: tuple[str, ...] = (), **settings: Any) -> TrainedRun:
+    """What `anomalib-lite train` does: `train("data=folder", "data.ok=photos/ok", detector="padim", image_size=128)`.
+
+    Args:
+        overrides: As on the command line.
+        trust: See `load`.
+        settings: The same by keyword, for names without a dot.
+
+    Returns:
+        The finished run; the same call again returns it at once. `run.metrics` and `run.path` are at hand.
+
+    Errors: UserError for what the command line would refuse.
+    """
+    return load(call("train", verb.train, [*overrides, *as_overrides(settings)]).path, trust)
+
+
+def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:
+    """A finished run, from the folder that a training printed.
+
+    trust: packages of your own whose code the run's configuration may name.
+    """
+    return open_run(path, trust)
+
+
+def predict(
+    run: TrainedRun | str | Path, images: str | Path | Iterable[str | Path], template: Path | None = None
+) -> list[Outcome]:
+    """What `anomalib-lite predict` says of images, kept in memory: score, verdict, defects, picture and anomaly map.
+
+    Args:
+        run: A run of `train` or `load`, or its folder.
+        images: A file, a folder or a glob pattern, or several.
+        template: The golden image, for detectors that compare with it; None: the run's own.
+
+    Errors: UserError for a run that is none, and where an image cannot be read.
+    """
+    trained = run if isinstance(run, TrainedRun) else load(run)
+    golden, bits = template or trained.golden, known_data(trained.run.path).get("bits")
+    samples = [Sample(path, None, template=golden, bits=bits) for path in expand(images, Path())]
+    shown = ImageSet(samples, trained.judge.size, trained.judge.ram_limit_mb)
+    collector, outcomes = open_collector(trained.run.path, trained.threshold), []
+    for batch, prediction in run_over(trained.model, loader(shown, trained.judge.batch_size), "predict"):
+        for k, sample in enumerate(batch.samples):
+            score, map = float(prediction.score[k]), prediction.map[k, 0].numpy().copy()
+            pixels = read_image(sample.image, sample.bits)
+            outcome = Outcome(sample, score, trained.threshold.nok(score), image=pixels, map=map)
+            defects = collector.add(outcome).defects if collector else ()
+            outcomes.append(replace(outcome, defects=tuple(defects)))
+    return outcomes

@@ -1,0 +1,47 @@
+"""The verbs as functions give what the verbs give."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+import anomalib_lite
+from anomalib_lite.errors import UserError
+from tests.commands import Command
+from tests.made import write_category
+
+
+def test_train_load_and_predict_are_the_verbs(run_verb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = write_category(tmp_path / "stripes", train=10, good=3, defects={"dot": 2})
+    monkeypatch.chdir(tmp_path)
+    own = ["data=mvtec_ad", f"data.root={tmp_path}", "data.category=stripes", "preset=smoke", "tracking=none"]
+    settings = {"detector": "padim", "image_size": 48, "threads": 1}
+    run = anomalib_lite.train(*own, **settings)
+    assert run.metrics["counts"]["ok_images"] == 3
+    assert anomalib_lite.train(*own, **settings).path == run.path  # found again
+
+    outcomes = anomalib_lite.predict(run, made / "test/dot")
+    assert [o.sample.image.name for o in outcomes] == sorted(p.name for p in (made / "test/dot").iterdir())
+    done = run_verb("predict", f"run={run.path}", f"images={made}/test/dot", "output=out", "overlays=false")
+    assert done.status == 0, done.err
+    with (tmp_path / "out/predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(r["score"]) for r in rows] == [o.score for o in outcomes]
+    assert [r["nok"] == "1" for r in rows] == [o.nok for o in outcomes]
+    assert outcomes[0].map.shape == (48, 48) and outcomes[0].image.dtype == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["image_size=8"], "image_size must be"), (["data=mvtec_ad"], "Not set"), (["detector=nosuch"], "nosuch")],
+)
+def test_what_the_command_line_refuses_is_refused(arguments: list[str], said: str):
+    with pytest.raises(UserError, match=said):
+        anomalib_lite.train(*arguments)
+
+
+def test_other_names_are_no_functions():
+    with pytest.raises(AttributeError, match="no sing"):
+        _ = anomalib_lite.sing
