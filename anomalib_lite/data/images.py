@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -35,26 +36,44 @@ log = logging.getLogger(__name__)
 NEAR, LEVELS = 0.25, 2.0
 
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
+RESIZE = ("stretch", "letterbox", "none")
 
 
 class ImageSet(Dataset[Batch]):
     """Decoded samples of one size.
 
-    size: (height, width) in px. ram_limit_mb: a set whose pixels fit is decoded once and kept; a larger one is decoded
-    at each access. Indexed with a list it gives a Batch.
+    Indexed with a list it gives a Batch.
+
+    Args:
+        samples: Of any sizes.
+        size: Height and width in px.
+        ram_limit_mb: A set whose pixels fit is decoded once and kept; a larger one is decoded at each access.
+        name: What the samples are called in messages.
+        resize: `stretch` to the size; `letterbox` keeps the aspect, and repeats the border around the image; `none`
+            refuses images of another size.
+        spool: Whether a set that does not fit is decoded once, too, into an unnamed file in the folder for temporary
+            files (TMPDIR): for readers that want small parts of large images many times.
     Errors: UserError that names every image that cannot be decoded, when the pixels are kept; else at the access.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], size: tuple[int, int], ram_limit_mb: float = 4000, name: str = "images"
+        self,
+        samples: Sequence[Sample],
+        size: tuple[int, int],
+        ram_limit_mb: float = 4000,
+        name: str = "images",
+        resize: str = "stretch",
+        spool: bool = False,
     ) -> None:
-        self.samples, self.size = list(samples), size
+        self.samples, self.size, self.resize = list(samples), size, resize
         self._template = lru_cache(maxsize=8)(self._read_template)
         height, width = size
         self._pixels: np.ndarray | None = None
         self._masks: np.ndarray | None = None
-        if len(self.samples) * height * width * 4 <= ram_limit_mb * 2**20:
-            self._keep(name)
+        self._shapes: np.ndarray = np.tile(np.array(size), (len(self.samples), 1))  # of the files' own pictures
+        fits = len(self.samples) * height * width * 4 <= ram_limit_mb * 2**20
+        if fits or (spool and self.samples):
+            self._keep(name, fits)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -73,13 +92,10 @@ class ImageSet(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """DataLoader fetches a whole batch through this."""
         chosen = [self.samples[i] for i in indices]
-        if self._pixels is not None and self._masks is not None:
-            pixels, masks = self._pixels[list(indices)], self._masks[list(indices)]
-        else:
-            pixels, masks = (np.stack(parts) for parts in zip(*map(self._decode, indices), strict=True))
+        pixels, masks = (np.stack(parts) for parts in zip(*map(self.pixels_of, indices), strict=True))
         templates = None
         if all(s.template for s in chosen):
-            templates = to_float(np.stack([self._template(s.template) for s in chosen]))
+            templates = to_float(np.stack([self.template_at(i) for i in indices]))
         return Batch(
             image=to_float(pixels),
             mask=torch.from_numpy(masks)[:, None],
@@ -89,7 +105,14 @@ class ImageSet(Dataset[Batch]):
             index=torch.tensor(list(indices)),
             template=templates,
             samples=tuple(chosen),
+            inside=self._inside(indices),
         )
+
+    def pixels_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One sample's uint8 (H, W, 3), and its mask, bool (H, W)."""
+        if self._pixels is None or self._masks is None:
+            return self._decode(index)
+        return self._pixels[index], self._masks[index]
 
     def first(self, count: int) -> ImageSet:
         """The first `count` samples, their pixels shared."""
@@ -99,14 +122,13 @@ class ImageSet(Dataset[Batch]):
         """Some of the samples; those of a slice share their pixels."""
         part = copy(self)
         part.samples = self.samples[chosen] if isinstance(chosen, slice) else [self.samples[k] for k in chosen]
+        part._shapes = self._shapes[chosen]
         if self._pixels is not None and self._masks is not None:
             part._pixels, part._masks = self._pixels[chosen], self._masks[chosen]
         return part
 
-    def _keep(self, name: str) -> None:
-        height, width = self.size
-        pixels = np.empty((len(self), height, width, 3), np.uint8)
-        masks = np.zeros((len(self), height, width), bool)
+    def _keep(self, name: str, in_memory: bool) -> None:
+        pixels, masks = _room((len(self), *self.size, 3), in_memory), _room((len(self), *self.size), in_memory, bool)
         broken: list[str] = []
 
         def keep(index: int) -> None:
@@ -133,22 +155,73 @@ class ImageSet(Dataset[Batch]):
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[index]
         image = read_image(sample.image, sample.bits)
+        self._shapes[index] = shape = image.shape[:2]
+        if self.resize == "none" and shape != self.size:
+            raise UnreadableImage(
+                f"{sample.image} is {shape[1]} x {shape[0]} px, and resize=none wants {self.size[1]} x {self.size[0]} "
+                "px, the size of image_size: take resize=letterbox or resize=stretch, and image_size=[HEIGHT, WIDTH]."
+            )
         if sample.mask is None:
-            return resize_image(image, *self.size), np.zeros(self.size, bool)
+            return self._fitted(image, resize_image), np.zeros(self.size, bool)
         mask = read_mask(sample.mask)
         if mask.shape != image.shape[:2]:
             raise UnreadableImage(
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
                 f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
-        return resize_image(image, *self.size), resize_mask(mask, *self.size)
+        return self._fitted(image, resize_image), self._fitted(mask, resize_mask)
+
+    def _fitted(self, picture: np.ndarray, resized: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:
+        """A picture or a mask at the set's size; what a letterbox adds repeats the border, and is no defect."""
+        if self.resize != "letterbox":
+            return resized(picture, *self.size)
+        rows, columns = letterbox(picture.shape[:2], self.size)
+        small = resized(picture, rows.stop - rows.start, columns.stop - columns.start)
+        around = [(s.start, side - s.stop) for s, side in zip((rows, columns), self.size, strict=True)]
+        if small.ndim == 2:
+            return np.pad(small, around)
+        return np.pad(small, [*around, (0, 0)], mode="edge")
+
+    def _inside(self, indices: Sequence[int]) -> Tensor | None:
+        if self.resize != "letterbox":
+            return None
+        inside = torch.zeros(len(indices), 1, *self.size, dtype=torch.bool)
+        for own, index in zip(inside, indices, strict=True):
+            own[:, *letterbox(tuple(self._shapes[index].tolist()), self.size)] = True
+        return inside
+
+    def template_at(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3): the template of a sample that has one."""
+        return self._template(self.samples[index].template)
 
     def template_of(self, sample: Sample) -> Tensor | None:
         """float32 (1, 3, H, W), as a batch has it; None where the sample has none."""
         return None if sample.template is None else to_float(self._template(sample.template)[None])
 
     def _read_template(self, path: Path) -> np.ndarray:
-        return resize_image(read_image(path, self.samples[0].bits), *self.size)
+        return self._fitted(read_image(path, self.samples[0].bits), resize_image)
+
+
+def letterbox(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns, of an image of `size`, that a picture of this shape fills when it keeps its aspect."""
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    fitted = [min(side, max(1, round(own * scale))) for own, side in zip(shape, size, strict=True)]
+    top, left = ((side - own) // 2 for own, side in zip(fitted, size, strict=True))
+    return slice(top, top + fitted[0]), slice(left, left + fitted[1])
+
+
+def content(inside: Tensor) -> tuple[slice, slice]:
+    """Rows and columns that a letterboxed picture fills, from its `Batch.inside` (1, H, W)."""
+    rows, columns = (inside[0].any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _room(shape: tuple[int, ...], in_memory: bool, kind: Any = np.uint8) -> np.ndarray:
+    """An array of zeros in memory, or in a file that is gone with it."""
+    if in_memory:
+        return np.zeros(shape, kind)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, kind, "w+", shape=shape)
 
 
 def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:

@@ -59,7 +59,8 @@ class Splits:
 class Batch:
     """image (B, 3, H, W) float32 RGB in [0, 1]; mask (B, 1, H, W) bool, False where none is known; label (B,) int64
     with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples or UNNUMBERED; has_mask (B,) bool;
-    template (B, 3, H, W) or None; samples: where each image came from.
+    template (B, 3, H, W) or None; samples: where each image came from; inside (B, 1, H, W) bool: what a letterbox did
+    not add, None where nothing was added.
     """
 
     image: Tensor
@@ -70,6 +71,7 @@ class Batch:
     index: Tensor
     template: Tensor | None = None
     samples: tuple[Sample, ...] = ()
+    inside: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)

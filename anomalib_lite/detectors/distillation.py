@@ -125,6 +125,7 @@ class Distillation(FeatureLearner):
     those of FeatureLearner.
     """
 
+    fitted = ("gaussian",)
     after_training = ("gaussian", "fusion", "cache_mb")
 
     def __init__(
@@ -172,6 +173,9 @@ class Distillation(FeatureLearner):
         if self.gaussian is not None:
             self.gaussian.fit(batches, self._residuals_of, finish, views)
             self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
+        self.cache.clear()
+
+    def forget(self) -> None:
         self.cache.clear()
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:

@@ -58,6 +58,8 @@ class Fusion(Method):
         cache_mb: Memory for the looks that are learned from.
     """
 
+    fitted = ("members",)
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

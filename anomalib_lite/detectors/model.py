@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from copy import copy, deepcopy
+from itertools import chain, islice
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
-from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.statistics import Fitted
+from anomalib_lite.detectors.statistics import TINY, Fitted
+from anomalib_lite.detectors.tiling import TileSet, Tiling
 from anomalib_lite.errors import UserError
+
+LEVEL_IMAGES = 8  # that tell how the tiles' maps compare with the whole image's
 
 
 class Batches(Protocol):
@@ -50,6 +55,7 @@ class Method(Fitted):
 
     epochs: int = 0  # 0: nothing is trained by gradient
     after_training: tuple[str, ...] = ()  # names of settings that the training itself does not depend on
+    fitted: tuple[str, ...] = ()  # the attributes that `calibrate` fits: tiles may each have their own
     needs_template: bool = False
     notes: Mapping[str, Any]  # what was chosen on the way, for status.json
 
@@ -100,6 +106,9 @@ class Method(Fitted):
         finish: what the model makes of a coarse map, for a method that chooses between settings of its own.
         """
 
+    def forget(self) -> None:
+        """Drops what was kept of the images by their numbers."""
+
 
 class Model(LightningModule):
     """A method with its views, smoothing and image score: the one path from images to maps and scores.
@@ -113,7 +122,10 @@ class Model(LightningModule):
         blur: Maps (B, 1, H, W) to the same shape.
         score: Maps (B, 1, H, W) to (B,).
         augment: Random changes of the training batches, or None.
+        tiling: How images are cut into tiles that the method sees as images; None: it sees them whole.
     """
+
+    level: Tensor
 
     def __init__(
         self,
@@ -122,40 +134,91 @@ class Model(LightningModule):
         blur: nn.Module,
         score: nn.Module,
         augment: Augment | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__()
-        self.method, self.views, self.augment = method, views, augment
+        self.method, self.views, self.augment, self.tiling = method, views, augment, tiling
         self.blur, self.score = blur, score
+        if tiling is not None:
+            own = {name: part for name in method.fitted if (part := getattr(method, name)) is not None}
+            self.parts = nn.ModuleList(nn.ModuleDict(deepcopy(own)) for _ in tiling.slots[1:])
+            self.register_buffer("level", torch.ones(2))  # usual maxima of OK maps: of tiles, of whole images
 
-    def forward(self, image: Tensor, template: Tensor | None = None) -> Prediction:
+    def forward(self, image: Tensor, template: Tensor | None = None, inside: Tensor | None = None) -> Prediction:
+        """inside: see Batch."""
+        if self.tiling is None:
+            return self.finish(self._coarse(self.method, image, template), image.shape[-2:], inside)
+        tiles, whole = self._tiled(image, template)
+        if whole is not None:
+            tiles = torch.maximum(tiles, whole * (self.level[0] / self.level[1]))
+        return self.finish(tiles, image.shape[-2:], inside)
+
+    def _coarse(self, method: Method, image: Tensor, template: Tensor | None) -> Tensor:
+        """The views' maps as one (B, 1, h, w)."""
         maps = []
         for number, view in enumerate(self.views.views):
             seen = None if template is None else view.apply(template)
-            maps.append(view.undo(self.method.anomaly_map(view.apply(image), seen, number)))
-        return self.finish(self.views.reduce(maps), image.shape[-2:])
+            maps.append(view.undo(method.anomaly_map(view.apply(image), seen, number)))
+        return self.views.reduce(maps)
 
-    def finish(self, coarse: Tensor, size: Sequence[int]) -> Prediction:
-        """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, and its score."""
+    def _tiled(self, image: Tensor, template: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The tiles' maps as one (B, 1, H, W), and the whole image's, where it is looked at."""
+        tiling = cast(Tiling, self.tiling)
+        methods = {number: self._of_slot(slot) for slot, own in enumerate(tiling.slots) for number in own}
+        maps = (
+            self._coarse(methods[n], tiling.cut(image, n), None if template is None else tiling.cut(template, n))
+            for n in range(len(tiling))
+        )
+        tiles = tiling.blend(islice(maps, len(tiling.tiles)))
+        whole = next(maps, None)
+        if whole is not None:
+            whole = F.interpolate(whole.float(), size=tiles.shape[-2:], mode="bilinear", align_corners=False)
+        return tiles, whole
+
+    def _of_slot(self, slot: int) -> Method:
+        """The method with the statistics of some of the tiles; all else is shared."""
+        if slot == 0:
+            return self.method
+        own = copy(self.method)
+        own._modules = {**self.method._modules, **self.parts[slot - 1]._modules}
+        return own
+
+    def finish(self, coarse: Tensor, size: Sequence[int], inside: Tensor | None = None) -> Prediction:
+        """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, 0 outside, and its score."""
         fine = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False)
-        smooth = self.blur(fine)
+        if inside is None:
+            smooth = self.blur(fine)
+        else:
+            weight = inside.to(fine)
+            smooth = weight * self.blur(fine * weight) / self.blur(weight).clamp_min(TINY)
         return Prediction(smooth, self.score(smooth))
 
     def check(self, size: Sequence[int]) -> None:
         """Errors: UserError where images of this height and width cannot be judged."""
         if check := getattr(self.blur, "check", None):
-            check(size)
+            check(size if self.tiling is None else self.tiling.size)
+
+    def seen(self, images: ImageSet) -> ImageSet:
+        """What the method learns from: the images, or their tiles."""
+        return images if self.tiling is None else TileSet(images, self.tiling)
+
+    def at_once(self, batch_size: int) -> int:
+        """How many whole images are judged together, where so many pictures are learned from together."""
+        return batch_size if self.tiling is None else max(1, batch_size // len(self.tiling))
 
     @torch.inference_mode()
     def predict_batch(self, batch: Batch) -> Prediction:
         self.eval()
         image = batch.image.to(self.device, memory_format=torch.channels_last)
-        template = None if batch.template is None else batch.template.to(self.device)
-        return self(image, template)
+        template, inside = (t if t is None else t.to(self.device) for t in (batch.template, batch.inside))
+        return self(image, template, inside)
 
     @torch.inference_mode()
     def explain(self, image: Tensor, template: Tensor | None = None) -> list[dict[str, float]]:
         """For each image (B, 3, H, W), which evidence made its score, by name; empty where there is but one."""
         self.eval()
+        if self.tiling is not None:
+            return [{} for _ in image]
         view = self.views.views[0]
         image = view.apply(image.to(self.device))
         template = None if template is None else view.apply(template.to(self.device))
@@ -165,9 +228,42 @@ class Model(LightningModule):
     def prepare(self, batches: Batches) -> None:
         self.method.prepare(batches)
 
-    def calibrate(self, batches: Batches) -> None:
+    def calibrate(self, batches: Batches, batch_size: int = 16) -> None:
+        """batch_size: of the tiles that share statistics, where not all do."""
         self.eval()
-        self.method.calibrate(batches, self.views.views, self.finish)
+        if self.tiling is None or len(self.tiling.slots) == 1:
+            self.method.calibrate(batches, self.views.views, self.finish)
+            return
+        self.method.forget()
+        images, slots = cast(TileSet, batches.dataset).images, self.tiling.slots
+        for slot, numbers in enumerate(tqdm(slots, "tiles", delay=2, leave=False)):
+            own = self._of_slot(slot)
+            tiles = cast(Batches, loader(TileSet(images, self.tiling, numbers), batch_size))
+            own.calibrate(tiles, self.views.views, self.finish)
+            self._check_memory(own, len(slots))
+        if self.tiling.full:
+            self._find_level(images)
+
+    def _check_memory(self, own: Method, slots: int) -> None:
+        states = (part.state_dict().values() for name in own.fitted if (part := getattr(own, name)) is not None)
+        size = slots * sum(t.numel() * t.element_size() for state in states for t in state) / 2**20
+        if self.tiling is not None and self.tiling.own and size > self.tiling.limit_mb:
+            raise UserError(
+                f"The statistics of each of {slots} tiles would take {size:.0f} MB, and tiling.limit_mb allows "
+                f"{self.tiling.limit_mb:g}: take tiling.statistics=shared, or detector=patchcore with a small "
+                "detector.bank, which has the smallest ones."
+            )
+
+    @torch.inference_mode()
+    def _find_level(self, images: ImageSet) -> None:
+        """How high the maps of tiles and of whole images rise on some OK images, so that the two compare."""
+        step, maxima = -(-len(images) // LEVEL_IMAGES), []
+        for index in range(0, len(images), step):
+            batch = images[[index]]
+            template = None if batch.template is None else batch.template.to(self.device)
+            maps = self._tiled(batch.image.to(self.device), template)
+            maxima.append([float(map.amax()) for map in maps if map is not None])
+        self.level.copy_(torch.tensor(maxima).mean(0).clamp_min(TINY))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Training batches are augmented; a resumed training draws what an undisturbed one would have drawn."""

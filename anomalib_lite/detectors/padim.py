@@ -29,6 +29,7 @@ class PaDiM(Method):
     PositionGaussian; the paper has no shrinkage and a fixed 0.01 on the diagonal.
     """
 
+    fitted = ("gaussians",)
     kept: Tensor
 
     def __init__(

@@ -48,6 +48,8 @@ class PatchCore(Method):
     `few` images.
     """
 
+    fitted = ("bank", "whitening")
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

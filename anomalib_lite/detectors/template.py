@@ -37,6 +37,7 @@ class TemplateComparison(Method):
     of a term from the unit of its differences (NormalDifference).
     """
 
+    fitted = ("normal",)
     needs_template = True
 
     def __init__(

@@ -26,6 +26,8 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.tracking import Tracking
 from anomalib_lite.scoring import GaussianBlur, MaxScore
 
+SHARED = ("resize", "batch_size", "ram_limit_mb", "seed", "threads")  # by a training and by what it is used with
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -36,6 +38,7 @@ class Plan:
         model: Makes the untrained model, given the source of its backbone's weights (None: the configured one) and
             what restyles training images (None: nothing).
         size: Height and width of the images, in px.
+        resize: How images come to that size, see `ImageSet`.
         trainer: Makes Lightning's Trainer with the configured arguments.
         generated: Makes the generator's images; None where none take part.
         restyler: Trains what restyles training images; None where nothing does.
@@ -52,6 +55,7 @@ class Plan:
     settings: Mapping[str, Any]
     model: Callable[..., Model]
     size: tuple[int, int]
+    resize: str
     mode: Mode
     trainer: MakeTrainer
     devices: Devices
@@ -106,7 +110,7 @@ def build_plan(cfg: DictConfig) -> Plan:
         start_from=Path(str(cfg.start_from)) if cfg.start_from else None,
         missed=tuple(expand(cfg.missed, Path())),
         reviewer=_reviewer(cfg, devices_of(trainer)) if cfg.contamination else None,
-        **{key: cfg[key] for key in ("batch_size", "ram_limit_mb", "seed", "threads", "keep", "validate", "force")},
+        **{key: cfg[key] for key in (*SHARED, "keep", "validate", "force")},
     )
 
 
@@ -116,6 +120,7 @@ class Judge:
 
     model: Model
     size: tuple[int, int]
+    resize: str
     mode: Mode
     trainer: MakeTrainer
     batch_size: int
@@ -134,7 +139,7 @@ def build_judge(settings: Mapping[str, Any]) -> Judge:
         mode=Mode(**settings["mode"]),
         trainer=instantiate(cfg.trainer, _convert_="all"),
         aupro_limit=settings["scoring"]["aupro_limit"],
-        **{key: settings[key] for key in ("batch_size", "ram_limit_mb", "seed", "threads")},
+        **{key: settings[key] for key in SHARED},
     )
 
 
@@ -151,7 +156,8 @@ def build_model(
     method = instantiate(cfg.detector, backbone=instantiate(cfg.backbone, _partial_=True, **overrides))
     augment = instantiate(cfg.augment, restyler=restyler)
     views, blur, score = (instantiate(part) for part in (cfg.tta, cfg.scoring.blur, cfg.scoring.score))
-    return Model(method, views, blur, score, augment if augment.active else None)
+    tiling = instantiate(cfg.tiling, image_size=image_size(cfg.image_size))
+    return Model(method, views, blur, score, augment if augment.active else None, tiling)
 
 
 def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:

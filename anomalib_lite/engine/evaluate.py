@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import drawn_batches
-from anomalib_lite.data.decode import read_image, resize_image
-from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
+from anomalib_lite.data.decode import read_image, resize_image, resize_mask
+from anomalib_lite.data.images import ImageSet, content, loader, to_float, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 DRAWN, DRAWN_BATCH = 160, 16  # copies with a drawn defect, and how many at a time
+INSPECTED, SHOWN = 1280, 640  # px of the longer side at which large images are inspected, and shown on a page
+FEW = 16  # of them, that the inspector learns from
 INSPECTOR = "inspector"  # folder in a run's folder
 
 
@@ -59,7 +64,7 @@ def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterato
 def find_threshold(model: Model, images: ImageSet, batch_size: int, rate: float) -> tuple[Threshold, LevelsOfMaps]:
     """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like."""
     scores, maxima, levels = [], [], LevelsOfMaps()
-    for _, prediction in run_over(model, loader(images, batch_size), "threshold"):
+    for _, prediction in run_over(model, loader(images, model.at_once(batch_size)), "threshold"):
         scores += prediction.score.tolist()
         maxima += MaxScore()(prediction.map).tolist()
         levels.update(prediction.map.numpy())
@@ -93,15 +98,16 @@ def evaluate(
     """Goes once through the images; memory does not grow with their number. collector: of the defects."""
     by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
     outcomes: list[Outcome] = []
-    predictions = _Timed(run_over(model, loader(images, batch_size), "evaluate"))
+    predictions = _Timed(run_over(model, loader(images, model.at_once(batch_size)), "evaluate"))
     for batch, prediction in predictions:
-        labels, defects = [s.label for s in batch.samples], [s.defect for s in batch.samples]
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
-        by_image.update(prediction.score, labels, defects)
-        by_pixel.update(prediction.map, masks, labels, defects)
+        by_image.update(prediction.score, [s.label for s in batch.samples], [s.defect for s in batch.samples])
+        _count_pixels(by_pixel, batch, prediction.map, masks)
         fresh = _outcomes(batch, prediction, threshold)
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
+        if model.tiling is not None:
+            fresh = [_for_page(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold.image)
     outcomes = [_explained(model, images, outcome) for outcome in outcomes]
     metrics = _summary(by_image, by_pixel, outcomes, threshold)
@@ -131,8 +137,9 @@ def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, An
     The same images get the same defects whatever the model and its batches are, so that runs compare.
     """
     by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
-    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), DRAWN_BATCH)
-    total = -(-(len(images) + DRAWN) // DRAWN_BATCH)
+    size = model.at_once(DRAWN_BATCH)
+    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size)
+    total = -(-(len(images) + DRAWN) // size)
     for batch in tqdm(batches, "validate", total, delay=2, leave=False):
         prediction = model.predict_batch(batch)
         labels = batch.label.tolist()
@@ -159,9 +166,12 @@ def make_inspector(
     """
     if not settings or not settings.get("types"):
         return
-    golden = None if template is None else resize_image(read_image(template), *train.size)
-    real = (to_pixels(train[[k]].image)[0] for k, sample in enumerate(train.samples) if sample.origin == "real")
-    prepare_inspector(settings, real, levels.compute(), golden).save(run / INSPECTOR, settings)
+    shape = shrunk(train.size, INSPECTED)
+    real = [k for k, sample in enumerate(train.samples) if sample.origin == "real"]
+    real = real if shape == train.size else real[:FEW]  # their median wants all of them in memory
+    golden = None if template is None else resize_image(read_image(template), *shape)
+    pictures = (resize_image(train.pixels_of(k)[0], *shape) for k in real)
+    prepare_inspector(settings, pictures, levels.compute(), golden).save(run / INSPECTOR, settings)
 
 
 def open_collector(run: Path, threshold: Threshold) -> DefectCollector | None:
@@ -188,6 +198,33 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
         )
         for k, (sample, score) in enumerate(zip(batch.samples, prediction.score.tolist(), strict=True))
     ]
+
+
+def _count_pixels(metrics: PixelMetrics, batch: Batch, maps: Tensor, masks: Sequence[Tensor | None]) -> None:
+    """Adds a batch's maps (B, 1, H, W); what a letterbox added does not count."""
+    labels, defects = [s.label for s in batch.samples], [s.defect for s in batch.samples]
+    if batch.inside is None:
+        metrics.update(maps, masks, labels, defects)
+        return
+    for k, (inside, mask) in enumerate(zip(batch.inside, masks, strict=True)):
+        part = content(inside)
+        own = None if mask is None else mask[part]
+        metrics.update(maps[k : k + 1, 0][:, *part], [own], labels[k : k + 1], defects[k : k + 1])
+
+
+def _for_page(outcome: Outcome) -> Outcome:
+    """With smaller pictures, as pages show many; what stands out in the map is kept."""
+    assert outcome.image is not None and outcome.map is not None
+    size = shrunk(outcome.map.shape, SHOWN)
+    map = F.adaptive_max_pool2d(torch.from_numpy(outcome.map)[None], size)[0].numpy()
+    mask = None if outcome.mask is None else resize_mask(outcome.mask, *size)
+    return replace(outcome, image=resize_image(outcome.image, *size), map=map, mask=mask)
+
+
+def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
+    """Height and width with the same aspect, of at most so many px."""
+    scale = min(1.0, longest / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def _explained(model: Model, images: ImageSet, outcome: Outcome) -> Outcome:

@@ -61,11 +61,14 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
     _keep_inputs(run, inputs)
+    model = plan.model(inputs.teacher, inputs.restyler)
     with run.stage("decode"):
-        train, val, test = (ImageSet(s, plan.size, plan.ram_limit_mb, name) for name, s in inputs.splits)
+        train, val, test = (
+            ImageSet(s, plan.size, plan.ram_limit_mb, name, plan.resize, spool=bool(model.tiling) and name != "test")
+            for name, s in inputs.splits
+        )
         warn_near_copies(train, test)
     held_out, judging = hold_back(val) if plan.validate else (val, None)
-    model = plan.model(inputs.teacher, inputs.restyler)
     if train_model(plan, run, model, train, val, inputs, tracker.logger):
         tracker.log_history(run.path / HISTORY)
     model.to(plan.devices.first).eval()
@@ -111,11 +114,11 @@ def train_model(
     an artifact. A run that starts from another one takes its model, and calibrates it on all images anew, which is
     what fitting to all of them at once would have given. Returns whether the curves are still to be tracked.
     """
-    in_order = OnDevice(loader(train.first(inputs.real), plan.batch_size), plan.devices.first)
+    in_order = OnDevice(loader(model.seen(train.first(inputs.real)), plan.batch_size), plan.devices.first)
     if plan.start_from:
         model.load_state_dict(load_file(plan.start_from))
         with run.stage("calibrate"):
-            model.to(plan.devices.first).calibrate(in_order)
+            model.to(plan.devices.first).calibrate(in_order, plan.batch_size)
         run.status |= model.method.notes
         return False
     with run.stage("prepare"):
@@ -135,7 +138,7 @@ def train_model(
         model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
         run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
     with run.stage("calibrate"):
-        model.to(plan.devices.first).calibrate(in_order)  # Lightning takes it back to the CPU
+        model.to(plan.devices.first).calibrate(in_order, plan.batch_size)  # Lightning takes it back to the CPU
     run.status |= model.method.notes
     return not made or plan.devices.shared
 
@@ -160,7 +163,7 @@ def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:
 
 def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
     method = {k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training}
-    shared = [plan.settings[key] for key in ("backbone", "trainer", "threads")]
+    shared = [plan.settings[key] for key in ("backbone", "trainer", "threads", "tiling", "resize")]
     augment = plan.settings["augment"] if model.augment else None
     return artifact_key(
         method, *shared, augment, plan.size, plan.batch_size, plan.seed, plan.keep, inputs.data, inputs.key
@@ -187,8 +190,8 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
     fit_model(
         trainer,
         model,
-        loader(train, plan.batch_size, shuffle_seed=plan.seed),
-        loader(val, plan.batch_size),
+        loader(model.seen(train), plan.batch_size, shuffle_seed=plan.seed),
+        loader(model.seen(val), plan.batch_size),
         ckpt_path=last,
         weights_only=True,
     )

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import output_names
 from anomalib_lite.data.fingerprint import known_data
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
 from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.defects import DefectCollector
@@ -110,7 +110,7 @@ def evaluate_run(trained: TrainedRun, test: Sequence[Sample], output: RunFolder,
     """Measures a run on labelled images, and fills the output's folder. page: whether it gets figures and a page."""
     judge = trained.judge
     with output.stage("decode"):
-        images = ImageSet(test, judge.size, judge.ram_limit_mb, "test")
+        images = ImageSet(test, judge.size, judge.ram_limit_mb, "test", judge.resize)
     with output.stage("evaluate"):
         collector = open_collector(trained.run.path, trained.threshold)
         result = evaluate(trained.model, images, trained.threshold, judge.batch_size, judge.aupro_limit, collector)
@@ -137,13 +137,19 @@ def predict(
     make_room(output, paths)
     judge, names, outcomes = trained.judge, output_names(paths), []
     golden, bits = template or trained.golden, known_data(trained.run.path).get("bits")
-    images = ImageSet([Sample(p, None, template=golden, bits=bits) for p in paths], judge.size, ram_limit_mb=0)
+    samples = [Sample(p, None, template=golden, bits=bits) for p in paths]
+    images = ImageSet(samples, judge.size, ram_limit_mb=0, resize=judge.resize)
     collector = open_collector(trained.run.path, trained.threshold)
-    for batch, prediction in run_over(trained.model, loader(images, judge.batch_size), "predict"):
+    for batch, prediction in run_over(
+        trained.model, loader(images, trained.model.at_once(judge.batch_size)), "predict"
+    ):
         for k, index in enumerate(batch.index.tolist()):
             score, map = float(prediction.score[k]), prediction.map[k, 0].numpy()
             outcome = Outcome(batch.samples[k], score, trained.threshold.nok(score))
-            write = _Writer(output, names[index], paths[index], map, trained.threshold.pixel)
+            boxed = None if batch.inside is None else (to_pixels(batch.image[k : k + 1])[0], map)
+            if batch.inside is not None:
+                map = np.ascontiguousarray(map[content(batch.inside[k])])
+            write = _Writer(output, names[index], paths[index], map, trained.threshold.pixel, boxed)
             if maps:
                 _write_pixels(write.place("maps", "tiff"), map)
             if overlays:
@@ -195,13 +201,17 @@ def make_room(output: Path, images: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class _Writer:
-    """Pictures of one image, at its own resolution."""
+    """Pictures of one image, at its own resolution; of a letterboxed one the defects as it was seen.
+
+    boxed: the letterboxed picture, and its whole map.
+    """
 
     output: Path
     name: str
     image: Path
     map: np.ndarray
     threshold: float
+    boxed: tuple[np.ndarray, np.ndarray] | None = None
 
     def place(self, folder: str, suffix: str) -> Path:
         return self.output / folder / f"{self.name}.{suffix}"
@@ -211,8 +221,8 @@ class _Writer:
 
     def inspected(self, outcome: Outcome, collector: DefectCollector, draw: bool) -> Outcome:
         """The outcome with its defects; their outlines are drawn where there are any."""
-        pixels = read_image(self.image)
-        found = collector.add(replace(outcome, image=pixels, map=self.map)).defects
+        pixels, map = self.boxed or (read_image(self.image), self.map)
+        found = collector.add(replace(outcome, image=pixels, map=map)).defects
         if found and draw:
             _write_pixels(
                 self.place("defects", "png"), _bgr(draw_defects(pixels, found, collector.inspector.settings.types))

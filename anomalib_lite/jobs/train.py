@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from anomalib_lite.data.decode import native_size
 from anomalib_lite.data.fingerprint import DATA, describe, fingerprint, known_data
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
@@ -41,13 +42,14 @@ was interrupted goes on from its last epoch.
   anomalib-lite train start_from=runs/default/... data=folder data.ok=new missed=passed_by_mistake/
   anomalib-lite train -m detector=stfpm augment=none,flips tta=none,flips     TTA does not train again"""
 
-# groups that a run's folder names where they are not left at their plain choice
 # what may be given beside the data of a run that starts from another one
 BESIDE_DATA = (
     "paths", "tracking", "experiment_name", "force", "threads", "ram_limit_mb",
     "start_from", "missed", "contamination", "trust",
 )  # fmt: skip
+# groups that a run's folder names where they are not left at their plain choice
 PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher": "frozen", "tta": "none"}
+PLAIN["tiling"] = "none"
 
 
 @app("train", HELP)
@@ -63,6 +65,8 @@ def train(cfg: DictConfig) -> RunFolder:
         cfg = _with_more_data(cfg, earlier)
     splits: Splits = instantiate(cfg.data)
     need_training_images(splits)
+    if cfg.image_size == "native":
+        cfg.image_size, cfg.resize = list(native_size(splits.train[0].image)), "none"
     data_hash = fingerprint(splits)
     folder = _folder(cfg, data_hash, earlier)
     announce(folder)

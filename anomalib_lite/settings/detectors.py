@@ -314,6 +314,24 @@ class View:
 
 
 @dataclass
+class NoTiling:
+    _target_: str = "anomalib_lite.engine.build.nothing"
+
+
+@dataclass
+class Tiling:
+    _target_: str = f"{ROOM}.tiling.Tiling"
+    size: int = setting(512, "px, side of a tile", least=32)
+    overlap: int = setting(64, "px that neighbours share; a quarter of it at each border is not looked at", least=0)
+    full: bool = setting(False, "the whole image, shrunk to one tile, is looked at, too")
+    statistics: str = setting(
+        "shared", "by all tiles; own: each tile its own, where the product always lies at the same place",
+        choices=("shared", "own"),
+    )  # fmt: skip
+    limit_mb: float = setting(2000, "MB that the tiles' own statistics may take", above=0)
+
+
+@dataclass
 class Score:
     _target_: str = "anomalib_lite.scoring.MaxScore"
 
@@ -345,6 +363,7 @@ OPTIONS: dict[str, dict[str, type]] = {
         "template": Template, "simplenet": SimpleNet, "dinomaly": Dinomaly, "efficientad": EfficientAD,
     },
     "tta": {"none": View},
+    "tiling": {"none": NoTiling, "grid": Tiling},
     "scoring": {"max": Scoring, "topk": TopK},
 }  # fmt: skip
 

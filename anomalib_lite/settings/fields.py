@@ -75,6 +75,13 @@ def pixels(value: Any) -> str:
     return "" if len(sides) == 2 and whole else f"a whole number of px, {SMALLEST} or more, or [height, width]"
 
 
+def pixels_or_native(value: Any) -> str:
+    """The rule of a training's image size."""
+    if value == "native":
+        return ""
+    return pixels(value) and f"{pixels(value)}, or native"
+
+
 def explain(cfg: DictConfig) -> str:
     """The configuration as YAML, with each field's help beside its value."""
     helps = {name: _help(field) for name, _, field in _fields(cfg, resolve=False)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from anomalib_lite.settings.fields import pixels, setting
+from anomalib_lite.settings.fields import pixels, pixels_or_native, setting
 
 
 @dataclass
@@ -33,12 +33,21 @@ class Train(Verb):
     generator: Any = None
     teacher: Any = None
     tta: Any = None
+    tiling: Any = None
     scoring: Any = None
     defects: Any = None
     trainer: Any = None
     tracking: Any = None
     seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
-    image_size: Any = setting(256, "px; one number, or [height, width]", rule=pixels)
+    image_size: Any = setting(
+        256,
+        "px; one number, or [height, width], or native: as the first image is, and all must be",
+        rule=pixels_or_native,
+    )
+    resize: str = setting(
+        "stretch", "to image_size; letterbox keeps the aspect, none refuses other sizes",
+        choices=("stretch", "letterbox", "none"),
+    )  # fmt: skip
     batch_size: int = setting(16, "images", least=1)
     ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
     threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)

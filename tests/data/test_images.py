@@ -10,8 +10,17 @@ import pytest
 import torch
 
 from anomalib_lite.data import images as room
-from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask
-from anomalib_lite.data.images import ImageSet, Shares, ShuffledByEpoch, loader, to_float, warn_near_copies
+from anomalib_lite.data.decode import UnreadableImage, native_size, read_image, read_mask
+from anomalib_lite.data.images import (
+    ImageSet,
+    Shares,
+    ShuffledByEpoch,
+    content,
+    letterbox,
+    loader,
+    to_float,
+    warn_near_copies,
+)
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 from tests.made import write_image, write_mask, write_pixels
@@ -192,3 +201,36 @@ def test_every_image_of_a_batch_is_in_one_share(length: int, sizes: list[int], m
         parts.append(list(shares))
     for whole, first, second in zip(alone, *parts, strict=True):
         assert sorted(first + second) == sorted(whole) and first and second
+
+
+def test_a_set_in_a_file_gives_what_one_in_memory_gives(samples: list[Sample]):
+    kept, spooled = ImageSet(samples, SIZE), ImageSet(samples, SIZE, ram_limit_mb=0, spool=True)
+    for sample in samples:
+        sample.image.unlink()
+    assert batches_equal(kept[[3, 1]], spooled[[3, 1]]) and batches_equal(kept.first(2)[0], spooled.first(2)[0])
+
+
+@pytest.mark.parametrize("limit", [100, 0])
+def test_images_of_another_size_are_refused_where_none_is_resized(samples: list[Sample], limit: int):
+    assert native_size(samples[0].image) == (64, 64)
+    with pytest.raises(UserError, match=r"3\.png is 64 x 72 px, and resize=none wants 64 x 64 px"):
+        ImageSet(samples, (64, 64), limit, resize="none")[[0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [((64, 64), (0, 32, 8, 40)), ((30, 90), (8, 24, 0, 48)), ((64, 96), (0, 32, 0, 48)), ((1000, 1), (0, 32, 23, 24))],
+)
+def test_a_letterbox_keeps_the_aspect_and_the_mask_where_the_picture_is(
+    tmp_path: Path, shape: tuple[int, int], box: tuple[int, int, int, int]
+):
+    top, bottom, left, right = box
+    assert letterbox(shape, SIZE) == (slice(top, bottom), slice(left, right))
+    image = write_image(tmp_path / "i.png", 0, shape)
+    mask = write_pixels(tmp_path / "m.png", np.full(shape, 255, np.uint8))
+    batch = ImageSet([Sample(image, NOK, mask, template=image)], SIZE, resize="letterbox")[0]
+    assert batch.inside is not None and torch.equal(batch.mask, batch.inside)
+    assert content(batch.inside[0]) == (slice(top, bottom), slice(left, right))
+    assert batch.template is not None and torch.equal(batch.template, batch.image)
+    stretched = ImageSet([Sample(image, OK)], (bottom - top, right - left))[0]
+    assert torch.equal(batch.image[..., top:bottom, left:right], stretched.image)

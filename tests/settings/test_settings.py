@@ -19,7 +19,7 @@ from anomalib_lite.settings import conf_dir, data, detectors, training
 from anomalib_lite.settings.fields import check, explain, setting
 
 GROUPS = ("data", "backbone", "detector", "mode", "augment", "generator", "teacher", "tta", "scoring", "defects")
-GROUPS += ("trainer", "tracking", "preset", "experiment")
+GROUPS += ("tiling", "trainer", "tracking", "preset", "experiment")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
 
 
