@@ -73,7 +73,9 @@ def find_threshold(model: Model, images: ImageSet, batch_size: int, rate: float)
 
 def lowered(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:
     """Just below the scores of NOK images that must be found, and what that costs, by the held-out OK images."""
-    scores = [s for _, p in run_over(model, loader(missed, batch_size), "missed") for s in p.score.tolist()]
+    scores = [
+        s for _, p in run_over(model, loader(missed, model.at_once(batch_size)), "missed") for s in p.score.tolist()
+    ]
     if min(scores) > threshold.image:
         log.info("all %d images of `missed` are found by the threshold as it is", len(scores))
         return threshold

@@ -75,7 +75,8 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     with run.stage("threshold"):
         threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate)
         if plan.missed:
-            missed = ImageSet([Sample(image, NOK) for image in plan.missed], plan.size, plan.ram_limit_mb, "missed")
+            samples = [Sample(image, NOK) for image in plan.missed]
+            missed = ImageSet(samples, plan.size, plan.ram_limit_mb, "missed", plan.resize)
             threshold = lowered(model, threshold, missed, plan.batch_size)
         if plan.reviewer:
             note = f"It holds for images like those kept: {len(left_out)} OK images that looked NOK were left out."

@@ -45,8 +45,10 @@ def write_object(trained: TrainedRun, root: Path, output: Path, splits: Sequence
     count = 0
     for split in splits:
         folder = require_folder(root / name / split, f"The split {split} of {name}")
-        images = ImageSet([Sample(path, None) for path in list_images(folder)], trained.judge.size, ram_limit_mb=0)
-        for batch, prediction in run_over(trained.model, loader(images, trained.judge.batch_size), f"{name} {split}"):
+        samples, judge = [Sample(path, None) for path in list_images(folder)], trained.judge
+        images = ImageSet(samples, judge.size, ram_limit_mb=0, resize=judge.resize)
+        batches = loader(images, trained.model.at_once(judge.batch_size))
+        for batch, prediction in run_over(trained.model, batches, f"{name} {split}"):
             for sample, map in zip(batch.samples, prediction.map[:, 0].numpy(), strict=True):
                 height, width = read_image(sample.image).shape[:2]
                 whole = cv2.resize(map, (width, height), interpolation=cv2.INTER_LINEAR)
