@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ def build(
     weights: str = "none",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    norm: bool = False,
 ) -> Backbone:
     """A backbone by its name in timm.
 
@@ -92,6 +94,7 @@ def build(
             l of a vision transformer, counted from 0.
         weights: See `load_weights`, or a file of `save_cut`: a fine-tuned network as it was cut.
         mean, std: Of the input in [0, 1]; by default those the weights were trained with.
+        norm: Whether a vision transformer's last norm is applied to each layer, as methods that compare tokens do.
     """
     import timm
 
@@ -99,8 +102,12 @@ def build(
     if not layers:
         raise UserError("backbone.layers names no feature level.")
     cut = holds_cut(weights)
-    make = _levels if all(isinstance(layer, int) for layer in layers) else _modules
+    make = partial(_levels, norm=norm) if all(isinstance(layer, int) for layer in layers) else _modules
     net, patch = make(name, layers, "none" if cut else weights)
+    if norm and patch is None:
+        raise UserError(
+            f"backbone.norm=true needs a vision transformer and blocks by numbers; '{name}' is none of these."
+        )
     pretrained = timm.get_pretrained_cfg(name)
     config = pretrained.to_dict() if pretrained else {}
     mean, std = mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD)
@@ -113,9 +120,12 @@ def build(
     return backbone
 
 
-def _levels(name: str, layers: Sequence[Any], weights: str) -> tuple[nn.Module, tuple[int, int] | None]:
+def _levels(
+    name: str, layers: Sequence[Any], weights: str, norm: bool = False
+) -> tuple[nn.Module, tuple[int, int] | None]:
     """The network cut behind numbered levels, and its patch where it is a transformer."""
     import timm
+    from timm.models._features import FeatureGetterNet
 
     try:
         net, sizes = _create(name, features_only=True, out_indices=tuple(sorted(layers)))
@@ -123,7 +133,11 @@ def _levels(name: str, layers: Sequence[Any], weights: str) -> tuple[nn.Module, 
         raise UserError(
             f"'{name}' has no feature levels {list(layers)}: choose others with backbone.layers."
         ) from error
-    if weights != "none":
+    if norm and sizes:
+        whole = timm.create_model(name, **sizes)
+        load_weights(whole, weights, name)
+        net = FeatureGetterNet(whole, sorted(layers), norm=True)
+    elif weights != "none":
         whole = timm.create_model(name, **sizes)
         load_weights(whole, weights, name)
         _copy_features(net, whole)

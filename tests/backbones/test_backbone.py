@@ -191,3 +191,15 @@ def test_a_network_that_cannot_be_followed_is_refused():
         cut_at(Branching(), ["layer1"], "branching")
     with pytest.raises(UserError, match="puts nothing out at 1"):
         cut_at(HalfUsed(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)), ["1"], "half used")
+
+
+def test_norm_is_the_transformers_last_norm_after_each_layer():
+    raw, normed = (build(VIT, [3, 11], norm=norm).eval() for norm in (False, True))
+    normed.net.model.norm.weight.data.normal_()
+    raw.net.load_state_dict(normed.net.state_dict(), strict=False)
+    image = torch.rand(1, 3, 64, 64)
+    for before, after in zip(raw(image), normed(image), strict=True):
+        tokens = normed.net.model.norm(before.flatten(2).mT)
+        torch.testing.assert_close(after.flatten(2).mT, tokens)
+    with pytest.raises(UserError, match="needs a vision transformer"):
+        build(LITE0, [1], norm=True)
