@@ -44,6 +44,7 @@ class Plan:
         restyler: Trains what restyles training images; None where nothing does.
         teacher: Fine-tunes the backbone and returns the file of its weights; None where it stays frozen.
         inspector: Settings of the inspector; None or without types: there is none.
+        pixel_rule: Percentile and factor of the pixel threshold; None and any: it keeps the false-alarm rate.
         keep: Which epoch is kept, `last` or `best`.
         validate: Whether half of the held-out images judge the run by drawn defects.
         force: Whether what is there already is made anew.
@@ -70,6 +71,7 @@ class Plan:
     seed: int
     threads: int | None
     false_alarm_rate: float
+    pixel_rule: tuple[float | None, float]
     aupro_limit: float
     keep: str
     validate: bool
@@ -106,6 +108,7 @@ def build_plan(cfg: DictConfig) -> Plan:
         tracking=Tracking(**settings["tracking"]),
         artifacts=artifacts,
         false_alarm_rate=cfg.scoring.false_alarm_rate,
+        pixel_rule=(cfg.scoring.pixel_percentile, cfg.scoring.pixel_factor),
         aupro_limit=cfg.scoring.aupro_limit,
         start_from=Path(str(cfg.start_from)) if cfg.start_from else None,
         missed=tuple(expand(cfg.missed, Path())),

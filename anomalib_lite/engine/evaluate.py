@@ -61,14 +61,28 @@ def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterato
         yield batch, Prediction(map.float().cpu(), score.float().cpu())
 
 
-def find_threshold(model: Model, images: ImageSet, batch_size: int, rate: float) -> tuple[Threshold, LevelsOfMaps]:
-    """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like."""
-    scores, maxima, levels = [], [], LevelsOfMaps()
+def find_threshold(
+    model: Model, images: ImageSet, batch_size: int, rate: float, percentile: float | None = None, factor: float = 1.0
+) -> tuple[Threshold, LevelsOfMaps]:
+    """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like.
+
+    percentile: the pixel threshold becomes this of the OK pixels, times the factor; None: it keeps the rate, too.
+    """
+    scores, maxima, pixels, levels = [], [], [], LevelsOfMaps()
     for _, prediction in run_over(model, loader(images, model.at_once(batch_size)), "threshold"):
         scores += prediction.score.tolist()
         maxima += MaxScore()(prediction.map).tolist()
+        if percentile is not None:
+            pixels.append(prediction.map.numpy()[:, :, ::4, ::4].ravel())
         levels.update(prediction.map.numpy())
-    return threshold_from_ok(scores, maxima, rate), levels
+    threshold = threshold_from_ok(scores, maxima, rate)
+    if percentile is not None:
+        note = (
+            f"the pixel threshold is {factor:g} times the {percentile:g} % quantile of OK pixels, and promises nothing"
+        )
+        pixel = factor * float(np.percentile(np.concatenate(pixels), percentile))
+        threshold = replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
+    return threshold, levels
 
 
 def lowered(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:

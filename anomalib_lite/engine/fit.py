@@ -73,7 +73,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         tracker.log_history(run.path / HISTORY)
     model.to(plan.devices.first).eval()
     with run.stage("threshold"):
-        threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate)
+        threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate, *plan.pixel_rule)
         if plan.missed:
             samples = [Sample(image, NOK) for image in plan.missed]
             missed = ImageSet(samples, plan.size, plan.ram_limit_mb, "missed", plan.resize)

@@ -348,6 +348,11 @@ class Scoring:
     blur: Any = setting(Blur, "of the map")
     score: Any = setting(Score, "of an image: the largest pixel of its smoothed map")
     false_alarm_rate: float = setting(0.05, "share of OK images that may be flagged", above=0, below=1)
+    pixel_percentile: float | None = setting(
+        None, "of held-out OK pixels, the pixel threshold (SuperADD: 95); null: it keeps the false-alarm rate",
+        above=0, below=100,
+    )  # fmt: skip
+    pixel_factor: float = setting(1.421, "times that percentile", above=0)
     aupro_limit: float = setting(0.3, "false-positive rate up to which AUPRO is integrated", above=0, most=1)
 
 

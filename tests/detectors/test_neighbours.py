@@ -19,6 +19,7 @@ from anomalib_lite.detectors.model import Method
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.detectors.subspace import SubspaceAD
 from anomalib_lite.detectors.superadd import SuperADD, windowed
+from anomalib_lite.engine.evaluate import find_threshold
 from anomalib_lite.errors import UserError
 from tests.detectors import small
 
@@ -174,3 +175,13 @@ def test_an_untrained_transformer_serves_all(make: Any, tmp_path: Path):
     model: Method = small.fit(make(), pictures)
     map = model.anomaly_map(pictures[[0, 1]].image)
     assert map.shape == (2, 1, 4, 3) and map.isfinite().all() and (map >= 0).all()
+
+
+def test_a_percentile_of_ok_pixels_moves_the_pixel_threshold_alone(images: ImageSet):
+    model = small.model(small.fit(SubspaceAD(small.backbone, [1], few=0), images))
+    kept, _ = find_threshold(model, images, 4, 0.2)
+    moved, _ = find_threshold(model, images, 4, 0.2, 95, 1.421)
+    maps = model.predict_batch(images[list(range(6))]).map.numpy()
+    assert moved.pixel == pytest.approx(1.421 * np.percentile(maps[:, :, ::4, ::4], 95), rel=1e-6)
+    assert (moved.image, moved.promised_rate) == (kept.image, kept.promised_rate)
+    assert "promises nothing" in moved.note and not kept.note
