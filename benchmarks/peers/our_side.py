@@ -1,0 +1,261 @@
+"""This project's side of benchmarks/peer.py, and what both sides are given.
+
+    python our_side.py TASK JOB.json
+
+The last line of the output is RESULT and a JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Callback
+
+from anomalib_lite import cli
+from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.sample import Batch, Splits
+from anomalib_lite.detectors.model import Model
+from anomalib_lite.engine.build import Plan, build_data, build_plan
+from anomalib_lite.engine.trainer import OnDevice, fit_model, make_trainer
+from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+from anomalib_lite.runs.folder import RECORD, RunFolder
+from anomalib_lite.settings import conf_dir
+
+JOB: dict[str, Any] = json.loads(Path(sys.argv[2]).read_text())
+FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+
+
+def options(detector: str) -> list[str]:
+    """What the command line is given."""
+    chosen = [f"detector={detector}", "data=mvtec_ad", f"data.root={JOB['root']}", f"data.category={JOB['category']}"]
+    chosen += [f"paths.runs={JOB['work']}/runs", f"paths.artifacts={JOB['work']}/artifacts", f"seed={JOB['seed']}"]
+    chosen += ["tracking=none", "threads=1"]
+    if detector == "patchcore":
+        chosen.append(f"detector.bank={JOB['coreset']}")
+    if detector == "stfpm_plain":
+        chosen.append(f"batch_size={JOB['batch']}")
+    return chosen
+
+
+def planned(detector: str) -> tuple[Plan, Splits]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", options(detector))
+    torch.manual_seed(JOB["seed"])
+    return build_plan(cfg), build_data(cfg.data)
+
+
+def prepare() -> dict[str, Any]:
+    """What both sides share: links to the images that ours trains and tests on, and the backbone's weights."""
+    import timm
+    from safetensors.torch import save_file
+
+    from anomalib_lite.backbones.weights import load_weights
+
+    plan, splits = planned("padim")
+    folder = Path(JOB["work"]) / "data"
+    for sample in splits.train + splits.test:
+        place = "train/good" if sample in splits.train else f"test/{sample.defect or 'good'}"
+        _link(folder / place / sample.image.name, sample.image)
+        if sample.mask:
+            _link(folder / "ground_truth" / (sample.defect or "") / sample.mask.name, sample.mask)
+    backbone = plan.settings["backbone"]
+    net = timm.create_model(backbone["name"])
+    load_weights(net, backbone["weights"], backbone["name"])
+    save_file(net.state_dict(), Path(JOB["work"]) / "weights.safetensors")
+    return {
+        "data": str(folder),
+        "weights": f"{JOB['work']}/weights.safetensors",
+        "defects": sorted({s.defect for s in splits.test if s.defect}),
+        **{"images": len(splits.train), "tested": len(splits.test), "backbone": backbone["name"]},
+        **{key: list(backbone[key]) for key in ("mean", "std", "layers")},
+        "size": list(plan.size),
+    }
+
+
+def _link(place: Path, to: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(to.absolute())
+
+
+def fit(detector: str) -> dict[str, Any]:
+    """Seconds of fitting and of testing in a whole `train`, and its figures; the first also decodes the test images."""
+    seconds: dict[str, dict[str, float]] = {}
+    plain = RunFolder.stage
+
+    @contextlib.contextmanager
+    def stage(run: RunFolder, name: str) -> Iterator[None]:
+        begin = clocks()
+        with plain(run, name):
+            yield
+        seconds[name] = since(begin)
+
+    RunFolder.stage = stage  # type: ignore[method-assign]
+    os.environ[RECORD] = f"{JOB['work']}/record"
+    sys.argv = ["anomalib-lite", "train", *options(detector), "force=true"]
+    cli.main()
+    run = RunFolder(Path(os.environ[RECORD]).read_text())
+    fitted = [seconds[name] for name in ("inputs", "decode", "prepare", "train", "calibrate") if name in seconds]
+    return {
+        "fit": {clock: sum(part[clock] for part in fitted) for clock in ("wall", "cpu")},
+        "test": seconds["evaluate"],
+        "figures": {name: round(run.metrics[name], 4) for name in FIGURES},
+        "run": str(run.path),
+    }
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def since(begin: tuple[float, float]) -> dict[str, float]:
+    return {"wall": time.perf_counter() - begin[0], "cpu": time.process_time() - begin[1]}
+
+
+class Epochs(Callback):
+    """Seconds of each epoch, those before and after the training that a result of so many epochs takes besides, and
+    the test images' AUROC, which is not counted."""
+
+    def __init__(self, model: Model, images: OnDevice, test: ImageSet, prepared: dict[str, float]) -> None:
+        self.model, self.images, self.test, self.prepared, self.rows = model, images, test, prepared, []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.begin = clocks()
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        spent = since(self.begin)
+        model = self.model
+        copy = Model(deepcopy(model.method), model.views, model.blur, model.score).eval()
+        begin = clocks()
+        copy.calibrate(self.images)
+        besides = {clock: value + self.prepared[clock] for clock, value in since(begin).items()}
+        found = ImageMetrics()
+        for batch in loader(self.test, JOB["batch"]):
+            found.update(copy.predict_batch(batch).score, batch.label.tolist())
+        reached = found.compute().values["image_auroc"]
+        self.rows.append({**spent, "besides": besides, "image_auroc": round(reached, 4)})
+        if reached >= JOB["goal"]:
+            trainer.should_stop = True
+
+
+def epochs(detector: str) -> dict[str, Any]:
+    begin = clocks()
+    plan, splits = planned(detector)
+    train, test = (ImageSet(part, plan.size) for part in (splits.train, splits.test))
+    model, ordered = plan.model(None, None), OnDevice(loader(train, plan.batch_size), torch.device("cpu"))
+    model.prepare(ordered)
+    told = Epochs(model, ordered, test, since(begin))
+    trainer = make_trainer(plan.trainer, [told], None, max_epochs=JOB["epochs"], enable_checkpointing=False)
+    fit_model(trainer, model, loader(train, plan.batch_size, shuffle_seed=plan.seed))
+    return {"epochs": told.rows}
+
+
+class OneBatch(list):
+    """Random OK images, as a loader would give them."""
+
+    def __init__(self, count: int) -> None:
+        flags, image = torch.ones(count), torch.rand(count, 3, *JOB["size"])
+        image = image.contiguous(memory_format=torch.channels_last)
+        super().__init__([Batch(image, image[:, :1] > 2, flags.bool(), flags.long() * 0, flags, torch.arange(count))])
+        self.dataset = range(count)
+
+
+def ready(detector: str) -> Model:
+    """A model whose answers mean nothing and take as long as a fitted one's."""
+    plan, _ = planned(detector)
+    if detector == "fusion":
+        raise SystemExit("a fusion learns from real images: measure its export")
+    model = plan.model(None, None)
+    if detector == "patchcore":
+        model.method.size = JOB["bank"]
+    images = OneBatch(16)
+    model.prepare(images)  # type: ignore[arg-type]
+    model.calibrate(images)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def infer(detector: str) -> dict[str, Any]:
+    """Milliseconds an image, eager, at each batch size: one value a repeat, after one that is not counted."""
+    model, found = ready(detector), {}
+    for count in JOB["batches"]:
+        batch = OneBatch(count)[0]
+        found[count] = repeated(lambda batch=batch: model.predict_batch(batch), count)
+    return found
+
+
+def openvino(detector: str) -> dict[str, Any]:
+    """Milliseconds an image of what `anomalib-lite export` makes of the run that fit left, on one core."""
+    import openvino as ov
+
+    path = next(Path(JOB["runs"][detector]).rglob("*.xml"))
+    core, found = ov.Core(), {}
+    for count in JOB["batches"]:
+        net = core.read_model(path)
+        net.reshape([count, *JOB["size"], 3])
+        run = core.compile_model(net, "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"})
+        image = np.random.default_rng(0).integers(0, 256, (count, *JOB["size"], 3), np.uint8)
+        found[count] = repeated(lambda run=run, image=image: run(image), count)
+    return found
+
+
+def repeated(call: Callable[[], Any], count: int) -> list[dict[str, float]]:
+    loops, spent = max(1, JOB["loops"] // count), []
+    for _ in range(JOB["repeats"] + 1):
+        begin = clocks()
+        for _ in range(loops):
+            call()
+        spent.append({clock: 1000 * value / (loops * count) for clock, value in since(begin).items()})
+    return spent[1:]
+
+
+def maps() -> dict[str, Any]:
+    """The test images' maps by a fitted PaDiM, for both sides' metrics."""
+    plan, splits = planned("padim")
+    model, train, test = plan.model(None, None), ImageSet(splits.train, plan.size), ImageSet(splits.test, plan.size)
+    model.calibrate(loader(train, plan.batch_size))  # type: ignore[arg-type]
+    found = [(model.predict_batch(b).map[:, 0], b.mask[:, 0], b.label) for b in loader(test, JOB["batch"])]
+    kept, masks, labels = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    path = f"{JOB['work']}/maps.npz"
+    np.savez(path, maps=kept, masks=masks, labels=labels)
+    return {"maps": path, "channels": len(model.method.kept), "positions": len(model.method.gaussians[0].mean)}
+
+
+def evaluate() -> dict[str, Any]:
+    """Seconds for image AUROC, pixel AUROC and AUPRO (and what else the classes give) of the job's maps."""
+    kept = np.load(JOB["maps"])
+    maps, masks, labels = kept["maps"], kept["masks"], kept["labels"].tolist()
+    scores, spent = maps.max((1, 2)), []
+    for _ in range(JOB["repeats"]):
+        begin, by_image, by_pixel = clocks(), ImageMetrics(), PixelMetrics()
+        for start in range(0, len(maps), JOB["batch"]):
+            part = slice(start, start + JOB["batch"])
+            by_image.update(scores[part], labels[part])
+            by_pixel.update(maps[part], masks[part], labels[part])
+        values = by_image.compute().values | by_pixel.compute().values
+        spent.append(since(begin))
+    return {"seconds": spent, "figures": {name: round(values[name], 6) for name in FIGURES}}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    task, _, name = sys.argv[1].partition("-")
+    result = globals()[task](*([name] if name else []))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    result |= {"peak_mb": round(usage.ru_maxrss / 1024), "process_cpu": usage.ru_utime + usage.ru_stime}
+    print("RESULT", json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
