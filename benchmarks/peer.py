@@ -1,7 +1,7 @@
 """This project against anomalib 2.7: same weights, same images, one core each, in turn.
 
     python benchmarks/peer.py --data MVTEC_AD [--category bottle] [--repeats 5] [--only fit-padim evaluate ...] [--sides SIDE ...]
-                              [--work build/peer] [--peer-python PYTHON | --share-torch] [--report]
+                              [--shots N] [--work build/peer] [--peer-python PYTHON | --share-torch] [--report]
 
 Without --peer-python the peer gets a virtual environment of its own below ~/.cache/anomalib_lite, made with pip on the
 first run (about 5 GB; --share-torch lets it see this Python's packages instead, which leaves 0.5 GB). Every measurement
@@ -24,11 +24,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from anomalib_lite.cli import MALLOC
 
+ROOT = Path(__file__).resolve().parents[1]
 VERSION = "2.7.0"
 SIDES = ("ours", "peer", "peer, our malloc")
 # task: how ours is called there, the peer's task, and how often at most, where once takes minutes
@@ -57,6 +55,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "peer")
+    parser.add_argument("--shots", type=int, help="so few OK images are learned from, by both sides; default: all")
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--peer-python", type=Path)
     parser.add_argument("--share-torch", action="store_true")
@@ -77,8 +76,9 @@ def main() -> None:
 
 def measure(asked: argparse.Namespace, peer: Path, work: Path, results: Path) -> None:
     job = {
-        "root": str(asked.data.absolute()), "category": asked.category, "work": str(work), "goal": asked.goal, "seed": 0,
-        "epochs": asked.epochs, "batch": 32, "batches": [1, 32], "coreset": 0.01, "loops": 32, "repeats": asked.repeats,
+        "root": str(asked.data.absolute()), "category": asked.category, "work": str(work), "goal": asked.goal,
+        "seed": 0, "epochs": asked.epochs, "batch": 32, "batches": [1, 32], "coreset": 0.01, "loops": 32,
+        "repeats": asked.repeats, "shots": asked.shots,
     }  # fmt: skip
     for first in ("prepare", "maps"):
         job |= run("ours", first, job, asked, peer)
@@ -88,11 +88,18 @@ def measure(asked: argparse.Namespace, peer: Path, work: Path, results: Path) ->
         for number in range(min(most, asked.repeats)):
             for side in asked.sides:
                 name = ours if side == "ours" else theirs
-                done = [row for row in read(results) if (row["task"], row["side"], row["number"]) == (task, side, number)]
+                done = [
+                    row for row in read(results) if (row["task"], row["side"], row["number"]) == (task, side, number)
+                ]
                 if name is None or done:
                     continue
                 print(f"{task}, {side}, {number + 1}", file=sys.stderr, flush=True)
-                row = {"task": task, "side": side, "number": number, **run(side, name, job | {"seed": number}, asked, peer)}
+                row = {
+                    "task": task,
+                    "side": side,
+                    "number": number,
+                    **run(side, name, job | {"seed": number}, asked, peer),
+                }
                 with results.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
 
@@ -103,7 +110,7 @@ def run(side: str, task: str, job: dict[str, Any], asked: argparse.Namespace, pe
     file.write_text(json.dumps(job))
     python, script = (sys.executable, "our_side.py") if side == "ours" else (str(peer), "anomalib_side.py")
     clean = {k: v for k, v in os.environ.items() if k not in MALLOC and k != "PYTHONPATH"}
-    clean |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT) if side == "ours" else ""}
+    clean |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT) if side == "ours" else ""}
     settings = clean if side == "peer" else clean | MALLOC
     command = ["taskset", "-c", str(asked.core), python, str(ROOT / "benchmarks" / "peers" / script), task, str(file)]
     done = subprocess.run(command, env=settings, cwd=job["work"], capture_output=True, text=True)

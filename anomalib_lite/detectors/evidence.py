@@ -58,7 +58,7 @@ class Gaussians(Evidence):
 
     def fit(self, looks: Tensor, placed: bool) -> None:
         moments = Moments()
-        for part in looks.split(BLOCK):
+        for part in looks.split(4 * BLOCK):  # few large products: each goes through all covariances
             PositionGaussian.update(moments, part.float())
         reach = max(self.reach, 1 if len(looks) < FEW else 0)
         self.gaussian.fit(moments.spread(looks.shape[-2:], reach if placed else None))

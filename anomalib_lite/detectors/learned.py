@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import blurred
 from anomalib_lite.detectors.statistics import Modules
 
@@ -92,10 +93,21 @@ class Networks(nn.Module):
 
 def described(deviation: Tensor) -> Tensor:
     """Deviations (B, C, h, w) -> (B, C + 2, h, w): tamed, and their size at each place and around it."""
+    return torch.cat([tamed(deviation), log_sizes(deviation)], 1)
+
+
+def tamed(deviation: Tensor) -> Tensor:
+    """The inverse hyperbolic sine; torch's own takes three times as long on a CPU."""
+    size, square = deviation.abs(), deviation.square()
+    return deviation.sign() * torch.log1p(size + square / (1 + (square + 1).sqrt()))
+
+
+def log_sizes(deviation: Tensor) -> Tensor:
+    """Deviations (B, C, h, w) -> (B, 2, h, w): their logarithmic size at each place and around it."""
     size = deviation.square().mean(1, keepdim=True)
     window = 2 * AROUND + 1
     around = F.avg_pool2d(size, window, 1, AROUND, count_include_pad=False) if min(size.shape[-2:]) > AROUND else size
-    return torch.cat([deviation.asinh(), (size + 0.1).log(), (around + 0.1).log()], 1)
+    return (torch.cat([size, around], 1) + 0.1).log()
 
 
 def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -110,27 +122,42 @@ def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generato
         mask: (B, 1, h, w) on the first look's grid, the share of each place that is defective.
         generator: Draws the places.
     """
-    grid = deviations[0].shape[-2:]
-    looks = [_on_grid(described(d.float()), grid) for d in deviations]
-    size = torch.stack([look[:, -2] for look in looks]).sum(0).flatten(1)
-    rows = torch.cat(looks, 1).flatten(2).transpose(1, 2)
+    grid = size_of(deviations[0])
+    sizes = [log_sizes(deviation.float()) for deviation in deviations]
+    size = torch.stack([_on_grid(own, grid)[:, 0] for own in sizes]).sum(0).flatten(1)
     near = F.max_pool2d(mask, 2 * NEAR + 1, 1, NEAR) > 0
     taken, labels = [], []
-
-    def take(row: Tensor, places: Tensor, count: int, label: int) -> None:
-        chosen = places[torch.randperm(len(places), generator=generator)[:count]]
-        taken.append(row[chosen])
-        labels.append(torch.full((len(chosen),), label))
-
-    for row, large, covered, close in zip(rows, size, mask.flatten(1), near.flatten(1), strict=True):
+    for image, (large, covered, close) in enumerate(zip(size, mask.flatten(1), near.flatten(1), strict=True)):
         far = ((covered == 0) & ~close).nonzero()[:, 0]
         if close.any():
-            take(row, (covered > 0.4).nonzero()[:, 0], PLACES, 1)
-            take(row, far, PLACES // 4, 0)
+            defective = (covered > 0.4).nonzero()[:, 0]
+            chosen = [_some(defective, PLACES, generator), _some(far, PLACES // 4, generator)]
         else:
-            take(row, far, PLACES // 2, 0)
-            take(row, large.topk(max(1, len(large) // HARD)).indices, PLACES // 2, 0)
+            hard = large.topk(max(1, len(large) // HARD)).indices
+            chosen = [_some(far, PLACES // 2, generator), _some(hard, PLACES // 2, generator)]
+        places, looks = torch.cat(chosen), zip(deviations, sizes, strict=True)
+        taken.append(torch.cat([described_at(d[image], own[image], places, grid) for d, own in looks], 1))
+        labels += [torch.full((len(chosen[0]),), int(close.any())), torch.zeros(len(chosen[1]), dtype=torch.long)]
     return torch.cat(taken), torch.cat(labels)
+
+
+def _some(places: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return places[torch.randperm(len(places), generator=generator)[:count]]
+
+
+def described_at(deviation: Tensor, sizes: Tensor, places: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Of an image, what `described` and then `_on_grid` give at some places (P,) of the grid: (P, C + 2)."""
+    if size_of(deviation) == grid:
+        return torch.cat([tamed(deviation.flatten(1)[:, places].float()), sizes.flatten(1)[:, places]]).T
+    look = torch.cat([tamed(deviation.float()), sizes])
+    down, across = (_weights(own, wanted) for own, wanted in zip(size_of(look), grid, strict=True))
+    rows = torch.einsum("ph,chw->pcw", down[places // grid[1]], look)
+    return torch.einsum("pcw,pw->pc", rows, across[places % grid[1]])
+
+
+def _weights(own: int, wanted: int) -> Tensor:
+    """(wanted, own): of each position, in a linear interpolation to so many."""
+    return F.interpolate(torch.eye(own)[None], size=wanted, mode="linear", align_corners=False)[0].T
 
 
 def _on_grid(picture: Tensor, grid: Sequence[int]) -> Tensor:

@@ -74,10 +74,13 @@ class Moments:
 
     def update(self, rows: Tensor) -> None:
         """rows: (..., N, C); leading dimensions are separate populations."""
-        rows = rows.double()
+        rows = rows.contiguous().double()  # strided, the products would take three times as long
+        if not self.count:
+            self.first = torch.zeros_like(rows[..., 0, :])
+            self.second = rows.new_zeros(*self.first.shape, rows.shape[-1])
         self.count += rows.shape[-2]
-        self.first = self.first + rows.sum(-2)
-        self.second = self.second + rows.transpose(-1, -2) @ rows
+        self.first += rows.sum(-2)
+        (self.second.addmm_ if rows.ndim == 2 else self.second.baddbmm_)(rows.mT, rows)
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         mean = self.first / self.count

@@ -12,12 +12,9 @@ import json
 import resource
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-warnings.filterwarnings("ignore")
 
 import numpy as np
 import timm

@@ -42,6 +42,8 @@ def options(detector: str) -> list[str]:
     chosen = [f"detector={detector}", "data=mvtec_ad", f"data.root={JOB['root']}", f"data.category={JOB['category']}"]
     chosen += [f"paths.runs={JOB['work']}/runs", f"paths.artifacts={JOB['work']}/artifacts", f"seed={JOB['seed']}"]
     chosen += ["tracking=none", "threads=1"]
+    if JOB["shots"]:
+        chosen.append(f"data.shots={JOB['shots']}")
     if detector == "patchcore":
         chosen.append(f"detector.bank={JOB['coreset']}")
     if detector == "stfpm_plain":

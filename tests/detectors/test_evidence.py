@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, share_of_place
-from anomalib_lite.detectors.learned import Networks, described, drawn_places
+from anomalib_lite.detectors.learned import Networks, described, described_at, drawn_places, log_sizes
 from anomalib_lite.detectors.looks import appearance, rgb_to_lab
 from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge
 from anomalib_lite.errors import UserError
@@ -120,6 +121,16 @@ def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
     assert torch.allclose(networks(deviations), (each[0] + each[1]) / 2, atol=1e-5)
     assert roc_auc_score(mask.flatten().numpy(), networks(deviations).flatten().numpy()) > 0.95
     assert described(deviations[1]).shape == (16, 5, 4, 4)
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (3, 5)])
+def test_a_drawn_place_is_described_as_the_whole_map_is(grid: tuple[int, int]):
+    """Of the coarser looks only the drawn places are interpolated."""
+    deviation, places = 5 * noise(1, 3, *grid), torch.tensor([0, 9, 41, 63])
+    whole = torch.cat([deviation.asinh(), log_sizes(deviation)], 1)
+    wanted = F.interpolate(whole, size=(8, 8), mode="bilinear", align_corners=False)[0].flatten(1)[:, places].T
+    found = described_at(deviation[0], log_sizes(deviation)[0], places, (8, 8))
+    assert torch.allclose(found, wanted, atol=1e-5) and torch.allclose(described(deviation), whole, atol=1e-5)
 
 
 def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
