@@ -1,6 +1,6 @@
 """This project against anomalib 2.7: same weights, same images, one core each, in turn.
 
-    python benchmarks/peer.py --data MVTEC_AD [--category bottle] [--repeats 5] [--only fit-padim evaluate ...] [--sides SIDE ...]
+    python benchmarks/peer.py --data MVTEC_AD [--category bottle] [--repeats 5] [--only TASK ...] [--sides SIDE ...]
                               [--shots N] [--work build/peer] [--peer-python PYTHON | --share-torch] [--report]
 
 Without --peer-python the peer gets a virtual environment of its own below ~/.cache/anomalib_lite, made with pip on the
