@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["load", "predict", "train"]
+__all__ = ["command", "load", "predict", "train"]
 
 if TYPE_CHECKING:
-    from anomalib_lite.api import load, predict, train
+    from anomalib_lite.api import command, load, predict, train
 
 
 def __getattr__(name: str) -> Any:

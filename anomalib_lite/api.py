@@ -1,7 +1,8 @@
-"""The verbs as functions: `from anomalib_lite import train, predict, load`."""
+"""The verbs as functions: `from anomalib_lite import train, predict, load, command`."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,12 @@ def train(*overrides: str, trust: tuple[str, ...] = (), **settings: Any) -> Trai
     Errors: UserError for what the command line would refuse.
     """
     return load(call("train", verb.train, [*overrides, *as_overrides(settings)]).path, trust)
+
+
+def command(verb: str, *overrides: str, **settings: Any) -> Any:
+    """Any verb, in this process: `command("segment", "images=photos", "template=golden.png")`. See `train`."""
+    module = importlib.import_module(f"anomalib_lite.jobs.{verb}")
+    return call(verb, getattr(module, "job", module.main).__wrapped__, [*overrides, *as_overrides(settings)])
 
 
 def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:

@@ -94,7 +94,7 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
             if failed:
                 sys.exit(failed)
 
-        return main
+        return functools.update_wrapper(main, job, assigned=())  # `__wrapped__` is the job, for Python
 
     return decorate
 

@@ -26,11 +26,11 @@ images.csv and figures/ to the output folder. What every figure means stands bes
 def main() -> None:
     """`reference=tta=none` needs no quotes of its own, which Hydra's grammar asks for around a second equals sign."""
     sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
-    _compare()
+    job()
 
 
 @app("compare", HELP)
-def _compare(cfg: DictConfig) -> None:
+def job(cfg: DictConfig) -> None:
     # pandas, matplotlib and scipy take seconds to import, and --help need not wait for them
     from anomalib_lite.comparison.page import write_all
     from anomalib_lite.comparison.runs import common_folder, find_runs
