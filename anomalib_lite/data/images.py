@@ -172,15 +172,7 @@ class ImageSet(Dataset[Batch]):
         return self._fitted(image, resize_image), self._fitted(mask, resize_mask)
 
     def _fitted(self, picture: np.ndarray, resized: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:
-        """A picture or a mask at the set's size; what a letterbox adds repeats the border, and is no defect."""
-        if self.resize != "letterbox":
-            return resized(picture, *self.size)
-        rows, columns = letterbox(picture.shape[:2], self.size)
-        small = resized(picture, rows.stop - rows.start, columns.stop - columns.start)
-        around = [(s.start, side - s.stop) for s, side in zip((rows, columns), self.size, strict=True)]
-        if small.ndim == 2:
-            return np.pad(small, around)
-        return np.pad(small, [*around, (0, 0)], mode="edge")
+        return fit_picture(picture, self.size, self.resize, resized)
 
     def _inside(self, indices: Sequence[int]) -> Tensor | None:
         if self.resize != "letterbox":
@@ -200,6 +192,46 @@ class ImageSet(Dataset[Batch]):
 
     def _read_template(self, path: Path) -> np.ndarray:
         return self._fitted(read_image(path, self.samples[0].bits), resize_image)
+
+
+def fit_picture(
+    picture: np.ndarray, size: tuple[int, int], resize: str, resized: Callable[[np.ndarray, int, int], np.ndarray]
+) -> np.ndarray:
+    """A picture or a mask at a set's size; what a letterbox adds repeats the border, and is no defect."""
+    if resize != "letterbox":
+        return resized(picture, *size)
+    rows, columns = letterbox(picture.shape[:2], size)
+    small = resized(picture, rows.stop - rows.start, columns.stop - columns.start)
+    around = [(s.start, side - s.stop) for s, side in zip((rows, columns), size, strict=True)]
+    if small.ndim == 2:
+        return np.pad(small, around)
+    return np.pad(small, [*around, (0, 0)], mode="edge")
+
+
+def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize: str = "stretch") -> Tensor | None:
+    """Where images of this size are inspected, bool (1, 1, H, W); None for everywhere.
+
+    Args:
+        roi: A picture whose white pixels are inspected.
+        ignore: One whose white pixels are not.
+        size: Height and width.
+        resize: See ImageSet.
+
+    Errors: UserError where one cannot be read, and where nothing is left.
+    """
+    if not (roi or ignore):
+        return None
+    region = np.ones(size, bool)
+    for file, wanted in ((roi, True), (ignore, False)):
+        if file:
+            try:
+                mask = read_mask(Path(str(file)).expanduser())
+            except UnreadableImage as error:
+                raise UserError(f"{'roi' if wanted else 'ignore'}: {error}") from error
+            region &= fit_picture(mask, size, resize, resize_mask) == wanted
+    if not region.any():
+        raise UserError("roi and ignore leave no pixel to inspect: white is what roi shows, and what ignore hides.")
+    return torch.from_numpy(region)[None, None]
 
 
 def letterbox(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:

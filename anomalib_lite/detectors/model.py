@@ -123,6 +123,7 @@ class Model(LightningModule):
         score: Maps (B, 1, H, W) to (B,).
         augment: Random changes of the training batches, or None.
         tiling: How images are cut into tiles that the method sees as images; None: it sees them whole.
+        region: Where images are inspected, bool (1, 1, H, W); the map is 0 elsewhere. None: everywhere.
     """
 
     level: Tensor
@@ -135,8 +136,11 @@ class Model(LightningModule):
         score: nn.Module,
         augment: Augment | None = None,
         tiling: Tiling | None = None,
+        region: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.region: Tensor | None
+        self.register_buffer("region", region)
         self.method, self.views, self.augment, self.tiling = method, views, augment, tiling
         self.blur, self.score = blur, score
         if tiling is not None:
@@ -186,6 +190,8 @@ class Model(LightningModule):
     def finish(self, coarse: Tensor, size: Sequence[int], inside: Tensor | None = None) -> Prediction:
         """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, 0 outside, and its score."""
         fine = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False)
+        if self.region is not None and self.region.shape[-2:] == fine.shape[-2:]:  # of tiles there is no region
+            inside = self.region if inside is None else inside & self.region
         if inside is None:
             smooth = self.blur(fine)
         else:

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones.finetuning import Settings as Finetuning
 from anomalib_lite.data.files import expand
+from anomalib_lite.data.images import inspected
 from anomalib_lite.data.mode import Mode
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.detectors.model import Model
@@ -160,7 +162,12 @@ def build_model(
     augment = instantiate(cfg.augment, restyler=restyler)
     views, blur, score = (instantiate(part) for part in (cfg.tta, cfg.scoring.blur, cfg.scoring.score))
     tiling = instantiate(cfg.tiling, image_size=image_size(cfg.image_size))
-    return Model(method, views, blur, score, augment if augment.active else None, tiling)
+    size = image_size(cfg.image_size)
+    roi, ignore = cfg.get("roi"), cfg.get("ignore")
+    region = inspected(roi, ignore, size, cfg.resize) if weights != "none" else None
+    if weights == "none" and (roi or ignore):  # a finished run keeps its region beside its weights
+        region = torch.ones(1, 1, *size, dtype=torch.bool)
+    return Model(method, views, blur, score, augment if augment.active else None, tiling, region)
 
 
 def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:

@@ -118,7 +118,7 @@ def evaluate(
     for batch, prediction in predictions:
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
         by_image.update(prediction.score, [s.label for s in batch.samples], [s.defect for s in batch.samples])
-        _count_pixels(by_pixel, batch, prediction.map, masks)
+        _count_pixels(by_pixel, batch, prediction.map, masks, model.region)
         fresh = _outcomes(batch, prediction, threshold)
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
@@ -216,16 +216,20 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
     ]
 
 
-def _count_pixels(metrics: PixelMetrics, batch: Batch, maps: Tensor, masks: Sequence[Tensor | None]) -> None:
-    """Adds a batch's maps (B, 1, H, W); what a letterbox added does not count."""
+def _count_pixels(
+    metrics: PixelMetrics, batch: Batch, maps: Tensor, masks: Sequence[Tensor | None], region: Tensor | None
+) -> None:
+    """Adds a batch's maps (B, 1, H, W); neither what a letterbox added counts nor what is not inspected."""
     labels, defects = [s.label for s in batch.samples], [s.defect for s in batch.samples]
+    counted = None if region is None else region[0, 0].cpu().numpy()
     if batch.inside is None:
-        metrics.update(maps, masks, labels, defects)
+        metrics.update(maps, masks, labels, defects, counted)
         return
     for k, (inside, mask) in enumerate(zip(batch.inside, masks, strict=True)):
         part = content(inside)
         own = None if mask is None else mask[part]
-        metrics.update(maps[k : k + 1, 0][:, *part], [own], labels[k : k + 1], defects[k : k + 1])
+        looked_at = None if counted is None else counted[part]
+        metrics.update(maps[k : k + 1, 0][:, *part], [own], labels[k : k + 1], defects[k : k + 1], looked_at)
 
 
 def _for_page(outcome: Outcome) -> Outcome:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import output_names
 from anomalib_lite.data.fingerprint import known_data
-from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
+from anomalib_lite.data.images import ImageSet, content, inspected, loader, to_pixels
 from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.defects import DefectCollector
@@ -72,6 +72,16 @@ class TrainedRun:
     def at(self, threshold: float | None, false_alarm_rate: float | None) -> TrainedRun:
         """The same run with another threshold; see `Threshold.moved`."""
         return replace(self, threshold=self.threshold.moved(threshold, false_alarm_rate))
+
+    def within(self, roi: str | None, ignore: str | None) -> TrainedRun:
+        """The same run, which inspects a part of what it inspected in training: its promise still holds there."""
+        region = inspected(roi, ignore, self.judge.size, self.judge.resize)
+        if region is not None:
+            region = region.to(self.model.device)
+            self.model.region = region if self.model.region is None else self.model.region & region
+            if not self.model.region.any():
+                raise UserError("roi and ignore leave no pixel of those that the training inspected.")
+        return self
 
     def shown(self, splits: Splits, own: bool = True) -> Splits:
         """Data as the run's mode shows it. own: whether the run's template is the images', too."""

@@ -36,6 +36,7 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.predict import open_run, predict, readable  # torch takes seconds
 
     trained = open_run(str(cfg.run), texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
+    trained = trained.within(cfg.roi, cfg.ignore)
     paths = expand(texts(cfg.images), Path())
     good, broken = readable(paths)
     output = Path(str(cfg.output)).expanduser()

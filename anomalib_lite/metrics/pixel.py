@@ -42,14 +42,16 @@ class Histograms:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((3, BINS), np.int64))
     images: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
 
-    def add(self, bits: np.ndarray, mask: np.ndarray | None) -> None:
-        """Adds one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out."""
+    def add(self, bits: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None = None) -> None:
+        """Adds one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out; counted:
+        the pixels (H, W) bool that count, None for all.
+        """
         ok, defect, overlap = self.pixels
         if mask is None:
             self.images[2] += 1
             return
         bins = to_bins(bits)
-        np.add.at(ok, bins.ravel(), 1)
+        np.add.at(ok, bins.ravel() if counted is None else bins[counted], 1)
         if not mask.any():
             self.images[0] += 1
             return
@@ -71,7 +73,14 @@ class PixelMetrics:
         self.limit = limit
         self.groups = {GOOD: Histograms()}
 
-    def update(self, maps: Array, masks: Masks, labels: Labels = None, defects: Names = None) -> None:
+    def update(
+        self,
+        maps: Array,
+        masks: Masks,
+        labels: Labels = None,
+        defects: Names = None,
+        counted: np.ndarray | None = None,
+    ) -> None:
         """Adds a batch.
 
         An image labelled OK needs no mask; one labelled NOK whose mask is None or empty is left out and counted, for
@@ -82,6 +91,7 @@ class PixelMetrics:
             masks: of the same shape, or a list with one (H, W) or None an image.
             labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
             defects: (B,) type of each NOK image, None where it has no name.
+            counted: (H, W) bool, the pixels that are looked at; None: all. Defects beyond them count as unmarked.
 
         Raises:
             UserError: bad maps, shapes or labels; nothing of such a batch is kept.
@@ -90,9 +100,14 @@ class PixelMetrics:
         known = known_labels(labels, len(bits))
         aligned = align_masks(masks, known, bits.shape)
         names = known_defects(defects, len(bits))
+        if counted is not None:
+            aligned = [
+                None if mask is None or (label == 1 and not (mask & counted).any()) else mask & counted
+                for mask, label in zip(aligned, known, strict=True)
+            ]
         for image, mask, label, name in zip(bits, aligned, known, names, strict=True):
             nok = label == 1 or (mask is not None and bool(mask.any()))
-            self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms()).add(image, mask)
+            self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms()).add(image, mask, counted)
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """The sum of the groups with these names, of all without."""

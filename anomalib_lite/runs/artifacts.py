@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds of waiting in silence
 
-FILES = ("weights", "start_from")  # settings that may name a file or a folder
+FILES = ("weights", "start_from", "roi", "ignore")  # settings that may name a file or a folder
 
 
 def artifact_key(*parts: Any) -> str:

@@ -41,7 +41,7 @@ def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
     config = by_content(config)
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
-    for switch in ("validate", "start_from", "missed", "contamination"):
+    for switch in ("validate", "start_from", "missed", "contamination", "roi", "ignore"):
         if not defining.get(switch):  # off, it changes nothing
             defining.pop(switch, None)
     defining["data"] = _placeless(defining.get("data", {}))

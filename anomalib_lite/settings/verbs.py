@@ -58,6 +58,8 @@ class Train(Verb):
     validate: bool = setting(
         False, "true: half of the held-out images judge the run by drawn defects, the others set the threshold"
     )
+    roi: str | None = setting(None, "image file, of the photographs' shape: white is inspected, all else is not")
+    ignore: str | None = setting(None, "likewise: white is not inspected")
     start_from: str | None = setting(
         None,
         "folder of a finished run, to which data=... adds images; the run's other settings hold, nothing is trained",
@@ -140,6 +142,8 @@ class Predict(Verb):
     false_alarm_rate: float | None = setting(
         None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
     )
+    roi: str | None = setting(None, "image file: white is inspected, of what the training inspected")
+    ignore: str | None = setting(None, "likewise: white is not inspected")
     overlays: bool = setting(
         True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"
     )
