@@ -145,8 +145,9 @@ def _read(
     test: list[Sample] = []
     for name in (None if n is None else str(n) for n in names):
         learned, kept, tested = parts(base, name)
-        ok, held_out = ok + learned, held_out + kept
-        test += [_named(s, name) for s in tested] if len(names) > 1 else tested
+        if len(names) > 1:
+            learned, kept, tested = ([_named(s, name) for s in part] for part in (learned, kept, tested))
+        ok, held_out, test = ok + learned, held_out + kept, test + tested
     return make_splits(ok, test, base, held_out, **drawing)
 
 
@@ -196,7 +197,8 @@ def _labelled(base: Path, image: str | Path, mask: str | Path | None, good: bool
 
 
 def _named(sample: Sample, category: str | None) -> Sample:
-    return replace(sample, defect=f"{category}/{sample.defect}") if sample.label == NOK else sample
+    defect = f"{category}/{sample.defect}" if sample.label == NOK else sample.defect
+    return replace(sample, defect=defect, category=category)
 
 
 def _of_category(rows: list[dict[str, str]], column: str, name: str | None, table: Path) -> list[dict[str, str]]:

@@ -22,7 +22,8 @@ class Sample:
     """label: 0 OK, 1 NOK, None unknown. mask: file whose pixels > 0 are defective; None where there is none.
     template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image
     that a generator made (with the OK images' look or with the template's), or the template itself. weight: in the
-    training loss. bits: those that a 16-bit file uses, None where the file itself says.
+    training loss. bits: those that a 16-bit file uses, None where the file itself says. category: which of several
+    products it shows, each with figures and a threshold of its own; None where there is but one.
     """
 
     image: Path
@@ -33,6 +34,7 @@ class Sample:
     origin: Origin = "real"
     weight: float = 1.0
     bits: int | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, alarm_metrics
 from anomalib_lite.report.cases import thin_out
 from anomalib_lite.report.figures import pixel_points
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
@@ -31,6 +31,7 @@ from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
 log = logging.getLogger(__name__)
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+RATES = ("image_false_alarm_rate", "image_detection_rate")
 DRAWN, DRAWN_BATCH = 160, 16  # copies with a drawn defect, and how many at a time
 INSPECTED, SHOWN = 1280, 640  # px of the longer side at which large images are inspected, and shown on a page
 FEW = 16  # of them, that the inspector learns from
@@ -64,18 +65,20 @@ def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterato
 def find_threshold(
     model: Model, images: ImageSet, batch_size: int, rate: float, percentile: float | None = None, factor: float = 1.0
 ) -> tuple[Threshold, LevelsOfMaps]:
-    """From held-out OK images alone, for a stated false-alarm rate; and what their maps look like.
+    """From held-out OK images alone, for a stated false-alarm rate, of each category too; and what their maps look
+    like.
 
     percentile: the pixel threshold becomes this of the OK pixels, times the factor; None: it keeps the rate, too.
     """
-    scores, maxima, pixels, levels = [], [], [], LevelsOfMaps()
-    for _, prediction in run_over(model, loader(images, model.at_once(batch_size)), "threshold"):
+    scores, maxima, pixels, categories, levels = [], [], [], [], LevelsOfMaps()
+    for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "threshold"):
         scores += prediction.score.tolist()
         maxima += MaxScore()(prediction.map).tolist()
+        categories += [sample.category for sample in batch.samples]
         if percentile is not None:
             pixels.append(prediction.map.numpy()[:, :, ::4, ::4].ravel())
         levels.update(prediction.map.numpy())
-    threshold = threshold_from_ok(scores, maxima, rate)
+    threshold = replace(threshold_from_ok(scores, maxima, rate), categories=_own(scores, maxima, categories, rate))
     if percentile is not None:
         note = (
             f"the pixel threshold is {factor:g} times the {percentile:g} % quantile of OK pixels, and promises nothing"
@@ -83,6 +86,17 @@ def find_threshold(
         pixel = factor * float(np.percentile(np.concatenate(pixels), percentile))
         threshold = replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
     return threshold, levels
+
+
+def _own(
+    scores: Sequence[float], maxima: Sequence[float], categories: Sequence[str | None], rate: float
+) -> dict[str, Threshold]:
+    """The threshold of each category, from its own images."""
+    own = {}
+    for name in sorted({name for name in categories if name is not None}):
+        chosen = [k for k, category in enumerate(categories) if category == name]
+        own[name] = threshold_from_ok([scores[k] for k in chosen], [maxima[k] for k in chosen], rate)
+    return own
 
 
 def lowered(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:
@@ -112,13 +126,14 @@ def evaluate(
     collector: DefectCollector | None = None,
 ) -> Evaluation:
     """Goes once through the images; memory does not grow with their number. collector: of the defects."""
-    by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
+    by_image, by_pixel, by_category = ImageMetrics(), PixelMetrics(limit=aupro_limit), ByCategory(aupro_limit)
     outcomes: list[Outcome] = []
     predictions = _Timed(run_over(model, loader(images, model.at_once(batch_size)), "evaluate"))
     for batch, prediction in predictions:
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
         by_image.update(prediction.score, [s.label for s in batch.samples], [s.defect for s in batch.samples])
         _count_pixels(by_pixel, batch, prediction.map, masks, model.region)
+        by_category.update(batch, prediction, masks, model.region)
         fresh = _outcomes(batch, prediction, threshold)
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
@@ -126,7 +141,7 @@ def evaluate(
             fresh = [_for_page(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold.image)
     outcomes = [_explained(model, images, outcome) for outcome in outcomes]
-    metrics = _summary(by_image, by_pixel, outcomes, threshold)
+    metrics = _summary(by_image, by_pixel, outcomes, threshold) | by_category.compute(outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
     points = pixel_points(*by_pixel.total().pixels) if metrics["pixel_auroc"] is not None else None
@@ -207,7 +222,7 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
         Outcome(
             sample=sample,
             score=score,
-            nok=threshold.nok(score),
+            nok=threshold.of(sample.category).nok(score),
             image=pixels[k].copy(),
             map=prediction.map[k, 0].numpy().copy(),
             mask=batch.mask[k, 0].numpy().copy() if batch.has_mask[k] else None,
@@ -217,19 +232,22 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
 
 
 def _count_pixels(
-    metrics: PixelMetrics, batch: Batch, maps: Tensor, masks: Sequence[Tensor | None], region: Tensor | None
+    metrics: PixelMetrics,
+    batch: Batch,
+    maps: Tensor,
+    masks: Sequence[Tensor | None],
+    region: Tensor | None,
+    chosen: Sequence[int] | None = None,
 ) -> None:
-    """Adds a batch's maps (B, 1, H, W); neither what a letterbox added counts nor what is not inspected."""
-    labels, defects = [s.label for s in batch.samples], [s.defect for s in batch.samples]
+    """Adds a batch's maps (B, 1, H, W), or those of the images chosen; neither what a letterbox added counts nor what is
+    not inspected.
+    """
     counted = None if region is None else region[0, 0].cpu().numpy()
-    if batch.inside is None:
-        metrics.update(maps, masks, labels, defects, counted)
-        return
-    for k, (inside, mask) in enumerate(zip(batch.inside, masks, strict=True)):
-        part = content(inside)
-        own = None if mask is None else mask[part]
-        looked_at = None if counted is None else counted[part]
-        metrics.update(maps[k : k + 1, 0][:, *part], [own], labels[k : k + 1], defects[k : k + 1], looked_at)
+    for k in range(len(batch)) if chosen is None else chosen:
+        part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
+        mask, sample = masks[k], batch.samples[k]
+        own, looked_at = (None if field is None else field[part] for field in (mask, counted))
+        metrics.update(maps[k : k + 1, 0][:, *part], [own], [sample.label], [sample.defect], looked_at)
 
 
 def _for_page(outcome: Outcome) -> Outcome:
@@ -258,7 +276,7 @@ def _explained(model: Model, images: ImageSet, outcome: Outcome) -> Outcome:
 def _summary(
     images: ImageMetrics, pixels: PixelMetrics, outcomes: Sequence[Outcome], threshold: Threshold
 ) -> dict[str, Any]:
-    whole, maps, alarms = images.compute(), pixels.compute(), images.compute_alarms(threshold.image)
+    whole, maps, alarms = images.compute(), pixels.compute(), _alarms(outcomes)
     by_pixel = pixels.compute_by_defect()
     per_defect = {}
     for name, result in images.compute_by_defect().items():
@@ -275,6 +293,43 @@ def _summary(
         "counts": whole.counts | maps.counts,
         "threshold": threshold.summary(),
     }
+
+
+def _alarms(outcomes: Sequence[Outcome]) -> MetricResult:
+    """Of the verdicts on labelled images, each by its own category's threshold."""
+    judged = [o for o in outcomes if o.sample.label is not None]
+    flagged, labels = np.array([o.nok for o in judged], float), np.array([o.sample.label for o in judged], bool)
+    return alarm_metrics(flagged, labels, 0.5)
+
+
+class ByCategory:
+    """The figures of each of several products on its own, and their mean; the pixels' counts take 24 MB a product."""
+
+    def __init__(self, aupro_limit: float) -> None:
+        self.limit, self.parts = aupro_limit, dict[str, tuple[ImageMetrics, PixelMetrics]]()
+
+    def update(
+        self, batch: Batch, prediction: Prediction, masks: Sequence[Tensor | None], region: Tensor | None
+    ) -> None:
+        for name in {s.category for s in batch.samples if s.category is not None}:
+            by_image, by_pixel = self.parts.setdefault(name, (ImageMetrics(), PixelMetrics(limit=self.limit)))
+            own = [k for k, sample in enumerate(batch.samples) if sample.category == name]
+            by_image.update(prediction.score[own], [batch.samples[k].label for k in own])
+            _count_pixels(by_pixel, batch, prediction.map, masks, region, own)
+
+    def compute(self, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
+        """`categories`: rows by name, `mean_of_categories`: of what all of them have; nothing where there are none."""
+        rows: dict[str, dict[str, Any]] = {}
+        for name, (by_image, by_pixel) in sorted(self.parts.items()):
+            own = [outcome for outcome in outcomes if outcome.sample.category == name]
+            values = by_image.compute().values | by_pixel.compute().values | _alarms(own).values
+            rows[name] = {"n": len(own)} | {key: values[key] for key in (*FIGURES, *RATES)}
+            rows[name]["threshold"] = threshold.of(name).image
+        means = {}
+        for key in (*FIGURES, *RATES):
+            known = [row[key] for row in rows.values() if row[key] is not None]
+            means[key] = sum(known) / len(known) if known and len(known) == len(rows) else None
+        return {"categories": rows, "mean_of_categories": means} if rows else {}
 
 
 class _Timed:

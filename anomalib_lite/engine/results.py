@@ -67,6 +67,7 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
         "defect": sample.defect,
         "score": outcome.score,
         "nok": outcome.nok,
+        "category": sample.category,
     }
 
 
@@ -81,6 +82,10 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         return f"image AUROC {image}   pixel AUROC {pixel}   AUPRO {aupro}"
 
     lines = [three(metrics)]
+    for name, row in metrics.get("categories", {}).items():
+        lines.append(f"{name}, {row['n']} images: {three(row)}")
+    if mean := metrics.get("mean_of_categories"):
+        lines.append(f"mean of the categories: {three(mean)}")
     if metrics["per_defect"]:
         width = max(len(name) for name in metrics["per_defect"])
         lines.append(f"{'defect':{width}}    n  image AUROC  pixel AUROC  AUPRO   found")

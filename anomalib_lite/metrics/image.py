@@ -127,10 +127,6 @@ class ImageMetrics:
             result.missing["images"] = f"{self.unlabelled} images without a label were left out"
         return result
 
-    def compute_alarms(self, threshold: float) -> MetricResult:
-        """False-alarm rate, detection rate and F1 at a threshold from elsewhere, over labelled images."""
-        return alarm_metrics(np.array(self.scores), np.array(self.labels), threshold)
-
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its NOK images against all OK images."""
         scores, names = np.array(self.scores), np.array(self.defects, dtype=object)

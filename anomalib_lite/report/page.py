@@ -89,6 +89,7 @@ def _parts(run: RunFolder, judged: Sequence[Outcome], drawn: Mapping[str, Figure
         "caution": words.caution(metrics),
         "choice": words.choice(status),
         "defects": words.defect_rows(metrics),
+        "categories": words.category_rows(metrics),
         "drawings": {name: Markup(ink.to_svg(drawing)) for name, drawing in drawn.items()},  # noqa: S704 - our own
         "generated": generated_view(run.path),
         "all_mistakes": sum(verdict(outcome) in MISTAKES for outcome in judged),

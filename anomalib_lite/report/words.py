@@ -110,6 +110,13 @@ def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None
     return sorted(rows, key=lambda row: (row[1][4] is None, row[1][4], row[0]))
 
 
+def category_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """(category, [n, image AUROC, pixel AUROC, AUPRO, detection rate]) of several products, their mean last."""
+    keys = ("n", "image_auroc", "pixel_auroc", "aupro", "image_detection_rate")
+    rows = [*_mapping(metrics.get("categories")).items(), ("mean", metrics.get("mean_of_categories"))]
+    return [(str(name), [number(_mapping(row).get(key)) for key in keys]) for name, row in rows if row]
+
+
 def threshold_words(metrics: Mapping[str, Any]) -> list[str]:
     """What the threshold is, what it promises, and how it fared on the test images; a sentence each."""
     threshold, sentences = _mapping(metrics.get("threshold")), []

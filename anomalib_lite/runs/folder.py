@@ -131,13 +131,18 @@ class RunFolder:
         return self._rows("history.csv", lambda row: {k: v or "" for k, v in row.items() if k})
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """predictions.csv: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1)."""
+        """predictions.csv: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1); of several products
+        also the category.
+        """
+        rows = list(rows)
+        more = ["category"] if any(row.get("category") is not None for row in rows) else []
         with atomic_path(self.path / "predictions.csv") as temporary, open_csv(temporary) as stream:
             writer = csv.writer(stream)
-            writer.writerow(COLUMNS)
+            writer.writerow([*COLUMNS, *more])
             for row in rows:
                 label = "" if row["label"] is None else row["label"]
-                writer.writerow([row["image"], label, row["defect"] or "", repr(row["score"]), int(row["nok"])])
+                cells = [row["image"], label, row["defect"] or "", repr(row["score"]), int(row["nok"])]
+                writer.writerow([*cells, *(row[name] or "" for name in more)])
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.path / "metrics.json", metrics)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ class Threshold:
     used. promised_rate: upper bound of the probability that a new OK image is flagged, (n + 1 - rank) /
     (n + 1). interval: central 90 % interval of the rate that this very threshold has. note: what could not be
     promised, or empty. given: by a person, not found from the held-out images. scores, maxima: of those images,
-    in ascending order, to take another threshold by.
+    in ascending order, to take another threshold by. categories: thresholds of a run's several products by name, each
+    from its own held-out images; this one is of all together, and judges images of unknown category.
     """
 
     image: float
@@ -46,6 +47,11 @@ class Threshold:
     given: bool = False
     scores: tuple[float, ...] = ()
     maxima: tuple[float, ...] = ()
+    categories: Mapping[str, Threshold] = field(default_factory=dict)
+
+    def of(self, category: str | None) -> Threshold:
+        """That of a category; this one where there is none of its own."""
+        return self if category is None else self.categories.get(category, self)
 
     def nok(self, score: float) -> bool:
         """The verdict on an image: the only place that gives one. A score that is no number is NOK."""
@@ -56,12 +62,13 @@ class Threshold:
 
     def summary(self) -> dict[str, Any]:
         """Without the held-out images' own numbers."""
-        return {name: value for name, value in self.to_dict().items() if name not in ("scores", "maxima")}
+        return {name: value for name, value in self.to_dict().items() if name not in ("scores", "maxima", "categories")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Threshold:
         """Inverse of to_dict; the numbers survive JSON exactly."""
         known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        known["categories"] = {name: cls.from_dict(own) for name, own in values.get("categories", {}).items()}
         return cls(**known)
 
     def moved(self, image: float | None = None, false_alarm_rate: float | None = None) -> Threshold:
@@ -79,7 +86,9 @@ class Threshold:
         if not self.scores:
             raise UserError("This run was trained by an older version and kept no held-out scores: train it again.")
         if image is None:
-            return threshold_from_ok(self.scores, self.maxima, float(false_alarm_rate or 0))
+            own = {name: t.moved(false_alarm_rate=false_alarm_rate) for name, t in self.categories.items()}
+            moved = threshold_from_ok(self.scores, self.maxima, float(false_alarm_rate or 0))
+            return dataclasses.replace(moved, categories=own)
         if not math.isfinite(image):
             raise UserError(f"threshold must be a finite number, not {image}.")
         above = sum(score > image for score in self.scores)
@@ -93,6 +102,7 @@ class Threshold:
             interval=_interval(self.n, self.n - above),
             note="",
             given=True,
+            categories={},
         )
 
     def in_words(self) -> str:

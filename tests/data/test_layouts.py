@@ -147,6 +147,7 @@ def test_several_categories_keep_their_defects_apart_and_may_be_numbers(root: Pa
     splits = mvtec_ad(root, ["cap", 7])
     assert len(splits.train) + len(splits.val) == 15
     assert {s.defect for s in splits.test} == {None, "cap/scratch", "cap/dent", "7/bent"}
+    assert {s.category for _, part in splits for s in part} == {"cap", "7"}
     assert all(s.mask.is_file() for s in splits.test if s.label == NOK)
     assert mvtec_ad(root, 7) == mvtec_ad(str(root), "7") and mvtec_ad(root / "7") == layouts.mtd(root / "7")
 

@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 
 from tests.commands import Command, Outcome
-from tests.made import write_category, write_mask
+from tests.made import write_category, write_image, write_mask
 
 
 def only_run(folder: Path) -> Path:
@@ -87,6 +87,37 @@ def test_the_saved_model_is_plain_tensors(smoke_run: Path):
 
 def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
     return run_verb("train", *overrides, f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts")
+
+
+def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run_verb: Command, tmp_path: Path):
+    """Oracles: scikit-learn's AUROC and the rates, from each category's own rows of the table."""
+    from sklearn.metrics import roc_auc_score
+
+    for number, name in enumerate(("cap", "nut")):
+        for file in sorted(write_category(tmp_path / name, 10, 3, {"dent": 3}).rglob("t*/*/*.png")):
+            write_image(
+                file, 9000 * number + int(file.stem) + len(file.parent.name) * 100, mark=file.parent.name == "dent"
+            )
+    place = [f"data.root={tmp_path}", "data.category=[cap,nut]"]
+    done = train(run_verb, tmp_path, "preset=smoke", "detector=padim", "data=mvtec_ad", *place, "tracking=csv")
+    assert done.status == 0, done.err
+    run = only_run(tmp_path)
+    metrics, table = read_json(run / "metrics.json"), rows(run / "predictions.csv")
+    limits = read_json(run / "threshold.json")["categories"]
+    assert {r["category"] for r in table} == set(metrics["categories"]) == {"cap", "nut"}
+    for name, row in metrics["categories"].items():
+        own = [r for r in table if r["category"] == name]
+        labels, scores, flagged = (np.array([float(r[key]) for r in own]) for key in ("label", "score", "nok"))
+        assert row["n"] == 6 and row["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+        assert row["threshold"] == limits[name]["image"] and limits[name]["n"] in (1, 2, 3)
+        assert np.array_equal(flagged, scores > row["threshold"])
+        assert row["image_false_alarm_rate"] == flagged[labels == 0].mean() and 0 < row["aupro"] <= 1
+    assert limits["cap"]["image"] != limits["nut"]["image"]
+    for key, value in metrics["mean_of_categories"].items():
+        assert value == pytest.approx(np.mean([row[key] for row in metrics["categories"].values()]))
+    labels, flagged = (np.array([float(r[key]) for r in table]) for key in ("label", "nok"))
+    assert metrics["image_detection_rate"] == flagged[labels == 1].mean()
+    assert "mean of the categories" in done.out and "<h2>Categories</h2>" in (run / "report.html").read_text()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_verb: Command, tiny: list[str], tmp_path: Path):

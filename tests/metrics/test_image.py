@@ -104,4 +104,4 @@ def test_one_class_alone_gives_its_own_rate(labels, present):
 
 
 def test_no_images():
-    assert set(ImageMetrics().compute_alarms(1.0).missing) == set(ALARM_METRICS)
+    assert set(alarm_metrics([], [], 1.0).missing) == set(ALARM_METRICS)
