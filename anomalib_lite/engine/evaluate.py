@@ -239,14 +239,14 @@ def _count_pixels(
     region: Tensor | None,
     chosen: Sequence[int] | None = None,
 ) -> None:
-    """Adds a batch's maps (B, 1, H, W), or those of the images chosen; neither what a letterbox added counts nor what is
-    not inspected.
+    """Adds a batch's maps (B, 1, H, W), or those of the images chosen; neither what a letterbox added counts nor what
+    is not inspected.
     """
     counted = None if region is None else region[0, 0].cpu().numpy()
     for k in range(len(batch)) if chosen is None else chosen:
         part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
         mask, sample = masks[k], batch.samples[k]
-        own, looked_at = (None if field is None else field[part] for field in (mask, counted))
+        own, looked_at = None if mask is None else mask[part], None if counted is None else counted[part]
         metrics.update(maps[k : k + 1, 0][:, *part], [own], [sample.label], [sample.defect], looked_at)
 
 
