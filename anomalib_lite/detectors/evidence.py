@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalib_lite.detectors.coreset import nearest
+from anomalib_lite.detectors.bank import Bank
 from anomalib_lite.detectors.looks import NAMES, blurred
 from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
 from anomalib_lite.errors import UserError
 
 FEW = 8  # images; of fewer, each place learns from its neighbours, too: by held-out likelihood that is better then
 BLOCK = 8  # images that are handled at once
+TURNS = 39  # random turns of the OK images
+LEAST, SURE = 0.1, 0.5  # shares of the place below and above which nothing is asked
 
 
 class Evidence(Fitted):
@@ -72,38 +75,48 @@ class Gaussians(Evidence):
 
 
 class Neighbours(Evidence):
-    """The squared distance to the nearest remembered patch, of directions averaged over 3 x 3 places.
+    """The distance to the nearest remembered patch, of directions averaged over 3 x 3 places.
 
-    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn, and compared by cosine as in RAD (2026).
-    bank: patches that are remembered.
+    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn.
+
+    Args:
+        bank: Patches that are remembered.
+        radius: Compares a place with patches of up to so many places beside it alone, of all images, as RAD (2026);
+            None, or where a place means nothing: from anywhere.
+        density: Neighbours whose mean distance from a remembered patch is taken off that patch's (LDKNN); 0: nothing.
     """
 
-    bank: Tensor
-
-    def __init__(self, of: str = "deep", blur: float = 0.0, bank: int = 4000) -> None:
+    def __init__(
+        self, of: str = "deep", blur: float = 0.0, bank: int = 4000, radius: int | None = None, density: int = 0
+    ) -> None:
         super().__init__(of, blur)
-        self.size = bank
-        self.register_buffer("bank", torch.empty(0))
+        self.size, self.radius, self.density = bank, radius, density
+        self.bank = Bank(cosine=True)
 
     def fit(self, looks: Tensor, placed: bool) -> None:
-        quota = max(1, -(-self.size // len(looks)))
+        near = placed and self.radius is not None
+        quota = looks[0, 0].numel() if near else max(1, -(-self.size // len(looks)))
         generator = torch.Generator().manual_seed(len(looks))
         drawn = []
         for part in looks.split(BLOCK):
-            rows = self._directions(part.float())
+            rows = F.normalize(self._averaged(part.float()), dim=1).flatten(2).transpose(1, 2)
+            if near:
+                drawn.append(rows.transpose(0, 1))
+                continue
             order = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
             drawn.append(rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-        self.bank = torch.cat(drawn)[: self.size].contiguous()
+        patches = torch.cat(drawn, 1 if near else 0)
+        patches = patches if near else patches[: self.size]
+        self.bank.radius = self.radius if near else None
+        self.bank.remember(patches.contiguous(), patches, self.density)
 
     def distance(self, looks: Tensor) -> Tensor:
-        rows = self._directions(looks)
-        distance, _ = nearest(rows.flatten(0, 1), self.bank)
-        return distance.square().view(len(looks), 1, *looks.shape[-2:])
+        self.bank.radius = self.radius if self.bank.patches.dim() == 3 else None  # as what was loaded was fitted
+        return self.bank(self._averaged(looks))
 
     @staticmethod
-    def _directions(looks: Tensor) -> Tensor:
-        around = F.avg_pool2d(looks, 3, 1, 1, count_include_pad=False)
-        return F.normalize(around, dim=1).flatten(2).transpose(1, 2)
+    def _averaged(looks: Tensor) -> Tensor:
+        return F.avg_pool2d(looks, 3, 1, 1, count_include_pad=False)
 
 
 class Subspace(Evidence):
@@ -156,3 +169,23 @@ def share_of_place(looks: Sequence[Tensor]) -> float:
         between = (mean.var((1, 2)) - within / count).clamp_min(0)
         shares.append(float((between / (between + within).clamp_min(1e-12)).mean()))
     return sum(shares) / len(shares)
+
+
+def place_counts(turned: Sequence[Sequence[Tensor]], seed: int) -> tuple[float, bool]:
+    """The share of the place (see `share_of_place`), and whether the place means something.
+
+    If products lie anyhow, turning each of them at random changes nothing: a permutation test over the OK images, in
+    which the share must exceed that of all random turns. A share so large that only its symmetry can hide a product's
+    position counts in any case, and one that is tiny never: borders of an image have one.
+
+    Args:
+        turned: By turn, the first as the images are: looks (N, C, h, w) of the same images.
+        seed: Draws the turns.
+    """
+    share, count = share_of_place(turned[0]), len(turned[0][0])
+    if share < LEAST or count < FEW or share > SURE:
+        return share, share >= LEAST
+    rng, every = np.random.default_rng(seed), torch.arange(count)
+    stacked = [torch.stack(look) for look in zip(*turned, strict=True)]  # (turns, N, C, h, w) by look
+    picks = (torch.from_numpy(rng.integers(0, len(turned), count)) for _ in range(TURNS))
+    return share, all(share > share_of_place([look[pick, every] for look in stacked]) for pick in picks)

@@ -19,7 +19,7 @@ from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, to_float, to_pixels
-from anomalib_lite.detectors.evidence import Evidence, share_of_place
+from anomalib_lite.detectors.evidence import Evidence, place_counts
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import Looker, Looks
 from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge
@@ -36,8 +36,8 @@ PLAIN = View()
 FEW = 4  # OK images: of fewer, shifted and relit copies stand in for those that lack
 LISTED = 12  # trials that are told
 BATCH = 16  # images that are looked at at once
-PLACED = 0.15  # share of the variance that the place must explain, else nothing is learned for each place
-GAIN = 0.002  # by how much a fusion must be better without a member, for that to be left out
+PROBED = 24  # images that tell whether the place means anything
+GAIN = 0.001  # by how much a fusion must be better without a member, for that to be left out
 
 
 class Fusion(Method):
@@ -51,7 +51,7 @@ class Fusion(Method):
         members: Evidence by name.
         learned: Whether networks learn from drawn defects, as one more member.
         use: Names of the members that may take part; None: all.
-        how: `max`, `lse` or `sum` of the members' maps, or `auto`: the choice; all members take part but with `auto`.
+        how: `max`, `lse`, `sum` or `soft`, see `members.fuse`, of all members; or `auto`: the choice.
         channels: Of the finest layer, and of the others together, that are kept.
         compare: Makes the comparison that members of the look `template` judge by; it wants mode=template.
         drawn: Defects that are drawn, at least and at most; two for each image in between.
@@ -104,14 +104,26 @@ class Fusion(Method):
         for members, view in zip(self.members, views, strict=True):
             begin = time.perf_counter()
             shown = self._show(images, view)
-            share = share_of_place([shown.ok["fine"], shown.ok["deep"]])
-            maps = members.cpu().fit(shown, share >= PLACED, self.seed)
+            if members is first:
+                share, placed = self._place_counts(images, shown)
+            maps = members.cpu().fit(shown, placed, self.seed)
             if members is first:
                 trials = choose(maps, shown, self.use, self.how)
-                self.notes = {"choice": _told(trials, share, time.perf_counter() - begin)}
+                self.notes = {"choice": _told(trials, share, placed, time.perf_counter() - begin)}
             members.how.fill_(HOW.index(trials[0].how))
             members.taken.copy_(torch.tensor([float(name in trials[0].members) for name in members.names]))
             members.to(device)
+
+    def _place_counts(self, images: ImageSet, shown: Shown) -> tuple[float, bool]:
+        """See `evidence.place_counts`; pictures that are not square can only be turned by half."""
+        if len(images) < FEW:
+            return place_counts([[shown.ok["fine"], shown.ok["deep"]]], self.seed)
+        probed = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).round().long().tolist()
+        image, turned = images[probed].image, []
+        for turn in range(0, 4, 1 if image.shape[-1] == image.shape[-2] else 2):
+            looks = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(BATCH)]
+            turned.append([torch.cat([look[name].cpu() for look in looks]) for name in ("fine", "deep")])
+        return place_counts(turned, self.seed)
 
     def _show(self, images: ImageSet, view: View) -> Shown:
         """Looks of the OK images and of copies with drawn defects, as many as the memory holds."""
@@ -202,8 +214,8 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
     """What was tried, what is taken first.
 
     Each way of fusing starts from all members, and goes on without the one that it is best without, while that gains.
-    The sum is taken unless another way, or one member alone, is clearly better: it averages the members' errors, where
-    a maximum has the largest of them.
+    The mean of what is unusual is taken unless another way, or one member alone, is clearly better: it averages the
+    members' errors, where a maximum has the largest of them.
     """
     trials: list[Trial] = []
 
@@ -212,7 +224,7 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
         trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask)))
         return trials[-1]
 
-    ways = ("sum", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in HOW else "sum",)
+    ways = ("soft", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in HOW else "sum",)
     best = []
     for way in ways:
         best.append(tried(use, way))
@@ -234,9 +246,11 @@ def _worth(trial: Trial) -> float:
     return trial.worth
 
 
-def _told(trials: Sequence[Trial], share: float, seconds: float) -> dict[str, Any]:
+def _told(trials: Sequence[Trial], share: float, placed: bool, seconds: float) -> dict[str, Any]:
     """The choice for status.json: the best trials and each member alone, and in words what they were judged by."""
-    own = "each place has statistics of its own" if share >= PLACED else "nothing is learned for single places"
+    own = "each place has statistics of its own"
+    if not placed:
+        own = "that is little, or as much as when they are turned at random, and nothing is learned for single places"
     words = (
         f"{len(trials)} fusions were judged by defects drawn into OK images that nothing had learned from, and the "
         f"networks by kinds of defects that they had not learned. The place explains {share:.0%} of what the OK images "

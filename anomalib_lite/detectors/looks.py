@@ -62,21 +62,24 @@ class Looker(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor, template: Tensor | None = None) -> Looks:
-        features = self.backbone(image.contiguous(memory_format=torch.channels_last))
-        fine, rest = features[0], features[1:] or features[:1]
-        grid, coarse = size_of(fine), min((size_of(f) for f in rest), key=lambda s: s[0] * s[1])
-        colour, sharpness = appearance(image, grid)
-        looks = {
-            "colour": colour,
-            "sharpness": sharpness,
-            "fine": fine[:, self.fine_kept],
-            "middle": rest[0][:, self.middle_kept],
-            "deep": stack(rest, coarse)[:, self.deep_kept],
-        }
+        looks = self.features(image)
+        grid = size_of(looks["fine"])
+        looks["colour"], looks["sharpness"] = appearance(image, grid)
         if self.compare is not None:
             pair = self.compare.align(image, required(template))
             looks["template"] = stack(self.compare.differences(image, *pair), grid)
         return looks
+
+    def features(self, image: Tensor) -> Looks:
+        """The looks through the backbone alone."""
+        features = self.backbone(image.contiguous(memory_format=torch.channels_last))
+        fine, rest = features[0], features[1:] or features[:1]
+        coarse = min((size_of(f) for f in rest), key=lambda s: s[0] * s[1])
+        return {
+            "fine": fine[:, self.fine_kept],
+            "middle": rest[0][:, self.middle_kept],
+            "deep": stack(rest, coarse)[:, self.deep_kept],
+        }
 
 
 def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

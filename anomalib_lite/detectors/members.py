@@ -15,7 +15,8 @@ from anomalib_lite.detectors.learned import Networks, drawn_places
 from anomalib_lite.detectors.looks import Looks
 from anomalib_lite.detectors.statistics import NamedModules
 
-HOW = ("max", "lse", "sum")  # the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean
+# the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean, that of what is unusual
+HOW = ("max", "lse", "sum", "soft")
 LEARNED = "learned"
 STEP = 31  # of the OK places, one in so many judges a map
 
@@ -100,8 +101,8 @@ class Members(nn.Module):
         maps, how = self.maps(looks), HOW[int(self.how)]
         place = fuse(maps, how).flatten(1).argmax(1, keepdim=True)
         there = torch.cat([own.flatten(1).gather(1, place) for own in maps.values()], 1)
-        if how == "sum":
-            parts = F.softplus(there) * torch.tensor(_weights(list(maps)))
+        if how in ("sum", "soft"):
+            parts = unusual(there) * torch.tensor(_weights(list(maps)))
             there = (parts / parts.sum(1, keepdim=True)).T
         else:
             there = there.softmax(1).T
@@ -127,15 +128,22 @@ class Members(nn.Module):
 def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
     """Maps of one shape by member, in units of held-out OK maxima, made one.
 
-    max forgives a member that knows nothing, sum finds what all know a little of and where exactly it is; what is
-    learned counts as much in it as all other members together.
+    max forgives a member that knows nothing, sum finds what all know a little of and where exactly it is; soft is the
+    sum of what exceeds the usual, so that no member that knows nothing holds others down. What is learned counts as
+    much in sums as all other members together.
     """
     stacked = torch.stack(list(maps.values()))
     if how == "max":
         return stacked.amax(0)
     if how == "lse":
         return stacked.logsumexp(0)
+    stacked = unusual(stacked) if how == "soft" else stacked
     return (stacked * stacked.new_tensor(_weights(list(maps))).view(-1, 1, 1, 1, 1)).sum(0)
+
+
+def unusual(map: Tensor) -> Tensor:
+    """Near 0 where a map is below what OK images show at most, and the map itself above that."""
+    return F.softplus(2 * map) / 2
 
 
 def _weights(names: Sequence[str]) -> list[float]:

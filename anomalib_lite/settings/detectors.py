@@ -169,7 +169,7 @@ class Fusion:
     use: list[str] | None = setting(None, "names of the members that may take part, e.g. [deep, learned]; null: all")
     how: str = setting(
         "auto", "how the members' maps become one; auto: what tells drawn defects best",
-        choices=("auto", "max", "lse", "sum"),
+        choices=("auto", "max", "lse", "sum", "soft"),
     )  # fmt: skip
     channels: int = setting(160, "of the finest layer, and of the others together, that are kept", least=1)
     compare: Any = setting(None, "how images are compared with their template; null: they are not")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, share_of_place
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, place_counts, share_of_place
 from anomalib_lite.detectors.learned import Networks, described, described_at, drawn_places, log_sizes
 from anomalib_lite.detectors.looks import appearance, rgb_to_lab
 from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge
@@ -71,13 +71,42 @@ def test_deviations_are_white_and_their_mean_square_is_the_distance():
     assert found.mean().abs() < 0.01 and found.var() == pytest.approx(1, abs=0.05)
 
 
-def test_neighbours_are_those_of_brute_force():
+@pytest.mark.parametrize(("placed", "density"), [(False, 0), (True, 0), (False, 3)])
+def test_neighbours_are_those_of_brute_force(placed: bool, density: int):
     known, asked = noise(4, 5, 6, 8).abs(), noise(2, 5, 6, 8, seed=1).abs()
-    own = Neighbours("deep", bank=4 * 48)
-    own.fit(known, placed=False)
-    bank, rows = own._directions(known).flatten(0, 1), own._directions(asked).flatten(0, 1)
-    expected = torch.cdist(rows.double(), bank.double()).amin(1).square().view(2, 1, 6, 8)
-    assert torch.allclose(own.distance(asked).double(), expected, atol=1e-5)
+    own = Neighbours("deep", bank=4 * 48, radius=1, density=density)
+    own.fit(known, placed=placed)
+    bank, rows = (F.normalize(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), dim=1) for x in (known, asked))
+    bank, rows = (x.double().permute(0, 2, 3, 1) for x in (bank, rows))
+    distance = 1 - torch.einsum("bhwc,nyxc->bhwnyx", rows, bank)
+    if placed:  # a place's own row and column, and those beside it
+        down, across = torch.arange(6), torch.arange(8)
+        far = (down[:, None, None, None] - down[:, None]).abs() > 1
+        far = far | ((across[:, None, None] - across).abs() > 1)[None]
+        distance = distance + 9 * far[None, :, :, None]
+    if density:
+        between = torch.cdist(bank.flatten(0, 2), bank.flatten(0, 2)).square() / 2
+        usual = between.sort(1).values[:, 1 : density + 1].mean(1).view(4, 6, 8)
+        nearest = distance.flatten(3).argmin(3)
+        expected = (distance.flatten(3).amin(3) - usual.flatten()[nearest]).clamp_min(0)
+    else:
+        expected = distance.flatten(3).amin(3)
+    found = own.distance(asked)
+    assert torch.allclose(found[:, 0].double(), expected, atol=1e-5)
+    fresh = Neighbours("deep", radius=1)
+    fresh.load_state_dict(own.state_dict())
+    assert torch.equal(fresh.distance(asked), found), "what was saved knows whether places count"
+
+
+def test_turning_tells_whether_a_place_means_anything():
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(5, 8, 8, generator=generator)
+    round = sum(pattern.rot90(turn, (1, 2)) for turn in range(4)) / 2  # a product in the middle that lies anyhow
+    for product, counts in ((pattern, True), (round, False)):
+        images = product + 1.5 * torch.randn(24, 5, 8, 8, generator=generator)
+        share, found = place_counts([[images.rot90(turn, (2, 3))] for turn in range(4)], seed=0)
+        assert 0.2 < share < 0.45 and found == counts
+    assert not place_counts([[torch.randn(24, 5, 8, 8, generator=generator)]] * 4, seed=0)[1]
 
 
 def test_a_look_that_is_none_is_refused():
@@ -152,4 +181,6 @@ def test_ways_of_fusing():
     assert fuse(maps, "sum").item() == pytest.approx(0.5 * 3 + 0.5 * 1), "what is learned counts half"
     assert fuse(maps, "lse").item() == pytest.approx(np.log(np.exp([2.0, 4.0, 1.0]).sum()))
     assert fuse({"learned": maps["learned"]}, "sum").item() == 1
+    ignorant = maps | {"deep": torch.full_like(maps["deep"], -9.0)}
+    assert fuse(ignorant, "soft").item() == pytest.approx(0.25 * 2 + 0.5 * 1, abs=0.05), "who knows nothing has no veto"
     assert Maps(maps["fine"], maps["deep"]).ok.item() == 2
