@@ -102,7 +102,7 @@ def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     try:
         judge = build_judge(run.config)
         threshold = Threshold.from_dict(run.threshold)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:  # OmegaConf's for a key that is missing is both
         raise UserError(f"{run.path} was trained by an older version ({error} is missing): train it again.") from error
     try:
         tensors = load_file(run.path / MODEL)
