@@ -1,0 +1,130 @@
+"""Every verb that reads files, on files as users have them: the right result or a clear message, nothing lost."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from anomalib_lite.annotate.crops import find_crops
+from anomalib_lite.data.decode import UnreadableImage, read_image
+from anomalib_lite.data.files import expand
+from anomalib_lite.data.folder import read
+from anomalib_lite.errors import UserError
+from tests.commands import Command
+from tests.corpus import PASSED, READ, REFUSED, fill
+from tests.made import write_image
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("corpus") / "images"
+    return folder, fill(folder)
+
+
+def names(fates: dict[str, str], *wanted: str) -> set[str]:
+    return {name for name, fate in fates.items() if fate in wanted}
+
+
+def test_it_is_large(corpus):
+    assert len(corpus[1]) >= 80
+
+
+def test_each_file_is_read_refused_or_passed_over(corpus):
+    folder, fates = corpus
+    found = {str(p.relative_to(folder)) for p in expand(folder, Path())}
+    assert found == names(fates, READ, REFUSED)
+    for name in sorted(found):
+        try:
+            pixels = read_image(folder / name)
+        except UnreadableImage as error:
+            assert fates[name] == REFUSED, str(error)
+            assert name in str(error)
+        else:
+            assert fates[name] == READ, name
+            assert pixels.dtype == "uint8" and pixels.shape[2] == 3, name
+
+
+def test_predict_answers_every_file_once(corpus, run_verb: Command, tiny: list[str], tmp_path: Path):
+    folder, fates = corpus
+    trained = run_verb("train", *tiny, f"paths.runs={tmp_path}/runs")
+    assert trained.status == 0, trained.err
+    run = trained.out.strip().splitlines()[-1]
+    done = run_verb("predict", f"run={run}", f"images={folder}", f"output={tmp_path}/out", "maps=false")
+    assert done.status == 3, done.err
+    assert "Traceback" not in done.err
+    with (tmp_path / "out/predictions.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row["image"] for row in csv.DictReader(stream)]
+    told = {str(Path(image).relative_to(folder)) for image in rows}
+    assert len(rows) == len(told) and told == names(fates, READ)
+    for name in names(fates, REFUSED):
+        assert name in done.err, name
+    assert sum(p.is_file() for p in (tmp_path / "out/overlays").rglob("*.png")) == len(rows)
+
+
+def test_what_cannot_be_read_is_named_before_anything_is_learned(corpus, run_verb: Command, tmp_path: Path):
+    folder, _ = corpus
+    done = run_verb(
+        "train", "data=folder", f"data.ok={folder}", "detector=padim", "preset=smoke", "image_size=48", "tracking=none",
+        f"paths.runs={tmp_path}/runs", "threads=1",
+    )  # fmt: skip
+    assert done.status == 2 and "cannot be used" in done.err and "Traceback" not in done.err
+    for verb in ("generate", "review"):
+        refused = run_verb(verb, "data=folder", f"data.ok={folder}", "image_size=48", f"output={tmp_path}/{verb}")
+        assert refused.status == 2 and "Traceback" not in refused.err, refused.err
+
+
+def test_a_training_takes_all_that_can_be_read(corpus, run_verb: Command, tmp_path: Path):
+    folder, fates = corpus
+    good = tmp_path / "good"
+    for number, name in enumerate(sorted(names(fates, READ))):
+        target = good / f"{number:03d}{Path(name).suffix.lower() or '.png'}"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((folder / name).read_bytes())
+    done = run_verb(
+        "train", "data=folder", f"data.ok={good}", "detector=padim", "preset=smoke", "image_size=48", "tracking=none",
+        f"paths.runs={tmp_path}/runs", "threads=1",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+
+
+def test_segment_and_annotate_name_what_they_cannot_use(corpus, run_verb: Command, tmp_path: Path):
+    folder, fates = corpus
+    template = write_image(tmp_path / "template.png", size=(32, 32))
+    done = run_verb("segment", f"images={folder}", f"template={template}", f"output={tmp_path}/cut", "workers=1")
+    assert done.status in (2, 3) and "Traceback" not in done.err
+    for name in names(fates, REFUSED):
+        assert name in done.err, name
+    crops = {str(crop.path.relative_to(folder)) for crop in find_crops(folder).crops}
+    assert not crops & names(fates, PASSED)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\ufeffcrop,label\n{a},OK\n{b},OK\n{c},OK\n", ""),
+        ("crop;label\n{a};OK\n{b};OK\n{c};OK\n", ""),
+        ("crop,label\r{a},OK\r{b},OK\r{c},OK\r", ""),
+        ("crop,label\n'{a}',OK\n", "'"),
+        ('crop,label\n"{a}",OK\n"{b}",ok\n{c},OK\n', ""),
+        ("crop,label\n{a},OK\n{b},maybe\n", "maybe"),
+        ("crop,label\n{a},OK\n{a},NOK\n", "{a}"),
+        ("crop\n{a}\n", "label"),
+        ("", "label"),
+        ("crop,label\nnowhere.png,OK\n", "nowhere.png"),
+        ("crop,label,mask\n{a},OK,\n{b},OK,\n{c},NOK,nomask.png\n", "nomask.png"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, text: str, said: str):
+    for seed, name in enumerate("abc"):
+        write_image(tmp_path / f"{name}.png", seed)
+    fill_in = {name: f"{name}.png" for name in "abc"}
+    (tmp_path / "labels.csv").write_text(text.format(**fill_in), encoding="utf-8", newline="")
+    if not said:
+        splits = read(root=tmp_path, manifest=tmp_path / "labels.csv", test_ok_share=0)
+        assert len(splits.train) + len(splits.val) == 3
+        return
+    with pytest.raises(UserError) as caught:
+        read(root=tmp_path, manifest=tmp_path / "labels.csv", test_ok_share=0)
+    assert said.format(**fill_in) in str(caught.value)
