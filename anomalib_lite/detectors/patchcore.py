@@ -161,9 +161,6 @@ class PatchCore(Method):
 
     def _features(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> (B, C, H / stride, W / stride), each level averaged over what lies around."""
-        side, features = 2 * self.pool + 1, self._layers(image)
+        side, features = 2 * self.pool + 1, self.backbone(image)
         averaged = [F.avg_pool2d(features[i], side, 1, self.pool, count_include_pad=False) for i in self.levels]
         return stack(averaged, grid_of(image, self.stride) if self.stride else size_of(averaged[0]))
-
-    def _layers(self, image: Tensor) -> list[Tensor]:
-        return self.backbone(image)

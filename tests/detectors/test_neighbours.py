@@ -18,7 +18,7 @@ from anomalib_lite.detectors.anomalydino import AnomalyDINO, foreground
 from anomalib_lite.detectors.model import Method
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.detectors.subspace import SubspaceAD
-from anomalib_lite.detectors.superadd import SuperADD, windowed
+from anomalib_lite.detectors.superadd import SuperADD
 from anomalib_lite.engine.evaluate import find_threshold
 from anomalib_lite.errors import UserError
 from tests.detectors import small
@@ -127,19 +127,7 @@ def test_superadd_is_numpys_distance_a_channel_averaged_over_the_layers(images: 
     assert [len(bank.patches) for bank in few.banks] == [30, 30]
 
 
-@pytest.mark.parametrize(("height", "width", "window", "overlap"), [(32, 48, 32, 8), (64, 80, 24, 4), (40, 40, 64, 8)])
-def test_windows_of_a_network_that_sees_only_its_place_give_the_whole(
-    height: int, width: int, window: int, overlap: int
-):
-    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    network = Backbone(nn.Sequential(Painted()), [0.5] * 3, [0.25] * 3)
-    (found,), (whole,) = windowed(network, image, window, overlap), network(image)
-    torch.testing.assert_close(found, whole)
-
-
-def test_a_window_must_fit_the_strides():
-    with pytest.raises(UserError, match="multiple of the layers' strides"):
-        SuperADD(small.backbone, levels=None, window=30, overlap=4)
+def test_a_radius_leaves_out_what_is_of_all_places():
     with pytest.raises(UserError, match=r"detector\.radius"):
         PatchCore(small.backbone, levels=None, radius=1, reweight=9)
 
@@ -164,7 +152,7 @@ VIT = partial(build, "vit_tiny_patch16_224", [1, 2], "none")
     "make",
     [
         lambda: AnomalyDINO(VIT, None, turns=2),
-        lambda: SuperADD(VIT, None, bank=20, window=32, overlap=0),
+        lambda: SuperADD(VIT, None, bank=20),
         lambda: SubspaceAD(VIT, None, merge="mean", turns=2),
         lambda: PatchCore(VIT, None, stride=None, radius=1, cosine=True, separate=True, bank=1.0, density=2),
     ],
