@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import expand
-from anomalib_lite.data.fingerprint import known_data
-from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.data.sample import Outcome, Sample
-from anomalib_lite.engine.evaluate import open_collector, run_over
+from anomalib_lite.data.sample import Outcome
+from anomalib_lite.engine.judging import Judging, in_order
 from anomalib_lite.engine.predict import TrainedRun, open_run
 from anomalib_lite.jobs import train as verb
 from anomalib_lite.jobs.app import call
@@ -63,15 +62,10 @@ def predict(
     Errors: UserError for a run that is none, and where an image cannot be read.
     """
     trained = run if isinstance(run, TrainedRun) else load(run)
-    golden, bits = template or trained.golden, known_data(trained.run.path).get("bits")
-    samples = [Sample(path, None, template=golden, bits=bits) for path in expand(images, Path())]
-    shown = ImageSet(samples, trained.judge.size, trained.judge.ram_limit_mb)
-    collector, outcomes = open_collector(trained.run.path, trained.threshold), []
-    for batch, prediction in run_over(trained.model, loader(shown, trained.judge.batch_size), "predict"):
-        for k, sample in enumerate(batch.samples):
-            score, map = float(prediction.score[k]), prediction.map[k, 0].numpy().copy()
-            pixels = read_image(sample.image, sample.bits)
-            outcome = Outcome(sample, score, trained.threshold.nok(score), image=pixels, map=map)
-            defects = collector.add(outcome).defects if collector else ()
-            outcomes.append(replace(outcome, defects=tuple(defects)))
+    judging = Judging(trained, template)
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        opened = in_order(pool, judging.open, expand(images, Path()), judging.at_once)
+        while batch := list(islice(opened, judging.at_once)):
+            outcomes += [judged.outcome for judged in pool.map(judging.inspect, judging.judge(batch))]
     return outcomes

@@ -30,12 +30,15 @@ class UnreadableImage(UserError):
     """The file is no image that can be decoded."""
 
 
-def read_image(path: Path, bits: int | None = None) -> np.ndarray:
+def read_image(path: Path, bits: int | None = None, data: bytes | None = None) -> np.ndarray:
     """RGB uint8 (H, W, 3), upright as its EXIF tag says. Grey images are repeated; alpha is dropped.
 
-    bits: those that a 16-bit file uses; None takes the least of `DEPTHS` that holds its brightest pixel.
+    Args:
+        path: The file, or the name of one that lies in `data`.
+        bits: Those that a 16-bit file uses; None takes the least of `DEPTHS` that holds its brightest pixel.
+        data: The file's content where it is at hand.
     """
-    raw = _decode(path)
+    raw = _decode(path, data)
     if raw.dtype == np.uint16:
         scale = 2 ** (bits or depth_of(int(raw.max()))) - 1
         raw = np.round(np.minimum(raw, scale) * (255 / scale)).astype(np.uint8)
@@ -118,9 +121,9 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized
 
 
-def _decode(path: Path) -> np.ndarray:
+def _decode(path: Path, data: bytes | None = None) -> np.ndarray:
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
     except OSError as error:  # cv2.imread would hide why it failed
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.") from error
     turn = _inspect(path, data)

@@ -53,11 +53,15 @@ class PassedOver:
             log.log(level, "%s: passed over are files that are %s", where, "; ".join(parts))
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All images below `folder`, also through links, sorted; what is hidden or a tool's leftover is no data."""
+def list_images(folder: Path, quiet: bool = False) -> list[Path]:
+    """All images below `folder`, also through links, sorted; what is hidden or a tool's leftover is no data.
+
+    quiet: whether what is passed over is not said.
+    """
     passed = PassedOver()
     images = _readable_names(sorted(_images_below(folder, passed)))
-    passed.say(folder)
+    if not quiet:
+        passed.say(folder)
     return images
 
 

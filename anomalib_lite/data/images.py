@@ -93,9 +93,20 @@ class ImageSet(Dataset[Batch]):
         """DataLoader fetches a whole batch through this."""
         chosen = [self.samples[i] for i in indices]
         pixels, masks = (np.stack(parts) for parts in zip(*map(self.pixels_of, indices), strict=True))
+        return self.batch(chosen, pixels, masks, self._shapes[list(indices)], indices)
+
+    def batch(
+        self,
+        chosen: Sequence[Sample],
+        pixels: np.ndarray,
+        masks: np.ndarray,
+        shapes: np.ndarray | Sequence[Sequence[int]],
+        indices: Sequence[int],
+    ) -> Batch:
+        """Of pictures that are decoded: uint8 (B, H, W, 3) as `shown` makes them, and the files' own shapes."""
         templates = None
         if all(s.template for s in chosen):
-            templates = to_float(np.stack([self.template_at(i) for i in indices]))
+            templates = to_float(np.stack([self._template(s.template, s.bits) for s in chosen]))
         return Batch(
             image=to_float(pixels),
             mask=torch.from_numpy(masks)[:, None],
@@ -105,7 +116,7 @@ class ImageSet(Dataset[Batch]):
             index=torch.tensor(list(indices)),
             template=templates,
             samples=tuple(chosen),
-            inside=self._inside(indices),
+            inside=self._inside(shapes),
         )
 
     def pixels_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,43 +166,49 @@ class ImageSet(Dataset[Batch]):
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[index]
         image = read_image(sample.image, sample.bits)
-        self._shapes[index] = shape = image.shape[:2]
-        if self.resize == "none" and shape != self.size:
-            raise UnreadableImage(
-                f"{sample.image} is {shape[1]} x {shape[0]} px, and resize=none wants {self.size[1]} x {self.size[0]} "
-                "px, the size of image_size: take resize=letterbox or resize=stretch, and image_size=[HEIGHT, WIDTH]."
-            )
+        self._shapes[index] = image.shape[:2]
+        small = self.shown(image, sample.image)
         if sample.mask is None:
-            return self._fitted(image, resize_image), np.zeros(self.size, bool)
+            return small, np.zeros(self.size, bool)
         mask = read_mask(sample.mask)
         if mask.shape != image.shape[:2]:
             raise UnreadableImage(
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
                 f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
-        return self._fitted(image, resize_image), self._fitted(mask, resize_mask)
+        return small, self._fitted(mask, resize_mask)
+
+    def shown(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """A decoded picture at the set's size. Errors: UnreadableImage, by its path, where it must have that size."""
+        shape = image.shape[:2]
+        if self.resize == "none" and shape != self.size:
+            raise UnreadableImage(
+                f"{path} is {shape[1]} x {shape[0]} px, and resize=none wants {self.size[1]} x {self.size[0]} px, the "
+                "size of image_size: take resize=letterbox or resize=stretch, and image_size=[HEIGHT, WIDTH]."
+            )
+        return self._fitted(image, resize_image)
 
     def _fitted(self, picture: np.ndarray, resized: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:
         return fit_picture(picture, self.size, self.resize, resized)
 
-    def _inside(self, indices: Sequence[int]) -> Tensor | None:
+    def _inside(self, shapes: np.ndarray | Sequence[Sequence[int]]) -> Tensor | None:
         if self.resize != "letterbox":
             return None
-        inside = torch.zeros(len(indices), 1, *self.size, dtype=torch.bool)
-        for own, index in zip(inside, indices, strict=True):
-            own[:, *letterbox(tuple(self._shapes[index].tolist()), self.size)] = True
+        inside = torch.zeros(len(shapes), 1, *self.size, dtype=torch.bool)
+        for own, shape in zip(inside, shapes, strict=True):
+            own[:, *letterbox((int(shape[0]), int(shape[1])), self.size)] = True
         return inside
 
     def template_at(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3): the template of a sample that has one."""
-        return self._template(self.samples[index].template)
+        return self._template(self.samples[index].template, self.samples[index].bits)
 
     def template_of(self, sample: Sample) -> Tensor | None:
         """float32 (1, 3, H, W), as a batch has it; None where the sample has none."""
-        return None if sample.template is None else to_float(self._template(sample.template)[None])
+        return None if sample.template is None else to_float(self._template(sample.template, sample.bits)[None])
 
-    def _read_template(self, path: Path) -> np.ndarray:
-        return self._fitted(read_image(path, self.samples[0].bits), resize_image)
+    def _read_template(self, path: Path, bits: int | None) -> np.ndarray:
+        return self._fitted(read_image(path, bits), resize_image)
 
 
 def fit_picture(

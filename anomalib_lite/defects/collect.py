@@ -20,6 +20,7 @@ from anomalib_lite.runs.atomic import atomic_path, write_json
 
 PICTURED = 120
 NOTHING = "nothing found"
+_WORDS = ("type", "confidence", "severity", "grade")
 
 
 class DefectCollector:
@@ -63,19 +64,16 @@ class DefectCollector:
             defects = [defect.record() for defect in outcome.defects]
             accepted = self.inspector.accepts(outcome.defects)
             entries.append({"image": str(outcome.sample.image), "accepted": accepted, "defects": defects})
-        rules = self.inspector.settings.types
-        types = {name: {"title": rule.title, "colour": rule.colour} for name, rule in rules.items()}
-        resolution = list(self.inspector.reference.shape)
-        record: dict[str, Any] = {"resolution": resolution, "units": UNITS, "types": types, "images": entries}
+        record = {**key(self.inspector), "images": entries}
         if (table := self.confusion) is not None:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
         write_json(folder / "defects.json", record)
-        columns, rows = self.rows()
+        names, rows = self.rows()
         with (
             atomic_path(folder / "defects.csv") as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,  # of any file name
         ):
-            csv.writer(stream).writerows([columns, *rows])
+            csv.writer(stream).writerows([names, *rows])
 
     def metrics(self) -> dict[str, Any]:
         """Numbers for metrics.json: defects in all and by type and grade, and products rejected."""
@@ -91,30 +89,42 @@ class DefectCollector:
         }
 
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and a row for each defect, as for `wandb.Table`; None for measures that were not taken.
-
-        The measures' columns have the names of `UNITS`, the areas' shares end in `_share`.
-        """
-        areas = sorted(self.inspector.layout.names)
-        words = ("type", "confidence", "severity", "grade")
-        columns = [
-            "image", "defect", *words, "accepted", "x", "y", "width", "height", "peak", "mean",
-            *UNITS, *(f"{name}_share" for name in areas),
-        ]  # fmt: skip
+        """Column names, and a row for each defect, as for `wandb.Table`; see `columns`."""
         rows = []
         for outcome in self.outcomes:
-            accepted = int(self.inspector.accepts(outcome.defects))
-            for number, record in enumerate((defect.record() for defect in outcome.defects), start=1):
-                row = [str(outcome.sample.image), number, *(record[word] for word in words), accepted]
-                row += [*record["box"], record["peak"], record["mean"], *map(record["measures"].get, UNITS)]
-                rows.append(row + [record["areas"].get(name, 0.0) for name in areas])
-        return columns, rows
+            accepted, records = self.inspector.accepts(outcome.defects), [d.record() for d in outcome.defects]
+            rows += rows_of(self.inspector, str(outcome.sample.image), accepted, records)
+        return columns(self.inspector), rows
 
     def _forget(self, number: int) -> None:
         self._shown.remove(number)
         outcome = self.outcomes[number]
         bare = tuple(replace(defect, mask=np.zeros((0, 0), bool)) for defect in outcome.defects)
         self.outcomes[number] = replace(outcome, image=None, defects=bare)
+
+
+def key(inspector: Inspector) -> dict[str, Any]:
+    """What defects.json says beside the images: px, units and types."""
+    types = {name: {"title": rule.title, "colour": rule.colour} for name, rule in inspector.settings.types.items()}
+    return {"resolution": list(inspector.reference.shape), "units": UNITS, "types": types}
+
+
+def columns(inspector: Inspector) -> list[str]:
+    """Of defects.csv. The measures' columns have the names of `UNITS`, the areas' shares end in `_share`."""
+    return [
+        "image", "defect", *_WORDS, "accepted", "x", "y", "width", "height", "peak", "mean",
+        *UNITS, *(f"{name}_share" for name in sorted(inspector.layout.names)),
+    ]  # fmt: skip
+
+
+def rows_of(inspector: Inspector, image: str, accepted: bool, records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """One image's rows of defects.csv, from `Defect.record`; None for measures that were not taken."""
+    rows = []
+    for number, record in enumerate(records, start=1):
+        row = [image, number, *(record[word] for word in _WORDS), int(accepted)]
+        row += [*record["box"], record["peak"], record["mean"], *map(record["measures"].get, UNITS)]
+        rows.append(row + [record["areas"].get(name, 0.0) for name in sorted(inspector.layout.names)])
+    return rows
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import signal
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 from omegaconf import DictConfig
 
-from anomalib_lite.data.files import expand
+from anomalib_lite.data.files import expand, require_folder
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 
@@ -17,11 +21,14 @@ HELP = """Anomaly scores, maps and overlays for any images, by a trained run.
 
 Writes predictions.csv (image, score, nok), defects.csv and defects.json (type, measures, severity), overlays/*.png
 (heat map on one scale tied to the threshold, so that a good part looks calm), defects/*.png (outlines in their types'
-colours) and maps/*.tiff (32-bit float) to the output folder, in place of what an earlier call wrote there. Images that
-cannot be read are named and skipped; the exit status is then 3.
+colours) and maps/*.tiff (32-bit float) to the output folder. A command that was killed goes on where it stopped when it
+is started again; results of another command are replaced. Images that cannot be read are named and skipped; the exit
+status is then 3. --json writes a line of JSON an image to stdout, and nothing else. watch=true answers new images of a
+folder as they come, each once, also after a restart; Ctrl-C or SIGTERM ends it.
 
   anomalib-lite predict run=runs/default/... images=photos/
   anomalib-lite predict run=runs/default/... images='line1/**/*.png' output=checked maps=false
+  anomalib-lite predict run=runs/default/... images=camera/ watch=true --json overlays=false maps=false
   anomalib-lite predict run=runs/default/... images=photos/ false_alarm_rate=0.01     or threshold=0.5"""
 
 
@@ -33,23 +40,38 @@ class SkippedImages(UserError):
 
 @app("predict", HELP)
 def main(cfg: DictConfig) -> None:
-    from anomalib_lite.engine.predict import open_run, predict, readable  # torch takes seconds
+    from anomalib_lite.engine.judging import Judging  # torch takes seconds
+    from anomalib_lite.engine.predict import open_run
+    from anomalib_lite.engine.stream import Wanted, predict, watch
 
     trained = open_run(str(cfg.run), texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
     trained = trained.within(cfg.roi, cfg.ignore)
-    paths = expand(texts(cfg.images), Path())
-    good, broken = readable(paths)
-    output = Path(str(cfg.output)).expanduser()
     template = Path(str(cfg.template)).expanduser() if cfg.template is not None else None
-    outcomes = predict(trained, good, output, template, cfg.overlays, cfg.maps)
-    flagged, limit = sum(outcome.nok for outcome in outcomes), trained.threshold.image
-    say(f"{len(outcomes)} images, {flagged} above the threshold {limit:.4g} of {trained.run.path}")
+    output, judging = Path(str(cfg.output)).expanduser(), Judging(trained, template)
+    wanted, speak = Wanted(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say
+    if cfg.watch:
+        folders = [require_folder(name, "The folder to watch") for name in texts(cfg.images)]
+        stop = Event()
+        for number in (signal.SIGTERM, signal.SIGINT):  # what is under way is finished
+            signal.signal(number, lambda *_: stop.set())
+        log.info("watching %s (Ctrl-C ends it)", ", ".join(map(str, folders)))
+        done = watch(judging, folders, output, wanted, stop, cfg.settle)
+    else:
+        done = predict(judging, expand(texts(cfg.images), Path()), output, wanted)
+    speak(f"{done.given} images given: {done.judged} judged, {len(done.refused)} refused")
+    speak(f"{done.judged} images, {done.flagged} above the threshold {trained.threshold.image:.4g} of {trained.path}")
     if cfg.threshold is not None or cfg.false_alarm_rate is not None:
-        say(trained.threshold.in_words())
-    say(output / "predictions.csv")
-    if broken:
-        listed = "\n  ".join(broken)
-        raise SkippedImages(f"{len(broken)} of {len(paths)} images could not be read and were skipped:\n  {listed}")
+        speak(trained.threshold.in_words())
+    speak(str(output / "predictions.csv"))
+    if done.refused:
+        listed = "\n  ".join(done.refused)
+        raise SkippedImages(
+            f"{len(done.refused)} of {done.given} images could not be read and were skipped:\n  {listed}"
+        )
+
+
+def _line(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,9 @@ class Predict(Verb):
     )
     trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
     maps: bool = setting(True, "maps/*.tiff: the anomaly map, 32-bit float, at the detector's resolution")
+    json: bool = setting(False, "true, or --json: a line of JSON an image on stdout, and nothing else there")
+    watch: bool = setting(False, "true: images are folders, and what comes into them is judged until Ctrl-C or SIGTERM")
+    settle: float = setting(2.0, "s that a file of a watched folder must stay unchanged before it is read", least=0)
 
 
 @dataclass
