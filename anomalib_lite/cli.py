@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "measure a trained run on the test images of a data set",
     "predict": "anomaly scores, maps and overlays for any images, by a trained run",
     "compare": "hold finished runs against each other: means, effects, and whether so few seeds can tell",
+    "weights": "fetch a backbone's pretrained weights ahead of time, or list them",
     "submit": "files for the evaluation server of MVTec AD 2",
 }
 
@@ -50,6 +51,8 @@ def main() -> None:
     # Hydra's parser takes flags before or behind the overrides, not between them
     rest = ["json=true" if verb == "predict" and a == "--json" else a for a in arguments[1:]]
     rest = sorted(rest, key=lambda argument: argument not in ("-m", "--multirun"))
+    if verb == "weights" and rest and "=" not in rest[0] and not rest[0].startswith("-"):  # `weights NAME`
+        rest[0] = f"name={rest[0]}"
     sys.argv = [f"anomalib-lite {verb}", *rest]
     try:
         importlib.import_module(f"anomalib_lite.jobs.{verb}").main()

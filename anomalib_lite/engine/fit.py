@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from safetensors.torch import load_file, save_file
 
 from anomalib_lite.augment.colour_match import matched_template
+from anomalib_lite.backbones.weights import find_file, sha256
 from anomalib_lite.data.fingerprint import digest, unknown
 from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
 from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
@@ -62,6 +63,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         inputs = make_inputs(plan, splits, data_hash, tracker)
     _keep_inputs(run, inputs)
     model = plan.model(inputs.teacher, inputs.restyler)
+    _keep_weights(run, plan.settings["backbone"])
     with run.stage("decode"):
         train, val, test = (
             ImageSet(s, plan.size, plan.ram_limit_mb, name, plan.resize, spool=bool(model.tiling) and name != "test")
@@ -150,6 +152,13 @@ def save_model(folder: Path, model: Model, threshold: Threshold) -> int:
         save_file(_on_cpu(model.state_dict()), temporary)
     write_json(folder / THRESHOLD, threshold.to_dict())
     return (folder / MODEL).stat().st_size
+
+
+def _keep_weights(run: RunFolder, backbone: Mapping[str, Any]) -> None:
+    """Which file the backbone's weights came from, by name and content."""
+    file = find_file(backbone["name"], backbone["weights"])
+    if file is not None and file.is_file():
+        run.status["weights"] = {"file": file.name, "sha256": sha256(file)}
 
 
 def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:

@@ -102,16 +102,16 @@ class SimpleNet:
     _target_: str = f"{ROOM}.simplenet.SimpleNet"
     epochs: int = setting(20, "of the training; the one that finds drawn defects best is kept", least=0)
     optimizer: Any = setting(
-        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 1e-5}, "of torch"
+        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-3, "weight_decay": 1e-5}, "of torch"
     )
     scheduler: Any = setting(None, "of the learning rate; null: constant")
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int = setting(8, "px between the positions", least=1)
     whitening: Any = setting(Whitening, "null: noise is added to raw features, as in the paper")
-    noise: float = setting(0.25, "standard deviation, of whitened features in theirs", above=0)
+    noise: float = setting(0.5, "standard deviation, of whitened features in theirs", above=0)
     hidden: int = setting(256, "width of the discriminator", least=1)
     adaptor_lr: float = setting(
-        5e-4, "learning rate of the feature adaptor; the optimizer's is the discriminator's", least=0
+        1e-5, "learning rate of the feature adaptor; the optimizer's is the discriminator's", least=0
     )
     folds: int = setting(5, "one in so many training images is tried on with drawn defects", least=2)
     synthetic: int = setting(80, "defects that are drawn", least=1)

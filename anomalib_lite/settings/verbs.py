@@ -228,6 +228,11 @@ class Sweep(Verb):
 
 
 @dataclass
+class Weights(Verb):
+    name: str | None = setting(None, "a backbone of conf/backbone, or any name of timm; null: list the backbones")
+
+
+@dataclass
 class Compare(Verb):
     runs: Any = setting(
         MISSING, "run folders, folders that hold them, globs, or a folder of runs/multirun; one or a list"
@@ -252,5 +257,6 @@ class Compare(Verb):
 
 VERBS = {
     "train": Train, "review": Review, "generate": Generate, "evaluate": Evaluate, "predict": Predict,
-    "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "compare": Compare, "submit": Submit,
+    "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "weights": Weights,
+    "compare": Compare, "submit": Submit,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
 from anomalib_lite.backbones import build
-from anomalib_lite.backbones.weights import load_weights
+from anomalib_lite.backbones.weights import facts, fetch, find_file, load_weights, place_for, sha256
 from anomalib_lite.errors import UserError
 
 PALACE, DAISY = 698, 985  # ImageNet's classes of scikit-learn's two photographs
@@ -180,3 +181,33 @@ def load_and_build(choice: str) -> None:
     except InstantiationException as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
+
+
+def test_a_file_that_was_fetched_elsewhere_works_where_the_error_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Offline: the command names the place, and a training reads what is put there."""
+    import timm
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = "test_resnet.r160_in1k"
+    with pytest.raises(UserError, match=r"fetch model\.safetensors \(2 MB, licence apache-2\.0\) of timm/") as refused:
+        fetch(name)
+    place = place_for(name)
+    assert f"copy it to {place};" in str(refused.value) and find_file(name, "timm") is None
+    place.parent.mkdir(parents=True)
+    made, loaded = timm.create_model(name), timm.create_model(name)
+    save_file(made.state_dict(), place)
+    load_weights(loaded, "timm", name)
+    assert all(
+        torch.equal(loaded.state_dict()[key], value) for key, value in made.state_dict().items() if key[:2] != "fc"
+    )
+    assert fetch(name) == find_file(name, "timm") == place
+    assert sha256(place) == hashlib.sha256(place.read_bytes()).hexdigest()
+
+
+def test_what_is_known_of_weights_before_they_are_fetched():
+    small, large = facts("vit_small_patch16_dinov3.lvd1689m"), facts("resnet18.tv_in1k")
+    assert (small.licence, small.free) == ("dinov3-license", False) and 80 < small.megabytes < 90
+    assert large.free and 46 < large.megabytes < 48 and find_file("resnet18.tv_in1k", "none") is None
+    with pytest.raises(UserError, match="no model 'resnet81'"):
+        facts("resnet81")

@@ -1,0 +1,51 @@
+"""The verb weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import yaml
+from omegaconf import DictConfig
+
+from anomalib_lite.jobs.app import app, say
+from anomalib_lite.settings import conf_dir
+
+if TYPE_CHECKING:
+    from anomalib_lite.backbones.weights import Facts
+
+HELP = """Fetches a backbone's pretrained weights ahead of time, into the cache that trainings read.
+
+Says their size, licence and SHA-256. Without a name it lists the backbones, and whose weights are here.
+
+  anomalib-lite weights
+  anomalib-lite weights dinov2_small
+  anomalib-lite weights vit_base_patch14_reg4_dinov2.lvd142m      any network of timm"""
+
+
+@app("weights", HELP)
+def main(cfg: DictConfig) -> None:
+    from anomalib_lite.backbones.weights import facts, fetch, find_file, sha256  # torch takes seconds
+
+    known = {}  # backbone -> its name in timm, and where its weights come from
+    for listed in sorted((conf_dir() / "backbone").glob("*.yaml")):
+        option = yaml.safe_load(listed.read_text(encoding="utf-8"))
+        if "name" in option:
+            known[listed.stem] = (option["name"], option.get("weights", "timm"))
+    if cfg.name is None:
+        for short, (name, source) in known.items():
+            about, here = facts(name), find_file(name, source)
+            say(f"{short:18} {about.megabytes:5.0f} MB  {_licence(about):34} {here or 'not here'}")
+        return
+    name, source = known.get(str(cfg.name), (str(cfg.name), "timm"))
+    about = facts(name)
+    say(f"{name}: {about.megabytes:.0f} MB, licence {_licence(about)}")
+    if file := fetch(name) if source == "timm" else find_file(name, source):
+        say(f"{file}\nsha256 {sha256(file)}")
+
+
+def _licence(about: Facts) -> str:
+    return about.licence if about.free else f"{about.licence} (not free: read it)"
+
+
+if __name__ == "__main__":
+    main()
