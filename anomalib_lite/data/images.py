@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,7 @@ class ImageSet(Dataset[Batch]):
         """DataLoader fetches a whole batch through this."""
         chosen = [self.samples[i] for i in indices]
         pixels, masks = (np.stack(parts) for parts in zip(*map(self.pixels_of, indices), strict=True))
+        self._release()
         return self.batch(chosen, pixels, masks, self._shapes[list(indices)], indices)
 
     def batch(
@@ -125,6 +127,12 @@ class ImageSet(Dataset[Batch]):
             return self._decode(index)
         return self._pixels[index], self._masks[index]
 
+    def _release(self) -> None:
+        """What was read from a file no longer counts as this process's memory."""
+        for kept in (self._pixels, self._masks):
+            if isinstance(kept, np.memmap):
+                kept._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
     def first(self, count: int) -> ImageSet:
         """The first `count` samples, their pixels shared."""
         return self.part(slice(count))
@@ -140,6 +148,7 @@ class ImageSet(Dataset[Batch]):
 
     def _keep(self, name: str, in_memory: bool) -> None:
         pixels, masks = _room((len(self), *self.size, 3), in_memory), _room((len(self), *self.size), in_memory, bool)
+        self._pixels, self._masks = pixels, masks
         broken: list[str] = []
 
         def keep(index: int) -> None:
@@ -147,6 +156,8 @@ class ImageSet(Dataset[Batch]):
                 pixels[index], masks[index] = self._decode(index)
             except UnreadableImage as error:
                 broken.append(str(error))
+            if not in_memory:
+                self._release()
 
         with ThreadPoolExecutor() as pool:
             list(tqdm(pool.map(keep, range(len(self))), f"decode {name}", len(self), delay=2, leave=False))
@@ -161,7 +172,6 @@ class ImageSet(Dataset[Batch]):
         ]
         if empty:
             log.warning("%d masks of NOK images mark nothing and count as absent, among them %s", len(empty), empty[0])
-        self._pixels, self._masks = pixels, masks
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[index]

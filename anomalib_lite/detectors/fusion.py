@@ -27,6 +27,7 @@ from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.memory import give_back
 
 log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates
@@ -104,6 +105,7 @@ class Fusion(Method):
         for members, view in zip(self.members, views, strict=True):
             begin = time.perf_counter()
             shown = self._show(images, view)
+            give_back()
             if members is first:
                 share, placed = self._place_counts(images, shown)
             maps = members.cpu().fit(shown, placed, self.seed)
@@ -162,7 +164,7 @@ class Fusion(Method):
         for image, template in tqdm(pictures, f"{what}, {view.label}", count, delay=2, leave=False):
             for name, look in self._look(image, template, view).items():
                 gathered.setdefault(name, []).append(look.half().cpu())
-        return {name: torch.cat(looks) for name, looks in gathered.items()}
+        return {name: torch.cat(gathered.pop(name)) for name in list(gathered)}  # never all of them twice
 
 
 def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:

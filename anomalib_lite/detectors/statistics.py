@@ -64,6 +64,7 @@ class PerView(Modules[M]):
 
 
 TINY = 1e-12  # a variance below is rounding
+BLOCK = 1 << 20  # numbers of covariances that are inverted at a time
 
 
 class Moments:
@@ -84,7 +85,8 @@ class Moments:
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         mean = self.first / self.count
-        return mean, self.second / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        covariance = self.second / self.count
+        return mean, covariance.sub_(mean.unsqueeze(-1) * mean.unsqueeze(-2))
 
     def spread(self, grid: Sequence[int], reach: int | None) -> Moments:
         """Of populations that are the places of a grid: each with those of its neighbours up to `reach` places away.
@@ -204,14 +206,15 @@ class PositionGaussian(Fitted):
         if scale <= TINY * mean.square().mean():  # of one image nothing varies: the spread over its positions stands in
             scale = mean.var(0, correction=0).mean()
         floor = self.ridge * scale.clamp_min(TINY) * identity
-        if isinstance(self.shrinkage, str):
-            covariance = _shrunk(own, pooled + floor, moments.count)
-        else:
-            covariance = (1 - self.shrinkage) * own + self.shrinkage * pooled
-        lower = torch.linalg.cholesky(covariance + floor)
-        self.mean = mean.float()
-        root = torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
-        self.precision_root = root.float().contiguous()
+        self.mean, roots = mean.float(), []
+        for part in own.split(max(1, BLOCK // pooled.numel())):  # what comes on the way is as large as all of them
+            if isinstance(self.shrinkage, str):
+                covariance = _shrunk(part, pooled + floor, moments.count)
+            else:
+                covariance = (1 - self.shrinkage) * part + self.shrinkage * pooled
+            lower = torch.linalg.cholesky(covariance + floor)
+            roots.append(torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False).float())
+        self.precision_root = torch.cat(roots).contiguous()
 
     def forward(self, features: Tensor) -> Tensor:
         return self._whitened(features).square().mean(1).T.reshape(features.shape[0], 1, *features.shape[2:])

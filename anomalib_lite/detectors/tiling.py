@@ -121,6 +121,9 @@ class TileSet(ImageSet):
         image, number = self._place(index)
         return tuple(self._cut(part, number) for part in self.images.pixels_of(image))  # type: ignore[return-value]
 
+    def _release(self) -> None:
+        self.images._release()
+
     def template_at(self, index: int) -> np.ndarray:
         image, number = self._place(index)
         return self._cut(self.images.template_at(image), number)

@@ -13,7 +13,7 @@ import tifffile
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import list_images, require_folder
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet, content, loader
 from anomalib_lite.data.sample import Sample
 from anomalib_lite.engine.evaluate import run_over
 from anomalib_lite.engine.predict import TrainedRun
@@ -49,7 +49,9 @@ def write_object(trained: TrainedRun, root: Path, output: Path, splits: Sequence
         images = ImageSet(samples, judge.size, ram_limit_mb=0, resize=judge.resize)
         batches = loader(images, trained.model.at_once(judge.batch_size))
         for batch, prediction in run_over(trained.model, batches, f"{name} {split}"):
-            for sample, map in zip(batch.samples, prediction.map[:, 0].numpy(), strict=True):
+            for k, (sample, map) in enumerate(zip(batch.samples, prediction.map[:, 0].numpy(), strict=True)):
+                if batch.inside is not None:
+                    map = np.ascontiguousarray(map[content(batch.inside[k])])
                 height, width = read_image(sample.image).shape[:2]
                 whole = cv2.resize(map, (width, height), interpolation=cv2.INTER_LINEAR)
                 place = Path(name) / split / sample.image.stem

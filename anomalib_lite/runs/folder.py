@@ -25,6 +25,7 @@ from yaml import YAMLError
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import by_content, named_content
 from anomalib_lite.runs.atomic import atomic_path, disk_full, write_json, write_text
+from anomalib_lite.runs.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ class RunFolder:
         """Times a stage into `timings` (seconds)."""
         begin = time.perf_counter()
         yield
+        give_back()
         self.status["timings"][name] = round(time.perf_counter() - begin, 3)
         self._write()
 
