@@ -48,7 +48,7 @@ class PatchCore(Method):
     `few` images.
     """
 
-    fitted = ("bank", "whitening")
+    fitted = ("banks", "whitening")
 
     def __init__(
         self,
