@@ -37,6 +37,8 @@ class AnomalyDINO(PatchCore):
 
     masked: Tensor
 
+    fitted = None  # the ground is left out of all, or of none
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

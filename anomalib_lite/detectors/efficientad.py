@@ -49,6 +49,8 @@ class EfficientAD(FeatureLearner):
     scale: Tensor
     unit: Tensor
 
+    fitted = None  # the maps have one unit
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

@@ -55,7 +55,8 @@ class Method(Fitted):
 
     epochs: int = 0  # 0: nothing is trained by gradient
     after_training: tuple[str, ...] = ()  # names of settings that the training itself does not depend on
-    fitted: tuple[str, ...] = ()  # the attributes that `calibrate` fits: tiles may each have their own
+    # the attributes that `calibrate` fits, which each tile may have of its own; None: it wants all tiles at once
+    fitted: tuple[str, ...] | None = ()
     needs_template: bool = False
     notes: Mapping[str, Any]  # what was chosen on the way, for status.json
 
@@ -144,7 +145,12 @@ class Model(LightningModule):
         self.method, self.views, self.augment, self.tiling = method, views, augment, tiling
         self.blur, self.score = blur, score
         if tiling is not None:
-            own = {name: part for name in method.fitted if (part := getattr(method, name)) is not None}
+            if method.fitted is None and len(tiling.slots) > 1:
+                raise UserError(
+                    f"{type(method).__name__} is calibrated on all tiles at once: take tiling=grid with "
+                    "tiling.statistics=shared, or another detector."
+                )
+            own = {name: part for name in method.fitted or () if (part := getattr(method, name)) is not None}
             self.parts = nn.ModuleList(nn.ModuleDict(deepcopy(own)) for _ in tiling.slots[1:])
             self.register_buffer("level", torch.ones(2))  # usual maxima of OK maps: of tiles, of whole images
 
@@ -251,7 +257,7 @@ class Model(LightningModule):
             self._find_level(images)
 
     def _check_memory(self, own: Method, slots: int) -> None:
-        states = (part.state_dict().values() for name in own.fitted if (part := getattr(own, name)) is not None)
+        states = (part.state_dict().values() for name in own.fitted or () if (part := getattr(own, name)) is not None)
         size = slots * sum(t.numel() * t.element_size() for state in states for t in state) / 2**20
         if self.tiling is not None and self.tiling.own and size > self.tiling.limit_mb:
             raise UserError(

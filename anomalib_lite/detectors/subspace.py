@@ -32,6 +32,8 @@ class SubspaceAD(Method):
     from too where there are at most `few` images.
     """
 
+    fitted = ("subspace",)
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

@@ -88,11 +88,18 @@ def test_tiles_are_what_the_whole_image_has_there(images: ImageSet, kept: str):
     assert torch.equal(tiles.part(slice(2, 4))[4].image, batch.image[:1])
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-@pytest.mark.parametrize("tiling", ["statistics=shared", "statistics=own", "full=true"])
+FAMILIES = [name for name in DETECTORS if name.rpartition("_")[0] not in DETECTORS]  # variants tile alike
+
+
+@pytest.mark.parametrize(
+    ("detector", "tiling"),
+    [(name, "full=true") for name in FAMILIES]
+    + [(name, f"statistics={how}") for name in ("padim", "stfpm") for how in ("shared", "own")]
+    + [("patchcore", "statistics=own"), ("fusion", "statistics=own")],
+)
 def test_every_detector_learns_from_tiles_and_is_saved_with_them(images: ImageSet, detector: str, tiling: str):
-    if tiling != "full=true" and detector not in ("padim", "patchcore", "stfpm", "fusion"):
-        return
+    if tiling == "full=true" and detector in ("anomalydino", "efficientad"):
+        tiling = "statistics=shared"
     cfg = configured(
         f"detector={detector}", "tiling=grid", "tiling.size=64", "tiling.overlap=16", f"tiling.{tiling}",
         "preset=smoke", "image_size=[96,128]", *SMALL.get(detector, []),
@@ -103,6 +110,11 @@ def test_every_detector_learns_from_tiles_and_is_saved_with_them(images: ImageSe
     fresh = build_model(cfg, weights="none")
     fresh.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()})
     assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, map)
+
+
+def test_what_is_calibrated_on_all_tiles_at_once_has_no_statistics_of_single_ones():
+    with pytest.raises(UserError, match=r"EfficientAD is calibrated on all tiles at once: .*statistics=shared"):
+        build_model(configured("detector=efficientad", "tiling=grid_and_full"), weights="none")
 
 
 def test_own_statistics_are_those_of_a_model_for_each_tile_alone(images: ImageSet):
