@@ -108,7 +108,7 @@ class ImageSet(Dataset[Batch]):
         """Of pictures that are decoded: uint8 (B, H, W, 3) as `shown` makes them, and the files' own shapes."""
         templates = None
         if all(s.template for s in chosen):
-            templates = to_float(np.stack([self._template(s.template, s.bits) for s in chosen]))
+            templates = to_float(np.stack(self.templates(chosen, indices)))
         return Batch(
             image=to_float(pixels),
             mask=torch.from_numpy(masks)[:, None],
@@ -209,9 +209,9 @@ class ImageSet(Dataset[Batch]):
             own[:, *letterbox((int(shape[0]), int(shape[1])), self.size)] = True
         return inside
 
-    def template_at(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3): the template of a sample that has one."""
-        return self._template(self.samples[index].template, self.samples[index].bits)
+    def templates(self, chosen: Sequence[Sample], indices: Sequence[int]) -> list[np.ndarray]:
+        """uint8 (H, W, 3): those of samples that have one."""
+        return [self._template(sample.template, sample.bits) for sample in chosen]
 
     def template_of(self, sample: Sample) -> Tensor | None:
         """float32 (1, 3, H, W), as a batch has it; None where the sample has none."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.data.images import ImageSet, to_float, to_pixels
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 
 Tile = tuple[slice, slice]
@@ -112,6 +113,7 @@ class TileSet(ImageSet):
         self.numbers = list(range(len(tiling))) if numbers is None else list(numbers)
         self.size, self.resize, self._pixels, self._masks = tiling.size, "none", None, None
         self.samples = [sample for sample in images.samples for _ in self.numbers]
+        self._shapes = np.tile(np.array(self.size), (len(self.samples), 1))
 
     def part(self, chosen: slice) -> TileSet:
         """The tiles of some of the images."""
@@ -124,9 +126,9 @@ class TileSet(ImageSet):
     def _release(self) -> None:
         self.images._release()
 
-    def template_at(self, index: int) -> np.ndarray:
-        image, number = self._place(index)
-        return self._cut(self.images.template_at(image), number)
+    def templates(self, chosen: Sequence[Sample], indices: Sequence[int]) -> list[np.ndarray]:
+        whole = self.images.templates(chosen, indices)
+        return [self._cut(one, self._place(index)[1]) for one, index in zip(whole, indices, strict=True)]
 
     def _place(self, index: int) -> tuple[int, int]:
         """Numbers of the image, and of the picture that it gives."""
