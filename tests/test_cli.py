@@ -81,7 +81,7 @@ def test_a_verb_like_no_other_lists_them_all(run_verb: Command):
 )
 def test_a_misspelt_option_names_the_near_ones(run_verb: Command, verb: str, override: str, message: str):
     done = run_verb(verb, override)
-    assert done.status == 1
+    assert done.status == 2
     assert f"'{override.split('=')[0]}' is no option" in done.err and message in done.err
     assert "Traceback" not in done.err
 
@@ -94,7 +94,7 @@ def test_options_of_the_chosen_group_are_the_valid_ones(run_verb: Command):
 @pytest.mark.parametrize("value", ["~other/photos", "photos/(1).png"])
 def test_a_value_that_hydra_cannot_read_is_shown_in_quotes(run_verb: Command, value: str):
     done = run_verb("predict", "run=x", f"images={value}")
-    assert done.status == 1 and f"twice: \"images='{value}'\"" in done.err and "Traceback" not in done.err
+    assert done.status == 2 and f"twice: \"images='{value}'\"" in done.err and "Traceback" not in done.err
     quoted = run_verb("predict", "run=x", f"images='{value}'", "--cfg", "job")
     assert quoted.status == 0 and yaml.safe_load(quoted.out)["images"] == value
 
@@ -102,7 +102,7 @@ def test_a_value_that_hydra_cannot_read_is_shown_in_quotes(run_verb: Command, va
 @pytest.mark.parametrize(("group", "choice"), [("backbone", "resnet"), ("detector", "nope"), ("trainer", "tpu")])
 def test_an_unknown_choice_lists_the_choices(run_verb: Command, group: str, choice: str):
     done = run_verb("train", f"{group}={choice}")
-    assert done.status == 1 and f"Available options in '{group}'" in done.err
+    assert done.status == 2 and f"Available options in '{group}'" in done.err
     folder = Path(__file__).parents[1] / "conf" / group
     assert all(f"\t{file.stem}\n" in done.err for file in folder.glob("*.yaml"))
     assert "Traceback" not in done.err

@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
@@ -76,9 +76,14 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
                 start = multirun.begin(verb, sys.argv[1:])
             except UserError as error:
                 _refuse(error)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and are not printed by Hydra in its own words
             try:
                 run()
                 failed = multirun.told(multirun.records_of(start))
+            except (HydraException, OmegaConfBaseException) as error:
+                if _started or multirun.records_of(start):
+                    raise
+                _refuse(UserError(_in_words(verb, error, sys.argv[1:])))
             except (KeyboardInterrupt, SystemExit) as stop:
                 records = multirun.records_of(start)
                 if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
@@ -86,8 +91,6 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
                     sys.exit(130)
                 if stop.code == STOPPED:
                     print("\nstopped: the same command goes on from what is finished", file=sys.stderr)
-                if stop.code == 1 and not _started and not records:
-                    _suggest(verb, sys.argv[1:])
                 if failed := multirun.told(records):  # the launcher itself broke down
                     print(f"\n{failed}", file=sys.stderr)
                 raise
@@ -201,7 +204,7 @@ def call(verb: str, job: Callable[[DictConfig], T], arguments: Sequence[str]) ->
         try:
             cfg = compose(verb, arguments, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(str(error)) from error
+            raise UserError(_in_words(verb, error, arguments)) from error
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
@@ -221,31 +224,35 @@ def _spoken(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _suggest(verb: str, arguments: list[str]) -> None:
-    """Hydra has said what it cannot read, or which key does not exist: add how to write it, or keys that look alike."""
+def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> str:
+    """What Hydra could not compose: how to write a value, which keys look alike, what a value has to be."""
     arguments = [a for a in arguments if "=" in a]
     if unread := [a for a in arguments if not _readable(a)]:
         key, _, value = unread[0].partition("=")
-        print(f"Quote a value with special characters twice: \"{key}='{value}'\"", file=sys.stderr)
-        return
+        return f"{unread[0]} cannot be read. Quote a value with special characters twice: \"{key}='{value}'\""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ValidationError):
+        return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0].rstrip('.')}. --help says what it may be."
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         choices = [a for a in arguments if a.split("=")[0] in _groups() and "," not in a]
         try:
             cfg = compose(verb, choices)
         except HydraException:
-            return  # as Hydra has said; of a group it has listed the valid choices
-    valid = sorted(set(_keys(cfg)))
+            return str(error)  # of a group it lists the valid choices
+    valid, said = sorted(set(_keys(cfg))), []
     for argument in arguments:
         key = argument.split("=")[0].lstrip("+~")
         if key in valid or key.startswith("hydra"):
             continue
-        near = difflib.get_close_matches(key, valid, 3, 0.6)
-        if near:
-            print(f"'{key}' is no option. Did you mean: {', '.join(near)}?", file=sys.stderr)
+        if near := difflib.get_close_matches(key, valid, 3, 0.6):
+            said.append(f"'{key}' is no option. Did you mean: {', '.join(near)}?")
         else:
             siblings = sorted(k for k in valid if k.rpartition(".")[0] == key.rpartition(".")[0])
-            print(f"'{key}' is no option. Valid here: {', '.join(siblings)}.", file=sys.stderr)
+            said.append(f"'{key}' is no option. Valid here: {', '.join(siblings)}.")
+    return "\n".join(said) or str(error)
 
 
 def _readable(argument: str) -> bool:

@@ -1,0 +1,118 @@
+"""Configurations drawn at random: each is composed and in range, or refused with a sentence that names the option."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import _in_words
+from anomalib_lite.settings import conf_dir
+from anomalib_lite.settings.fields import check
+from tests.commands import Command
+
+GROUPS = (
+    "detector",
+    "backbone",
+    "mode",
+    "augment",
+    "tta",
+    "tiling",
+    "teacher",
+    "generator",
+    "scoring",
+    "defects",
+    "preset",
+)
+VALUES = st.one_of(
+    st.integers(-3, 3),
+    st.integers(2**31, 2**40),
+    st.floats(-2, 2),
+    st.sampled_from([0.0, 1e-9, 1e9, float("nan"), float("inf")]),
+    st.sampled_from(["abc", "null", "true", "''", "[]", "[1,2]", "{a:1}", "5%", "auto", "mean", "last"]),
+)
+
+
+def options() -> dict[str, list[str]]:
+    return {g: sorted(p.stem for p in (conf_dir() / g).glob("*.yaml")) for g in GROUPS}
+
+
+def leaves(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """Options with a field of their own."""
+    found = []
+    kind = OmegaConf.get_type(cfg)
+    described = (
+        {f.name for f in dataclasses.fields(kind) if "help" in f.metadata} if dataclasses.is_dataclass(kind) else set()
+    )
+    for key in cfg:
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            found += leaves(node, f"{prefix}{key}.")
+        elif key in described:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+CHOICES = st.fixed_dictionaries({}, optional={g: st.sampled_from(names) for g, names in options().items()})
+EXAMPLES = int(os.environ.get("ANOMALIB_LITE_FUZZ", 25))
+
+
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(CHOICES, st.lists(st.tuples(st.floats(0, 1), VALUES), max_size=3))
+def test_a_configuration_is_composed_or_refused_in_words(choices, changes):
+    chosen = [f"{group}={name}" for group, name in choices.items()]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        known = leaves(compose("train", chosen))  # every combination of groups composes
+        changed = [f"{known[int(place * (len(known) - 1))]}={value}" for place, value in changes]
+        try:
+            cfg = compose("train", [*chosen, *changed])
+        except (HydraException, OmegaConfBaseException) as error:
+            said = _in_words("train", error, [*chosen, *changed])
+            assert any(change.split("=")[0] in said or "cannot be read" in said for change in changed), said
+            return
+    try:
+        check(cfg)
+    except UserError as refused:
+        assert any(str(refused).startswith(change.split("=")[0]) for change in changed), str(refused)
+    else:
+        for change in changed:  # what was asked for is what is there: no preset wins over it
+            key, _, value = change.partition("=")
+            there = OmegaConf.select(cfg, key)
+            assert (
+                str(there) in (value, str(OmegaConf.create(f"x: {value}").x))
+                or isinstance(there, (list, float, DictConfig))
+                or OmegaConf.is_list(there)
+            ), (change, there)
+
+
+@pytest.mark.slow
+def test_drawn_configurations_train_or_are_refused(run_verb: Command, tiny: list[str], tmp_path: Path):
+    """One in three of what is composed is run for a smoke step."""
+    import random
+
+    draw, names = random.Random(0), options()
+    trained = refused = 0
+    for _ in range(int(os.environ.get("ANOMALIB_LITE_FUZZ", 300))):
+        own = [o for o in tiny if not o.startswith(("detector", "defects"))]
+        groups = {
+            g: draw.choice(names[g])
+            for g in draw.sample(["detector", "mode", "augment", "tta", "tiling", "scoring"], 3)
+        }
+        own += [f"{g}={name}" for g, name in groups.items()]
+        done = run_verb("train", *own, f"paths.runs={tmp_path}/runs", f"paths.artifacts={tmp_path}/artifacts")
+        assert done.status in (0, 2) and "Traceback" not in done.err, (own, done.err)
+        trained, refused = trained + (done.status == 0), refused + (done.status == 2)
+    print(f"{trained} trained, {refused} refused in words")
+    assert trained > refused
