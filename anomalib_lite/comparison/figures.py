@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.report import ink
+from anomalib_lite.report.contact_sheet import shorten
 from anomalib_lite.report.words import title
 
 ROW = 0.27  # inches a setting
 LABELLED = 8  # settings of a front that are named beside their points
+LONGEST = 72  # letters of a row's label
 PAIRS = 12  # shown at most
 INTERACTIONS = 9  # likewise
 
@@ -85,7 +87,7 @@ def ranks_figure(study: Study) -> Figure:
         axis.vlines(x, first - 0.2, last + 0.2, color=ink.NOK, linewidth=2.4)
     axis.hlines(-0.75, 1, 1 + ranks.critical, color=ink.MUTED, linewidth=2)
     axis.text(1 + ranks.critical + 0.05, -0.75, "critical difference", color=ink.MUTED, fontsize=8, va="center")
-    axis.set_yticks(rows, ranks.settings)
+    axis.set_yticks(rows, _labels(ranks.settings))
     axis.set_ylim(len(rows) - 0.4, -1.2)
     axis.set_xlim(0.8, len(rows) + 0.3)
     axis.set_xlabel(f"mean rank of {title(study.metric)}")
@@ -105,7 +107,7 @@ def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
     rows = study.summaries.set_index("setting").reindex(names)
     seeds = [_by_seed(study, name) if name in study.view.variants else [] for name in names]
     _forest(axis, rows["mean"], rows["low"], rows["high"], rows["best"] == True, seeds)  # noqa: E712
-    axis.set_yticks(range(len(names)), names if named else [""] * len(names))
+    axis.set_yticks(range(len(names)), _labels(names) if named else [""] * len(names))
     axis.set_xlabel(title(study.metric))
 
 
@@ -120,7 +122,7 @@ def _differences(study: Study, rows: pd.DataFrame, names: Sequence[str]) -> Figu
     drawing, axis = _frame(names)
     axis.axvline(0.0, color=ink.MUTED, linewidth=0.8)
     _forest(axis, rows["difference"], rows["low"], rows["high"], rows["p_holm"] < 0.05)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), _labels(names))
     axis.set_xlabel(f"{title(study.metric)}: difference")
     return drawing
 
@@ -154,9 +156,14 @@ def _room(values: np.ndarray | pd.Series, share: float) -> tuple[float, float]:
     return low - room, high + room
 
 
+def _labels(names: Sequence[str]) -> list[str]:
+    """Of a figure's rows: as much of each as leaves room for the figure."""
+    return [shorten(name, LONGEST) for name in names]
+
+
 def _width(names: Sequence[str]) -> float:
     """Inches that the labels of the rows take."""
-    return 0.8 + 0.075 * max(map(len, names))
+    return 0.8 + 0.075 * max(map(len, _labels(names)))
 
 
 def _frame(names: Sequence[str]) -> tuple[Figure, Axes]:

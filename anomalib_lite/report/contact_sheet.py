@@ -93,7 +93,7 @@ def contact_sheet(outcomes: Sequence[Outcome], threshold: float, pixel_threshold
         words, score = verdict(outcome), f"{outcome.score:.4g}"
         if 0 < threshold < np.inf:
             score = f"{outcome.score / threshold:.2f} × threshold"
-        name = _shorten(f"{kind(outcome.sample)}   {short_name(outcome.sample.image)}")
+        name = shorten(f"{kind(outcome.sample)}   {short_name(outcome.sample.image)}")
         blocks.append(Block(_tiles(outcome, pixel_threshold), name, f"{words}   {score}", words in MISTAKES))
     return draw_sheet([("", blocks)], 3, scale=True)
 
@@ -148,5 +148,6 @@ def _tiles(outcome: Outcome, pixel_threshold: float) -> list[np.ndarray]:
     return [image, overlay(image, outcome.map, pixel_threshold), grey]
 
 
-def _shorten(text: str, limit: int = 48) -> str:
+def shorten(text: str, limit: int = 48) -> str:
+    """With its middle left out where it is longer."""
     return text if len(text) <= limit else text[: limit // 3] + "…" + text[-(limit - limit // 3 - 1) :]

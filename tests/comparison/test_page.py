@@ -107,3 +107,10 @@ def test_what_cannot_be_compared_is_refused_in_words(run_verb: Command, tmp_path
     write_run(tmp_path / "runs", "r", {"image_auroc": 0.9})
     done = run_verb("compare", *(["runs=runs"] if not wrong.startswith("runs") else []), wrong)
     assert done.status == 2 and words in done.err
+
+
+def test_names_that_are_long_leave_room_for_the_figures(tmp_path: Path):
+    factors = {"detector.members.a_very_long_name_of_a_setting": ["x" * 80, "y" * 90], "tta": ["none", "flips"]}
+    table = make_table(factors, ["bottle"], 2, lambda b, s, a, tta: 0.7 + 0.1 * (a[0] == "x") + 0.01 * s)
+    write_all(compare(table, Settings(("aupro",), resamples=100)), tmp_path)
+    assert "y" * 90 in (tmp_path / "compare.html").read_text()
