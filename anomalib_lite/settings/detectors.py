@@ -258,10 +258,6 @@ class SuperADD:
     bank: int | float = setting(100_000, "patches that are remembered of each layer", above=0)
     candidates_mb: float = setting(1024, "MB for the patches that the banks are chosen from", above=0)
     brightness: list[float] = setting([0.8, 1.2], "factors, between which each remembered image's is drawn", above=0)
-    window: int | None = setting(
-        None, "px, side of the windows that a large image is seen in; null: as a whole", least=1
-    )
-    overlap: int = setting(128, "px of a window, at each side, that another one holds too", least=0)
     seed: int = setting(II("seed"), "of what is drawn", least=0)
 
 
