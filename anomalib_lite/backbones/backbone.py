@@ -136,7 +136,7 @@ def _levels(
     if norm and sizes:
         whole = timm.create_model(name, **sizes)
         load_weights(whole, weights, name)
-        net = FeatureGetterNet(whole, sorted(layers), norm=True)
+        net = FeatureGetterNet(whole, tuple(sorted(layers)), norm=True)
     elif weights != "none":
         whole = timm.create_model(name, **sizes)
         load_weights(whole, weights, name)

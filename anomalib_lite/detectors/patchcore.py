@@ -48,7 +48,7 @@ class PatchCore(Method):
     `few` images.
     """
 
-    fitted = ("banks", "whitening")
+    fitted: tuple[str, ...] | None = ("banks", "whitening")
 
     def __init__(
         self,

@@ -115,7 +115,7 @@ class TileSet(ImageSet):
         self.samples = [sample for sample in images.samples for _ in self.numbers]
         self._shapes = np.tile(np.array(self.size), (len(self.samples), 1))
 
-    def part(self, chosen: slice) -> TileSet:
+    def part(self, chosen: slice | Sequence[int]) -> TileSet:
         """The tiles of some of the images."""
         return TileSet(self.images.part(chosen), self.tiling, self.numbers)
 

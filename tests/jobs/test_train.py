@@ -69,7 +69,7 @@ def test_metrics_and_predictions_agree(smoke_run: Path):
     for name, values in metrics["per_defect"].items():
         own = [float(r["nok"]) for r in table if r["defect"] == name]
         assert (values["n"], values["recall"]) == (len(own), np.mean(own))
-    assert read_json(smoke_run / "threshold.json") == metrics["threshold"]
+    assert read_json(smoke_run / "threshold.json").items() >= metrics["threshold"].items()
 
 
 def test_the_threshold_comes_from_the_held_out_images_alone(smoke_run: Path):
