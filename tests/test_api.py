@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 import anomalib_lite
 from anomalib_lite.errors import UserError
-from tests.commands import Command
+from tests.commands import REPOSITORY, Command
 from tests.made import write_category
 
 
@@ -45,3 +47,19 @@ def test_what_the_command_line_refuses_is_refused(arguments: list[str], said: st
 def test_other_names_are_no_functions():
     with pytest.raises(AttributeError, match="no sing"):
         _ = anomalib_lite.sing
+
+
+def test_readmes_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    made = write_category(tmp_path / "made", train=10, good=2, defects={"dot": 2})
+    (made / "train/good").rename(tmp_path / "ok")
+    (made / "test").rename(tmp_path / "nok")
+    shutil.rmtree(tmp_path / "nok/good")
+    shutil.copytree(tmp_path / "nok/dot", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    lines = re.search(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)[1]
+    exec(
+        compile(lines.replace("image_size=128", 'image_size=48, preset="smoke", tracking="csv"'), "README.md", "exec"),
+        {},
+    )
+    assert "000.png" in capsys.readouterr().out
