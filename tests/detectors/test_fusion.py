@@ -7,11 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anomalib_lite.backbones import build
 from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.layouts import mtd
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion
 from anomalib_lite.detectors.template import TemplateComparison
@@ -108,3 +112,25 @@ def test_the_template_is_one_more_evidence(images: ImageSet):
     batch.template = None
     with pytest.raises(UserError, match="mode=template"):
         small.predict(model, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.datasets
+@pytest.mark.parametrize("moved", [False, True])
+def test_tiles_that_lie_anyhow_have_no_statistics_of_single_places(datasets_root: Path, tmp_path: Path, moved: bool):
+    rng, samples = np.random.default_rng(0), []
+    for number, sample in enumerate(mtd(datasets_root / "mtd").train[:40]):
+        picture = cv2.resize(cv2.imread(str(sample.image)), (256, 256), interpolation=cv2.INTER_AREA)
+        if moved:
+            motion = cv2.getRotationMatrix2D((127.5, 127.5), rng.uniform(0, 360), 1)
+            motion[:, 2] += rng.uniform(-25, 25, 2)
+            picture = cv2.warpAffine(picture, motion, (256, 256), borderMode=cv2.BORDER_REFLECT)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+        samples.append(replace(sample, image=tmp_path / f"{number}.png"))
+    net = partial(build, "tf_efficientnet_lite0", [1, 2, 3], "bundled")
+    made = Fusion(net, {"deep": Gaussians("deep"), "near": Neighbours("deep", radius=1)}, learned=False, drawn=(8, 8))
+    small.fit(made, ImageSet(samples, (256, 256)))
+    evidence = made.members[0].evidence
+    assert (len(evidence["deep"].gaussian.mean) == 1) == moved
+    assert evidence["near"].bank.patches.dim() == (2 if moved else 3)
+    assert ("nothing is learned for single places" in made.notes["choice"]["words"]) == moved
