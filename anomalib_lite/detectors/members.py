@@ -18,6 +18,7 @@ from anomalib_lite.detectors.statistics import NamedModules
 # the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean, that of what is unusual
 HOW = ("max", "lse", "sum", "soft")
 LEARNED = "learned"
+SPILL, LOWERED = 0.15, 0.3  # reach, as a share of the image, and share, see `sharpened`
 STEP = 31  # of the OK places, one in so many judges a map
 
 
@@ -88,8 +89,10 @@ class Members(nn.Module):
             maxima = maps[name].ok.flatten(1).amax(1)
             self.centre[place] = maxima.mean()
             self.spread[place] = maxima.std(correction=0).clamp_min(1e-3) if len(maxima) > 1 else 1.0
-            for part in (maps[name].ok, maps[name].drawn):
-                part.sub_(self.centre[place]).div_(self.spread[place])
+            own = maps[name]
+            own.ok, own.drawn = (
+                sharpened(m.sub_(self.centre[place]).div_(self.spread[place])) for m in (own.ok, own.drawn)
+            )
         return maps
 
     def forward(self, looks: Looks) -> Tensor:
@@ -122,7 +125,8 @@ class Members(nn.Module):
         if LEARNED in taken and self.networks is not None:
             maps[LEARNED] = self.networks(list(deviations.values()))
         places = {name: place for place, name in enumerate(self.names)}
-        return {name: (m - self.centre[places[name]]) / self.spread[places[name]] for name, m in maps.items()}
+        units = {name: (m - self.centre[places[name]]) / self.spread[places[name]] for name, m in maps.items()}
+        return {name: sharpened(m) for name, m in units.items()}
 
 
 def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
@@ -139,6 +143,17 @@ def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
         return stacked.logsumexp(0)
     stacked = unusual(stacked) if how == "soft" else stacked
     return (stacked * stacked.new_tensor(_weights(list(maps))).view(-1, 1, 1, 1, 1)).sum(0)
+
+
+def sharpened(map: Tensor) -> Tensor:
+    """A map (B, 1, h, w), each place lowered by a share of what it lies below the highest place around it.
+
+    What spills over from a large defect then ranks below a small defect of another image. The maximum stays.
+    """
+    reach = round(SPILL * min(map.shape[-2:]))
+    highest = F.max_pool2d(map, (2 * reach + 1, 1), 1, (reach, 0))
+    highest = F.max_pool2d(highest, (1, 2 * reach + 1), 1, (0, reach))
+    return map - LOWERED * (highest - map)
 
 
 def unusual(map: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, place_counts, share_of_place
 from anomalib_lite.detectors.learned import Networks, described, described_at, drawn_places, log_sizes
 from anomalib_lite.detectors.looks import appearance, rgb_to_lab
-from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge
+from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge, sharpened
 from anomalib_lite.errors import UserError
 
 
@@ -172,6 +172,17 @@ def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
     assert found.image_auroc == pytest.approx(roc_auc_score(labels, maxima), abs=1e-4)
     halo = drawn + 3 * (mask == 0)
     assert judge(ok, halo, mask).aupro < found.aupro - 0.2
+
+
+def test_what_spills_from_a_peak_is_lowered_and_the_peak_stays():
+    map = torch.zeros(1, 1, 40, 50)
+    map[..., 10, 10], map[..., 12, 12] = 4.0, 2.0
+    found = sharpened(map)
+    assert found.max() == 4 and found[0, 0, 10, 10] == 4
+    assert found[0, 0, 12, 12].item() == pytest.approx(2 - 0.3 * 2) and found[0, 0, 16, 10].item() == pytest.approx(
+        -1.2
+    )
+    assert found[0, 0, 30, 40] == 0, "far from the peak nothing changes"
 
 
 def test_ways_of_fusing():
