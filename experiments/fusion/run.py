@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_lite.data.images import ImageSet, loader
@@ -64,13 +63,19 @@ def main() -> None:
 
 def _figures(name: str, scores: dict[str, list[float]], labels: list[int]) -> tuple[float, float, float]:
     """Image AUROC, and the interval of its difference from that of what was chosen."""
-    own, reference, label = np.array(scores[name]), np.array(scores["chosen"]), np.array(labels)
-    rng, sides, gains = np.random.default_rng(0), (np.flatnonzero(label == 0), np.flatnonzero(label == 1)), []
+    own, reference = (_wins(np.array(scores[key]), np.array(labels)) for key in (name, "chosen"))
+    rng, gains = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
-        drawn = np.concatenate([rng.choice(side, len(side)) for side in sides])
-        gains.append(roc_auc_score(label[drawn], own[drawn]) - roc_auc_score(label[drawn], reference[drawn]))
+        drawn = np.ix_(*(rng.integers(0, size, size) for size in own.shape))
+        gains.append((own - reference)[drawn].mean())
     low, high = np.quantile(gains, (0.025, 0.975))
-    return float(roc_auc_score(label, own)), float(low), float(high)
+    return float(own.mean()), float(low), float(high)
+
+
+def _wins(score: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Of each NOK image over each OK image, ties half; their mean is the AUROC."""
+    difference = score[label == 1][:, None] - score[label == 0]
+    return (np.sign(difference) + 1) / 2
 
 
 if __name__ == "__main__":
