@@ -62,6 +62,16 @@ class AnomalyDINO(PatchCore):
             raise UserError(f"detector.mask must be one of {', '.join(MASKS)}, not '{mask}'.")
         self.mask, self.threshold = mask, threshold
         self.register_buffer("masked", torch.tensor(mask == "on"))
+        self.settled = False
+
+    def settle(self) -> None:
+        """See `export.graph`. Errors: UserError where the ground is left out, by eigenvectors of each image."""
+        if self.masked:
+            raise UserError(
+                "AnomalyDINO leaves out the ground of this product by eigenvectors, which no exported graph can: train "
+                "with detector.mask=off."
+            )
+        self.settled = True
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
@@ -77,7 +87,7 @@ class AnomalyDINO(PatchCore):
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         features = self._features(image)
         map = self._merged(self._maps(features, view))
-        return map * foreground(features, self.threshold) if self.masked else map
+        return map if self.settled or not self.masked else map * foreground(features, self.threshold)
 
 
 def foreground(features: Tensor, threshold: float | None) -> Tensor:
@@ -85,7 +95,7 @@ def foreground(features: Tensor, threshold: float | None) -> Tensor:
     rows = features.flatten(2).transpose(1, 2)
     rows = rows - rows.mean(1, keepdim=True)
     first = torch.linalg.eigh(rows.mT @ rows).eigenvectors[:, :, -1:]
-    component = (rows @ first).mT.reshape(len(features), 1, *features.shape[2:])
+    component = (rows @ first).mT.reshape(features.shape[0], 1, *features.shape[2:])
     limit = component.std((2, 3), keepdim=True) / 2 if threshold is None else threshold
     light, dark = (component > limit).float(), (-component > limit).float()
     covers_more = _middle(light).mean((1, 2, 3)) >= _middle(dark).mean((1, 2, 3))

@@ -58,7 +58,7 @@ class Bank(Fitted):
         map = self._unit(distance)
         if self.spread.numel():  # nearer than the remembered patches are to each other is no anomaly
             map = (map - self.spread.flatten()[index]).clamp_min(0)
-        map = map.view(len(features), 1, *size_of(features))
+        map = map.view(features.shape[0], 1, *size_of(features))
         return map * self._weight(rows, map, index) if self.around.numel() else map
 
     def _unit(self, distance: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Bank(Fitted):
 
     def _weight(self, rows: Tensor, map: Tensor, index: Tensor) -> Tensor:
         """Of each image (B, 1, 1, 1): small where the farthest patch's neighbour lies among many alike."""
-        images = len(map)
+        images = map.shape[0]
         worst = map.view(images, -1).argmax(1, keepdim=True)
         patch = rows.view(images, -1, rows.shape[1])[torch.arange(images, device=rows.device), worst[:, 0]]
         around = self.around[index.view(images, -1).gather(1, worst)[:, 0]]

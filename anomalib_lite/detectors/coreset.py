@@ -206,7 +206,7 @@ def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     distance is then taken from the difference itself, so that it is exact where it is small, too.
     """
     lengths = bank.square().sum(1)
-    index = torch.cat([_nearest_index(part, bank, lengths) for part in queries.split(QUERIES)])
+    index = torch.cat([_nearest_index(part, bank, lengths) for part in _blocks(queries, QUERIES)])
     return torch.linalg.vector_norm(queries - bank[index], dim=1), index
 
 
@@ -214,7 +214,7 @@ def nearest_several(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, 
     """As `nearest`, for the `count` nearest rows, nearest first: both (Q, count), fewer where the bank holds fewer."""
     count, lengths = min(count, len(bank)), bank.square().sum(1)
     indices = []
-    for part in queries.split(min(QUERIES, max(1, QUERIES * ROWS * 4 // len(bank)))):
+    for part in _blocks(queries, min(QUERIES, max(1, QUERIES * ROWS * 4 // len(bank)))):
         scores = torch.addmm(lengths, part, bank.T, alpha=-2)
         indices.append(scores.topk(count, largest=False).indices)
     index = torch.cat(indices)
@@ -223,8 +223,13 @@ def nearest_several(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, 
     return distances, index.gather(1, order)
 
 
+def _blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Parts of at most `size` rows; all in one in a graph that is exported, whose number of rows is open."""
+    return (rows,) if torch.compiler.is_exporting() else rows.split(size)
+
+
 def _nearest_index(queries: Tensor, bank: Tensor, lengths: Tensor) -> Tensor:
-    smallest, index = queries.new_full((len(queries),), torch.inf), queries.new_zeros(len(queries), dtype=torch.long)
+    smallest, index = queries.new_full(queries.shape[:1], torch.inf), queries.new_zeros(queries.shape[:1], dtype=torch.long)
     for start in range(0, len(bank), ROWS):
         part = slice(start, start + ROWS)
         scores, found = torch.addmm(lengths[part], queries, bank[part].T, alpha=-2).min(1)
@@ -247,7 +252,7 @@ def nearest_near(features: Tensor, bank: Tensor, radius: int) -> tuple[Tensor, T
     """
     images, channels, height, width = features.shape
     side, kept = 2 * radius + 1, bank.shape[1]
-    block = max(1, QUERIES * ROWS // (images * side**2 * kept))
+    block = height * width if torch.compiler.is_exporting() else max(1, QUERIES * ROWS // (images * side**2 * kept))
     wide = F.pad(features.permute(0, 2, 3, 1), (0, 0, *(radius,) * 4))
     asked = wide.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 4, 5, 3).reshape(height * width, -1, channels)
     lowest, index = [], []

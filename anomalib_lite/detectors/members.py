@@ -68,11 +68,20 @@ class Members(nn.Module):
         for name, start in (("centre", 0.0), ("spread", 1.0), ("taken", 1.0)):
             self.register_buffer(name, torch.full((len(self.names),), start))
         self.register_buffer("how", torch.tensor(0))
+        self.settled: tuple[list[str], str] | None = None
 
     def equip(self, channels: Mapping[str, int], count: int) -> None:
         """Makes the networks. channels: by look."""
         if self.sources:
             self.networks = Networks({name: channels[self.evidence[name].of] for name in self.sources}, count)
+
+    def settle(self) -> None:
+        """Reads for good who takes part and how: a graph that is exported cannot ask its tensors."""
+        self.settled = self._chosen()
+
+    def _chosen(self) -> tuple[list[str], str]:
+        taken = [name for name, share in zip(self.names, self.taken.tolist(), strict=True) if share]
+        return taken, HOW[int(self.how)]
 
     def fit(self, shown: Shown, placed: bool, seed: int) -> dict[str, Maps]:
         """Fits all members, and returns their maps of images that they have not learned from."""
@@ -97,7 +106,7 @@ class Members(nn.Module):
 
     def forward(self, looks: Looks) -> Tensor:
         """Looks of B images -> one map (B, 1, h, w) in units of held-out OK maxima."""
-        return fuse(self.maps(looks), HOW[int(self.how)])
+        return fuse(self.maps(looks), (self.settled or self._chosen())[1])
 
     def shares(self, looks: Looks) -> dict[str, Tensor]:
         """Each member's share (B,) in the highest place of the map; they add up to 1."""
@@ -114,7 +123,7 @@ class Members(nn.Module):
     def maps(self, looks: Looks) -> dict[str, Tensor]:
         """Each member's map (B, 1, h, w) that takes part, in units of held-out OK maxima."""
         grid, deviations, maps = looks["fine"].shape[-2:], {}, {}
-        taken = [name for name, share in zip(self.names, self.taken.tolist(), strict=True) if share]
+        taken, _ = self.settled or self._chosen()
         for name, own in self.evidence.items():
             if isinstance(own, Gaussians) and LEARNED in taken:
                 deviations[name] = own.deviations(looks[own.of])

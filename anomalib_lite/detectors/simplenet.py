@@ -136,7 +136,7 @@ class SimpleNet(FeatureLearner):
     def _judged(self, network: Discriminator, features: Tensor) -> Tensor:
         """Features (B, C, h, w) -> (B, 1, h, w): what the network says, as a positive number that grows with doubt."""
         rows = network.adaptor(self._rows(features))
-        return F.softplus(-network.judge(rows.flatten(0, 1))).view(len(features), 1, *features.shape[2:])
+        return F.softplus(-network.judge(rows.flatten(0, 1))).view(features.shape[0], 1, *features.shape[2:])
 
     def _rows(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, positions, C)"""

@@ -60,7 +60,7 @@ class TemplateComparison(Method):
                 f"detector.reach has {len(self.reach)} values for the backbone's {len(self.backbone.channels)} layers: "
                 "give one each."
             )
-        self.alignment = alignment
+        self.alignment, self.laid_over = alignment, False
         self.tolerance, self.pixel_blur = tolerance, pixel_blur
         units = [FEATURE_UNIT] * len(self.reach) + [PIXEL_UNIT] * (tolerance is not None)
         self.weights = [1.0] * len(self.reach) + [pixel_weight] * (tolerance is not None)
@@ -91,7 +91,12 @@ class TemplateComparison(Method):
         return self.compare(image, aligned, seen, view)
 
     def align(self, image: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
-        """Templates (B, 3, H, W) brought over the images, and where they show anything: (B, 1, H, W) bool."""
+        """Templates (B, 3, H, W) brought over the images, and where they show anything: (B, 1, H, W) bool.
+
+        Where they lie over the images already, a fourth channel of theirs says where they show anything.
+        """
+        if self.laid_over:
+            return template[:, :3], template[:, 3:] > 0.5
         if self.alignment is None:
             return template, torch.ones_like(image[:, :1], dtype=torch.bool)
         pairs = zip(_pixels(image), _pixels(template), strict=True)

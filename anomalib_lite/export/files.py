@@ -1,0 +1,153 @@
+"""Graph -> file: ONNX, OpenVINO or torch, in single, half or 8-bit precision, with what it must say of itself inside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.export.graph import OUTPUTS, Deployed
+
+FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+PRECISIONS = ("fp32", "fp16", "int8")
+ABOUT = "anomalib_lite"  # the key of the metadata
+OPSET = 20
+SMALL = 4096  # numbers; smaller tensors stay in single precision, and so do means, which are subtracted
+NETWORKS = ("backbone", "teacher", "student")  # whose convolutions are computed in 8 bits
+Inputs = Mapping[str, np.ndarray]
+
+
+def write_graph(
+    graph: Deployed,
+    file: Path,
+    precision: str,
+    about: Mapping[str, Any],
+    batch: int | None = None,
+    calibration: Iterable[Inputs] = (),
+) -> None:
+    """Writes the file, and OpenVINO's weights beside it.
+
+    Args:
+        graph: What is exported; on the CPU.
+        file: One of FORMATS by its ending.
+        precision: One of PRECISIONS; torch knows fp32 alone.
+        about: JSON-ready; becomes the file's metadata.
+        batch: Images that are judged at once; None: any number.
+        calibration: Inputs by which int8 finds its ranges, of OK images.
+
+    Errors: UserError for what a format cannot hold.
+    """
+    text = json.dumps(about)
+    if file.suffix == ".pt2":
+        if precision != "fp32":
+            raise UserError("format=torch keeps the numbers as they are: take precision=fp32, or format=onnx.")
+        torch.export.save(_program(graph, batch), file, extra_files={ABOUT: text})
+        return
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        source = Path(folder) / "model.onnx"
+        _write_onnx(graph, source, batch, text)
+        if precision == "int8":
+            _quantise(source, calibration)
+        if file.suffix == ".xml":
+            _write_openvino(source, file, text, half=precision == "fp16")
+        else:
+            if precision == "fp16":
+                _halve(source)
+            source.replace(file)
+
+
+def _program(graph: Deployed, batch: int | None) -> torch.export.ExportedProgram:
+    open_, example = torch.export.Dim.DYNAMIC, graph.example(batch)
+    first = {} if batch else {0: open_}
+    shapes = {name: first | ({1: open_, 2: open_} if name == "pixels" else {}) for name in example}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(graph.eval(), (), example, dynamic_shapes=shapes, strict=False)
+
+
+def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str) -> None:
+    import onnx  # half a second, and torch's exporter seconds
+
+    program = _program(graph, batch)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(
+            program, dynamo=True, verbose=False, opset_version=OPSET, output_names=list(OUTPUTS), external_data=False
+        )
+    if made is None:
+        raise RuntimeError("torch.onnx.export made nothing")
+    try:
+        model = made.model_proto
+        onnx.helper.set_model_props(model, {ABOUT: about})
+        onnx.save(model, file)
+    except ValueError as error:  # protobuf's limit
+        raise UserError(f"The graph is larger than the 2 GB of an ONNX file ({error}): take format=torch.") from error
+
+
+def _halve(file: Path) -> None:
+    """Large weights in half precision; whoever runs the file casts them back once, when it is loaded."""
+    import onnx
+
+    model = onnx.load(file)
+    casts = []
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < SMALL or weight.name.endswith("mean"):
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = weight.name
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, file)
+
+
+def _quantise(file: Path, calibration: Iterable[Inputs]) -> None:
+    """The networks' convolutions in 8 bits; statistics, which tell small deviations apart, stay as they are."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rest = iter(calibration)
+
+        def get_next(self) -> Any:
+            return next(self.rest, None)
+
+    model = onnx.load(file)
+    chosen = [node.name for node in model.graph.node if node.op_type == "Conv" and _of_network(node)]
+    if not chosen:
+        raise UserError("precision=int8 computes convolutions in 8 bits, and this backbone has none: take fp16.")
+    about = list(model.metadata_props)
+    quantize_static(
+        file, file, Reader(), QuantFormat.QDQ, per_channel=True, nodes_to_quantize=chosen, op_types_to_quantize=["Conv"]
+    )
+    model = onnx.load(file)
+    if not model.metadata_props:
+        model.metadata_props.extend(about)
+        onnx.save(model, file)
+
+
+def _of_network(node: Any) -> bool:
+    scope = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+    return any(f".{name}." in scope for name in NETWORKS)
+
+
+def _write_openvino(source: Path, file: Path, about: str, half: bool) -> None:
+    import openvino as ov
+
+    model = ov.convert_model(source)
+    model.set_rt_info(about, ABOUT)
+    ov.save_model(model, file, compress_to_fp16=half)
