@@ -19,6 +19,7 @@ VERBS = {
     "predict": "anomaly scores, maps and overlays for any images, by a trained run",
     "compare": "hold finished runs against each other: means, effects, and whether so few seeds can tell",
     "weights": "fetch a backbone's pretrained weights ahead of time, or list them",
+    "export": "write a trained run as one ONNX, OpenVINO or torch file, and hold that against the run",
     "submit": "files for the evaluation server of MVTec AD 2",
 }
 

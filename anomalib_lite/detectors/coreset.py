@@ -229,7 +229,10 @@ def _blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
 
 
 def _nearest_index(queries: Tensor, bank: Tensor, lengths: Tensor) -> Tensor:
-    smallest, index = queries.new_full(queries.shape[:1], torch.inf), queries.new_zeros(queries.shape[:1], dtype=torch.long)
+    smallest, index = (
+        queries.new_full(queries.shape[:1], torch.inf),
+        queries.new_zeros(queries.shape[:1], dtype=torch.long),
+    )
     for start in range(0, len(bank), ROWS):
         part = slice(start, start + ROWS)
         scores, found = torch.addmm(lengths[part], queries, bank[part].T, alpha=-2).min(1)

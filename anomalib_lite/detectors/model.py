@@ -210,6 +210,10 @@ class Model(LightningModule):
         if check := getattr(self.blur, "check", None):
             check(size if self.tiling is None else self.tiling.size)
 
+    @property
+    def needs_template(self) -> bool:
+        return self.method.needs_template
+
     def seen(self, images: ImageSet) -> ImageSet:
         """What the method learns from: the images, or their tiles."""
         return images if self.tiling is None else TileSet(images, self.tiling)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.augment.tta import TestTimeAugmentation
@@ -25,6 +26,7 @@ from anomalib_lite.engine.review import Reviewer
 from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
 from anomalib_lite.engine.trainer import Devices, MakeTrainer, devices_of
 from anomalib_lite.errors import UserError
+from anomalib_lite.export.session import Exported
 from anomalib_lite.runs.tracking import Tracking
 from anomalib_lite.scoring import GaussianBlur, MaxScore
 
@@ -144,6 +146,19 @@ def build_judge(settings: Mapping[str, Any]) -> Judge:
         mode=Mode(**settings["mode"]),
         trainer=instantiate(cfg.trainer, _convert_="all"),
         aupro_limit=settings["scoring"]["aupro_limit"],
+        **{key: settings[key] for key in SHARED},
+    )
+
+
+def judge_of(exported: Exported) -> Judge:
+    """Of an exported file, which is used as a model is."""
+    settings = exported.about["settings"]
+    return Judge(
+        model=cast(Model, exported),
+        size=exported.size,
+        mode=Mode(**settings["mode"]),
+        trainer=Trainer,
+        aupro_limit=settings["aupro_limit"],
         **{key: settings[key] for key in SHARED},
     )
 

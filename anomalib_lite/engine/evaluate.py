@@ -269,7 +269,7 @@ def _explained(model: Model, images: ImageSet, outcome: Outcome) -> Outcome:
     """With the evidence that made the score, where a page may show the image."""
     if outcome.image is None:
         return outcome
-    template = images.template_of(outcome.sample) if model.method.needs_template else None
+    template = images.template_of(outcome.sample) if model.needs_template else None
     return replace(outcome, evidence=model.explain(to_float(outcome.image[None]), template)[0])
 
 

@@ -18,7 +18,7 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.fingerprint import check_same_data
 from anomalib_lite.data.images import ImageSet, to_pixels
 from anomalib_lite.data.sample import Sample, Splits
-from anomalib_lite.engine.build import build_data
+from anomalib_lite.engine.build import SHARED, build_data
 from anomalib_lite.engine.evaluate import INSPECTOR
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).resolve().parents[1] / "export" / "examples"
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 1.0}  # of the largest relative difference
 CALIBRATION = 64  # OK training images that int8 finds its ranges by
-KEPT = ("image_size", "mode", "batch_size", "ram_limit_mb", "seed", "threads")  # of the configuration, to judge by
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,13 @@ class Difference:
 
 
 def export_run(
-    trained: TrainedRun, folder: Path, format: str, precision: str, batch: int | None, limit: int, tolerance: float | None
+    trained: TrainedRun,
+    folder: Path,
+    format: str,
+    precision: str,
+    batch: int | None = None,
+    limit: int = 200,
+    tolerance: float | None = None,
 ) -> tuple[Path, Difference]:
     """Writes the file and examples of its use, and holds it against the run.
 
@@ -84,6 +89,12 @@ def export_run(
     Errors: UserError where the difference is larger, or a verdict changes away from the threshold in fp32; nothing
     stays then.
     """
+    if isinstance(trained.model, Exported):
+        raise UserError(f"{trained.model.file} is exported already: name the run that it was made from.")
+    if trained.judge.resize == "letterbox":
+        raise UserError(
+            "A run of resize=letterbox cannot be exported yet: the graph stretches pictures. Train with resize=stretch."
+        )
     splits = build_data(trained.run.config["data"])
     check_same_data(splits, trained.known, own=True)
     splits = trained.shown(splits)
@@ -95,10 +106,11 @@ def export_run(
     try:
         write_graph(graph, file, precision, about, batch, _calibration(trained, graph, splits))
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
-        found = compare(trained, Exported(file, trained.judge.threads), _evenly([*splits.val, *splits.test], limit), allowed)
+        samples = _evenly([*splits.val, *splits.test], limit)
+        found = compare(trained, Exported(file, trained.judge.threads), samples, allowed)
         if not found.largest <= allowed or (precision == "fp32" and found.verdicts > found.on_limit):
             raise UserError(
-                f"The exported file does not give the run's numbers within {allowed:g}, and was removed. {found.in_words()}."
+                f"The file does not give the run's numbers within {allowed:g}, and was removed. {found.in_words()}."
             )
     except BaseException:
         clear(folder)
@@ -138,13 +150,13 @@ def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, 
         "promise": threshold.in_words(),
         "threshold": threshold.to_dict(),
         "data": {"fingerprint": trained.known["fingerprint"], "bits": trained.known.get("bits"), "learned": {}},
-        "settings": {key: settings[key] for key in KEPT} | {"aupro_limit": trained.judge.aupro_limit},
+        "settings": {key: settings[key] for key in ("mode", *SHARED)} | {"aupro_limit": trained.judge.aupro_limit},
     }
 
 
 def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample], tolerance: float) -> Difference:
     """The file judges what is decoded from disk, at its own size; the run judges as always."""
-    images = ImageSet(samples, trained.judge.size, ram_limit_mb=0)
+    images = ImageSet(samples, trained.judge.size, ram_limit_mb=0, resize=trained.judge.resize)
     limit, of_map, of_score, changed, close, took = trained.threshold.image, 0.0, 0.0, 0, 0, []
     for k, sample in enumerate(tqdm(samples, "compare", delay=2, leave=False)):
         batch, pixels = images[[k]], read_image(sample.image, sample.bits)[None]
@@ -168,7 +180,7 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample], 
 def _calibration(trained: TrainedRun, graph: Deployed, splits: Splits) -> Iterator[Inputs]:
     """OK images that were learned from, one at a time."""
     samples = _evenly([s for s in splits.train if s.origin == "real"], CALIBRATION)
-    images = ImageSet(samples, trained.judge.size, ram_limit_mb=0)
+    images = ImageSet(samples, trained.judge.size, ram_limit_mb=0, resize=trained.judge.resize)
     for k in range(len(samples)):
         batch = images[[k]]
         template = lay_over(graph.alignment, batch.image, batch.template) if graph.compares else None

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.fingerprint import known_data
 from anomalib_lite.data.images import ImageSet, content
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects.drawing import draw_defects
@@ -55,7 +54,7 @@ class Judging:
     def __init__(self, trained: TrainedRun, template: Path | None = None) -> None:
         self.trained = trained
         judge = trained.judge
-        self.golden, self.bits = template or trained.golden, known_data(trained.path).get("bits")
+        self.golden, self.bits = template or trained.golden, trained.known.get("bits")
         self.at_once = trained.model.at_once(judge.batch_size)
         collector = open_collector(trained.path, trained.threshold)
         self.inspector = collector.inspector if collector else None

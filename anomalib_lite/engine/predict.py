@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -16,12 +16,14 @@ from anomalib_lite.data.images import ImageSet, inspected
 from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.engine.build import Judge, build_judge
+from anomalib_lite.data.fingerprint import known_data
+from anomalib_lite.engine.build import Judge, build_judge, judge_of
 from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_collector
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.trainer import devices_of
 from anomalib_lite.engine.trust import check_targets
 from anomalib_lite.errors import UserError
+from anomalib_lite.export.session import Exported, exported_file
 from anomalib_lite.runs.folder import MODEL, TEMPLATE, RunFolder, open_finished
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
@@ -41,6 +43,11 @@ class TrainedRun:
     @property
     def path(self) -> Path:
         return self.run.path
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the training kept of its data, see `known_data`."""
+        return self.model.about["data"] if isinstance(self.model, Exported) else known_data(self.run.path)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -75,12 +82,16 @@ class TrainedRun:
 
 
 def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
-    """A finished run with its model on its device. The backbone's weights come from the run.
+    """A finished run with its model on its device, or what `export` wrote. The backbone's weights come from the run.
 
     trusted: packages whose code the run's configuration may name, beside this one.
     Errors: UserError where there is no finished training, where one of its files is torn or of an older version, or
     where its configuration names code that is not trusted.
     """
+    if file := exported_file(path):
+        exported = Exported(file)
+        limits = Threshold.from_dict(exported.about["threshold"])
+        return TrainedRun(RunFolder(file.parent), judge_of(exported), cast(Model, exported), limits)
     run = open_finished(path)
     check_targets(run.config, trusted)
     try:

@@ -1,4 +1,4 @@
-"""Graph -> file: ONNX, OpenVINO or torch, in single, half or 8-bit precision, with what it must say of itself inside."""
+"""Graph -> file: ONNX, OpenVINO or torch, in 32, 16 or 8 bits, and what it says of itself inside it."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ UNIT = 2048  # OpenCV counts bilinear weights in parts of so many
 class Resize(nn.Module):
     """uint8 (N, H, W, 3) -> float32 (N, height, width, 3) of whole numbers from 0 to 255.
 
-    What OpenCV gives: areas where both sides shrink (INTER_AREA), else bilinear (INTER_LINEAR), with its own fixed-point
-    rounding. About one value in 100,000 differs by 1: OpenCV adds up areas in another order. Each output reads only the
+    What OpenCV gives: areas where both sides shrink (INTER_AREA), else bilinear (INTER_LINEAR), in its own fixed-point
+    numbers. About one value in 100,000 differs by 1: OpenCV adds up areas in another order. Each output reads only the
     few rows and columns that it needs, found from the input's shape by whole numbers, so that the graph takes any size.
     """
 

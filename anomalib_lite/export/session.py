@@ -40,7 +40,7 @@ class Exported:
     """
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
-        self.file = file
+        self.file, self.tiling = file, None  # whatever tiles there are lie inside
         try:
             self.graph, text = {".onnx": _onnx, ".xml": _openvino, ".pt2": _torch}[file.suffix](file, threads or 0)
             self.about: dict[str, Any] = json.loads(text)
@@ -51,7 +51,7 @@ class Exported:
             raise UserError(
                 f"{file} cannot be read ({reason}), or `anomalib-lite export` did not write it: export the run again."
             ) from error
-        self.size: tuple[int, int] = tuple(self.about["size"])  # type: ignore[assignment]
+        self.size: tuple[int, int] = tuple(self.about["size"])
         self.needs_template: bool = self.about["template"]["compares"]
         how = self.about["template"]["alignment"]
         self.alignment = None if how is None else Alignment(**how)
@@ -76,6 +76,10 @@ class Exported:
         """As a model's."""
         map, score, _ = self.run(to_pixels(batch.image), self.laid_over(batch.image, batch.template))
         return Prediction(torch.from_numpy(map)[:, None], torch.from_numpy(score))
+
+    def at_once(self, batch_size: int) -> int:
+        """As a model's."""
+        return self.about["batch"] or batch_size
 
     def explain(self, image: Tensor, template: Tensor | None = None) -> list[dict[str, float]]:
         """As a model's; a graph does not say which evidence made its score."""

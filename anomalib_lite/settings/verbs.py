@@ -132,7 +132,7 @@ class Evaluate(Verb):
 
 @dataclass
 class Predict(Verb):
-    run: str = setting(MISSING, "folder of a finished training")
+    run: str = setting(MISSING, "folder of a finished training, or what `export` wrote")
     images: Any = setting(MISSING, "a file, a folder or a glob pattern, or a list of them")
     output: str = setting("predictions", "folder to write to")
     template: str | None = setting(
@@ -152,6 +152,24 @@ class Predict(Verb):
     json: bool = setting(False, "true, or --json: a line of JSON an image on stdout, and nothing else there")
     watch: bool = setting(False, "true: images are folders, and what comes into them is judged until Ctrl-C or SIGTERM")
     settle: float = setting(2.0, "s that a file of a watched folder must stay unchanged before it is read", least=0)
+
+
+@dataclass
+class Export(Verb):
+    run: str = setting(MISSING, "folder of a finished training")
+    format: str = setting("onnx", "of the file", choices=("onnx", "openvino", "torch"))
+    precision: str = setting(
+        "fp32",
+        "fp16: weights of half the size; int8: convolutions in 8 bits, their ranges found on OK training images",
+        choices=("fp32", "fp16", "int8"),
+    )
+    batch: int | None = setting(None, "images that are judged at once; null: any number", least=1)
+    output: str | None = setting(None, "folder to write to; null: <run>/export-<format>-<precision>")
+    limit: int = setting(200, "held-out OK and test images that the file is held against, at most", least=1)
+    tolerance: float | None = setting(
+        None, "largest relative difference from the run; null: 1e-4 for fp32, 0.05 for fp16, 1 for int8", above=0
+    )
+    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
 
 
 @dataclass
@@ -258,5 +276,5 @@ class Compare(Verb):
 VERBS = {
     "train": Train, "review": Review, "generate": Generate, "evaluate": Evaluate, "predict": Predict,
     "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "weights": Weights,
-    "compare": Compare, "submit": Submit,
+    "compare": Compare, "export": Export, "submit": Submit,
 }  # fmt: skip

@@ -1,0 +1,37 @@
+"""Judges images by an exported file: python predict.py model.onnx IMAGE... Wants numpy, OpenCV and ONNX Runtime.
+
+For model.xml OpenVINO takes ONNX Runtime's place. The graph takes RGB pixels of any size and holds all the rest.
+"""
+
+import json
+import sys
+
+import cv2
+
+
+def load(file):
+    """A function from pixels (N, H, W, 3) to map (N, h, w), score (N,), nok (N,); and what the file says of itself."""
+    if file.endswith(".onnx"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map["anomalib_lite"]
+        return lambda pixels: session.run(None, {"pixels": pixels}), json.loads(about)
+    import openvino
+
+    model = openvino.Core().read_model(file)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    about = json.loads(model.get_rt_info("anomalib_lite").astype(str))
+    return lambda pixels: list(compiled({"pixels": pixels}).values()), about
+
+
+if __name__ == "__main__":
+    judge, about = load(sys.argv[1])
+    if about["template"]["compares"]:
+        sys.exit("This file compares with a template, which has to be laid over: use anomalib-lite predict.")
+    print(about["promise"], file=sys.stderr)
+    for name in sys.argv[2:]:
+        pixels = cv2.cvtColor(cv2.imread(name), cv2.COLOR_BGR2RGB)
+        found, score, nok = judge(pixels[None])
+        share = (found[0] > about["threshold"]["pixel"]).mean()
+        print(f"{name}\t{float(score[0])!r}\t{'NOK' if nok[0] else 'OK'}\t{share:.2%} above the pixel threshold")

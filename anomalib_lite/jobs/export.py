@@ -1,0 +1,41 @@
+"""The verb export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from anomalib_lite.errors import UserError
+from anomalib_lite.jobs.app import app, say, texts
+
+HELP = """Writes a trained run as one file: from pixels of any size to anomaly map, score and verdict.
+
+Resizing, normalisation, views, smoothing and threshold lie inside; so does what the file says of itself. Examples of
+its use come beside it: predict.py wants numpy, OpenCV and ONNX Runtime (or OpenVINO) alone, predict.cpp OpenVINO. The
+file is held against the run on held-out OK and test images; where it differs by more than the tolerance, it is removed.
+
+  anomalib-lite export run=runs/default/...
+  anomalib-lite export run=runs/default/... format=openvino precision=int8
+  anomalib-lite predict run=runs/default/.../export-onnx-fp32/model.onnx images=photos/"""
+
+
+@app("export", HELP)
+def main(cfg: DictConfig) -> None:
+    try:
+        from anomalib_lite.engine.export import export_run  # torch takes seconds
+        from anomalib_lite.engine.predict import open_run
+
+        trained = open_run(str(cfg.run), texts(cfg.trust))
+        name = f"export-{cfg.format}-{cfg.precision}"
+        folder = Path(str(cfg.output)).expanduser() if cfg.output else trained.path / name
+        file, found = export_run(trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance)
+    except ModuleNotFoundError as error:
+        raise UserError(f"export wants {error.name}: pip install 'anomalib-lite[export]'.") from error
+    size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")) if part.is_file())
+    say(found.in_words())
+    say(f"{file} ({size / 2**20:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()
