@@ -29,7 +29,8 @@ from anomalib_lite.runs.folder import TEMPLATE
 
 log = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).resolve().parents[1] / "export" / "examples"
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 1.0}  # of the largest relative difference
+ROUNDING = 1e-4  # relative difference from the threshold within which rounding decides
+TOLERANCE = {"fp32": ROUNDING, "fp16": 0.05, "int8": 1.0}  # of the largest relative difference
 CALIBRATION = 64  # OK training images that int8 finds its ranges by
 
 
@@ -42,7 +43,7 @@ class Difference:
         map: The largest difference of a map, relative to that map's largest value.
         score: The largest relative difference of a score.
         verdicts: Images whose verdict changed.
-        on_limit: Those of them whose score lies within the tolerance of the threshold, where rounding decides.
+        on_limit: Those of them whose score lies on the threshold but for rounding.
         milliseconds: An image, of the run and of the file, the median, batches of one, decoding left out.
     """
 
@@ -107,7 +108,7 @@ def export_run(
         write_graph(graph, file, precision, about, batch, _calibration(trained, graph, splits))
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
         samples = _evenly([*splits.val, *splits.test], limit)
-        found = compare(trained, Exported(file, trained.judge.threads), samples, allowed)
+        found = compare(trained, Exported(file, trained.judge.threads), samples)
         if not found.largest <= allowed or (precision == "fp32" and found.verdicts > found.on_limit):
             raise UserError(
                 f"The file does not give the run's numbers within {allowed:g}, and was removed. {found.in_words()}."
@@ -154,7 +155,7 @@ def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, 
     }
 
 
-def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample], tolerance: float) -> Difference:
+def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) -> Difference:
     """The file judges what is decoded from disk, at its own size; the run judges as always."""
     images = ImageSet(samples, trained.judge.size, ram_limit_mb=0, resize=trained.judge.resize)
     limit, of_map, of_score, changed, close, took = trained.threshold.image, 0.0, 0.0, 0, 0, []
@@ -172,7 +173,7 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample], 
         of_score = max(of_score, abs(own - known) / max(abs(known), 1e-12))
         if bool(nok[0]) != trained.threshold.nok(known):
             changed += 1
-            close += abs(known - limit) <= tolerance * abs(limit)
+            close += abs(known - limit) <= ROUNDING * abs(limit)
     eager, file = (1000 * float(np.median(column)) for column in zip(*took, strict=True))
     return Difference(len(samples), of_map, of_score, changed, close, (eager, file))
 

@@ -6,7 +6,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def _program(graph: Deployed, batch: int | None) -> torch.export.ExportedProgram
     open_, example = torch.export.Dim.DYNAMIC, graph.example(batch)
     first = {} if batch else {0: open_}
     shapes = {name: first | ({1: open_, 2: open_} if name == "pixels" else {}) for name in example}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), _quiet():
         return torch.export.export(graph.eval(), (), example, dynamic_shapes=shapes, strict=False)
 
 
@@ -77,9 +77,7 @@ def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str) -> N
     import onnx  # half a second, and torch's exporter seconds
 
     program = _program(graph, batch)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         made = torch.onnx.export(
             program, dynamo=True, verbose=False, opset_version=OPSET, output_names=list(OUTPUTS), external_data=False
         )
@@ -91,6 +89,19 @@ def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str) -> N
         onnx.save(model, file)
     except ValueError as error:  # protobuf's limit
         raise UserError(f"The graph is larger than the 2 GB of an ONNX file ({error}): take format=torch.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters tell of each step and of the next version's names."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _halve(file: Path) -> None:
@@ -131,9 +142,8 @@ def _quantise(file: Path, calibration: Iterable[Inputs]) -> None:
     if not chosen:
         raise UserError("precision=int8 computes convolutions in 8 bits, and this backbone has none: take fp16.")
     about = list(model.metadata_props)
-    quantize_static(
-        file, file, Reader(), QuantFormat.QDQ, per_channel=True, nodes_to_quantize=chosen, op_types_to_quantize=["Conv"]
-    )
+    with _quiet():
+        quantize_static(file, file, Reader(), QuantFormat.QDQ, ["Conv"], per_channel=True, nodes_to_quantize=chosen)
     model = onnx.load(file)
     if not model.metadata_props:
         model.metadata_props.extend(about)

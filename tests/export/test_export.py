@@ -1,0 +1,136 @@
+"""Exported files: the run's own numbers from pixels of any size, in every format, and what a file says of itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from anomalib_lite.data.decode import resize_image
+from anomalib_lite.engine.export import export_run
+from anomalib_lite.engine.predict import open_run
+from anomalib_lite.errors import UserError
+from anomalib_lite.export.resize import Resize
+from anomalib_lite.export.session import Exported
+from tests.commands import in_process
+
+NET = ["backbone=timm", "backbone.name=test_efficientnet", "backbone.weights=none", "backbone.layers=[1,2,3]"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seconds, with two views."""
+    home = tmp_path_factory.mktemp("exported")
+    asked = [a for a in tiny if "gaussian" not in a]
+    asked += [*NET, "tta=flips", f"paths.runs={home}/runs", f"paths.artifacts={home}/artifacts"]
+    done = in_process("train", *asked, "detector=padim")
+    assert done.status == 0, done.err
+    return next((home / "runs/default").iterdir())
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    done = in_process("export", f"run={run}")
+    assert done.status == 0, done.err
+    assert "0 verdicts changed" in done.out
+    return run / "export-onnx-fp32/model.onnx"
+
+
+def scores(path: Path) -> dict[str, tuple[float, str]]:
+    """Score and verdict by the image's folder and name."""
+    with path.open(newline="") as stream:
+        return {"/".join(Path(r["image"]).parts[-2:]): (float(r["score"]), r["nok"]) for r in csv.DictReader(stream)}
+
+
+def alike(found: dict[str, tuple[float, str]], known: dict[str, tuple[float, str]]) -> None:
+    assert found.keys() == known.keys()
+    for name, (score, nok) in found.items():
+        assert score == pytest.approx(known[name][0], rel=1e-4) and nok == known[name][1], name
+
+
+def test_a_graph_resizes_as_opencv_does():
+    """Both sides smaller, twice as large, of the model's size, larger, and one of each."""
+    free = torch.export.Dim.DYNAMIC
+    shapes = ({0: free, 1: free, 2: free},)
+    picture = torch.zeros(2, 90, 100, 3, dtype=torch.uint8)
+    graph = torch.export.export(Resize(40, 56), (picture,), dynamic_shapes=shapes, strict=False).module()
+    rng, wrong, total = np.random.default_rng(0), 0, 0
+    sizes = [(40, 56), (80, 112), (120, 168), (80, 56), (41, 57), (97, 211), (300, 400), (333, 59)]
+    for height, width in [*sizes, (39, 55), (20, 28), (13, 200), (200, 30), (5, 5), (39, 300)]:
+        pixels = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+        expected = np.stack([resize_image(one, 40, 56) for one in pixels]).astype(int)
+        off = np.abs(graph(torch.from_numpy(pixels)).numpy() - expected)
+        assert off.max() <= 1, (height, width)
+        wrong, total = wrong + np.count_nonzero(off), total + off.size
+    assert wrong <= 1e-4 * total
+
+
+def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: Path, exported: Path, tmp_path: Path):
+    """And the example beside the file, which decodes and resizes by itself."""
+    known = scores(run / "predictions.csv")
+    images = [row["image"] for row in csv.DictReader((run / "predictions.csv").open(newline=""))]
+    listed = f"images=[{','.join(images)}]"
+    for name, source in (("run", run), ("file", exported), ("folder", exported.parent)):
+        done = in_process("predict", f"run={source}", listed, f"output={tmp_path}/{name}", "overlays=false")
+        assert done.status == 0, done.err
+        alike(scores(tmp_path / name / "predictions.csv"), known)
+    done = in_process("evaluate", f"run={run}", f"output={tmp_path}/evaluated", "tracking.kind=none")
+    assert done.status == 0, done.err
+    alike(scores(tmp_path / "evaluated/predictions.csv"), known)
+    command = [sys.executable, exported.parent / "predict.py", exported, *images]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    said = [line.split("\t") for line in lines]
+    found = {"/".join(Path(name).parts[-2:]): (float(score), str(int(v == "NOK"))) for name, score, v, _ in said}
+    alike(found, known)
+
+
+def test_a_file_says_what_it_is(run: Path, exported: Path):
+    about = Exported(exported).about
+    threshold = json.loads((run / "threshold.json").read_text())
+    assert about["threshold"] == threshold and "probability of at most" in about["promise"]
+    assert about["data"]["fingerprint"] == json.loads((run / "data.json").read_text())["fingerprint"]
+    assert (about["detector"], about["size"], about["precision"]) == ("PaDiM", [48, 48], "fp32")
+    assert about["version"] and "MIT" in about["licence"]
+    assert str(run.parent) not in json.dumps(about), "no paths of this machine"
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "batch"), [("openvino", "fp16", None), ("onnx", "int8", 2), ("torch", "fp32", None)]
+)
+def test_other_formats_and_precisions(
+    run: Path, exported: Path, tmp_path: Path, format: str, precision: str, batch: int | None
+):
+    """They stay near the run; a file of a fixed batch judges any number; half precision halves the file."""
+    file, found = export_run(open_run(run), tmp_path, format, precision, batch, tolerance=10)
+    assert found.largest <= {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]  # of a network of random weights
+    map, score, nok = Exported(file).run(np.zeros((3, 64, 64, 3), np.uint8))
+    assert map.shape == (3, 48, 48) and score.shape == nok.shape == (3,)
+    if precision == "fp16":
+        assert file.with_suffix(".bin").stat().st_size < 0.6 * exported.stat().st_size
+    if precision == "int8":
+        assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(file).graph.node}
+
+
+def test_a_file_that_differs_does_not_stay(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Resize, "_area", lambda self, pixels: self._linear(pixels))  # what a peer's export got wrong
+    with pytest.raises(UserError, match="does not give the run's numbers within"):
+        export_run(open_run(run), tmp_path, "torch", "fp32")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_is_refused(run: Path, exported: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="precision=fp32"):
+        export_run(open_run(run), tmp_path, "torch", "int8")
+    with pytest.raises(UserError, match="exported already"):
+        export_run(open_run(exported), tmp_path, "onnx", "fp32")
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(exported.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        open_run(torn)
