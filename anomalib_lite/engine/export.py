@@ -105,7 +105,7 @@ def export_run(
     file = folder / FORMATS[format]
     clear(folder)
     try:
-        write_graph(graph, file, precision, about, batch, _calibration(trained, graph, splits))
+        write_graph(graph, file, precision, about, batch, _calibration(trained, graph, splits, batch or 1))
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
         samples = _evenly([*splits.val, *splits.test], limit)
         found = compare(trained, Exported(file, trained.judge.threads), samples)
@@ -178,14 +178,16 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) 
     return Difference(len(samples), of_map, of_score, changed, close, (eager, file))
 
 
-def _calibration(trained: TrainedRun, graph: Deployed, splits: Splits) -> Iterator[Inputs]:
-    """OK images that were learned from, one at a time."""
+def _calibration(trained: TrainedRun, graph: Deployed, splits: Splits, count: int) -> Iterator[Inputs]:
+    """OK images that were learned from, one at a time, each `count` times."""
     samples = _evenly([s for s in splits.train if s.origin == "real"], CALIBRATION)
     images = ImageSet(samples, trained.judge.size, ram_limit_mb=0, resize=trained.judge.resize)
     for k in range(len(samples)):
         batch = images[[k]]
-        template = lay_over(graph.alignment, batch.image, batch.template) if graph.compares else None
-        yield {"pixels": to_pixels(batch.image)} | ({} if template is None else {"template": template})
+        inputs = {"pixels": to_pixels(batch.image)}
+        if graph.compares:
+            inputs["template"] = lay_over(graph.alignment, batch.image, batch.template)
+        yield {name: value.repeat(count, 0) for name, value in inputs.items()}
 
 
 def _evenly(samples: Sequence[Sample], limit: int) -> list[Sample]:

@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from anomalib_lite.data.fingerprint import known_data
 from anomalib_lite.data.images import ImageSet, inspected
 from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.data.fingerprint import known_data
 from anomalib_lite.engine.build import Judge, build_judge, judge_of
 from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_collector
 from anomalib_lite.engine.results import conclude

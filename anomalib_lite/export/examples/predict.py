@@ -5,11 +5,12 @@ For model.xml OpenVINO takes ONNX Runtime's place. The graph takes RGB pixels of
 
 import json
 import sys
+from typing import Any
 
 import cv2
 
 
-def load(file):
+def load(file: str) -> tuple[Any, dict[str, Any]]:
     """A function from pixels (N, H, W, 3) to map (N, h, w), score (N,), nok (N,); and what the file says of itself."""
     if file.endswith(".onnx"):
         import onnxruntime
@@ -31,7 +32,9 @@ if __name__ == "__main__":
         sys.exit("This file compares with a template, which has to be laid over: use anomalib-lite predict.")
     print(about["promise"], file=sys.stderr)
     for name in sys.argv[2:]:
-        pixels = cv2.cvtColor(cv2.imread(name), cv2.COLOR_BGR2RGB)
+        if (picture := cv2.imread(name)) is None:
+            sys.exit(f"{name} cannot be read")
+        pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         found, score, nok = judge(pixels[None])
         share = (found[0] > about["threshold"]["pixel"]).mean()
         print(f"{name}\t{float(score[0])!r}\t{'NOK' if nok[0] else 'OK'}\t{share:.2%} above the pixel threshold")
