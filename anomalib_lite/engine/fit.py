@@ -38,11 +38,12 @@ from anomalib_lite.engine.evaluate import (
 )
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.review import without_worst
-from anomalib_lite.engine.trainer import History, OnDevice, Progress, fit_model, make_trainer
-from anomalib_lite.errors import UserError
+from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
+from anomalib_lite.generators.base import Progress
 from anomalib_lite.report.generated import FOLDER as GENERATED
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.runs.checkpoints import resumable
 from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
@@ -196,7 +197,7 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
         default_root_dir=run.path,
         log_every_n_steps=1,
     )
-    last = _resumable(checkpoints)
+    last = resumable(checkpoints)
     fit_model(
         trainer,
         model,
@@ -211,27 +212,6 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
     save_file(_on_cpu(model.method.trained_state()), folder / WEIGHTS)
     shutil.copy(run.path / HISTORY, folder)
     write_json(folder / SECONDS, round(time.perf_counter() - begin, 3))
-
-
-def _resumable(checkpoints: Path) -> Path | None:
-    """The last epoch's checkpoint, where there is a whole one; torn ones are removed."""
-    last = checkpoints / "last.ckpt"
-    if not last.is_file():
-        return None
-    try:
-        for file in checkpoints.glob("*.ckpt"):
-            torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling makes of half a file
-        if "GLOBAL" in str(error):
-            raise UserError(
-                f"{file} holds code, which no checkpoint of ours does: it is not run. Delete {checkpoints}, and "
-                "find out who wrote there."
-            ) from error
-        log.warning("%s is torn (%s): the training starts anew", file, type(error).__name__)
-        shutil.rmtree(checkpoints)
-        return None
-    log.info("resuming the training from %s", last)
-    return last
 
 
 def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,8 +21,9 @@ from anomalib_lite.data.files import expand
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.engine.trainer import History, Progress
+from anomalib_lite.engine.trainer import History
 from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import Progress
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
 from anomalib_lite.runs.atomic import write_json
 

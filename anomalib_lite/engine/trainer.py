@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,7 +12,7 @@ import lightning
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
@@ -103,23 +101,6 @@ class OnDevice:
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch.to(self.device) for batch in self.batches)
-
-
-class Progress(TQDMProgressBar):
-    """Lightning's bar on stderr, where it does not mix with results."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=1)
-        if not sys.stderr.isatty():  # a file would get a line an epoch, with all that the bar was before
-            self.disable()
-
-    def init_train_tqdm(self) -> Any:
-        with contextlib.redirect_stdout(sys.stderr):
-            return super().init_train_tqdm()
-
-    def init_validation_tqdm(self) -> Any:
-        with contextlib.redirect_stdout(sys.stderr):
-            return super().init_validation_tqdm()
 
 
 def prepare_process(seed: int, threads: int | None = None) -> None:

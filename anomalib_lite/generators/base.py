@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -62,6 +64,23 @@ class Generator(ABC):
 
         ok: the images of `fit` in their order, wherever they lie by now.
         """
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar on stderr, where it does not mix with results."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1)
+        if not sys.stderr.isatty():  # a file would get a line an epoch, with all that the bar was before
+            self.disable()
+
+    def init_train_tqdm(self) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            return super().init_train_tqdm()
+
+    def init_validation_tqdm(self) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            return super().init_validation_tqdm()
 
 
 def one_device_trainer(

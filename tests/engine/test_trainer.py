@@ -17,8 +17,9 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor, nn
 
 from anomalib_lite.detectors.model import weighted_mean
-from anomalib_lite.engine.trainer import Progress, devices_of, fit_model, make_trainer
+from anomalib_lite.engine.trainer import devices_of, fit_model, make_trainer
 from anomalib_lite.errors import UserError
+from anomalib_lite.generators.base import Progress
 from tests.clusters import free_port
 from tests.commands import Command
 

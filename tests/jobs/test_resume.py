@@ -16,6 +16,7 @@ from lightning import Trainer
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine import fit as training
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.checkpoints import resumable
 from tests.commands import Command, one_thread
 
 # ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk
@@ -224,5 +225,5 @@ class Planted:
 def test_a_planted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     torch.save({"state_dict": Planted(tmp_path / "mark")}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match="holds code"):
-        training._resumable(tmp_path)
+        resumable(tmp_path)
     assert not (tmp_path / "mark").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -21,10 +20,11 @@ from tqdm import tqdm
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import one_device_trainer
+from anomalib_lite.generators.base import Progress, one_device_trainer
 from anomalib_lite.generators.histaugan.module import HistAuGANModule
 from anomalib_lite.generators.histaugan.networks import Architecture, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.runs.checkpoints import resumable
 
 JITTER = 0.2  # half-width of the factors of brightness, contrast and saturation
 
@@ -122,8 +122,6 @@ def training_batches(images: Images, length: int, batch: int, seed: int) -> Data
     return DataLoader(images, batch, sampler=Draws(images, length, batch, seed))
 
 
-log = logging.getLogger(__name__)
-
 DESCRIPTION, WEIGHTS, CHECKPOINTS = "histaugan.json", "histaugan.safetensors", "checkpoints"
 
 
@@ -139,21 +137,18 @@ def train(
 ) -> None:
     """Goes on from the last checkpoint in `folder`, if there is one. length: draws an epoch.
 
-    Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows.
+    Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows; UserError for a checkpoint that holds code.
     """
     schedule, last = module.schedule, folder / CHECKPOINTS / "last.ckpt"
     keep = ModelCheckpoint(
         last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
     )
-    callbacks = [*callbacks, keep, TQDMProgressBar(refresh_rate=1)]
+    callbacks = [*callbacks, keep, Progress()]
     trainer = one_device_trainer(
         accelerator, precision, folder, callbacks, schedule.epochs, logger, log_every_n_steps=1
     )
-    if last.is_file():
-        log.info("resuming HistAuGAN's training from %s", last)
     batches = training_batches(images, length, schedule.batch, module.seed)
-    resume = last if last.is_file() else None
-    trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+    trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
 
 
 def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,31 @@ def test_a_killed_training_ends_as_an_unbroken_one(
     theirs, ours = load_file(whole / WEIGHTS), load_file(tmp_path / WEIGHTS)
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+class Planted:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_planted_checkpoint_is_refused_and_a_torn_one_begins_anew(
+    build: Build, ok: list[Path], tmp_path: Path, one_domain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.parent.mkdir()
+    torch.save({"state_dict": Planted(tmp_path / "mark")}, last)
+    with pytest.raises(UserError, match="holds code"):
+        build().fit(ok, None, tmp_path, 3)
+    assert not (tmp_path / "mark").exists()
+    last.write_bytes(last.read_bytes()[:40])
+    build().fit(ok, None, tmp_path, 3)
+    assert filecmp.cmp(one_domain / WEIGHTS, tmp_path / WEIGHTS, shallow=False)
+    assert capsys.readouterr().out == "", "results alone go to stdout"
 
 
 @pytest.mark.parametrize("how", ["standard", "blockwise"])
