@@ -17,6 +17,7 @@ VERBS = {
     "sweep": "try many configurations by a sweep file: grid, random or bayes, with hyperband",
     "evaluate": "measure a trained run on the test images of a data set",
     "predict": "anomaly scores, maps and overlays for any images, by a trained run",
+    "serve": "answer images over HTTP with a trained run, and a page to try it on",
     "compare": "hold finished runs against each other: means, effects, and whether so few seeds can tell",
     "weights": "fetch a backbone's pretrained weights ahead of time, or list them",
     "export": "write a trained run as one ONNX, OpenVINO or torch file, and hold that against the run",

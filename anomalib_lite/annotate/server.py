@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import ipaddress
 import logging
 import os
 import secrets
@@ -12,7 +11,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -24,9 +23,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, Score, find_crops, read_scores
-from anomalib_lite.annotate.security import Guard, allowed_hosts
 from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, Store, browser_image
 from anomalib_lite.errors import UserError
+from anomalib_lite.web import Guard, allowed_hosts, bind, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def run_session(
 
 def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
     """A bound, listening socket; port 0 takes any free one. Raises UserError for a host others can reach."""
-    if not _is_loopback(host) and not allow_remote:
+    if not is_loopback(host) and not allow_remote:
         raise UserError(
             f"host={host} lets other machines read the crops and change the labels: use host=127.0.0.1, or say "
             "allow_remote=true where that is what you want."
@@ -97,22 +96,7 @@ def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
             "Name the address that the page is opened with, for example host=192.168.0.5; the server answers to no "
             "other name."
         )
-    with ExitStack() as undo:
-        try:
-            # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)[0]
-            listening = undo.enter_context(socket.socket(*found[:3]))
-            if os.name == "posix":  # elsewhere the option would let two servers share the port
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(found[4])
-            listening.listen()
-        except OSError as error:
-            raise UserError(
-                f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose another port, for "
-                "example port=8766, or port=0 for any free one."
-            ) from None
-        undo.pop_all()
-    return listening
+    return bind(host, port)
 
 
 def build_app(labelling: Labelling, token: str) -> FastAPI:
@@ -245,13 +229,6 @@ def _saving() -> Iterator[None]:
         raise HTTPException(507, f"not saved: {error}") from error
     except (ValueError, UserError) as error:
         raise HTTPException(422, f"not saved: {error}") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _has_screen() -> bool:

@@ -173,6 +173,24 @@ class Export(Verb):
 
 
 @dataclass
+class Serve(Verb):
+    run: str = setting(MISSING, "folder of a finished training")
+    host: str = setting("127.0.0.1", "address to listen at; with another than this machine's own a token is needed")
+    port: int = setting(8766, "0: any free one", least=0, most=65535)
+    queue: int = setting(64, "requests under way at once; one more is told to come again", least=1)
+    max_mb: float = setting(32, "MiB of an upload", above=0)
+    max_megapixels: float = setting(64, "million pixels of an image", above=0)
+    template: str | None = setting(
+        None, "image file of the golden product, for detectors that compare with it; null: the run's own"
+    )
+    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
+    false_alarm_rate: float | None = setting(
+        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
+    )
+    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
+
+
+@dataclass
 class Submit(Verb):
     runs: Any = setting(MISSING, "finished runs, one an object: folders, globs, or a folder of runs")
     root: str = setting(MISSING, "the folder of MVTec AD 2 that holds the objects")
@@ -276,5 +294,5 @@ class Compare(Verb):
 VERBS = {
     "train": Train, "review": Review, "generate": Generate, "evaluate": Evaluate, "predict": Predict,
     "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "weights": Weights,
-    "compare": Compare, "export": Export, "submit": Submit,
+    "compare": Compare, "export": Export, "submit": Submit, "serve": Serve,
 }  # fmt: skip

@@ -19,9 +19,9 @@ import pytest
 import uvicorn
 
 from anomalib_lite.annotate.crops import Crop, find_crops
-from anomalib_lite.annotate.security import Guard, allowed_hosts
 from anomalib_lite.annotate.server import Labelling, build_app, listen
 from anomalib_lite.annotate.store import Store
+from anomalib_lite.web import Guard, allowed_hosts
 
 from .browser import DEFECTS, SIZE, Desk
 

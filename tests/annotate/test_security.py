@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.annotate.security import allowed_hosts, refusal
 from anomalib_lite.annotate.server import Labelling
 from anomalib_lite.annotate.store import Store
+from anomalib_lite.web import allowed_hosts, refusal
 
 from .conftest import TOKEN, Client, drawn_mask
 

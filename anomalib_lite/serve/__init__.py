@@ -1,0 +1,1 @@
+"""Answers images over HTTP with a trained run."""
