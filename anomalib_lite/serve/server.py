@@ -42,6 +42,7 @@ KEPT = 64  # overlays that links lead to
 BODY_SECONDS = 20  # that an upload may take
 STOP_SECONDS = 30  # that accepted requests may take after SIGTERM
 CONNECTIONS = 512
+DROPPED = 2**29  # bytes that are read of an upload that is too long
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -192,17 +193,22 @@ async def _judged(judging: Judging, batches: Batches, request: Request, name: Pa
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """Errors: HTTPException 413 as soon as it is known; 422 where there is none."""
-    too_long = HTTPException(413, f"an image may have {most / 2**20:.4g} MiB", {"connection": "close"})
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise too_long
+    """Errors: HTTPException 413 for one that is too long, 422 where there is none.
+
+    What is too long is read to its end and dropped, up to a bound: a client that is still sending when the connection
+    closes never sees the answer.
+    """
     parts, total = [], 0
     async for part in request.stream():
         total += len(part)
-        if total > most:
-            raise too_long
-        parts.append(part)
+        if total <= most:
+            parts.append(part)
+        else:
+            parts.clear()
+            if total > most + DROPPED:
+                break
+    if total > most:
+        raise HTTPException(413, f"an image may have {most / 2**20:.4g} MiB", {"connection": "close"})
     if not total:
         raise HTTPException(422, "send the image's file as the request's body")
     return b"".join(parts)

@@ -99,15 +99,15 @@ function list(answer) {
 
 function fit() {
   const { width, height } = find("#frame").dataset;
-  const room = find("figure").getBoundingClientRect();
-  const scale = Math.min(room.width / width, room.height / height);
+  const { clientWidth, clientHeight } = find("#stage");
+  const scale = Math.min((clientWidth - 24) / width, (clientHeight - 24) / height); // 24: the stage's padding
   Object.assign(find("#frame").style, { width: `${width * scale}px`, height: `${height * scale}px` });
 }
 
 find("#files").addEventListener("change", (event) => queue([...event.target.files]));
 find("#show").addEventListener("change", (event) => (find("#overlay").hidden = !event.target.checked));
 find("#outline").addEventListener("change", (event) => find("#boxes").toggleAttribute("hidden", !event.target.checked));
-addEventListener("resize", () => find("figure").hidden || fit());
+new ResizeObserver(() => find("figure").hidden || fit()).observe(find("#stage"));
 addEventListener("dragover", (event) => (event.preventDefault(), find("#stage").classList.add("over")));
 addEventListener("dragleave", () => find("#stage").classList.remove("over"));
 addEventListener("drop", (event) => {
