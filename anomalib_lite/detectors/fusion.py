@@ -91,10 +91,11 @@ class Fusion(Method):
         return made
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        return F.softplus(self.members[view](self.looker(image, template)))
-
-    def shares(self, image: Tensor, template: Tensor | None = None) -> dict[str, Tensor]:
-        return self.members[0].shares(self.looker(image, template))
+        members, looks = self.members[view], self.looker(image, template)
+        maps = members.maps(looks)
+        if self.watched is not None and view == 0:
+            self.watched |= members.shares(maps)
+        return F.softplus(members.fused(maps))
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:

@@ -104,13 +104,13 @@ class Members(nn.Module):
             )
         return maps
 
-    def forward(self, looks: Looks) -> Tensor:
-        """Looks of B images -> one map (B, 1, h, w) in units of held-out OK maxima."""
-        return fuse(self.maps(looks), (self.settled or self._chosen())[1])
+    def fused(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """One map (B, 1, h, w) in units of held-out OK maxima."""
+        return fuse(maps, (self.settled or self._chosen())[1])
 
-    def shares(self, looks: Looks) -> dict[str, Tensor]:
+    def shares(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each member's share (B,) in the highest place of the map; they add up to 1."""
-        maps, how = self.maps(looks), HOW[int(self.how)]
+        how = HOW[int(self.how)]
         place = fuse(maps, how).flatten(1).argmax(1, keepdim=True)
         there = torch.cat([own.flatten(1).gather(1, place) for own in maps.values()], 1)
         if how in ("sum", "soft"):

@@ -59,10 +59,12 @@ class Method(Fitted):
     fitted: tuple[str, ...] | None = ()
     needs_template: bool = False
     notes: Mapping[str, Any]  # what was chosen on the way, for status.json
+    # where a method that fuses evidence puts the share (B,) of each in the highest place of its map, in the first view
+    watched: dict[str, Tensor] | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.notes = {}
+        self.notes, self.watched = {}, None
 
     @property
     def device(self) -> torch.device:
@@ -74,10 +76,6 @@ class Method(Fitted):
         view: number of the view that the images are seen in; what was learned for each position differs between views.
         """
         raise NotImplementedError(f"{type(self).__name__} must define anomaly_map")
-
-    def shares(self, image: Tensor, template: Tensor | None = None) -> dict[str, Tensor]:
-        """Of a method that fuses several kinds of evidence, the share (B,) of each in the highest place of the map."""
-        return {}
 
     def prepare(self, batches: Batches) -> None:
         """Before training: statistics of the OK images."""
@@ -128,6 +126,9 @@ class Model(LightningModule):
     """
 
     level: Tensor
+    evidence: list[
+        dict[str, float]
+    ]  # which made the score of each image that was judged last; empty where there is one
 
     def __init__(
         self,
@@ -227,19 +228,13 @@ class Model(LightningModule):
         self.eval()
         image = batch.image.to(self.device, memory_format=torch.channels_last)
         template, inside = (t if t is None else t.to(self.device) for t in (batch.template, batch.inside))
-        return self(image, template, inside)
-
-    @torch.inference_mode()
-    def explain(self, image: Tensor, template: Tensor | None = None) -> list[dict[str, float]]:
-        """For each image (B, 3, H, W), which evidence made its score, by name; empty where there is but one."""
-        self.eval()
-        if self.tiling is not None:
-            return [{} for _ in image]
-        view = self.views.views[0]
-        image = view.apply(image.to(self.device))
-        template = None if template is None else view.apply(template.to(self.device))
-        shares = {name: share.tolist() for name, share in self.method.shares(image, template).items()}
-        return [{name: round(share[k], 4) for name, share in shares.items()} for k in range(len(image))]
+        shares: dict[str, Tensor] = {}
+        self.method.watched = shares
+        prediction = self(image, template, inside)
+        self.method.watched = None
+        known = {} if self.tiling is not None else {name: share.tolist() for name, share in shares.items()}
+        self.evidence = [{name: round(share[k], 4) for name, share in known.items()} for k in range(len(image))]
+        return prediction
 
     def prepare(self, batches: Batches) -> None:
         self.method.prepare(batches)

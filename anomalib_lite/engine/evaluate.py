@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image, resize_mask
-from anomalib_lite.data.images import ImageSet, content, loader, to_float, to_pixels
+from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
@@ -134,13 +134,12 @@ def evaluate(
         by_image.update(prediction.score, [s.label for s in batch.samples], [s.defect for s in batch.samples])
         _count_pixels(by_pixel, batch, prediction.map, masks, model.region)
         by_category.update(batch, prediction, masks, model.region)
-        fresh = _outcomes(batch, prediction, threshold)
+        fresh = _outcomes(batch, prediction, threshold, model.evidence)
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
         if model.tiling is not None:
             fresh = [_for_page(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold.image)
-    outcomes = [_explained(model, images, outcome) for outcome in outcomes]
     metrics = _summary(by_image, by_pixel, outcomes, threshold) | by_category.compute(outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
@@ -215,7 +214,9 @@ def open_collector(run: Path, threshold: Threshold) -> DefectCollector | None:
         raise UserError(f"{run / INSPECTOR} is torn ({error}). Train the run again with force=true.") from error
 
 
-def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> list[Outcome]:
+def _outcomes(
+    batch: Batch, prediction: Prediction, threshold: Threshold, evidence: Sequence[dict[str, float]]
+) -> list[Outcome]:
     """One an image, with copies of its pixels: a view would keep the whole batch in memory."""
     pixels = to_pixels(batch.image)
     return [
@@ -226,6 +227,7 @@ def _outcomes(batch: Batch, prediction: Prediction, threshold: Threshold) -> lis
             image=pixels[k].copy(),
             map=prediction.map[k, 0].numpy().copy(),
             mask=batch.mask[k, 0].numpy().copy() if batch.has_mask[k] else None,
+            evidence=evidence[k],
         )
         for k, (sample, score) in enumerate(zip(batch.samples, prediction.score.tolist(), strict=True))
     ]
@@ -263,14 +265,6 @@ def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
     """Height and width with the same aspect, of at most so many px."""
     scale = min(1.0, longest / max(shape))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
-
-
-def _explained(model: Model, images: ImageSet, outcome: Outcome) -> Outcome:
-    """With the evidence that made the score, where a page may show the image."""
-    if outcome.image is None:
-        return outcome
-    template = images.template_of(outcome.sample) if model.needs_template else None
-    return replace(outcome, evidence=model.explain(to_float(outcome.image[None]), template)[0])
 
 
 def _summary(

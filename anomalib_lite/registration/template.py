@@ -174,9 +174,14 @@ def same_light(image: np.ndarray, template: np.ndarray, seen: np.ndarray) -> np.
     """The template with each colour's mean and standard deviation over `seen` as in the image."""
     if not seen.any():
         return template
-    a, b = image[seen], template[seen]
-    gain = a.std(0) / np.maximum(b.std(0), FAINT)
-    return ((template - b.mean(0)) * gain.clip(0.5, 2.0) + a.mean(0)).clip(0, 1).astype(np.float32)
+    counted = seen.astype(np.uint8)
+    mean, spread, own, own_spread = (
+        part.ravel().astype(np.float32)
+        for picture in (image, template)
+        for part in cv2.meanStdDev(picture, mask=counted)
+    )
+    gain = spread / np.maximum(own_spread, np.float32(FAINT))
+    return ((template - own) * gain.clip(0.5, 2.0) + mean).clip(0, 1).astype(np.float32)
 
 
 def _search(image: np.ndarray, template: np.ndarray, reach: int, window: int) -> np.ndarray:

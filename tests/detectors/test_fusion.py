@@ -86,7 +86,9 @@ def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(
     made = fusion("fine", "deep", how="lse")
     (only,) = small.fit(made, images).notes["choice"]["candidates"]
     assert only["name"] == "lse of fine, deep and learned"
-    (shares,) = small.model(made).explain(images[[0]].image)
+    model = small.model(made)
+    model.predict_batch(images[[0]])
+    (shares,) = model.evidence
     assert set(shares) == {"fine", "deep", "learned"} and sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 
