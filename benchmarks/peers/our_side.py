@@ -250,6 +250,44 @@ def evaluate() -> dict[str, Any]:
     return {"seconds": spent, "figures": {name: round(values[name], 6) for name in FIGURES}}
 
 
+def limits() -> dict[str, Any]:
+    """What the core can do, and how near the backbone's forward pass comes to it, layer by layer.
+
+    A layer takes at least its operations by the rate of a matrix product, or its bytes (input, weights and output once)
+    by the rate of a copy, whichever is longer.
+    """
+    a, b, block = torch.rand(1024, 1024), torch.rand(1024, 1024), torch.rand(64 << 20)
+    into = torch.empty_like(block)
+    rate = 2 * 1024**3 / min(_seconds(lambda: a @ b) for _ in range(9))
+    bandwidth = 2 * 4 * block.numel() / min(_seconds(lambda: into.copy_(block)) for _ in range(9))
+    backbone, image = planned("padim")[0].model(None, None).method.backbone, OneBatch(16)[0].image
+    least = {"operations": 0.0, "bytes": 0.0, "seconds": 0.0}
+
+    def count(module: torch.nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        moved = 4 * (given[0].numel() + own + out.numel())
+        operations = 2 * module.weight[0].numel() * out.numel() if isinstance(module, torch.nn.Conv2d) else 0
+        least["operations"] += operations
+        least["bytes"] += moved
+        least["seconds"] += max(operations / rate, moved / bandwidth)
+
+    leaves = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.ReLU6)]
+    hooks = [m.register_forward_hook(count) for m in leaves]
+    with torch.inference_mode():
+        backbone(image)
+        for hook in hooks:
+            hook.remove()
+        taken = min(_seconds(lambda: backbone(image)) for _ in range(9))
+    found = {name: value / len(image) for name, value in least.items()}
+    return {"flop_per_s": rate, "bytes_per_s": bandwidth, **found, "taken": taken / len(image)}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin
+
+
 def main() -> None:
     torch.set_num_threads(1)
     task, _, name = sys.argv[1].partition("-")
