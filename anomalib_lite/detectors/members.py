@@ -98,9 +98,9 @@ class Members(nn.Module):
             maxima = maps[name].ok.flatten(1).amax(1)
             self.centre[place] = maxima.mean()
             self.spread[place] = maxima.std(correction=0).clamp_min(1e-3) if len(maxima) > 1 else 1.0
-            own = maps[name]
-            own.ok, own.drawn = (
-                sharpened(m.sub_(self.centre[place]).div_(self.spread[place])) for m in (own.ok, own.drawn)
+            pair = maps[name]
+            pair.ok, pair.drawn = (
+                sharpened(m.sub_(self.centre[place]).div_(self.spread[place])) for m in (pair.ok, pair.drawn)
             )
         return maps
 
