@@ -69,6 +69,7 @@ def _program(graph: Deployed, batch: int | None) -> torch.export.ExportedProgram
     open_, example = torch.export.Dim.DYNAMIC, graph.example(batch)
     first = {} if batch else {0: open_}
     shapes = {name: first | ({1: open_, 2: open_} if name == "pixels" else {}) for name in example}
+    torch.compiler.reset()  # else branches of an earlier graph come back, with its number of images
     with torch.no_grad(), _quiet():
         return torch.export.export(graph.eval(), (), example, dynamic_shapes=shapes, strict=False)
 
