@@ -39,8 +39,6 @@ TASKS = {
     "epochs-plain": ("epochs-stfpm_plain", "epochs", 2),
     "epochs-default": ("epochs-stfpm", None, 2),
     "fit-patchcore": ("fit-patchcore", "fit-patchcore", 1),
-    "openvino-stfpm": ("openvino-stfpm_plain", "openvino-stfpm", 1),
-    "openvino-padim": ("openvino-padim", "openvino-padim", 1),
     "limits": ("limits", None, 1),
 }
 
@@ -127,7 +125,7 @@ def peer_python(share: bool) -> Path:
     if (folder / "installed").is_file():
         return python
     venv.create(folder, with_pip=True, clear=True)
-    wanted = [f"anomalib=={VERSION}", "openvino", "onnx", "onnxscript"]
+    wanted = [f"anomalib=={VERSION}"]
     if share:
         own = next(path for path in sys.path if path.endswith("site-packages"))
         next(folder.glob("lib/python*/site-packages")).joinpath("zz_shared.pth").write_text(own + "\n")

@@ -20,7 +20,6 @@ import numpy as np
 import timm
 import torch
 from anomalib.data import Folder, ImageBatch, InferenceBatch
-from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC, Evaluator
 from anomalib.models import Padim, Patchcore, Stfpm
@@ -186,21 +185,6 @@ def infer(name: str) -> dict[str, Any]:
         image = torch.rand(count, 3, *JOB["size"])
         with torch.inference_mode():
             found[count] = repeated(lambda image=image: model(image), count)
-    return found
-
-
-def openvino(name: str) -> dict[str, Any]:
-    """Milliseconds an image of its own export, on one core."""
-    import openvino as ov
-
-    path = engine().export(ready(name), ExportType.OPENVINO, export_root=JOB["work"], input_size=tuple(JOB["size"]))
-    core, found = ov.Core(), {}
-    for count in JOB["batches"]:
-        net = core.read_model(path)
-        net.reshape([count, 3, *JOB["size"]])
-        run = core.compile_model(net, "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"})
-        image = np.random.default_rng(0).random((count, 3, *JOB["size"]), np.float32)
-        found[count] = repeated(lambda run=run, image=image: run(image), count)
     return found
 
 

@@ -197,21 +197,6 @@ def infer(detector: str) -> dict[str, Any]:
     return found
 
 
-def openvino(detector: str) -> dict[str, Any]:
-    """Milliseconds an image of what `anomalib-lite export` makes of the run that fit left, on one core."""
-    import openvino as ov
-
-    path = next(Path(JOB["runs"][detector]).rglob("*.xml"))
-    core, found = ov.Core(), {}
-    for count in JOB["batches"]:
-        net = core.read_model(path)
-        net.reshape([count, *JOB["size"], 3])
-        run = core.compile_model(net, "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"})
-        image = np.random.default_rng(0).integers(0, 256, (count, *JOB["size"], 3), np.uint8)
-        found[count] = repeated(lambda run=run, image=image: run(image), count)
-    return found
-
-
 def repeated(call: Callable[[], Any], count: int) -> list[dict[str, float]]:
     loops, spent = max(1, JOB["loops"] // count), []
     for _ in range(JOB["repeats"] + 1):
