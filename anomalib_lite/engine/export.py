@@ -30,7 +30,11 @@ from anomalib_lite.runs.folder import TEMPLATE
 log = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).resolve().parents[1] / "export" / "examples"
 ROUNDING = 1e-4  # relative difference from the threshold within which rounding decides
-TOLERANCE = {"fp32": ROUNDING, "fp16": 0.05, "int8": 1.0}  # of the largest relative difference
+TOLERANCE = {
+    "fp32": ROUNDING,
+    "fp16": 0.05,
+    "int8": 1.0,
+}  # largest relative difference of a score; see `Difference.within`
 CALIBRATION = 64  # OK training images that int8 finds its ranges by
 
 
@@ -40,8 +44,9 @@ class Difference:
 
     Attributes:
         images: How many.
-        map: The largest difference of a map, relative to that map's largest value.
-        score: The largest relative difference of a score.
+        map: The largest difference of a map, relative to that map's largest value, of the same resized pixels.
+        own_size: The same of pictures at their own size, which the graph resizes: a grey level of one pixel may differ.
+        score: The largest relative difference of a score, of pictures at their own size.
         verdicts: Images whose verdict changed.
         on_limit: Those of them whose score lies on the threshold but for rounding.
         milliseconds: An image, of the run and of the file, the median, batches of one, decoding left out.
@@ -49,21 +54,23 @@ class Difference:
 
     images: int
     map: float
+    own_size: float
     score: float
     verdicts: int
     on_limit: int
     milliseconds: tuple[float, float]
 
-    @property
-    def largest(self) -> float:
-        return max(self.map, self.score)
+    def within(self, tolerance: float) -> bool:
+        """Of scores; single places of a map may differ by ten times as much. A number that is none is never within."""
+        return self.score <= tolerance and self.map <= 10 * tolerance
 
     def in_words(self) -> str:
         eager, exported = self.milliseconds
         return (
-            f"{self.images} images, against the run: largest relative difference of a map {self.map:.2g}, of a score "
-            f"{self.score:.2g}; {self.verdicts} verdicts changed ({self.on_limit} of them on the threshold itself); "
-            f"{eager:.1f} ms an image before, {exported:.1f} ms now"
+            f"{self.images} images, against the run: largest relative difference of a map {self.map:.2g} "
+            f"({self.own_size:.2g} where the graph resizes), of a score {self.score:.2g}; {self.verdicts} verdicts "
+            f"changed ({self.on_limit} of them on the threshold itself); {eager:.1f} ms an image before, "
+            f"{exported:.1f} ms now"
         )
 
 
@@ -83,9 +90,9 @@ def export_run(
         folder: To write to.
         format: One of FORMATS.
         precision: One of PRECISIONS.
-        batch: Images that are judged at once; None: any number.
+        batch: Images that are judged at once; None: any number, of OpenVINO one.
         limit: Held-out OK and test images that it is held against, at most.
-        tolerance: Of the largest relative difference; None: by precision.
+        tolerance: See `Difference.within`; None: by precision.
 
     Errors: UserError where the difference is larger, or a verdict changes away from the threshold in fp32; nothing
     stays then.
@@ -96,6 +103,8 @@ def export_run(
         raise UserError(
             "A run of resize=letterbox cannot be exported yet: the graph stretches pictures. Train with resize=stretch."
         )
+    if format == "openvino":
+        batch = batch or 1  # with any number OpenVINO 2026.4 answers wrongly, the first time that it sees a number
     splits = build_data(trained.run.config["data"])
     check_same_data(splits, trained.known, own=True)
     splits = trained.shown(splits)
@@ -109,7 +118,7 @@ def export_run(
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
         samples = _evenly([*splits.val, *splits.test], limit)
         found = compare(trained, Exported(file, trained.judge.threads), samples)
-        if not found.largest <= allowed or (precision == "fp32" and found.verdicts > found.on_limit):
+        if not found.within(allowed) or (precision == "fp32" and found.verdicts > found.on_limit):
             raise UserError(
                 f"The file does not give the run's numbers within {allowed:g}, and was removed. {found.in_words()}."
             )
@@ -158,7 +167,7 @@ def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, 
 def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) -> Difference:
     """The file judges what is decoded from disk, at its own size; the run judges as always."""
     images = ImageSet(samples, trained.judge.size, ram_limit_mb=0, resize=trained.judge.resize)
-    limit, of_map, of_score, changed, close, took = trained.threshold.image, 0.0, 0.0, 0, 0, []
+    limit, of_map, own_size, of_score, changed, close, took = trained.threshold.image, 0.0, 0.0, 0.0, 0, 0, []
     for k, sample in enumerate(tqdm(samples, "compare", delay=2, leave=False)):
         batch, pixels = images[[k]], read_image(sample.image, sample.bits)[None]
         template = exported.laid_over(batch.image, batch.template)
@@ -167,15 +176,17 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) 
         middle = time.perf_counter()
         map, score, nok = exported.run(pixels, template)
         took.append((middle - begin, time.perf_counter() - middle))
+        same = exported.run(to_pixels(batch.image), template)[0]
         own, known = float(score[0]), float(expected.score[0])
         right = expected.map[0, 0].numpy()
-        of_map = max(of_map, float(np.abs(map[0] - right).max()) / max(float(right.max()), 1e-12))
+        off = [float(np.abs(one[0] - right).max()) / max(float(right.max()), 1e-12) for one in (same, map)]
+        of_map, own_size = max(of_map, off[0]), max(own_size, off[1])
         of_score = max(of_score, abs(own - known) / max(abs(known), 1e-12))
         if bool(nok[0]) != trained.threshold.nok(known):
             changed += 1
             close += abs(known - limit) <= ROUNDING * abs(limit)
     eager, file = (1000 * float(np.median(column)) for column in zip(*took, strict=True))
-    return Difference(len(samples), of_map, of_score, changed, close, (eager, file))
+    return Difference(len(samples), of_map, own_size, of_score, changed, close, (eager, file))
 
 
 def _calibration(trained: TrainedRun, graph: Deployed, splits: Splits, count: int) -> Iterator[Inputs]:

@@ -163,11 +163,13 @@ class Export(Verb):
         "fp16: weights of half the size; int8: convolutions in 8 bits, their ranges found on OK training images",
         choices=("fp32", "fp16", "int8"),
     )
-    batch: int | None = setting(None, "images that are judged at once; null: any number", least=1)
+    batch: int | None = setting(None, "images that are judged at once; null: any number, of openvino one", least=1)
     output: str | None = setting(None, "folder to write to; null: <run>/export-<format>-<precision>")
     limit: int = setting(200, "held-out OK and test images that the file is held against, at most", least=1)
     tolerance: float | None = setting(
-        None, "largest relative difference from the run; null: 1e-4 for fp32, 0.05 for fp16, 1 for int8", above=0
+        None,
+        "largest relative difference of a score, ten times that of a map; null: 1e-4 for fp32, 0.05 fp16, 1 int8",
+        above=0,
     )
     trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
 
