@@ -157,6 +157,8 @@ def save_model(folder: Path, model: Model, threshold: Threshold) -> int:
 
 def _keep_weights(run: RunFolder, backbone: Mapping[str, Any]) -> None:
     """Which file the backbone's weights came from, by name and content."""
+    if not {"name", "weights"} <= set(backbone):  # one of the user's own
+        return
     file = find_file(backbone["name"], backbone["weights"])
     if file is not None and file.is_file():
         run.status["weights"] = {"file": file.name, "sha256": sha256(file)}

@@ -85,10 +85,15 @@ class Review(Verb):
     detector: Any = None
     augment: Any = None
     tta: Any = None
+    tiling: Any = None
     scoring: Any = None
     trainer: Any = None
     seed: int = setting(0, "of the folds", least=0, below=2**32)
     image_size: Any = setting(256, "px; one number, or [height, width]", rule=pixels)
+    resize: str = setting(
+        "stretch", "to image_size; letterbox keeps the aspect, none refuses other sizes",
+        choices=("stretch", "letterbox", "none"),
+    )  # fmt: skip
     batch_size: int = setting(16, "images", least=1)
     ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
     threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
