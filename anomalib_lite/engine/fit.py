@@ -56,7 +56,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     """Trains, sets the threshold on held-out OK images, measures on the test images, and fills the run's folder."""
     if plan.reviewer:
         with run.stage("review"):
-            splits, left_out = without_worst(plan.reviewer, splits, plan.size, plan.ram_limit_mb)
+            splits, left_out = without_worst(plan.reviewer, splits, plan.size, plan.ram_limit_mb, plan.resize)
         run.status["left_out"] = [str(image) for image in left_out]
         log.warning("%d OK images look least like the others and are left out, see status.json", len(left_out))
     splits = dataclasses.replace(splits, test=unknown(splits.test, [digest(image) for image in plan.missed]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.evaluate import run_over
@@ -58,17 +58,11 @@ class Reviewer:
         first = images.part(order[:most])
         model = self._fitted(images, order[most:])
         shown = [Outcome(s, float(scores[k]), False) for s, k in zip(first.samples, order, strict=False)]
-        for batch, prediction in run_over(model, loader(first, self.batch_size), "draw the worst"):
-            pixels = (batch.image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for batch, prediction in run_over(model, loader(first, model.at_once(self.batch_size)), "draw the worst"):
+            pixels = to_pixels(batch.image)
             for k, index in enumerate(batch.index.tolist()):
-                outcome = shown[index]
-                shown[index] = Outcome(
-                    outcome.sample,
-                    outcome.score,
-                    False,
-                    image=pixels[k].copy(),
-                    map=prediction.map[k, 0].numpy().copy(),
-                )
+                map = prediction.map[k, 0].numpy().copy()
+                shown[index] = replace(shown[index], image=pixels[k].copy(), map=map)
         return shown + [Outcome(images.samples[k], float(scores[k]), False) for k in order[most:]]
 
     def _round(self, images: ImageSet, fold: np.ndarray, left_out: np.ndarray) -> np.ndarray:
@@ -77,7 +71,7 @@ class Reviewer:
             log.info("review: fold %d of %d", k + 1, self.folds)
             own = np.flatnonzero(fold == k)
             model = self._fitted(images, np.flatnonzero((fold != k) & ~left_out).tolist())
-            judged = run_over(model, loader(images.part(own.tolist()), self.batch_size), f"fold {k + 1}")
+            judged = run_over(model, loader(images.part(own.tolist()), model.at_once(self.batch_size)), f"fold {k + 1}")
             found = np.concatenate([prediction.score.numpy() for _, prediction in judged])
             scores[own] = found / max(float(np.median(found)), 1e-12)
         return scores
@@ -86,7 +80,7 @@ class Reviewer:
         model = self.make().to(self.device)
         if model.method.epochs:
             raise UserError(f"{type(model.method).__name__} trains for each fold: take detector=padim or patchcore.")
-        batches = OnDevice(loader(images.part(chosen), self.batch_size), self.device)
+        batches = OnDevice(loader(model.seen(images.part(chosen)), self.batch_size), self.device)
         model.prepare(batches)
         model.calibrate(batches)
         return model.eval()
@@ -100,13 +94,13 @@ def worst(scores: np.ndarray, share: float) -> np.ndarray:
 
 
 def without_worst(
-    reviewer: Reviewer, splits: Splits, size: tuple[int, int], ram_limit_mb: float
+    reviewer: Reviewer, splits: Splits, size: tuple[int, int], ram_limit_mb: float, resize: str
 ) -> tuple[Splits, list[Path]]:
     """The splits without the share of their OK images, to learn from or held out, that looks least like the others;
     and which these were.
     """
     samples = [*splits.train, *splits.val]
-    scores = reviewer.scores(ImageSet(samples, size, ram_limit_mb, "to review"))
+    scores = reviewer.scores(ImageSet(samples, size, ram_limit_mb, "to review", resize))
     left_out = {s.image for s, bad in zip(samples, worst(scores, reviewer.share), strict=True) if bad}
 
     def rest(part: Sequence[Sample]) -> list[Sample]:

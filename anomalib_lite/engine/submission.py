@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import tarfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tifffile
 
-from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import list_images, require_folder
-from anomalib_lite.data.images import ImageSet, content, loader
-from anomalib_lite.data.sample import Sample
-from anomalib_lite.engine.evaluate import run_over
+from anomalib_lite.engine.judging import Judging
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
@@ -41,25 +39,22 @@ def write_object(trained: TrainedRun, root: Path, output: Path, splits: Sequence
 
     A pixel is anomalous above the run's pixel threshold, which comes from held-out OK images.
     """
-    name = object_of(trained)
-    count = 0
+    name, judging, count = object_of(trained), Judging(trained), 0
     for split in splits:
         folder = require_folder(root / name / split, f"The split {split} of {name}")
-        samples, judge = [Sample(path, None) for path in list_images(folder)], trained.judge
-        images = ImageSet(samples, judge.size, ram_limit_mb=0, resize=judge.resize)
-        batches = loader(images, trained.model.at_once(judge.batch_size))
-        for batch, prediction in run_over(trained.model, batches, f"{name} {split}"):
-            for k, (sample, map) in enumerate(zip(batch.samples, prediction.map[:, 0].numpy(), strict=True)):
-                if batch.inside is not None:
-                    map = np.ascontiguousarray(map[content(batch.inside[k])])
-                height, width = read_image(sample.image).shape[:2]
-                whole = cv2.resize(map, (width, height), interpolation=cv2.INTER_LINEAR)
-                place = Path(name) / split / sample.image.stem
+        paths = iter(list_images(folder))
+        while batch := [judging.open(path) for path in islice(paths, judging.at_once)]:
+            for judged in judging.judge(batch):
+                picture, map = judged.outcome.image, judged.outcome.map
+                assert picture is not None and map is not None
+                whole = cv2.resize(map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                place = Path(name) / split / judged.outcome.sample.image.stem
                 with atomic_path(output / MAPS / place.with_suffix(".tiff")) as temporary:
                     tifffile.imwrite(temporary, whole.clip(max=LARGEST).astype(np.float16))
                 with atomic_path(output / MASKS / place.with_suffix(".png")) as temporary:
                     cv2.imwrite(str(temporary), np.uint8(255) * (whole > trained.threshold.pixel).astype(np.uint8))
                 count += 1
+        log.info("%s, %s: %d images in all so far", name, split, count)
     return count
 
 
