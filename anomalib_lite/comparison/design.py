@@ -116,13 +116,9 @@ def find_reference(design: Design, asked: str) -> str:
 
 
 def marginal_effects(
-    design: Design,
-    view: View,
-    metric: str,
-    baselines: Mapping[str, str],
-    generator: np.random.Generator,
+    design: Design, view: View, metric: str, baselines: Mapping[str, str], generator: np.random.Generator,
     confidence: float = 0.95,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """A row for each level of each factor, the factor that moves the metric most first. `mean` is over what was run
     with all levels, NaN where nothing was; `difference` is to the `baseline`, NaN for it itself and where nothing was
     run with both; `contexts` counts the comparisons.

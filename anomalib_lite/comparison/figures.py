@@ -104,18 +104,14 @@ def price_figure(study: Study) -> Figure:
 
 
 def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
-    rows = study.summaries.set_index("setting").reindex(names)
-    seeds = [_by_seed(study, name) if name in study.view.variants else [] for name in names]
+    rows, seeds = study.summaries.set_index("setting").reindex(names), []
+    for name in names:  # of each seed that all data sets have the mean over them
+        series = [study.series[name, block] for block in study.view.blocks if name in study.view.variants]
+        shared = sorted(set.intersection(*map(set, series))) if series else []
+        seeds.append([float(np.mean([one[seed] for one in series])) for seed in shared])
     _forest(axis, rows["mean"], rows["low"], rows["high"], rows["best"] == True, seeds)  # noqa: E712
     axis.set_yticks(range(len(names)), _labels(names) if named else [""] * len(names))
     axis.set_xlabel(title(study.metric))
-
-
-def _by_seed(study: Study, variant: str) -> list[float]:
-    """For each seed that all data sets have, the mean over them."""
-    series = [study.series[variant, block] for block in study.view.blocks]
-    shared = sorted(set.intersection(*(set(one) for one in series)))
-    return [float(np.mean([one[seed] for one in series])) for seed in shared]
 
 
 def _differences(study: Study, rows: pd.DataFrame, names: Sequence[str]) -> Figure:

@@ -12,23 +12,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from anomalib_lite.comparison import figures
+from anomalib_lite.comparison import figures, words
 from anomalib_lite.comparison.runs import COSTS
 from anomalib_lite.comparison.statistics import SIGNIFICANT
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.comparison.table import levels, write_csv
-from anomalib_lite.comparison.words import (
-    best_commands,
-    cautions,
-    digits,
-    document,
-    findings,
-    number,
-    probability,
-    span,
-    terminal,
-    visible,
-)
+from anomalib_lite.comparison.words import digits, number
 from anomalib_lite.report import ink
 from anomalib_lite.report.words import title
 from anomalib_lite.runs.atomic import atomic_path, write_text
@@ -36,17 +25,6 @@ from anomalib_lite.runs.atomic import atomic_path, write_text
 SEEDS = (3, 5, 10, 20)  # for which the visible difference is told
 Cell = tuple[str, Any]  # a text and its sort key, None where the text itself is the key
 Sheet = dict[str, Any]  # a table of the page: head, rows, and how many columns hold words
-# how a column is shown, from the table, the column's name or its prefix, and the digits of the metric
-COLUMNS: dict[str, Callable[[pd.DataFrame, str, int], list[Cell]]] = {
-    "value": lambda rows, name, places: _numbers(rows[name], places),
-    "gain": lambda rows, name, places: _numbers(rows[name], places, signed=True),
-    "metric": lambda rows, name, places: _numbers(rows[name], digits(name)),
-    "count": lambda rows, name, places: _numbers(rows[name], 0),
-    "p": lambda rows, name, places: [(probability(p), _key(p)) for p in rows[name]],
-    "range": lambda rows, prefix, places: _ranges(rows, prefix, places),
-    "gain range": lambda rows, prefix, places: _ranges(rows, prefix, places, signed=True),
-    "share": lambda rows, name, places: _shares(rows, name),
-}
 
 
 def write_all(found: Comparison, folder: Path) -> str:
@@ -57,19 +35,22 @@ def write_all(found: Comparison, folder: Path) -> str:
     pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in found.studies]
     write_csv(pd.concat(pairs).reindex(columns=["data", "metric", *pairs[0].columns[:-2]]), folder / "pairs.csv")
     write_csv(found.images, folder / "images.csv")
-    write_text(folder / "compare.md", document(found))
+    write_text(folder / "compare.md", words.document(found))
     for metric in found.metrics:
         ink.save_png(figures.means_figure(found, metric), folder / "figures" / f"{metric}.png")
     page = folder / "compare.html"
     write_text(page, render_page(found))
-    return f"{terminal(found)}\n\n{page}"
+    return f"{words.terminal(found)}\n\n{page}"
 
 
 def render_page(found: Comparison) -> str:
-    settings = found.settings
+    rows, data = found.design.rows, found.design.blocks
+    varied = " × ".join(f"{name} ({rows[name].nunique()})" for name in found.design.factors) or "seeds alone"
+    seeds = rows["seed"].nunique()
+    on = ", ".join(data) if len(data) <= 4 else f"{len(data)} data sets"
     return ink.template("compare.html.j2").render(
         title=f"Comparison of {len(found.table.rows)} runs",
-        subtitle=_subtitle(found),
+        subtitle=f"{varied}, on {on}; {seeds} seed{'s' if seeds != 1 else ''}",
         notes=found.table.notes,
         views=[(view.title, len(view.variants)) for view in found.views],
         all_settings=len(found.design.variants),
@@ -77,21 +58,13 @@ def render_page(found: Comparison) -> str:
         reference=found.reference,
         parts=[_part(found, study) for study in tqdm(found.studies, "page", delay=2, leave=False)],
         confidence=_confidence(found),
-        resamples=f"{settings.resamples:,}",
+        resamples=f"{found.settings.resamples:,}",
         left_out=_sheet(pd.DataFrame(found.table.left_out, columns=["run", "state", "reason"])),
         gaps=_sheet(found.design.gaps()),
         images=_images(found),
-        margin=settings.margin,
+        margin=found.settings.margin,
         runs=_runs(found),
     )
-
-
-def _subtitle(found: Comparison) -> str:
-    rows, data = found.design.rows, found.design.blocks
-    varied = " × ".join(f"{name} ({rows[name].nunique()})" for name in found.design.factors) or "seeds alone"
-    seeds = rows["seed"].nunique()
-    on = ", ".join(data) if len(data) <= 4 else f"{len(data)} data sets"
-    return f"{varied}, on {on}; {seeds} seed{'s' if seeds != 1 else ''}"
 
 
 def _confidence(found: Comparison) -> str:
@@ -100,7 +73,7 @@ def _confidence(found: Comparison) -> str:
 
 def _part(found: Comparison, study: Study) -> dict[str, Any]:
     """What the template lays out of one study."""
-    needed = [(n, visible(study, n)) for n in SEEDS]
+    needed = [(n, words.visible(study, n)) for n in SEEDS]
     priced = study.summaries[["ms_per_image", "model_mb"]].notna().any(axis=None)
     drawn: dict[str, tuple[Callable[[Study], Figure], bool]] = {
         "settings_figure": (figures.settings_figure, True),
@@ -113,8 +86,8 @@ def _part(found: Comparison, study: Study) -> dict[str, Any]:
     return {
         "view": [view.title for view in found.views].index(study.view.title),
         "metric": found.metrics.index(study.metric),
-        "commands": best_commands(found, study),
-        "sentences": findings(study) + cautions(study),
+        "commands": words.best_commands(found, study),
+        "sentences": words.findings(study) + words.cautions(study),
         "settings": _settings(found, study),
         "effects": _effects(study) if len(study.effects) else None,
         "pairs": _pairs(study) if len(study.pairs) else None,
@@ -187,41 +160,36 @@ def _runs(found: Comparison) -> Sheet:
 
 def _sheet(
     rows: pd.DataFrame,
-    words: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
     shown: Mapping[str, tuple[str, str]] | None = None,
     places: int = 4,
     marked: Sequence[bool] | pd.Series | None = None,
 ) -> Sheet:
-    """words: the columns of words on the left, by default all. shown: heading -> (a kind of `COLUMNS`, name)."""
-    words, shown = list(rows) if words is None else words, shown or {}
-    columns = [_words(rows[name]) for name in words]
-    columns += [COLUMNS[kind](rows, name, places) for kind, name in shown.values()]
+    """texts: the columns of words on the left, by default all. shown: heading -> (kind, name) of `_column`."""
+    texts, shown = list(rows) if texts is None else texts, shown or {}
+    columns = [_column(rows, "text", name, 0) for name in texts]
+    columns += [_column(rows, kind, name, places) for kind, name in shown.values()]
     marks = [False] * len(rows) if marked is None else list(marked)
     cells = list(zip(*columns, strict=True))
     lines = [{"marked": mark, "cells": line} for mark, line in zip(marks, cells, strict=True)]
-    return {"head": [*words, *shown], "rows": lines, "words": len(words)}
+    return {"head": [*texts, *shown], "rows": lines, "words": len(texts)}
 
 
-def _words(values: pd.Series) -> list[Cell]:
-    """Of a factor's levels the key is their place."""
-    keys = values.cat.codes if isinstance(values.dtype, pd.CategoricalDtype) else [None] * len(values)
-    return [(str(value), key) for value, key in zip(values, keys, strict=True)]
-
-
-def _numbers(values: pd.Series, places: int, signed: bool = False) -> list[Cell]:
-    return [(number(value, places, signed), _key(value)) for value in values]
-
-
-def _ranges(rows: pd.DataFrame, prefix: str, places: int, signed: bool = False) -> list[Cell]:
-    ends = zip(rows[f"{prefix}low"], rows[f"{prefix}high"], strict=True)
-    return [(span(low, high, places, signed), _key(low)) for low, high in ends]
-
-
-def _shares(rows: pd.DataFrame, name: str) -> list[Cell]:
-    both = zip(_numbers(rows[name], 2), _ranges(rows, f"{name}_", 2), strict=True)
-    return [(f"{share} ({words})", key) for (share, key), (words, _) in both]
-
-
-def _key(value: float) -> float | str:
-    """Empty for NaN, which stays at the end however a table is sorted."""
-    return "" if math.isnan(value) else value
+def _column(rows: pd.DataFrame, kind: str, name: str, places: int) -> list[Cell]:
+    """kind: text, p, share, (gain) range, value, gain, metric or count; name: the column, or what an interval's two
+    begin with. The key of a factor's level is its place; that of NaN is empty, which stays at the end of every order.
+    """
+    if kind == "text":
+        own = rows[name]
+        keys = own.cat.codes if isinstance(own.dtype, pd.CategoricalDtype) else [None] * len(own)
+        return [(str(value), key) for value, key in zip(own, keys, strict=True)]
+    if kind == "share":
+        both = zip(_column(rows, "value", name, 2), _column(rows, "range", f"{name}_", 2), strict=True)
+        return [(f"{share} ({ends})", key) for (share, key), (ends, _) in both]
+    signed, places = kind.startswith("gain"), {"metric": digits(name), "count": 0}.get(kind, places)
+    values = rows[f"{name}low" if kind.endswith("range") else name]
+    if kind.endswith("range"):
+        said = [words.span(low, high, places, signed) for low, high in zip(values, rows[f"{name}high"], strict=True)]
+    else:
+        said = [words.probability(v) if kind == "p" else number(v, places, signed) for v in values]
+    return [(text, "" if math.isnan(value) else value) for text, value in zip(said, values, strict=True)]

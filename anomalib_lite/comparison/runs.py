@@ -53,26 +53,24 @@ def _is_run(folder: Path) -> bool:
 
 
 def _below(place: Path) -> Iterator[Path]:
+    """A multirun's jobs wrote their runs side by side with other runs of the same experiment."""
     if (place / "multirun.yaml").is_file():
-        place = _experiment_of(place)
+        settings = yaml.safe_load((place / "multirun.yaml").read_text())["hydra"]
+        chosen = dict(o.lstrip("+").partition("=")[::2] for o in settings["overrides"]["task"])
+        preset = conf_dir() / "experiment" / f"{chosen.get('experiment')}.yaml"
+        usual = yaml.safe_load(preset.read_text()) if preset.is_file() else {}
+        place = place.parents[1] / (chosen.get("experiment_name") or usual.get("experiment_name") or "default")
     for folder, inner, _ in os.walk(place):
         if _is_run(Path(folder)):
             inner.clear()
             yield Path(folder)
 
 
-def _experiment_of(multirun: Path) -> Path:
-    """The folder in which a multirun's jobs wrote their runs, side by side with other runs of the same experiment."""
-    settings = yaml.safe_load((multirun / "multirun.yaml").read_text())["hydra"]
-    chosen = dict(o.lstrip("+").partition("=")[::2] for o in settings["overrides"]["task"])
-    preset = conf_dir() / "experiment" / f"{chosen.get('experiment')}.yaml"
-    usual = yaml.safe_load(preset.read_text()) if preset.is_file() else {}
-    return multirun.parents[1] / (chosen.get("experiment_name") or usual.get("experiment_name") or "default")
-
-
 @dataclass(frozen=True)
 class Run:
-    """`trouble` says why the run does not count; None where it does. `values`: metrics and costs by name."""
+    """`trouble` says why the run does not count; None where it does. `choices`: config group -> option, the network's
+    name of `backbone=timm`. `values`: metrics and costs by name.
+    """
 
     folder: Path
     name: str
@@ -102,20 +100,28 @@ def read_run(folder: Path) -> Run:
         return Run(folder, name, "unreadable", f"{run.torn[0]} is torn")
     if missing := [file for file, content in parts.items() if not content]:
         return Run(folder, name, state, f"{missing[0]} is missing")
+    if state == "unfinished":
+        started = run.status.get("started", "at an unknown time")
+        return Run(folder, name, state, f"still running, or killed: started {started}")
     if state != "done":
-        return Run(folder, name, state, _why(state, run.status))
+        return Run(
+            folder, name, state, (str(run.status.get("error", "")).strip() or "it left no message").splitlines()[0]
+        )
     values = _metrics(run.metrics)
     if not any(map(math.isfinite, values.values())):
         return Run(folder, name, state, "metrics.json holds no figure: there were no labelled test images")
     config, own = parts["config.yaml"], parts["environment.json"]
     training = folder.parent if inside else Path(config.get("run") or folder)
     asked = own if training == folder else RunFolder(training).environment
+    choices = {group: str(option) for group, option in (asked.get("choices") or {}).items() if option is not None}
+    if choices.get("backbone") == "timm":
+        choices["backbone"] = str(config["backbone"]["name"])
     return Run(
         folder,
         name,
         state,
         config=config,
-        choices=_choices(asked, config),
+        choices=choices,
         overrides=asked.get("overrides") or [],
         seed=int(config.get("seed", 0)),
         fingerprint=own.get("data_fingerprint"),
@@ -124,20 +130,6 @@ def read_run(folder: Path) -> Run:
         finished=str(run.status.get("finished", "")),
         values=values | {key: _number(run.status.get(key)) for key in COSTS},
     )
-
-
-def _why(state: str, status: Mapping[str, Any]) -> str:
-    if state == "unfinished":
-        return f"still running, or killed: started {status.get('started', 'at an unknown time')}"
-    return (str(status.get("error", "")).strip().splitlines() or ["it left no message"])[0]
-
-
-def _choices(environment: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """Config group -> option; of `backbone=timm` the network's name."""
-    choices = {group: str(option) for group, option in (environment.get("choices") or {}).items() if option is not None}
-    if choices.get("backbone") == "timm":
-        choices["backbone"] = str(config["backbone"]["name"])
-    return choices
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

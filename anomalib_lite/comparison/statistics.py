@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ SIGNIFICANT = 0.05
 ROOM = 4  # the least p of the sign flips must lie this far below what is asked for
 EXACT = 14  # pairs up to which all 2^n sign patterns are gone through
 DRAWN = 20_000  # sign patterns beyond that
+BLOCKS, SETTINGS = 5, 3  # from which on ranks over data sets say something
 ROUNDING = 1e-12  # relative: sums of the same differences in another order are the same
 
 
@@ -26,39 +28,28 @@ class Interval(NamedTuple):
     high: float = math.nan
 
 
-class Spread(NamedTuple):
-    """Of a mean over strata: its standard error, and the degrees of freedom (Satterthwaite) of that error."""
-
-    mean: float
-    error: float
-    freedom: float
-
-
 def mean(strata: Strata) -> float:
     """The mean over the data sets of each one's mean over seeds."""
     return float(np.mean([values.mean() for values in strata]))
 
 
-def spread(strata: Strata) -> Spread:
-    """Variances of the data sets are not taken to be equal (Welch 1947; Satterthwaite 1946). A data set with one seed
-    has no variance: error and freedom are then NaN.
+def spread(strata: Strata) -> tuple[float, float]:
+    """The standard error of the mean, and its degrees of freedom. Variances of the data sets are not taken to be equal
+    (Welch 1947; Satterthwaite 1946). A data set with one seed has no variance: both are then NaN.
     """
     if any(len(values) < 2 for values in strata):
-        return Spread(mean(strata), math.nan, math.nan)
+        return math.nan, math.nan
     variances = np.array([values.var(ddof=1) / len(values) for values in strata]) / len(strata) ** 2
     freedoms = np.array([len(values) - 1 for values in strata])
     total = float(variances.sum())
-    freedom = total**2 / float((variances**2 / freedoms).sum()) if total else float(freedoms.sum())
-    return Spread(mean(strata), math.sqrt(total), freedom)
+    return math.sqrt(total), total**2 / float((variances**2 / freedoms).sum()) if total else float(freedoms.sum())
 
 
 def student(strata: Strata, confidence: float = 0.95) -> Interval:
     """Student's interval of the mean: exact for normal values of one data set, however few."""
-    found = spread(strata)
-    if math.isnan(found.error):
-        return Interval()
-    half = float(stats.t.ppf(0.5 + confidence / 2, found.freedom)) * found.error
-    return Interval(found.mean - half, found.mean + half)
+    error, freedom = spread(strata)
+    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
+    return Interval(mean(strata) - half, mean(strata) + half)
 
 
 def within(strata: Strata) -> float:
@@ -86,27 +77,26 @@ def improvements(*draws: np.ndarray) -> np.ndarray:
     (resamples, n) is the one setting's, the second the other's.
     """
     half = len(draws) // 2
-    wins = [
-        np.sign(x[:, :, None] - y[:, None]).mean(axis=(1, 2)) for x, y in zip(draws[:half], draws[half:], strict=True)
-    ]
-    return (np.mean(wins, axis=0) + 1) / 2
+    pairs = zip(draws[:half], draws[half:], strict=True)
+    return (np.mean([np.sign(x[:, :, None] - y[:, None]).mean(axis=(1, 2)) for x, y in pairs], axis=0) + 1) / 2
 
 
 def bootstrap(
-    strata: Strata,
-    statistic: Callable[..., np.ndarray],
-    resamples: int,
-    generator: np.random.Generator,
+    strata: Strata, statistic: Callable[..., np.ndarray], resamples: int, generator: np.random.Generator,
     confidence: float = 0.95,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """Percentile interval; each stratum's seeds are drawn again with replacement (Agarwal et al. 2021, section 4).
     Unknown where no stratum has two seeds, since nothing could be drawn differently.
     """
     if all(len(values) < 2 for values in strata):
         return Interval()
     draws = [values[generator.integers(0, len(values), (resamples, len(values)))] for values in strata]
+    return _middle(statistic(*draws), confidence)
+
+
+def _middle(drawn: np.ndarray, confidence: float) -> Interval:
     tail = 50 * (1 - confidence)
-    return Interval(*map(float, np.percentile(statistic(*draws), [tail, 100 - tail])))
+    return Interval(*map(float, np.percentile(drawn, [tail, 100 - tail])))
 
 
 class Difference(NamedTuple):
@@ -147,16 +137,13 @@ def difference(strata: Strata, generator: np.random.Generator, confidence: float
     several = [values for values in strata if len(values) > 1]
     varies = "seeds" if several else "data sets" if len(strata) > 1 else ""
     used = several or [np.concatenate(strata)]
-    found = spread(used)
+    middle, (error, freedom) = mean(used), spread(used)
     p_flips, p_least = sign_flips(used, generator)
-    constant = varies != "" and found.error <= ROUNDING * max(abs(found.mean), 1e-300)
-    p = math.nan
-    if not constant and not math.isnan(found.error):
-        p = float(2 * stats.t.sf(abs(found.mean) / found.error, found.freedom))
+    constant = varies != "" and error <= ROUNDING * max(abs(middle), 1e-300)
+    p = math.nan if constant else float(2 * stats.t.sf(abs(middle) / error, freedom))
     deviation = math.sqrt(np.mean([values.var(ddof=1) for values in used])) if varies else math.nan
-    interval = Interval() if constant and found.mean else student(used, confidence)
-    pairs = sum(len(values) for values in used)
-    return Difference(found.mean, interval, p, p_flips, p_least, pairs, varies, deviation, constant)
+    interval = Interval() if constant and middle else student(used, confidence)
+    return Difference(middle, interval, p, p_flips, p_least, sum(map(len, used)), varies, deviation, constant)
 
 
 def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, float]:
@@ -166,11 +153,10 @@ def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, f
     Exact up to 14 pairs; beyond, by random signs, the observed ones counted among them.
     """
     weighted = np.concatenate([values / (len(values) * len(strata)) for values in strata])
-    n = len(weighted)
-    signs = _patterns(n) if n <= EXACT else generator.choice((-1, 1), (DRAWN, n))
-    reached = np.abs(signs @ weighted) >= abs(weighted.sum()) * (1 - ROUNDING)
+    n, bar = len(weighted), abs(weighted.sum()) * (1 - ROUNDING)
     if n <= EXACT:
-        return float(reached.mean()), 2.0 / 2**n
+        return float((np.abs(_patterns(n) @ weighted) >= bar).mean()), 2.0 / 2**n
+    reached = np.abs(generator.choice((-1, 1), (DRAWN, n)) @ weighted) >= bar
     return float((reached.sum() + 1) / (DRAWN + 1)), 1.0 / (DRAWN + 1)
 
 
@@ -209,30 +195,19 @@ def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: f
     return float(optimize.brentq(lacking, 0, 20 * critical / root, xtol=1e-6))
 
 
-class DeLong(NamedTuple):
-    """AUROC of a first run less that of a second one; `p` is two-sided, NaN where both rank all images alike."""
-
-    difference: float
-    interval: Interval
-    p: float
-
-
 def auroc_interval(
-    nok: np.ndarray,
-    scores: np.ndarray,
-    generator: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 2000,
+    nok: np.ndarray, scores: np.ndarray, generator: np.random.Generator, confidence: float = 0.95, resamples: int = 2000
 ) -> Interval:
     """Percentile bootstrap over the test images, OK and NOK ones drawn apart. nok: bool (n,), of both kinds."""
     wins = (np.sign(scores[nok][:, None] - scores[~nok][None]) + 1) / 2
     rows, columns = (generator.multinomial(n, np.full(n, 1 / n), resamples) / n for n in wins.shape)
-    tail = 50 * (1 - confidence)
-    return Interval(*map(float, np.percentile(((rows @ wins) * columns).sum(axis=1), [tail, 100 - tail])))
+    return _middle(((rows @ wins) * columns).sum(axis=1), confidence)
 
 
-def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> DeLong:
-    """Two runs' scores of the same images (DeLong, DeLong and Clarke-Pearson 1988), by ranks (Sun and Xu 2014)."""
+def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> tuple[float, Interval, float]:
+    """AUROC of a first run less that of a second one with the same images, its interval, and the two-sided p (DeLong,
+    DeLong and Clarke-Pearson 1988, by ranks: Sun and Xu 2014); p is NaN where both rank all images alike.
+    """
     over_ok, over_nok = [], []  # for each NOK image the share of OK ones below it, and the other way round
     for scores in (a, b):
         ranks, of_nok, of_ok = (stats.rankdata(s) for s in (scores, scores[nok], scores[~nok]))
@@ -243,9 +218,48 @@ def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.
     error = math.sqrt(gains.var(ddof=1) / len(gains) + others.var(ddof=1) / len(others))
     half = float(stats.norm.ppf(0.5 + confidence / 2)) * error
     p = float(2 * stats.norm.sf(abs(difference) / error)) if error else math.nan
-    return DeLong(difference, Interval(difference - half, difference + half), p)
+    return difference, Interval(difference - half, difference + half), p
 
 
-def is_within(low: float, high: float, margin: float) -> bool:
-    """Whether an interval says that a difference is too small to matter (two one-sided tests)."""
-    return -margin < low and high < margin
+@dataclass(frozen=True)
+class Ranks:
+    """Of settings over data sets, the best first. `mean`: ranks from 1, ties share theirs; those that differ by less
+    than `critical` are not told apart. `p`: of Friedman's test that all settings are alike. `blocks`: number of data sets.
+    """
+
+    settings: tuple[str, ...]
+    mean: tuple[float, ...]
+    critical: float
+    p: float
+    blocks: int
+
+    @property
+    def alike(self) -> list[tuple[int, int]]:
+        """The longest runs of settings, first and last place, whose mean ranks differ by less than `critical`."""
+        reach = [max(k for k in range(len(self.mean)) if self.mean[k] - r <= self.critical) for r in self.mean]
+        runs = [(first, last) for first, last in enumerate(reach) if last > first]
+        return [run for run in runs if not any(o[0] <= run[0] and run[1] <= o[1] and o != run for o in runs)]
+
+    def in_words(self) -> str:
+        first = ", ".join(f"{name} ({rank:.2f})" for name, rank in zip(self.settings[:3], self.mean, strict=False))
+        return (
+            f"Mean ranks over {self.blocks} data sets: {first}. Friedman's p is {self.p:.2g}; mean ranks less than "
+            f"{self.critical:.2f} apart are not told apart (Nemenyi)."
+        )
+
+
+def rank(settings: Sequence[str], values: np.ndarray, alpha: float = 0.05) -> Ranks | None:
+    """Friedman's test and Nemenyi's critical difference (Demšar, "Statistical Comparisons of Classifiers over Multiple
+    Data Sets", JMLR 2006, section 3.2.2).
+
+    values: (data sets, settings), more being better. None for fewer than 5 data sets or 3 settings.
+    """
+    blocks, count = values.shape
+    if blocks < BLOCKS or count < SETTINGS:
+        return None
+    means = stats.rankdata(-values, axis=1).mean(axis=0)
+    order = np.argsort(means, kind="stable")
+    q = float(stats.studentized_range.ppf(1 - alpha, count, math.inf)) / math.sqrt(2)
+    p = 1.0 if np.ptp(means) == 0 else float(stats.friedmanchisquare(*values.T).pvalue)
+    critical = q * math.sqrt(count * (count + 1) / (6 * blocks))
+    return Ranks(tuple(settings[k] for k in order), tuple(means[order].tolist()), critical, p, blocks)

@@ -13,20 +13,11 @@ import pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
+from anomalib_lite.comparison import design as plan
 from anomalib_lite.comparison import statistics as st
-from anomalib_lite.comparison.design import (
-    Design,
-    Series,
-    View,
-    find_reference,
-    interactions,
-    make_design,
-    marginal_effects,
-    views,
-)
-from anomalib_lite.comparison.ranks import Ranks, rank
+from anomalib_lite.comparison.design import Design, Series, View
 from anomalib_lite.comparison.runs import COSTS, Run
-from anomalib_lite.comparison.statistics import Interval
+from anomalib_lite.comparison.statistics import Interval, Ranks
 from anomalib_lite.comparison.table import RunTable
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
@@ -74,7 +65,7 @@ class Study:
         """None where there are too few data sets or settings."""
         names, blocks = self.view.variants, self.view.blocks
         means = [[sign(self.metric) * float(np.mean([*self.series[v, b].values()])) for v in names] for b in blocks]
-        return rank(names, np.array(means))
+        return st.rank(names, np.array(means))
 
 
 @dataclass(frozen=True)
@@ -98,10 +89,10 @@ class Comparison:
 
 def compare(table: RunTable, settings: Settings) -> Comparison:
     """Errors: UserError for a metric that no run has, or a reference that names no setting."""
-    design = make_design(table)
-    reference = None if settings.reference is None else find_reference(design, settings.reference)
+    design = plan.make_design(table)
+    reference = None if settings.reference is None else plan.find_reference(design, settings.reference)
     metrics = _metrics(table, settings.metrics)
-    jobs = [(metric, view) for metric in metrics for view in views(design, design.series(metric))]
+    jobs = [(metric, view) for metric in metrics for view in plan.views(design, design.series(metric))]
     studies = [_study(design, v, m, reference, settings) for m, v in tqdm(jobs, "compare", delay=2, leave=False)]
     against = reference or next((s.best.setting for s in studies if s.metric == "image_auroc"), studies[0].best.setting)
     images = image_table(design, table.runs, against, settings.margin, settings.confidence)
@@ -111,27 +102,20 @@ def compare(table: RunTable, settings: Settings) -> Comparison:
 def _study(design: Design, view: View, metric: str, reference: str | None, settings: Settings) -> Study:
     series, generator = design.series(metric), np.random.default_rng(settings.seed)
     drawn = (settings.resamples, generator, settings.confidence)
-    summaries = summarise(series, view, metric, *drawn)
+    summaries = price(summarise(series, view, metric, *drawn), design.part(view), metric)
+    pairs = compare_pairs(series, view, metric, reference, *drawn)
     baselines = {} if reference is None else design.variants[reference]
-    return Study(
-        view,
-        metric,
-        series,
-        price(summaries, design.part(view), metric),
-        compare_pairs(series, view, metric, reference, *drawn),
-        marginal_effects(design, view, metric, baselines, generator, settings.confidence),
-        interactions(design, view, metric, settings.confidence),
-        settings.confidence,
-    )
+    effects = plan.marginal_effects(design, view, metric, baselines, generator, settings.confidence)
+    interactions = plan.interactions(design, view, metric, settings.confidence)
+    return Study(view, metric, series, summaries, pairs, effects, interactions, settings.confidence)
 
 
 def _metrics(table: RunTable, asked: Sequence[str] | None) -> list[str]:
     known = table.rows.drop(columns=["seed", *table.factors]).select_dtypes("number").dropna(axis=1, how="all")
-    measured = list(known.columns)
     if asked is None:
-        return [m for m in METRICS if m in measured] or [m for m in measured if m not in COSTS][:1]
-    if unknown := [name for name in asked if name not in measured]:
-        raise UserError(f"metrics: no run measured {', '.join(unknown)}. There are: {', '.join(measured)}.")
+        return [m for m in METRICS if m in known] or [m for m in known if m not in COSTS][:1]
+    if unknown := [name for name in asked if name not in known]:
+        raise UserError(f"metrics: no run measured {', '.join(unknown)}. There are: {', '.join(known)}.")
     return list(asked)
 
 
@@ -192,14 +176,9 @@ def front(points: np.ndarray) -> np.ndarray:
 
 
 def compare_pairs(
-    series: Series,
-    view: View,
-    metric: str,
-    reference: str | None,
-    resamples: int,
-    generator: np.random.Generator,
+    series: Series, view: View, metric: str, reference: str | None, resamples: int, generator: np.random.Generator,
     confidence: float = 0.95,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """A row for each pair of settings: `difference` is the mean of `setting` less that of `less`, p values are of both
     tests and Holm's, `improvement` is the probability that a run of `setting` is the better one.
 
@@ -266,8 +245,8 @@ def image_table(design: Design, runs: list[Run], against: str, margin: float, co
         row |= ends("", st.auroc_interval(nok, scores, generator, confidence))
         other = known.get((data, against, seed))
         if variant != against and other is not None and own.index.equals(other.index):
-            found = st.delong(nok, scores, other["score"].to_numpy(), confidence)
-            row |= {"difference": found.difference, **ends("difference_", found.interval), "p_holm": found.p}
+            difference, interval, p = st.delong(nok, scores, other["score"].to_numpy(), confidence)
+            row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
         rows.append(row)
     table = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
     table["p_holm"] = st.holm(table["p_holm"])
@@ -286,6 +265,6 @@ def _image_verdict(row: Any, margin: float) -> str:
     if math.isnan(row.difference):
         return ""
     words = ("better" if row.difference > 0 else "worse") if row.p_holm < st.SIGNIFICANT else "not told apart"
-    if st.is_within(row.difference_low, row.difference_high, margin):
+    if -margin < row.difference_low and row.difference_high < margin:  # two one-sided tests
         return "practically equal" if words == "not told apart" else f"{words}, practically equal"
     return words

@@ -72,7 +72,13 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> R
     )
     order = rows.sort_values(["data", *columns, "seed"], kind="stable").index
     rows, runs = rows.loc[order].reset_index(drop=True), [runs[i] for i in order]
-    return RunTable(rows, list(columns), runs, left_out + twins, notes + more + _origins(runs))
+    machines = sorted({run.machine for run in runs if run.machine})
+    if len(machines) > 1:
+        more.append(f"The runs come from different hardware ({'; '.join(machines)}): times compare that as well.")
+    commits = {run.commit for run in runs if run.commit}
+    if len(commits) > 1:
+        more.append(f"The runs were made by {len(commits)} versions of the program (column commit).")
+    return RunTable(rows, list(columns), runs, left_out + twins, notes + more)
 
 
 def write_csv(rows: pd.DataFrame, path: Path) -> None:
@@ -94,7 +100,10 @@ def name_blocks(runs: Sequence[Run], told_apart: Sequence[str] = ()) -> tuple[li
         prints = {runs[i].fingerprint for i in own}
         if len(prints) < 2:
             continue
-        settings = pd.DataFrame([_data_settings(runs[i]) for i in own], index=own).fillna(ABSENT)
+        # of a path its last part, since a data set that moves as a whole stays the same
+        said = [{k: label(v) for k, v in flat(runs[i].config.get("data") or {}, ".").items()} for i in own]
+        ends = [{k: v.rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in said]
+        settings = pd.DataFrame(ends, index=own).fillna(ABSENT)
         keys = [key for key in settings if settings[key].nunique() > 1]
         for i in own if keys else ():
             names[i] = f"{name} ({' '.join(f'{key}={settings[key][i]}' for key in keys)})"
@@ -116,12 +125,6 @@ def _data_name(run: Run) -> str:
     if name is None or run.config.get("run"):  # an evaluation: the choices are its training's, the data may not be
         name = reader[-2] if reader[-1] == "read" and len(reader) > 1 else reader[-1]
     return "-".join(str(part) for part in [name, *parts] if part)
-
-
-def _data_settings(run: Run) -> dict[str, str]:
-    """Of the data; of a path its last part, since a data set that moves as a whole stays the same."""
-    settings = {key: label(value) for key, value in flat(run.config.get("data") or {}, ".").items()}
-    return {key: value.rstrip("/").rpartition("/")[2] for key, value in settings.items() if key != "_target_"}
 
 
 def _values(runs: Sequence[Run]) -> dict[str, list[float]]:
@@ -148,17 +151,6 @@ def _newest(
         kept[key] = runs[i]
     chosen = {id(run) for run in kept.values()}
     return [run for run in runs if id(run) in chosen], twins
-
-
-def _origins(runs: Sequence[Run]) -> list[str]:
-    notes = []
-    machines = sorted({run.machine for run in runs if run.machine})
-    if len(machines) > 1:
-        notes.append(f"The runs come from different hardware ({'; '.join(machines)}): times compare that as well.")
-    commits = {run.commit for run in runs if run.commit}
-    if len(commits) > 1:
-        notes.append(f"The runs were made by {len(commits)} versions of the program (column commit).")
-    return notes
 
 
 def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, Column], list[str]]:

@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
+import numpy as np
 
 from anomalib_lite.comparison.design import View
 from anomalib_lite.comparison.runs import COSTS, Run
-from anomalib_lite.comparison.statistics import SIGNIFICANT, detectable, pairs_needed
+from anomalib_lite.comparison.statistics import SIGNIFICANT, detectable, mean, pairs_needed, within
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.runs.overrides import PROGRAM, command_line
 
@@ -131,11 +131,11 @@ def pivot(found: Comparison, view: View, costs: Sequence[str] = ("train_seconds"
     """A row a setting: mean and, over at least two seeds, standard deviation between seeds."""
     design, studies = found.design, found.of(view)
     names = [*studies, *(name for name in costs if name in design.rows and name not in studies)]
-    rows = []
+    rows: list[list[object]] = []
     for variant in dict.fromkeys(v for study in studies.values() for v in study.summaries["setting"]):
         own = design.rows[design.rows["data"].isin(view.blocks) & (design.rows["variant"] == variant)].groupby("data")
         seeds = "/".join(map(str, sorted(own["seed"].nunique().unique())))
-        cells = [_mean(own[name].agg(["mean", "var", "count"]), digits(name)) for name in names]
+        cells = [_mean([v.dropna().to_numpy(float) for _, v in own[name]], digits(name)) for name in names]
         rows.append([*(design.variants[variant].values() or [variant]), seeds, *cells])
     return markdown([*(design.factors or ["setting"]), "seeds", *names], rows)
 
@@ -188,32 +188,27 @@ def document(found: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _mean(groups: pd.DataFrame, places: int) -> str:
-    """groups: mean, var and count of each data set."""
-    mean, freedom = groups["mean"].mean(), groups["count"] - 1
-    if math.isnan(mean):
-        return "–"
-    if not freedom.clip(0).sum():
-        return f"{mean:.{places}f}"
-    return f"{mean:.{places}f} ± {math.sqrt((groups['var'] * freedom).sum() / freedom.clip(0).sum()):.{places}f}"
+def _mean(strata: Sequence[np.ndarray], places: int) -> str:
+    known = [values for values in strata if len(values)]
+    deviation = within(known)
+    spread = f" ± {deviation:.{places}f}" if math.isfinite(deviation) else ""
+    return f"{mean(known):.{places}f}{spread}" if known else "–"
 
 
 def digits(metric: str) -> int:
     return DIGITS.get(metric, 4)
 
 
-def number(value: float | None, places: int, signed: bool = False) -> str:
-    if value is None or not math.isfinite(value):
+def number(value: float, places: int, signed: bool = False) -> str:
+    if not math.isfinite(value):
         return "–"
     text = f"{value:{'+' if signed else ''}.{places}f}"
     return text.replace("-", "−") if float(text) else text.lstrip("+-−")
 
 
-def span(low: float | None, high: float | None, places: int, signed: bool = False) -> str:
+def span(low: float, high: float, places: int, signed: bool = False) -> str:
     """An interval."""
-    if low is None or not math.isfinite(low):
-        return "–"
-    return f"{number(low, places, signed)} to {number(high, places, signed)}"
+    return f"{number(low, places, signed)} to {number(high, places, signed)}" if math.isfinite(low) else "–"
 
 
 def probability(p: float) -> str:

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from anomalib_lite.comparison.design import interactions, marginal_effects
-from anomalib_lite.comparison.study import Settings, compare
+from anomalib_lite.comparison.statistics import detectable, difference
+from anomalib_lite.comparison.study import Settings, compare, compare_pairs
+from anomalib_lite.comparison.words import cautions, findings
 from tests.comparison.made import make_table, make_view
 
 FACTORS = {"augment": ["none", "flips"], "lr": ["0.1", "0.4", "1"]}
@@ -84,3 +86,99 @@ def test_an_interaction_averages_only_where_all_combinations_were_run():
     assert found[["a", "b", "mean"]].to_numpy().tolist() == [
         ["0", "0", 0], ["0", "1", 0], ["1", "0", 0], ["1", "1", 1],
     ]  # fmt: skip
+
+
+# Simulated experiments: what is there is found, what is not there is not claimed.
+VIEWS = {"augment": ["none", "flips"], "tta": ["none", "flips"]}
+BLOCKS = ["bottle", "panels"]
+EXPERIMENTS = 200
+
+
+def experiment(number: int, seeds: int, effect: float = 0.0):
+    """Data sets differ by far more than seeds do; one has thrice the other's spread."""
+    noise = np.random.default_rng(number)
+    spread = {"bottle": 0.01, "panels": 0.03}
+
+    def value(block: str, seed: int, augment: str, tta: str) -> float:
+        gain = noise.normal() + effect * (augment == "flips" and tta == "flips")
+        return 0.6 + 0.3 * (block == "bottle") + spread[block] * gain
+
+    return make_table(VIEWS, BLOCKS, seeds, value)
+
+
+def null_results(seeds: int):
+    """Design and view of experiments without any effect: all that changes is the noise."""
+    design, view = make_view(experiment(0, seeds))
+    for number in range(EXPERIMENTS):
+        design.rows["aupro"] = experiment(number, seeds).rows["aupro"]
+        yield design, view
+
+
+def test_no_difference_is_claimed_where_there_is_none_but_in_a_twentieth_of_experiments():
+    generator = np.random.default_rng(0)
+    claimed = 0
+    for design, view in null_results(seeds=5):
+        pairs = compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator)
+        claimed += pairs.significant.any()
+    assert claimed <= 0.05 * EXPERIMENTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 4, 10])
+def test_neither_pairs_nor_effects_are_claimed_where_there_are_none(seeds: int):
+    generator = np.random.default_rng(0)
+    pairs = effects = 0
+    for design, view in null_results(seeds):
+        pairs += compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator).significant.any()
+        found = marginal_effects(design, view, "aupro", {}, generator)
+        effects += (found.p_holm < 0.05).any()
+    assert pairs <= 0.05 * EXPERIMENTS + 4  # two standard deviations of chance
+    assert effects <= 0.05 * EXPERIMENTS + 4
+
+
+def test_an_effect_of_two_standard_deviations_is_found():
+    """With ten seeds: the planted setting is called better than each of the others."""
+    generator, found = np.random.default_rng(0), 0
+    planted = "augment=flips tta=flips"
+    for number in range(20):
+        design, view = make_view(experiment(number, 10, effect=2.0))
+        pairs = compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator)
+        found += pairs.verdict[pairs.setting == planted].tolist() == ["better"] * 3
+    assert found >= 18
+
+
+def test_so_many_seeds_as_are_said_to_be_needed_do_find_it():
+    """The difference that is said to be visible is called significant about four times in five, in the pair itself."""
+    generator, found = np.random.default_rng(3), 0
+    effect = detectable(5, 2, 0.05)
+    for _ in range(400):
+        found += difference(list(generator.normal(effect, 1, (2, 5))), generator).p_student < 0.05
+    assert 0.72 < found / 400 < 0.86
+
+
+def test_three_seeds_of_one_data_set_say_what_they_rest_on():
+    table = make_table(
+        VIEWS, ["panels"], 3, lambda block, seed, augment, tta: seed + 5.0 * (tta == "flips") + len(augment) ** seed
+    )
+    study = compare(table, Settings(resamples=100)).studies[0]
+    words = " ".join(findings(study) + cautions(study))
+    assert "With 3 pairs of runs no test free of assumptions" in words and "p = 0.25" in words and "10 pairs" in words
+    assert "missed more often than once in five with 3 seeds" in words
+
+
+def test_one_seed_says_nothing_about_chance():
+    table = make_table(VIEWS, ["panels"], 1, lambda block, seed, augment, tta: float(tta == "flips"))
+    study = compare(table, Settings(resamples=100)).studies[0]
+    assert "nothing can be said about chance" in cautions(study)[0]
+    assert set(study.pairs.verdict) == {"one seed: no statement about chance"}
+
+
+def test_a_lone_lucky_seed_is_not_the_best():
+    table = make_table(
+        {"tta": ["none", "flips"]}, ["panels"], 3, lambda block, seed, tta: seed + 100.0 * (tta == "flips")
+    )
+    table.rows.drop(table.rows.index[(table.rows.tta == "flips") & (table.rows.seed > 0)], inplace=True)
+    del table.runs[len(table.rows) :]
+    study = compare(table, Settings(resamples=100)).studies[0]
+    assert study.best.setting == "tta=none"
+    assert "1 of 2 settings have a single seed" in " ".join(findings(study))

@@ -8,15 +8,19 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from anomalib_lite.comparison import statistics as st
 from anomalib_lite.comparison.statistics import (
+    auroc_interval,
+    delong,
     difference,
     holm,
     mean,
     pairs_needed,
+    rank,
     sign_flips,
     spread,
     student,
@@ -57,7 +61,7 @@ def test_one_seed_has_no_interval():
 
 def test_spread_between_seeds_is_pooled_within_data_sets():
     assert within([A, A + 0.5]) == pytest.approx(A.std(ddof=1))
-    assert spread([np.ones(3), np.ones(3)]).error == 0
+    assert spread([np.ones(3), np.ones(3)])[0] == 0
 
 
 @pytest.mark.parametrize(("blocks", "seeds"), [(1, 3), (3, 3), (2, 5)])
@@ -220,3 +224,87 @@ def test_the_front_is_what_no_point_dominates():
 def test_what_was_not_measured_is_not_on_the_front_and_beats_nobody():
     points = np.array([[1.0, 1.0], [9.0, np.nan], [0.5, 0.5], [1.0, 1.0]])
     assert front(points).tolist() == [True, False, False, True]
+
+
+def drawn(generator: np.random.Generator, nok: int = 30, ok: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, and two runs' scores, which agree in part. Rounded, so that there are ties."""
+    labels = np.arange(nok + ok) < nok
+    shared = generator.normal(size=len(labels)) + labels
+    a, b = (np.round(shared + generator.normal(size=len(labels)), 1) for _ in range(2))
+    return labels, a, b
+
+
+def by_definition(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Difference and p from the structural components of the paper, pair by pair."""
+    components = []
+    for scores in (a, b):
+        psi = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in scores[~nok]] for x in scores[nok]])
+        components.append((psi.mean(axis=1), psi.mean(axis=0)))
+    covariance = sum(np.cov(*(c[k] for c in components)) / len(components[0][k]) for k in (0, 1))
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    difference = components[0][0].mean() - components[1][0].mean()
+    return difference, 2 * stats.norm.sf(abs(difference) / math.sqrt(variance))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_delong_is_that_of_the_paper(seed: int):
+    nok, a, b = drawn(np.random.default_rng(seed))
+    found = delong(nok, a, b)
+    assert (found[0], found[2]) == pytest.approx(by_definition(nok, a, b))
+    assert found[0] == pytest.approx(roc_auc_score(nok, a) - roc_auc_score(nok, b))
+    assert math.isnan(delong(nok, a, 2 * a)[2]) and delong(nok, a, 2 * a)[0] == 0
+
+
+def test_no_difference_is_claimed_in_more_than_a_twentieth_of_test_sets():
+    generator = np.random.default_rng(0)
+    claimed = sum(delong(*drawn(generator))[2] < 0.05 for _ in range(500))
+    assert 0.02 < claimed / 500 < 0.08
+
+
+def test_the_interval_of_an_auroc_holds_what_it_promises():
+    """Of 500 simulated test sets; normal scores one standard deviation of their difference apart."""
+    generator, truth, held = np.random.default_rng(1), stats.norm.cdf(1 / math.sqrt(2)), 0
+    for _ in range(500):
+        nok = np.arange(70) < 30
+        found = auroc_interval(nok, generator.normal(size=70) + nok, generator, resamples=400)
+        held += found.low <= truth <= found.high
+    assert 0.91 < held / 500 < 0.98
+
+
+# Demšar 2006, table 6: AUC of C4.5 and three variants on 14 data sets
+DEMSAR = np.array(
+    [
+        [0.763, 0.768, 0.771, 0.798], [0.599, 0.591, 0.590, 0.569], [0.954, 0.971, 0.968, 0.967],
+        [0.628, 0.661, 0.654, 0.657], [0.882, 0.888, 0.886, 0.898], [0.936, 0.931, 0.916, 0.931],
+        [0.661, 0.668, 0.609, 0.685], [0.583, 0.583, 0.563, 0.625], [0.775, 0.838, 0.866, 0.875],
+        [1.000, 1.000, 1.000, 1.000], [0.940, 0.962, 0.965, 0.962], [0.619, 0.666, 0.614, 0.669],
+        [0.972, 0.981, 0.9751, 0.975], [0.957, 0.978, 0.946, 0.970],
+    ]
+)  # fmt: skip
+
+
+def test_the_papers_example():
+    ranks = rank(["C4.5", "C4.5+m", "C4.5+cf", "C4.5+m+cf"], DEMSAR)
+    assert dict(zip(ranks.settings, ranks.mean, strict=True)) == pytest.approx(
+        {"C4.5": 3.143, "C4.5+m": 2.000, "C4.5+cf": 2.893, "C4.5+m+cf": 1.964}, abs=1e-3
+    )
+    assert ranks.critical == pytest.approx(1.25, abs=0.01)
+    friedman = 12 * 14 / 20 * (sum(r * r for r in ranks.mean) - 25)
+    assert friedman == pytest.approx(9.28, abs=0.01)
+    assert ranks.p < stats.chi2.sf(friedman, 3)  # the paper does not correct for ties, scipy does
+    assert ranks.alike == [(0, 3)]  # Nemenyi's test cannot tell any apart there
+
+
+def test_bars_are_as_long_as_they_can_be_and_none_lies_in_another():
+    rng = np.random.default_rng(0)
+    values = np.array([5.0, 4.9, 3.0, 2.9, 0.0]) + rng.normal(0, 0.3, (40, 5))
+    ranks = rank(list("abcde"), values)
+    assert ranks.settings == tuple("abcde")
+    assert ranks.alike == [(0, 1), (2, 3)]
+    assert "40 data sets" in ranks.in_words()
+
+
+def test_equal_settings_and_too_few_of_them():
+    assert rank(list("abc"), np.ones((6, 3))).p == 1
+    assert rank(list("abc"), np.ones((4, 3))) is None
+    assert rank(list("ab"), np.ones((9, 2))) is None
