@@ -224,7 +224,7 @@ def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.
 @dataclass(frozen=True)
 class Ranks:
     """Of settings over data sets, the best first. `mean`: ranks from 1, ties share theirs; those that differ by less
-    than `critical` are not told apart. `p`: of Friedman's test that all settings are alike. `blocks`: number of data sets.
+    than `critical` are not told apart. `p`: of Friedman's test that all are alike. `blocks`: number of data sets.
     """
 
     settings: tuple[str, ...]
