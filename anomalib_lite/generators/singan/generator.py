@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,15 @@ class SinGAN(Generator):
         logger: one Lightning logger, several, or None.
         """
         loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
-        jobs: list[Job] = []
-        for content in spread(len(ok), self.images, seed):
-            steps = sum(job.steps for job in jobs)
-            jobs.append(self._job(ok[content], content, len(jobs), folder, seed, loggers, steps))
-        self.pyramids, notes = [], []
+        contents = spread(len(ok), self.images, seed)
+        jobs = [self._job(ok[content], content, number, folder, seed) for number, content in enumerate(contents)]
+        self.pyramids, notes, steps = [], [], 0
         for job in jobs:
-            pyramid, seconds = train_pyramid(job)
+            pyramid = train_pyramid(replace(job, loggers=loggers, first_step=steps))
             self.pyramids.append(pyramid)
+            steps += len(job.sizes) * self.schedule.iterations
             errors = [round(error, 4) for error in reconstruction_errors(pyramid)]
+            seconds = [round(scale.seconds, 1) for scale in pyramid.scales]
             notes.append(
                 {"content": job.content, "sizes": job.sizes, "reconstruction_rmse": errors, "seconds": seconds}
             )
@@ -96,7 +97,7 @@ class SinGAN(Generator):
 
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         """In turn from each pyramid. Sample i depends on the seed and i alone."""
-        device = _device(self.accelerator)
+        device = "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         if not self.pyramids:
             raise UserError("This SinGAN has not been trained or loaded yet.")
         for number in range(n):
@@ -104,11 +105,8 @@ class SinGAN(Generator):
             image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
             yield Generated(to_pixels(image).numpy(), pyramid.content, "generated")
 
-    def _job(
-        self, image: Path, content: int, number: int, folder: Path, seed: int, loggers: list[Any], first_step: int
-    ) -> Job:
-        pixels = read_image(image)
-        shape = self.shape
+    def _job(self, image: Path, content: int, number: int, folder: Path, seed: int) -> Job:
+        pixels, shape = read_image(image), self.shape
         sizes = pyramid_sizes(pixels.shape[0], pixels.shape[1], shape.factor, shape.max_size, shape.min_size)
         check_start(self.start_scale, len(sizes))
         return Job(
@@ -120,10 +118,8 @@ class SinGAN(Generator):
             seed=(seed, number),
             folder=_place(folder, number),
             name=f"image {number + 1}/{self.images}",
-            first_step=first_step,
             accelerator=self.accelerator,
             precision=self.precision,
-            loggers=loggers,
         )
 
 
@@ -138,7 +134,3 @@ def spread(available: int, count: int, seed: int) -> list[int]:
 
 def _place(folder: Path, number: int) -> Path:
     return folder / f"image-{number:02d}"
-
-
-def _device(accelerator: str) -> torch.device:
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

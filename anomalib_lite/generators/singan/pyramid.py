@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -65,11 +65,8 @@ def initialise(network: nn.Module, draw: torch.Generator) -> None:
 
 
 def _blocks(width: int) -> list[nn.Module]:
-    return [_block(3, width), *(_block(width, width) for _ in range(LAYERS - 2))]
-
-
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+    inputs = [3, *[width] * (LAYERS - 2)]
+    return [nn.Sequential(nn.Conv2d(n, width, 3), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)) for n in inputs]
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
@@ -90,11 +87,19 @@ def rmse(a: Tensor, b: Tensor) -> float:
 
 @dataclass
 class Scale:
-    """amplitude: the standard deviation of the noise that this scale's generator gets."""
+    """amplitude: the standard deviation of the noise that this scale's generator gets. critic: it was trained against
+    this one, from which the next scale's goes on. seconds: of the training.
+    """
 
     size: Size
     generator: ScaleGenerator
-    amplitude: float
+    critic: Critic
+    amplitude: float = 1.0
+    seconds: float = 0.0
+
+    def to(self, device: torch.device | str) -> None:
+        self.generator.to(device)
+        self.critic.to(device)
 
 
 @dataclass
@@ -112,12 +117,8 @@ class Pyramid:
     def to(self, device: torch.device | str) -> Pyramid:
         self.real, self.fixed_noise = self.real.to(device), self.fixed_noise.to(device)
         for scale in self.scales:
-            scale.generator.to(device)
+            scale.to(device)
         return self
-
-    @property
-    def sizes(self) -> list[Size]:
-        return [scale.size for scale in self.scales]
 
 
 class Noise(Protocol):
@@ -131,26 +132,20 @@ def climb(
     first: int = 0,
     start: Tensor | None = None,
     sizes: Sequence[Size] | None = None,
-) -> Iterator[Tensor]:
+) -> list[Tensor]:
     """The image (1, 3, H, W) after each scale from `first` on.
 
     start: what the first scale refines, of any size; None stands for nothing, as below the coarsest scale.
     sizes: those of the images, where they differ from the scales' own; as many as scales.
     """
-    image = start
+    images = [] if start is None else [start]
     for number in range(first, len(scales)):
         scale = scales[number]
         size = scale.size if sizes is None else sizes[number]
         drawn = noise(number, size)
-        previous = torch.zeros_like(drawn) if image is None else resize(image, size)
-        image = scale.generator(scale.amplitude * drawn, previous)
-        yield image
-
-
-def last(images: Iterator[Tensor]) -> Tensor:
-    for image in images:  # noqa: B007
-        pass
-    return image
+        previous = resize(images[-1], size) if images else torch.zeros_like(drawn)
+        images.append(scale.generator(scale.amplitude * drawn, previous))
+    return images if start is None else images[1:]
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -182,7 +177,7 @@ def fixed_noise(pyramid: Pyramid) -> Noise:
 @torch.no_grad()
 def reconstruct(pyramid: Pyramid) -> list[Tensor]:
     """The training image as the pyramid remembers it, at each scale."""
-    return list(climb(pyramid.scales, fixed_noise(pyramid)))
+    return climb(pyramid.scales, fixed_noise(pyramid))
 
 
 def reconstruction_errors(pyramid: Pyramid) -> list[float]:
@@ -205,11 +200,9 @@ def random_sample(
     new. stretch: height and width of the new image relative to the training image's.
     """
     check_start(start_scale, len(pyramid.scales))
-    below = None
-    if start_scale:
-        below = last(climb(pyramid.scales[:start_scale], fixed_noise(pyramid)))
-    sizes = [(round(height * stretch[0]), round(width * stretch[1])) for height, width in pyramid.sizes]
-    return last(climb(pyramid.scales, random_noise(draw, pyramid.real.device), start_scale, below, sizes))
+    below = climb(pyramid.scales[:start_scale], fixed_noise(pyramid))[-1] if start_scale else None
+    sizes = [(round(s.size[0] * stretch[0]), round(s.size[1] * stretch[1])) for s in pyramid.scales]
+    return climb(pyramid.scales, random_noise(draw, pyramid.real.device), start_scale, below, sizes)[-1]
 
 
 def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_size: int) -> list[Size]:
@@ -229,13 +222,10 @@ def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_siz
             f"A pyramid of an image of {height} x {width} px needs a coarsest short side (min_size) below "
             f"{min(height, width)} px, not {min_size}. Give larger images, a larger max_size or a smaller min_size."
         )
-    steps = _steps(min_size / short, factor) + 1 - _steps(reduced, factor)
+    below, above = (math.ceil(math.log(ratio) / math.log(factor)) for ratio in (min_size / short, reduced))
+    steps = below + 1 - above
     fitted = (min_size / min(height, width)) ** (1 / steps)
     return [(round(height * fitted**k), round(width * fitted**k)) for k in reversed(range(steps + 1))]
-
-
-def _steps(ratio: float, factor: float) -> int:
-    return math.ceil(math.log(ratio) / math.log(factor))
 
 
 def channels(scale: int, least: int, most: int) -> int:
@@ -260,75 +250,42 @@ def to_pixels(image: Tensor) -> Tensor:
     return ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().contiguous()
 
 
-@dataclass
-class FinishedScale:
-    """A scale with the critic that it was trained against, from which the next scale's goes on."""
-
-    scale: Scale
-    critic: Critic
-    seconds: float = 0.0
-
-    @property
-    def width(self) -> int:
-        return self.scale.generator.width
+def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, notes)
 
 
-@dataclass(frozen=True)
-class PyramidFiles:
-    """start.safetensors with the image and its fixed noise, and scale-00.safetensors and on.
+def write_scale(folder: Path, number: int, scale: Scale, key: str) -> None:
+    """scale-00.safetensors and on. key: what was trained."""
+    tensors = {"amplitude": torch.tensor(scale.amplitude, dtype=torch.float64), "size": torch.tensor(scale.size)}
+    for name, network in (("generator", scale.generator), ("critic", scale.critic)):
+        tensors |= {f"{name}.{key}": value.contiguous() for key, value in network.state_dict().items()}
+    notes = {"key": key, "seconds": f"{scale.seconds:.3f}"}
+    write_tensors(folder / f"scale-{number:02d}.safetensors", tensors, notes)
 
-    key: what was trained; finished scales that carry another key count as absent. None takes any.
-    """
 
-    folder: Path
-    key: str | None = None
-
-    def write_start(self, pyramid: Pyramid) -> None:
-        self._save("start", {"pixels": to_pixels(pyramid.real), "fixed_noise": pyramid.fixed_noise.contiguous()}, {})
-
-    def write(self, number: int, finished: FinishedScale) -> None:
-        scale = finished.scale
-        tensors = {"amplitude": torch.tensor(scale.amplitude, dtype=torch.float64), "size": torch.tensor(scale.size)}
-        for name, network in (("generator", scale.generator), ("critic", finished.critic)):
-            tensors |= {f"{name}.{key}": value.cpu().contiguous() for key, value in network.state_dict().items()}
-        self._save(_name(number), tensors, {"key": str(self.key), "seconds": f"{finished.seconds:.3f}"})
-
-    def read(self, number: int) -> FinishedScale | None:
-        """In eval mode, on the CPU; None where there is none."""
-        path = self.folder / f"{_name(number)}.safetensors"
-        if not path.is_file():
-            return None
-        with safe_open(path, "pt") as stream:
-            notes = stream.metadata()
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
-        if self.key is not None and notes["key"] != self.key:
-            return None
-        width = len(tensors["generator.body.0.0.bias"])
-        generator, critic = ScaleGenerator(width), Critic(width)
-        _load(generator, tensors, "generator.")
-        _load(critic, tensors, "critic.")
-        height, width = tensors["size"].tolist()
-        scale = Scale((height, width), generator.eval(), float(tensors["amplitude"]))
-        return FinishedScale(scale, critic, float(notes["seconds"]))
-
-    def _save(self, name: str, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
-        with atomic_path(self.folder / f"{name}.safetensors") as temporary:
-            save_file(tensors, temporary, notes)
+def read_scale(folder: Path, number: int, key: str | None = None) -> Scale | None:
+    """In eval mode, on the CPU; None where there is none, or one of another training than `key` says."""
+    path = folder / f"scale-{number:02d}.safetensors"
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as stream:
+        notes = stream.metadata()
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
+    if key is not None and notes["key"] != key:
+        return None
+    width = len(tensors["generator.body.0.0.bias"])
+    networks = {"generator": ScaleGenerator(width).eval(), "critic": Critic(width)}
+    for name, network in networks.items():
+        network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    height, width = tensors["size"].tolist()
+    return Scale((height, width), *networks.values(), float(tensors["amplitude"]), float(notes["seconds"]))
 
 
 def read_pyramid(folder: Path, content: int) -> Pyramid:
     """A finished pyramid. content: place among the OK images of the one that it was trained on."""
-    files = PyramidFiles(folder)
     start = load_file(folder / "start.safetensors")
     pyramid = Pyramid(content, to_tensor(start["pixels"]), start["fixed_noise"])
-    while (finished := files.read(len(pyramid.scales))) is not None:
-        pyramid.scales.append(finished.scale)
+    while (scale := read_scale(folder, len(pyramid.scales))) is not None:
+        pyramid.scales.append(scale)
     return pyramid
-
-
-def _name(number: int) -> str:
-    return f"scale-{number:02d}"
-
-
-def _load(network: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})

@@ -14,7 +14,6 @@ from anomalib_lite.generators.singan.pyramid import (
     channels,
     climb,
     fixed_noise,
-    last,
     pyramid_sizes,
     random_noise,
     random_sample,
@@ -87,7 +86,10 @@ def test_a_higher_start_scale_stays_closer_to_the_image(pyramid):
             return noise + previous
 
     adding = Pyramid(
-        pyramid.content, pyramid.real, pyramid.fixed_noise, [Scale(s.size, Adds(), 0.1) for s in pyramid.scales]
+        pyramid.content,
+        pyramid.real,
+        pyramid.fixed_noise,
+        [Scale(s.size, Adds(), s.critic, 0.1) for s in pyramid.scales],
     )
     known = reconstruct(adding)[-1]
     distances = []
@@ -111,7 +113,7 @@ def test_below_the_start_scale_nothing_is_drawn(pyramid, draw):
 
 def test_fixed_noise_gives_the_reconstruction(pyramid):
     with torch.no_grad():
-        again = last(climb(pyramid.scales, fixed_noise(pyramid)))
+        again = climb(pyramid.scales, fixed_noise(pyramid))[-1]
     assert torch.equal(again, reconstruct(pyramid)[-1])
     assert torch.equal(reconstruct(pyramid)[2], reconstruct(pyramid)[2])
 
