@@ -45,9 +45,8 @@ class Pair:
 def draw_sheet(
     parts: Sequence[tuple[str, Sequence[Block]]], columns: int, scale: bool = False, side: int = TILE
 ) -> Figure | None:
-    """Draws blocks row by row, all of as many tiles; None without blocks.
-
-    Made for `ink.save_png` at 100 dpi, where one pixel of a tile is one pixel of the picture.
+    """Draws blocks, all of as many tiles, at most `columns` in a row; None without blocks. Made for `ink.save_png` at
+    100 dpi, where one pixel of a tile is one pixel of the picture.
 
     Args:
         parts: a heading, or none, and its blocks.
@@ -81,12 +80,8 @@ def draw_sheet(
 
 
 def contact_sheet(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> Figure | None:
-    """The images in their order, each as image | heat map | ground truth, with the colour scale below.
-
-    Args:
-        outcomes: with image and map.
-        threshold: of the score, which captions give the ratio to.
-        pixel_threshold: of the map, to which the colours are tied.
+    """The images in their order, each as image | heat map | ground truth, with the colour scale below. Outcomes have
+    image and map; captions give the score's ratio to the threshold.
     """
     blocks = []
     for outcome in outcomes:
@@ -137,8 +132,7 @@ def _draw_scale(axis: Axes, canvas: np.ndarray) -> None:
 
 
 def _tiles(outcome: Outcome, pixel_threshold: float) -> list[np.ndarray]:
-    if outcome.image is None or outcome.map is None:
-        raise ValueError(f"{outcome.sample.image} has no image or no map to show")
+    assert outcome.image is not None and outcome.map is not None
     image = np.ascontiguousarray(outcome.image)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
     if outcome.mask is not None:

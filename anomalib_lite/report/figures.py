@@ -58,16 +58,13 @@ def draw_figures(
     points: Points | None = None,
 ) -> dict[str, Figure]:
     """All figures that the parts allow: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro, training.
-
-    Args:
-        outcomes: of all test images.
-        threshold: of the score.
-        metrics: as in metrics.json; the areas that are written into the curves.
-        history: losses by epoch.
-        points: of the pixel curves, see `pixel_points`.
+    metrics: as in metrics.json, their areas are written into the curves. history: losses by epoch.
     """
     drawn = {"scores": score_histogram(outcomes, threshold)}
-    curves = image_curves(outcomes, metrics) + pixel_curves(points or {}, metrics)
+    curves = image_curves(outcomes, metrics)
+    curves += [
+        _curve(f"pixel_{name}", points[name], metrics) for name in ("roc", "pr", "pro") if name in (points or {})
+    ]
     drawn |= {curve.name: curve_figure(curve) for curve in curves}
     drawn["training"] = None if history is None or history.empty else training_curves(history)
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
@@ -150,11 +147,6 @@ def image_curves(outcomes: Sequence[Outcome], metrics: Mapping[str, Any]) -> lis
         _curve("roc", points["roc"], metrics, (false_alarms, recall)),
         _curve("precision_recall", points["pr"], metrics, (recall, precision)),
     ]
-
-
-def pixel_curves(points: Points, metrics: Mapping[str, Any]) -> list[Curve]:
-    """Curves of pixels from points (x, y) under the names 'roc', 'pr' and 'pro'; see `pixel_points`."""
-    return [_curve(f"pixel_{name}", points[name], metrics) for name in ("roc", "pr", "pro") if name in points]
 
 
 def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = None) -> Points:

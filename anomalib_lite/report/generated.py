@@ -38,14 +38,9 @@ _DIVERSITY = "perceptual distance between two images; far below the real ones', 
 
 
 def write_generated_report(
-    folder: Path,
-    title: str,
-    quality: Mapping[str, Any],
-    drawn: Sequence[Mapping[str, Any]],
-    ok: Sequence[Path],
-    losses: pd.DataFrame,
-    settings: Mapping[str, Any],
-) -> None:
+    folder: Path, title: str, quality: Mapping[str, Any], drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path],
+    losses: pd.DataFrame, settings: Mapping[str, Any],
+) -> None:  # fmt: skip
     """Writes quality.json, contact_sheet.png and generated.html.
 
     Args:
@@ -147,14 +142,14 @@ def quality_rows(quality: Mapping[str, Any]) -> list[Row]:
     rows = []
     for key, name, error, meaning in _DISTANCES:
         if found := quality[key]:
-            made, real = (_with_error(found[side], found[f"{side}_{error}"]) for side in ("generated", "real"))
-            rows.append(Row(name, made, real, meaning.format(**found)))
-    made, real = (_number(quality["diversity"][side]) for side in ("generated", "real"))
-    rows.append(Row("diversity", made, real, _DIVERSITY))
+            sides = ((found[side], found[f"{side}_{error}"]) for side in ("generated", "real"))
+            said = (NOT_THERE if v is None else f"{_number(v)} ± {_number(e)}" for v, e in sides)
+            rows.append(Row(name, *said, meaning.format(**found)))
+    rows.append(Row("diversity", *(_number(quality["diversity"][side]) for side in ("generated", "real")), _DIVERSITY))
     for key, name in (("edge_overlap", "edge overlap"), ("ssim", "SSIM of luminance")):
-        found = quality[key]
-        made, real = (_with_low(found[side], found[f"{side}_low"]) for side in ("generated", "real_pairs"))
-        rows.append(Row(name, made, real, "with its content image; real: between two different images"))
+        sides = ((quality[key][side], quality[key][f"{side}_low"]) for side in ("generated", "real_pairs"))
+        said = (NOT_THERE if None in (v, low) else f"{v:.3f} (95 % above {low:.3f})" for v, low in sides)
+        rows.append(Row(name, *said, "with its content image; real: between two different images"))
     return rows
 
 
@@ -184,19 +179,8 @@ def _number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
-def _with_error(value: float | None, error: float | None) -> str:
-    return NOT_THERE if value is None else f"{_number(value)} ± {_number(error)}"
-
-
-def _with_low(value: float | None, low: float | None) -> str:
-    return NOT_THERE if value is None or low is None else f"{value:.3f} (95 % above {low:.3f})"
-
-
 def generated_view(run: Path) -> dict[str, Any] | None:
-    """What a run's page shows of its generated images: words, the table of their quality, and a contact sheet.
-
-    None for a run without generated images.
-    """
+    """What a run's page shows of its generated images; None where it has none."""
     folder = run / FOLDER
     if not (folder / "quality.json").is_file():
         return None

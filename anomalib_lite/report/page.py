@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,22 @@ def write_report(
     pixel_points: Points | None = None,
     collector: DefectCollector | None = None,
 ) -> Path:
-    """Writes report.html and figures/*.png of a run; a run that failed gets a page of what there is.
+    """Writes report.html, whose path it returns, and figures/*.png of a run; a run that failed gets a page of what
+    there is. Figures, status and configuration come from the run's files.
 
     Args:
-        run_dir: the run's folder; figures, status and configuration come from its files.
+        run_dir: the run's folder.
         outcomes: of all test images; those with an image and a map can be shown. None: those of predictions.csv.
         pixel_points: of the pixel curves, see `figures.pixel_points`.
         collector: the defects that were found.
-
-    Returns:
-        The page's path.
     """
     run = RunFolder.open(run_dir)
-    judged = _predicted(run) if outcomes is None else outcomes
-    threshold, pixel_threshold = (_threshold(run, name) for name in ("image", "pixel"))
+    judged = outcomes
+    if judged is None:
+        rows = run.predictions()
+        judged = [Outcome(Sample(Path(r["image"]), r["label"], defect=r["defect"]), r["score"], r["nok"]) for r in rows]
+    known = (words.number(run.threshold.get(name)) for name in ("image", "pixel"))
+    threshold, pixel_threshold = (math.inf if value is None else value for value in known)
     shown = [outcome for outcome in judged if outcome.image is not None]
     shown = [shown[i] for i in select_cases(shown, threshold)]
     drawn = draw_figures(judged, threshold, run.metrics, pd.DataFrame(run.history()), pixel_points)
@@ -63,8 +66,8 @@ def write_report(
         "title": run.path.resolve().name,
         "found": defects_view(collector),
         "pictures": made,
-        "kinds": words.counts([picture.kind for picture in made]),
-        "mistakes": sum(picture.mistake for picture in made),
+        "kinds": words.counts([picture["kind"] for picture in made]),
+        "mistakes": sum(picture["mistake"] for picture in made),
     }
     target = run.path / "report.html"
     write_text(target, ink.template("report.html.j2").render(parts))
@@ -107,16 +110,3 @@ def _telling(shown: Sequence[Outcome], threshold: float) -> list[Outcome]:
     worst = [outcome for outcome in shown if verdict(outcome) in MISTAKES][: _CONTACT_SHEET // 2]
     others = [outcome for outcome in shown if verdict(outcome) not in MISTAKES]
     return worst + [others[i] for i in select_cases(others, threshold, _CONTACT_SHEET - len(worst))]
-
-
-def _predicted(run: RunFolder) -> list[Outcome]:
-    return [
-        Outcome(Sample(Path(row["image"]), row["label"], defect=row["defect"]), row["score"], row["nok"])
-        for row in run.predictions()
-    ]
-
-
-def _threshold(run: RunFolder, name: str) -> float:
-    """Infinite where the run has none: then nothing is above it."""
-    value = words.number(run.threshold.get(name))
-    return float("inf") if value is None else value

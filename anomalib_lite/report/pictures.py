@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,41 +32,20 @@ _TICKS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (SATURATION, f"{SATURATI
 _FIRST_BRIGHT = math.floor(CALM * 255) + 1  # of the 256 colours, the first that lies above the threshold
 SIDE = 256  # pixels of a thumbnail's longer side
 BUDGET = 12_000_000  # bytes of encoded pictures in one page
+_ENCODED = ("image", "heat", "truth", "region")  # of a picture
 _QUALITY = 75  # of JPEG, which takes a tenth of WebP's time
 _MOST_LOOPS = 300  # of an outline; a map of pure noise has thousands, and they would bury the picture
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image as the page shows it: two data URIs and two SVG paths, in a box of width x height."""
-
-    name: str
-    kind: str
-    verdict: str
-    mistake: bool
-    score: float
-    ratio: float | None
-    evidence: str
-    width: int
-    height: int
-    image: str
-    heat: str
-    truth: str
-    region: str
-
-
-def pictures(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> list[Picture]:
-    """Encodes the images in their order; what is over the budget is left out.
-
-    Args:
-        outcomes: with image and map.
-        threshold: of the score.
-        pixel_threshold: of the map, to which the colours are tied.
+def pictures(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> list[dict[str, Any]]:
+    """The images in their order as the page shows them; what is over the budget is left out. Outcomes have image and
+    map; to the map's threshold, that of pixels, the colours are tied.
     """
     made = [_picture(outcome, threshold, pixel_threshold) for outcome in outcomes]
-    kept = int(np.searchsorted(np.cumsum([_size(picture) for picture in made]), BUDGET, side="right"))
+    sizes = [sum(len(picture[part]) for part in _ENCODED) for picture in made]
+    kept = int(np.searchsorted(np.cumsum(sizes), BUDGET, side="right"))
     if kept < len(made):
         _log.warning("The page shows %d of %d images: with more it would be slow to open.", kept, len(made))
     return made[:kept]
@@ -100,37 +79,28 @@ def outline_path(mask: np.ndarray, height: int, width: int) -> str:
     return "".join(_path(cv2.approxPolyDP(contour, 0.6, True)[:, 0]) for contour in contours)
 
 
-def _picture(outcome: Outcome, threshold: float, pixel_threshold: float) -> Picture:
-    if outcome.image is None or outcome.map is None:
-        raise ValueError(f"{outcome.sample.image} has no image or no map to show")
+def _picture(outcome: Outcome, threshold: float, pixel_threshold: float) -> dict[str, Any]:
+    """Two data URIs and two SVG paths, in a box of width x height, and the words beside them."""
+    assert outcome.image is not None and outcome.map is not None
     small = thumbnail(outcome.image)
     height, width = small.shape[:2]
     words = verdict(outcome)
-    return Picture(
-        name=short_name(outcome.sample.image),
-        kind=kind(outcome.sample),
-        verdict=words,
-        mistake=words in MISTAKES,
-        score=float(outcome.score),
-        ratio=float(outcome.score) / threshold if 0 < threshold < np.inf else None,
-        evidence=evidence_words(outcome.evidence, outcome.nok),
-        width=width,
-        height=height,
-        image=data_uri(small),
-        heat=data_uri(overlay(small, outcome.map, pixel_threshold, outline=False)),
-        truth="" if outcome.mask is None else outline_path(outcome.mask, height, width),
-        region=outline_path(region(fit(outcome.map, height, width), pixel_threshold), height, width),
-    )
+    return {
+        "name": short_name(outcome.sample.image), "kind": kind(outcome.sample), "verdict": words,
+        "mistake": words in MISTAKES, "score": float(outcome.score), "width": width, "height": height,
+        "ratio": float(outcome.score) / threshold if 0 < threshold < np.inf else None,
+        "evidence": evidence_words(outcome.evidence, outcome.nok),
+        "image": data_uri(small),
+        "heat": data_uri(overlay(small, outcome.map, pixel_threshold, outline=False)),
+        "truth": "" if outcome.mask is None else outline_path(outcome.mask, height, width),
+        "region": outline_path(region(fit(outcome.map, height, width), pixel_threshold), height, width),
+    }  # fmt: skip
 
 
 def _path(points: np.ndarray) -> str:
     # Half a pixel on, because a contour runs through pixel centres; a single pixel becomes a dot.
     corners = [f"{x + 0.5:g} {y + 0.5:g}" for x, y in points]
     return f"M{'L'.join(corners if len(corners) > 1 else corners * 2)}Z"
-
-
-def _size(picture: Picture) -> int:
-    return len(picture.image) + len(picture.heat) + len(picture.truth) + len(picture.region)
 
 
 def level(values: np.ndarray, pixel_threshold: float) -> np.ndarray:

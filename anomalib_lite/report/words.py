@@ -43,27 +43,6 @@ class Card(NamedTuple):
     reason: str | None = None
 
 
-class Share(NamedTuple):
-    """So many of so many images; `good` where more is better."""
-
-    found: int
-    total: int
-    words: str
-    good: bool
-
-    @property
-    def percent(self) -> str:
-        return percent(self.found / self.total)
-
-
-class Choice(NamedTuple):
-    """How the detector was chosen: (name, [(text, number or None) by column]) of each candidate, and why in words."""
-
-    columns: list[str]
-    rows: list[tuple[str, list[tuple[str, float | None]]]]
-    words: str
-
-
 def title(metric: str) -> str:
     """A metric's or a cost's name as a heading; of an unknown one its key in words."""
     return _TITLES.get(metric, metric.replace("_image_auroc", ": image AUROC").replace("_", " "))
@@ -90,14 +69,19 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
     return [str(reason) for key, reason in missing.items() if key not in metrics and key not in _HEADLINES]
 
 
-def shares(outcomes: Sequence[Outcome]) -> list[Share]:
-    """How many defective images were found and how many good ones rejected."""
+def shares(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """How many defective images were found and how many good ones rejected; `good` where more is better."""
     tally = Counter(map(verdict, outcomes))
-    found = Share(tally["found"], tally["found"] + tally["missed"], "defective images found", True)
-    alarms = Share(tally["false alarm"], tally["false alarm"] + tally["passed"], "good images rejected", False)
-    unknown = tally["rejected"] + tally["accepted"]
-    rejected = Share(tally["rejected"], unknown, "unlabelled images rejected", False)
-    return [share for share in (found, alarms, rejected) if share.total]
+    kinds = (
+        ("found", "missed", "defective images found"),
+        ("false alarm", "passed", "good images rejected"),
+        ("rejected", "accepted", "unlabelled images rejected"),
+    )
+    return [
+        {"found": tally[one], "total": total, "words": words, "good": one == "found",
+         "percent": percent(tally[one] / total)}
+        for one, other, words in kinds if (total := tally[one] + tally[other])
+    ]  # fmt: skip
 
 
 def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
@@ -137,9 +121,9 @@ def caution(metrics: Mapping[str, Any]) -> str:
     return note if not note or note.endswith((".", "!", "?")) else note + "."
 
 
-def choice(status: Mapping[str, Any]) -> Choice | None:
-    """From status.json's `choice`: candidates by name with whatever was measured of each. None where nothing was
-    chosen.
+def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the detector was chosen, from status.json: columns, rows of (candidate's name, [(text, number or None)]), and
+    why in words. None where nothing was chosen.
     """
     chosen = _mapping(status.get("choice"))
     listed = chosen.get("candidates")
@@ -149,7 +133,8 @@ def choice(status: Mapping[str, Any]) -> Choice | None:
         (str(record.get("name", NOT_THERE)), [(_cell(k, record.get(k)), number(record.get(k))) for k in columns])
         for record in records
     ]
-    return Choice([title(column) for column in columns], rows, str(chosen.get("words", ""))) if rows else None
+    said = {"columns": [title(column) for column in columns], "rows": rows, "words": str(chosen.get("words", ""))}
+    return said if rows else None
 
 
 def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:

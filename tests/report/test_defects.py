@@ -35,13 +35,13 @@ def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figu
 
 def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
     view = defects_view(collector)
-    severities = [row.defect.severity for row in view["rows"]]
+    severities = [row["defect"].severity for row in view["rows"]]
     assert severities == sorted(severities, reverse=True)
     for row in view["rows"]:
-        left, top, width, height = map(float, row.view_box.split())
+        left, top, width, height = map(float, row["view_box"].split())
         assert left >= 0 and top >= 0
-        assert left + width <= row.shot.width + 0.1 and top + height <= row.shot.height + 0.1
-        assert all(path.startswith("M") for _, path in row.shot.outlines)
+        assert left + width <= row["shot"]["width"] + 0.1 and top + height <= row["shot"]["height"] + 0.1
+        assert all(path.startswith("M") for _, path in row["shot"]["outlines"])
 
 
 def test_no_defect_found_is_said(run_dir, no_figures, inspector):  # noqa: F811

@@ -21,7 +21,6 @@ from anomalib_lite.report.figures import (
     curve_figure,
     draw_figures,
     image_curves,
-    pixel_curves,
     pixel_points,
     score_histogram,
     training_curves,
@@ -111,7 +110,6 @@ def test_pixel_points_of_the_counted_histograms_enclose_the_metrics_own_areas() 
 def test_pixel_points_of_one_class_are_none() -> None:
     some, none = np.array([3, 4]), np.zeros(2)
     assert pixel_points(some, none, none) == {} and pixel_points(none, some, some) == {}
-    assert pixel_curves({}, {}) == []
 
 
 def test_curve_shows_its_area_and_operating_point() -> None:

@@ -79,14 +79,6 @@ def test_a_page_that_shows_a_part_of_the_images_says_so(
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_page_stays_small(run_dir: Path) -> None:
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (300, 300, 3)).astype(np.uint8)  # the worst there is for any codec
-    many = [judged(i % 2, i / 9, "a" if i % 2 else None, image=noise, map=noise[..., 0] / 40) for i in range(60)]
-    assert write_report(run_dir, many).stat().st_size < 15e6
-
-
-@pytest.mark.usefixtures("no_figures")
 def test_page_is_replaced_in_one_step(run_dir: Path, outcomes: list[Outcome], monkeypatch) -> None:
     target = write_report(run_dir, outcomes)
     before = target.read_bytes()

@@ -92,9 +92,11 @@ def test_evidence_is_named_by_its_share() -> None:
 def test_the_choice_is_a_table_of_whatever_was_measured() -> None:
     candidates = [{"name": "STFPM", "image_auroc": 0.91, "seconds": 75.0}, {"name": "colour", "image_auroc": None}]
     found = view.choice({"choice": {"candidates": candidates, "words": "Why."}})
-    assert (found.columns, found.words) == (["Image AUROC", "seconds"], "Why.")
-    assert found.rows[0] == ("STFPM", [("0.9100", 0.91), ("1 min 15 s", 75.0)])
-    assert found.rows[1] == ("colour", [("–", None), ("–", None)])
+    assert found == {
+        "columns": ["Image AUROC", "seconds"],
+        "rows": [("STFPM", [("0.9100", 0.91), ("1 min 15 s", 75.0)]), ("colour", [("–", None), ("–", None)])],
+        "words": "Why.",
+    }
 
 
 @pytest.mark.parametrize("status", [{}, {"choice": None}, {"choice": "STFPM"}, {"choice": {"a": 1}}])
