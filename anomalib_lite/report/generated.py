@@ -143,13 +143,14 @@ def quality_rows(quality: Mapping[str, Any]) -> list[Row]:
     for key, name, error, meaning in _DISTANCES:
         if found := quality[key]:
             sides = ((found[side], found[f"{side}_{error}"]) for side in ("generated", "real"))
-            said = (NOT_THERE if v is None else f"{_number(v)} ± {_number(e)}" for v, e in sides)
-            rows.append(Row(name, *said, meaning.format(**found)))
-    rows.append(Row("diversity", *(_number(quality["diversity"][side]) for side in ("generated", "real")), _DIVERSITY))
+            made, real = (NOT_THERE if v is None else f"{_number(v)} ± {_number(e)}" for v, e in sides)
+            rows.append(Row(name, made, real, meaning.format(**found)))
+    made, real = (_number(quality["diversity"][side]) for side in ("generated", "real"))
+    rows.append(Row("diversity", made, real, _DIVERSITY))
     for key, name in (("edge_overlap", "edge overlap"), ("ssim", "SSIM of luminance")):
         sides = ((quality[key][side], quality[key][f"{side}_low"]) for side in ("generated", "real_pairs"))
-        said = (NOT_THERE if None in (v, low) else f"{v:.3f} (95 % above {low:.3f})" for v, low in sides)
-        rows.append(Row(name, *said, "with its content image; real: between two different images"))
+        made, real = (NOT_THERE if None in (v, low) else f"{v:.3f} (95 % above {low:.3f})" for v, low in sides)
+        rows.append(Row(name, made, real, "with its content image; real: between two different images"))
     return rows
 
 
