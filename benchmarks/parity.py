@@ -1,0 +1,405 @@
+"""This project's methods against anomalib 2.7: the same numbers in the networks, the same images, the same answers?
+
+    PYTHONPATH=. PEER_PYTHON benchmarks/parity.py [--freeze tests/detectors/parity.json]
+
+PEER_PYTHON: a Python with anomalib 2.7. Each method of both sides gets networks whose weights are drawn by their names,
+and random images; no weights are downloaded, nothing is trained for long. Printed is the largest difference as a share
+of the largest value. What differs on purpose is switched off where a switch is named, and told in docs/detectors.md.
+--freeze keeps some of anomalib's numbers for tests/detectors/test_parity.py, which compares `ours` without anomalib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+from zlib import crc32
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomalib_lite.augment.tta import View
+from anomalib_lite.backbones import build
+from anomalib_lite.detectors.anomalydino import AnomalyDINO, foreground
+from anomalib_lite.detectors.dinomaly import Block, Dinomaly, StableAdamW
+from anomalib_lite.detectors.efficientad import EfficientAD
+from anomalib_lite.detectors.padim import PaDiM
+from anomalib_lite.detectors.patchcore import PatchCore
+from anomalib_lite.detectors.statistics import PositionGaussian
+from anomalib_lite.detectors.superadd import SuperADD
+
+Numbers = dict[str, Tensor]
+BOUND = 1e-4
+DINO2, DINO3 = "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"
+WIDTH = 128  # of the small transformers: 12 blocks with 2 heads
+SIZES = {DINO2: 70, DINO3: 64}  # px; DINOv2's position embedding is of this size, so that nobody resamples it
+LAYERS = [2, 3, 4, 5, 6, 7, 8, 9]
+KEPT = 12  # numbers of each result that are frozen
+
+
+def drawn(name: str, *shape: int) -> Tensor:
+    """Standard normal numbers that hang on the name alone, in every version of torch."""
+    return torch.from_numpy(np.random.RandomState(crc32(name.encode())).standard_normal(shape)).float()
+
+
+def images(count: int, size: int, name: str = "images") -> Tensor:
+    return drawn(name, count, 3, size, size).mul(0.2).add(0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def fill(module: nn.Module) -> nn.Module:
+    """Weights of the size that keeps signals alive, positive variances."""
+    for name, value in module.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        own = name.removeprefix("model.")  # in which timm wraps networks that give features
+        numbers = drawn(own, *value.shape)
+        if value.ndim > 1:
+            numbers = numbers / (value[0].numel() ** 0.5)
+        else:
+            numbers = 0.1 * numbers + ("weight" in own or "var" in own)
+        value.copy_(numbers)
+    return module
+
+
+@contextmanager
+def numbered_networks() -> Iterator[None]:
+    """timm's networks of both sides: small transformers without a download, filled by name."""
+    make = timm.create_model
+
+    def create(name: str, pretrained: bool = False, pretrained_cfg: Any = None, **how: Any) -> nn.Module:
+        if "vit" in name:
+            how |= {"embed_dim": WIDTH, "num_heads": 2, "img_size": SIZES[name]}
+        return fill(make(name, **how))
+
+    with mock.patch("timm.create_model", create):
+        yield
+
+
+class Batches(list):  # type: ignore[type-arg]
+    """Images (N, 3, H, W) as one batch of a method's `calibrate`."""
+
+    def __init__(self, image: Tensor) -> None:
+        index = torch.arange(len(image))
+        batch = SimpleNamespace(image=image, index=index, weight=torch.ones(len(image)))
+        super().__init__([batch])
+        self.dataset = ImagesOf(image)
+
+
+class ImagesOf:
+    def __init__(self, image: Tensor) -> None:
+        self.image, self.size = image, tuple(image.shape[2:])
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: Any) -> Any:
+        return SimpleNamespace(image=self.image[index])
+
+
+def calibrated(method: Any, train: Tensor) -> Any:
+    method.calibrate(Batches(train), [View()], lambda map: map)
+    return method.eval()
+
+
+def normal(method: Any, image: Tensor) -> Tensor:
+    """What the peer's own pre-processing does."""
+    backbone = getattr(method, "backbone", None) or method.teacher
+    return (image - backbone.mean) / backbone.std
+
+
+# ---------------------------------------------------------------------------------------------------------------- ours
+
+
+def our_anomalydino() -> tuple[AnomalyDINO, Numbers]:
+    vit = partial(build, DINO2, layers=[11], norm=True)
+    ours = calibrated(AnomalyDINO(vit, None, mask="off", turns=1), images(3, 70))
+    test = images(2, 70, "test")
+    return ours, {
+        "features": ours._features(test), "map": ours.anomaly_map(test),
+        "ground": foreground(product(), 10.0).float(),
+    }  # fmt: skip
+
+
+def product() -> Tensor:
+    """Features of two images whose middle stands out from the ground."""
+    rows = torch.zeros(12, 12)
+    rows[3:9, 2:10] = 1
+    way = F.normalize(drawn("way", 1, 16, 1, 1), dim=1)
+    return drawn("ground", 2, 16, 12, 12) + 40 * rows * way
+
+
+def our_padim() -> tuple[PaDiM, Numbers]:
+    cnn = partial(build, "resnet18", layers=[1])
+    ours, train, test = PaDiM(cnn, None, stride=4, channels=20, shrinkage=0.0), images(40, 32), images(2, 32, "test")
+    scale = ours._features(train).double().var(0, correction=0).mean()
+    ours.gaussians.make = partial(PositionGaussian, 0.0, 0.01001 * 39 / 40 / float(scale))
+    calibrated(ours, train)
+    return ours, {"features": ours._features(test), "map": ours.anomaly_map(test)}
+
+
+def our_patchcore() -> tuple[PatchCore, Numbers]:
+    cnn = partial(build, "resnet18", layers=[2, 3])
+    ours, test = PatchCore(cnn, None, stride=8, bank=1.0, coreset="random", reweight=9), images(2, 64, "test")
+    with zeros_counted():
+        calibrated(ours, images(3, 64))
+        map = ours.anomaly_map(test)
+        return ours, {"features": ours._features(test), "score": map.amax((1, 2, 3))}
+
+
+@contextmanager
+def zeros_counted() -> Iterator[None]:
+    """Averages that count the zeros beyond the border, as the peer's do."""
+    plain = F.avg_pool2d
+    with mock.patch.object(F, "avg_pool2d", lambda x, *how, **_: plain(x, *how)):
+        yield
+
+
+def our_superadd() -> tuple[SuperADD, Numbers]:
+    vit = partial(build, DINO3, layers=[3, 5, 8, 10])
+    ours = calibrated(SuperADD(vit, None, brightness=(1.0, 1.0)), images(3, 64))
+    test = images(2, 64, "test")
+    map = F.interpolate(ours.anomaly_map(test), (64, 64), mode="bilinear", align_corners=False)
+    return ours, {"features": ours._features(test), "map": map}
+
+
+def our_efficientad() -> tuple[EfficientAD, Numbers]:
+    """Its teacher is the distilled one, which has the authors' architecture."""
+    cnn = partial(build, "resnet18", layers=[2])
+    make = partial(torch.optim.Adam, lr=1e-3)
+    ours = EfficientAD(cnn, make, None, levels=None, stride=4, width=128, inner=64, distill=1)
+    for name in ("pdn", "student", "autoencoder"):
+        fill(getattr(ours, name))
+    ours.autoencoder.dropout.p = 0.0
+    test = images(1, 256, "test")
+    channels = ours.mean.shape[1]
+    ours.mean.copy_(0.01 * drawn("mean", *ours.mean.shape))
+    ours.scale.copy_(1 + 0.1 * drawn("scale", *ours.scale.shape).abs())
+    ours.unit.copy_(torch.tensor([(0.9 - 0.4) / 0.1, (0.7 - 0.2) / 0.1]))
+    ours._changed = lambda image: image * 0.9
+    ours._others = None
+    batch = SimpleNamespace(image=test)
+    loss = ours.loss_of(ours.features(test), batch, torch.ones(1))
+    return ours, {
+        "teacher": ours.features(test)[0], "student": ours.student(ours._shown(test))[:, :channels],
+        "autoencoder": ours.autoencoder(ours._shown(test), (64, 64)), "loss": loss.detach()[None],
+        "map": ours.anomaly_map(test).detach(),
+    }  # fmt: skip
+
+
+def our_dinomaly() -> tuple[Dinomaly, Numbers]:
+    vit = partial(build, DINO2, layers=LAYERS)
+    ours = Dinomaly(vit, partial(StableAdamW), depth=8, dropout=0.0)
+    for name in ("bottleneck", "decoder"):
+        fill(getattr(ours, name))
+    mlps = [ours.bottleneck, *(block.inner for block in ours.decoder)]
+    for layer in (layer for mlp in mlps for layer in mlp if isinstance(layer, nn.Linear)):
+        nn.init.zeros_(layer.bias)  # the peer has none there, the authors have
+    ours.total, test = 5000, images(2, 70, "test")
+    ours.step.fill_(350)  # of 500 within which the share of easy positions grows
+    features = ours.features(test)
+    targets, answers = ours.targets(features), ours.answers(features, test)
+    loss = ours.loss(targets, answers, torch.ones(2))
+    loss.backward()
+    optimizer = StableAdamW([weight := nn.Parameter(drawn("start", 30))])
+    for step in range(4):
+        weight.grad = drawn(f"gradient {step}", 30) * (1 + 20 * (step == 2))
+        optimizer.step()
+    return ours, {
+        "features": torch.cat(targets).detach(), "answers": torch.cat(answers).detach(), "loss": loss.detach()[None],
+        "gradient": ours.bottleneck[1].weight.grad, "map": ours.anomaly_map(test).detach(),
+        "optimizer": weight.detach(),
+    }  # fmt: skip
+
+
+OURS: dict[str, Callable[[], tuple[Any, Numbers]]] = {
+    "anomalydino": our_anomalydino, "padim": our_padim, "patchcore": our_patchcore, "superadd": our_superadd,
+    "efficientad": our_efficientad, "dinomaly": our_dinomaly,
+}  # fmt: skip
+
+
+def ours(name: str) -> tuple[Any, Numbers]:
+    with numbered_networks():
+        torch.manual_seed(0)
+        return OURS[name]()
+
+
+# -------------------------------------------------------------------------------------------------------------- theirs
+
+
+def their_anomalydino(ours: AnomalyDINO) -> Numbers:
+    from anomalib.models.image.anomaly_dino.torch_model import AnomalyDINOModel
+
+    theirs = AnomalyDINOModel(encoder_name=DINO2)
+    theirs.anomaly_map_generator.forward = lambda map, size: map
+    theirs.train()(normal(ours, images(3, 70)))
+    theirs.fit()
+    test = normal(ours, images(2, 70, "test"))
+    features = theirs.eval().extract_features(test).mT.reshape(2, WIDTH, 5, 5)
+    rows = product().flatten(2).mT.numpy()
+    masks = torch.from_numpy(theirs.compute_background_masks(rows, (12, 12))).view(2, 1, 12, 12).float()
+    return {"features": features, "map": theirs(test).anomaly_map, "ground": masks}
+
+
+def their_padim(ours: PaDiM) -> Numbers:
+    from anomalib.models.image.padim.torch_model import PadimModel
+
+    theirs = PadimModel("resnet18", ["layer1"], pre_trained=False, n_features=20)
+    theirs.idx = ours.kept
+    theirs.train()(normal(ours, images(40, 32)))
+    theirs.fit()
+    test = normal(ours, images(2, 32, "test"))
+    features = theirs.eval().generate_embedding(theirs.feature_extractor(test))
+    stats = [theirs.gaussian.mean, theirs.gaussian.inv_covariance]
+    distance = theirs.anomaly_map_generator.compute_distance(features, stats)
+    # ours is of the mean over the channels; its covariances are divided by n, not by n - 1
+    return {"features": features, "map": distance / 20**0.5 * (40 / 39) ** 0.5}
+
+
+def their_patchcore(ours: PatchCore) -> Numbers:
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    theirs = PatchcoreModel(["layer2", "layer3"], "resnet18", pre_trained=False, num_neighbors=9)
+    theirs.train()(normal(ours, images(3, 64)))
+    theirs.memory_bank = torch.vstack(theirs.embedding_store)  # the whole of it: coresets are drawn
+    test = normal(ours, images(2, 64, "test"))
+    levels = {k: theirs.feature_pooler(v) for k, v in theirs.feature_extractor(test).items()}
+    return {"features": theirs.generate_embedding(levels), "score": theirs.eval()(test).pred_score}
+
+
+def their_superadd(ours: SuperADD) -> Numbers:
+    from anomalib.models.image.super_add.torch_model import SuperADDModel
+
+    theirs = SuperADDModel(DINO3, [3, 5, 8, 10], patch_size=64, patch_overlap=16, gaussian_blur_sigma=0.0)
+    theirs.train()(normal(ours, images(3, 64)))
+    theirs.subsample_embedding()
+    test = normal(ours, images(2, 64, "test"))
+    features = torch.cat([f.permute(0, 3, 1, 2) for f in theirs.patch_exec(test)], 1)
+    return {"features": features, "map": theirs.eval()(test).anomaly_map[:, None]}
+
+
+def their_efficientad(ours: EfficientAD) -> Numbers:
+    from anomalib.models.image.efficient_ad import torch_model as peer
+
+    channels = ours.mean.shape[1]
+    theirs = peer.EfficientAdModel(channels, pad_maps=False)
+    _copy(ours.pdn, theirs.teacher)
+    _copy(ours.student, theirs.student)
+    _copy(ours.autoencoder, theirs.ae)
+    theirs.mean_std["mean"].data, theirs.mean_std["std"].data = ours.mean.clone(), ours.scale.clone()
+    for dropout in (m for m in theirs.modules() if isinstance(m, nn.Dropout)):
+        dropout.p = 0.0
+    theirs.ae.decoder.padding = True  # the grid of maps that reach the border
+    test = images(1, 256, "test")
+    reflected = partial(F.pad, pad=(14, 15, 14, 15), mode="reflect")
+    for network in (theirs.teacher, theirs.student):  # on images padded as ours pads them
+        plain = network.forward
+        network.forward = lambda image, plain=plain: plain(reflected(image))
+    others = torch.zeros(1, 3, 256, 256)
+    with mock.patch.object(theirs, "choose_random_aug_image", lambda image: image * 0.9):
+        losses = theirs.train()(test, others)
+    penalty = theirs.student(others)[:, :channels].square().mean()
+    theirs.eval()
+    student = theirs.student(test)
+    target = theirs._normalize_teacher(theirs.teacher(test))
+    whole = theirs.ae(test, (256, 256))
+    # the maps before they are enlarged, scaled as there from quantiles 0.4 to 0.9 and 0.2 to 0.7
+    limits = zip(("qa_st", "qb_st", "qa_ae", "qb_ae"), (0.4, 0.9, 0.2, 0.7), strict=True)
+    theirs.quantiles.update({name: torch.tensor(value) for name, value in limits})
+    with mock.patch.object(peer.F, "interpolate", lambda map, size, mode: map):
+        theirs.ae.forward = lambda image, size: whole
+        maps = theirs.compute_maps(test, student, (target - student[:, :channels]).square())
+    constant = 0.1 * (0.4 / 0.5 + 0.2 / 0.5) / 2  # ours takes nothing off, so that no map is below 0
+    return {
+        "teacher": theirs.teacher(test), "student": student[:, :channels], "autoencoder": whole,
+        "loss": (sum(losses) - penalty)[None], "map": sum(maps) / 2 + constant,
+    }  # fmt: skip
+
+
+def their_dinomaly(ours: Dinomaly) -> Numbers:
+    from anomalib.models.image.dinomaly import torch_model as peer
+    from anomalib.models.image.dinomaly.components import StableAdamW as Theirs
+
+    small = {"small": {"embed_dim": WIDTH, "num_heads": 2, "target_layers": LAYERS}}
+    with mock.patch.object(peer, "DINO_ARCHITECTURES", small):
+        theirs = peer.DinomalyModel(DINO2, 0.0, 8, remove_class_token=True)
+    for mine, other in zip([ours.bottleneck, *ours.decoder], [*theirs.bottleneck, *theirs.decoder], strict=True):
+        _copy(mine, other)
+    test = normal(ours, images(2, 70, "test"))
+    targets, answers = theirs.get_encoder_decoder_outputs(test)
+    loss = peer.CosineHardMiningLoss(p_schedule_steps=500)(targets, answers, 350)
+    loss.backward()
+    map, _ = theirs.calculate_anomaly_maps(targets, answers, out_size=(5, 5))
+    optimizer = Theirs(
+        [weight := nn.Parameter(drawn("start", 30))], lr=2e-3, eps=1e-10, weight_decay=1e-4, amsgrad=True
+    )
+    for step in range(4):
+        weight.grad = drawn(f"gradient {step}", 30) * (1 + 20 * (step == 2))
+        optimizer.step()
+    return {
+        "features": torch.cat(targets), "answers": torch.cat(answers).detach(), "loss": loss.detach()[None],
+        "gradient": theirs.bottleneck[0].fc1.weight.grad, "map": map.detach(), "optimizer": weight.detach(),
+    }  # fmt: skip
+
+
+def _copy(mine: nn.Module, other: nn.Module) -> None:
+    """Weights of the layers, in the order in which they are run, and the biases that the peer has, too."""
+    for one, two in zip(_layers(mine), _layers(other), strict=True):
+        two.load_state_dict({name: one.state_dict()[name] for name in two.state_dict()})
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.LayerNorm)]
+    if isinstance(module, Block):  # which names its two norms first
+        layers = [layers[k] for k in (0, 2, 3, 1, 4, 5)]
+    return layers
+
+
+THEIRS: dict[str, Callable[[Any], Numbers]] = {name: globals()[f"their_{name}"] for name in OURS}
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
+
+
+def some_of(values: Tensor) -> list[float]:
+    """Evenly chosen numbers, and the mean of all."""
+    flat = values.detach().flatten().double()
+    place = torch.linspace(0, len(flat) - 1, min(KEPT, len(flat))).long()
+    return [float(f"{value:.7g}") for value in [*flat[place].tolist(), float(flat.mean())]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--freeze", type=Path)
+    asked, worst, frozen = parser.parse_args(), 0.0, {}
+    torch.set_num_threads(1)
+    print("| method | what | largest difference, of the largest value |\n|---|---|---|")
+    for name in OURS:
+        model, mine = ours(name)
+        with numbered_networks():
+            peer = THEIRS[name](model)
+        for what, value in mine.items():
+            difference = apart(value, peer[what])
+            worst = max(worst, difference)
+            print(f"| {name} | {what} | {difference:.1e} |", flush=True)
+        frozen[name] = {what: some_of(value) for what, value in peer.items()}
+    if asked.freeze:
+        lines = [f'"{name} {what}": {json.dumps(kept)}' for name, all in frozen.items() for what, kept in all.items()]
+        asked.freeze.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(f"\n{'agrees' if worst <= BOUND else 'DIFFERS'}: {worst:.1e}, allowed {BOUND:g}")
+    return int(worst > BOUND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
