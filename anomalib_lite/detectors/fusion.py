@@ -27,7 +27,7 @@ from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.memory import give_back
+from anomalib_lite.runs.folder import give_back
 
 log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates

@@ -34,10 +34,11 @@ def by_content(settings: Any) -> Any:
     A moved file is the same one, and a changed one another. What names no file or folder stays as it is.
     """
     if isinstance(settings, Mapping):
-        return {
-            key: content_hash(value) if key in FILES and _is_there(value) else by_content(value)
-            for key, value in settings.items()
-        }
+
+        def is_there(value: Any) -> bool:
+            return isinstance(value, str) and (os.sep in value or "." in value) and Path(value).expanduser().exists()
+
+        return {k: content_hash(v) if k in FILES and is_there(v) else by_content(v) for k, v in settings.items()}
     return [by_content(value) for value in settings] if isinstance(settings, list | tuple) else settings
 
 
@@ -68,10 +69,6 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _is_there(value: Any) -> bool:
-    return isinstance(value, str) and (os.sep in value or "." in value) and Path(value).expanduser().exists()
-
-
 def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False, replace: bool = False) -> bool:
     """Makes `folder` by `make`, which fills an empty folder, unless it is there; True where it was made.
 
@@ -94,21 +91,16 @@ def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False
             make(part)
             if replace and folder.is_dir():
                 shutil.rmtree(folder)
-            _move(part, folder)
+            try:
+                os.rename(part, folder)
+            except OSError:  # where a process that could not lock was faster, its folder stays
+                if not folder.is_dir():
+                    raise
             kept = False
         finally:
             if not kept:
                 shutil.rmtree(part, ignore_errors=True)
     return True
-
-
-def _move(part: Path, folder: Path) -> None:
-    """Where a process that could not lock was faster, its folder stays."""
-    try:
-        os.rename(part, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
 
 
 @contextlib.contextmanager

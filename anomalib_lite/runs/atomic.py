@@ -27,31 +27,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The suffix is kept, so that writers which go by the extension work. A failed block leaves nothing behind.
     Errors: UserError where the disk is full.
     """
-    target = Path(path)
+    target = temporary = Path(path)
     try:
-        with _whole_or_absent(target) as temporary:
-            yield temporary
-    except Exception as error:
-        full = disk_full(error, target)
-        if full is None or full is error:
-            raise
-        raise full from error
-
-
-@contextlib.contextmanager
-def _whole_or_absent(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, target)
+    except Exception as error:
+        full = disk_full(error, target)
+        if full is None or full is error:
+            raise
+        raise full from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not target:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import hashlib
 import json
 import logging
 import os
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -25,7 +27,6 @@ from yaml import YAMLError
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import by_content, named_content
 from anomalib_lite.runs.atomic import atomic_path, disk_full, write_json, write_text
-from anomalib_lite.runs.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -149,12 +150,8 @@ class RunFolder:
         write_json(self.path / "metrics.json", metrics)
 
     def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], command: Sequence[str] = ()) -> None:
-        """Begins the run anew or once more, and removes what would contradict it: torn files and old results.
-
-        Args:
-            config: Resolved.
-            environment: What it runs in.
-            command: What starts this run alone.
+        """Begins the run anew or once more, and removes what would contradict it: torn files and old results. config is
+        resolved; command is what starts this run alone.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for torn in self.path.glob(".*"):  # whoever starts a run holds its lock
@@ -260,6 +257,38 @@ def open_finished(path: str | Path) -> RunFolder:
     if not (run.config and run._json(THRESHOLD)):
         raise UserError(f"{run.path.absolute()} cannot be used: {run.torn[0]} is torn. Train it again with force=true.")
     return run
+
+
+def give_back() -> None:
+    """glibc keeps what is freed, under the settings of `cli.py` all of it: the peaks of stages would add up."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
+        libc.malloc_trim(0)
+
+
+def resumable(checkpoints: Path) -> Path | None:
+    """The last epoch's checkpoint, where there is a whole one; torn ones are removed.
+
+    Errors: UserError where a file holds code.
+    """
+    import torch  # seconds, which a reader of run folders need not wait
+
+    last = checkpoints / "last.ckpt"
+    if not last.is_file():
+        return None
+    try:
+        for file in checkpoints.glob("*.ckpt"):
+            torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling makes of half a file
+        if "GLOBAL" in str(error):
+            raise UserError(
+                f"{file} holds code, which no checkpoint of ours does: it is not run. Delete {checkpoints}, and "
+                "find out who wrote there."
+            ) from error
+        log.warning("%s is torn (%s): the training starts anew", file, type(error).__name__)
+        shutil.rmtree(checkpoints)
+        return None
+    log.info("resuming the training from %s", last)
+    return last
 
 
 def open_csv(path: Path) -> Any:

@@ -50,7 +50,11 @@ def literal(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_inner_key(k)}:{literal(v)}" for k, v in value.items()) + "}"
+        if odd := [key for key in value if isinstance(key, str) and not BARE.fullmatch(key)]:
+            raise UserError(
+                f"'{odd[0]}' cannot be a key within a value on Hydra's command line: letters, digits and _ can."
+            )
+        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(literal(v) for v in value) + "]"
     text = str(value)
@@ -80,24 +84,12 @@ def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
             values = json.loads(argument)
         except json.JSONDecodeError as error:
             raise UserError(f"Not JSON, which an argument in braces must be ({error}): {argument}") from None
-        expanded += overrides(dict(_unnested(values, groups)))
+        given: dict[str, Any] = {}
+        for key, value in values.items():
+            nested = key in groups and isinstance(value, Mapping)
+            given |= {f"{key}.{inner}": v for inner, v in value.items()} if nested else {key: value}
+        expanded += overrides(given)
     return expanded
-
-
-def _unnested(values: Mapping[str, Any], groups: Collection[str]) -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in values.items():
-        if key in groups and isinstance(value, Mapping):
-            pairs += [(f"{key}.{inner}", v) for inner, v in value.items()]
-        else:
-            pairs.append((key, value))
-    return pairs
-
-
-def _inner_key(key: Any) -> str:
-    if isinstance(key, str) and not BARE.fullmatch(key):
-        raise UserError(f"'{key}' cannot be a key within a value on Hydra's command line: letters, digits and _ can.")
-    return str(key)
 
 
 def flat(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:

@@ -29,31 +29,17 @@ STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json
 LONGEST_NAME = 120
 CURVE_POINTS = 200
 PATIENCE = 5.0  # seconds that W&B's server gets to answer at all
-OFF: dict[
-    str, Any
-] = {  # what wandb would take down by itself: host, user, e-mail, command line, paths, git remote, packages, code
-    "x_disable_meta": True,
-    "x_disable_machine_info": True,
-    "x_disable_stats": True,
-    "x_save_requirements": False,
-    "disable_git": True,
-    "disable_code": True,
-    "save_code": False,
-    "host": "",
-    "console": "off",
-    "silent": True,
-}
+# What wandb would take down by itself: host, user, e-mail, command line, paths, git remote, packages, code.
+OFF: dict[str, Any] = {
+    "x_disable_meta": True, "x_disable_machine_info": True, "x_disable_stats": True, "x_save_requirements": False,
+    "disable_git": True, "disable_code": True, "save_code": False, "host": "", "console": "off", "silent": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """How runs are tracked.
-
-    Attributes:
-        kind: wandb, csv (the run folder's own files) or none (no page either).
-        project, group: In Weights & Biases.
-        mode: online, offline or None: online where a key is set.
-        artifacts: Whether the model and the report are tracked, too.
+    """kind: wandb, csv (the run folder's own files) or none (no page either). project, group: in Weights & Biases.
+    mode: online, offline or None: online where a key is set. artifacts: whether model and report are tracked, too.
     """
 
     kind: str = "none"
@@ -208,24 +194,21 @@ def run_id(folder: Path) -> str:
 
 def run_name(folder: Path, overrides: Sequence[str]) -> str:
     """The overrides that tell this run from others; the folder's name where there are none."""
-    telling = [o for o in overrides if _tells(o.lstrip("+~").partition("=")[0])]
+    telling = []
+    for given in overrides:
+        head, _, tail = given.lstrip("+~").partition("=")[0].partition(".")
+        if head not in (*UNDEFINING, "experiment", "hydra") and not (head == "data" and tail in WHERE):
+            telling.append(given)
     name = " ".join(telling) or folder.name
     return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"  # what varies is mostly said last
-
-
-def _tells(key: str) -> bool:
-    head, _, tail = key.partition(".")
-    return head not in (*UNDEFINING, "experiment", "hydra") and not (head == "data" and tail in WHERE)
 
 
 def _mode(tracking: Tracking) -> Any:  # one of wandb's own words
     """Online where a key is set and the server answers; nobody waits for one that does not."""
     mode = tracking.mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "online" and not _reachable(_server()):
-        log.warning(
-            "Weights & Biases at %s does not answer: tracking goes on offline; `make sync` uploads the run later",
-            _server(),
-        )
+        told = "Weights & Biases at %s does not answer: tracking goes on offline; `make sync` uploads the run later"
+        log.warning(told, _server())
         return "offline"
     return mode
 

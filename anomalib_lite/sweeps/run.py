@@ -46,10 +46,8 @@ class Plan:
 
 @dataclass
 class Training:
-    """The process of a trial, watched through the files that it writes.
-
-    place: of its log, and of the file into which it writes the name of its run folder. told: the epochs that the study
-    knows of.
+    """The process of a trial, watched through the files that it writes. place: of its log, and of the file that gets
+    the name of its run folder. told: the epochs that the study knows of.
     """
 
     trial: Trial
@@ -174,7 +172,7 @@ def _concluded(study: Study, training: Training) -> bool:
         log.warning("trial %d failed: %s", trial.number, error)
         study.end(trial, TrialState.FAIL, str(error))
         return True
-    study.complete(trial, results)
+    study.optuna.tell(trial, results)
     values = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(study.sweep.objectives, results, strict=True))
     log.info("trial %d: %s   %s", trial.number, values, command_line(overrides(study.values(trial))))
     return True

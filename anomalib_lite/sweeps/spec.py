@@ -175,16 +175,9 @@ def _sweep(spec: Mapping[str, Any], name: str) -> Sweep:
     if pruner and len(objectives) > 1:
         raise UserError("early_terminate compares trials by val_loss, which several metrics cannot be held to.")
     defining = [spec.get(k) for k in ("method", "metric", "metrics", "parameters", "early_terminate", "command")]
-    return Sweep(
-        name=str(spec.get("name") or name),
-        method=spec["method"],
-        objectives=objectives,
-        parameters=parameters,
-        pruner=pruner,
-        run_cap=int(spec["run_cap"]) if spec.get("run_cap") else None,
-        fixed=_fixed(spec.get("command")),
-        content=json.dumps(defining, sort_keys=True),
-    )
+    name, cap = str(spec.get("name") or name), int(spec["run_cap"]) if spec.get("run_cap") else None
+    content = json.dumps(defining, sort_keys=True)
+    return Sweep(name, spec["method"], objectives, parameters, pruner, cap, _fixed(spec.get("command")), content)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -234,13 +227,10 @@ def _pruner(entry: Entry | None) -> BasePruner | None:
     eta = entry.get("eta", 3)
     if eta != int(eta) or eta < 2:
         raise UserError(f"early_terminate.eta must be a whole number above 1, not {eta}.")
-    if "min_iter" in entry:
-        first = int(entry["min_iter"])
-    elif "max_iter" in entry and "s" in entry:
-        first = int(entry["max_iter"] / eta ** entry["s"])
-    else:
+    if "min_iter" not in entry and not {"max_iter", "s"} <= entry.keys():
         raise UserError("early_terminate needs min_iter, or max_iter and s.")
-    return SuccessiveHalvingPruner(min_resource=max(1, first), reduction_factor=int(eta))
+    first = entry["min_iter"] if "min_iter" in entry else entry["max_iter"] / eta ** entry["s"]
+    return SuccessiveHalvingPruner(min_resource=max(1, int(first)), reduction_factor=int(eta))
 
 
 def _fixed(command: Any) -> tuple[str, ...]:

@@ -45,7 +45,11 @@ class Study:
             load_if_exists=True,
         )
         self.space = {key: parameter.space for key, parameter in sweep.parameters.items()}
-        self._repeat_interrupted()
+        for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # interrupted: once more
+            trial = Trial(self.optuna, frozen._trial_id)
+            self.note(trial, {INTERRUPTED: True})
+            self.optuna.tell(trial, state=TrialState.FAIL)
+            self.optuna.enqueue_trial(frozen.params)
         if sweep.method == "grid":
             for values in itertools.product(*(p.grid() or () for p in sweep.parameters.values())):
                 self.optuna.enqueue_trial(dict(zip(self.space, values, strict=True)), skip_if_exists=True)
@@ -68,9 +72,6 @@ class Study:
     def values(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         """By Hydra key."""
         return {key: self.sweep.parameters[key].decode(value) for key, value in trial.params.items()}
-
-    def complete(self, trial: Trial, results: Sequence[float]) -> None:
-        self.optuna.tell(trial, list(results))
 
     def behind(self, trial: Trial, epoch: int, loss: float) -> bool:
         """Whether a trial is not among the best after so many epochs, from 1, each told once. Smaller is better."""
@@ -97,13 +98,6 @@ class Study:
         if len(self.sweep.objectives) > 1:
             return sorted(self.optuna.best_trials, key=lambda trial: trial.values) if complete else []
         return sorted(complete, key=lambda trial: self.sweep.objectives[0].sign * trial.values[0])
-
-    def _repeat_interrupted(self) -> None:
-        for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            trial = Trial(self.optuna, frozen._trial_id)
-            self.note(trial, {INTERRUPTED: True})
-            self.optuna.tell(trial, state=TrialState.FAIL)
-            self.optuna.enqueue_trial(frozen.params)
 
 
 def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
@@ -157,8 +151,6 @@ def trials_table(study: Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     for trial in trials:
         results = trial.values if trial.state == TrialState.COMPLETE else [None] * len(names)
         row: dict[str, Any] = {"trial": trial.number, "state": STATES[trial.state]}
-        row |= dict(zip(names, results, strict=True)) | {
-            key: literal(value) for key, value in study.values(trial).items()
-        }
+        row |= dict(zip(names, results, strict=True)) | {k: literal(v) for k, v in study.values(trial).items()}
         rows.append(row | {name: trial.user_attrs.get(name) for name in facts})
     return pd.DataFrame(rows, columns=["trial", "state", *names, *study.sweep.parameters, *facts])

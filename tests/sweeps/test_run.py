@@ -102,7 +102,7 @@ def test_tpe_finds_what_random_does_not(sweep_of: Write):
         while len(study.ended()) < 40:
             trial = study.ask()
             values = study.values(trial)
-            study.complete(trial, [(values["x"] - 3) ** 2 + values["y"]])
+            study.optuna.tell(trial, [(values["x"] - 3) ** 2 + values["y"]])
         found[method] = sum(t.values[0] for t in study.ended()[-15:]) / 15
     assert found["bayes"] < found["random"] / 3
 

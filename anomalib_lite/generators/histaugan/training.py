@@ -24,7 +24,7 @@ from anomalib_lite.generators.base import Progress, one_device_trainer
 from anomalib_lite.generators.histaugan.module import HistAuGANModule
 from anomalib_lite.generators.histaugan.networks import Architecture, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
-from anomalib_lite.runs.checkpoints import resumable
+from anomalib_lite.runs.folder import resumable
 
 JITTER = 0.2  # half-width of the factors of brightness, contrast and saturation
 
