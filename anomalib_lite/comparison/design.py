@@ -1,7 +1,5 @@
 """The runs as an experiment: settings, data sets and seeds; what each factor changes, and what changes that."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures of a comparison: means and differences with their intervals, interactions, and quality against its price."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

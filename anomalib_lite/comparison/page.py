@@ -1,7 +1,5 @@
 """What a comparison leaves behind: compare.html with all in it, compare.md, its tables and figures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs as a comparison reads them: where they lie, what each was and measured, or why it does not count."""
 
-from __future__ import annotations
-
 import glob
 import math
 import os

@@ -1,7 +1,5 @@
 """Estimates and tests: over seeds, each data set a stratum of its own and of the same weight; and over test images."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What metrics say of the settings: means, pairs, quality against its price; what other test images change."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

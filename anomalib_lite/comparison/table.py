@@ -3,8 +3,6 @@
 What was varied is found from the runs' configurations, without being told.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Mapping, Sequence

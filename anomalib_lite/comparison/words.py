@@ -1,7 +1,5 @@
 """What a comparison says: findings, above all what it cannot say; the terminal's table; compare.md; numbers."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Defects and areas drawn into pictures, each type and each area in its colour."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import cv2

@@ -1,7 +1,5 @@
 """From an anomaly map and its picture to defects with type, measures and severity."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence

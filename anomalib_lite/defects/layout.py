@@ -1,7 +1,5 @@
 """The product's areas: text, edges of its structure, its inside, the background, and what else a user names."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What is measured of a defect."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

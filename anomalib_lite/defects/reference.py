@@ -1,7 +1,5 @@
 """What a good product looks like, pixel by pixel: the yardstick that a region is measured against."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice

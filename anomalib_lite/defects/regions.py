@@ -1,7 +1,5 @@
 """From an anomaly map to the places where it stands out, and how far the defect there reaches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The types that a defect can have, by rules over its measures, and how rules are read from a configuration."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence

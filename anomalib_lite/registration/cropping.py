@@ -1,7 +1,5 @@
 """A panel and a template in; out come its products: their places, and crops that lie over the template."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ followed to finer pixels in small windows alone. Positions are in pixels that co
 the first one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """A template brought over an image: one ECC aligner of the whole, then of its parts."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

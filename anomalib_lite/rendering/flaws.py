@@ -4,8 +4,6 @@ Each is made from a random generator, a severity in [0, 1] and the perfect layou
 whatever the severity: one seed gives one defect that grows with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

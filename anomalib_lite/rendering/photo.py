@@ -1,7 +1,5 @@
 """How a product is photographed: the light on it, then lens, sensor, white balance, tone curve and JPEG."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

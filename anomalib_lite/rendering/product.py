@@ -1,7 +1,5 @@
 """One photograph of one product, with the truth about it; and a whole data set of them, in the layout of MVTec AD."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

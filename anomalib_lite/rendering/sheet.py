@@ -1,7 +1,5 @@
 """A panel: the photograph of a sheet with several products, and where each of them lies."""
 
-from __future__ import annotations
-
 import csv
 import os
 from concurrent.futures import ThreadPoolExecutor

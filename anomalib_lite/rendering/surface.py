@@ -1,7 +1,5 @@
 """The light a product sends to the camera: black card, embossed gold foil, matt gold print."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

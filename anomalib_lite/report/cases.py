@@ -1,7 +1,5 @@
 """Which images of a run a page shows, in which order, and what became of each."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

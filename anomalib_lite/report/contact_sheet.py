@@ -1,7 +1,5 @@
 """Contact sheets: groups of images side by side in one picture, with a caption above each group of tiles."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The page's part on defects: where each lies, of which type it is, and how bad."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The figures of a run: where the scores lie, ROC and precision-recall curves, and the losses of the training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Generated images in words and pictures: their quality beside real images', each beside the image it came from."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What all figures and pages share: colours, empty figures in the house style, saving as PNG or inline SVG."""
 
-from __future__ import annotations
-
 import functools
 import io
 import re

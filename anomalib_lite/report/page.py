@@ -1,7 +1,5 @@
 """The page of a run: one HTML file with all in it, for a browser, a printer or a colleague's mail box."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A colour means the same in every picture of a run: it depends on the map's value
 the other pixels. A map stretched to its own maximum paints a fault into every good part; this one does not.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import logging

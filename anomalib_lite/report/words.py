@@ -1,7 +1,5 @@
 """What a page says about a run, in words and tables; the template only lays it out."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Folders that are either whole or absent: results that several runs share, named by what they were made from."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import glob

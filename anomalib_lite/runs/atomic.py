@@ -1,7 +1,5 @@
 """Files that are either whole or absent, and the one writer of image files."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -1,7 +1,5 @@
 """Values of any shape as Hydra overrides, and back."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

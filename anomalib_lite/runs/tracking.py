@@ -1,7 +1,5 @@
 """Weights & Biases, or nothing but the run folder's own files."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import netrc

@@ -1,7 +1,5 @@
 """A sweep file of Weights & Biases: what varies, as Optuna searches it, what is wanted, and the command of a trial."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Which values to try next, by Optuna, with its record in a file, so that a killed sweep goes on; what was found."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Mapping, Sequence

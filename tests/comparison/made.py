@@ -1,7 +1,5 @@
 """Made-up experiments: as a table in memory, or as run folders on disk."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence

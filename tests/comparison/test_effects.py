@@ -1,7 +1,5 @@
 """Marginal effects and interactions against least squares and hand calculation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """What was varied is found; what says nothing is not taken for it; different data are never mixed up."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The page in a real browser, and the verb that writes it."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A table that comes out again passes; what differs, or is missing, is named."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Estimates and tests against scipy, statsmodels and all possible draws; what cannot be tested says so."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

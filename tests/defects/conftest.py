@@ -1,7 +1,5 @@
 """A small made product: a bright ring and a printed word on a dark ground, in slightly differing good pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

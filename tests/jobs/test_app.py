@@ -1,7 +1,5 @@
 """The home folder, wherever a user may write it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Modes, augmentation and test-time augmentation as a user combines them; senseless combinations are refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The verb demo: what it makes agrees with what was drawn, and goes through the rooms that come after it."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

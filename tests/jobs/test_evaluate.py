@@ -1,7 +1,5 @@
 """The verb evaluate: the training's own figures again, or those on another data set."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The same six jobs on each launcher: the same metrics as one after the other, and failures told at the end."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

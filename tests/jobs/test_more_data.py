@@ -1,7 +1,5 @@
 """Runs that grow: OK images added to a trained run, defects that were missed, OK folders that hold some NOK."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

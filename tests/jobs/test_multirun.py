@@ -1,7 +1,5 @@
 """A multirun that is cut off goes on, runs no job twice, and ends where an undisturbed one ends."""
 
-from __future__ import annotations
-
 import json
 import resource
 import signal

@@ -1,7 +1,5 @@
 """The verb predict: the scores of the training's own evaluation, maps and overlays, and what cannot be read."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Known noise is silent; other warnings are not."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A training that was cut off goes on, and ends where an undisturbed one ends, its random augmentation included."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Where images are inspected: nothing beyond it raises an alarm or counts, in training and in prediction."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

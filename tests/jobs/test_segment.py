@@ -1,7 +1,5 @@
 """The verb segment, worked as a user works it."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

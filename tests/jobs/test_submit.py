@@ -1,7 +1,5 @@
 """Files for MVTec AD 2's server: their places, types and sizes, and one path from images to maps."""
 
-from __future__ import annotations
-
 import shutil
 import tarfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The verb train: what a run leaves behind, that it repeats, and what it says to bad images."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

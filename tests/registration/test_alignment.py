@@ -1,7 +1,5 @@
 """Registration against poses that are known because the pictures were made with them."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

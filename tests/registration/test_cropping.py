@@ -1,7 +1,5 @@
 """Products found in rendered panels, whose truth is known, and on real boards."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

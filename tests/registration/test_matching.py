@@ -1,7 +1,5 @@
 """Coarse-to-fine search against exhaustive search, suppression against known overlaps."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Alignment: known motions are found again, and where nothing can be found the template stays."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The renderer's pictures, the truth it tells about them, and the data set made of them."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

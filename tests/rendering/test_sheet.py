@@ -1,7 +1,5 @@
 """Rendered panels and the truth about where their products lie."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

@@ -1,7 +1,5 @@
 """A small run folder with all its files, outcomes to show, and a page as a test sees it."""
 
-from __future__ import annotations
-
 import json
 from html.parser import HTMLParser
 from pathlib import Path

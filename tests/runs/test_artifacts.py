@@ -1,7 +1,5 @@
 """Shared results: made once, whole or absent, whatever happens to who makes them."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import multiprocessing

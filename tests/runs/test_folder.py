@@ -1,7 +1,5 @@
 """A run's name, and its status after success, failure and a kill."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

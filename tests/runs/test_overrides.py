@@ -1,7 +1,5 @@
 """Values arrive in Hydra as they were: checked with its own parser and with a composed configuration."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """What `make sync` does with the files of a run that was interrupted: an upload to a server that remembers."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

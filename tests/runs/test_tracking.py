@@ -1,7 +1,5 @@
 """Weights & Biases, offline: a run of its own for each job of a sweep, all figures in it, and no secret."""
 
-from __future__ import annotations
-
 import netrc
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 It fails where x is negative, has no figure `figure` where x is 13, and waits `pause` seconds in each epoch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

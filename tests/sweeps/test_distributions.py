@@ -1,7 +1,5 @@
 """Each distribution of W&B's format, against the quantiles that its documentation states."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The sweep files of experiments/sweeps, as W&B's agent and as `anomalib-lite sweep` start their trials."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

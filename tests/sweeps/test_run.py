@@ -1,7 +1,5 @@
 """Sweeps of trainings that take no time."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
