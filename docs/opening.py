@@ -14,7 +14,7 @@ from anomalib_lite import load, predict
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.defects import load_inspector
-from anomalib_lite.defects.drawing import draw_defects
+from anomalib_lite.defects.collect import draw_defects
 from anomalib_lite.report import ink
 from anomalib_lite.report.pictures import overlay
 

@@ -63,8 +63,11 @@ class Inspector:
 
         The worst comes first. Both are brought to the reference's size, in whose px all is measured.
         """
-        shape = self.reference.shape
-        scene, difference = self._scene(image), None
+        shape, difference = self.reference.shape, None
+        scale, mm = self.settings.scale_mm_per_px, None
+        if scale is not None:
+            mm = (scale * image.shape[1] / shape[1], scale * image.shape[0] / shape[0])
+        scene = Scene(resize_image(image, *shape), self.layout, mm_per_px=mm)
         values = np.ascontiguousarray(values, np.float32)
         if values.shape != shape:
             values = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -95,13 +98,6 @@ class Inspector:
             )  # fmt: skip
         record = {"levels": asdict(self.levels), "product": known, "settings": dict(config)}
         write_json(folder / "inspector.json", record)
-
-    def _scene(self, image: np.ndarray) -> Scene:
-        height, width = self.reference.shape
-        scale, mm = self.settings.scale_mm_per_px, None
-        if scale is not None:
-            mm = (scale * image.shape[1] / width, scale * image.shape[0] / height)
-        return Scene(resize_image(image, height, width), self.layout, mm_per_px=mm)
 
     def _compared(self, scene: Scene, suspect: np.ndarray) -> tuple[Scene, np.ndarray]:
         """The scene with the good product laid over the picture, in its light, and the change at each pixel."""

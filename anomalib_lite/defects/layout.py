@@ -93,11 +93,9 @@ def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray
     if method == "otsu" or foreground.all() or not foreground.any():
         return foreground, "Otsu's threshold"
     guess = np.where(foreground, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    models = np.zeros((2, 1, 65))
+    models, bgr = np.zeros((2, 1, 65)), np.ascontiguousarray(image[..., ::-1])
     cv2.setRNGSeed(0)
-    cv2.grabCut(
-        np.ascontiguousarray(image[..., ::-1]), guess, (0, 0, 0, 0), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK
-    )
+    cv2.grabCut(bgr, guess, (0, 0, 0, 0), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
     return np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD)), "GrabCut, from Otsu's threshold"
 
 
@@ -159,9 +157,8 @@ def _drawn(given: str | list[list[float]], shape: tuple[int, int], name: str) ->
     drawn = np.zeros(shape, bool)
     for box in given:
         if len(box) != 4 or min(box) < 0 or box[0] + box[2] > 1.001 or box[1] + box[3] > 1.001:
-            raise UserError(
-                f"{name}: a box is [x, y, width, height] in shares of the picture, 0 to 1, not {list(box)}."
-            )
+            wanted = "[x, y, width, height] in shares of the picture, 0 to 1"
+            raise UserError(f"{name}: a box is {wanted}, not {list(box)}.")
         x, y, width, height = box
         rows = slice(round(y * shape[0]), round((y + height) * shape[0]))
         drawn[rows, round(x * shape[1]) : round((x + width) * shape[1])] = True

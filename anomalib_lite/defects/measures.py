@@ -34,21 +34,16 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def pieces(mask: np.ndarray) -> int:
-    """Number of connected parts (8 neighbours)."""
-    return int(label(mask, connectivity=2).max())
-
-
-def length_and_width(mask: np.ndarray) -> tuple[float, float]:
-    """Of a mask (H, W), in px: along the longest way through its skeleton, and the mean across it.
+def length_width_and_pieces(mask: np.ndarray) -> tuple[float, float, int]:
+    """Of a mask (H, W): px along the longest way through its skeleton, px across it on average, and connected parts.
 
     The way's ends are prolonged to the mask's outline; the width is the area divided by the length. Of several pieces
     the lengths add up. A straight stroke of L x W px gives L and W; a disc gives its diameter and pi / 4 of it.
     """
     numbers = label(mask, connectivity=2)
-    windows = enumerate(ndimage.find_objects(numbers), start=1)
-    length = sum(_length(np.pad(numbers[window] == number, 1)) for number, window in windows)
-    return float(length), float(mask.sum() / length) if length else 0.0
+    windows = ndimage.find_objects(numbers)
+    length = sum(_length(np.pad(numbers[window] == number, 1)) for number, window in enumerate(windows, start=1))
+    return float(length), float(mask.sum() / length) if length else 0.0, len(windows)
 
 
 def _length(piece: np.ndarray) -> float:
@@ -74,8 +69,13 @@ def edge_displacement(found: np.ndarray, wanted: np.ndarray, near: np.ndarray) -
     edges = outline(found), outline(wanted)
     if not any((edge & near).any() for edge in edges):
         return 0.0
-    reach = float(np.hypot(*box_of(near)[2:]))
-    return min(reach, max(_farthest(*edges, near), _farthest(*edges[::-1], near)))
+    farthest = [float(np.hypot(*box_of(near)[2:]))] * 2
+    for k, (edge, other) in enumerate((edges, edges[::-1])):
+        if other.any():
+            away = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            here = away[edge & near]
+            farthest[k] = min(farthest[k], float(np.quantile(here, 0.9))) if len(here) else 0.0
+    return max(farthest)
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -83,16 +83,6 @@ def outline(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1, mode="edge").astype(np.uint8)
     inner = cv2.erode(padded, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
     return mask & ~inner[1:-1, 1:-1].astype(bool)
-
-
-def _farthest(edge: np.ndarray, other: np.ndarray, near: np.ndarray) -> float:
-    here = edge & near
-    if not here.any():
-        return 0.0
-    if not other.any():
-        return float(np.hypot(*near.shape))
-    away = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return float(np.quantile(away[here], 0.9))
 
 
 @dataclass(frozen=True)
@@ -146,12 +136,12 @@ def measure(mask: np.ndarray, scene: Scene, others: np.ndarray, map_ratio: float
 
     others: bool (H, W), all defects of the picture, which are no surroundings. map_ratio: peak over threshold.
     """
-    length, width = length_and_width(mask)
+    length, width, pieces = length_width_and_pieces(mask)
     area, shares = int(mask.sum()), occupied(mask, scene.layout)
     part = scene.layout.area(max(shares, key=shares.__getitem__))
     values: Values = dict.fromkeys(UNITS) | {
         "area_px": area, "area_share": area / mask.size, "area_of_part": float((mask & part).sum() / part.sum()),
-        "length_px": length, "width_px": width, "pieces": pieces(mask), "map_ratio": map_ratio,
+        "length_px": length, "width_px": width, "pieces": pieces, "map_ratio": map_ratio,
     }  # fmt: skip
     if scene.mm_per_px is not None:
         across, down = scene.mm_per_px

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
@@ -31,9 +32,8 @@ class Evidence:
 
     def given_by(self, value: float | int | None) -> float:
         """A measure that could not be taken, None, is no evidence."""
-        if value is None:
-            return 0.0
-        return self.points * min(max((value - self.zero) / (self.full - self.zero), 0.0), 1.0)
+        share = 0.0 if value is None else (value - self.zero) / (self.full - self.zero)
+        return self.points * min(max(share, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,7 @@ class TypeRule:
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (
-            len(self.colour) != 7
-            or self.colour[0] != "#"
-            or not set(self.colour[1:].lower()) <= set("0123456789abcdef")
-        ):
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):
             raise UserError(f"The colour of a type must be of the form '#2f6fb0', not {self.colour!r}.")
 
     def points(self, shares: Mapping[str, float], measures: Measures) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.images import ImageSet, content
 from anomalib_lite.data.sample import Outcome, Sample
-from anomalib_lite.defects.drawing import draw_defects
+from anomalib_lite.defects.collect import draw_defects
 from anomalib_lite.engine.evaluate import open_collector
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.report.pictures import overlay

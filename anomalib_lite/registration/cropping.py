@@ -52,7 +52,15 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
 
     Errors: UserError for a template that is larger than the panel, too small, or has no contrast.
     """
-    _check(panel, template, options)
+    (height, width), (full_height, full_width) = template.shape[:2], panel.shape[:2]
+    if height * options.min_scale > full_height or width * options.min_scale > full_width:
+        raise UserError(
+            f"The template ({width} x {height}) is larger than the panel ({full_width} x {full_height}). "
+            "Take a template cut from a panel of this resolution, or allow smaller scales."
+        )
+    if min(height, width) < 8 or np.ptp(template) < 8:
+        shows = f"The template ({width} x {height}) shows nothing to match"
+        raise UserError(f"{shows}: it needs 8 x 8 pixels and contrast.")
     grey, pattern = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (panel, template))
     pyramid = Pyramid(grey, pattern)
     found = _search(pyramid, options)
@@ -82,19 +90,6 @@ def crop(panel: np.ndarray, found: Found) -> np.ndarray:
     return cut(panel, found.pose, found.shape)
 
 
-def _check(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) -> None:
-    (height, width), (full_height, full_width) = template.shape[:2], panel.shape[:2]
-    if height * options.min_scale > full_height or width * options.min_scale > full_width:
-        raise UserError(
-            f"The template ({width} x {height}) is larger than the panel ({full_width} x {full_height}). "
-            "Take a template cut from a panel of this resolution, or allow smaller scales."
-        )
-    if min(height, width) < 8 or np.ptp(template) < 8:
-        raise UserError(
-            f"The template ({width} x {height}) shows nothing to match: it needs 8 x 8 pixels and contrast."
-        )
-
-
 def _settle(pyramid: Pyramid, match: Match, motion: str) -> Found:
     """Aligns a match at the finest level of the search and scores it there."""
     shape = pyramid.shape
@@ -114,7 +109,9 @@ def _settle(pyramid: Pyramid, match: Match, motion: str) -> Found:
 
 
 def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
-    """Those that score enough and do not overlap after alignment, from left to right in rows."""
+    """Those that score enough and do not overlap after alignment, in reading order: a new row begins where a product is
+    half its height below the first of the row.
+    """
     if not found:
         return []
     places = {}
@@ -123,13 +120,8 @@ def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
             x, y = product.corners.mean(0).tolist()
             places[Match(x, y, product.angle, product.scale, product.score)] = product
     kept = suppress(places, found[0].shape, options.max_overlap)[: options.max_objects]
-    return _in_rows([places[match] for match in kept])
-
-
-def _in_rows(found: list[Found]) -> list[Found]:
-    """Reading order: a new row begins where a product is half its height below the first of the row."""
     rows: list[list[Found]] = []
-    for product in sorted(found, key=lambda f: f.box[1]):
+    for product in sorted((places[match] for match in kept), key=lambda f: f.box[1]):
         if rows and product.box[1] - rows[-1][0].box[1] < product.box[3] / 2:
             rows[-1].append(product)
         else:

@@ -5,6 +5,7 @@ followed to finer pixels in small windows alone. Positions are in pixels that co
 the first one.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -105,10 +106,9 @@ class Pyramid:
                 self._contrast[key] = local_contrast(reduce(grey, factor // self.finest), radius, ground)
         return self._contrast[True, factor, detail, None], self._contrast[False, factor, detail, self.ground]
 
-    def grounds(self) -> tuple[int, int]:
+    def grounds(self) -> list[int]:
         """A dark and a bright tone of the panel."""
-        dark, bright = np.quantile(self._panel, (0.05, 0.95))
-        return int(dark), int(bright)
+        return np.quantile(self._panel, (0.05, 0.95)).astype(int).tolist()
 
 
 def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) -> np.ndarray:
@@ -135,7 +135,11 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
     """
     factor = pyramid.coarsest
     small, pattern = pyramid.at(factor)
-    matches = _search_whole(small, pattern, options)
+    matches: list[Match] = []
+    for scale, angle in itertools.product(options.scales, options.angles):
+        turned = _turned(pattern, angle, scale)
+        if turned.shape[0] <= small.shape[0] and turned.shape[1] <= small.shape[1]:
+            matches += _local_maxima(_correlate(small, turned), turned.shape, angle, scale, _SLACK * options.min_score)
     while True:
         matches = suppress(matches, pattern.shape, _SAME_PLACE)
         matches = [m for m in matches if m.score >= _SLACK * options.min_score][: 4 * options.max_objects + 8]
@@ -189,18 +193,6 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def _reduction(side: int, wanted: int) -> int:
     """The largest power of two by which `side` pixels can be divided so that `wanted` are left."""
     return 2 ** max(0, (side // wanted).bit_length() - 1)
-
-
-def _search_whole(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) -> list[Match]:
-    matches = []
-    for scale in options.scales:
-        for angle in options.angles:
-            pattern = _turned(template, angle, scale)
-            if any(p > s for p, s in zip(pattern.shape, panel.shape, strict=True)):
-                continue
-            response = _correlate(panel, pattern)
-            matches += _local_maxima(response, pattern.shape, angle, scale, _SLACK * options.min_score)
-    return matches
 
 
 def _correlate(panel: np.ndarray, template: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.defects import Defect, DefectCollector, Inspector
-from anomalib_lite.defects.drawing import area_colour, draw_layout
+from anomalib_lite.defects.collect import area_colour, draw_layout
 from anomalib_lite.defects.rules import GRADES, TypeRule
 from anomalib_lite.report.pictures import data_uri, outline_path, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent

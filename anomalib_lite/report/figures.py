@@ -60,9 +60,8 @@ def draw_figures(
     """
     drawn = {"scores": score_histogram(outcomes, threshold)}
     curves = image_curves(outcomes, metrics)
-    curves += [
-        _curve(f"pixel_{name}", points[name], metrics) for name in ("roc", "pr", "pro") if name in (points or {})
-    ]
+    known = points or {}
+    curves += [_curve(f"pixel_{name}", known[name], metrics) for name in ("roc", "pr", "pro") if name in known]
     drawn |= {curve.name: curve_figure(curve) for curve in curves}
     drawn["training"] = None if history is None or history.empty else training_curves(history)
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}

@@ -8,8 +8,7 @@ import pytest
 
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects import DefectCollector, Inspector
-from anomalib_lite.defects.collect import confusion
-from anomalib_lite.defects.drawing import draw_defects, draw_layout, rgb
+from anomalib_lite.defects.collect import confusion, draw_defects, draw_layout, rgb
 from tests.defects.conftest import SHAPE, perfect, photograph
 
 TYPES = ("text", "shape")
