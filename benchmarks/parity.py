@@ -177,7 +177,7 @@ def our_efficientad() -> tuple[EfficientAD, Numbers]:
     """Its teacher is the distilled one, which has the authors' architecture."""
     cnn = partial(build, "resnet18", layers=[2])
     make = partial(torch.optim.Adam, lr=1e-3)
-    ours = EfficientAD(cnn, make, None, levels=None, stride=4, width=128, inner=64, distill=1)
+    ours = EfficientAD(cnn, make, levels=None, stride=4, width=128, inner=64, distill=1)
     for name in ("pdn", "student", "autoencoder"):
         fill(getattr(ours, name))
     ours.autoencoder.dropout.p = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,8 @@ class AnomalyDINO(PatchCore):
     the sign is the one that covers more of the middle, and `auto` decides on OK images: a ground is left out where the
     middle is covered, and the border at most half as much. So textures keep all their places.
 
-    levels, stride, bank, coreset, candidates_mb, projection, turns, few: see PatchCore. mask: auto, on, or off.
-    threshold: of the first principal component; 10 in the paper, for DINOv2's normalised tokens; None: half its
-    standard deviation in the image, which fits any backbone.
+    mask: auto, on, or off. threshold: of the first principal component; 10 in the paper, for DINOv2's normalised
+    tokens; None: half its standard deviation in the image, which fits any backbone. The other settings are PatchCore's.
     """
 
     masked: Tensor
@@ -43,21 +43,12 @@ class AnomalyDINO(PatchCore):
         self,
         backbone: Callable[..., Backbone],
         levels: Sequence[int] | None = (1, 2),
-        stride: int | None = None,
-        bank: int | float = 1.0,
-        coreset: str = "random",
-        candidates_mb: float = 256,
-        projection: int = 64,
-        turns: int = 8,
-        few: int = 16,
         mask: str = "auto",
         threshold: float | None = None,
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            backbone, levels, stride, pool=0, bank=bank, coreset=coreset, candidates_mb=candidates_mb,
-            projection=projection, cosine=True, turns=turns, few=few, seed=seed,
-        )  # fmt: skip
+        own = {"stride": None, "pool": 0, "bank": 1.0, "coreset": "random", "cosine": True, "turns": 8}
+        super().__init__(backbone, levels, **own | settings)
         if mask not in MASKS:
             raise UserError(f"detector.mask must be one of {', '.join(MASKS)}, not '{mask}'.")
         self.mask, self.threshold = mask, threshold

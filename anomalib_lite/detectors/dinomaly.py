@@ -13,7 +13,6 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import grid_of, half_squared_distance, size_of, stack
 from anomalib_lite.detectors.model import weighted_mean
-from anomalib_lite.detectors.residual import SelectedResidualModel
 from anomalib_lite.errors import UserError
 
 HEAD = 64  # channels of one attention head
@@ -42,8 +41,6 @@ class Dinomaly(Distillation):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None = None,
-        epochs: int = 20,
         groups: int = 2,
         depth: int = 4,
         width: int | None = None,
@@ -52,12 +49,9 @@ class Dinomaly(Distillation):
         discard: float = 0.9,
         easy: float = 0.1,
         ramp: float = 0.1,
-        gaussian: SelectedResidualModel | None = None,
-        fusion: str = "sum",
-        seed: int = 0,
-        cache_mb: float = 2048,
+        **settings: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb, seed)
+        super().__init__(backbone, optimizer, **{"seed": 0} | settings)
         channels = self.teacher.channels
         self.alike = len(set(channels)) == 1
         width = width or (channels[0] if self.alike else HEAD * -(-sum(channels) // HEAD))

@@ -27,9 +27,10 @@ class FeatureLearner(Method):
     `loss_of`.
 
     backbone: makes the network. optimizer: makes the optimizer from the parameters of `learners`; scheduler: the
-    learning-rate schedule from the optimizer and `total_steps`, or None. cache_mb: memory for the features of the
-    training images. folds: one in so many training images is not learned from, but tried on; None: all are learned
-    from. seed: of what a step of the training draws, so that a resumed training draws it too; None: nothing.
+    learning-rate schedule from the optimizer and `total_steps`, or None. epochs, steps: see Method. cache_mb: memory
+    for the features of the training images. folds: one in so many training images is not learned from, but tried on;
+    None: all are learned from. seed: of what a step of the training draws, so that a resumed training draws it too;
+    None: nothing.
     """
 
     after_training: tuple[str, ...] = ("cache_mb",)
@@ -40,15 +41,16 @@ class FeatureLearner(Method):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None,
-        epochs: int,
-        cache_mb: float,
+        scheduler: Callable[..., Any] | None = None,
+        epochs: int = 5,
+        steps: int = 0,
+        cache_mb: float = 2048,
         folds: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
         self.teacher = backbone().requires_grad_(False)
-        self.optimizer, self.scheduler, self.epochs = optimizer, scheduler, epochs
+        self.optimizer, self.scheduler, self.epochs, self.steps = optimizer, scheduler, epochs, steps
         self.folds, self.seed = folds, seed
         if seed is not None:
             self.register_buffer("step", torch.tensor(0))
@@ -132,14 +134,11 @@ class Distillation(FeatureLearner):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None,
-        epochs: int,
-        gaussian: SelectedResidualModel | None,
-        fusion: str,
-        cache_mb: float,
-        seed: int | None = None,
+        gaussian: SelectedResidualModel | None = None,
+        fusion: str = "sum",
+        **training: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, seed=seed)
+        super().__init__(backbone, optimizer, **training)
         check_fusion(fusion)
         self.gaussian, self.fusion = gaussian, fusion
         if gaussian is not None:

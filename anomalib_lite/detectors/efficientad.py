@@ -55,8 +55,6 @@ class EfficientAD(FeatureLearner):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None = None,
-        epochs: int = 5,
         levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         width: int = 24,
@@ -64,17 +62,15 @@ class EfficientAD(FeatureLearner):
         hard: float = 0.999,
         penalty: str | None = None,
         distill: int = 0,
-        folds: int = 10,
-        seed: int = 0,
-        cache_mb: float = 2048,
+        **training: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, folds, seed)
+        super().__init__(backbone, optimizer, **{"folds": 10, "seed": 0} | training)
         self.levels, self.stride = chosen_levels(levels, len(self.teacher.channels)), stride
         self.hard, self.distill = hard, distill
         channels = sum(self.teacher.channels[level] for level in self.levels)
         self.pdn = PDN(channels, width, stride) if distill else None
         self.student, self.autoencoder = PDN(2 * channels, width, stride), Autoencoder(channels, inner)
-        self.penalty = None if penalty is None else require_folder(penalty, "detector.penalty")
+        self.penalty = penalty
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("scale", torch.ones(1, channels, 1, 1))
         self.register_buffer("unit", torch.ones(2))
@@ -93,7 +89,8 @@ class EfficientAD(FeatureLearner):
         self._fit_statistics(self._seen)
         del self._seen
         if self.penalty is not None:
-            self._others = ImageSet([Sample(file, OK) for file in list_images(self.penalty)], batches.dataset.size)
+            files = list_images(require_folder(self.penalty, "detector.penalty"))
+            self._others = ImageSet([Sample(file, OK) for file in files], batches.dataset.size)
 
     def look_at(self, features: list[Tensor]) -> None:
         self._seen.append(features[0])

@@ -22,7 +22,7 @@ from anomalib_lite.data.images import ImageSet, to_float, to_pixels
 from anomalib_lite.detectors.evidence import Evidence, place_counts
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import Looker, Looks
-from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge
+from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge, share_below
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
@@ -39,6 +39,7 @@ LISTED = 12  # trials that are told
 BATCH = 16  # images that are looked at at once
 PROBED = 24  # images that tell whether the place means anything
 GAIN = 0.001  # by how much a fusion must be better without a member, for that to be left out
+PRICE = 0.02  # by how much it may be worse on drawn defects, for telling NOK images better that were passed
 
 
 class Fusion(Method):
@@ -111,11 +112,38 @@ class Fusion(Method):
                 share, placed = self._place_counts(images, shown)
             maps = members.cpu().fit(shown, placed, self.seed)
             if members is first:
-                trials = choose(maps, shown, self.use, self.how)
-                self.notes = {"choice": _told(trials, share, placed, time.perf_counter() - begin)}
-            members.how.fill_(HOW.index(trials[0].how))
-            members.taken.copy_(torch.tensor([float(name in trials[0].members) for name in members.names]))
+                self.trials = choose(maps, shown, self.use, self.how)
+                self.notes = {"choice": _told(self.trials, share, placed, time.perf_counter() - begin)}
+            members.take(self.trials[0].members, self.trials[0].how)
             members.to(device)
+
+    @torch.no_grad()
+    def reconsider(self, missed: Batches) -> None:
+        """Takes the fusion that most OK images lie below the missed ones by, of those as good on drawn defects."""
+        members, known, before = self.members[0], self.notes["choice"], self.trials[0]
+        members.take(self.use, before.how)
+        seen = [members.maps(self._look(b.image, b.template)) for b in missed]
+        maps = {name: torch.cat([part[name].cpu() for part in seen]) for name in self.use}
+
+        def found(trial: Trial) -> float:
+            tops = fuse({name: maps[name] for name in trial.members}, trial.how).flatten(1).amax(1)
+            return float(share_below(trial.tops, tops).mean())
+
+        near = [trial for trial in self.trials if trial.worth >= before.worth - PRICE]
+        best = max(near, key=lambda trial: (found(trial), trial.worth))
+        best = best if found(best) > found(before) else before
+        for own in self.members:
+            own.take(best.members, best.how)
+        kept = f"{before.name} stays: no fusion as good on drawn defects tells"
+        said = kept if best is before else f"{best.name} was taken in place of {before.name}, since it tells"
+        words = (
+            f"{said} the {len(missed.dataset)} NOK images better that were passed. Below them lie {found(best):.1%} of "
+            f"the OK images, {found(before):.1%} before; on drawn defects it is worth {best.worth:.4f}, before "
+            f"{before.worth:.4f}."
+        )
+        log.warning("%s", words)
+        listed = [row | {"taken": row["name"] == best.name} for row in known["candidates"]]
+        self.notes = {"choice": {"candidates": listed, "words": f"{known['words']} {words}"}}
 
     def _place_counts(self, images: ImageSet, shown: Shown) -> tuple[float, bool]:
         """See `evidence.place_counts`; pictures that are not square can only be turned by half."""
@@ -197,6 +225,7 @@ class Trial:
     members: list[str]
     how: str
     verdict: Verdict
+    tops: Tensor  # of the OK images' maps, sorted (N,)
 
     @property
     def name(self) -> str:
@@ -224,7 +253,8 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
 
     def tried(names: Sequence[str], way: str) -> Trial:
         ok, drawn = (fuse({n: getattr(maps[n], part) for n in names}, way) for part in ("ok", "drawn"))
-        trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask)))
+        tops = ok.flatten(1).amax(1).sort().values
+        trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask), tops))
         return trials[-1]
 
     ways = ("soft", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in HOW else "sum",)

@@ -75,6 +75,10 @@ class Members(nn.Module):
         if self.sources:
             self.networks = Networks({name: channels[self.evidence[name].of] for name in self.sources}, count)
 
+    def take(self, members: Sequence[str], how: str) -> None:
+        self.how.fill_(HOW.index(how))
+        self.taken.copy_(torch.tensor([float(name in members) for name in self.names]))
+
     def settle(self) -> None:
         """Reads for good who takes part and how: a graph that is exported cannot ask its tensors."""
         self.settled = self._chosen()
@@ -258,17 +262,17 @@ def judge(ok: Tensor, drawn: Tensor, mask: Tensor) -> Verdict:
     bad, good = (mask > 0.4).flatten(1), (mask == 0).flatten(1)
     seen = bad.any(1)
     top, tops = ok.flatten(1).amax(1).sort().values, drawn.flatten(1).amax(1)
-    areas = _share_below(top, tops[seen])
+    areas = share_below(top, tops[seen])
     usual = torch.cat([ok.flatten()[::STEP], drawn.flatten(1)[good][::STEP]]).sort().values
     above = torch.ones_like(bad, dtype=torch.float32)
-    above[bad] = 1 - _share_below(usual, drawn.flatten(1)[bad])
+    above[bad] = 1 - share_below(usual, drawn.flatten(1)[bad])
     overlaps = ((1 - above[seen] / 0.3).clamp_min(0) * bad[seen]).sum(1) / bad[seen].sum(1)
     if not len(areas):  # nothing was drawn that shows
         return Verdict(0.5, 0.5, torch.full((1,), 0.5))
     return Verdict(float(areas.mean()), float(overlaps.mean()), (2 * areas + overlaps) / 3)
 
 
-def _share_below(known: Tensor, asked: Tensor) -> Tensor:
+def share_below(known: Tensor, asked: Tensor) -> Tensor:
     """Of sorted values (N,), the share that lies below each of those asked for; ties count half."""
     low, high = (torch.searchsorted(known, asked, right=right) for right in (False, True))
     return (low + high) / (2 * len(known))

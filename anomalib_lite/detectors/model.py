@@ -54,6 +54,7 @@ class Method(Fitted):
     """
 
     epochs: int = 0  # 0: nothing is trained by gradient
+    steps: int = 0  # at least so many, in whole epochs, in place of `epochs`
     after_training: tuple[str, ...] = ()  # names of settings that the training itself does not depend on
     # the attributes that `calibrate` fits, which each tile may have of its own; None: it wants all tiles at once
     fitted: tuple[str, ...] | None = ()
@@ -104,6 +105,9 @@ class Method(Fitted):
 
         finish: what the model makes of a coarse map, for a method that chooses between settings of its own.
         """
+
+    def reconsider(self, missed: Batches) -> None:
+        """After calibration: whether NOK images that were passed would have a method that chooses choose otherwise."""
 
     def forget(self) -> None:
         """Drops what was kept of the images by their numbers."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.model import weighted_mean
-from anomalib_lite.detectors.residual import SelectedResidualModel
 from anomalib_lite.errors import UserError
 
 WIDE = 512  # channels above which a block narrows inside, as in ResNet50 and its wide kin
@@ -35,14 +34,10 @@ class ReverseDistillation(Distillation):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None = None,
-        epochs: int = 15,
         blocks: int = 2,
-        gaussian: SelectedResidualModel | None = None,
-        fusion: str = "sum",
-        cache_mb: float = 2048,
+        **settings: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
+        super().__init__(backbone, optimizer, **settings)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.bottleneck = Bottleneck(channels, strides, blocks)
         self.decoder = Decoder(channels, strides, blocks)

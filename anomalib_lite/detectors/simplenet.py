@@ -47,20 +47,16 @@ class SimpleNet(FeatureLearner):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None = None,
-        epochs: int = 20,
         levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         whitening: Callable[[], Whitening] | None = None,
         noise: float = 0.5,
         hidden: int = 256,
         adaptor_lr: float = 1e-5,
-        folds: int = 5,
         synthetic: int = 80,
-        seed: int = 0,
-        cache_mb: float = 2048,
+        **training: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, cache_mb, folds, seed)
+        super().__init__(backbone, optimizer, **{"folds": 5, "seed": 0} | training)
         self.levels, self.stride = chosen_levels(levels, len(self.teacher.channels)), stride
         self.noise, self.adaptor_lr, self.synthetic = noise, adaptor_lr, synthetic
         self.whitening = None if whitening is None else whitening()

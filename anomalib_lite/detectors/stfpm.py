@@ -12,7 +12,6 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import mean_squared_distance
 from anomalib_lite.detectors.model import Batches, weighted_mean
-from anomalib_lite.detectors.residual import SelectedResidualModel
 from anomalib_lite.detectors.statistics import Modules, Moments, Whitening
 
 
@@ -34,14 +33,11 @@ class STFPM(Distillation):
         self,
         backbone: Callable[..., Backbone],
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., Any] | None = None,
-        epochs: int = 5,
         whitening: Callable[[], Whitening] | None = None,
-        gaussian: SelectedResidualModel | None = None,
         fusion: str = "product",
-        cache_mb: float = 2048,
+        **settings: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, scheduler, epochs, gaussian, fusion, cache_mb)
+        super().__init__(backbone, optimizer, fusion=fusion, **settings)
         self.student = backbone(weights="none")
         channels = self.teacher.channels
         self.whitening = Modules[Whitening](whitening() for _ in channels) if whitening else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,24 +21,19 @@ class SuperADD(PatchCore):
     Segmentation", 2026, the winner of the VAND 4.0 challenge. Nothing is trained. Large images are looked at in
     overlapping windows, which is `tiling=grid`; the authors put the windows' features together, tiling their maps.
 
-    levels, stride, bank, candidates_mb: see PatchCore; in `bank` tokens of each layer. brightness: factors, between
-    which one is drawn for each OK image that is remembered.
+    brightness: factors, between which one is drawn for each OK image that is remembered. The other settings are
+    PatchCore's; in `bank` tokens of each layer.
     """
 
     def __init__(
         self,
         backbone: Callable[..., Backbone],
         levels: Sequence[int] | None = (1, 2),
-        stride: int | None = None,
-        bank: int | float = 100_000,
-        candidates_mb: float = 1024,
         brightness: Sequence[float] = (0.8, 1.2),
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            backbone, levels, stride, pool=0, separate=True, bank=bank, coreset="thinned", candidates_mb=candidates_mb,
-            seed=seed,
-        )  # fmt: skip
+        own = {"stride": None, "pool": 0, "separate": True, "bank": 100_000, "coreset": "thinned"}
+        super().__init__(backbone, levels, **own | {"candidates_mb": 1024} | settings)
         self.brightness = tuple(brightness)
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
 from anomalib_lite.generators.base import Progress
 from anomalib_lite.report.generated import FOLDER as GENERATED
-from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder, resumable
 from anomalib_lite.runs.tracking import Tracker
@@ -74,11 +74,15 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     if train_model(plan, run, model, train, val, inputs, tracker.logger):
         tracker.log_history(run.path / HISTORY)
     model.to(plan.devices.first).eval()
+    if plan.missed:
+        samples = [Sample(image, NOK, template=inputs.template) for image in plan.missed]
+        missed = ImageSet(samples, plan.size, plan.ram_limit_mb, "missed", plan.resize)
+        if not model.tiling:  # of tiles nobody knows which one holds the defect
+            model.method.reconsider(OnDevice(loader(missed, plan.batch_size), plan.devices.first))
+            run.status |= model.method.notes
     with run.stage("threshold"):
         threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate, *plan.pixel_rule)
         if plan.missed:
-            samples = [Sample(image, NOK) for image in plan.missed]
-            missed = ImageSet(samples, plan.size, plan.ram_limit_mb, "missed", plan.resize)
             threshold = lowered(model, threshold, missed, plan.batch_size)
         if plan.reviewer:
             note = f"It holds for images like those kept: {len(left_out)} OK images that looked NOK were left out."
@@ -127,6 +131,8 @@ def train_model(
     with run.stage("prepare"):
         model.to(plan.devices.first).prepare(in_order)
     made = True
+    if model.method.steps:
+        model.method.epochs = -(-model.method.steps // len(loader(model.seen(train), plan.batch_size)))
     if model.method.epochs:
         trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
         seen = None if plan.devices.shared else logger  # a tracker belongs to the process that opened it
@@ -174,7 +180,7 @@ def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:
 
 
 def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
-    method = {k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training}
+    method = by_content({k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training})
     shared = [plan.settings[key] for key in ("backbone", "trainer", "threads", "tiling", "resize")]
     augment = plan.settings["augment"] if model.augment else None
     return artifact_key(

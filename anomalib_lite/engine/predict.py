@@ -60,6 +60,19 @@ class TrainedRun:
         path = self.run.path / TEMPLATE
         return path if path.is_file() else None
 
+    def of(self, category: str | None) -> TrainedRun:
+        """The same run with the threshold of one of its products. Errors: UserError where there is none of its own."""
+        own = self.threshold.categories
+        if category is None:
+            if own:
+                said = "the threshold of all together judges these images: name what they show with category=..."
+                log.warning("%s has a threshold for each of %s; %s", self.path, ", ".join(own), said)
+            return self
+        if category not in own:
+            known = f"those of {', '.join(own)}" if own else "one of all images alone"
+            raise UserError(f"{self.path} has no threshold of category '{category}', but {known}.")
+        return replace(self, threshold=own[category])
+
     def at(self, threshold: float | None, false_alarm_rate: float | None) -> TrainedRun:
         """The same run with another threshold; see `Threshold.moved`."""
         return replace(self, threshold=self.threshold.moved(threshold, false_alarm_rate))

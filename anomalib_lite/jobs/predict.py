@@ -44,8 +44,8 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.predict import open_run
     from anomalib_lite.engine.stream import Wanted, predict, watch
 
-    trained = open_run(str(cfg.run), texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
-    trained = trained.within(cfg.roi, cfg.ignore)
+    trained = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category)
+    trained = trained.at(cfg.threshold, cfg.false_alarm_rate).within(cfg.roi, cfg.ignore)
     template = Path(str(cfg.template)).expanduser() if cfg.template is not None else None
     output, judging = Path(str(cfg.output)).expanduser(), Judging(trained, template)
     wanted, speak = Wanted(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say

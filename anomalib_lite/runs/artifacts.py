@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds of waiting in silence
 
-FILES = ("weights", "start_from", "roi", "ignore")  # settings that may name a file or a folder
+FILES = ("penalty", "weights", "start_from", "roi", "ignore")  # settings that may name a file or a folder
 
 
 def artifact_key(*parts: Any) -> str:

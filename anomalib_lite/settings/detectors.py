@@ -18,6 +18,7 @@ STRIDE = "px between the positions; null: as of the finest layer taken"
 TURNS = "copies of each of few images, turned by parts of a circle; 1: none"
 FEW = "images, up to which copies are turned"
 FUSION = ("product", "sum")
+STEPS = "of the training, at least, in whole epochs and in place of epochs; 0: as many epochs as said"
 CORESETS = ("greedy", "random", "thinned")
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
@@ -123,6 +124,7 @@ class SimpleNet:
 class Dinomaly:
     _target_: str = f"{ROOM}.dinomaly.Dinomaly"
     epochs: int = setting(20, "of the decoder's training", least=0)
+    steps: int = setting(0, STEPS, least=0)
     optimizer: Any = setting(
         {"_target_": f"{ROOM}.dinomaly.StableAdamW", "_partial_": True, "lr": 2e-3}, "of the decoder"
     )
@@ -145,6 +147,7 @@ class Dinomaly:
 class EfficientAD:
     _target_: str = f"{ROOM}.efficientad.EfficientAD"
     epochs: int = setting(5, "of the student's and the autoencoder's training", least=0)
+    steps: int = setting(0, STEPS, least=0)
     optimizer: Any = setting(ADAM | {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 1e-5}, "of torch")
     scheduler: Any = setting(LATE_DROP, "of the learning rate; null: constant")
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)

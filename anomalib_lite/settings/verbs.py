@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 from anomalib_lite.settings.fields import pixels, pixels_or_native, setting
 
+CATEGORY = "that the images show, whose own threshold a run of several takes; null: the one of all together"
+
 
 @dataclass
 class Paths:
@@ -143,6 +145,7 @@ class Predict(Verb):
     template: str | None = setting(
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
     )
+    category: str | None = setting(None, CATEGORY)
     threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
     false_alarm_rate: float | None = setting(
         None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
@@ -190,6 +193,7 @@ class Serve(Verb):
     template: str | None = setting(
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
     )
+    category: str | None = setting(None, CATEGORY)
     threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
     false_alarm_rate: float | None = setting(
         None, "take the threshold that promises this rate instead of the run's own", above=0, below=1

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anomalib_lite.backbones import build
-from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.layouts import mtd
+from anomalib_lite.data.sample import NOK, Sample
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion
 from anomalib_lite.detectors.template import TemplateComparison
@@ -90,6 +91,23 @@ def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(
     model.predict_batch(images[[0]])
     (shares,) = model.evidence
     assert set(shares) == {"fine", "deep", "learned"} and sum(shares.values()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("price", [0.0, 0.03])
+def test_defects_that_were_passed_choose_among_fusions_as_good_on_drawn_ones(images: ImageSet, tmp_path: Path, price):
+    made = small.fit(fusion("fine", "colour", learned=False), images)
+    alone = {trial.members[0]: trial for trial in made.trials if len(trial.members) == 1}
+    verdict = alone["fine"].verdict
+    worse = replace(alone["colour"], verdict=replace(verdict, each=verdict.each - price))
+    made.trials = [replace(alone["fine"], tops=alone["fine"].tops + 100), worse]  # to which no defect rises
+    made.members[0].take(["fine"], "sum")
+    picture = cv2.imread(str(images.samples[0].image))
+    picture[8:24, 8:24] = (230, 25, 230)
+    cv2.imwrite(str(tmp_path / "passed.png"), picture)
+    made.reconsider(loader(ImageSet([Sample(tmp_path / "passed.png", NOK)], small.SIZE), 4))
+    taken, said = ("fine", "fine stays") if price else ("colour", "colour was taken in place of fine")
+    assert made.members[0]._chosen() == ([taken], "sum") and said in made.notes["choice"]["words"]
+    assert [row["name"] for row in made.notes["choice"]["candidates"] if row["taken"]] == [taken]
 
 
 @pytest.mark.parametrize(

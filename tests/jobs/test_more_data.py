@@ -104,6 +104,8 @@ def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(run
     easy = train(run_verb, tmp_path, *own, f"missed={halves}/nok/dot")
     assert json.loads((easy / "threshold.json").read_text())["image"] == before["image"]
     assert json.loads((easy / "metrics.json").read_text())["per_defect"] == {}  # what sets a threshold tests nothing
+    fused = train(run_verb, tmp_path, *own[:-3], "detector=fusion", *own[-2:], f"missed={halves}/nok/dot")
+    assert "2 NOK images" in json.loads((fused / "status.json").read_text())["choice"]["words"]
 
 
 def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_it_out(run_verb, halves, tmp_path):

@@ -117,6 +117,15 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
     assert metrics["image_detection_rate"] == flagged[labels == 1].mean()
     assert "mean of the categories" in done.out and "<h2>Categories</h2>" in (run / "report.html").read_text()
 
+    asked = [f"run={run}", f"images={tmp_path}/nut/test/good", f"output={tmp_path}/out", "maps=false", "overlays=false"]
+    told = run_verb("predict", *asked, "category=nut")
+    scores = np.array([[float(r["score"]), float(r["nok"])] for r in rows(tmp_path / "out/predictions.csv")])
+    assert f"{limits['nut']['image']:.4g}" in told.out
+    assert np.array_equal(scores[:, 1], scores[:, 0] > limits["nut"]["image"])
+    assert "category=..." in run_verb("predict", *asked).err
+    wrong = run_verb("predict", *asked, "category=bolt")
+    assert wrong.status == 2 and "those of cap, nut" in wrong.err
+
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_verb: Command, tiny: list[str], tmp_path: Path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
