@@ -8,16 +8,14 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -27,8 +25,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.generators.structure import MOST_IMAGES, StructureGuard, edge_overlap, fit_guard, luminance_ssim
 
 
-@dataclass(frozen=True)
-class Generated:
+class Generated(NamedTuple):
     """image: uint8 (H, W, 3) RGB. content: place among the OK images of the one whose structure it is meant to keep.
     origin: `generated`, or `template_generated` where its look comes from the template.
     """
@@ -83,33 +80,11 @@ class Progress(TQDMProgressBar):
             return super().init_validation_tqdm()
 
 
-def one_device_trainer(
-    accelerator: str,
-    precision: str,
-    folder: Path,
-    callbacks: Sequence[Callback],
-    epochs: int,
-    logger: Any = None,
-    **options: Any,
-) -> Trainer:
-    """Lightning's Trainer as GANs use it. options: further arguments of it."""
-    options |= {"accelerator": accelerator, "devices": 1, "precision": precision, "logger": logger or False}
-    return Trainer(
-        max_epochs=epochs,
-        callbacks=list(callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        **options,
-    )
-
-
 MOST_DRAWS = 4  # for each image asked for
 COMPARED_SIDE = 256  # px: larger images are compared at this size
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """overlap, ssim: of edges and luminance, with the content image."""
 
     made: Generated
@@ -118,8 +93,7 @@ class Drawn:
     kept: bool
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """guard: None where every image is kept. size: (height, width) at which images are compared."""
 
     guard: StructureGuard | None
@@ -188,9 +162,8 @@ class LossLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = {name: float(value) for name, value in metrics.items()}
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         with self.path.open("a", encoding="utf-8") as stream:
-            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
             stream.write(json.dumps({"step": step, **finite}) + "\n")
 
 

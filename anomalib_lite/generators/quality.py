@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,19 +34,17 @@ def measure(
     rng = np.random.default_rng(seed)
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
     net = bundled_backbone()
-    bar = tqdm(total=len(real) + len(generated), desc="measure quality", unit="image", leave=False)
-    ours, theirs = [look_at(_counted(read_all(paths, size), bar), net) for paths in (real, generated)]
-    bar.close()
+    ours, theirs = [
+        look_at(tqdm(read_all(paths, size), f"measure {what} images", len(paths), leave=False), net)
+        for what, paths in (("real", real), ("generated", generated))
+    ]
     report: dict[str, Any] = {"n_real": len(real), "n_generated": len(generated), "size": list(size), "missing": {}}
     report |= _distances(ours, theirs, rng, report["missing"])
-    report["diversity"] = _diversity(ours, theirs, report["missing"])
+    for name, images in (("generated", theirs), ("real", ours)):
+        report.setdefault("diversity", {})[name] = float(images.apart.mean()) if len(images.apart) else None
+        if not len(images.apart):
+            report["missing"][f"diversity.{name}"] = f"there is but one {name} image"
     return report | _structure(real, size, structure, rng, report["missing"])
-
-
-def _counted(images: Any, bar: tqdm) -> Any:
-    for image in images:
-        yield image
-        bar.update()
 
 
 def _distances(
@@ -77,17 +75,6 @@ def _distances(
     halves = kernel_distance(b[order[: len(b) // 2]], b[order[len(b) // 2 :]], rng)
     result["kernel"] |= {"real": halves.value, "real_se": halves.error}
     return result
-
-
-def _diversity(real: SeenImages, generated: SeenImages, missing: dict[str, str]) -> dict[str, float | None]:
-    values = {
-        name: float(images.apart.mean()) if len(images.apart) else None
-        for name, images in (("generated", generated), ("real", real))
-    }
-    for name, value in values.items():
-        if value is None:
-            missing[f"diversity.{name}"] = f"there is but one {name} image"
-    return values
 
 
 def _structure(
@@ -130,8 +117,7 @@ def _pairs(n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
 HALVES = 50  # random halves behind each standard error
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     value: float
     error: float
 
@@ -159,18 +145,17 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> E
     halves tell, it errs on the large side.
     Source: Binkowski et al., ICLR 2018.
     """
-    aa, bb, ab = polynomial_kernel(a, a), polynomial_kernel(b, b), polynomial_kernel(a, b)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    aa, bb, ab = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
 
-    def of_half() -> float:
-        i, j = (rng.permutation(len(x))[: len(x) // 2] for x in (a, b))
-        return _discrepancy(aa[np.ix_(i, i)], bb[np.ix_(j, j)], ab[np.ix_(i, j)])
+    def between(kernel: np.ndarray) -> float:  # mean over pairs of different images
+        return (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
 
-    return Estimate(_discrepancy(aa, bb, ab), float(np.std([of_half() for _ in range(HALVES)])))
+    def of(i: np.ndarray, j: np.ndarray) -> float:
+        return float(between(aa[np.ix_(i, i)]) + between(bb[np.ix_(j, j)]) - 2 * ab[np.ix_(i, j)].mean())
 
-
-def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, C), (m, C) -> (n, m)."""
-    return (a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1) ** 3
+    halves = [of(*(rng.permutation(len(x))[: len(x) // 2] for x in (a, b))) for _ in range(HALVES)]
+    return Estimate(of(np.arange(len(a)), np.arange(len(b))), float(np.std(halves)))
 
 
 def at_equal_sizes(
@@ -197,22 +182,11 @@ def at_equal_sizes(
     return size, of_generated, of_real
 
 
-def _discrepancy(aa: np.ndarray, bb: np.ndarray, ab: np.ndarray) -> float:
-    return float(_between(aa) + _between(bb) - 2 * ab.mean())
-
-
-def _between(kernel: np.ndarray) -> float:
-    """Mean over pairs of different images."""
-    n = len(kernel)
-    return (kernel.sum() - np.trace(kernel)) / (n * (n - 1))
-
-
 BATCH = 8
 COMPARED = 64  # images whose distances between each other are taken
 
 
-@dataclass(frozen=True)
-class SeenImages:
+class SeenImages(NamedTuple):
     """pooled: (n, C) float64, the last layer's mean over the image. apart: perceptual distances of all pairs among the
     first `COMPARED` images.
     """
@@ -233,7 +207,8 @@ def look_at(images: Iterable[np.ndarray], net: Backbone) -> SeenImages:
     """images: uint8 (H, W, 3) of one size."""
     pooled: list[Tensor] = []
     directions: list[Tensor] = []
-    for batch in _batches(images):
+    rest = iter(images)
+    while batch := list(islice(rest, BATCH)):
         features = net(to_float(np.stack(batch)))
         pooled.append(features[-1].double().mean(dim=(2, 3)))
         if len(directions) * BATCH < COMPARED:
@@ -264,14 +239,3 @@ def _directions(features: list[Tensor]) -> Tensor:
         unit = torch.nn.functional.normalize(layer, dim=1, eps=1e-8)
         parts.append(unit.flatten(1) / (layer.shape[2] * layer.shape[3] * len(features)) ** 0.5)
     return torch.cat(parts, dim=1)
-
-
-def _batches(images: Iterable[np.ndarray]) -> Iterable[list[np.ndarray]]:
-    batch: list[np.ndarray] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -48,7 +48,11 @@ def edges(image: np.ndarray) -> np.ndarray:
     steepest gradient counts, as edges between colours of one lightness do not show in grey.
     """
     smooth = cv2.GaussianBlur(image, (0, 0), SMOOTHING).reshape(*image.shape[:2], -1).astype(np.float32)
-    x, y = (np.stack([_slope(smooth[..., c], *d) for c in range(smooth.shape[2])], 2) for d in ((1, 0), (0, 1)))
+    slopes = {"ksize": 3, "scale": 0.125, "borderType": cv2.BORDER_REPLICATE}  # grey levels a pixel
+    x, y = (
+        cv2.Sobel(smooth, cv2.CV_32F, *way, **slopes).reshape(smooth.shape)  # OpenCV drops a single channel's axis
+        for way in ((1, 0), (0, 1))
+    )
     steepest = np.argmax(x**2 + y**2, axis=2)[..., None]
     x, y = (np.take_along_axis(slope, steepest, 2)[..., 0] for slope in (x, y))
     high = float(np.quantile(np.hypot(x, y), 0.99))
@@ -83,11 +87,6 @@ def _met(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float) -> float:
         near = cv2.dilate(np.isin(theirs, like).astype(np.uint8), disc)
         met += np.count_nonzero(near[ours == way])
     return float(met / np.count_nonzero(ours))
-
-
-def _slope(channel: np.ndarray, x: int, y: int) -> np.ndarray:
-    """Grey levels a pixel, Sobel's way."""
-    return cv2.Sobel(channel, cv2.CV_32F, x, y, ksize=3, scale=0.125, borderType=cv2.BORDER_REPLICATE)
 
 
 COPIES = 200  # over all images, at least one of each

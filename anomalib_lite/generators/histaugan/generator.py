@@ -21,10 +21,8 @@ from anomalib_lite.generators.histaugan.training import (
     DrawRule,
     Images,
     Sampling,
-    draw_attribute,
     finish,
     read,
-    restyle,
     train,
 )
 
@@ -145,8 +143,7 @@ class HistAuGAN(Generator):
             order = np.random.default_rng([seed, round_, 0]).permutation(len(ok))
             content = int(order[within])
             domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
-            z = draw_attribute(networks, self._encoded, domain, self.sampling, rng)
-            image = self.translate(read_image(ok[content]), z, domain)
+            image = self.translate(read_image(ok[content]), self._attribute(networks, domain, rng), domain)
             yield Generated(image, content, self._origins[domain])
 
     def translate(self, image: np.ndarray, z: Tensor, domain: int) -> np.ndarray:
@@ -157,8 +154,29 @@ class HistAuGAN(Generator):
         return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
     def restyle(self, image: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
-        """See `attributes.restyle`: an augmentation of batches (B, 3, H, W) in [0, 1]."""
-        return restyle(self._trained().to(image.device), image, p, generator)
+        """HistAuGAN as an augmentation of batches (B, 3, H, W) in [0, 1]: with probability p an image keeps its content
+        and gets an attribute of a drawn domain, from N(mean, std^2) of that domain. generator: on the CPU.
+        """
+        networks = self._trained().to(image.device)
+        chosen = torch.rand(len(image), generator=generator) < p
+        domain = torch.randint(networks.domains, (len(image),), generator=generator)
+        z = torch.randn(len(image), networks.attribute_mean.shape[1], generator=generator)
+        if not chosen.any():
+            return image
+        chosen, domain, z = (drawn.to(image.device) for drawn in (chosen, domain, z))
+        z = networks.attribute_mean[domain] + networks.attribute_std[domain] * z
+        result = image.clone()
+        result[chosen] = networks.translate(image[chosen], z[chosen], domain[chosen]).to(image.dtype)
+        return result
+
+    def _attribute(self, networks: Networks, domain: int, rng: np.random.Generator) -> Tensor:
+        """One vector: from N(0, I), from the domain's mean and standard deviation, or of one of its images."""
+        if self.sampling == "encoded":
+            return self._encoded[domain][int(rng.integers(len(self._encoded[domain])))]
+        z = torch.from_numpy(rng.standard_normal(networks.attribute_mean.shape[1])).float()
+        if self.sampling == "random":
+            return z
+        return networks.attribute_mean[domain].cpu() + networks.attribute_std[domain].cpu() * z
 
     def _trained(self) -> Networks:
         if self.networks is None:

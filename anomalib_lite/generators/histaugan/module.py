@@ -56,9 +56,7 @@ def cross(networks: Networks, image: Tensor, domain: Tensor, noise: torch.Genera
     z = mean + (0.5 * log_variance).exp() * drawn_like(mean)
     drawn = drawn_like(mean)
     other = content.roll(-half, dims=0)
-    made = networks.decoder(
-        torch.cat([content, other, other]), torch.cat([z, z, drawn]), torch.cat([domain, domain, domain])
-    )
+    made = networks.decoder(torch.cat([content, other, other]), torch.cat([z, z, drawn]), torch.cat([domain] * 3))
     own, encoded, random = made.chunk(3)
 
     content_again = networks.content(encoded, noise).roll(half, dims=0)
@@ -143,16 +141,13 @@ class HistAuGANModule(LightningModule):
         self.noise = torch.Generator()
 
     @property
-    def learners(self) -> nn.ModuleList:
-        return nn.ModuleList([self.networks.content, self.networks.attribute, self.networks.decoder])
-
-    @property
     def discriminators(self) -> nn.ModuleList:
         return nn.ModuleList([self.networks.encoded_discriminator, self.networks.random_discriminator])
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        content = self.networks.content_discriminator
-        parts = [self.learners, self.discriminators, *([] if content is None else [content])]
+        networks, content = self.networks, self.networks.content_discriminator
+        learners = nn.ModuleList([networks.content, networks.attribute, networks.decoder])
+        parts = [learners, self.discriminators, *([] if content is None else [content])]
         options: dict[str, Any] = {"betas": tuple(self.schedule.betas), "weight_decay": self.schedule.weight_decay}
         return [torch.optim.Adam(part.parameters(), self.schedule.learning_rate, **options) for part in parts]
 
@@ -168,8 +163,11 @@ class HistAuGANModule(LightningModule):
         if self._content_step(step):
             terms = {"content_discriminator": self._train_content_discriminator(image, domain)}
         else:
-            crossing = cross(self.networks, image, domain, self.noise)
-            terms = self._train_discriminators(image, domain, crossing) | self._train_learners(image, domain, crossing)
+            networks, weights = self.networks, self.weights
+            crossing = cross(networks, image, domain, self.noise)
+            terms = self._step(1, discriminator_terms(networks, image, domain, crossing, weights))
+            with frozen(self.discriminators), frozen(networks.content_discriminator):
+                terms |= self._step(0, learner_terms(networks, image, domain, crossing, weights))
         shown = ("self_reconstruction", "adversarial", "content_discriminator")
         for name, value in terms.items():
             self.log(name, value, on_step=False, on_epoch=True, batch_size=len(image), prog_bar=name in shown)
@@ -192,22 +190,13 @@ class HistAuGANModule(LightningModule):
         optimizer.step()
         return loss.detach()
 
-    def _train_discriminators(self, image: Tensor, domain: Tensor, crossing: Crossing) -> dict[str, Tensor]:
-        terms = discriminator_terms(self.networks, image, domain, crossing, self.weights)
-        self._step(1, terms)
-        return detached(terms)
-
-    def _train_learners(self, image: Tensor, domain: Tensor, crossing: Crossing) -> dict[str, Tensor]:
-        with frozen(self.discriminators), frozen(self.networks.content_discriminator):
-            terms = learner_terms(self.networks, image, domain, crossing, self.weights)
-            self._step(0, terms)
-        return detached(terms)
-
-    def _step(self, which: int, terms: dict[str, tuple[float, Tensor]]) -> None:
+    def _step(self, which: int, terms: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+        """One step of an optimizer down the terms' weighted sum; returns their values."""
         optimizer = self._optimizers()[which]
         optimizer.zero_grad()
         self.manual_backward(torch.stack([weight * value for weight, value in terms.values()]).sum())
         optimizer.step()
+        return {name: value.detach() for name, (_, value) in terms.items()}
 
     def _optimizers(self) -> list[Any]:
         return list(self.optimizers())
@@ -250,10 +239,6 @@ def learner_terms(
         terms["domain"] = weights.domain_generator, named[0] + named[1]
         terms["content_confusion"] = weights.content_confusion, hidden
     return terms
-
-
-def detached(terms: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, (_, value) in terms.items()}
 
 
 @contextlib.contextmanager

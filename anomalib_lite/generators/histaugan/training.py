@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import Progress, one_device_trainer
+from anomalib_lite.generators.base import Progress
 from anomalib_lite.generators.histaugan.module import HistAuGANModule
 from anomalib_lite.generators.histaugan.networks import Architecture, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -68,8 +69,12 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         image = image[:, draw.top : draw.top + height, draw.left : draw.left + width]
         if draw.flip:
             image = image.flip(-1)
-        if self.rule.jitter:
-            image = _jittered(image, *draw.jitter)
+        if self.rule.jitter:  # in this order, as torchvision's ColorJitter defines the three
+            from kornia import enhance  # seconds
+
+            image = enhance.adjust_brightness_accumulative(image, draw.jitter[0])
+            image = enhance.adjust_contrast_with_mean_subtraction(image, draw.jitter[1])
+            image = enhance.adjust_saturation_with_gray_subtraction(image, draw.jitter[2])
         return image.contiguous(), torch.tensor(draw.domain)
 
     def __len__(self) -> int:
@@ -80,15 +85,6 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         flip = bool(rng.random() < 0.5) and self.rule.flip
         b, c, s = (float(f) for f in rng.uniform(1 - JITTER, 1 + JITTER, 3))
         return Draw(image, domain, top, left, flip, (b, c, s))
-
-
-def _jittered(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    """The three in this order, as torchvision's ColorJitter defines them."""
-    from kornia import enhance  # seconds
-
-    image = enhance.adjust_brightness_accumulative(image, brightness)
-    image = enhance.adjust_contrast_with_mean_subtraction(image, contrast)
-    return enhance.adjust_saturation_with_gray_subtraction(image, saturation)
 
 
 class Draws(Sampler[Draw]):
@@ -118,10 +114,6 @@ class Draws(Sampler[Draw]):
             yield self.images.draw(rng, domain, image)
 
 
-def training_batches(images: Images, length: int, batch: int, seed: int) -> DataLoader:
-    return DataLoader(images, batch, sampler=Draws(images, length, batch, seed))
-
-
 DESCRIPTION, WEIGHTS, CHECKPOINTS = "histaugan.json", "histaugan.safetensors", "checkpoints"
 
 
@@ -131,7 +123,7 @@ def train(
     length: int,
     folder: Path,
     accelerator: str,
-    precision: str,
+    precision: Any,
     logger: Any,
     callbacks: Sequence[Callback] = (),
 ) -> None:
@@ -144,10 +136,12 @@ def train(
         last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
     )
     callbacks = [*callbacks, keep, Progress()]
-    trainer = one_device_trainer(
-        accelerator, precision, folder, callbacks, schedule.epochs, logger, log_every_n_steps=1
-    )
-    batches = training_batches(images, length, schedule.batch, module.seed)
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, precision=precision, max_epochs=schedule.epochs, callbacks=callbacks,
+        logger=logger or False, default_root_dir=folder, log_every_n_steps=1, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    batches = DataLoader(images, schedule.batch, sampler=Draws(images, length, schedule.batch, module.seed))
     trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
 
 
@@ -200,35 +194,3 @@ def encode_domains(networks: Networks, images: Images, seed: int) -> list[Tensor
         networks.attribute_mean[domain] = found[domain].mean(dim=0)
         networks.attribute_std[domain] = found[domain].std(dim=0)
     return found
-
-
-def draw_attribute(
-    networks: Networks, encoded: list[Tensor], domain: int, how: Sampling, rng: np.random.Generator
-) -> Tensor:
-    """One attribute vector: from N(0, I), from the domain's mean and standard deviation, or of one of its images."""
-    if how == "encoded":
-        return encoded[domain][int(rng.integers(len(encoded[domain])))]
-    z = torch.from_numpy(rng.standard_normal(networks.attribute_mean.shape[1])).float()
-    if how == "random":
-        return z
-    return networks.attribute_mean[domain].cpu() + networks.attribute_std[domain].cpu() * z
-
-
-def restyle(networks: Networks, image: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] -> as many; with probability p one keeps its content and gets an attribute of a
-    drawn domain, from N(mean, std^2) of that domain: HistAuGAN as an augmentation.
-
-    generator: of random numbers, on the CPU.
-    """
-    chosen = torch.rand(len(image), generator=generator) < p
-    domain = torch.randint(networks.domains, (len(image),), generator=generator)
-    z = torch.randn(len(image), networks.attribute_mean.shape[1], generator=generator)
-    if not chosen.any():
-        return image
-    here = image.device
-    chosen, domain, z = chosen.to(here), domain.to(here), z.to(here)
-    z = networks.attribute_mean[domain] + networks.attribute_std[domain] * z
-    result = image.clone()
-    made = networks.translate(image[chosen], z[chosen], domain[chosen])
-    result[chosen] = made.to(image.dtype)
-    return result

@@ -275,11 +275,11 @@ def read_scale(folder: Path, number: int, key: str | None = None) -> Scale | Non
     if key is not None and notes["key"] != key:
         return None
     width = len(tensors["generator.body.0.0.bias"])
-    networks = {"generator": ScaleGenerator(width).eval(), "critic": Critic(width)}
-    for name, network in networks.items():
+    generator, critic = ScaleGenerator(width).eval(), Critic(width)
+    for name, network in (("generator", generator), ("critic", critic)):
         network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
     height, width = tensors["size"].tolist()
-    return Scale((height, width), *networks.values(), float(tensors["amplitude"]), float(notes["seconds"]))
+    return Scale((height, width), generator, critic, float(tensors["amplitude"]), float(notes["seconds"]))
 
 
 def read_pyramid(folder: Path, content: int) -> Pyramid:
