@@ -1,4 +1,4 @@
-"""What both servers need: a bound socket, and a guard that says who may speak.
+"""What both servers need: a bound socket, a page, and a guard that says who may speak.
 
 The labelling page's server answers the page it served itself, and nobody else.
 
@@ -11,19 +11,25 @@ holds. Other accounts of the same machine are not kept out.
 from __future__ import annotations
 
 import hmac
+import html
 import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import uvicorn
+from fastapi import FastAPI, HTTPException, Response
 from starlette.responses import JSONResponse
 
 from anomalib_lite.errors import UserError
 
 TOKEN_HEADER = "x-annotate-token"  # noqa: S105 - the name of a header
 MAX_BODY = 64 * 2**20
+_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -117,6 +123,42 @@ def bind(host: str, port: int) -> socket.socket:
             ) from None
         undo.pop_all()
     return listening
+
+
+def serving(app: Any, grace_seconds: int, connections: int | None = None) -> uvicorn.Server:
+    """Says nothing of itself, and finishes what it has accepted within `grace_seconds`."""
+    config = uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False,
+        timeout_graceful_shutdown=grace_seconds, limit_concurrency=connections,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def url_of(host: str, listening: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+
+
+def app_with_page(package: str, token: str = "") -> FastAPI:
+    """An app that serves the page in a package's folder `static`, its files alone, and none of FastAPI's own pages.
+
+    token: goes where the page says {{token}}.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    files = {file.name: file.read_bytes() for file in (resources.files(package) / "static").iterdir()}
+    page = files.pop("index.html").decode().replace("{{token}}", html.escape(token))
+
+    @app.get("/")
+    def index() -> Response:
+        return Response(page, media_type="text/html", headers={"cache-control": "no-store"})
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        media_type = _STATIC_TYPES.get(Path(name).suffix)
+        if name not in files or media_type is None:
+            raise HTTPException(404, "there is no such file")
+        return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})
+
+    return app
 
 
 def is_loopback(host: str) -> bool:

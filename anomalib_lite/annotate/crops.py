@@ -8,8 +8,8 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple
 
 from anomalib_lite.data.files import list_images
 from anomalib_lite.data.tables import read_table
@@ -22,8 +22,7 @@ MASKS_FOLDER = "masks"
 VERDICTS = {"1": True, "true": True, "nok": True, "0": False, "false": False, "ok": False}
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """`key` is the path relative to the folder of labels.csv, with forward slashes; `id` its name in URLs."""
 
     id: str
@@ -31,16 +30,14 @@ class Crop:
     path: Path
 
 
-@dataclass(frozen=True)
-class CropSet:
+class CropSet(NamedTuple):
     """The crops in the order they are shown, and the folder that labels.csv, the journal and masks/ go to."""
 
     root: Path
     crops: tuple[Crop, ...]
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """`nok` is the run's own verdict at its threshold, None where the file has none."""
 
     value: float | None
@@ -61,7 +58,10 @@ def find_crops(source: str | Path) -> CropSet:
         root, keys = source.resolve().parent, _keys_in_manifest(source)
     else:
         raise UserError(f"There is no folder or manifest {source}: set crops=FOLDER or crops=MANIFEST.csv.")
-    _refuse_shared_masks(keys)
+    owners: dict[str, str] = {}
+    for key in keys:
+        if (other := owners.setdefault(mask_key(key).casefold(), key)) != key:
+            raise UserError(f"{other} and {key} would share the mask {mask_key(key)}: rename one of them.")
     present = [key for key in keys if (root / key).is_file()]
     if not present:
         raise UserError(f"{source} names no image that exists: annotate needs crops to label.")
@@ -135,15 +135,15 @@ def _common_tail(one: PurePath, other: PurePath) -> int:
     return next((depth for depth, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
-def _natural_order(key: str) -> list[tuple[int, int, str]]:
-    """Sorts crop_2 before crop_10."""
-    parts = [part for part in re.split(r"([0-9]+)", key) if part]
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts]
-
-
 def _keys_in_folder(folder: Path) -> list[str]:
+    """crop_2 before crop_10."""
+
+    def order(key: str) -> list[tuple[int, int, str]]:
+        parts = [part for part in re.split(r"([0-9]+)", key) if part]
+        return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts]
+
     relative = [path.relative_to(folder) for path in list_images(folder)]
-    return sorted((path.as_posix() for path in relative if path.parts[0] != MASKS_FOLDER), key=_natural_order)
+    return sorted((path.as_posix() for path in relative if path.parts[0] != MASKS_FOLDER), key=order)
 
 
 def _manifest_in(folder: Path) -> Path | None:
@@ -171,11 +171,3 @@ def _keys_in_manifest(manifest: Path) -> list[str]:
             raise UserError(f"{manifest}, line {line}: {key!r} does not lie in the manifest's folder.")
         keys.append(str(PurePosixPath(key)))
     return list(dict.fromkeys(keys))
-
-
-def _refuse_shared_masks(keys: list[str]) -> None:
-    owners: dict[str, str] = {}
-    for key in keys:
-        other = owners.setdefault(mask_key(key).casefold(), key)
-        if other != key:
-            raise UserError(f"{other} and {key} would share the mask {mask_key(key)}: rename one of them.")

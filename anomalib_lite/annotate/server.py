@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import os
 import secrets
@@ -13,11 +12,9 @@ import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
@@ -25,11 +22,9 @@ from starlette.concurrency import run_in_threadpool
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, Score, find_crops, read_scores
 from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, Store, browser_image
 from anomalib_lite.errors import UserError
-from anomalib_lite.web import Guard, allowed_hosts, bind, is_loopback
+from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loopback, serving, url_of
 
 log = logging.getLogger(__name__)
-
-_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ def run_session(
     found_scores = read_scores(scores, crop_set.crops) if scores else {}
     with listen(host, port, allow_remote) as listening:
         store = Store(crop_set)
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        url = url_of(host, listening)
         log.info("%d crops to label at %s (stop with ctrl+c)", len(crop_set.crops), url)
         if open_browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
@@ -101,30 +96,7 @@ def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
 
 def build_app(labelling: Labelling, token: str) -> FastAPI:
     """Routes without their guard. All but the POSTs only read."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    _add_page(app, token)
-    _add_routes(app, labelling)
-    return app
-
-
-def _add_page(app: FastAPI, token: str) -> None:
-    files = {file.name: file.read_bytes() for file in (resources.files(__package__) / "static").iterdir()}
-    page = files.pop("index.html").decode().replace("{{token}}", html.escape(token))
-
-    @app.get("/")
-    def index() -> Response:
-        return Response(page, media_type="text/html", headers={"cache-control": "no-store"})
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        media_type = _STATIC_TYPES.get(Path(name).suffix)
-        if name not in files or media_type is None:
-            raise HTTPException(404, "there is no such file")
-        return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})
-
-
-def _add_routes(app: FastAPI, labelling: Labelling) -> None:
-    store = labelling.store
+    app, store = app_with_page(__package__, token), labelling.store
 
     @app.get("/image/{crop_id}")
     def image(crop_id: str) -> Response:
@@ -138,6 +110,11 @@ def _add_routes(app: FastAPI, labelling: Labelling) -> None:
     def template() -> Response:
         return _file_response(labelling.template)
 
+    def listed(crop: Crop) -> dict[str, Any]:
+        score = labelling.scores.get(crop.key, Score(None, None))
+        known = {"name": crop.key, "version": _version(crop.path), "score": score.value, "nok": score.nok}
+        return _crop_json(store, crop) | known
+
     @app.get("/api/state")
     def state() -> dict[str, Any]:
         return {
@@ -146,7 +123,7 @@ def _add_routes(app: FastAPI, labelling: Labelling) -> None:
             "template": _version(labelling.template),
             "notes": store.notes,
             "version": store.version,
-            "crops": [_listed_json(labelling, crop) for crop in store.crops.values()],
+            "crops": [listed(crop) for crop in store.crops.values()],
         }
 
     @app.post("/api/answer")
@@ -168,16 +145,14 @@ def _add_routes(app: FastAPI, labelling: Labelling) -> None:
             await run_in_threadpool(store.save_mask, crop, await request.body())
         return _saved(store, crop)
 
+    return app
+
 
 def serve(labelling: Labelling, listening: socket.socket, host: str) -> None:
     """Serves until interrupted; `listening` is bound already, so that the port is known."""
     token = secrets.token_urlsafe(32)
     app = Guard(build_app(labelling, token), allowed_hosts(host, listening.getsockname()[1]), token)
-    config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False,
-        timeout_graceful_shutdown=2,
-    )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    serving(app, 2).run(sockets=[listening])
 
 
 def _find(store: Store, crop_id: str) -> Crop:
@@ -208,12 +183,6 @@ def _version(path: Path | None) -> str | None:
 def _crop_json(store: Store, crop: Crop) -> dict[str, Any]:
     answer = store.answers.get(crop.key, UNLABELLED)
     return {"id": crop.id, "label": answer.label, "defect": answer.defect, "mask": _version(store.mask_path(crop))}
-
-
-def _listed_json(labelling: Labelling, crop: Crop) -> dict[str, Any]:
-    score = labelling.scores.get(crop.key, Score(None, None))
-    known = {"name": crop.key, "version": _version(crop.path), "score": score.value, "nok": score.nok}
-    return _crop_json(labelling.store, crop) | known
 
 
 def _saved(store: Store, crop: Crop | None) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""The answers: replayed from the journal, changed by the page, on the disk before a call returns."""
+"""The answers: replayed from a journal, changed by the page, on the disk before a call returns."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import logging
+import os
 import re
 import struct
 import threading
@@ -17,19 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, mask_key
-from anomalib_lite.annotate.journal import Journal
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_image, write_text
 
-_SHOWN_AS_IS = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".bmp": "image/bmp",
-}
+_SHOWN_AS_IS = {f".{kind}": f"image/{kind}" for kind in ("png", "jpeg", "webp", "bmp")} | {".jpg": "image/jpeg"}
 _EXIF = re.compile(rb"exif", re.IGNORECASE)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -209,8 +205,7 @@ class Store:
         """A mask file is written before its event and removed before it, so the files have the last word."""
         for key in self._by_key.keys() | self.masks.keys():
             said = self.masks.pop(key, None)
-            candidates = [mask for mask in (said, mask_key(key)) if mask and (self.root / mask).is_file()]
-            found = candidates[0] if candidates else None
+            found = next((mask for mask in (said, mask_key(key)) if mask and (self.root / mask).is_file()), None)
             if found:
                 self.masks[key] = found
             self._lines[key] = label_line(key, self.answers.get(key, UNLABELLED), found)
@@ -259,3 +254,90 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     if image.ndim == 3:
         image = image[..., 3] if image.shape[2] == 4 else image.max(axis=2)
     return np.where(image > np.iinfo(image.dtype).max // 2, 255, 0).astype(np.uint8)
+
+
+class Journal:
+    """An append-only file of JSON lines: what was written once is never lost.
+
+    Opens, locks and reads a journal; `events` holds what it said, `torn` what its last line had left.
+
+    A process that dies while it writes leaves a torn last line: that line is cut off, and kept in `torn`. A
+    damaged line anywhere else is not the trace of a crash and raises UserError, as does a journal in use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        is_new = not path.exists()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            _lock(self._file, path)
+            if is_new:  # it survives a power failure only when its folder's entry is on the disk, too
+                with contextlib.suppress(OSError):
+                    folder = os.open(path.parent, os.O_RDONLY)
+                    os.fsync(folder)
+                    os.close(folder)
+            self.events, whole, self.torn = _read(path)
+            if self.torn is not None:
+                log.warning("%s ended in a torn line of %d bytes, which was cut off", path, len(self.torn))
+                os.ftruncate(self._file, whole)
+                os.fsync(self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Returns once the event is on the disk. Raises OSError otherwise; the journal is then as before."""
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        whole = os.fstat(self._file).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+            os.fsync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, whole)
+            raise
+        self.events.append(event)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int, bytes | None]:
+    """The events, the length in bytes of the whole lines, and the torn rest or None."""
+    content = path.read_bytes()
+    events: list[dict[str, Any]] = []
+    start = 0
+    while start < len(content):
+        end = content.find(b"\n", start) + 1
+        line = content[start : end or len(content)]
+        event = None
+        with contextlib.suppress(ValueError):
+            event = json.loads(line) if end else None
+        if not isinstance(event, dict):
+            if end and content[end:].strip(b"\0\r\n "):
+                raise UserError(
+                    f"{path}, line {len(events) + 1} is damaged: {line[:80]!r}. Put it right "
+                    "or delete it (that answer is then lost), and start again."
+                )
+            return events, start, content[start:]
+        events.append(event)
+        start = end
+    return events, len(content), None
+
+
+def _lock(file: int, path: Path) -> None:
+    """Held until the file is closed or the process dies, so that two servers never write the same labels."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path} is in use: another annotate labels these crops. Stop it first.") from None
+    except OSError as error:  # some network file systems have no locks
+        log.warning("%s could not be locked (%s): start only one annotate on it", path, error)

@@ -15,12 +15,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import cv2
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -32,7 +30,7 @@ from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.engine.judging import Judged, Judging, Picture
 from anomalib_lite.errors import UserError
 from anomalib_lite.serve.batches import Batches, Full
-from anomalib_lite.web import Guard, allowed_hosts, bind, is_loopback
+from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loopback, serving, url_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ BODY_SECONDS = 20  # that an upload may take
 STOP_SECONDS = 30  # that accepted requests may take after SIGTERM
 CONNECTIONS = 512
 DROPPED = 2**29  # bytes that are read of an upload that is too long
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
@@ -94,10 +91,13 @@ class Gate(Guard):
 
 def build_app(judging: Judging, limits: Limits) -> FastAPI:
     """Routes without their gate."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = app_with_page(__package__)
     batches = Batches(lambda pictures: _judge(judging, pictures), judging.at_once, limits.room)
     numbers, overlays = Numbers(batches), OrderedDict[str, bytes]()
-    _add_page(app, judging)
+
+    @app.get("/about")
+    def about() -> dict[str, Any]:
+        return {"run": judging.trained.path.name, "threshold": judging.trained.threshold.image}
 
     @app.post("/predict")
     async def predict(request: Request, overlay: str = "none", name: str = "image") -> Response:
@@ -150,24 +150,15 @@ def run_server(judging: Judging, host: str, port: int, limits: Limits) -> None:
     token = "" if is_loopback(host) else _token()
     with bind(host, port) as listening:
         app = gated(build_app(judging, limits), listening, host, token)
-        port = listening.getsockname()[1]
-        log.info("inspecting at http://%s:%d (Ctrl-C or SIGTERM ends it)", f"[{host}]" if ":" in host else host, port)
+        log.info("inspecting at %s (Ctrl-C or SIGTERM ends it)", url_of(host, listening))
         with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn hands the signal on once all is answered
-            server(app).run(sockets=[listening])
+            serving(app, STOP_SECONDS, CONNECTIONS).run(sockets=[listening])
         log.info("stopped")
 
 
 def gated(app: FastAPI, listening: socket.socket, host: str, token: str = "") -> Gate:
     """token: empty on the loopback address."""
     return Gate(app, allowed_hosts(host, listening.getsockname()[1]), token)
-
-
-def server(app: Gate) -> uvicorn.Server:
-    config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
-    )  # fmt: skip
-    return uvicorn.Server(config)
 
 
 def _token() -> str:
@@ -253,23 +244,3 @@ def _answer(judging: Judging, judged: Judged, overlay: str, overlays: OrderedDic
             while len(overlays) > KEPT:
                 overlays.popitem(last=False)
     return answer
-
-
-def _add_page(app: FastAPI, judging: Judging) -> None:
-    files = {file.name: file.read_bytes() for file in (resources.files(__package__) / "static").iterdir()}
-    page = files.pop("index.html")
-
-    @app.get("/")
-    def index() -> Response:
-        return Response(page, media_type="text/html", headers={"cache-control": "no-store"})
-
-    @app.get("/about")
-    def about() -> dict[str, Any]:
-        return {"run": judging.trained.path.name, "threshold": judging.trained.threshold.image}
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        media_type = _TYPES.get(Path(name).suffix)
-        if name not in files or media_type is None:
-            raise HTTPException(404, "there is no such file")
-        return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})

@@ -14,17 +14,9 @@ import cv2
 import numpy as np
 
 SIZE = (96, 64)  # of the crops, width and height
-# As conf/annotate.yaml has them.
-DEFECTS = (
-    "print_blurred",
-    "print_smeared",
-    "print_missing",
-    "structure_broken",
-    "structure_bent",
-    "structure_missing",
-    "structure_extra",
-    "scratch",
-    "stain",
+DEFECTS = (  # as conf/annotate.yaml has them
+    *("print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent", "structure_missing"),
+    *("structure_extra", "scratch", "stain"),
 )
 
 
@@ -32,15 +24,8 @@ class ServerProcess:
     """`anomalib-lite annotate` in a process of its own."""
 
     def __init__(self, crops: Path, port: int = 0) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "anomalib_lite.cli",
-            "annotate",
-            f"crops={crops}",
-            f"port={port}",
-            "open_browser=false",
-        ]
+        options = [f"crops={crops}", f"port={port}", "open_browser=false"]
+        command = [sys.executable, "-m", "anomalib_lite.cli", "annotate", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log = ""
         while (found := re.search(r"http://127\.0\.0\.1:(\d+)", self.log)) is None:

@@ -80,21 +80,12 @@ def test_an_unfit_manifest_says_why(tmp_path: Path, name: str, text: str, messag
         find_crops(tmp_path / name)
 
 
-def test_an_absent_source_says_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="crops=FOLDER"):
-        find_crops(tmp_path / "nowhere")
-
-
 def test_two_crops_may_not_share_a_mask(tmp_path: Path) -> None:
+    assert (mask_key("a.jpg"), mask_key("x/a.jpg")) == ("masks/a.png", "masks/x/a.png")
     (tmp_path / "a.png").touch()
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UserError, match=r"masks/a\.png"):
         find_crops(tmp_path)
-
-
-def test_masks_of_namesakes_in_different_folders_differ() -> None:
-    assert mask_key("a.jpg") == "masks/a.png"
-    assert mask_key("x/a.jpg") == "masks/x/a.png"
 
 
 def test_ids_hide_the_path_and_belong_to_one_folder(tmp_path: Path) -> None:
@@ -159,8 +150,3 @@ def test_scores_that_are_not_finite_say_nothing(tmp_path: Path) -> None:
 def test_an_unfit_table_of_scores_says_why(tmp_path: Path, header: str, row: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_scores(write_scores(tmp_path, row, header=header), crops_of("a.png"))
-
-
-def test_a_folder_without_predictions_says_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="scores="):
-        read_scores(tmp_path, crops_of("a.png"))

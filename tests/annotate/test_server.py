@@ -11,9 +11,8 @@ import pytest
 
 from anomalib_lite.annotate import store as store_module
 from anomalib_lite.annotate.crops import Score
-from anomalib_lite.annotate.journal import Journal
 from anomalib_lite.annotate.server import Labelling, listen, run_session
-from anomalib_lite.annotate.store import Store
+from anomalib_lite.annotate.store import Journal, Store
 from anomalib_lite.errors import UserError
 
 from .conftest import TOKEN, Client, drawn_mask, token_of
@@ -132,31 +131,24 @@ def test_a_crop_that_vanished_is_no_server_error(client: Client, crops_folder: P
     assert client.post(f"/api/mask/{crop_id}", drawn_mask()).status in (422, 507)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.7.7", "example.org", "::", ""])
-def test_only_this_machine_is_served_unless_said_otherwise(host: str) -> None:
-    with pytest.raises(UserError, match="allow_remote"):
-        listen(host, 0)
+@pytest.mark.parametrize(
+    ("host", "remote", "message"),
+    [
+        *((host, False, "allow_remote") for host in ("0.0.0.0", "192.168.7.7", "example.org", "::", "")),
+        *((host, True, "Name the address") for host in ("0.0.0.0", "::", "")),
+    ],
+)
+def test_only_this_machine_is_served_unless_said_otherwise_by_an_address_of_its_own(host, remote, message) -> None:
+    with pytest.raises(UserError, match=message):
+        listen(host, 0, allow_remote=remote)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
-def test_even_then_the_address_has_a_name(host: str) -> None:
-    with pytest.raises(UserError, match="Name the address"):
-        listen(host, 0, allow_remote=True)
-
-
-def test_a_port_in_use_says_what_to_do() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="port=0"):
-        listen("127.0.0.1", taken.getsockname()[1])
-
-
-def test_the_server_listens_on_the_loopback_address_alone() -> None:
+def test_the_server_listens_on_the_loopback_address_alone_at_a_port_that_is_free() -> None:
     with listen("127.0.0.1", 0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
-
-
-def test_the_socket_names_its_protocol_or_each_answer_would_wait_for_nagle() -> None:
-    with listen("127.0.0.1", 0) as listening:
-        assert listening.proto == socket.IPPROTO_TCP
+        assert listening.proto == socket.IPPROTO_TCP, "or each answer would wait for Nagle"
+        with pytest.raises(UserError, match="port=0"):
+            listen("127.0.0.1", listening.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from anomalib_lite.annotate import store as store_module
 from anomalib_lite.annotate.crops import find_crops
-from anomalib_lite.annotate.store import JOURNAL_NAME, UNLABELLED, Answer, Store, label_line
+from anomalib_lite.annotate.store import JOURNAL_NAME, UNLABELLED, Answer, Journal, Store, label_line
 from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.folder import read
 from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
@@ -36,8 +38,9 @@ def test_labels_csv_holds_each_answer_when_the_call_returns(open_store: Open, cr
     ]
 
 
-def test_the_same_answer_again_is_no_event(open_store: Open) -> None:
+def test_the_same_answer_again_is_no_event(open_store: Open, crops_folder: Path) -> None:
     store = open_store()
+    assert not (crops_folder / "labels.csv").exists(), "nothing is written before there is an answer"
     store.answer(nth(store, 0), OK)
     store.answer(nth(store, 0), OK)
     assert store.version == 1
@@ -185,22 +188,6 @@ def test_a_journal_of_something_else_is_refused_untouched(open_store: Open, crop
     assert journal.read_text().endswith('"csv": ""}\n') and not (crops_folder / "labels.csv").exists()
 
 
-def test_a_torn_line_is_told(open_store: Open, crops_folder: Path) -> None:
-    store = open_store()
-    store.answer(nth(store, 0), OK)
-    store.close()
-    with open(crops_folder / JOURNAL_NAME, "ab") as stream:
-        stream.write(b'{"time": "2026')
-    store = open_store()
-    assert store.answers == {"crop_000.png": OK}
-    assert "half written" in store.notes[0]
-
-
-def test_a_start_without_an_answer_writes_no_labels(open_store: Open, crops_folder: Path) -> None:
-    open_store()
-    assert not (crops_folder / "labels.csv").exists()
-
-
 @pytest.mark.parametrize(("label", "defect"), [("ok", None), ("OK", "stain"), (None, "stain"), ("NOK", " ")])
 def test_an_answer_that_makes_no_sense_is_refused(label: str | None, defect: str | None) -> None:
     with pytest.raises(ValueError):
@@ -281,3 +268,106 @@ def test_the_reader_of_a_folder_takes_labels_csv_as_it_is(open_store: Open, crop
     scratched = samples["crop_004.png"]
     assert scratched.defect == "scratch" and read_mask(scratched.mask).sum() == 12
     assert read_mask(scratched.mask).shape == read_image(scratched.image).shape[:2]
+
+
+EVENTS = [{"crop": "a.png", "label": "OK"}, {"crop": "ü/b c.png", "label": "NOK"}, {"crop": "", "label": 1}]
+
+
+def write_journal(path: Path, events: list[dict]) -> bytes:
+    journal = Journal(path)
+    for event in events:
+        journal.append(event)
+    journal.close()
+    return path.read_bytes()
+
+
+def read_journal(path: Path) -> list[dict]:
+    journal = Journal(path)
+    journal.close()
+    return journal.events
+
+
+def test_cut_at_any_byte_it_keeps_every_whole_line_and_takes_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    content = write_journal(path, EVENTS)
+    for length in range(len(content) + 1):
+        path.write_bytes(content[:length])
+        whole = content[:length].count(b"\n")
+        journal = Journal(path)
+        assert journal.events == EVENTS[:whole]
+        assert (journal.torn is not None) == (not content[:length].endswith(b"\n") and length > 0)
+        journal.append({"new": 1})
+        journal.close()
+        assert read_journal(path) == [*EVENTS[:whole], {"new": 1}]
+
+
+@pytest.mark.parametrize("rest", [b"\0" * 300, b'{"crop": "a\n', b'{"crop": "a\n\0\0\0', b"\0\0\n"])
+def test_what_a_power_failure_leaves_at_the_end_is_cut_off_and_told(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(write_journal(path, EVENTS) + rest)
+    journal = Journal(path)
+    journal.close()
+    assert journal.events == EVENTS and journal.torn == rest
+    assert read_journal(path) == EVENTS
+
+
+def test_a_torn_line_is_told(open_store: Open, crops_folder: Path) -> None:
+    store = open_store()
+    store.answer(nth(store, 0), OK)
+    with open(crops_folder / JOURNAL_NAME, "ab") as stream:
+        stream.write(b'{"time": "2026')
+    store = open_store()
+    assert store.answers == {"crop_000.png": OK} and "half written" in store.notes[0]
+    assert len(rows_of(crops_folder)) == 2
+
+
+def test_damage_before_the_end_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    lines = write_journal(path, EVENTS).splitlines(keepends=True)
+    damaged = lines[0] + b"{damaged}\n" + lines[2]
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="line 2"):
+        Journal(path)
+    assert path.read_bytes() == damaged
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+    path = tmp_path / "j.jsonl"
+    first = Journal(path)
+    with pytest.raises(UserError, match="in use"):
+        Journal(path)
+    first.close()
+    Journal(path).close()
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "j.jsonl"
+    before = write_journal(path, EVENTS[:1])
+    journal = Journal(path)
+    really_write = os.write
+
+    def half(file: int, data: bytes) -> int:
+        if len(data) < 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really_write(file, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(OSError, match="No space"):
+        journal.append(EVENTS[1])
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert journal.events == EVENTS[:1]
+    journal.append(EVENTS[2])
+    journal.close()
+    assert read_journal(path) == [EVENTS[0], EVENTS[2]]
+
+
+def test_an_event_is_synced_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    journal.append(EVENTS[0])
+    monkeypatch.undo()
+    journal.close()
+    assert synced == [(tmp_path / "j.jsonl").stat().st_size]

@@ -24,8 +24,8 @@ import pytest
 from anomalib_lite.engine.judging import Judging
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.serve.batches import Batches, Full
-from anomalib_lite.serve.server import Limits, build_app, gated, server
-from anomalib_lite.web import bind
+from anomalib_lite.serve.server import Limits, build_app, gated
+from anomalib_lite.web import bind, serving
 from tests.commands import one_thread
 
 TOKEN = "the-token-of-the-tests"
@@ -43,7 +43,7 @@ def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> 
 
 def start(judging: Judging, limits: Limits, token: str = "") -> tuple[int, Any]:
     listening = bind("127.0.0.1", 0)
-    running = server(gated(build_app(judging, limits), listening, "127.0.0.1", token))
+    running = serving(gated(build_app(judging, limits), listening, "127.0.0.1", token), 30)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not running.started:
