@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import match_histograms
@@ -16,6 +15,7 @@ from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.atomic import write_image
 
 REFERENCES = 200  # images that the colours are taken from, spread over all
 PIXELS = 2**16  # of each of them, spread over it
@@ -54,8 +54,7 @@ def matched_template(path: Path, ok: Sequence[Path], artifacts: Path, method: st
         chosen = images[:: -(-len(images) // REFERENCES)]
         references = [read_image(image) for image in tqdm(chosen, "template's colours", delay=2, leave=False)]
         matched = match_colours(read_image(path), [_spread(image)[:, None] for image in references], method)
-        if not cv2.imwrite(str(unfinished / "template.png"), cv2.cvtColor(matched, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"{unfinished / 'template.png'} could not be written")
+        write_image(unfinished / "template.png", matched)
 
     artifact(folder, make)
     return folder / "template.png"

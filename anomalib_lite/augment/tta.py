@@ -65,13 +65,6 @@ class View:
         return map.flip(FLIPS[self.flip]) if FLIPS[self.flip] else map
 
 
-def _read(view: Mapping[str, Any]) -> View:
-    known = [field.name for field in fields(View)]
-    if wrong := [str(key) for key in view if key not in known]:
-        raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
-    return View(**view)
-
-
 class TestTimeAugmentation(nn.Module):
     """The views, and how their maps are reduced to one.
 
@@ -86,7 +79,11 @@ class TestTimeAugmentation(nn.Module):
             raise UserError("tta.views is empty: name at least one view, e.g. {} for the image as it is.")
         if reduce not in REDUCE:
             raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
-        self.views = [view if isinstance(view, View) else _read(view) for view in views]
+        known = [field.name for field in fields(View)]
+        for view in views:
+            if not isinstance(view, View) and (wrong := [str(key) for key in view if key not in known]):
+                raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
+        self.views = [view if isinstance(view, View) else View(**view) for view in views]
         self.how = reduce
 
     def reduce(self, maps: Sequence[Tensor]) -> Tensor:

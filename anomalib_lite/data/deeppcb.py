@@ -8,9 +8,8 @@ GROUP/ID/STEM_temp.jpg and the boxes `x1 y1 x2 y2 type`. Copper is dark.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import cv2
 import numpy as np
@@ -21,6 +20,7 @@ from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Drawing, make_splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.atomic import write_image
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
 LISTS = ("trainval", "test")
@@ -33,8 +33,7 @@ ROUGHNESS, GRAIN = 0.18, 1.2  # likewise of the level from place to place, and i
 OPTICS = 1.5  # px, blur of the scanner
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """name: GROUP/ID/STEM."""
 
     name: str
@@ -42,9 +41,13 @@ class Pair:
     template: Path
     boxes: Path
 
+    @property
+    def file(self) -> str:
+        """Of what is made of it."""
+        return f"{self.name.replace('/', '_')}.png"
 
-@dataclass(frozen=True)
-class Box:
+
+class Box(NamedTuple):
     """Pixels x0 <= x < x1, y0 <= y < y1. kind: defect type. score: larger is surer."""
 
     x0: float
@@ -78,10 +81,8 @@ def read(
     parts = [(p.name, p.template.stat().st_size) for p in clean], [(p.name, p.boxes.read_text()) for p in tested]
     made = Path(artifacts) / f"deeppcb-{artifact_key(test_list, simulation_seed, *parts)}"
     artifact(made, lambda folder: _make(folder, clean, tested, simulation_seed))
-    ok = [Sample(made / "ok" / f"{_flat(p)}.png", OK, template=p.template) for p in clean]
-    test = [
-        Sample(p.scan, NOK, made / "masks" / f"{_flat(p)}.png", p.template, _defect(read_boxes(p.scan))) for p in tested
-    ]
+    ok = [Sample(made / "ok" / p.file, OK, template=p.template) for p in clean]
+    test = [Sample(p.scan, NOK, made / "masks" / p.file, p.template, _defect(read_boxes(p.scan))) for p in tested]
     drawing.setdefault("val_share", 0.5)
     return make_splits(ok, test, made, **drawing)
 
@@ -139,21 +140,12 @@ def _make(folder: Path, clean: Sequence[Pair], tested: Sequence[Pair], seed: int
         (folder / name).mkdir(exist_ok=True)
     for number, pair in enumerate(clean):
         template = read_image(pair.template)[..., 0]
-        _write(folder / "ok" / f"{_flat(pair)}.png", simulated_pair(template, np.random.default_rng([seed, number])))
+        write_image(folder / "ok" / pair.file, simulated_pair(template, np.random.default_rng([seed, number])))
     for pair in tested:
         mask = np.zeros(read_image(pair.scan).shape[:2], np.uint8)
         for box in read_boxes(pair.scan):
             mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = 255
-        _write(folder / "masks" / f"{_flat(pair)}.png", mask)
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), pixels):
-        raise UserError(f"Cannot write {path}. Is the disk full, or the folder read-only?")
-
-
-def _flat(pair: Pair) -> str:
-    return pair.name.replace("/", "_")
+        write_image(folder / "masks" / pair.file, mask)
 
 
 def _defect(boxes: Sequence[Box]) -> str | None:

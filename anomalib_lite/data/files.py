@@ -135,14 +135,14 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     plain = [n.with_suffix("").as_posix() for n in names]
     count = Counter(plain)
     full = [p if count[p] == 1 else p + n.suffix.replace(".", "_") for p, n in zip(plain, names, strict=True)]
-    return ["/".join(_shortened(part) for part in name.split("/")) for name in full]
 
+    def shortened(name: str) -> str:
+        if len(name.encode()) <= LONGEST:
+            return name
+        mark = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{mark}"
 
-def _shortened(name: str) -> str:
-    if len(name.encode()) <= LONGEST:
-        return name
-    mark = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
-    return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{mark}"
+    return ["/".join(map(shortened, name.split("/"))) for name in full]
 
 
 def require_folder(path: str | Path, what: str) -> Path:
@@ -210,14 +210,11 @@ def _matches(folder: Path, parts: Sequence[str], passed: PassedOver) -> Iterator
 
 def _readable_names(paths: list[Path]) -> list[Path]:
     """Errors: UserError for names that no table and no page could hold."""
-    odd = [os.fsencode(p).decode("utf-8", "backslashreplace") for p in paths if not _is_utf8(p)]
+    odd = [p for p in paths if any("\ud800" <= sign <= "\udfff" for sign in str(p))]
     if odd:
-        raise UserError(f"{len(odd)} image names are not UTF-8, among them {odd[0]}: rename them.")
+        name = os.fsencode(odd[0]).decode("utf-8", "backslashreplace")
+        raise UserError(f"{len(odd)} image names are not UTF-8, among them {name}: rename them.")
     return paths
-
-
-def _is_utf8(path: Path) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in str(path))
 
 
 def _some(paths: Sequence[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Unpack
 
@@ -64,14 +65,15 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
     owner: dict[Path, Path] = {}
     for image in images:
         folder = same_form(image.parent.name)
-        found = [m for m in by_stem.get(same_form(image.stem), []) if _fits(m, folder, folders)]
+        elsewhere = folders - {folder}
+        found = [m for m in by_stem.get(same_form(image.stem), []) if same_form(m.parent.name) not in elsewhere]
         if len(found) > 1:
             nearest = max(_shared_folders(image, m) for m in found)
             found = [m for m in found if _shared_folders(image, m) == nearest]
         if len(found) > 1 or (found and found[0] in owner):
-            rivals = f"{image} and {owner[found[0]]} fit the mask {found[0]}" if len(found) == 1 else (
-                f"{len(found)} masks match {image}"
-            )  # fmt: skip
+            rivals = f"{len(found)} masks match {image}"
+            if len(found) == 1:
+                rivals = f"{image} and {owner[found[0]]} fit the mask {found[0]}"
             raise UserError(
                 f"{rivals}. A mask is named {image.stem}.png or {image.stem}_mask.png, and lies in a folder called "
                 f"'{image.parent.name}' where several images share that name."
@@ -88,19 +90,10 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
     return samples
 
 
-def _fits(mask: Path, folder: str, folders: set[str]) -> bool:
-    name = same_form(mask.parent.name)
-    return name == folder or name not in folders
-
-
 def _shared_folders(image: Path, mask: Path) -> int:
     """How many folders from the end are called alike."""
-    count = 0
-    for one, other in zip(reversed(image.parent.parts), reversed(mask.parent.parts), strict=False):
-        if same_form(one) != same_form(other):
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(image.parent.parts), reversed(mask.parent.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: same_form(pair[0]) == same_form(pair[1]), pairs))
 
 
 def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
@@ -108,18 +101,18 @@ def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
         raise UserError(f"The manifest does not exist: {path.absolute()}.")
     okay: list[Sample] = []
     bad: list[Sample] = []
+
+    def existing(name: str, line: int) -> Path:
+        found = locate(path.parent, name)
+        if found is None:
+            raise UserError(f"{path}, line {line}: {path.parent / name} does not exist.")
+        return found
+
     for row in read_labels(path):
-        image = _existing(path, row.crop, row.line)
-        mask = _existing(path, row.mask, row.line) if row.mask else None
+        image = existing(row.crop, row.line)
+        mask = existing(row.mask, row.line) if row.mask else None
         if row.label == "OK":
             okay.append(Sample(image, OK))
         else:
             bad.append(Sample(image, NOK, mask, defect=row.defect or "unnamed"))
     return path.parent, okay, bad
-
-
-def _existing(manifest: Path, name: str, line: int) -> Path:
-    found = locate(manifest.parent, name)
-    if found is None:
-        raise UserError(f"{manifest}, line {line}: {manifest.parent / name} does not exist.")
-    return found

@@ -186,7 +186,7 @@ class ImageSet(Dataset[Batch]):
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
                 f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
-        return small, self._fitted(mask, resize_mask)
+        return small, fit_picture(mask, self.size, self.resize, resize_mask)
 
     def shown(self, image: np.ndarray, path: Path) -> np.ndarray:
         """A decoded picture at the set's size. Errors: UnreadableImage, by its path, where it must have that size."""
@@ -196,10 +196,7 @@ class ImageSet(Dataset[Batch]):
                 f"{path} is {shape[1]} x {shape[0]} px, and resize=none wants {self.size[1]} x {self.size[0]} px, the "
                 "size of image_size: take resize=letterbox or resize=stretch, and image_size=[HEIGHT, WIDTH]."
             )
-        return self._fitted(image, resize_image)
-
-    def _fitted(self, picture: np.ndarray, resized: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:
-        return fit_picture(picture, self.size, self.resize, resized)
+        return fit_picture(image, self.size, self.resize, resize_image)
 
     def _inside(self, shapes: np.ndarray | Sequence[Sequence[int]]) -> Tensor | None:
         if self.resize != "letterbox":
@@ -218,7 +215,7 @@ class ImageSet(Dataset[Batch]):
         return None if sample.template is None else to_float(self._template(sample.template, sample.bits)[None])
 
     def _read_template(self, path: Path, bits: int | None) -> np.ndarray:
-        return self._fitted(read_image(path, bits), resize_image)
+        return fit_picture(read_image(path, bits), self.size, self.resize, resize_image)
 
 
 def fit_picture(
@@ -289,19 +286,19 @@ def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
     """
     if learned._pixels is None or tested._pixels is None or len(learned) < 3 or not len(tested):
         return
-    mine, theirs = _thumbnails(learned._pixels), _thumbnails(tested._pixels)
+
+    def thumbnails(pixels: np.ndarray) -> np.ndarray:  # float32 (N, 1024): grey, 32 x 32
+        grey = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pixels)
+        small = [cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA) for picture in grey]
+        return np.stack(small).reshape(len(pixels), -1).astype(np.float32)
+
+    mine, theirs = thumbnails(learned._pixels), thumbnails(tested._pixels)
     distance = np.stack([np.abs(mine - thumbnail).mean(axis=1) for thumbnail in theirs])
     usual = np.median(np.partition(distance, 1, axis=1)[:, 1])  # to the second nearest
     close = np.flatnonzero(distance.min(axis=1) < min(NEAR * usual, LEVELS))
     if len(close):
         first = tested.samples[close[0]].image, learned.samples[distance[close[0]].argmin()].image
         log.warning("%d tested images look like copies of learned ones, such as %s of %s", len(close), *first)
-
-
-def _thumbnails(pixels: np.ndarray) -> np.ndarray:
-    """float32 (N, 1024): grey, 32 x 32."""
-    small = [cv2.resize(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA) for p in pixels]
-    return np.stack(small).reshape(len(pixels), -1).astype(np.float32)
 
 
 def to_float(pixels: np.ndarray) -> Tensor:
@@ -366,12 +363,12 @@ def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None, w
 
     Shuffled ones as `Shares` gives them: of several processes, each its share.
     """
-    if shuffle_seed is None:
-        return DataLoader(images, batch_size, num_workers=workers, collate_fn=_whole)
-    shares = Shares(ShuffledByEpoch(len(images), shuffle_seed), batch_size)
-    return DataLoader(images, batch_sampler=shares, num_workers=workers, collate_fn=_whole)
+    how: dict[str, Any] = {"batch_size": batch_size}
+    if shuffle_seed is not None:
+        how = {"batch_sampler": Shares(ShuffledByEpoch(len(images), shuffle_seed), batch_size)}
+    # `ImageSet.__getitems__` has made one batch of the samples already
+    return DataLoader(images, **how, num_workers=workers, collate_fn=_itself)
 
 
-def _whole(batch: Any) -> Any:
-    """`ImageSet.__getitems__` has made one of the samples already."""
+def _itself(batch: Any) -> Any:
     return batch

@@ -84,7 +84,10 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Unpack[Dr
     rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
 
     def parts(base: Path, name: str | None) -> Parts:
-        own = _of_category(rows, "object", name, table)
+        own = [row for row in rows if row["object"] == name]
+        if not own:
+            known = ", ".join(sorted({row["object"] for row in rows}))
+            raise UserError(f"{table} names no category '{name}'. Categories there: {known}. Set data.category.")
         made = {
             split: [_labelled(base, r["image"], r["mask"], r["label"] == "normal") for r in own if r["split"] == split]
             for split in ("train", "test")
@@ -144,10 +147,12 @@ def _read(
     held_out: list[Sample] = []
     test: list[Sample] = []
     for name in (None if n is None else str(n) for n in names):
-        learned, kept, tested = parts(base, name)
-        if len(names) > 1:
-            learned, kept, tested = ([_named(s, name) for s in part] for part in (learned, kept, tested))
-        ok, held_out, test = ok + learned, held_out + kept, test + tested
+        for pool, part in zip((ok, held_out, test), parts(base, name), strict=True):
+            if len(names) > 1:
+                part = [
+                    replace(s, category=name, defect=f"{name}/{s.defect}" if s.label == NOK else s.defect) for s in part
+                ]
+            pool += part
     return make_splits(ok, test, base, held_out, **drawing)
 
 
@@ -194,16 +199,3 @@ def _labelled(base: Path, image: str | Path, mask: str | Path | None, good: bool
     if good:
         return Sample(base / image, OK)
     return Sample(base / image, NOK, base / mask if mask else None, defect=defect)
-
-
-def _named(sample: Sample, category: str | None) -> Sample:
-    defect = f"{category}/{sample.defect}" if sample.label == NOK else sample.defect
-    return replace(sample, defect=defect, category=category)
-
-
-def _of_category(rows: list[dict[str, str]], column: str, name: str | None, table: Path) -> list[dict[str, str]]:
-    own = [row for row in rows if row[column] == name]
-    if not own:
-        known = ", ".join(sorted({row[column] for row in rows}))
-        raise UserError(f"{table} names no category '{name}'. Categories there: {known}. Set data.category.")
-    return own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,20 +36,6 @@ class Mode:
     @property
     def with_template(self) -> bool:
         return self.name == "template"
-
-
-def map_samples(splits: Splits, change: Callable[[Sample], Sample]) -> Splits:
-    return splits.each(change)
-
-
-def without_template(splits: Splits) -> Splits:
-    """No detector, generator or teacher gets to see the template that the data may have."""
-    return map_samples(splits, lambda sample: replace(sample, template=None))
-
-
-def with_template(splits: Splits, template: Path) -> Splits:
-    """One golden image for all samples."""
-    return map_samples(splits, lambda sample: replace(sample, template=template))
 
 
 def templates_of(splits: Splits) -> list[Path]:

@@ -56,6 +56,10 @@ class Splits:
         train, val, test = ([change(sample) for sample in samples] for _, samples in self)
         return Splits(train, val, test, self.drawn)
 
+    def with_template(self, template: Path | None) -> Splits:
+        """One golden image for all samples; None: nothing gets to see the template that the data may have."""
+        return self.each(lambda sample: replace(sample, template=template))
+
 
 @dataclass
 class Batch:

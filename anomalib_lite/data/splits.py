@@ -61,11 +61,7 @@ def make_splits(
         need = 1 + (not held_out) + drawn
         if len(ok) < need:
             same = f" ({given} files, the others are copies)" if given > len(ok) else ""
-            uses = (
-                "to learn from"
-                + ("" if held_out else ", one for the threshold")
-                + (", one to test on" if drawn else "")
-            )
+            uses = "to learn from" + ", one for the threshold" * (not held_out) + ", one to test on" * drawn
             raise UserError(f"{len(ok)} OK images{same} are too few: one is needed {uses}. Add OK images.")
         if drawn:
             ok, kept = hold_out(ok, test_share, split_seed + SALT, root, "data.test_ok_share", 1 + (not held_out))
@@ -78,7 +74,13 @@ def make_splits(
         train, val = [], []
     if bits not in (None, *DEPTHS):
         raise UserError(f"data.bits must be one of {', '.join(map(str, DEPTHS))} or null, not {bits}.")
-    return with_template(with_bits(Splits(train, val, test, drawn), bits), template)
+    splits = with_bits(Splits(train, val, test, drawn), bits)
+    if template is None:
+        return splits
+    path = Path(str(template)).expanduser()
+    if not path.is_file():
+        raise UserError(f"The template does not exist: {path.absolute()}.")
+    return splits.with_template(path)
 
 
 def union(parts: Sequence[Splits]) -> Splits:
@@ -113,16 +115,6 @@ def need_training_images(splits: Splits) -> None:
     """Errors: UserError for data that is there for testing alone."""
     if not splits.train:
         raise UserError("This data has no OK images to learn from: set data.ok, or use it with `evaluate`.")
-
-
-def with_template(splits: Splits, template: str | Path | None) -> Splits:
-    """The same samples, compared with one golden image."""
-    if template is None:
-        return splits
-    path = Path(str(template)).expanduser()
-    if not path.is_file():
-        raise UserError(f"The template does not exist: {path.absolute()}.")
-    return splits.each(lambda sample: replace(sample, template=path))
 
 
 def with_bits(splits: Splits, bits: int | None) -> Splits:

@@ -22,7 +22,7 @@ from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.backbones.weights import find_file, sha256
 from anomalib_lite.data.fingerprint import digest, unknown
 from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
-from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
+from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Plan
@@ -280,7 +280,7 @@ def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | N
 def _shown(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[Sample]]:
     """The data as the mode shows it, the one template that all images share, and templates that are learned from."""
     if not plan.mode.with_template:
-        return without_template(splits), None, []
+        return splits.with_template(None), None, []
     templates = templates_of(splits)
     refuse_held_back(templates, splits)
     template = None
@@ -288,7 +288,7 @@ def _shown(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[Sample
         template = matched_template(
             templates[0], [s.image for s in splits.train], plan.artifacts, plan.mode.colours or "none"
         )
-        splits, templates = with_template(splits, template), [template]
+        splits, templates = splits.with_template(template), [template]
     # of pairs, the training images' own alone
     learned = {s.template for s in splits.train} - {s.image for s in splits.train}
     return splits, template, [Sample(t, OK, template=t, origin="template") for t in templates if t in learned]

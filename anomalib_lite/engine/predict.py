@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from anomalib_lite.data.fingerprint import known_data
 from anomalib_lite.data.images import ImageSet, inspected
-from anomalib_lite.data.mode import with_template, without_template
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Judge, build_judge, judge_of
@@ -90,8 +89,8 @@ class TrainedRun:
     def shown(self, splits: Splits, own: bool = True) -> Splits:
         """Data as the run's mode shows it. own: whether the run's template is the images', too."""
         if not self.judge.mode.with_template:
-            return without_template(splits)
-        return with_template(splits, self.golden) if own and self.golden else splits
+            return splits.with_template(None)
+        return splits.with_template(self.golden) if own and self.golden else splits
 
 
 def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:

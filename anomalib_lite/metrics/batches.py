@@ -92,7 +92,13 @@ def float_bits(maps: Array) -> np.ndarray:
     values = to_numpy(maps).astype(np.float32, copy=False)
     bits = np.ascontiguousarray(values).view(np.uint32)
     if bits.size and bits.max() > _LARGEST_FINITE:  # NaN, infinity or a sign bit
-        _refuse_bad(values)
+        problems = {"NaN": np.isnan(values), "infinite": np.isinf(values), "negative": values < 0}
+        if found := ", ".join(f"{bad.sum()} {name}" for name, bad in problems.items() if bad.any()):
+            raise UserError(
+                f"An anomaly map holds bad pixels ({found}, of {values.size}). Maps must be finite and >= 0: NaN "
+                "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
+                "that the detector must shift or square its distance."
+            )
         bits = np.abs(values).view(np.uint32)  # only -0.0 is left
     return bits
 
@@ -102,26 +108,7 @@ def to_bins(bits: np.ndarray) -> np.ndarray:
     return (bits >> SHIFT).astype(np.intp)
 
 
-def lower_edge(index: int) -> float:
-    """Smallest value that falls into a bin."""
-    return float(np.array(index << SHIFT, np.uint32).view(np.float32))
-
-
 def just_below(index: int) -> float:
     """Largest value below a bin: `value > just_below(i)` holds for the bins i and above, and for no other."""
-    return float(np.nextafter(np.float32(lower_edge(index)), np.float32(-np.inf)))
-
-
-def _refuse_bad(values: np.ndarray) -> None:
-    problems = {
-        "NaN": np.isnan(values).sum(),
-        "infinite": np.isinf(values).sum(),
-        "negative": (values < 0).sum(),
-    }
-    found = ", ".join(f"{count} {name}" for name, count in problems.items() if count)
-    if found:
-        raise UserError(
-            f"An anomaly map holds bad pixels ({found}, of {values.size}). Maps must be finite and >= 0: NaN "
-            "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
-            "that the detector must shift or square its distance."
-        )
+    lowest = np.array(index << SHIFT, np.uint32).view(np.float32)
+    return float(np.nextafter(lowest, np.float32(-np.inf)))

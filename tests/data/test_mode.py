@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted, with_template, without_template
+from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.errors import UserError
 
@@ -17,8 +17,8 @@ def splits(*templates: str | None) -> Splits:
 
 
 def test_a_hidden_template_is_gone_everywhere() -> None:
-    assert all(s.template is None for _, samples in without_template(splits("a", "b", "a")) for s in samples)
-    golden = with_template(splits("a", "b", None), Path("gold.png"))
+    assert all(s.template is None for _, samples in splits("a", "b", "a").with_template(None) for s in samples)
+    golden = splits("a", "b", None).with_template(Path("gold.png"))
     assert templates_of(golden) == [Path("gold.png")]
     assert [len(samples) for _, samples in golden] == [1, 1, 2]
 

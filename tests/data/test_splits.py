@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomalib_lite.data.sample import NOK, Sample, Splits
-from anomalib_lite.data.splits import hold_out, make_splits, ok_samples, with_template
+from anomalib_lite.data.sample import NOK, Sample
+from anomalib_lite.data.splits import hold_out, make_splits, ok_samples
 from anomalib_lite.errors import UserError
 from tests.made import write_pixels
 
@@ -122,8 +122,7 @@ def test_one_depth_for_all_16_bit_images_by_the_brightest_ok_image(tmp_path: Pat
 
 def test_the_template_is_given_to_every_sample(tmp_path: Path):
     (golden,) = written(tmp_path, "golden.png")
-    splits = Splits(many(tmp_path, 2), many(tmp_path, 1), [])
-    assert {s.template for _, part in with_template(splits, golden) for s in part} == {golden}
-    assert with_template(splits, None) == splits
+    splits = make_splits(many(tmp_path), [], tmp_path, template=golden)
+    assert {s.template for _, part in splits for s in part} == {golden}
     with pytest.raises(UserError, match=r"template does not exist.*absent\.png"):
-        with_template(splits, tmp_path / "absent.png")
+        make_splits(many(tmp_path), [], tmp_path, template=tmp_path / "absent.png")
