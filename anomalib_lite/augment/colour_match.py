@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import match_histograms
@@ -15,7 +16,6 @@ from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
-from anomalib_lite.runs.atomic import write_image
 
 REFERENCES = 200  # images that the colours are taken from, spread over all
 PIXELS = 2**16  # of each of them, spread over it
@@ -54,7 +54,8 @@ def matched_template(path: Path, ok: Sequence[Path], artifacts: Path, method: st
         chosen = images[:: -(-len(images) // REFERENCES)]
         references = [read_image(image) for image in tqdm(chosen, "template's colours", delay=2, leave=False)]
         matched = match_colours(read_image(path), [_spread(image)[:, None] for image in references], method)
-        write_image(unfinished / "template.png", matched)
+        picture = cv2.imencode(".png", cv2.cvtColor(matched, cv2.COLOR_RGB2BGR))[1]
+        (unfinished / "template.png").write_bytes(picture.tobytes())
 
     artifact(folder, make)
     return folder / "template.png"

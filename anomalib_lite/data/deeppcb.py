@@ -20,7 +20,6 @@ from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Drawing, make_splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
-from anomalib_lite.runs.atomic import write_image
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
 LISTS = ("trainval", "test")
@@ -140,12 +139,13 @@ def _make(folder: Path, clean: Sequence[Pair], tested: Sequence[Pair], seed: int
         (folder / name).mkdir(exist_ok=True)
     for number, pair in enumerate(clean):
         template = read_image(pair.template)[..., 0]
-        write_image(folder / "ok" / pair.file, simulated_pair(template, np.random.default_rng([seed, number])))
+        scan = simulated_pair(template, np.random.default_rng([seed, number]))
+        (folder / "ok" / pair.file).write_bytes(cv2.imencode(".png", scan)[1].tobytes())
     for pair in tested:
         mask = np.zeros(read_image(pair.scan).shape[:2], np.uint8)
         for box in read_boxes(pair.scan):
             mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = 255
-        write_image(folder / "masks" / pair.file, mask)
+        (folder / "masks" / pair.file).write_bytes(cv2.imencode(".png", mask)[1].tobytes())
 
 
 def _defect(boxes: Sequence[Box]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask, resize_image, resize_mask
 from anomalib_lite.data.files import SUFFIXES
@@ -16,25 +17,16 @@ from tests.made import write_pixels
 RGB = np.array([[[200, 100, 50], [0, 128, 255]]], np.uint8)  # (1, 2, 3)
 
 
-def test_colours_come_as_rgb(tmp_path: Path):
-    assert np.array_equal(read_image(write_pixels(tmp_path / "a.png", RGB[..., ::-1])), RGB)
-
-
-def test_alpha_is_dropped_and_colours_stay(tmp_path: Path):
+def test_colours_come_as_rgb_grey_is_repeated_and_alpha_dropped(tmp_path: Path):
     bgra = np.concatenate([RGB[..., ::-1], np.array([[[0], [7]]], np.uint8)], axis=2)
-    assert np.array_equal(read_image(write_pixels(tmp_path / "a.png", bgra)), RGB)
-
-
-def test_grey_is_repeated(tmp_path: Path):
+    deep = RGB[..., ::-1].astype(np.uint16) * 257
+    Image.fromarray(RGB).quantize(2).save(tmp_path / "palette.png")
+    coloured = [write_pixels(tmp_path / f"{i}.png", p) for i, p in enumerate((RGB[..., ::-1], bgra, deep))]
+    assert all(np.array_equal(read_image(path), RGB) for path in [*coloured, tmp_path / "palette.png"])
     grey = np.array([[0, 90, 255]], np.uint8)
     assert np.array_equal(read_image(write_pixels(tmp_path / "a.bmp", grey)), np.stack([grey] * 3, axis=2))
-
-
-def test_grey_with_alpha_is_read_as_grey(tmp_path: Path):
-    from PIL import Image
-
-    Image.fromarray(np.array([[[90, 255], [30, 10]]], np.uint8), "LA").save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").tolist() == [[[90] * 3, [30] * 3]]
+    Image.fromarray(np.array([[[90, 255], [30, 10]]], np.uint8), "LA").save(tmp_path / "la.png")
+    assert read_image(tmp_path / "la.png").tolist() == [[[90] * 3, [30] * 3]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -43,22 +35,8 @@ def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str):
     assert read_image(write_pixels(tmp_path / f"a.{suffix}", deep))[0, :, 0].tolist() == [0, 1, 200, 255]
 
 
-def test_16_bit_colours_keep_their_order(tmp_path: Path):
-    deep = RGB[..., ::-1].astype(np.uint16) * 257
-    assert np.array_equal(read_image(write_pixels(tmp_path / "a.png", deep)), RGB)
-
-
-def test_palette_images_are_read_in_colour(tmp_path: Path):
-    from PIL import Image
-
-    Image.fromarray(RGB).quantize(2).save(tmp_path / "a.png")
-    assert np.array_equal(read_image(tmp_path / "a.png"), RGB)
-
-
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.avif"])
 def test_an_image_stands_upright_in_every_format_as_pillow_turns_it(tmp_path: Path, name: str):
-    from PIL import Image, ImageOps
-
     blocks = np.random.default_rng(0).integers(0, 255, (3, 4, 3)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -71,8 +49,6 @@ def test_an_image_stands_upright_in_every_format_as_pillow_turns_it(tmp_path: Pa
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_suffix_that_counts_as_an_image_is_decoded(tmp_path: Path, suffix: str):
-    from PIL import Image
-
     known = {".jfif": "JPEG", ".jpe": "JPEG", ".pbm": "PPM"}
     grey = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
     if suffix in (".ras", ".sr"):
@@ -83,8 +59,6 @@ def test_every_suffix_that_counts_as_an_image_is_decoded(tmp_path: Path, suffix:
 
 
 def test_several_pages_are_refused_and_a_thumbnail_is_none(tmp_path: Path):
-    from PIL import Image
-
     first, second, small = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (30, 20)), Image.new("RGB", (6, 4))
     for name in ("a.tif", "a.gif"):
         first.save(tmp_path / name, save_all=True, append_images=[second])
@@ -112,28 +86,24 @@ def test_the_bits_that_a_camera_uses_keep_their_grey_levels(tmp_path: Path, bits
     assert read_image(dark, bits).max() == 4, "of a set with a known depth, a dark image stays dark"
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n then nothing"])
+NOISE = np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no image at all", b"\x89PNG\r\n\x1a\n then nothing", cv2.imencode(".png", NOISE)[1].tobytes()[:2000]],
+)
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes):
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(UnreadableImage, match=re.escape(str(tmp_path / "bad.png"))):
         read_image(tmp_path / "bad.png")
 
 
-def test_a_truncated_png_is_no_image(tmp_path: Path):
-    path = write_pixels(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8))
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UnreadableImage, match=r"a\.png"):
-        read_image(path)
-
-
 def test_a_truncated_jpeg_is_no_image(tmp_path: Path):
     """OpenCV would decode it, with grey instead of the missing half."""
-    from PIL import Image
-
     exif = Image.Exif()
     exif[0x010E] = "a thumbnail's end marker: \xff\xd9"
-    pixels = np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif.tobytes() + b"\xff\xd9")
+    Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=exif.tobytes() + b"\xff\xd9")
     whole = (tmp_path / "a.jpg").read_bytes()
     assert read_image(tmp_path / "a.jpg").shape == (60, 60, 3)
     for share in (0.99, 0.5, 0.05):
@@ -144,8 +114,6 @@ def test_a_truncated_jpeg_is_no_image(tmp_path: Path):
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 100, "subsampling": 0}, {"optimize": True}])
 def test_whole_jpegs_of_every_kind_are_read_also_with_bytes_behind_them(tmp_path: Path, options: dict):
-    from PIL import Image
-
     pixels = np.random.default_rng(1).integers(0, 255, (200, 70, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", **options)
     data = (tmp_path / "a.jpg").read_bytes()
@@ -154,12 +122,9 @@ def test_whole_jpegs_of_every_kind_are_read_also_with_bytes_behind_them(tmp_path
     assert read_image(tmp_path / "a.jpg").shape == (200, 70, 3)
 
 
-def test_an_absent_file_says_so(tmp_path: Path):
+def test_an_absent_file_and_float_pixels_are_refused(tmp_path: Path):
     with pytest.raises(UnreadableImage, match="No such file"):
         read_image(tmp_path / "absent.png")
-
-
-def test_float_pixels_are_refused(tmp_path: Path):
     with pytest.raises(UnreadableImage, match="float32"):
         read_image(write_pixels(tmp_path / "a.tiff", np.zeros((4, 4), np.float32)))
 
@@ -171,24 +136,15 @@ def test_a_path_beyond_ascii_is_read(tmp_path: Path):
     assert read_image(path).shape == (1, 2, 3)
 
 
-def test_any_positive_value_of_a_mask_is_defective(tmp_path: Path):
+def test_any_positive_value_of_a_mask_is_defective_and_clear_white_is_not(tmp_path: Path):
+    """Drawing programs save white under full transparency: what is seen as nothing is no defect."""
     mask = read_mask(write_pixels(tmp_path / "m.png", np.array([[0, 1, 255]], np.uint8)))
     assert mask.dtype == bool and mask.tolist() == [[False, True, True]]
-
-
-def test_the_smallest_values_of_coloured_and_deep_masks_count(tmp_path: Path):
-    blue = np.zeros((1, 2, 3), np.uint8)
-    blue[0, 1, 0] = 1
-    assert read_mask(write_pixels(tmp_path / "blue.png", blue)).tolist() == [[False, True]]
+    blue, clear = np.zeros((1, 2, 3), np.uint8), np.full((1, 2, 4), 255, np.uint8)
+    blue[0, 1, 0], clear[0, 0, 3] = 1, 0
     deep = np.array([[0, 1]], np.uint16)  # 16-bit label images number their defects from 1
-    assert read_mask(write_pixels(tmp_path / "deep.png", deep)).tolist() == [[False, True]]
-
-
-def test_a_clear_mask_with_white_beneath_is_empty(tmp_path: Path):
-    """Drawing programs save white under full transparency: what is seen as nothing is no defect."""
-    clear = np.full((1, 2, 4), 255, np.uint8)
-    clear[0, 0, 3] = 0
-    assert read_mask(write_pixels(tmp_path / "m.png", clear)).tolist() == [[False, True]]
+    for name, values in (("blue", blue), ("clear", clear), ("deep", deep)):
+        assert read_mask(write_pixels(tmp_path / f"{name}.png", values)).tolist() == [[False, True]], name
 
 
 def test_the_faint_rim_of_a_jpeg_mask_is_no_defect(tmp_path: Path):
@@ -203,14 +159,8 @@ SQUARE = np.zeros((96, 96), np.uint8)
 SQUARE[30:62, 30:62] = 255
 
 
-def as_soft() -> np.ndarray:
-    return cv2.GaussianBlur(SQUARE, (0, 0), 3)
-
-
 def test_soft_edges_and_lossy_files_mark_what_is_above_half(tmp_path: Path):
-    from PIL import Image
-
-    soft = write_pixels(tmp_path / "soft.png", as_soft())
+    soft = write_pixels(tmp_path / "soft.png", cv2.GaussianBlur(SQUARE, (0, 0), 3))
     Image.fromarray(SQUARE).save(tmp_path / "lossy.png", "JPEG", quality=75)
     Image.fromarray(SQUARE).save(tmp_path / "lossy.webp", quality=75)
     for path in (soft, tmp_path / "lossy.png", tmp_path / "lossy.webp"):
@@ -233,17 +183,12 @@ def test_the_masks_of_a_folder_are_one(tmp_path: Path):
     assert np.array_equal(read_mask(tmp_path / "m"), (SQUARE > 0) | np.eye(96, dtype=bool))
 
 
-def test_shrinking_averages_the_area():
+def test_shrinking_averages_the_area_and_equal_size_is_left_alone():
     image = np.zeros((4, 4, 3), np.uint8)
     image[:2, :2] = 100
     image[0, 2] = 200
     assert resize_image(image, 2, 2)[..., 0].tolist() == [[100, 50], [0, 0]]
-
-
-def test_equal_size_is_left_alone():
-    image = np.random.default_rng(0).integers(0, 255, (5, 7, 3)).astype(np.uint8)
-    assert np.array_equal(resize_image(image, 5, 7), image)
-    assert resize_image(image, 9, 11).shape == (9, 11, 3)
+    assert np.array_equal(resize_image(image, 4, 4), image) and resize_image(image, 9, 11).shape == (9, 11, 3)
 
 
 def test_a_tiny_defect_survives_shrinking():
@@ -251,10 +196,6 @@ def test_a_tiny_defect_survives_shrinking():
     mask[101, 33] = True
     shrunk = resize_mask(mask, 20, 20)
     assert shrunk.sum() == 1 and shrunk[10, 3]
-
-
-def test_an_ordinary_mask_keeps_its_share_and_an_empty_one_stays_empty():
-    mask = np.zeros((200, 300), bool)
     mask[50:150, 60:180] = True
     assert abs(resize_mask(mask, 64, 96).mean() - mask.mean()) < 0.01
     assert not resize_mask(np.zeros((200, 300), bool), 64, 96).any()

@@ -185,11 +185,7 @@ def test_good_images_measure_like_real_ones_and_bad_ones_do_not(sets):
     assert good["edge_overlap"]["generated"] == pytest.approx(0.95) and good["missing"] == {}
     assert 0.5 < good["edge_overlap"]["real_pairs_low"] < good["edge_overlap"]["real_pairs"] < 1
     json.dumps(good, allow_nan=False)
-
-
-def test_the_same_seed_measures_the_same(sets):
-    first, again = (measure(sets["real"][:9], sets["good"][:9], (64, 64), STRUCTURE, seed=3) for _ in range(2))
-    assert first == again
+    assert measure(sets["real"], sets["good"], (64, 64), STRUCTURE, seed=0) == good
 
 
 def test_one_image_has_what_can_be_measured_and_reasons_for_the_rest(sets):

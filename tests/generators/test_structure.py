@@ -115,12 +115,9 @@ def test_the_threshold_loses_about_the_share_that_was_asked_for(real):
     assert np.mean([not loose.keeps(overlap) for overlap in fresh]) < 0.06
 
 
-def test_the_same_seed_gives_the_same_guard_and_one_image_is_enough(real, guard):
+def test_the_same_seed_gives_the_same_guard_one_image_is_enough_and_no_structure_is_said(real, guard):
     assert fit_guard(real, 0.01, seed=0) == guard
     assert 0.5 < fit_guard(real[:1], 0.01, seed=0).threshold < 1
-
-
-def test_a_product_without_structure_is_not_guarded_and_the_guard_says_so():
     flat = [np.full((64, 64, 3), 90 + i, np.uint8) for i in range(4)]
     assert fit_guard(flat, 0.01, seed=0).caught == 0
 

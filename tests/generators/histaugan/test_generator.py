@@ -28,9 +28,12 @@ def loaded(build: Build, folder: Path, **options: object) -> HistAuGAN:
     return gan
 
 
-def test_samples_are_the_seeds_and_begin_with_the_fewer(ok: list[Path], build: Build, one_domain: Path) -> None:
+def test_samples_are_the_seeds_and_begin_with_the_fewer(
+    ok: list[Path], build: Build, one_domain: Path, tmp_path: Path
+) -> None:
     gan, again = loaded(build, one_domain), loaded(build, one_domain)
-    many, few, other = list(gan.sample(6, 1, ok)), list(again.sample(4, 1, ok)), list(gan.sample(4, 2, ok))
+    moved = [Path(shutil.copy(path, tmp_path / path.name)) for path in ok]  # the place of the files does not count
+    many, few, other = list(gan.sample(6, 1, ok)), list(again.sample(4, 1, moved)), list(gan.sample(4, 2, ok))
     for a, b in zip(many, few, strict=False):
         assert np.array_equal(a.image, b.image) and (a.content, a.origin) == (b.content, b.origin)
     assert not all(np.array_equal(a.image, b.image) for a, b in zip(few, other, strict=True))
@@ -199,9 +202,3 @@ def test_errors_say_what_to_do(build: Build, ok: list[Path], template: Path, tmp
         build(finetune="standard", start_from=two_domains).fit(ok, template, tmp_path, 0)
     with pytest.raises(UserError, match="trained or loaded"):
         next(build().sample(1, 0, ok))
-
-
-def test_moved_ok_images_give_the_same_samples(build: Build, ok: list[Path], one_domain: Path, tmp_path: Path) -> None:
-    moved = [Path(shutil.copy(path, tmp_path / path.name)) for path in ok]
-    gan = loaded(build, one_domain)
-    assert np.array_equal(next(gan.sample(1, 0, ok)).image, next(gan.sample(1, 0, moved)).image)

@@ -80,39 +80,15 @@ def test_contents_go_round_and_come_back(batch: int) -> None:
     torch.testing.assert_close(crossing.own, image)
     torch.testing.assert_close(crossing.back, image)
     torch.testing.assert_close(crossing.found, crossing.drawn)
-
-
-def test_an_even_batch_is_paired_as_halves() -> None:
-    image = torch.rand(4, 3, 8, 8)
-    crossing = cross(ideal(), image, torch.ones(4, 1), torch.Generator())
-    swapped = torch.cat([image[2:], image[:2]])
-    expected = swapped - swapped.mean(dim=(2, 3), keepdim=True) + image.mean(dim=(2, 3), keepdim=True)
-    torch.testing.assert_close(crossing.encoded, expected)
-
-
-def test_one_image_has_no_other() -> None:
     with pytest.raises(ValueError, match="at least two"):
-        cross(ideal(), torch.rand(1, 3, 8, 8), torch.ones(1, 1), torch.Generator())
+        cross(ideal(), image[:1], domain[:1], torch.Generator())
 
 
 TINY = Architecture(4, 4, 1, 1, 4, 3)
-LEARNED = {
-    "adversarial",
-    "self_reconstruction",
-    "cross_cycle",
-    "content_l2",
-    "attribute_kl",
-    "latent_regression",
-    "discriminator_encoded",
-    "discriminator_random",
-}
-OF_DOMAINS = {
-    "domain",
-    "content_confusion",
-    "content_discriminator",
-    "discriminator_encoded_domain",
-    "discriminator_random_domain",
-}
+LEARNED = {"adversarial", "self_reconstruction", "cross_cycle", "content_l2", "attribute_kl", "latent_regression"}
+LEARNED |= {"discriminator_encoded", "discriminator_random"}
+OF_DOMAINS = {"domain", "content_confusion", "content_discriminator"}
+OF_DOMAINS |= {"discriminator_encoded_domain", "discriminator_random_domain"}
 
 
 @pytest.mark.parametrize("domains", [1, 2])

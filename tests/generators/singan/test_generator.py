@@ -42,16 +42,8 @@ def test_what_fit_left_gives_the_same_samples_elsewhere(ok, trained):
     loaded = tiny_singan(images=2)
     loaded.load(folder)
     assert same(loaded.sample(4, 5, ok), singan.sample(4, 5, ok))
-
-
-def test_the_same_reconstruction_from_what_was_saved(trained):
-    singan, folder = trained
-    loaded = tiny_singan(images=2)
-    loaded.load(folder)
     for ours, theirs in zip(singan.pyramids, loaded.pyramids, strict=True):
-        again = reconstruct(theirs)
-        assert all((a == b).all() for a, b in zip(reconstruct(ours), again, strict=True))
-        assert [tuple(image.shape[2:]) for image in again] == [(side, side) for side in (16, 19, 23, 27, 32)]
+        assert all((a == b).all() for a, b in zip(reconstruct(ours), reconstruct(theirs), strict=True))
 
 
 def test_the_summary_tells_images_errors_and_seconds(trained, ok):
@@ -118,14 +110,10 @@ def test_what_cannot_be_is_said_before_any_training(ok, tmp_path, changes, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_without_sense_are_refused():
-    with pytest.raises(UserError, match="stretch"):
-        tiny_singan(stretch=(1.0, 0.0))
-    with pytest.raises(UserError, match="images"):
-        tiny_singan(images=0)
-
-
-def test_an_unfinished_folder_is_not_loaded(ok, tmp_path):
+def test_settings_without_sense_and_an_unfinished_folder_are_refused(ok, tmp_path):
+    for options in ({"stretch": (1.0, 0.0)}, {"images": 0}):
+        with pytest.raises(UserError, match="images >= 1 and two positive numbers as stretch"):
+            tiny_singan(**options)
     with pytest.raises(UserError, match=r"singan\.json"):
         tiny_singan().load(tmp_path)
     with pytest.raises(UserError, match="not been trained"):
