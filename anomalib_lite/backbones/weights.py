@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import os
 import sys
@@ -114,11 +113,6 @@ def fetch(name: str) -> Path:
         return Path(hf_hub_download(known.repository, HUB_FILE))
     except Exception as error:  # of the hub, of the network, of the disk
         raise UserError(_offline(name, known, error)) from error
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_cut(net: nn.Module, path: Path) -> None:

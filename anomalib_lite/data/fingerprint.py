@@ -8,12 +8,12 @@ import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import content_hash
 
 DATA = "data.json"  # in a run folder
 
@@ -43,8 +43,7 @@ def digest(path: Path) -> str:
     if path.is_dir():
         return hashlib.sha256("".join(map(digest, sorted(path.glob("[!.]*")))).encode()).hexdigest()
     try:
-        state = path.stat()
-        return _digest(path.absolute(), state.st_size, state.st_mtime_ns)
+        return f"{path.stat().st_size}:{content_hash(path.absolute())}"
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -99,12 +98,6 @@ def unknown(samples: Sequence[Sample], learned: Collection[str]) -> list[Sample]
     if len(new) < len(samples):
         log.warning("%d of %d images are left out: the run learned from them", len(samples) - len(new), len(samples))
     return new
-
-
-@lru_cache(maxsize=100_000)
-def _digest(path: Path, size: int, time: int) -> str:
-    data = path.read_bytes()
-    return f"{len(data)}:{hashlib.sha256(data).hexdigest()}"
 
 
 def _files(sample: Sample) -> list[tuple[str, Path]]:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from safetensors.torch import load_file, save_file
 
 from anomalib_lite.augment.colour_match import matched_template
-from anomalib_lite.backbones.weights import find_file, sha256
+from anomalib_lite.backbones.weights import find_file
 from anomalib_lite.data.fingerprint import digest, unknown
 from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
 from anomalib_lite.data.mode import refuse_held_back, templates_of, weighted
@@ -41,7 +41,7 @@ from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
 from anomalib_lite.generators.base import Progress
 from anomalib_lite.report.generated import FOLDER as GENERATED
-from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content
+from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder, resumable
 from anomalib_lite.runs.tracking import Tracker
@@ -166,7 +166,7 @@ def _keep_weights(run: RunFolder, backbone: Mapping[str, Any]) -> None:
         return
     file = find_file(backbone["name"], backbone["weights"])
     if file is not None and file.is_file():
-        run.status["weights"] = {"file": file.name, "sha256": sha256(file)}
+        run.status["weights"] = {"file": file.name, "sha256": content_hash(file)}
 
 
 def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:

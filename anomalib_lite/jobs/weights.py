@@ -8,6 +8,7 @@ import yaml
 from omegaconf import DictConfig
 
 from anomalib_lite.jobs.app import app, say
+from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings import conf_dir
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Says their size, licence and SHA-256. Without a name it lists the backbones, and
 
 @app("weights", HELP)
 def main(cfg: DictConfig) -> None:
-    from anomalib_lite.backbones.weights import facts, fetch, find_file, sha256  # torch takes seconds
+    from anomalib_lite.backbones.weights import facts, fetch, find_file  # torch takes seconds
 
     known = {}  # backbone -> its name in timm, and where its weights come from
     for listed in sorted((conf_dir() / "backbone").glob("*.yaml")):
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     about = facts(name)
     say(f"{name}: {about.megabytes:.0f} MB, licence {_licence(about)}")
     if file := fetch(name) if source == "timm" else find_file(name, source):
-        say(f"{file}\nsha256 {sha256(file)}")
+        say(f"{file}\nsha256 {content_hash(file)}")
 
 
 def _licence(about: Facts) -> str:

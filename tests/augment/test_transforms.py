@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import kornia.augmentation as K
 import pytest
 import torch
@@ -117,30 +115,6 @@ def test_every_choice_is_such_a_list_and_takes_further_ones(batch: Batch, choice
         assert changed(batch, augment(batch, 0)).any()
     noisy = instantiate(other.augment)(batch, 0)
     assert changed(batch, noisy).all() and (noisy.weight == 0.5).all()
-
-
-def test_a_transform_of_ones_own_is_a_file_and_a_target(
-    batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "my_transforms.py").write_text(
-        "import kornia.augmentation as K\n"
-        "class Darker(K.IntensityAugmentationBase2D):\n"
-        "    def __init__(self, by, p=0.5):\n"
-        "        super().__init__(p=p)\n"
-        "        self.by = by\n"
-        "    def apply_transform(self, input, params, flags, transform=None):\n"
-        "        return input * self.by\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    augment = instantiate(
-        {
-            "_target_": "anomalib_lite.augment.transforms.Augment",
-            "transforms": [{"_target_": "my_transforms.Darker", "by": 0.5, "p": 1.0}],
-        }
-    )
-    moved = augment(batch, 0)
-    torch.testing.assert_close(moved.image, batch.image * 0.5)
-    assert torch.equal(moved.mask, batch.mask)
 
 
 def test_wrong_settings_are_refused(batch: Batch) -> None:

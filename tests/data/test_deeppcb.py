@@ -86,11 +86,8 @@ def test_made_once_and_anew_when_boxes_or_seed_change(root: Path, tmp_path: Path
     assert changed.defect == "mousebite" and read_mask(changed.mask).sum() == 16
 
 
-def test_the_authors_repository_is_found_above_its_folder(root: Path, tmp_path: Path):
+def test_boxes_belong_to_the_scan_and_the_authors_repository_is_found_above_its_folder(root: Path):
     assert deeppcb.data_folder(root.parent) == deeppcb.data_folder(root) == root
-
-
-def test_boxes_belong_to_the_scan(root: Path):
     boxes = deeppcb.read_boxes(root / "group00041/00041/00041007_test.jpg")
     assert boxes == [deeppcb.Box(30, 31, 60, 61, "pin-hole"), deeppcb.Box(1, 2, 9, 8, "short")]
 

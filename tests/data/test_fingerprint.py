@@ -74,17 +74,13 @@ def test_what_is_known_of_an_image_counts(root: Path, change: dict):
     assert fingerprint(with_first_test(splits)) != fingerprint(with_first_test(splits, **change))
 
 
-def test_the_template_counts(root: Path):
+def test_the_template_and_the_split_count(root: Path):
     splits = mvtec_ad(root)
+    assert fingerprint(splits) != fingerprint(Splits(splits.val, splits.train, splits.test))
     template = splits.train[0].image
     assert fingerprint(with_first_test(splits)) != fingerprint(with_first_test(splits, template=template))
     as_mask = with_first_test(splits, mask=None, template=splits.test[-1].mask)
     assert fingerprint(with_first_test(splits, template=None)) != fingerprint(as_mask)
-
-
-def test_another_split_of_the_same_files_is_another(root: Path):
-    splits = mvtec_ad(root)
-    assert fingerprint(splits) != fingerprint(Splits(splits.val, splits.train, splits.test))
 
 
 def test_a_file_that_vanished_is_named(root: Path):

@@ -56,12 +56,9 @@ def test_masks_are_paired_by_stem_and_by_folder_where_a_stem_is_not_enough(root:
     }  # fmt: skip
 
 
-def test_a_mask_may_have_its_images_own_name_and_another_format(root: Path):
+def test_a_mask_may_have_its_images_own_name_another_format_and_a_name_that_ends_in_mask(root: Path):
     write_mask(root / "flat/0.bmp")
     assert bad(folder.read(root, ok="ok", nok="nok/scratch/0.png", mask="flat")) == {"scratch/0.png": "flat/0.bmp"}
-
-
-def test_an_image_whose_own_name_ends_in_mask_finds_its_mask(root: Path):
     write_image(root / "nok/tape/face_mask.png", mark=True)
     write_mask(root / "tape/face_mask.png")
     assert bad(folder.read(root, ok="ok", nok="nok/tape", mask="tape")) == {"tape/face_mask.png": "tape/face_mask.png"}
@@ -84,6 +81,9 @@ def test_masks_that_fit_no_image_or_two_are_refused_or_said(root: Path, caplog: 
         folder.read(root, ok="ok", nok="new", mask="masks")
     folder.read(root, ok="ok", nok="nok/dent", mask="masks")
     assert "masks belong to no NOK image" in caplog.text
+    write_mask(root / "masks/scratch/0.png")  # beside 0_mask.png
+    with pytest.raises(UserError, match=r"2 masks match .*nok/scratch/0\.png"):
+        folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
 
 
 def test_names_in_another_unicode_form_are_the_same_names(root: Path):
@@ -95,19 +95,9 @@ def test_names_in_another_unicode_form_are_the_same_names(root: Path):
     assert len(bad(folder.read(manifest=path))) == 1
 
 
-def test_ambiguous_masks_are_refused(root: Path):
-    write_mask(root / "masks/scratch/0.png")  # beside 0_mask.png
-    with pytest.raises(UserError, match=r"2 masks match .*nok/scratch/0\.png"):
-        folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
-
-
-def test_nothing_to_learn_from_says_what_to_set():
+def test_nothing_to_learn_from_says_what_to_set(root: Path):
     with pytest.raises(UserError, match=r"data\.ok .*data\.manifest"):
         folder.read()
-
-
-def test_an_empty_folder_is_named(root: Path):
-    (root / "empty").mkdir()
     with pytest.raises(UserError, match=r"No image found at .*empty"):
         folder.read(root, ok="empty")
 

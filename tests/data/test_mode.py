@@ -51,6 +51,8 @@ def test_only_the_ratios_count_and_a_real_image_weighs_one() -> None:
     weights = [s.weight for s in weighted(samples, {"real": 5, "generated": 1, "template_generated": 2, "template": 5})]
     assert weights == [1, 0.2, 0.4, 1]
     assert [s.weight for s in weighted(samples[:2], {"real": 9, "generated": 1})] == [1, pytest.approx(1 / 9)]
+    (half,) = weighted([Sample(Path("a"), OK, origin="generated", weight=0.5)], {"real": 4, "generated": 1})
+    assert half.weight == 0.125, "a sample's own weight is a factor"
 
 
 def test_the_simple_form_sets_generated_images_against_one() -> None:
@@ -58,11 +60,6 @@ def test_the_simple_form_sets_generated_images_against_one() -> None:
     weights = {"real": 9, "generated": 1}
     assert [s.weight for s in weighted(samples, weights, generated=0.1)] == [1, 0.1, 0.1]
     assert [s.origin for s in weighted(samples, weights, generated=0)] == ["real"], "weight 0 is left out"
-
-
-def test_a_samples_own_weight_is_a_factor() -> None:
-    (sample,) = weighted([Sample(Path("a"), OK, origin="generated", weight=0.5)], {"real": 4, "generated": 1})
-    assert sample.weight == 0.125
 
 
 def test_unknown_origins_and_negative_weights_are_refused() -> None:

@@ -34,8 +34,5 @@ def test_the_template_can_be_the_rendered_one_another_or_none(root, tmp_path):
     own.write_bytes(rendered.train[0].template.read_bytes())
     assert panels.read(root, **SMALL, template=own).test[0].template == own
     assert panels.read(root, **SMALL, template=None).test[0].template is None
-
-
-def test_an_unknown_defect_is_refused_with_the_known_ones(root):
     with pytest.raises(UserError, match=r"rust.*structure_bent"):
         panels.read(root, **SMALL, defects=["rust"])

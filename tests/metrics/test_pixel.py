@@ -230,14 +230,6 @@ def test_a_type_without_masks_says_so_and_leaves_the_others_alone():
     assert by_defect["hole"].values["aupro"] is None
     assert "without a mask" in by_defect["hole"].missing["aupro"]
     assert by_defect["scratch"] == filled(maps, masks, defects).compute_by_defect()["scratch"]
-
-
-def test_defects_without_a_name_are_a_type_of_their_own():
-    maps, masks, _ = small_set()
     assert list(filled(maps, masks, None).compute_by_defect()) == ["unnamed"]
-
-
-def test_names_must_match_the_batch():
-    maps, masks, defects = small_set()
     with pytest.raises(UserError, match="defect names"):
         filled(maps, masks, defects[:-1])

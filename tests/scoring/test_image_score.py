@@ -1,10 +1,64 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.scoring import MaxScore, TopKScore
+from anomalib_lite.scoring import GaussianBlur, MaxScore, TopKScore
+
+
+def random_map(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.4, 1, 2.5, 4.0])
+@pytest.mark.parametrize("shape", [(1, 1, 40, 40), (3, 1, 33, 57), (2, 1, 64, 17)])
+def test_agrees_with_scipy(shape, sigma):
+    map = random_map(*shape)
+    expected = ndimage.gaussian_filter(map.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=4)
+    np.testing.assert_allclose(GaussianBlur(sigma)(map).numpy(), expected, atol=1e-6)
+
+
+def test_smallest_map_and_one_too_small():
+    blur = GaussianBlur(2)  # reaches 8 px
+    expected = ndimage.gaussian_filter(random_map(1, 1, 9, 9)[0, 0].numpy(), 2, mode="mirror")
+    np.testing.assert_allclose(blur(random_map(1, 1, 9, 9))[0, 0].numpy(), expected, atol=1e-6)
+    with pytest.raises(UserError, match=r"8 x 30 pixels is too small .* image_size above 8, or .*sigma of 1.75"):
+        blur(random_map(1, 1, 8, 30))
+    GaussianBlur(1.75)(random_map(1, 1, 8, 30))  # what it advises works
+
+
+@pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf")])
+def test_bad_sigma_is_refused_and_zero_leaves_the_map(sigma):
+    with pytest.raises(UserError, match="sigma"):
+        GaussianBlur(sigma)
+    assert torch.equal(GaussianBlur(0)(random_map(2, 1, 4, 4)), random_map(2, 1, 4, 4))
+
+
+def test_constant_and_non_negative_maps_stay_so():
+    blur = GaussianBlur(3)
+    np.testing.assert_allclose(blur(torch.full((1, 1, 30, 30), 0.7)), 0.7, atol=1e-6)
+    spike = torch.zeros(1, 1, 41, 41)
+    spike[..., 20, 20] = 1
+    assert blur(spike).min() >= 0
+    assert blur(spike).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    maps = random_map(5, 1, 32, 32)
+    blur = GaussianBlur(2)
+    assert torch.equal(blur(maps)[3:4], blur(maps[3:4]))
+
+
+def test_autocast_does_not_round_the_map():
+    maps = random_map(1, 1, 32, 32)
+    blur = GaussianBlur(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = blur(maps)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, blur(maps))
 
 
 def ramp(batch=2):
@@ -13,16 +67,13 @@ def ramp(batch=2):
     return torch.cat([order, order * 10])[:batch]
 
 
-def test_max():
-    assert MaxScore()(ramp()).tolist() == [99, 990]
-
-
 @pytest.mark.parametrize(
     ("pixels", "expected"),
     [(1, 99), (3, 98), (0.03, 98), (0.001, 99), (1.0, 49.5), (100, 49.5), (10**6, 49.5), (0.5, 74.5)],
 )
 def test_mean_of_the_largest(pixels, expected):
     assert TopKScore(pixels)(ramp()).tolist() == pytest.approx([expected, expected * 10])
+    assert MaxScore()(ramp()).tolist() == [99, 990]
 
 
 @pytest.mark.parametrize("pixels", [0, -3, 0.0, 1.5, -0.1, True, float("nan")])
@@ -31,16 +82,10 @@ def test_bad_counts_and_shares_are_refused(pixels):
         TopKScore(pixels)
 
 
-def test_a_hot_pixel_moves_the_maximum_but_hardly_the_mean():
-    map = torch.zeros(1, 1, 32, 32)
-    map[0, 0, 3, 3] = 1
-    assert MaxScore()(map).item() == 1
-    assert TopKScore(0.1)(map).item() < 0.01
-
-
-@pytest.mark.parametrize("score", [MaxScore(), TopKScore(0.05), TopKScore(7)])
-def test_exports_with_any_batch_size(score):
+@pytest.mark.parametrize("part", [GaussianBlur(1), MaxScore(), TopKScore(0.05), TopKScore(7)])
+def test_exports_with_any_batch_size_and_keeps_nothing_in_a_checkpoint(part):
     batch = {0: torch.export.Dim("batch", min=1)}
-    exported = torch.export.export(score, (ramp(),), dynamic_shapes=(batch,)).module()
+    exported = torch.export.export(part, (ramp(),), dynamic_shapes=(batch,)).module()
     maps = torch.cat([ramp(), ramp(), ramp()])
-    assert torch.equal(exported(maps), score(maps))
+    torch.testing.assert_close(exported(maps), part(maps), rtol=0, atol=1e-5)
+    assert part.state_dict() == {}
