@@ -68,7 +68,9 @@ def run_session(
         store = Store(crop_set)
         url = url_of(host, listening)
         log.info("%d crops to label at %s (stop with ctrl+c)", len(crop_set.crops), url)
-        if open_browser and _has_screen():
+        # without a screen, a browser for the terminal would open over the log
+        screen = not sys.platform.startswith("linux") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
+        if open_browser and screen:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         try:
             serve(Labelling(store, names, template, found_scores), listening, host)
@@ -198,11 +200,6 @@ def _saving() -> Iterator[None]:
         raise HTTPException(507, f"not saved: {error}") from error
     except (ValueError, UserError) as error:
         raise HTTPException(422, f"not saved: {error}") from error
-
-
-def _has_screen() -> bool:
-    """Without one, a browser for the terminal would open over the log."""
-    return not sys.platform.startswith("linux") or bool(os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"})
 
 
 def _summary(store: Store) -> str:

@@ -51,7 +51,10 @@ def synthesize(
         mask = np.abs(defective.astype(np.int16) - image).max(axis=2) > VISIBLE
         if mask.any():
             break
-    return defective, _one_region(mask)
+    # closed over gaps of some pixels: print that is blurred changes along its edges, and is one defect
+    side = max(3, round(min(mask.shape) / 256 * 5) | 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return defective, cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
 
 
 def spot(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
@@ -212,13 +215,6 @@ def _sign(rng: np.random.Generator) -> int:
     return int(rng.choice([-1, 1]))
 
 
-def _one_region(mask: np.ndarray) -> np.ndarray:
-    """Closed over gaps of some pixels: print that is blurred changes along its edges, and is one defect."""
-    side = max(3, round(min(mask.shape) / 256 * 5) | 1)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
-
-
 def _is_grey(image: np.ndarray) -> bool:
     return bool(np.ptp(image, axis=2).mean() < 1)
 
@@ -228,16 +224,12 @@ def _anywhere(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(0.05, 0.95, 2) * image.shape[1::-1]
 
 
-def _energy(image: np.ndarray) -> np.ndarray:
-    """Local contrast (H, W): where the product has structure."""
+def _on_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A place (x, y), the likelier the more contrast surrounds it, as where the product has structure."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    return cv2.GaussianBlur(edges, (0, 0), 3 * min(image.shape[:2]) / 256)
-
-
-def _on_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place (x, y), the likelier the more contrast surrounds it."""
-    weight = np.cumsum(_energy(image).ravel().astype(np.float64) + 1e-6)
+    contrast = cv2.GaussianBlur(edges, (0, 0), 3 * min(image.shape[:2]) / 256)
+    weight = np.cumsum(contrast.ravel().astype(np.float64) + 1e-6)
     index = int(np.searchsorted(weight, rng.uniform(0, weight[-1])))
     y, x = divmod(min(index, weight.size - 1), image.shape[1])
     return np.array([x, y], np.float64)

@@ -140,7 +140,9 @@ def _levels(
     elif weights != "none":
         whole = timm.create_model(name, **sizes)
         load_weights(whole, weights, name)
-        _copy_features(net, whole)
+        # feature networks of timm flatten some names (`stages.0` to `stages_0`): the tensors and their order stay
+        flat = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+        net.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
     _cut(net)
     patch = getattr(getattr(getattr(net, "model", net), "patch_embed", None), "patch_size", None)
     return net, tuple(patch) if sizes and patch else None
@@ -175,12 +177,6 @@ def _create(name: str, **how: Any) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"timm has no model '{name}'{what} ({error}). Similar: {', '.join(near) or 'none'}.") from error
 
 
-def _copy_features(net: nn.Module, whole: nn.Module) -> None:
-    """Feature networks of timm flatten some names (`stages.0` to `stages_0`): the tensors and their order stay."""
-    flat = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
-    net.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
-
-
 def _cut(net: nn.Module) -> None:
     """timm's EfficientNet features run every stage: drop those behind the last layer used."""
     stages = getattr(net, "_stage_out_idx", None)
@@ -210,17 +206,14 @@ def cut_at(model: nn.Module, modules: Sequence[str], name: str) -> nn.Module:
             f"'{name}' cannot be cut at modules' names ({reason}): give backbone.layers as numbers, or take another "
             "network."
         ) from error
-    last = {module: _last(module, run) for module in modules}
+    last = {  # the place of a module's last operation among all that are run
+        module: max((k for k, node in enumerate(run) if node == module or node.startswith(module + ".")), default=-1)
+        for module in modules
+    }
     if unused := [module for module, place in last.items() if place < 0]:
         raise UserError(f"'{name}' puts nothing out at {', '.join(unused)}: choose other backbone.layers.")
     places = {place: module for module, place in last.items()}  # one of those that end at the same place
     return create_feature_extractor(model, [places[place] for place in sorted(places)])
-
-
-def _last(module: str, run: Sequence[str]) -> int:
-    """The place of a module's last operation among all that are run, -1 where it is none of them."""
-    own = [place for place, node in enumerate(run) if node == module or node.startswith(module + ".")]
-    return max(own, default=-1)
 
 
 def _unknown(module: str, known: Sequence[str], name: str) -> str:

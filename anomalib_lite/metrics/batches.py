@@ -61,7 +61,21 @@ def align_masks(masks: Masks, labels: list[int | None], shape: tuple[int, ...]) 
     if isinstance(masks, Array):
         masks = planes(to_numpy(masks), "masks")
     listed = _of_size(masks, shape[0], "masks")
-    return [_align(mask, label, shape[1:]) for mask, label in zip(listed, labels, strict=True)]
+    aligned: list[np.ndarray | None] = []
+    for mask, label in zip(listed, labels, strict=True):
+        if mask is None:
+            aligned.append(np.zeros(shape[1:], bool) if label == 0 else None)
+            continue
+        defect = to_numpy(mask).astype(bool, copy=False)
+        defect = defect[0] if defect.ndim == 3 and defect.shape[0] == 1 else defect
+        if defect.shape != shape[1:]:
+            raise UserError(
+                f"A mask of {defect.shape} does not fit its anomaly map of {shape[1:]}: resize one of them."
+            )
+        if label == 0 and defect.any():
+            raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
+        aligned.append(None if label == 1 and not defect.any() else defect)
+    return aligned
 
 
 def _of_size(values: Iterable | None, size: int, what: str) -> list:
@@ -69,19 +83,6 @@ def _of_size(values: Iterable | None, size: int, what: str) -> list:
     if len(listed) != size:
         raise UserError(f"A batch of {size} images came with {len(listed)} {what}.")
     return listed
-
-
-def _align(mask: Array | None, label: int | None, plane: tuple[int, ...]) -> np.ndarray | None:
-    if mask is None:
-        return np.zeros(plane, bool) if label == 0 else None
-    defect = to_numpy(mask).astype(bool, copy=False)
-    if defect.ndim == 3 and defect.shape[0] == 1:
-        defect = defect[0]
-    if defect.shape != plane:
-        raise UserError(f"A mask of {defect.shape} does not fit its anomaly map of {plane}: resize one of them.")
-    if label == 0 and defect.any():
-        raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
-    return None if label == 1 and not defect.any() else defect
 
 
 def float_bits(maps: Array) -> np.ndarray:

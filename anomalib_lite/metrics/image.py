@@ -37,22 +37,19 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
             return absent(IMAGE_METRICS, f"no {kind.upper()} images with a score", counts)
     values, ok, nok = count_ties(scores, nok_mask)
     f1, lowest = f1_max(ok, nok)
+    if lowest == 0:  # a threshold that flags values[lowest:] and nothing else under `value > threshold`
+        threshold = float(np.nextafter(values[0], -np.inf))
+    else:
+        below, above = values[lowest - 1], values[lowest]
+        middle = below + (above - below) / 2
+        threshold = float(middle if middle < above else below)
     results: dict[str, float | None] = {
         "image_auroc": auroc(ok, nok),
         "image_ap": average_precision(ok, nok),
         "image_f1_max": f1,
-        "image_f1_max_threshold": _threshold_below(values, lowest),
+        "image_f1_max_threshold": threshold,
     }
     return MetricResult(results, {}, counts)
-
-
-def _threshold_below(values: np.ndarray, lowest: int) -> float:
-    """A threshold that flags values[lowest:] and nothing else under `value > threshold`."""
-    if lowest == 0:
-        return float(np.nextafter(values[0], -np.inf))
-    below, above = values[lowest - 1], values[lowest]
-    middle = below + (above - below) / 2
-    return float(middle if middle < above else below)
 
 
 def alarm_metrics(scores: np.ndarray, labels: np.ndarray, threshold: float) -> MetricResult:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
 
 Size = tuple[int, int]
-
-
 LAYERS = 5
 PADDING = LAYERS  # each unpadded 3 x 3 convolution takes one pixel from each side
 
@@ -121,9 +118,7 @@ class Pyramid:
         return self
 
 
-class Noise(Protocol):
-    def __call__(self, scale: int, size: Size) -> Tensor:
-        """(1, 3, height, width), standard deviation 1."""
+Noise = Callable[[int, Size], Tensor]  # scale and size -> (1, 3, height, width), standard deviation 1
 
 
 def climb(
