@@ -48,10 +48,11 @@ def edges(image: np.ndarray) -> np.ndarray:
     steepest gradient counts, as edges between colours of one lightness do not show in grey.
     """
     smooth = cv2.GaussianBlur(image, (0, 0), SMOOTHING).reshape(*image.shape[:2], -1).astype(np.float32)
-    slopes = {"ksize": 3, "scale": 0.125, "borderType": cv2.BORDER_REPLICATE}  # grey levels a pixel
-    x, y = (
-        cv2.Sobel(smooth, cv2.CV_32F, *way, **slopes).reshape(smooth.shape)  # OpenCV drops a single channel's axis
-        for way in ((1, 0), (0, 1))
+    x, y = (  # grey levels a pixel; OpenCV drops a single channel's axis
+        cv2.Sobel(smooth, cv2.CV_32F, dx, 1 - dx, ksize=3, scale=0.125, borderType=cv2.BORDER_REPLICATE).reshape(
+            smooth.shape
+        )
+        for dx in (1, 0)
     )
     steepest = np.argmax(x**2 + y**2, axis=2)[..., None]
     x, y = (np.take_along_axis(slope, steepest, 2)[..., 0] for slope in (x, y))
