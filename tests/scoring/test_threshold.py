@@ -21,15 +21,7 @@ def held_out(n):
 
 @pytest.mark.parametrize(
     ("n", "rate", "rank"),
-    [
-        (19, 0.05, 19),
-        (20, 0.05, 20),
-        (38, 0.05, 38),
-        (39, 0.05, 38),
-        (99, 0.05, 95),
-        (99, 0.29, 71),
-        (9, 0.1, 9),
-    ],
+    [(19, 0.05, 19), (20, 0.05, 20), (38, 0.05, 38), (39, 0.05, 38), (99, 0.05, 95), (99, 0.29, 71), (9, 0.1, 9)],
 )
 def test_rank_of_the_threshold(n, rate, rank):
     threshold = threshold_from_ok(*held_out(n), rate)
@@ -106,19 +98,16 @@ def test_scores_that_are_no_numbers_are_refused(bad):
         threshold_from_ok([0.1, bad, 0.2], [1, 1, 1])
     with pytest.raises(UserError, match="largest map pixel of 1 of 3"):
         threshold_from_ok([1, 1, 1], [0.1, bad, 0.2])
+    with pytest.raises(UserError, match="held-out OK images"):
+        threshold_from_ok([], [])
+    with pytest.raises(ValueError, match="2 image scores"):
+        threshold_from_ok([1, 2], [1])
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 5, float("nan")])
 def test_rates_outside_zero_and_one_are_refused(rate):
     with pytest.raises(UserError, match="false-alarm rate"):
         threshold_from_ok([1.0], [1.0], rate)
-
-
-def test_no_images_and_uneven_lists_are_refused():
-    with pytest.raises(UserError, match="held-out OK images"):
-        threshold_from_ok([], [])
-    with pytest.raises(ValueError, match="2 image scores"):
-        threshold_from_ok([1, 2], [1])
 
 
 def test_another_rate_gives_what_the_same_images_would_have_given_at_once():
@@ -137,11 +126,8 @@ def test_a_given_threshold_says_what_held_out_images_make_of_it():
     assert moved.pixel == pytest.approx(8950)  # the same rank among the maxima
     assert "nothing is guaranteed" in moved.in_words()
     assert threshold_from_ok(*held_out(99), 0.05).moved(image=198.0).pixel == pytest.approx(19800)
-
-
-def test_a_threshold_below_all_scores_flags_everything():
-    moved = threshold_from_ok(*held_out(19), 0.05).moved(image=0.5)
-    assert moved.promised_rate == 1 and moved.interval == (1, 1)
+    lowest = threshold_from_ok(*held_out(19), 0.05).moved(image=0.5)  # flags everything
+    assert lowest.promised_rate == 1 and lowest.interval == (1, 1)
 
 
 @pytest.mark.parametrize(
