@@ -1,6 +1,5 @@
 """SinGAN: new images from a single one."""
 
-from anomalib_lite.generators.singan.generator import SinGAN
-from anomalib_lite.generators.singan.training import Schedule, Shape
+from anomalib_lite.generators.singan.generator import Schedule, Shape, SinGAN
 
 __all__ = ["Schedule", "Shape", "SinGAN"]

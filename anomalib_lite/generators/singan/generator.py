@@ -1,38 +1,92 @@
-"""SinGAN behind the contract of all generators."""
+"""SinGAN: one pyramid of GANs an image, trained scale by scale; each finished scale is kept, so that a killed training
+goes on there.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator
 from anomalib_lite.generators.singan.pyramid import (
+    Critic,
+    Noise,
     Pyramid,
+    Scale,
+    ScaleGenerator,
+    Size,
+    channels,
     check_start,
+    climb,
+    fixed_noise,
+    gradient_penalty,
+    initialise,
     pyramid_sizes,
+    random_noise,
     random_sample,
     read_pyramid,
+    read_scale,
+    reconstruct,
     reconstruction_errors,
+    resize,
+    rmse,
     seeded,
     to_pixels,
     to_tensor,
+    write_scale,
+    write_tensors,
 )
-from anomalib_lite.generators.singan.training import Job, Schedule, Shape, train_pyramid
+from anomalib_lite.runs.artifacts import artifact_key
 from anomalib_lite.runs.atomic import write_json
 
 log = logging.getLogger(__name__)
-
+EVERY = 10  # iterations between two logged values
 SUMMARY = "singan.json"  # written last
+
+
+@dataclass(frozen=True)
+class Shape:
+    """factor, max_size, min_size: see `pyramid_sizes`. width, max_width: channels of the coarsest scale and at most.
+    noise: the amplitude at finer scales, as a share of what the scales below leave open.
+    """
+
+    factor: float = 0.75
+    max_size: int = 128
+    min_size: int = 25
+    width: int = 16
+    max_width: int = 16
+    noise: float = 0.1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """iterations: at each scale, each of so many critic and generator steps. learning_rate, beta1: Adam's. decay_at:
+    share of the iterations after which the rate is a tenth. penalty, reconstruction: the losses' weights.
+    """
+
+    iterations: int = 400
+    critic_steps: int = 1
+    generator_steps: int = 1
+    learning_rate: float = 5e-4
+    beta1: float = 0.5
+    decay_at: float = 0.8
+    penalty: float = 0.1
+    reconstruction: float = 10.0
 
 
 class SinGAN(Generator):
@@ -50,8 +104,8 @@ class SinGAN(Generator):
 
     def __init__(
         self,
-        shape: Shape = Shape(),  # noqa: B008 - frozen
-        schedule: Schedule = Schedule(),  # noqa: B008
+        shape: Shape = Shape(),
+        schedule: Schedule = Schedule(),
         images: int = 1,
         start_scale: int = 3,
         stretch: Sequence[float] = (1.0, 1.0),
@@ -134,3 +188,156 @@ def spread(available: int, count: int, seed: int) -> list[int]:
 
 def _place(folder: Path, number: int) -> Path:
     return folder / f"image-{number:02d}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pyramid to be trained. seed: numbers that tell this pyramid's randomness from any other's.
+    name: for people. first_step: of the loggers.
+    """
+
+    content: int
+    real: Tensor
+    sizes: list[Size]
+    shape: Shape
+    schedule: Schedule
+    seed: tuple[int, ...]
+    folder: Path
+    name: str = "image"
+    first_step: int = 0
+    accelerator: str = "cpu"
+    precision: Any = "32-true"
+    loggers: Sequence[Any] = ()
+
+    @property
+    def key(self) -> str:
+        """What the scales' values depend on: finished scales of another key are not gone on from."""
+        pixels = self.real.numpy().tobytes().hex()
+        settings = [asdict(self.shape), asdict(self.schedule), self.precision]
+        return artifact_key(*settings, self.seed, self.sizes, pixels)
+
+
+def train_pyramid(job: Job) -> Pyramid:
+    """All scales, coarsest first. Logs, for each, the error of the reconstruction in the range [0, 1].
+
+    The same job gives the same pyramid to the bit on a CPU, interrupted or not: each scale has a generator of its own.
+    """
+    fixed = torch.randn(1, 1, *job.sizes[0], generator=seeded(*job.seed, len(job.sizes))).repeat(1, 3, 1, 1)
+    pyramid = Pyramid(job.content, job.real, fixed)
+    write_tensors(job.folder / "start.safetensors", {"pixels": to_pixels(job.real), "fixed_noise": fixed})
+    for number, (height, width) in enumerate(job.sizes):
+        scale = read_scale(job.folder, number, job.key)
+        if scale is None:
+            begin = time.perf_counter()
+            scale = _train_scale(job, pyramid, number)
+            scale.seconds = time.perf_counter() - begin
+            write_scale(job.folder, number, scale, job.key)
+        pyramid.scales.append(scale)
+        log.info(
+            "%s, scale %d/%d (%d x %d px): reconstruction RMSE %.3f, %.0f s",
+            job.name, number + 1, len(job.sizes), height, width, reconstruction_errors(pyramid)[-1], scale.seconds,
+        )  # fmt: skip
+    return pyramid
+
+
+def _train_scale(job: Job, pyramid: Pyramid, number: int) -> Scale:
+    """Its networks go on from those of the scale below where the width is the same; else they begin anew."""
+    draw, size = seeded(*job.seed, number), job.sizes[number]
+    width, real = channels(number, job.shape.width, job.shape.max_width), resize(job.real, size)
+    scale = Scale(size, ScaleGenerator(width), Critic(width))
+    below = pyramid.scales[-1] if pyramid.scales else None
+    if below is not None:
+        scale.amplitude = job.shape.noise * rmse(real, resize(reconstruct(pyramid)[-1], size))
+    if below is not None and below.generator.width == width:
+        scale.generator.load_state_dict(below.generator.state_dict())
+        scale.critic.load_state_dict(below.critic.state_dict())
+    else:
+        initialise(scale.generator, draw)
+        initialise(scale.critic, draw)
+    fabric = Fabric(accelerator=job.accelerator, devices=1, precision=job.precision)
+    training = ScaleTraining(scale, pyramid, real, job.schedule, draw, fabric)
+    title = f"singan {job.name}, scale {number + 1}/{len(job.sizes)} ({size[0]} x {size[1]} px)"
+    iterations = job.schedule.iterations
+    with tqdm(total=iterations, desc=title, unit="iteration", leave=False) as bar:
+        for done in range(1, iterations + 1):
+            training.step()
+            bar.update()
+            if done % EVERY == 0 or done == iterations:
+                bar.set_postfix({name: f"{value:.3f}" for name, value in training.losses.items()})
+                values = training.losses | {"scale": number}
+                for logger in job.loggers:  # their step runs on over the scales
+                    step = job.first_step + number * iterations + done
+                    logger.log_metrics({f"singan {job.name}/{k}": v for k, v in values.items()}, step=step)
+    pyramid.to("cpu")
+    scale.to("cpu")
+    scale.generator.eval()
+    return scale
+
+
+class ScaleTraining:
+    """A Wasserstein GAN with gradient penalty over the patches of one image, and a reconstruction from fixed noise.
+
+    below: the finished scales. real (1, 3, H, W): the image at this scale. draw: all randomness of this scale.
+    Differs from the authors' code in two places, where the paper says otherwise or where their code cannot be meant:
+    the coarsest scale's fixed noise is one (theirs is drawn anew at each iteration), and each generator step works on
+    what the generator makes now (theirs reuses the graph of the weights before the previous step).
+    """
+
+    def __init__(
+        self, scale: Scale, below: Pyramid, real: Tensor, schedule: Schedule, draw: torch.Generator, fabric: Fabric
+    ) -> None:
+        device, s = fabric.device, schedule
+        below.to(device)
+        scale.to(device)
+        self.generator, self.critic, self.real = scale.generator, scale.critic, real.to(device)
+        self._scale, self._below, self._schedule, self._draw, self._fabric = scale, below, schedule, draw, fabric
+        self.optimizers: list[Any] = [
+            fabric.setup_optimizers(torch.optim.Adam(network.parameters(), s.learning_rate, (s.beta1, 0.999)))
+            for network in (self.critic, self.generator)
+        ]
+        decay = [round(s.decay_at * s.iterations)]
+        self._schedulers = [torch.optim.lr_scheduler.MultiStepLR(o, decay, 0.1) for o in self.optimizers]
+        self._noise, fixed = random_noise(draw, device), fixed_noise(below)
+        self._fixed = scale.amplitude * fixed(len(below.scales), scale.size)
+        self._known = self._from_below(fixed)  # the scales below do not change any more
+        self.losses: dict[str, float] = {}
+
+    def step(self) -> None:
+        """One iteration; `losses` are those of its last steps."""
+        with self._fabric.autocast():
+            for _ in range(self._schedule.critic_steps):
+                previous = self._from_below(self._noise)
+                noise = self._scale.amplitude * self._noise(len(self._below.scales), self._scale.size)
+                self._step_critic(noise, previous)
+            self.critic.requires_grad_(False)  # spares the gradients that nobody uses
+            for _ in range(self._schedule.generator_steps):
+                self._step_generator(noise, previous)
+            self.critic.requires_grad_(True)
+        for scheduler in self._schedulers:
+            scheduler.step()
+
+    def _step_critic(self, noise: Tensor, previous: Tensor) -> None:
+        with torch.no_grad():
+            fake = self.generator(noise, previous)
+        distance = -self.critic(self.real).mean() + self.critic(fake).mean()
+        share = torch.rand((), generator=self._draw).to(self.real.device)
+        penalty = gradient_penalty(self.critic, self.real, fake, share)
+        self._descend(self.optimizers[0], distance + self._schedule.penalty * penalty)
+        self.losses |= {"critic": distance.item(), "penalty": penalty.item()}
+
+    def _step_generator(self, noise: Tensor, previous: Tensor) -> None:
+        adversarial = -self.critic(self.generator(noise, previous)).mean()
+        reconstruction = F.mse_loss(self.generator(self._fixed, self._known), self.real)
+        self._descend(self.optimizers[1], adversarial + self._schedule.reconstruction * reconstruction)
+        self.losses |= {"adversarial": adversarial.item(), "reconstruction": reconstruction.item()}
+
+    def _descend(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self._fabric.backward(loss)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _from_below(self, noise: Noise) -> Tensor:
+        if not self._below.scales:
+            return torch.zeros_like(self.real)
+        return resize(climb(self._below.scales, noise)[-1], self._scale.size)

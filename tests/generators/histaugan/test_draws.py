@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.generators.histaugan.training import Draw, DrawRule, Draws, Images
+from anomalib_lite.generators.histaugan.generator import Draw, DrawRule, Draws, Images
 
 RULE = DrawRule((32, 32), True, 0.1)
 

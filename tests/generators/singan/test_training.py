@@ -11,7 +11,8 @@ import torch
 from lightning import Fabric
 from safetensors.torch import load_file
 
-from anomalib_lite.generators.singan import training
+from anomalib_lite.generators.singan import generator
+from anomalib_lite.generators.singan.generator import Job, ScaleTraining, Schedule, train_pyramid
 from anomalib_lite.generators.singan.pyramid import (
     Critic,
     Pyramid,
@@ -25,7 +26,6 @@ from anomalib_lite.generators.singan.pyramid import (
     resize,
     to_tensor,
 )
-from anomalib_lite.generators.singan.training import Job, ScaleTraining, Schedule, train_pyramid
 from tests.generators.singan.conftest import QUICK, TINY, tiny_singan
 
 
@@ -160,7 +160,7 @@ def test_a_scale_of_the_same_width_begins_where_the_one_below_ended(tmp_path, mo
     files = [load_file(tmp_path / "same" / f"scale-{n:02d}.safetensors") for n in range(2)]
     for name in ("generator.body.0.0.weight", "critic.body.4.weight"):
         assert torch.equal(files[0][name], files[1][name])
-    monkeypatch.setattr(training, "channels", lambda scale, least, most: 4 + 4 * scale)
+    monkeypatch.setattr(generator, "channels", lambda scale, least, most: 4 + 4 * scale)
     train_pyramid(job(tmp_path / "wider", schedule=still))
     files = [load_file(tmp_path / "wider" / f"scale-{n:02d}.safetensors") for n in range(2)]
     assert [len(file["generator.body.0.0.bias"]) for file in files] == [4, 8]
