@@ -145,8 +145,8 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> E
     halves tell, it errs on the large side.
     Source: Binkowski et al., ICLR 2018.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    aa, bb, ab = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    pairs, f64 = ((a, a), (b, b), (a, b)), np.float64
+    aa, bb, ab = ((x.astype(f64) @ y.astype(f64).T / x.shape[1] + 1) ** 3 for x, y in pairs)
 
     def between(kernel: np.ndarray) -> float:  # mean over pairs of different images
         return (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
