@@ -22,14 +22,14 @@ def feature_distance(image: Tensor, template: Tensor, reach: int) -> Tensor:
     """
     a, b = F.normalize(image, dim=1), F.normalize(template, dim=1)
     height, width = a.shape[-2:]
-    there = torch.full_like(a[:, :1], -1.0)  # the best similarity of each position of the image
-    back = torch.full_like(there, -1.0)  # and of each position of the template
+    there = back = torch.full_like(a[:, :1], -1.0)  # the best similarity of each position of the image, and back
     for dy in range(-min(reach, height - 1), min(reach, height - 1) + 1):
         for dx in range(-min(reach, width - 1), min(reach, width - 1) + 1):
             own, other = _overlap(dy, dx, height, width), _overlap(-dy, -dx, height, width)
             similar = (a[own] * b[other]).sum(1, keepdim=True)
-            there[own] = torch.maximum(there[own], similar)
-            back[other] = torch.maximum(back[other], similar)
+            # padded and not written into place: an exported graph copies the whole map for each write
+            there = torch.maximum(there, F.pad(similar, _beside(dy, dx), value=-1.0))
+            back = torch.maximum(back, F.pad(similar, _beside(-dy, -dx), value=-1.0))
     return (1 - torch.minimum(there, back)).clamp_min(0)
 
 
@@ -76,6 +76,11 @@ def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[slice, ...]:
     rows = slice(max(0, -dy), height - max(0, dy))
     columns = slice(max(0, -dx), width - max(0, dx))
     return (slice(None), slice(None), rows, columns)
+
+
+def _beside(dy: int, dx: int) -> tuple[int, int, int, int]:
+    """What lies to the left, right, top and bottom of that."""
+    return max(0, -dx), max(0, dx), max(0, -dy), max(0, dy)
 
 
 class NormalDifference(Fitted):

@@ -46,7 +46,12 @@ class TrainedRun:
     @property
     def known(self) -> dict[str, Any]:
         """What the training kept of its data, see `known_data`."""
-        return self.model.about["data"] if isinstance(self.model, Exported) else known_data(self.run.path)
+        return self.model.about["data"] if self.exported else known_data(self.run.path)
+
+    @property
+    def exported(self) -> bool:
+        """Whether it is a file that `export` wrote."""
+        return isinstance(self.model, Exported)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -79,6 +84,8 @@ class TrainedRun:
     def within(self, roi: str | None, ignore: str | None) -> TrainedRun:
         """The same run, which inspects a part of what it inspected in training: its promise still holds there."""
         region = inspected(roi, ignore, self.judge.size, self.judge.resize)
+        if region is not None and self.exported:
+            raise UserError("What an exported file inspects lies inside it: take roi and ignore with the run itself.")
         if region is not None:
             region = region.to(self.model.device)
             self.model.region = region if self.model.region is None else self.model.region & region
@@ -96,12 +103,12 @@ class TrainedRun:
 def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     """A finished run with its model on its device, or what `export` wrote. The backbone's weights come from the run.
 
-    trusted: packages whose code the run's configuration may name, beside this one.
+    trusted: packages whose code the run's configuration may name, beside this one; see also `Exported`.
     Errors: UserError where there is no finished training, where one of its files is torn or of an older version, or
     where its configuration names code that is not trusted.
     """
     if file := exported_file(path):
-        exported = Exported(file)
+        exported = Exported(file, trusted=trusted)
         limits = Threshold.from_dict(exported.about["threshold"])
         return TrainedRun(RunFolder(file.parent), judge_of(exported), cast(Model, exported), limits)
     run = open_finished(path)

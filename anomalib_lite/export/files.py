@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ PRECISIONS = ("fp32", "fp16", "int8")
 ABOUT = "anomalib_lite"  # the key of the metadata
 OPSET = 20
 SMALL = 4096  # numbers; smaller tensors stay in single precision, and so do means, which are subtracted
-NETWORKS = ("backbone", "teacher", "student")  # whose convolutions are computed in 8 bits
-Inputs = Mapping[str, np.ndarray]
 
 
 def write_graph(
@@ -32,17 +30,15 @@ def write_graph(
     precision: str,
     about: Mapping[str, Any],
     batch: int | None = None,
-    calibration: Iterable[Inputs] = (),
 ) -> None:
     """Writes the file, and OpenVINO's weights beside it.
 
     Args:
         graph: What is exported; on the CPU.
         file: One of FORMATS by its ending.
-        precision: One of PRECISIONS; torch knows fp32 alone.
+        precision: One of PRECISIONS; torch knows fp32 alone. Of int8 the graph's networks are rounded already.
         about: JSON-ready; becomes the file's metadata.
         batch: Images that are judged at once; None: any number.
-        calibration: Inputs by which int8 finds its ranges, of OK images.
 
     Errors: UserError for what a format cannot hold.
     """
@@ -55,8 +51,6 @@ def write_graph(
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         source = Path(folder) / "model.onnx"
         _write_onnx(graph, source, batch, text)
-        if precision == "int8":
-            _quantise(source, calibration)
         if file.suffix == ".xml":
             _write_openvino(source, file, text, half=precision == "fp16")
         else:
@@ -124,36 +118,6 @@ def _halve(file: Path) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, file)
-
-
-def _quantise(file: Path, calibration: Iterable[Inputs]) -> None:
-    """The networks' convolutions in 8 bits; statistics, which tell small deviations apart, stay as they are."""
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.rest = iter(calibration)
-
-        def get_next(self) -> Any:
-            return next(self.rest, None)
-
-    model = onnx.load(file)
-    chosen = [node.name for node in model.graph.node if node.op_type == "Conv" and _of_network(node)]
-    if not chosen:
-        raise UserError("precision=int8 computes convolutions in 8 bits, and this backbone has none: take fp16.")
-    about = list(model.metadata_props)
-    with _quiet():
-        quantize_static(file, file, Reader(), QuantFormat.QDQ, ["Conv"], per_channel=True, nodes_to_quantize=chosen)
-    model = onnx.load(file)
-    if not model.metadata_props:
-        model.metadata_props.extend(about)
-        onnx.save(model, file)
-
-
-def _of_network(node: Any) -> bool:
-    scope = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
-    return any(f".{name}." in scope for name in NETWORKS)
 
 
 def _write_openvino(source: Path, file: Path, about: str, half: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,9 @@ class Deployed(nn.Module):
 
     def __init__(self, model: Model, size: Sequence[int], threshold: float) -> None:
         super().__init__()
-        self.size, self.resize, self.model = tuple(size), Resize(*size), model
-        self.compares, self.alignment = _comparison(model)
-        for module in model.modules():  # a graph asks no tensor what to do: what was chosen is settled
+        self.size, self.resize, self.model = tuple(size), Resize(*size), deepcopy(model)  # what is settled is the copy
+        self.compares, self.alignment = _comparison(self.model)
+        for module in self.model.modules():  # a graph asks no tensor what to do: what was chosen is settled
             if settle := getattr(module, "settle", None):
                 settle()
         self.register_buffer("limit", torch.tensor(threshold, dtype=torch.float32))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,12 +37,18 @@ def exported_file(path: str | Path) -> Path | None:
 class Exported:
     """What an exported file says of itself (`about`), and its graph.
 
-    threads: of the CPU; None: as many as there are cores.
-    Errors: UserError for a file that is torn, or that this program did not write.
+    threads: of the CPU; None: as many as there are cores. trusted: `pt2` among them allows torch's files, which can
+    hold code that runs while they are read; the other formats hold numbers and operations alone.
+    Errors: UserError for a file that is torn or not trusted, or that this program did not write.
     """
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
+    def __init__(self, file: Path, threads: int | None = None, trusted: Collection[str] = ()) -> None:
         self.file, self.tiling = file, None  # whatever tiles there are lie inside
+        if file.suffix == ".pt2" and "pt2" not in trusted:
+            raise UserError(
+                f"{file} can hold code that torch runs while it reads the file, so it was not opened. If it is your "
+                "own, add trust=pt2; a file of format=onnx or openvino needs no trust."
+            )
         try:
             self.graph, text = {".onnx": _onnx, ".xml": _openvino, ".pt2": _torch}[file.suffix](file, threads or 0)
             self.about: dict[str, Any] = json.loads(text)
@@ -53,6 +61,7 @@ class Exported:
             ) from error
         self.size: tuple[int, int] = tuple(self.about["size"])
         self.needs_template: bool = self.about["template"]["compares"]
+        self.region = unpacked(kept) if (kept := self.about.get("region")) else None
         how = self.about["template"]["alignment"]
         self.alignment = None if how is None else Alignment(**how)
 
@@ -74,6 +83,7 @@ class Exported:
 
     def predict_batch(self, batch: Batch) -> Prediction:
         """As a model's."""
+        self.evidence: list[dict[str, float]] = [{} for _ in batch.samples]  # a graph does not say what made its score
         map, score, _ = self.run(to_pixels(batch.image), self.laid_over(batch.image, batch.template))
         return Prediction(torch.from_numpy(map)[:, None], torch.from_numpy(score))
 
@@ -81,9 +91,15 @@ class Exported:
         """As a model's."""
         return self.about["batch"] or batch_size
 
-    def explain(self, image: Tensor, template: Tensor | None = None) -> list[dict[str, float]]:
-        """As a model's; a graph does not say which evidence made its score."""
-        return [{} for _ in image]
+
+def packed(region: Tensor) -> str:
+    """Where images are inspected, bool (1, 1, H, W), as text."""
+    return b64encode(cv2.imencode(".png", region[0, 0].cpu().numpy().astype(np.uint8))[1].tobytes()).decode()
+
+
+def unpacked(text: str) -> Tensor:
+    picture = cv2.imdecode(np.frombuffer(b64decode(text), np.uint8), cv2.IMREAD_GRAYSCALE)
+    return torch.from_numpy(picture > 0)[None, None]
 
 
 def lay_over(alignment: Alignment | None, image: Tensor, template: Tensor | None) -> np.ndarray:

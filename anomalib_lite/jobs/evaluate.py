@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomalib_lite.comparison.runs import common_folder, find_runs
-from anomalib_lite.data.fingerprint import check_same_data, fingerprint, known_data
+from anomalib_lite.data.fingerprint import check_same_data, fingerprint
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
@@ -56,7 +56,8 @@ def main(cfg: DictConfig) -> float | None:
     failed: list[str] = []
     for run in runs:
         for name, data in sets.items():
-            output = Path(str(cfg.output)).expanduser() if cfg.output else run / f"evaluation-{name}"
+            folder = run.parent if run.is_file() else run  # what `export` wrote
+            output = Path(str(cfg.output)).expanduser() if cfg.output else folder / f"evaluation-{name}"
             if several and cfg.output:
                 output /= f"{run.name}-{name}"
             try:
@@ -79,11 +80,13 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
 
     trained = open_run(run_folder, texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
     prepare_process(trained.judge.seed, trained.judge.threads)
-    config = trained.run.config
+    if data is None and trained.exported:
+        raise UserError(f"{run_folder} does not know where its images lie: name them, e.g. data=folder data.root=DIR.")
+    config = dict(trained.model.about["settings"]) if trained.exported else trained.run.config
     if data is not None:
         config["data"] = OmegaConf.to_container(data, resolve=True)
     splits: Splits = instantiate(config["data"])
-    splits = replace(splits, test=check_same_data(splits, known_data(trained.run.path), own=data is None))
+    splits = replace(splits, test=check_same_data(splits, trained.known, own=data is None))
     # other data may bring templates
     splits = trained.shown(splits, own=data is None or any(s.template is None for s in splits.test))
     tracking = Tracking(**cfg.tracking)

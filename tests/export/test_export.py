@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +16,14 @@ import onnx
 import pytest
 import torch
 
-from anomalib_lite.data.decode import resize_image
+from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.engine.export import export_run
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.errors import UserError
 from anomalib_lite.export.resize import Resize
 from anomalib_lite.export.session import Exported
 from tests.commands import in_process
+from tests.made import write_image
 
 NET = ["backbone=timm", "backbone.name=test_efficientnet", "backbone.weights=none", "backbone.layers=[1,2,3]"]
 
@@ -81,14 +85,38 @@ def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: 
         done = in_process("predict", f"run={source}", listed, f"output={tmp_path}/{name}", "overlays=false")
         assert done.status == 0, done.err
         alike(scores(tmp_path / name / "predictions.csv"), known)
-    done = in_process("evaluate", f"run={run}", f"output={tmp_path}/evaluated", "tracking.kind=none")
-    assert done.status == 0, done.err
-    alike(scores(tmp_path / "evaluated/predictions.csv"), known)
+    folder = open_run(run).run.config["data"]
+    own = ["data=mvtec_ad", f"data.root={folder['root']}", f"data.category={folder['category']}"]
+    for name, source in (("evaluated", run), ("evaluated file", exported)):
+        asked = [f"run={source}", f"output={tmp_path}/{name}", "tracking.kind=none"]
+        done = in_process("evaluate", *asked, *(own if source == exported else []))
+        assert done.status == 0, done.err
+        alike(scores(tmp_path / name / "predictions.csv"), known)
+        figures = json.loads((tmp_path / name / "metrics.json").read_text())
+        for figure in ("image_auroc", "pixel_auroc", "aupro", "image_false_alarm_rate", "image_detection_rate"):
+            assert figures[figure] == pytest.approx(json.loads((run / "metrics.json").read_text())[figure], abs=1e-6)
+    done = in_process("evaluate", f"run={exported}", f"output={tmp_path}/none", "tracking.kind=none")
+    assert done.status and "name them, e.g. data=folder" in done.err
     command = [sys.executable, exported.parent / "predict.py", exported, *images]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     said = [line.split("\t") for line in lines]
     found = {"/".join(Path(name).parts[-2:]): (float(score), str(int(v == "NOK"))) for name, score, v, _ in said}
     alike(found, known)
+
+
+def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported: Path, tmp_path: Path):
+    """Against the headers and libraries of OpenVINO's own package."""
+    openvino = Path(pytest.importorskip("openvino").__file__).parent
+    compiler, library = shutil.which("g++"), next(openvino.glob("libs/libopenvino.so.*"), None)
+    if compiler is None or library is None:
+        pytest.skip("no g++" if compiler is None else "this package of OpenVINO brings no libopenvino.so to link with")
+    program, picture = tmp_path / "predict", write_image(tmp_path / "image.ppm", 5, (70, 90), mark=True)
+    linked = [f"-I{openvino}/include", f"-L{library.parent}", f"-l:{library.name}", f"-Wl,-rpath,{library.parent}"]
+    source = exported.parent / "predict.cpp"
+    subprocess.run([compiler, "-std=c++17", str(source), *linked, "-o", program], check=True)
+    said = subprocess.run([program, exported, picture], capture_output=True, text=True, check=True).stdout.split()
+    _, score, nok = Exported(exported).run(read_image(picture)[None])
+    assert float(said[0]) == pytest.approx(float(score[0]), rel=1e-4) and said[1] == ("NOK" if nok[0] else "OK")
 
 
 def test_a_file_says_what_it_is(run: Path, exported: Path):
@@ -112,7 +140,7 @@ def test_other_formats_and_precisions(
     assert (
         max(found.map, found.score) <= {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]
     )  # of a network of random weights
-    map, score, nok = Exported(file).run(np.zeros((3, 64, 64, 3), np.uint8))
+    map, score, nok = Exported(file, trusted=["pt2"]).run(np.zeros((3, 64, 64, 3), np.uint8))
     assert map.shape == (3, 48, 48) and score.shape == nok.shape == (3,)
     if precision == "fp16":
         assert file.with_suffix(".bin").stat().st_size < 0.6 * exported.stat().st_size
@@ -132,7 +160,40 @@ def test_what_cannot_be_is_refused(run: Path, exported: Path, tmp_path: Path):
         export_run(open_run(run), tmp_path, "torch", "int8")
     with pytest.raises(UserError, match="exported already"):
         export_run(open_run(exported), tmp_path, "onnx", "fp32")
+    trained = open_run(run)
+    boxed = replace(trained, judge=replace(trained.judge, resize="letterbox"))
+    with pytest.raises(UserError, match="resize=stretch"):
+        export_run(boxed, tmp_path, "onnx", "fp32")
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(exported.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):
         open_run(torn)
+
+
+class Planted:
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, ("planted",)
+
+
+def test_a_planted_file_runs_nothing_and_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """torch's files can hold pickles; ONNX can name weights in other files, which are none of its folder's."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(Planted(), tmp_path / "model.pt2")
+    with pytest.raises(UserError, match=r"can hold code[\s\S]*trust=pt2"):
+        open_run(tmp_path / "model.pt2")
+    assert not (tmp_path / "planted").exists()
+    secret, folder = tmp_path / "secret.bin", tmp_path / "sent"
+    folder.mkdir()
+    secret.write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (folder / "link.bin").symlink_to(secret)
+    for place in (str(secret), "../secret.bin", "link.bin"):
+        weight = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+        for key, value in (("location", place), ("offset", "0"), ("length", "16")):
+            weight.external_data.add(key=key, value=value)
+        map = onnx.helper.make_tensor_value_info("map", 1, [4])
+        nodes = [onnx.helper.make_node("Identity", ["w"], ["map"])]
+        model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [map], [weight]))
+        model.ir_version, model.opset_import[0].version = 10, 20
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(UserError, match="External data path"):
+            open_run(folder)

@@ -1,0 +1,110 @@
+"""A network's convolutions in 8 bits, already in torch: so statistics can be fitted to what they then give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from anomalib_lite.data.sample import Batch
+from anomalib_lite.detectors.model import Model
+from anomalib_lite.errors import UserError
+
+NETWORKS = ("backbone", "teacher", "student")  # whose convolutions are computed in 8 bits
+LEVELS, MOST = 255, 127
+
+
+class Rounded(nn.Module):
+    """Values (B, ...) rounded to 256 levels, of a range that holds 0."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        low, high = min(low, 0.0), max(high, 1e-6)
+        self.scale = (high - low) / LEVELS
+        self.zero = round(-low / self.scale)
+
+    def forward(self, values: Tensor) -> Tensor:
+        known = torch.ops.quantized_decomposed
+        whole = known.quantize_per_tensor(values, self.scale, self.zero, 0, LEVELS, torch.uint8)
+        return known.dequantize_per_tensor(whole, self.scale, self.zero, 0, LEVELS, torch.uint8)
+
+
+class Convolution(nn.Module):
+    """A convolution of 8-bit weights, a scale for each output channel, and of a rounded input."""
+
+    def __init__(self, conv: nn.Conv2d, inwards: Rounded) -> None:
+        super().__init__()
+        self.conv, self.inwards = conv, inwards
+        weight = conv.weight.detach()
+        scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / MOST
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
+        self.register_buffer("whole", (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8))
+        del conv.weight
+
+    def forward(self, values: Tensor) -> Tensor:
+        weight = torch.ops.quantized_decomposed.dequantize_per_channel(
+            self.whole, self.scale, self.zero, 0, -MOST, MOST, torch.int8
+        )
+        return self.conv._conv_forward(self.inwards(values), weight, self.conv.bias)
+
+
+@torch.no_grad()
+def quantise(model: Model, batches: Sequence[Batch]) -> None:
+    """Rounds a model's networks, in place; ranges come from the batches.
+
+    Batch normalisation is folded into the convolution before it. Errors: UserError where there is no convolution.
+    """
+    import torch.ao.quantization.fx._decomposed  # noqa: F401  # the operations, half a second
+
+    networks = [module for name, module in model.named_modules() if name.split(".")[-1] in NETWORKS]
+    made: list[tuple[Tensor, nn.Conv2d]] = []
+    before: dict[nn.Module, nn.Conv2d] = {}  # the convolution before each batch normalisation
+    ranges: dict[nn.Module, tuple[float, float]] = {}
+
+    def pair(module: Any, inputs: Any, output: Tensor) -> None:
+        if type(module) is nn.Conv2d:
+            made.append((output, module))
+        if isinstance(module, nn.BatchNorm2d):
+            before.update((module, conv) for tensor, conv in made if tensor is inputs[0])
+
+    def measure(module: Any, inputs: Any, output: Tensor) -> None:
+        for values in [inputs[0]] * (type(module) is nn.Conv2d) + [output] * (module in acts):
+            low, high = ranges.get(module, (0.0, 0.0))
+            ranges[module] = min(low, float(values.min())), max(high, float(values.max()))
+
+    _watch(model, networks, pair, batches[:1])
+    if not made:
+        raise UserError("precision=int8 computes convolutions in 8 bits, and this backbone has none: take fp16.")
+    for norm, conv in before.items():
+        fused = fuse_conv_bn_eval(conv, norm)
+        conv.weight, conv.bias = fused.weight, fused.bias
+    folded = {norm: getattr(norm, "act", nn.Identity()) for norm in before}  # timm's holds the activation, too
+    _replace(networks, folded)
+    acts = set(folded.values())
+    _watch(model, networks, measure, batches)
+    new: dict[nn.Module, nn.Module] = {}
+    for module, limits in ranges.items():
+        rounded = Rounded(*limits)
+        new[module] = nn.Sequential(module, rounded) if module in acts else Convolution(module, rounded)
+    _replace(networks, new)
+
+
+def _watch(model: Model, networks: Sequence[nn.Module], hook: Any, batches: Sequence[Batch]) -> None:
+    """Judges the batches, with a hook behind each part of the networks."""
+    handles = [part.register_forward_hook(hook) for network in networks for part in network.modules()]
+    for batch in batches:
+        model.predict_batch(batch)
+    for handle in handles:
+        handle.remove()
+
+
+def _replace(networks: Sequence[nn.Module], new: Mapping[nn.Module, nn.Module]) -> None:
+    for network in networks:
+        for parent in list(network.modules()):
+            for name, module in list(parent.named_children()):
+                if module in new:
+                    setattr(parent, name, new[module])
