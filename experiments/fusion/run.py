@@ -49,7 +49,8 @@ def main() -> None:
         labels += batch.label.tolist()
         for name, taken in tried.items():
             members.taken.copy_(taken)
-            map, score = model.finish(torch.nn.functional.softplus(members(looks)), batch.image.shape[-2:])
+            fused = members.fused(members.maps(looks))
+            map, score = model.finish(torch.nn.functional.softplus(fused), batch.image.shape[-2:])
             scores[name] += score.tolist()
             pixels[name].update(map, batch.mask, batch.label.tolist())
     rows = [[name, *_figures(name, scores, labels), pixels[name].compute().values["aupro"]] for name in tried]
