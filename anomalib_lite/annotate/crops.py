@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from anomalib_lite.data.files import list_images
-from anomalib_lite.data.tables import read_table
+from anomalib_lite.data.folder import read_table
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, mask_key
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
+from anomalib_lite.data.folder import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_image, write_text
 

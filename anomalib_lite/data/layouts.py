@@ -12,9 +12,9 @@ from typing import Unpack
 
 from anomalib_lite.data.decode import read_mask
 from anomalib_lite.data.files import list_folders, list_images, require_folder
+from anomalib_lite.data.folder import read_table
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
-from anomalib_lite.data.tables import read_table
 from anomalib_lite.errors import UserError
 
 Categories = str | Sequence[str] | None

@@ -17,8 +17,8 @@ from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones.finetuning import Settings as Finetuning
 from anomalib_lite.data.files import expand
 from anomalib_lite.data.images import inspected
-from anomalib_lite.data.mode import Mode
 from anomalib_lite.data.sample import Splits
+from anomalib_lite.data.splits import Mode
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.padim import PaDiM
 from anomalib_lite.engine.generate import generated_set, read_order, trained_generator

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from anomalib_lite.annotate.crops import LABELS_NAME, mask_key
 from anomalib_lite.annotate.store import NOK, OK, Answer, label_line
 from anomalib_lite.data.decode import read_image, read_mask
-from anomalib_lite.data.tables import COLUMNS, csv_line
+from anomalib_lite.data.folder import COLUMNS, csv_line
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.segment import Cut, Panel, cut_panels, write_manifest

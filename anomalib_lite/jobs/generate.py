@@ -13,9 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.fingerprint import fingerprint
-from anomalib_lite.data.mode import templates_of
 from anomalib_lite.data.sample import Splits
-from anomalib_lite.data.splits import need_training_images
+from anomalib_lite.data.splits import need_training_images, templates_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say
 from anomalib_lite.jobs.train import categories

@@ -7,14 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.batches import UNNAMED, Array, Labels, Names, known_defects, known_labels, to_numpy
 from anomalib_lite.metrics.counts import (
+    UNNAMED,
+    Array,
+    Labels,
     MetricResult,
+    Names,
     absent,
     auroc,
     average_precision,
     count_ties,
     f1_max,
+    known_defects,
+    known_labels,
+    to_numpy,
 )
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")

@@ -9,14 +9,20 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.batches import (
+from anomalib_lite.metrics.counts import (
     BINS,
     UNNAMED,
     Array,
     Labels,
     Masks,
+    MetricResult,
     Names,
+    absent,
     align_masks,
+    aupro,
+    auroc,
+    average_precision,
+    f1_max,
     float_bits,
     just_below,
     known_defects,
@@ -24,7 +30,6 @@ from anomalib_lite.metrics.batches import (
     planes,
     to_bins,
 )
-from anomalib_lite.metrics.counts import MetricResult, absent, aupro, auroc, average_precision, f1_max
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")
 GOOD = ""  # the group of the images without a defect

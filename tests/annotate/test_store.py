@@ -14,8 +14,7 @@ from anomalib_lite.annotate import store as store_module
 from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.annotate.store import JOURNAL_NAME, UNLABELLED, Answer, Journal, Store, label_line
 from anomalib_lite.data.decode import read_image, read_mask
-from anomalib_lite.data.folder import read
-from anomalib_lite.data.tables import COLUMNS, csv_line, read_labels
+from anomalib_lite.data.folder import COLUMNS, csv_line, read, read_labels
 from anomalib_lite.errors import UserError
 
 from .conftest import drawn_mask, nth, rows_of, write_crops

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from anomalib_lite.data.mode import Mode
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.data.splits import Mode
 from anomalib_lite.engine.fit import make_inputs
 from anomalib_lite.errors import UserError
 from tests.made import write_image

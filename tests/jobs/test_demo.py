@@ -9,8 +9,7 @@ import pytest
 
 from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.data.decode import read_mask
-from anomalib_lite.data.folder import read
-from anomalib_lite.data.tables import read_labels
+from anomalib_lite.data.folder import read, read_labels
 from anomalib_lite.jobs.demo import crop_mask, match_truth, overlap
 from anomalib_lite.registration.cropping import Found
 from anomalib_lite.rendering.flaws import DEFECTS
