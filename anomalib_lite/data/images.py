@@ -133,10 +133,6 @@ class ImageSet(Dataset[Batch]):
             if isinstance(kept, np.memmap):
                 kept._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
-    def first(self, count: int) -> ImageSet:
-        """The first `count` samples, their pixels shared."""
-        return self.part(slice(count))
-
     def part(self, chosen: slice | Sequence[int]) -> ImageSet:
         """Some of the samples; those of a slice share their pixels."""
         part = copy(self)

@@ -121,7 +121,7 @@ def train_model(
     an artifact. A run that starts from another one takes its model, and calibrates it on all images anew, which is
     what fitting to all of them at once would have given. Returns whether the curves are still to be tracked.
     """
-    in_order = OnDevice(loader(model.seen(train.first(inputs.real)), plan.batch_size), plan.devices.first)
+    in_order = OnDevice(loader(model.seen(train.part(slice(inputs.real))), plan.batch_size), plan.devices.first)
     if plan.start_from:
         model.load_state_dict(load_file(plan.start_from))
         with run.stage("calibrate"):

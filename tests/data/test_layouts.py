@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data import layouts
-from anomalib_lite.data.decode import read_mask
+from anomalib_lite.data import layouts, panels
+from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import NOK, OK
 from anomalib_lite.errors import UserError
@@ -184,6 +184,35 @@ def test_a_hidden_folder_is_no_defect_type_and_no_test_folder_leaves_nothing_to_
     shutil.rmtree(root / "cap/test")
     splits = mvtec_ad(root, "cap")
     assert splits.test == [] and splits.train
+
+
+SMALL = {"size": 48, "n_train": 10, "n_test_good": 2, "n_per_defect": 1}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    return tmp_path_factory.mktemp("artifacts")
+
+
+def test_the_splits_hold_what_was_asked_for(artifacts):
+    splits = panels.read(artifacts, **SMALL)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (8, 2, 12)
+    assert all(s.label == OK for s in splits.train + splits.val)
+    bad = [s for s in splits.test if s.label == NOK]
+    assert len({s.defect for s in bad}) == 10
+    for sample in bad:
+        assert read_image(sample.image).shape == (48, 48, 3) and read_mask(sample.mask).any()
+
+
+def test_the_template_can_be_the_rendered_one_another_or_none(artifacts, tmp_path):
+    rendered = panels.read(artifacts, **SMALL)
+    assert {s.template.name for s in rendered.train} == {"template.png"}
+    own = tmp_path / "own.png"
+    own.write_bytes(rendered.train[0].template.read_bytes())
+    assert panels.read(artifacts, **SMALL, template=own).test[0].template == own
+    assert panels.read(artifacts, **SMALL, template=None).test[0].template is None
+    with pytest.raises(UserError, match=r"rust.*structure_bent"):
+        panels.read(artifacts, **SMALL, defects=["rust"])
 
 
 @pytest.mark.datasets

@@ -72,7 +72,7 @@ def test_each_evidence_is_a_detector_of_its_own_that_finds_a_marked_square(image
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images_are_enough_to_find_a_marked_square(images: ImageSet, count: int):
-    made = small.fit(fusion("fine", "deep", "colour"), images.first(count))
+    made = small.fit(fusion("fine", "deep", "colour"), images.part(slice(count)))
     batch = images[[0, 0]]
     batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
     score = small.predict(made, batch).score

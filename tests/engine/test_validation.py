@@ -48,7 +48,7 @@ def test_held_out_images_are_halved_and_none_serves_twice(images: ImageSet):
     assert not paths[0] & paths[1] and paths[0] | paths[1] == {s.image for s in images.samples}
     assert torch.equal(judging[[0]].image, images[[1]].image)
     with pytest.raises(UserError, match="at least 4 held-out OK images"):
-        hold_back(images.first(3))
+        hold_back(images.part(slice(3)))
 
 
 def test_what_finds_drawn_defects_is_told_from_what_does_not(images: ImageSet):

@@ -51,11 +51,8 @@ def test_frechet_distance_against_the_matrix_root():
     expected = 4 + np.trace(first + second - 2 * np.real(sqrtm(first @ second)))
     assert frechet_distance(a, b) == pytest.approx(expected)
     assert frechet_distance(b, a) == pytest.approx(expected)
-
-
-def test_frechet_distance_with_fewer_images_than_channels():
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((5, 64)), rng.standard_normal((6, 64))
+    a, b = rng.standard_normal((5, 64)), rng.standard_normal((6, 64))  # fewer images than channels
     assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-10)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b.astype(np.float32), a.astype(np.float32)), 1e-4)
 
