@@ -51,40 +51,33 @@ def allowed_hosts(host: str, port: int) -> frozenset[str]:
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
-def refusal(
-    method: str, path: str, headers: Mapping[str, str], hosts: Iterable[str], token: str
-) -> tuple[int, str] | None:
-    """Status and reason why a request is refused, None where it may pass; header names in lower case."""
-    if headers.get("host", "").lower() not in hosts:
-        return 421, "this server does not answer to that host name"
-    origin = headers.get("origin")
-    if origin is not None and origin.lower() not in {f"http://{host}" for host in hosts}:
-        return 403, "requests from another site are refused"
-    if ".." in path or "\\" in path or "\0" in path:
-        return 400, "paths with '..' are refused"
-    if method in ("GET", "HEAD"):
-        return None
-    if method != "POST":
-        return 405, "only GET and POST are known here"
-    if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), token.encode()):
-        return 403, "token"
-    length = headers.get("content-length", "")
-    if not length.isdecimal():
-        return 411, "a length is needed"
-    if int(length) > MAX_BODY:
-        return 413, "that is too long"
-    return None
-
-
 class Guard:
-    """ASGI middleware: refuses what `refusal` refuses and adds the security headers to every answer."""
+    """ASGI middleware: refuses what `refusal` says and adds the security headers to every answer."""
 
     def __init__(self, app: Any, hosts: Iterable[str], token: str) -> None:
         self.app, self.hosts, self.token = app, frozenset(hosts), token
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """Status and reason, None where the request may pass."""
-        return refusal(method, path, headers, self.hosts, self.token)
+        """Status and reason, None where the request may pass; header names in lower case."""
+        if headers.get("host", "").lower() not in self.hosts:
+            return 421, "this server does not answer to that host name"
+        origin = headers.get("origin")
+        if origin is not None and origin.lower() not in {f"http://{host}" for host in self.hosts}:
+            return 403, "requests from another site are refused"
+        if ".." in path or "\\" in path or "\0" in path:
+            return 400, "paths with '..' are refused"
+        if method in ("GET", "HEAD"):
+            return None
+        if method != "POST":
+            return 405, "only GET and POST are known here"
+        if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.token.encode()):
+            return 403, "token"
+        length = headers.get("content-length", "")
+        if not length.isdecimal():
+            return 411, "a length is needed"
+        if int(length) > MAX_BODY:
+            return 413, "that is too long"
+        return None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":

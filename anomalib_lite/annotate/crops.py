@@ -8,10 +8,10 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from anomalib_lite.data.files import list_images
+from anomalib_lite.data.files import common_tail, list_images
 from anomalib_lite.data.folder import read_table
 from anomalib_lite.errors import UserError
 
@@ -122,17 +122,12 @@ def read_scores(source: str | Path, crops: Sequence[Crop]) -> dict[str, Score]:
 
 def _best(crop: Crop, rows: list[tuple[PurePosixPath, Score]], namesakes: list[Crop]) -> Score | None:
     """The row nearest to this crop, if no other is as near and no namesake of the crop is as near to it."""
-    depths = [_common_tail(crop.path, image) for image, _ in rows]
+    depths = [common_tail(crop.path, image) for image, _ in rows]
     best = max(depths, default=0)
     if depths.count(best) != 1:
         return None
     image, score = rows[depths.index(best)]
-    return score if sum(_common_tail(other.path, image) >= best for other in namesakes) == 1 else None
-
-
-def _common_tail(one: PurePath, other: PurePath) -> int:
-    pairs = list(zip(reversed(one.parts), reversed(other.parts), strict=False))
-    return next((depth for depth, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    return score if sum(common_tail(other.path, image) >= best for other in namesakes) == 1 else None
 
 
 def _keys_in_folder(folder: Path) -> list[str]:

@@ -9,7 +9,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePath
 
 from anomalib_lite.errors import UserError
 
@@ -115,6 +116,12 @@ def locate(base: Path, name: str) -> Path | None:
 def same_form(name: str) -> str:
     """One spelling for names that look alike: a Mac writes an umlaut as two signs."""
     return unicodedata.normalize("NFC", name)
+
+
+def common_tail(one: PurePath, other: PurePath) -> int:
+    """How many folders and files from the end are called alike."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: same_form(pair[0]) == same_form(pair[1]), pairs))
 
 
 def is_hidden(name: str) -> bool:

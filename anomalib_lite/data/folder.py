@@ -7,11 +7,10 @@ import io
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Unpack
 
-from anomalib_lite.data.files import expand, locate, require_folder, same_form
+from anomalib_lite.data.files import common_tail, expand, locate, require_folder, same_form
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
 from anomalib_lite.errors import UserError
@@ -72,8 +71,8 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
         elsewhere = folders - {folder}
         found = [m for m in by_stem.get(same_form(image.stem), []) if same_form(m.parent.name) not in elsewhere]
         if len(found) > 1:
-            nearest = max(_shared_folders(image, m) for m in found)
-            found = [m for m in found if _shared_folders(image, m) == nearest]
+            shared = [common_tail(image.parent, m.parent) for m in found]
+            found = [m for m, depth in zip(found, shared, strict=True) if depth == max(shared)]
         if len(found) > 1 or (found and found[0] in owner):
             rivals = f"{len(found)} masks match {image}"
             if len(found) == 1:
@@ -92,12 +91,6 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
     if unused:
         log.warning("%d of %d masks belong to no NOK image, among them %s", len(unused), len(masks), unused[0])
     return samples
-
-
-def _shared_folders(image: Path, mask: Path) -> int:
-    """How many folders from the end are called alike."""
-    pairs = zip(reversed(image.parent.parts), reversed(mask.parent.parts), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: same_form(pair[0]) == same_form(pair[1]), pairs))
 
 
 def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:

@@ -7,7 +7,7 @@ import pytest
 
 from anomalib_lite.annotate.server import Labelling
 from anomalib_lite.annotate.store import Store
-from anomalib_lite.web import allowed_hosts, refusal
+from anomalib_lite.web import Guard, allowed_hosts
 
 from .conftest import TOKEN, Client, drawn_mask
 
@@ -23,7 +23,7 @@ def client(open_store: Callable[[], Store], serve_app: Callable[[Labelling], Cli
 def status(method: str = "POST", path: str = "/api/undo", **changed: str | None) -> int | None:
     headers = {**GOOD, **{name.replace("_", "-"): value for name, value in changed.items()}}
     sent = {name: value for name, value in headers.items() if value is not None}
-    refused = refusal(method, path, sent, HOSTS, TOKEN)
+    refused = Guard(None, HOSTS, TOKEN).refusal(method, path, sent)
     return refused[0] if refused else None
 
 
