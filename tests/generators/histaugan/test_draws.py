@@ -39,15 +39,12 @@ def test_draws_depend_on_seed_and_epoch_alone(ok: list[Path]) -> None:
     assert list(first) != list(second)
 
 
-def test_a_crop_is_cut_and_mirrored(ok: list[Path]) -> None:
+def test_a_crop_is_cut_and_mirrored_and_jitter_changes_colour_alone(ok: list[Path], template: Path) -> None:
     images = Images(ok, None, (40, 40), RULE)
     cut, domain = images[Draw(2, 0, 5, 8, True, (1.5, 1.5, 1.5))]
     expected = read_image(ok[2])[5:37, 8:40][:, ::-1].transpose(2, 0, 1) / 255
     np.testing.assert_allclose(cut, expected, atol=1e-6)
     assert domain == 0
-
-
-def test_jitter_changes_colour_alone(template: Path) -> None:
     images = Images([template], None, (40, 40), DrawRule((32, 32), True, 0.0, jitter=True))
     plain, brighter = (images[Draw(0, 0, 0, 0, False, (b, 1.0, 1.0))][0] for b in (1.0, 0.8))
     torch.testing.assert_close(brighter, 0.8 * plain)
