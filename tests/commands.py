@@ -1,9 +1,11 @@
-"""Running the command line: as a user does, or inside this process."""
+"""Running the command line, as a user does or inside this process; reading what it leaves behind."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
+import json
 import logging
 import os
 import subprocess
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -69,3 +72,22 @@ def _kept_state() -> Iterator[None]:
         root.setLevel(level)
         os.environ.clear()
         os.environ.update(environment)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def scores(path: Path) -> dict[str, float]:
+    """Of predictions.csv, by the image's folder and name."""
+    return {"/".join(Path(row["image"]).parts[-2:]): float(row["score"]) for row in read_rows(path)}
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "runs" / "default").iterdir()
+    return run

@@ -16,11 +16,7 @@ STEP_COST = 0.001  # mean absolute difference by which a shift of one more pixel
 
 log = logging.getLogger(__name__)
 
-MOTIONS = {
-    "translation": cv2.MOTION_TRANSLATION,
-    "euclidean": cv2.MOTION_EUCLIDEAN,
-    "affine": cv2.MOTION_AFFINE,
-}
+MOTIONS = {"translation": cv2.MOTION_TRANSLATION, "euclidean": cv2.MOTION_EUCLIDEAN, "affine": cv2.MOTION_AFFINE}
 STILL = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 STILL.flags.writeable = False
 

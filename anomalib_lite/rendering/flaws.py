@@ -21,18 +21,14 @@ _TINTS = np.array([[1.15, 0.55, 0.40], [0.95, 1.25, 2.5], [0.50, 0.95, 0.70], [0
 OnPixels = Callable[[np.ndarray, Grid], np.ndarray]
 
 
-def _unchanged(value: np.ndarray, grid: Grid) -> np.ndarray:
-    return value
-
-
 @dataclass(frozen=True)
 class Flaw:
     """Changes the foil's drawing, the foil's cover (H, W), the ink's cover (H, W), the finish (H, W, 3)."""
 
     layout: Callable[[Layout], Layout] = lambda layout: layout
-    foil: OnPixels = _unchanged
-    ink: OnPixels = _unchanged
-    finish: OnPixels = _unchanged
+    foil: OnPixels = lambda cover, grid: cover
+    ink: OnPixels = lambda cover, grid: cover
+    finish: OnPixels = lambda radiance, grid: radiance
     name: str | None = None
     severity: float | None = None
 

@@ -98,14 +98,10 @@ def draw_camera(rng: np.random.Generator) -> Camera:
     )
 
 
-def _tone_table() -> np.ndarray:
-    """Display values in [0, 1] for light from 0 to 1.6: sRGB, with a shoulder that saves the highlights."""
-    linear = np.arange(_STEPS) / _PER_UNIT
-    rolled = np.where(linear < 0.6, linear, 0.6 + 0.4 * np.tanh((linear - 0.6) / 0.4))
-    return np.where(rolled < 0.0031308, 12.92 * rolled, 1.055 * rolled ** (1 / 2.4) - 0.055)
-
-
-_TONES = _tone_table()
+# Display values in [0, 1] for light from 0 to 1.6: sRGB, with a shoulder that saves the highlights.
+_LINEAR = np.arange(_STEPS) / _PER_UNIT
+_ROLLED = np.where(_LINEAR < 0.6, _LINEAR, 0.6 + 0.4 * np.tanh((_LINEAR - 0.6) / 0.4))
+_TONES = np.where(_ROLLED < 0.0031308, 12.92 * _ROLLED, 1.055 * _ROLLED ** (1 / 2.4) - 0.055)
 _TONES_8_BIT, _TONES_FLOAT = (_TONES * 255 + 0.5).astype(np.uint8), _TONES.astype(np.float32)
 
 

@@ -141,11 +141,9 @@ class PanelsConfig:
 
 
 def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
-    """The folder of the data set, rendered if it is not below `artifacts` yet.
-
-    Holds train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png and template.png. A pixel depends
-    on the seed and on the image's split, class and number alone: larger sets begin with the smaller ones. The folder
-    appears when it is whole; a second process that needs it at the same time waits for it.
+    """The folder of the data set, rendered if it is not below `artifacts` yet: train/good, test/good, test/<defect>,
+    ground_truth/<defect>/<stem>_mask.png and template.png. A pixel depends on the seed and on the image's split, class
+    and number alone: larger sets begin with the smaller ones.
     """
     target = Path(artifacts) / f"panels-{config.key}"
     artifact(target, lambda folder: _render_into(folder, config, workers))
@@ -160,16 +158,16 @@ def _render_into(folder: Path, config: PanelsConfig, workers: int | None) -> Non
             (folder / place).mkdir(parents=True, exist_ok=True)
     write_image(folder / "template.png", render_template(config.size))
     jobs = [(*place, number) for place, count in counts.items() for number in range(count)]
+
+    def render(job: tuple[str, str, int]) -> None:
+        split, name, number = job
+        seed = image_seed(config.seed, *job)
+        defect = None if name == "good" else name
+        severity = None if defect is None else float(stream(seed, "severity").uniform(*config.severity))
+        product = render_product(config.size, seed, defect, severity, draw_conditions(seed, config.jitter))
+        write_image(folder / split / name / f"{number:03d}.png", product.image)
+        if defect is not None:
+            write_image(folder / "ground_truth" / defect / f"{number:03d}_mask.png", product.mask)
+
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        done = pool.map(lambda job: _render_one(folder, config, *job), jobs)
-        list(tqdm(done, "rendering products", len(jobs), unit="image", leave=False))
-
-
-def _render_one(folder: Path, config: PanelsConfig, split: str, name: str, number: int) -> None:
-    seed = image_seed(config.seed, split, name, number)
-    defect = None if name == "good" else name
-    severity = None if defect is None else float(stream(seed, "severity").uniform(*config.severity))
-    product = render_product(config.size, seed, defect, severity, draw_conditions(seed, config.jitter))
-    write_image(folder / split / name / f"{number:03d}.png", product.image)
-    if defect is not None:
-        write_image(folder / "ground_truth" / defect / f"{number:03d}_mask.png", product.mask)
+        list(tqdm(pool.map(render, jobs), "rendering products", len(jobs), unit="image", leave=False))

@@ -73,43 +73,30 @@ def render_sheet(config: SheetConfig, seed: Seed) -> Sheet:
     light = draw_light(rng)
     light = replace(light, exposure=float(rng.uniform(1 - config.brightness, 1 + config.brightness)))
     camera = draw_camera(rng)
-    view = _view(config, rng)
+    # The camera does not look quite straight down: a homography of the panel's pixels.
+    middle = np.array([[1, 0, -config.width / 2], [0, 1, -config.height / 2], [0, 0, 1.0]])
+    lean = rng.uniform(-config.perspective, config.perspective, 2) / (config.width, config.height)
+    view = np.linalg.inv(middle) @ np.array([[1, 0, 0], [0, 1, 0], [*lean, 1.0]]) @ middle
     shape = (config.height, config.width)
     radiance = card_texture(shape, config.product_size, Wear(), stream(seed, "card"))
     mask = np.zeros(shape, bool)
     products = []
     for number in range(config.rows * config.columns):
-        pose, centre = _place(config, number, rng)
+        row, column = divmod(number, config.columns)
+        centre = ((column + 0.5) * config.width / config.columns, (row + 0.5) * config.height / config.rows)
+        dx, dy = rng.uniform(-config.shift, config.shift, 2).tolist()
+        pose = Pose(dx, dy, float(rng.uniform(-config.angle, config.angle)))
         matrix = view @ pose.homography(config.product_size, centre)
         flawed = rng.random() < config.nok_share
         defect = list(DEFECTS)[rng.integers(len(DEFECTS))] if flawed else None
+        lamps = light.lamps.copy()  # foil at the side of the sheet mirrors them at another angle than in its middle
+        lamps[:, 0] += 0.10 * (centre[0] / shape[1] - 0.5)
+        lamps[:, 1] += 0.10 * (centre[1] / shape[0] - 0.5)
         own_seed = image_seed(words[0], *words[1:], number)
-        severity = _lay_down(radiance, mask, matrix, _seen_from(light, centre, shape), own_seed, defect)
+        severity = _lay_down(radiance, mask, matrix, replace(light, lamps=lamps), own_seed, defect)
         products.append(Placed(project(matrix, CORNERS), pose.angle, defect, severity))
     radiance *= light.field(shape)[..., None]
     return Sheet(photograph(radiance, camera, stream(seed, "noise")), tuple(products), mask)
-
-
-def _place(config: SheetConfig, number: int, rng: np.random.Generator) -> tuple[Pose, tuple[float, float]]:
-    row, column = divmod(number, config.columns)
-    dx, dy = rng.uniform(-config.shift, config.shift, 2).tolist()
-    pose = Pose(dx, dy, float(rng.uniform(-config.angle, config.angle)))
-    return pose, ((column + 0.5) * config.width / config.columns, (row + 0.5) * config.height / config.rows)
-
-
-def _view(config: SheetConfig, rng: np.random.Generator) -> np.ndarray:
-    """A camera that does not look quite straight down, as a homography of the panel's pixels."""
-    middle = np.array([[1, 0, -config.width / 2], [0, 1, -config.height / 2], [0, 0, 1.0]])
-    lean = rng.uniform(-config.perspective, config.perspective, 2) / (config.width, config.height)
-    return np.linalg.inv(middle) @ np.array([[1, 0, 0], [0, 1, 0], [*lean, 1.0]]) @ middle
-
-
-def _seen_from(light: Light, centre: tuple[float, float], shape: tuple[int, int]) -> Light:
-    """Foil at the side of the sheet mirrors the lamps at another angle than foil in its middle."""
-    lamps = light.lamps.copy()
-    lamps[:, 0] += 0.10 * (centre[0] / shape[1] - 0.5)
-    lamps[:, 1] += 0.10 * (centre[1] / shape[0] - 0.5)
-    return replace(light, lamps=lamps)
 
 
 def _lay_down(
@@ -135,14 +122,23 @@ def _lay_down(
 def write_sheets(
     folder: str | os.PathLike[str], count: int, config: SheetConfig | None = None, seed: int = 0, workers: int = 1
 ) -> Path:
-    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.csv into a new folder.
-
-    truth.csv has a line for each product: panel, number, corners x0, y0 (upper left) clockwise to x3, y3 in
-    pixels, angle, defect, severity. A panel depends on the seed and its number alone. A folder that is there
-    stays as it is.
+    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.csv into a new folder; one that is there
+    stays as it is. truth.csv has a line for each product: panel, number, corners x0, y0 (upper left) clockwise to x3,
+    y3 in pixels, angle, defect, severity. A panel depends on the seed and its number alone.
     """
-    target = Path(folder)
-    artifact(target, lambda unfinished: _render_into(unfinished, count, config or SheetConfig(), seed, workers))
+    target, drawn = Path(folder), config or SheetConfig()
+
+    def make(unfinished: Path) -> None:
+        for name in ("panels", "masks"):
+            (unfinished / name).mkdir()
+        write_image(unfinished / "template.png", render_template(drawn.product_size))
+        with ThreadPoolExecutor(workers) as pool:
+            done = pool.map(lambda number: _write_one(unfinished, number, drawn, seed), range(count))
+            rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
+        with open(unfinished / "truth.csv", "w", newline="", encoding="utf-8") as table:
+            csv.writer(table).writerows([["panel", "number", *_CORNER_NAMES, "angle", "defect", "severity"], *rows])
+
+    artifact(target, make)
     return target
 
 
@@ -156,17 +152,6 @@ def read_truth(path: Path) -> dict[str, list[Placed]]:
             severity = float(row["severity"]) if row["severity"] else None
             panels.setdefault(row["panel"], []).append(Placed(corners, float(row["angle"]), defect, severity))
     return panels
-
-
-def _render_into(folder: Path, count: int, config: SheetConfig, seed: int, workers: int) -> None:
-    for name in ("panels", "masks"):
-        (folder / name).mkdir()
-    write_image(folder / "template.png", render_template(config.product_size))
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda number: _write_one(folder, number, config, seed), range(count))
-        rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
-    with open(folder / "truth.csv", "w", newline="", encoding="utf-8") as table:
-        csv.writer(table).writerows([["panel", "number", *_CORNER_NAMES, "angle", "defect", "severity"], *rows])
 
 
 def _write_one(folder: Path, number: int, config: SheetConfig, seed: int) -> list[list[object]]:

@@ -1,4 +1,3 @@
-import csv
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects import DefectCollector, Inspector
 from anomalib_lite.defects.collect import confusion, draw_defects, draw_layout, rgb
+from tests.commands import read_rows
 from tests.defects.conftest import SHAPE, perfect, photograph
 
 TYPES = ("text", "shape")
@@ -46,8 +46,7 @@ def test_files_hold_every_image_and_every_defect(collector, tmp_path):
     ]  # fmt: skip
     assert record["resolution"] == [96, 128] and record["units"]["area_px"] == "px"
     assert record["confusion"]["accuracy"] == 1.0
-    with open(tmp_path / "defects.csv", newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(tmp_path / "defects.csv")
     assert [row["image"] for row in rows] == ["stain/0.png", "stain/1.png", "stain/2.png"]
     first = record["images"][1]["defects"][0]
     assert rows[0]["type"] == first["type"] and float(rows[0]["area_px"]) == first["measures"]["area_px"]

@@ -1,12 +1,13 @@
-"""The home folder, wherever a user may write it."""
+"""The home folder, wherever a user may write it; known noise is silent, other warnings are not."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from anomalib_lite.jobs.app import expand_arguments, expand_values
+from anomalib_lite.jobs.app import expand_arguments, expand_values, silence
 from tests.commands import Command
 
 
@@ -73,3 +74,32 @@ def test_a_sweeps_record_lies_among_the_runs_that_a_file_names(
         "train", "-m", f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine", "data=mvtec_ad", "data.root=x"
     )
     assert len(list((tmp_path / "home/runs/multirun").glob("*/multirun.yaml"))) == 1
+
+
+EVAL_MODE = (
+    "Found 184 module(s) in eval mode at the start of training. This may lead to unexpected behavior during training."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "heard"),
+    [
+        (EVAL_MODE, False),
+        ("`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec)` instead.", False),
+        ("Found 3 duplicates at the start of training", True),
+        ("the training images' eval mode", True),
+    ],
+)
+def test_these_warnings_alone_are_silent(message: str, heard: bool):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        silence()
+        warnings.warn(message, UserWarning, stacklevel=1)
+    assert bool(seen) == heard
+
+
+def test_a_runs_log_holds_this_projects_words_alone(smoke_run: Path):
+    log = (smoke_run / "run.log").read_text()
+    assert "report: " in log
+    for noise in ("GPU available", "Tip: ", "Trainer.fit", "eval mode"):
+        assert noise not in log

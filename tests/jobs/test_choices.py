@@ -1,7 +1,5 @@
 """Modes, augmentation and test-time augmentation as a user combines them; senseless combinations are refused."""
 
-import csv
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +18,7 @@ from anomalib_lite.data.splits import Mode
 from anomalib_lite.detectors.model import Method, Model
 from anomalib_lite.engine import build
 from anomalib_lite.errors import UserError
-from tests.commands import Command, Outcome
+from tests.commands import Command, Outcome, read_json, scores
 from tests.generators.tiny import TRAININGS
 
 
@@ -33,15 +31,6 @@ def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
 def run_of(folder: Path, part: str) -> Path:
     (run,) = (folder / "runs" / "default").glob(f"*{part}*")
     return run
-
-
-def metrics(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
-
-
-def scores(table: Path) -> dict[str, float]:
-    with table.open(newline="") as stream:
-        return {"/".join(Path(row["image"]).parts[-2:]): float(row["score"]) for row in csv.DictReader(stream)}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +47,7 @@ def test_views_are_calibrated_anew_but_nothing_is_trained_again(run_verb: Comman
     runs = list((tmp_path / "runs/default").iterdir())
     assert len([r for r in runs if r.is_dir() and not r.name.startswith(".")]) == 6
     plain, flips = (run_of(tmp_path, f"efficientnet_lite0-{part}") for part in ("s0", "tta_flips-"))
-    assert metrics(plain)["threshold"] != metrics(flips)["threshold"]
+    assert read_json(plain / "metrics.json")["threshold"] != read_json(flips / "metrics.json")["threshold"]
     assert (flips / "history.csv").read_text() == (plain / "history.csv").read_text()
     augmented = run_of(tmp_path, "lite0-augment_flips-s0")
     assert (augmented / "history.csv").read_text() != (plain / "history.csv").read_text()
@@ -72,7 +61,7 @@ def test_views_are_the_same_in_training_evaluate_and_predict(
     own = scores(run / "predictions.csv")
     assert run_verb("evaluate", f"run={run}", "tracking.kind=none").status == 0
     assert scores(run / "evaluation-own/predictions.csv") == own
-    assert metrics(run / "evaluation-own") == metrics(run)
+    assert read_json(run / "evaluation-own" / "metrics.json") == read_json(run / "metrics.json")
     done = run_verb("predict", f"run={run}", f"images='{tiny_set}/test/*/*.png'", f"output={tmp_path}/out")
     assert done.status == 0, done.err
     assert scores(tmp_path / "out/predictions.csv") == pytest.approx(own, rel=1e-6)
@@ -179,10 +168,7 @@ def check(kind: type[Method], augment: Augment | None = None, mode: str = "no_te
         ({"kind": Trained, "mode": "both"}, "no_template, template"),
         ({"kind": Trained, "restyles": True}, "Add generator=histaugan"),
         ({"kind": Trained, "restyles": True, "generator": GAN}, "generator=histaugan"),
-        (
-            {"kind": Trained, "restyles": True, "generator": SimpleNamespace(restyle=None, size=64)},
-            "generator.size=48",
-        ),
+        ({"kind": Trained, "restyles": True, "generator": SimpleNamespace(restyle=None, size=64)}, "generator.size=48"),
     ],
 )
 def test_senseless_combinations_are_refused_with_the_reason(parts: dict[str, Any], reason: str):

@@ -1,6 +1,5 @@
 """The verb demo: what it makes agrees with what was drawn, and goes through the rooms that come after it."""
 
-import csv
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,7 @@ from anomalib_lite.jobs.demo import crop_mask, match_truth, overlap
 from anomalib_lite.registration.cropping import Found
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.sheet import Placed, read_truth
-from tests.commands import Outcome, in_process
+from tests.commands import Outcome, in_process, read_rows
 
 SMALL = ["n_panels=2", "seed=3", "sheet.width=640", "sheet.height=360", "sheet.nok_share=0.5"]
 SIDE = 128  # of a crop
@@ -22,11 +21,6 @@ SIDE = 128  # of a crop
 
 def demo(output: Path, *more: str) -> Outcome:
     return in_process("demo", *SMALL, f"output={output}", *more)
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +35,7 @@ def made(tmp_path_factory):
 def drawn(folder: Path) -> list[tuple[dict[str, str], str, Placed]]:
     """Each line of labels.csv, its panel's name, and the drawn product whose centre is nearest to the found one's."""
     truth, rows = read_truth(folder / "truth/truth.csv"), []
-    for found, label in zip(table(folder / "manifest.csv"), table(folder / "labels.csv"), strict=True):
+    for found, label in zip(read_rows(folder / "manifest.csv"), read_rows(folder / "labels.csv"), strict=True):
         centre = [float(found[axis]) + float(found[side]) / 2 for axis, side in ("xw", "yh")]
         panel = Path(found["panel"]).name
         nearest = min(truth[f"panels/{panel}"], key=lambda p: float(np.hypot(*(p.corners.mean(0) - centre))))
@@ -111,7 +105,7 @@ def test_the_reader_of_a_folder_and_the_labelling_page_take_it_as_it_is(made):
     folder, said = made
     splits = read(manifest=folder / "labels.csv", template=folder / "template.png")
     bad = [sample for sample in splits.test if sample.label]
-    assert {s.defect for s in bad} == {r["defect"] for r in table(folder / "labels.csv") if r["defect"]}
+    assert {s.defect for s in bad} == {r["defect"] for r in read_rows(folder / "labels.csv") if r["defect"]}
     assert all(sample.mask.is_file() for sample in bad)
     assert len(splits.train) + len(splits.val) + len(splits.test) == 16
     assert [crop.key for crop in find_crops(folder).crops] == [row.crop for row in read_labels(folder / "labels.csv")]
@@ -123,7 +117,7 @@ def test_segment_finds_the_same_products(made, tmp_path):
     folder, _ = made
     done = in_process("segment", f"images={folder}/panels", f"template={folder}/template.png", f"output={tmp_path}/own")
     assert done.status == 0
-    assert table(tmp_path / "own/manifest.csv") == table(folder / "manifest.csv")
+    assert read_rows(tmp_path / "own/manifest.csv") == read_rows(folder / "manifest.csv")
     assert (folder / "overview/panel_001.jpg").read_bytes() == (tmp_path / "own/overview/panel_001.jpg").read_bytes()
 
 

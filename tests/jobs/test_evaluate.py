@@ -1,12 +1,11 @@
 """The verb evaluate: the training's own figures again, or those on another data set."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.commands import Command
+from tests.commands import Command, read_rows
 from tests.made import write_category
 
 
@@ -15,8 +14,7 @@ def read(folder: Path, name: str = "metrics.json") -> dict:
 
 
 def predictions(folder: Path) -> dict[str, float]:
-    with (folder / "predictions.csv").open(newline="") as stream:
-        return {row["image"]: float(row["score"]) for row in csv.DictReader(stream)}
+    return {row["image"]: float(row["score"]) for row in read_rows(folder / "predictions.csv")}
 
 
 def close(first: object, second: object) -> bool:
@@ -71,8 +69,7 @@ def test_several_runs_on_several_data_sets_make_one_table(run_verb: Command, smo
         f"output={tmp_path}/out", "tracking.kind=none",
     )  # fmt: skip
     assert done.status == 2 and "2 of 4 could not be measured" in done.err and "killed on own" in done.err
-    with (tmp_path / "out/evaluations.csv").open(newline="") as stream:
-        rows = {row["data"]: row for row in csv.DictReader(stream)}
+    rows = {row["data"]: row for row in read_rows(tmp_path / "out/evaluations.csv")}
     assert float(rows["own"]["image_auroc"]) == pytest.approx(read(smoke_run)["image_auroc"], abs=1e-6)
     measured = read(tmp_path / "out" / f"{rows['stripes']['run']}-stripes")
     assert measured["counts"]["ok_images"] == 3

@@ -1,7 +1,5 @@
 """Runs that grow: OK images added to a trained run, defects that were missed, OK folders that hold some NOK."""
 
-import csv
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.engine.build import build_data, build_model
 from anomalib_lite.runs.folder import RunFolder
-from tests.commands import Command
+from tests.commands import Command, read_json, read_rows
 from tests.made import write_category
 
 
@@ -50,14 +48,14 @@ def test_a_run_with_images_added_is_what_all_at_once_would_have_given(run_verb, 
         run_verb, tmp_path / "runs", f"start_from={first}", "data=folder", f"data.ok={halves}/new", "threads=1"
     )
     assert grown.name.startswith(first.name.rpartition("-")[0] + "-more-")
-    learned = json.loads((grown / "data.json").read_text())["learned"]
+    learned = read_json(grown / "data.json")["learned"]
     assert {Path(p).parent.name for p in learned.values()} == {"old", "new"}
-    held_out = [json.loads((run / "threshold.json").read_text())["n"] for run in (first, grown)]
+    held_out = [read_json(run / "threshold.json")["n"] for run in (first, grown)]
     assert held_out[1] == 2 * held_out[0]
 
     again = run_verb("evaluate", f"run={grown}", f"output={tmp_path / 'again'}")  # its data are found again
     assert again.status == 0, again.err
-    figures = [json.loads((f / "metrics.json").read_text())["image_auroc"] for f in (grown, tmp_path / "again")]
+    figures = [read_json(f / "metrics.json")["image_auroc"] for f in (grown, tmp_path / "again")]
     assert figures[0] == figures[1]
     if name == "stfpm":  # its student was trained on the first images alone
         student = [
@@ -93,7 +91,7 @@ def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(run
     plain = train(run_verb, tmp_path, *own)
     passed = sorted((halves / "new").iterdir())[0]  # an OK image that a person calls NOK lies low among the scores
     lowered = train(run_verb, tmp_path, *own, f"missed={passed}")
-    before, after = (json.loads((run / "threshold.json").read_text()) for run in (plain, lowered))
+    before, after = (read_json(run / "threshold.json") for run in (plain, lowered))
     assert plain != lowered
     if after["given"]:
         assert after["image"] < before["image"] and "was lowered" in after["note"]
@@ -102,10 +100,10 @@ def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(run
     assert done.status == 0, done.err
     assert (tmp_path / "out/predictions.csv").read_text().splitlines()[1].endswith(",1")
     easy = train(run_verb, tmp_path, *own, f"missed={halves}/nok/dot")
-    assert json.loads((easy / "threshold.json").read_text())["image"] == before["image"]
-    assert json.loads((easy / "metrics.json").read_text())["per_defect"] == {}  # what sets a threshold tests nothing
+    assert read_json(easy / "threshold.json")["image"] == before["image"]
+    assert read_json(easy / "metrics.json")["per_defect"] == {}  # what sets a threshold tests nothing
     fused = train(run_verb, tmp_path, *own[:-3], "detector=fusion", *own[-2:], f"missed={halves}/nok/dot")
-    assert "2 NOK images" in json.loads((fused / "status.json").read_text())["choice"]["words"]
+    assert "2 NOK images" in read_json(fused / "status.json")["choice"]["words"]
 
 
 def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_it_out(run_verb, halves, tmp_path):
@@ -118,8 +116,7 @@ def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_
         "review", "data=folder", f"data.ok={folder}", "image_size=48", f"output={tmp_path / 'review'}", "threads=1"
     )
     assert done.status == 0, done.err
-    with (tmp_path / "review/predictions.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(tmp_path / "review/predictions.csv")
     given = sorted(p.name for p in folder.iterdir())
     assert sorted(Path(r["image"]).name for r in rows) == given
     assert Path(rows[0]["image"]).name == "zz_bad.png" and (tmp_path / "review/worst.png").is_file()
@@ -127,6 +124,6 @@ def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_
     run = train(
         run_verb, tmp_path, *SMALL, "detector=padim", f"data.ok={folder}", "data.test_ok_share=0", "contamination=0.04"
     )
-    status = json.loads((run / "status.json").read_text())
+    status = read_json(run / "status.json")
     assert [Path(p).name for p in status["left_out"]] == ["zz_bad.png"]
-    assert "left out" in json.loads((run / "threshold.json").read_text())["note"]
+    assert "left out" in read_json(run / "threshold.json")["note"]

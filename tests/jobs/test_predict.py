@@ -1,6 +1,5 @@
 """The verb predict: the scores of the training's own evaluation, maps and overlays, and what cannot be read."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,24 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.commands import Command, Outcome
+from tests.commands import Command, Outcome, read_rows, scores
 from tests.made import write_image
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def scores(path: Path) -> dict[str, float]:
-    """By the image's folder and name."""
-    return {"/".join(Path(r["image"]).parts[-2:]): float(r["score"]) for r in rows(path)}
 
 
 def found_defects(folder: Path) -> list[tuple[str, ...]]:
     """Lines of defects.csv, less what depends on how an image is named."""
     keys = ("type", "grade", "severity", "area_px", "x", "y")
-    return [tuple(row[key] for key in keys) for row in rows(folder / "defects.csv")]
+    return [tuple(row[key] for key in keys) for row in read_rows(folder / "defects.csv")]
 
 
 def predict(run_verb: Command, run: Path, images: Path | str, output: Path, *overrides: str) -> Outcome:
@@ -52,7 +41,7 @@ def test_scores_and_verdicts_are_those_of_the_training(
         assert score == pytest.approx(trained[name], rel=1e-6), name
     threshold = json.loads((smoke_run / "threshold.json").read_text())["image"]
     assert found_defects(tmp_path / "out") == found_defects(smoke_run)
-    flagged = [r for r in rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
+    flagged = [r for r in read_rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
     assert [float(r["score"]) > threshold for r in flagged] == [True] * len(flagged)
     assert f"26 images, {len(flagged)} above the threshold" in done.out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["defects.csv", "defects.json", "predictions.csv"]
@@ -161,10 +150,10 @@ def test_results_of_two_calls_never_lie_mixed(run_verb: Command, smoke_run: Path
 
 def test_the_threshold_can_be_another_rates_or_a_persons(run_verb: Command, smoke_run: Path, tmp_path: Path):
     image, score = min(scores(smoke_run / "predictions.csv").items(), key=lambda item: item[1])
-    path = next(r["image"] for r in rows(smoke_run / "predictions.csv") if r["image"].endswith(image))
+    path = next(r["image"] for r in read_rows(smoke_run / "predictions.csv") if r["image"].endswith(image))
     done = predict(run_verb, smoke_run, path, tmp_path / "a", "maps=false", f"threshold={score / 2}")
     assert done.status == 0, done.err
-    assert rows(tmp_path / "a/predictions.csv")[0]["nok"] == "1"
+    assert read_rows(tmp_path / "a/predictions.csv")[0]["nok"] == "1"
     assert "nothing is guaranteed" in done.out
     done = predict(run_verb, smoke_run, path, tmp_path / "b", "maps=false", "false_alarm_rate=0.5")
     assert done.status == 0 and "at most 4" in done.out, done.out

@@ -15,7 +15,7 @@ from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine import fit as training
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import resumable
-from tests.commands import Command, one_thread
+from tests.commands import Command, one_thread, only_run
 
 # ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk
 KILLED_AFTER_THE_FIRST_EPOCH = """
@@ -45,11 +45,6 @@ def overrides(tiny: list[str], folder: Path) -> list[str]:
         f"paths.runs={folder}/runs",
         f"paths.artifacts={folder}/artifacts",
     ]
-
-
-def only_run(folder: Path) -> Path:
-    (run,) = (folder / "runs" / "default").iterdir()
-    return run
 
 
 def state(run: Path) -> str:

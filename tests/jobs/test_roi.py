@@ -1,6 +1,5 @@
 """Where images are inspected: nothing beyond it raises an alarm or counts, in training and in prediction."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.metrics import PixelMetrics
-from tests.commands import Command
+from tests.commands import Command, read_rows
 from tests.made import write_category
 
 
@@ -33,7 +32,9 @@ def train(run_verb: Command, folder: Path, *overrides: str) -> Path:
         "tracking=none",
         "threads=1",
     ]
-    done = run_verb("train", *own, "detector=padim", "image_size=48", f"paths.runs={folder}/runs", *overrides)
+    done = run_verb(
+        "train", *own, "threads=1", "detector=padim", "image_size=48", f"paths.runs={folder}/runs", *overrides
+    )
     assert done.status == 0, done.err
     return Path(done.out.strip().splitlines()[-1])
 
@@ -41,8 +42,7 @@ def train(run_verb: Command, folder: Path, *overrides: str) -> Path:
 def predicted(run_verb: Command, run: Path, images: Path, output: Path, *more: str) -> tuple[list[float], np.ndarray]:
     done = run_verb("predict", f"run={run}", f"images={images}", f"output={output}", "overlays=false", *more)
     assert done.status == 0, done.err
-    with (output / "predictions.csv").open(newline="") as stream:
-        scores = [float(r["score"]) for r in csv.DictReader(stream)]
+    scores = [float(row["score"]) for row in read_rows(output / "predictions.csv")]
     return scores, np.stack([cv2.imread(str(p), -1) for p in sorted((output / "maps").iterdir())])
 
 

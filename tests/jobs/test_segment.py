@@ -9,7 +9,7 @@ import pytest
 
 from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
-from tests.commands import command_line
+from tests.commands import command_line, read_rows
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,6 @@ def here(tmp_path, monkeypatch):
     """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def manifest(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "manifest.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_path):
@@ -46,7 +41,7 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_
     assert "e_broken.png" in done.err and "larger than the panel" in done.err
     assert "no product in 1 of 6 panels, first panels/d_empty.png" in done.err
     assert done.out.strip() == "24 products in 4 panels: segmented/manifest.csv"
-    rows = manifest(tmp_path / "segmented")
+    rows = read_rows(tmp_path / "segmented" / "manifest.csv")
     assert [row["panel"] for row in rows] == [f"panels/{n}.png" for n in ("a", "b_16bit", "c_alpha") for _ in range(8)]
     template = cv2.imread(str(sheets / "template.png"))
     for row in rows:
@@ -71,14 +66,14 @@ def test_a_template_cut_from_a_panel_and_an_earlier_manifest(sheets, here, run_v
         "output=cut",
     ]
     assert run_verb("segment", *arguments).status == 0
-    assert len(manifest(here / "cut")) == 8
+    assert len(read_rows(here / "cut" / "manifest.csv")) == 8
 
     again = run_verb("segment", *arguments)
     assert again.status == 2 and "force=true" in again.err and "Traceback" not in again.err
     label = here / "cut/labels.csv"
     label.write_text("kept")
     assert run_verb("segment", *arguments, "force=true", "panels.max_objects=3").status == 0
-    assert len(manifest(here / "cut")) == len(list((here / "cut/crops").iterdir())) == 3
+    assert len(read_rows(here / "cut" / "manifest.csv")) == len(list((here / "cut/crops").iterdir())) == 3
     assert label.read_text() == "kept"
 
 
@@ -102,5 +97,5 @@ def test_equal_names_in_several_folders_stay_apart_and_may_be_numbers(sheets, he
         (here / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(here / name), cv2.imread(str(sheets / "panels/panel_000.png")))
     assert run_verb("segment", "images=[20240512,7]", f"template={sheets}/template.png", "output=5").status == 0
-    crops = [row["crop"] for row in manifest(here / "5")]
+    crops = [row["crop"] for row in read_rows(here / "5" / "manifest.csv")]
     assert len(set(crops)) == 24 and {Path(c).parent.as_posix() for c in crops} == {"crops/20240512", "crops/7"}

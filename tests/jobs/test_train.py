@@ -1,6 +1,5 @@
 """The verb train: what a run leaves behind, that it repeats, and what it says to bad images."""
 
-import csv
 import json
 import re
 import shlex
@@ -12,22 +11,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from tests.commands import Command, Outcome
+from tests.commands import Command, Outcome, only_run, read_json, read_rows
 from tests.made import write_category, write_image, write_mask
-
-
-def only_run(folder: Path) -> Path:
-    (run,) = (folder / "runs" / "default").iterdir()
-    return run
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_run_leaves_all_its_files_and_is_done(smoke_run: Path):
@@ -55,7 +40,7 @@ def test_metrics_and_predictions_agree(smoke_run: Path):
     """Oracle: scikit-learn's AUROC of the scores in the table; the threshold's decisions counted by hand."""
     from sklearn.metrics import roc_auc_score
 
-    metrics, table = read_json(smoke_run / "metrics.json"), rows(smoke_run / "predictions.csv")
+    metrics, table = read_json(smoke_run / "metrics.json"), read_rows(smoke_run / "predictions.csv")
     assert len(table) == 26 and metrics["missing"] == {}
     labels = np.array([int(r["label"]) for r in table])
     scores, flagged = (np.array([float(r[key]) for r in table]) for key in ("score", "nok"))
@@ -100,7 +85,7 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
     done = train(run_verb, tmp_path, "preset=smoke", "detector=padim", "data=mvtec_ad", *place, "tracking=csv")
     assert done.status == 0, done.err
     run = only_run(tmp_path)
-    metrics, table = read_json(run / "metrics.json"), rows(run / "predictions.csv")
+    metrics, table = read_json(run / "metrics.json"), read_rows(run / "predictions.csv")
     limits = read_json(run / "threshold.json")["categories"]
     assert {r["category"] for r in table} == set(metrics["categories"]) == {"cap", "nut"}
     for name, row in metrics["categories"].items():
@@ -176,7 +161,7 @@ def test_what_differs_only_after_the_training_trains_once(run_verb: Command, tin
 def test_the_best_epoch_may_be_kept(run_verb: Command, tiny: list[str], tmp_path: Path):
     done = train(run_verb, tmp_path, *tiny, "keep=best", "detector.epochs=2")
     assert done.status == 0, done.err
-    assert len(rows(only_run(tmp_path) / "history.csv")) == 2
+    assert len(read_rows(only_run(tmp_path) / "history.csv")) == 2
     refused = train(run_verb, tmp_path, *tiny, "keep=first")
     assert refused.status == 2 and "keep must be one of last, best, not 'first'" in refused.err
 
@@ -200,7 +185,7 @@ def test_without_any_test_images_training_succeeds_too(run_verb: Command, tiny: 
     done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets", "tracking=csv")
     assert done.status == 0, done.err
     assert read_json(only_run(tmp_path) / "metrics.json")["image_auroc"] is None
-    assert rows(only_run(tmp_path) / "predictions.csv") == []
+    assert read_rows(only_run(tmp_path) / "predictions.csv") == []
 
 
 def test_defects_without_masks_leave_out_pixel_metrics_alone(run_verb: Command, tiny: list[str], tmp_path: Path):

@@ -158,11 +158,7 @@ def test_correlation_is_pearson_s():
 
 @pytest.mark.parametrize(
     ("motion", "truth"),
-    [
-        ("translation", pose(1.3, -0.8, 0)),
-        ("euclidean", pose(1.3, -0.8, 1.5)),
-        ("affine", pose(-1.1, 0.6, -1.2, 1.02)),
-    ],
+    [("translation", pose(1.3, -0.8, 0)), ("euclidean", pose(1.3, -0.8, 1.5)), ("affine", pose(-1.1, 0.6, -1.2, 1.02))],
 )
 def test_alignment_recovers_the_pose_under_another_light(texture, motion, truth):
     shape = (160, 180)

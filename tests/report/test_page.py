@@ -77,21 +77,6 @@ def test_a_page_that_shows_a_part_of_the_images_says_so(
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_page_is_replaced_in_one_step(run_dir: Path, outcomes: list[Outcome], monkeypatch) -> None:
-    target = write_report(run_dir, outcomes)
-    before = target.read_bytes()
-
-    def fail(*_: object) -> dict:
-        raise RuntimeError("in the middle")
-
-    monkeypatch.setattr(page, "_parts", fail)
-    with pytest.raises(RuntimeError):
-        write_report(run_dir, outcomes)
-    assert target.read_bytes() == before
-    assert not [path for path in run_dir.rglob("*") if path.name.startswith(".")]
-
-
-@pytest.mark.usefixtures("no_figures")
 def test_the_same_run_gives_the_same_page(run_dir: Path, outcomes: list[Outcome]) -> None:
     assert write_report(run_dir, outcomes).read_bytes() == write_report(run_dir, outcomes).read_bytes()
 

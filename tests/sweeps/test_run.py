@@ -1,6 +1,5 @@
 """Sweeps of trainings that take no time."""
 
-import csv
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import yaml
 from anomalib_lite.errors import UserError
 from anomalib_lite.sweeps.run import Plan, run_sweep
 from anomalib_lite.sweeps.study import Study, conclude
-from tests.commands import one_thread
+from tests.commands import one_thread, read_rows
 from tests.sweeps.conftest import COMMAND, Write, fake_training
 
 NAME = ("experiment_name=fake",)
@@ -31,11 +30,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def starts() -> list[str]:
     """One entry for each time that a run was started."""
     return sorted(p.parent.name for p in Path("runs").rglob("starts") for _ in p.read_text().splitlines())
-
-
-def table() -> list[dict[str, str]]:
-    with Path("study/trials.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def drawn(study: Study) -> list[dict[str, Any]]:
@@ -54,7 +48,7 @@ def test_a_grid_is_tried_once(sweep_of: Write, caplog: pytest.LogCaptureFixture)
     assert conclude(study, NAME, Path("study")) is None
     assert "best: anomalib-lite train experiment_name=fake x=1 \"note='a b=c'\"" in caplog.text
     assert "6 trials (6 done)" in caplog.text and "s a trial beside its training" in caplog.text
-    rows = table()
+    rows = read_rows(Path("study/trials.csv"))
     assert {(r["state"], r["figure"], r["x"]) for r in rows} == {("done", f"{x}.0", str(x)) for x in (1, 2, 3)}
 
     again = run_sweep(sweep, plan, Path("study"), fake_training)
@@ -135,7 +129,7 @@ def test_a_trial_that_falls_behind_is_stopped(sweep_of: Write):
         status = json.loads((folder / "status.json").read_text())
         assert status["state"] == ("pruned" if "pause" in folder.name else "done")
         assert ("after epoch 1 its val_loss" in status.get("error", "")) == ("pause" in folder.name)
-    rows = [row["state"] for row in table()]
+    rows = [row["state"] for row in read_rows(Path("study/trials.csv"))]
     assert rows == ["done", "done", "pruned", "pruned"]
 
 
