@@ -104,7 +104,7 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
 
     asked = [f"run={run}", f"images={tmp_path}/nut/test/good", f"output={tmp_path}/out", "maps=false", "overlays=false"]
     told = run_verb("predict", *asked, "category=nut")
-    scores = np.array([[float(r["score"]), float(r["nok"])] for r in rows(tmp_path / "out/predictions.csv")])
+    scores = np.array([[float(r["score"]), float(r["nok"])] for r in read_rows(tmp_path / "out/predictions.csv")])
     assert f"{limits['nut']['image']:.4g}" in told.out
     assert np.array_equal(scores[:, 1], scores[:, 0] > limits["nut"]["image"])
     assert "category=..." in run_verb("predict", *asked).err
