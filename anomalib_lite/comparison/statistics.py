@@ -16,6 +16,7 @@ ROOM = 4  # the least p of the sign flips must lie this far below what is asked 
 EXACT = 14  # pairs up to which all 2^n sign patterns are gone through
 DRAWN = 20_000  # sign patterns beyond that
 BLOCKS, SETTINGS = 5, 3  # from which on ranks over data sets say something
+EDGE = 1e-9  # of an area, beside 0 and 1, where its variance vanishes
 ROUNDING = 1e-12  # relative: sums of the same differences in another order are the same
 
 
@@ -193,13 +194,22 @@ def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: f
     return float(optimize.brentq(lacking, 0, 20 * critical / root, xtol=1e-6))
 
 
-def auroc_interval(
-    nok: np.ndarray, scores: np.ndarray, generator: np.random.Generator, confidence: float = 0.95, resamples: int = 2000
-) -> Interval:
-    """Percentile bootstrap over the test images, OK and NOK ones drawn apart. nok: bool (n,), of both kinds."""
-    wins = (np.sign(scores[nok][:, None] - scores[~nok][None]) + 1) / 2
-    rows, columns = (generator.multinomial(n, np.full(n, 1 / n), resamples) / n for n in wins.shape)
-    return _middle(((rows @ wins) * columns).sum(axis=1), confidence)
+def auroc_interval(nok: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> Interval:
+    """All areas that those found could be drawn from, by their variance at the true area (Newcombe, "Confidence
+    intervals for an effect size measure based on the Mann-Whitney statistic", Statistics in Medicine 2006, part 2,
+    method 5). Unlike percentiles of resampled images, it has a width where none is confused. nok: bool (n,), of both
+    kinds.
+    """
+    ones, zeros = int(nok.sum()), int((~nok).sum())
+    found = float(stats.mannwhitneyu(scores[nok], scores[~nok]).statistic) / (ones * zeros)
+    z, more = stats.norm.ppf(0.5 + confidence / 2), (ones + zeros) / 2 - 1
+
+    def beyond(area: float) -> float:
+        spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
+        return float((area - found) ** 2 - z**2 * area * (1 - area) / (ones * zeros) * spread)
+
+    low = optimize.brentq(beyond, EDGE, min(found, 1 - EDGE)) if found else 0.0
+    return Interval(low, optimize.brentq(beyond, max(found, EDGE), 1 - EDGE) if found < 1 else 1.0)
 
 
 def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> tuple[float, Interval, float]:

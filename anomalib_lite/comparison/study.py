@@ -233,14 +233,14 @@ def image_table(design: Design, runs: list[Run], against: str, margin: float, co
     """A row a run whose predictions.csv is there: its image AUROC with the interval over test images; and its
     difference to the run of the setting `against` with the same data and seed, by DeLong's test, with Holm's p.
     """
-    generator, rows = np.random.default_rng(0), []
+    rows = []
     keys = design.rows[["data", "variant", "seed"]].itertuples(index=False, name=None)
     known = {key: found for key, run in zip(keys, runs, strict=True) if (found := _predictions(run)) is not None}
     for (data, variant, seed), own in known.items():
         nok, scores = own["label"].to_numpy() == 1, own["score"].to_numpy()
         auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
         row = {"data": data, "setting": variant, "seed": seed, "auroc": auroc}
-        row |= ends("", st.auroc_interval(nok, scores, generator, confidence))
+        row |= ends("", st.auroc_interval(nok, scores, confidence))
         other = known.get((data, against, seed))
         if variant != against and other is not None and own.index.equals(other.index):
             difference, interval, p = st.delong(nok, scores, other["score"].to_numpy(), confidence)

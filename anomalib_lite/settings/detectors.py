@@ -19,6 +19,8 @@ TURNS = "copies of each of few images, turned by parts of a circle; 1: none"
 FEW = "images, up to which copies are turned"
 FUSION = ("product", "sum")
 STEPS = "of the training, at least, in whole epochs and in place of epochs; 0: as many epochs as said"
+POOL = "positions to either side over which a patch is averaged; 0: none"
+SEPARATE, COSINE = "a bank for each layer, and the mean of their maps", "compare directions, by 1 - cosine"
 CORESETS = ("greedy", "random", "thinned")
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
@@ -199,9 +201,9 @@ class PatchCore:
     _target_: str = f"{ROOM}.patchcore.PatchCore"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int | None = setting(8, STRIDE, least=1)
-    pool: int = setting(1, "positions to either side over which a patch is averaged; 0: none", least=0)
+    pool: int = setting(1, POOL, least=0)
     whitening: Any = setting(None, "null: raw features; or {_target_: ...Whitening, _partial_: true, shrinkage: 0.01}")
-    separate: bool = setting(False, "a bank for each layer, and the mean of their maps")
+    separate: bool = setting(False, SEPARATE)
     bank: int | float = setting(4000, "patches that are remembered; below 1: that share of the candidates", above=0)
     coreset: str = setting(
         "greedy", "greedy: patches that cover all candidates; thinned: fewer where they lie close",
@@ -210,7 +212,7 @@ class PatchCore:
     candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
     projection: int = setting(64, "dimensions in which the coreset is chosen", least=1)
     reweight: int = setting(0, "neighbours whose density weights map and score; 9 in the paper; 0: not", least=0)
-    cosine: bool = setting(False, "compare directions, by 1 - cosine")
+    cosine: bool = setting(False, COSINE)
     radius: int | None = setting(
         None, "positions to either side where a patch is looked for; null: everywhere", least=0
     )
@@ -234,34 +236,32 @@ class SubspaceAD:
 
 
 @dataclass
-class AnomalyDINO:
+class AnomalyDINO(PatchCore):
     _target_: str = f"{ROOM}.anomalydino.AnomalyDINO"
-    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int | None = setting(None, STRIDE, least=1)
+    pool: int = setting(0, POOL, least=0)
     bank: int | float = setting(1.0, "patches that are remembered; up to 1.0: that share of the candidates", above=0)
     coreset: str = setting("random", "of which patches, where not of all", choices=CORESETS)
-    candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
-    projection: int = setting(64, "dimensions in which a greedy coreset is chosen", least=1)
+    cosine: bool = setting(True, COSINE)
     turns: int = setting(8, TURNS, least=1)
-    few: int = setting(16, FEW, least=0)
     mask: str = setting(
         "auto", "whether the ground counts nothing; auto: where there is one", choices=("auto", "on", "off")
     )
     threshold: float | None = setting(
         None, "of the first component; null: half its deviation; 10 in the paper", above=0
     )
-    seed: int = setting(II("seed"), "of the drawn candidates", least=0)
 
 
 @dataclass
-class SuperADD:
+class SuperADD(PatchCore):
     _target_: str = f"{ROOM}.superadd.SuperADD"
-    levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int | None = setting(None, STRIDE, least=1)
+    pool: int = setting(0, POOL, least=0)
+    separate: bool = setting(True, SEPARATE)
     bank: int | float = setting(100_000, "patches that are remembered of each layer", above=0)
+    coreset: str = setting("thinned", "of which patches", choices=CORESETS)
     candidates_mb: float = setting(1024, "MB for the patches that the banks are chosen from", above=0)
     brightness: list[float] = setting([0.8, 1.2], "factors, between which each remembered image's is drawn", above=0)
-    seed: int = setting(II("seed"), "of what is drawn", least=0)
 
 
 @dataclass
