@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import expand
 from anomalib_lite.data.folder import read
 from anomalib_lite.errors import UserError
-from tests.commands import Command
+from tests.commands import Command, in_process
 from tests.corpus import PASSED, READ, REFUSED, fill
 from tests.made import write_image
 
@@ -21,6 +22,13 @@ from tests.made import write_image
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     folder = tmp_path_factory.mktemp("corpus") / "images"
     return folder, fill(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    trained = in_process("train", *tiny, f"paths.runs={tmp_path_factory.mktemp('runs')}")
+    assert trained.status == 0, trained.err
+    return trained.out.strip().splitlines()[-1]
 
 
 def names(fates: dict[str, str], *wanted: str) -> set[str]:
@@ -46,11 +54,8 @@ def test_each_file_is_read_refused_or_passed_over(corpus):
             assert pixels.dtype == "uint8" and pixels.shape[2] == 3, name
 
 
-def test_predict_answers_every_file_once(corpus, run_verb: Command, tiny: list[str], tmp_path: Path):
+def test_predict_answers_every_file_once(corpus, run: str, run_verb: Command, tmp_path: Path):
     folder, fates = corpus
-    trained = run_verb("train", *tiny, f"paths.runs={tmp_path}/runs")
-    assert trained.status == 0, trained.err
-    run = trained.out.strip().splitlines()[-1]
     done = run_verb("predict", f"run={run}", f"images={folder}", f"output={tmp_path}/out", "maps=false")
     assert done.status == 3, done.err
     assert "Traceback" not in done.err
@@ -58,13 +63,20 @@ def test_predict_answers_every_file_once(corpus, run_verb: Command, tiny: list[s
         rows = [row["image"] for row in csv.DictReader(stream)]
     told = {str(Path(image).relative_to(folder)) for image in rows}
     assert len(rows) == len(told) and told == names(fates, READ)
+    refused = len(names(fates, REFUSED))
+    said = f"{len(rows) + refused} images given: {len(rows)} judged, {refused} refused"
+    assert said in done.out + done.err
     for name in names(fates, REFUSED):
         assert name in done.err, name
     assert sum(p.is_file() for p in (tmp_path / "out/overlays").rglob("*.png")) == len(rows)
 
 
-def test_what_cannot_be_read_is_named_before_anything_is_learned(corpus, run_verb: Command, tmp_path: Path):
-    folder, _ = corpus
+def test_what_cannot_be_read_is_named_before_anything_is_learned(corpus, run: str, run_verb: Command, tmp_path: Path):
+    folder, fates = corpus
+    images = ["data=folder", f"data.test_ok={folder}", f"output={tmp_path}/e", "tracking.kind=none"]
+    done = run_verb("evaluate", f"run={run}", *images)
+    assert done.status == 2 and "Traceback" not in done.err, done.err
+    assert f"{len(names(fates, REFUSED))} of " in done.err and "cannot be used" in done.err
     done = run_verb(
         "train", "data=folder", f"data.ok={folder}", "detector=padim", "preset=smoke", "image_size=48", "tracking=none",
         f"paths.runs={tmp_path}/runs", "threads=1",
@@ -75,7 +87,7 @@ def test_what_cannot_be_read_is_named_before_anything_is_learned(corpus, run_ver
         assert refused.status == 2 and "Traceback" not in refused.err, refused.err
 
 
-def test_a_training_takes_all_that_can_be_read(corpus, run_verb: Command, tmp_path: Path):
+def test_training_and_evaluation_take_all_that_can_be_read(corpus, run: str, run_verb: Command, tmp_path: Path):
     folder, fates = corpus
     good = tmp_path / "good"
     for number, name in enumerate(sorted(names(fates, READ))):
@@ -87,6 +99,12 @@ def test_a_training_takes_all_that_can_be_read(corpus, run_verb: Command, tmp_pa
         f"paths.runs={tmp_path}/runs", "threads=1",
     )  # fmt: skip
     assert done.status == 0, done.err
+    images = ["data=folder", f"data.test_ok={good}", f"output={tmp_path}/e", "tracking.kind=none"]
+    done = run_verb("evaluate", f"run={run}", *images)
+    assert done.status == 0, done.err
+    with (tmp_path / "e/predictions.csv").open(newline="", encoding="utf-8") as stream:
+        assert sum(1 for _ in csv.DictReader(stream)) == len(names(fates, READ)), done.err
+    assert json.loads((tmp_path / "e/metrics.json").read_text())["counts"]["ok_images"] == len(names(fates, READ))
 
 
 def test_segment_and_annotate_name_what_they_cannot_use(corpus, run_verb: Command, tmp_path: Path):

@@ -74,7 +74,9 @@ class Moments:
         self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
 
     def update(self, rows: Tensor) -> None:
-        """rows: (..., N, C); leading dimensions are separate populations."""
+        """rows: (..., N, C), also none; leading dimensions are separate populations."""
+        if not rows.shape[-2]:  # all of a small batch is held back
+            return
         rows = rows.contiguous().double()  # strided, the products would take three times as long
         if not self.count:
             self.first = torch.zeros_like(rows[..., 0, :])

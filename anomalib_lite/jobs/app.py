@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import errno
 import functools
 import logging
 import os
@@ -218,8 +219,15 @@ def _refuse(error: UserError) -> NoReturn:
 
 
 def _spoken(error: BaseException | None) -> UserError | None:
-    """The UserError behind an error: Hydra's `instantiate` wraps what it meets."""
+    """The UserError behind an error (Hydra's `instantiate` wraps what it meets); a place that must not be touched is one,
+    whoever met it.
+    """
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+            return UserError(
+                f"{error.filename}: {error.strerror}. Change its rights, or name another place: paths.runs=, "
+                "paths.artifacts=, output=."
+            )
         error = error.__cause__
     return error
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import optuna
 import pandas as pd
+from filelock import FileLock
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from anomalib_lite.runs.atomic import write_text
@@ -25,6 +26,20 @@ STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.F
 SHOWN = 10  # of the best trials
 
 
+class _SystemLock(BaseJournalFileLock):
+    """The system's, which a kill releases; Optuna's own are files that stay, and whoever comes next waits for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
 class Study:
     """The trials of a sweep, as Optuna keeps them in `folder`.
 
@@ -36,7 +51,7 @@ class Study:
         self.sweep, self.seed = sweep, seed
         folder.mkdir(parents=True, exist_ok=True)
         self.optuna = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(folder / RECORD))),
+            storage=JournalStorage(JournalFileBackend(str(folder / RECORD), _SystemLock(folder / ".lock"))),
             pruner=sweep.pruner or optuna.pruners.NopPruner(),
             study_name=sweep.name,
             directions=[objective.goal for objective in sweep.objectives],

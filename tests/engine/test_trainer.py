@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anomalib_lite.detectors.model import weighted_mean
@@ -110,5 +111,8 @@ class Diverging(Callback):
 
 def test_a_loss_that_is_no_number_stops_with_words(run_verb: Command, tiny: list[str], tmp_path: Path):
     callback = "[{_target_:tests.engine.test_trainer.Diverging}]"
-    done = run_verb("train", *tiny, f"trainer.callbacks={callback}", f"paths.artifacts={tmp_path}/a")
+    places = [f"paths.artifacts={tmp_path}/a", f"paths.runs={tmp_path}/runs"]
+    done = run_verb("train", *tiny, f"trainer.callbacks={callback}", *places)
     assert done.status == 2 and "the training has diverged" in done.err and "Traceback" not in done.err
+    (kept,) = (tmp_path / "runs").rglob("diverged.safetensors")
+    assert str(kept) in done.err and load_file(kept)["image"].shape == (4, 3, 48, 48)

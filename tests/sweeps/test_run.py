@@ -99,6 +99,13 @@ def test_tpe_finds_what_random_does_not(sweep_of: Write):
     assert found["bayes"] < found["random"] / 3
 
 
+def test_a_kill_while_the_study_is_written_leaves_no_lock(sweep_of: Write):
+    sweep = sweep_of(parameters={"x": {"values": [1]}})
+    run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training)
+    os.symlink("study.journal", "study/study.journal.lock")  # what Optuna's own lock leaves; it would wait for ever
+    assert len(run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training).ended()) == 1
+
+
 def test_a_sweep_without_end_asks_for_one(sweep_of: Write):
     with pytest.raises(UserError, match="say how many, e"):
         run_sweep(sweep_of(method="random", parameters=UNIFORM), Plan(NAME, None), Path("study"), fake_training)
