@@ -38,7 +38,7 @@ TIMED = ("ms_per_image", "seconds", "timings", "folder", "duration_s")
 
 
 def work(folder: str, command: Sequence[str], limit: int) -> None:
-    """The body of a process: a verb in `folder`, killed at its change number `limit`; else it tells how many it made."""
+    """The body of a process: a verb in `folder`, killed at change number `limit`; else it tells how many it made."""
     os.setsid()
     os.chdir(folder)
     os.environ |= {"ANOMALIB_LITE_MALLOC": "0", "OMP_NUM_THREADS": "1"}
@@ -230,7 +230,8 @@ def test_a_killed_annotate_has_every_answer_that_it_confirmed(number: int, start
     (tmp_path / "seen").write_text(str((tmp_path / "said.log").read_text().count("http://")))
     again = start(tmp_path, command)
     try:
-        assert (client := served(tmp_path, again)) is not None, (tmp_path / "said.log").read_text()
+        client = served(tmp_path, again)
+        assert client is not None, (tmp_path / "said.log").read_text()
         there = {crop["name"]: crop["label"] for crop in client.get("/api/state").json["crops"] if crop["label"]}
         other = {name for name in there.keys() | confirmed.keys() if there.get(name) != confirmed.get(name)}
         assert len(other) <= 1, "but for the one answer on its way"

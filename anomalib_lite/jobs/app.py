@@ -219,9 +219,7 @@ def _refuse(error: UserError) -> NoReturn:
 
 
 def _spoken(error: BaseException | None) -> UserError | None:
-    """The UserError behind an error (Hydra's `instantiate` wraps what it meets); a place that must not be touched is one,
-    whoever met it.
-    """
+    """The UserError behind an error, since Hydra's `instantiate` wraps what it meets; a refused place becomes one."""
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
             return UserError(

@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 from filelock import FileLock
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from anomalib_lite.runs.atomic import write_text
@@ -26,7 +26,7 @@ STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.F
 SHOWN = 10  # of the best trials
 
 
-class _SystemLock(BaseJournalFileLock):
+class _SystemLock(JournalFileOpenLock):
     """The system's, which a kill releases; Optuna's own are files that stay, and whoever comes next waits for ever."""
 
     def __init__(self, path: Path) -> None:
