@@ -10,7 +10,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 RUNS ?= runs
 
-.PHONY: help install demo test test-slow lint docs bench reproduce reproduce-all sync clean
+.PHONY: help install demo test test-slow lint audit docs bench reproduce reproduce-all sync clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ lint: install ## ruff: errors and format; mypy: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: install ## known vulnerabilities of what is installed (asks pypi.org, so it is not part of the gate)
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner off $(ARGS)
 
 docs: install ## the documentation as a site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,32 @@ def test_a_planted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="holds code"):
         resumable(tmp_path)
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nobody can write to, root included."""
+    folder = tmp_path / "read_only"
+    folder.mkdir(mode=0o555)
+    if os.geteuid():
+        yield folder
+        return
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], capture_output=True).returncode:
+        pytest.skip("root writes everywhere, and may not mount here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_of(
+    run_verb: Command, tiny: list[str], undisturbed: Path, tiny_set: Path, read_only: Path
+):
+    train, images = overrides(tiny, read_only), f"images={tiny_set}/test"
+    for command in (
+        train,
+        [*train, "paths.runs=runs"],
+        ["evaluate", f"run={undisturbed}", f"output={read_only}/out"],
+        ["predict", f"run={undisturbed}", images, f"output={read_only}/out"],
+        ["segment", images, f"template={tiny_set}/test/good/000.png", f"output={read_only}/out"],
+    ):
+        done = run_verb(*command)
+        assert done.status == 2 and str(read_only) in done.err and "Traceback" not in done.err, done.err
