@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.fingerprint import check_same_data
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Sample, Splits
+from anomalib_lite.detectors.model import Batches
 from anomalib_lite.engine.build import SHARED, build_data
 from anomalib_lite.engine.evaluate import INSPECTOR, find_threshold
 from anomalib_lite.engine.predict import TrainedRun
@@ -212,7 +213,8 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) 
 def _aurocs(*figures: tuple[ImageMetrics, PixelMetrics]) -> dict[str, tuple[float, float]]:
     before, now = (image.compute().values | pixel.compute().values for image, pixel in figures)
     names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
-    return {word: (before[key], now[key]) for key, word in names.items() if before[key] is not None}
+    pairs = {word: (before[key], now[key]) for key, word in names.items()}
+    return {word: (old, new) for word, (old, new) in pairs.items() if old is not None and new is not None}
 
 
 def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
@@ -229,7 +231,7 @@ def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
     )
     chosen = np.linspace(0, len(train) - 1, min(len(train), CALIBRATION)).round().astype(int).tolist()
     quantise(model, [train[[k]] for k in chosen])
-    model.calibrate(loader(model.seen(train), judge.batch_size), judge.batch_size)
+    model.calibrate(cast(Batches, loader(model.seen(train), judge.batch_size)), judge.batch_size)
     rule = config["false_alarm_rate"], config["pixel_percentile"], config["pixel_factor"]
     threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *rule)
     return replace(trained, model=model, threshold=threshold)

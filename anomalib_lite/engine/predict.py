@@ -46,12 +46,17 @@ class TrainedRun:
     @property
     def known(self) -> dict[str, Any]:
         """What the training kept of its data, see `known_data`."""
-        return self.model.about["data"] if self.exported else known_data(self.run.path)
+        return self.about["data"] if self.exported else known_data(self.run.path)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What an exported file says of itself; of a run nothing."""
+        return self.model.about if isinstance(self.model, Exported) else {}
 
     @property
     def exported(self) -> bool:
         """Whether it is a file that `export` wrote."""
-        return isinstance(self.model, Exported)
+        return bool(self.about)
 
     @property
     def metrics(self) -> dict[str, Any]:

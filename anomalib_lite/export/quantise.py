@@ -62,7 +62,7 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
 
     networks = [module for name, module in model.named_modules() if name.split(".")[-1] in NETWORKS]
     made: list[tuple[Tensor, nn.Conv2d]] = []
-    before: dict[nn.Module, nn.Conv2d] = {}  # the convolution before each batch normalisation
+    before: dict[nn.BatchNorm2d, nn.Conv2d] = {}  # the convolution before each batch normalisation
     ranges: dict[nn.Module, tuple[float, float]] = {}
 
     def pair(module: Any, inputs: Any, output: Tensor) -> None:
@@ -82,14 +82,15 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
     for norm, conv in before.items():
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
-    folded = {norm: getattr(norm, "act", nn.Identity()) for norm in before}  # timm's holds the activation, too
+    # timm's holds the activation, too
+    folded: dict[nn.Module, nn.Module] = {norm: getattr(norm, "act", nn.Identity()) for norm in before}
     _replace(networks, folded)
     acts = set(folded.values())
     _watch(model, networks, measure, batches)
     new: dict[nn.Module, nn.Module] = {}
     for module, limits in ranges.items():
         rounded = Rounded(*limits)
-        new[module] = nn.Sequential(module, rounded) if module in acts else Convolution(module, rounded)
+        new[module] = Convolution(module, rounded) if isinstance(module, nn.Conv2d) else nn.Sequential(module, rounded)
     _replace(networks, new)
 
 

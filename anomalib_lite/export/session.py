@@ -99,6 +99,7 @@ def packed(region: Tensor) -> str:
 
 def unpacked(text: str) -> Tensor:
     picture = cv2.imdecode(np.frombuffer(b64decode(text), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
     return torch.from_numpy(picture > 0)[None, None]
 
 

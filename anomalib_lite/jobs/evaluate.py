@@ -82,7 +82,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     prepare_process(trained.judge.seed, trained.judge.threads)
     if data is None and trained.exported:
         raise UserError(f"{run_folder} does not know where its images lie: name them, e.g. data=folder data.root=DIR.")
-    config = dict(trained.model.about["settings"]) if trained.exported else trained.run.config
+    config = dict(trained.about["settings"]) if trained.exported else trained.run.config
     if data is not None:
         config["data"] = OmegaConf.to_container(data, resolve=True)
     splits: Splits = instantiate(config["data"])

@@ -155,7 +155,10 @@ class Predict(Verb):
     overlays: bool = setting(
         True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"
     )
-    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
+    trust: Any = setting(
+        [],
+        "packages of your own whose code the run may name, e.g. [mine, ours]; pt2: torch's files may be read",
+    )
     maps: bool = setting(True, "maps/*.tiff: the anomaly map, 32-bit float, at the detector's resolution")
     json: bool = setting(False, "true, or --json: a line of JSON an image on stdout, and nothing else there")
     watch: bool = setting(False, "true: images are folders, and what comes into them is judged until Ctrl-C or SIGTERM")
@@ -168,7 +171,7 @@ class Export(Verb):
     format: str = setting("onnx", "of the file", choices=("onnx", "openvino", "torch"))
     precision: str = setting(
         "fp32",
-        "fp16: weights of half the size; int8: convolutions in 8 bits, their ranges found on OK training images",
+        "fp16: weights of half the size; int8: convolutions in 8 bits, statistics and threshold fitted to them anew",
         choices=("fp32", "fp16", "int8"),
     )
     batch: int | None = setting(None, "images that are judged at once; null: any number, of openvino one", least=1)
@@ -176,7 +179,7 @@ class Export(Verb):
     limit: int = setting(200, "held-out OK and test images that the file is held against, at most", least=1)
     tolerance: float | None = setting(
         None,
-        "largest relative difference of a score, ten times that of a map; null: 1e-4 for fp32, 0.05 fp16, 1 int8",
+        "largest difference of maps and scores, of their range over the images; null: 1e-4 for fp32, 0.02 fp16, 1 int8",
         above=0,
     )
     trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
@@ -198,7 +201,10 @@ class Serve(Verb):
     false_alarm_rate: float | None = setting(
         None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
     )
-    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
+    trust: Any = setting(
+        [],
+        "packages of your own whose code the run may name, e.g. [mine, ours]; pt2: torch's files may be read",
+    )
 
 
 @dataclass
