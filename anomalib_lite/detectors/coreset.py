@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,49 +14,28 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors.model import Batches
 
 QUERIES, ROWS = 1024, 4096  # rows of a block: its distances take 16 MB
-
-
 POOL = 4096  # candidates that are searched between two passes over all
 BLOCK = 2048  # candidates that are thinned among each other
 CLOSE = 100  # neighbours that are looked at in thinning
 
-
 log = logging.getLogger(__name__)
-
-
-class Look(Protocol):
-    """How images (B, 3, H, W) are looked at; a View is one."""
-
-    @property
-    def label(self) -> str: ...
-    def apply(self, image: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Turned:
-    """A view of images that are first turned about their middle, mirrored at their edges.
-
-    angle: in degrees, counterclockwise.
-    """
-
-    view: View
-    angle: float
-
-    @property
-    def label(self) -> str:
-        return f"{self.view.label}, turned by {self.angle:g} degrees"
-
-    def apply(self, image: Tensor) -> Tensor:
-        from kornia.geometry import rotate  # seconds
-
-        angle = torch.tensor(self.angle, device=image.device)
-        return self.view.apply(rotate(image, angle, padding_mode="reflection", align_corners=True))
+Look = tuple[View, float]  # of images that are first turned by so many degrees, counterclockwise
 
 
 def turned(views: Sequence[View], turns: int) -> list[Look]:
-    """The views, and each turned by all multiples of the `turns`-th part of a circle."""
-    angles = [360 * k / turns for k in range(turns)]
-    return [Turned(view, angle) if angle else view for view in views for angle in angles]
+    """The views, each turned by all multiples of the `turns`-th part of a circle."""
+    return [(view, 360 * k / turns) for view in views for k in range(turns)]
+
+
+def looked_at(image: Tensor, look: Look) -> Tensor:
+    """Images (B, 3, H, W), turned about their middle and mirrored at their edges, in a view."""
+    view, angle = look
+    if angle:
+        from kornia.geometry import rotate  # seconds
+
+        angles = torch.tensor(angle, device=image.device)
+        image = rotate(image, angles, padding_mode="reflection", align_corners=True)
+    return view.apply(image)
 
 
 def gather_images(
@@ -87,23 +64,23 @@ def gather_images(
 def gather_candidates(
     batches: Batches,
     features: Callable[[Tensor], Tensor],
-    views: Sequence[Look],
+    looks: Sequence[Look],
     limit_mb: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Feature rows (N, C) of all images in all views: every position's, or as many of each image, drawn, as fit.
+    """Feature rows (N, C) of all images in all looks: every position's, or as many of each image, drawn, as fit.
 
     features: images (B, 3, H, W) -> (B, C, h, w). At least one row of each image and view is kept, whatever the limit.
     """
-    looks = len(batches.dataset) * len(views)
+    shown = len(batches.dataset) * len(looks)
     rows, filled, quota = torch.empty(0), 0, 0
-    for view in views:
-        for batch in tqdm(batches, f"patches, image {view.label}", len(batches), delay=2, leave=False):
-            found = features(view.apply(batch.image)).flatten(2).transpose(1, 2)  # (B, positions, C)
+    for look in looks:
+        for batch in tqdm(batches, f"patches, image {look[0].label}", len(batches), delay=2, leave=False):
+            found = features(looked_at(batch.image, look)).flatten(2).transpose(1, 2)  # (B, positions, C)
             _, positions, channels = found.shape
             if not quota:
-                quota = max(1, min(positions, int(limit_mb * 2**20 / (4 * channels * looks))))
-                rows = torch.empty(looks * quota, channels)
+                quota = max(1, min(positions, int(limit_mb * 2**20 / (4 * channels * shown))))
+                rows = torch.empty(shown * quota, channels)
             if quota < positions:
                 drawn = torch.rand(found.shape[:2], generator=generator).topk(quota, sorted=False).indices
                 found = found.gather(1, drawn[:, :, None].expand(-1, -1, channels))

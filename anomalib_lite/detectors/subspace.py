@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.coreset import turned
+from anomalib_lite.detectors.coreset import looked_at, turned
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import Moments, PrincipalSubspace
@@ -61,8 +61,8 @@ class SubspaceAD(Method):
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         moments, device = Moments(), self.device
         for look in turned(views, self.turns if len(batches.dataset) <= self.few else 1):
-            for batch in tqdm(batches, f"components, image {look.label}", len(batches), delay=2, leave=False):
-                image = look.apply(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
+            for batch in tqdm(batches, f"components, image {look[0].label}", len(batches), delay=2, leave=False):
+                image = looked_at(batch.image.to(device), look).contiguous(memory_format=torch.channels_last)
                 moments.update(self._features(image).movedim(1, -1).flatten(0, 2).cpu())
         self.subspace.cpu().fit(moments)
         self.subspace.to(device)

@@ -39,7 +39,7 @@ def batches() -> Numbered:
 
 def gather(limit_mb: float, views: tuple[View, ...] = (View(),), seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return gather_candidates(batches(), lambda image: image, views, limit_mb, generator)
+    return gather_candidates(batches(), lambda image: image, [(view, 0.0) for view in views], limit_mb, generator)
 
 
 def megabytes(rows: int) -> float:
