@@ -126,8 +126,7 @@ def export_run(
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
         samples = _evenly([*splits.val, *splits.test], limit)
         found = compare(trained, Exported(file, trained.judge.threads, ["pt2"]), samples)
-        good = found.within(allowed, FALL[precision])
-        if not good or (precision == "fp32" and found.verdicts > found.on_limit):
+        if not found.within(allowed, FALL[precision]) or (precision == "fp32" and found.verdicts > found.on_limit):
             raise UserError(
                 f"The file does not give the run's numbers within {allowed:g} (an AUROC within {FALL[precision]:g}), "
                 f"and was removed. {found.in_words()}."
