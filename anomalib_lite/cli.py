@@ -44,6 +44,8 @@ def main() -> None:
 
         print(__version__)
         return
+    if not sys.stderr.isatty():  # a file of messages would hold each state of each bar
+        os.environ.setdefault("TQDM_DISABLE", "1")
     verb = arguments[0]
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, 1)

@@ -19,12 +19,12 @@ import argparse
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
@@ -40,8 +40,8 @@ from anomalib_lite.engine.evaluate import run_over
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product
+from anomalib_lite.settings import conf_dir
 
-CONFIG = Path(__file__).parents[1] / "conf" / "defects" / "default.yaml"
 BLUR = 4.0  # px: what a detector's map is blurred by
 TRUE_MAP = 0.05  # threshold of a blurred true mask: a scratch of one pixel reaches 0.1
 STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--run", help="folder of a training on the built-in panels")
     parser.add_argument("--real", help="folder of a training on real images with masks")
     given = parser.parse_args()
-    config = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train").defects, resolve=True)
     splits = panels.read(given.artifacts, seed=given.seed)
     inspector = prepare(config, splits, (256, 256), MapLevels(0.0, TRUE_MAP / 5))
     report("Built-in panels, true masks blurred as maps", inspector, list(by_true_masks(inspector, splits.test)))

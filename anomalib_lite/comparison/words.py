@@ -168,16 +168,17 @@ def document(found: Comparison) -> str:
     runs, seeds = len(found.table.rows), found.table.rows["seed"].nunique()
     lines = [f"# Comparison of {runs} runs", ""]
     lines += [f"Varied: {', '.join(found.design.factors) or 'seeds alone'}; {seeds} seeds.", ""]
+    lines += ["Tables show means ± standard deviations between seeds.", ""]
     lines += [f"- {note}" for note in found.table.notes] + ([""] if found.table.notes else [])
     for view in found.views:
         studies = found.of(view)
         lines += [f"## {view.title[:1].upper()}{view.title[1:]}", ""]
-        lines += ["Mean ± standard deviation between seeds.", "", pivot(found, view, COSTS), ""]
+        lines += [pivot(found, view, COSTS), ""]
         if found.reference and (differences := against_reference(found, view)):
             lines += ["Paired by seed, with Student's interval; * where Holm's p < 0.05.", "", differences, ""]
         for metric, study in studies.items():
             lines += [f"**{metric}.** {' '.join(findings(study))}", ""]
-        lines += [f"{said}\n" for said in dict.fromkeys(said for study in studies.values() for said in cautions(study))]
+    lines += [f"{said}\n" for said in dict.fromkeys(said for study in found.studies for said in cautions(study))]
     if found.table.left_out:
         lines += ["## Left out", "", markdown(["run", "state", "reason"], found.table.left_out), ""]
     gaps = found.design.gaps()

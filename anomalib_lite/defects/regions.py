@@ -28,8 +28,6 @@ class RegionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.zone <= self.core < 1:
             raise UserError(f"Regions need 0 <= zone <= core < 1, but zone is {self.zone} and core {self.core}.")
-        if self.min_area < 0 or self.merge < 0:
-            raise UserError("The smallest area and the merging distance of regions cannot be negative.")
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,6 @@ class Term:
     half: float
     weight: float
 
-    def __post_init__(self) -> None:
-        if self.half <= 0 or self.weight <= 0:
-            raise UserError("defects.severity: half and weight of a measure are above 0.")
-
     def part(self, value: float | int | None) -> float:
         size = 0.0 if value is None else max(0.0, float(value))
         return self.weight * size / (size + self.half)
@@ -158,8 +154,6 @@ def read_settings(config: Mapping[str, Any]) -> DefectSettings:
             raise UserError(f"The severity of {name} needs at least one measure.")
     _known(settings.severity.by_type, settings.types, "defects.severity.by_type", "type")
     _known(settings.names.values(), settings.types, "defects.names", "type")
-    if settings.scale_mm_per_px is not None and settings.scale_mm_per_px <= 0:
-        raise UserError(f"defects.scale_mm_per_px must be above 0, or null, not {settings.scale_mm_per_px}.")
     types = {
         name: dataclasses.replace(rule, name=name, title=rule.title or name.replace("_", " "))
         for name, rule in settings.types.items()

@@ -19,6 +19,7 @@ from anomalib_lite.data.files import expand
 from anomalib_lite.data.images import inspected
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import Mode
+from anomalib_lite.defects.rules import read_settings
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.padim import PaDiM
 from anomalib_lite.engine.generate import generated_set, read_order, trained_generator
@@ -94,6 +95,8 @@ def build_plan(cfg: DictConfig) -> Plan:
     model = build_model(cfg, "none")
     _check_choices(model, mode, finetuning, order.generator, restyles, size)
     model.check(size)
+    if settings["defects"] and settings["defects"]["types"]:
+        read_settings(settings["defects"])  # what is wrong with them is said before anything is trained
     trainer = instantiate(cfg.trainer, _convert_="all")
     return Plan(
         settings=settings,

@@ -72,7 +72,7 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:
-    """The metrics as a few lines for the terminal."""
+    """The metrics as a few lines for the terminal; why one is missing is logged."""
 
     def number(value: float | None) -> str:
         return "   -  " if value is None else f"{value:6.4f}"
@@ -96,7 +96,8 @@ def in_words(metrics: Mapping[str, Any]) -> str:
             )
     if drawn := metrics.get("validation"):
         lines.append(f"drawn defects on held-out OK images: {three(drawn)}")
-    lines += [f"{name} not available: {reason}" for name, reason in metrics["missing"].items()]
+    for name, reason in metrics["missing"].items():
+        log.info("%s not available: %s", name, reason)
     if metrics["threshold"]["note"]:
         lines.append(metrics["threshold"]["note"])
     return "\n".join(lines)

@@ -14,7 +14,7 @@ to go on. `anomalib-lite train data=folder data.manifest=.../labels.csv` learns 
 
   anomalib-lite annotate                                        what segment wrote to segmented/
   anomalib-lite annotate crops=photos/ template=golden.png
-  anomalib-lite annotate crops=demo/manifest.csv scores=runs/default/... 'defects=[scratch, dent]'
+  anomalib-lite annotate crops=demo/manifest.csv scores=runs/default/... 'types=[scratch, dent]'
   anomalib-lite annotate open_browser=false port=8800           then open the address that it prints"""
 
 
@@ -22,7 +22,7 @@ to go on. `anomalib-lite train data=folder data.manifest=.../labels.csv` learns 
 def main(cfg: DictConfig) -> None:
     run_session(
         crops=cfg.crops,
-        defects=list(cfg.defects),
+        defects=list(cfg.types),
         template=cfg.template,
         scores=cfg.scores,
         host=cfg.host,

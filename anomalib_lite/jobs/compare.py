@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.app import app, say
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def job(cfg: DictConfig) -> None:
     )
     found = compare(table, settings)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
-    log.info("%s", write_all(found, output))
+    say(write_all(found, output))
 
 
 def _quoted(argument: str) -> str:

@@ -90,6 +90,8 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     # other data may bring templates
     splits = trained.shown(splits, own=data is None or any(s.template is None for s in splits.test))
     tracking = Tracking(**cfg.tracking)
+    if tracking.kind == "wandb":
+        raise UserError("evaluate sends nothing to Weights & Biases: take tracking=csv or none.")
     config |= {"tracking": {"kind": tracking.kind}, "run": str(trained.run.path)}
     run = RunFolder(output)
     run.start(config, environment(trained.judge.seed, fingerprint(splits)))

@@ -99,7 +99,7 @@ def _conclude(folder: Path) -> float | None:
     quality: dict[str, Any] = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
     say(quality_table(quality))
     for name, reason in quality["missing"].items():
-        say(f"{name} not available: {reason}")
+        log.info("%s not available: %s", name, reason)
     say(guard_words(quality))
     say(f"{quality['drawn']['kept']} images: {folder / 'images'}")
     say(f"contact sheet: {folder / 'contact_sheet.png'}")

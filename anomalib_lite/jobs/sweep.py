@@ -15,10 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.app import app, say
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.overrides import PROGRAM, command_line, override, overrides
 
@@ -66,7 +65,7 @@ def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
     from anomalib_lite.sweeps.study import Study
 
     count = trials_in_all(sweep, cfg.trials)
-    with tempfile.TemporaryDirectory() as place, logging_redirect_tqdm():
+    with tempfile.TemporaryDirectory() as place:
         study = Study(sweep, Path(place), cfg.seed)
         for _ in tqdm(range(min(count, 10) if sweep.method == "bayes" else count), "trials", delay=2, leave=False):
             if (trial := study.ask()) is not None:
@@ -76,8 +75,8 @@ def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
                 except Exception as error:
                     said = str(error.__cause__ or error).partition("\nConfig search path")[0].strip()
                     raise UserError(f"Trial {trial.number} cannot start: {said}\n  {_command(arguments)}") from None
-                log.info("trial %d: %s", trial.number, _command(arguments))
-    log.info("%d trials in all", count)
+                tqdm.write(f"trial {trial.number}: {_command(arguments)}")
+    say(f"{count} trials in all")
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -75,6 +75,7 @@ def train(cfg: DictConfig) -> RunFolder:
         if run.done and not cfg.force:
             log.info("already done: %s (force=true runs it again)", run.path)
             track_again(Tracking(**cfg.tracking), run)
+            say(run.path)
         else:
             _train(cfg, run, splits, data_hash)
     return run

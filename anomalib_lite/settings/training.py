@@ -223,7 +223,87 @@ class WandB(Tracking):
     artifacts: bool = setting(True, "the model and the report, too; false: numbers, curves and images alone")
 
 
+DRAWN = "mask image, or boxes [[x, y, width, height], ...] in shares"
+
+
+@dataclass
+class Regions:
+    """As shares, so that they hold at every resolution."""
+
+    core: float = setting(0.5, "of a peak above the usual level of OK images' maps: its bounds", least=0, below=1)
+    zone: float = setting(0.3, "the same, of the surroundings searched for the defect's own outline", least=0, below=1)
+    min_area: float = setting(0.0002, "of the picture", least=0, below=1)
+    merge: float = setting(0.02, "of the shorter side: pieces this near are one defect", least=0)
+
+
+@dataclass
+class Extent:
+    share: float = setting(0.4, "of the strongest change, above which a pixel belongs to the defect", least=0, most=1)
+    close: float = setting(0.012, "of the shorter side: gaps that are closed", least=0)
+    close_text: float = setting(0.035, "the same in text, whose letters stand apart", least=0)
+
+
+@dataclass
+class DefectLayout:
+    foreground: str = setting("otsu", "otsu | grabcut | none | a mask image")
+    edge_width: float = setting(0.012, "of the shorter side, to each side of the contour", least=0)
+    text: Any = setting("auto", f"auto (what can be read on the good product) | none | a {DRAWN}")
+    text_margin: float = setting(0.016, "of the shorter side", least=0)
+    areas: dict[str, Any] = setting({}, f"more areas by a name of yours: a {DRAWN}")
+
+
+@dataclass
+class Evidence:
+    """Points for a measure: none at `zero`, all at `full`."""
+
+    zero: float = MISSING
+    full: float = MISSING
+    points: float = MISSING
+
+
+@dataclass
+class DefectType:
+    title: str | None = None
+    colour: str = "#6f7680"
+    areas: dict[str, float] = setting({}, "points for the share of a defect that lies there")
+    evidence: dict[str, Evidence] = setting({}, "points for measures: none at zero, all at full")
+
+
+@dataclass
+class Term:
+    """m / (m + half), with its weight."""
+
+    half: float = setting(MISSING, "measure that counts half", above=0)
+    weight: float = setting(MISSING, "in the mean", above=0)
+
+
+@dataclass
+class Severity:
+    measures: dict[str, Term] = setting({}, "severity = weighted mean of m / (m + half)")
+    by_type: dict[str, dict[str, Term]] = setting({}, "the same for single types")
+    major_from: float = setting(0.35, "severity", above=0, most=1)
+    critical_from: float = setting(0.55, "severity", above=0, most=1)
+    reject: dict[str, int | None] = setting(
+        {"minor": 1, "major": 1, "critical": 1}, "so many of a grade, or worse, reject a product; null: none do"
+    )
+
+
+@dataclass
+class Defects:
+    regions: Regions = field(default_factory=Regions)
+    extent: Extent = field(default_factory=Extent)
+    layout: DefectLayout = field(default_factory=DefectLayout)
+    alignment: str = setting(
+        "affine", "of the good product with each picture", choices=("none", "translation", "euclidean", "affine")
+    )
+    scale_mm_per_px: float | None = setting(None, "of the photographs on disk; gives mm and mm2", above=0)
+    types: dict[str, DefectType] = setting({}, "by name; the one with most points wins")
+    severity: Severity = field(default_factory=Severity)
+    names: dict[str, str] = setting({}, "a data set's own defect names -> types, for the confusion matrix")
+
+
 OPTIONS: dict[str, dict[str, type]] = {
+    "defects": {"defects": Defects},
     "mode": {"no_template": Mode, "template": TemplateMode},
     "augment": {"none": Augment},
     "teacher": {"teacher": Teacher},

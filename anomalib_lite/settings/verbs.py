@@ -26,33 +26,66 @@ class Verb:
 
 
 @dataclass
-class Train(Verb):
+class Fitting(Verb):
+    """What all that learn from images share."""
+
     data: Any = None
     backbone: Any = None
+    trainer: Any = None
+    seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
+    image_size: Any = setting(256, "px; one number, or [height, width]", rule=pixels)
+    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
+
+
+@dataclass
+class Detecting(Fitting):
+    """What all that fit a detector share."""
+
     detector: Any = None
-    mode: Any = None
     augment: Any = None
-    generator: Any = None
-    teacher: Any = None
     tta: Any = None
     tiling: Any = None
     scoring: Any = None
-    defects: Any = None
-    trainer: Any = None
-    tracking: Any = None
-    seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
-    image_size: Any = setting(
-        256,
-        "px; one number, or [height, width], or native: as the first image is, and all must be",
-        rule=pixels_or_native,
-    )
     resize: str = setting(
         "stretch", "to image_size; letterbox keeps the aspect, none refuses other sizes",
         choices=("stretch", "letterbox", "none"),
     )  # fmt: skip
     batch_size: int = setting(16, "images", least=1)
     ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
-    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
+
+
+@dataclass
+class Trained(Verb):
+    """What all that take a finished run share."""
+
+    run: Any = setting(MISSING, "folder of a finished training")
+    trust: Any = setting(
+        [], "packages of your own whose code the run may name, e.g. [mine, ours]; pt2: torch's files may be read"
+    )
+
+
+@dataclass
+class Judging(Trained):
+    """What all that judge images by it share."""
+
+    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
+    false_alarm_rate: float | None = setting(
+        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
+    )
+
+
+@dataclass
+class Train(Detecting):
+    mode: Any = None
+    generator: Any = None
+    teacher: Any = None
+    defects: Any = None
+    tracking: Any = None
+    image_size: Any = setting(
+        256,
+        "px; one number, or [height, width], or native: as the first image is, and all must be",
+        rule=pixels_or_native,
+    )
     experiment_name: str = setting("default", "groups runs: folder below runs/, group in Weights & Biases")
     keep: str = setting(
         "last", "the epoch that is kept; best: of the lowest loss on held-out OK images", choices=("last", "best")
@@ -81,24 +114,7 @@ class Train(Verb):
 
 
 @dataclass
-class Review(Verb):
-    data: Any = None
-    backbone: Any = None
-    detector: Any = None
-    augment: Any = None
-    tta: Any = None
-    tiling: Any = None
-    scoring: Any = None
-    trainer: Any = None
-    seed: int = setting(0, "of the folds", least=0, below=2**32)
-    image_size: Any = setting(256, "px; one number, or [height, width]", rule=pixels)
-    resize: str = setting(
-        "stretch", "to image_size; letterbox keeps the aspect, none refuses other sizes",
-        choices=("stretch", "letterbox", "none"),
-    )  # fmt: skip
-    batch_size: int = setting(16, "images", least=1)
-    ram_limit_mb: float = setting(4000, "MB; image sets that fit are decoded once and kept", least=0)
-    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
+class Review(Detecting):
     folds: int = setting(5, "parts that the OK images are dealt into", least=2)
     contamination: float = setting(0.1, "share that is left out when all are judged a second time", least=0, most=0.5)
     worst: int = setting(30, "images that are shown", least=1)
@@ -106,39 +122,28 @@ class Review(Verb):
 
 
 @dataclass
-class Generate(Verb):
-    data: Any = None
-    backbone: Any = None
+class Generate(Fitting):
     mode: Any = None
     generator: Any = None
-    trainer: Any = None
     tracking: Any = None
-    seed: int = setting(0, "of everything that is drawn at random", least=0, below=2**32)
-    image_size: Any = setting(256, "px, as the training has it; one number, or [height, width]", rule=pixels)
-    threads: int | None = setting(None, "of the CPU; null: as many as the machine has cores", least=1)
     output: str = setting("generated", "folder in which each configuration gets one of its own")
     experiment_name: str = setting("default", "group in Weights & Biases")
     force: bool = setting(False, "true: train and draw again although it has been done")
 
 
 @dataclass
-class Evaluate(Verb):
+class Evaluate(Judging):
     data: Any = None
     run: Any = setting(MISSING, "folder of a finished training; a list, a glob or a folder of runs: all of them")
     sets: Any = setting(
         None, "several data sets by a name of yours: {NAME: {data: mtd, root: DIR}}; null is each run's own data"
     )
     output: str | None = setting(None, "folder to write to; null: <run>/evaluation-<name>")
-    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
-    false_alarm_rate: float | None = setting(
-        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
-    )
-    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
     tracking: Any = None
 
 
 @dataclass
-class Predict(Verb):
+class Predict(Judging):
     run: str = setting(MISSING, "folder of a finished training, or what `export` wrote")
     images: Any = setting(MISSING, "a file, a folder or a glob pattern, or a list of them")
     output: str = setting("predictions", "folder to write to")
@@ -146,18 +151,10 @@ class Predict(Verb):
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
     )
     category: str | None = setting(None, CATEGORY)
-    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
-    false_alarm_rate: float | None = setting(
-        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
-    )
     roi: str | None = setting(None, "image file: white is inspected, of what the training inspected")
     ignore: str | None = setting(None, "likewise: white is not inspected")
     overlays: bool = setting(
         True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"
-    )
-    trust: Any = setting(
-        [],
-        "packages of your own whose code the run may name, e.g. [mine, ours]; pt2: torch's files may be read",
     )
     maps: bool = setting(True, "maps/*.tiff: the anomaly map, 32-bit float, at the detector's resolution")
     json: bool = setting(False, "true, or --json: a line of JSON an image on stdout, and nothing else there")
@@ -166,8 +163,7 @@ class Predict(Verb):
 
 
 @dataclass
-class Export(Verb):
-    run: str = setting(MISSING, "folder of a finished training")
+class Export(Trained):
     format: str = setting("onnx", "of the file", choices=("onnx", "openvino", "torch"))
     precision: str = setting(
         "fp32",
@@ -182,12 +178,10 @@ class Export(Verb):
         "largest difference of maps and scores, of their range over the images; null: 1e-4 for fp32, 0.02 fp16, 1 int8",
         above=0,
     )
-    trust: Any = setting([], "packages of your own whose code the run may name, e.g. mine or [mine, ours]")
 
 
 @dataclass
-class Serve(Verb):
-    run: str = setting(MISSING, "folder of a finished training")
+class Serve(Judging):
     host: str = setting("127.0.0.1", "address to listen at; with another than this machine's own a token is needed")
     port: int = setting(8766, "0: any free one", least=0, most=65535)
     queue: int = setting(64, "requests under way at once; one more is told to come again", least=1)
@@ -197,14 +191,6 @@ class Serve(Verb):
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
     )
     category: str | None = setting(None, CATEGORY)
-    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's own")
-    false_alarm_rate: float | None = setting(
-        None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
-    )
-    trust: Any = setting(
-        [],
-        "packages of your own whose code the run may name, e.g. [mine, ours]; pt2: torch's files may be read",
-    )
 
 
 @dataclass
@@ -235,20 +221,13 @@ class Annotate(Verb):
         "the manifest that segment wrote, or a folder of crops; labels.csv and masks/ are written there",
     )
     template: str | None = setting(None, "the perfect product's picture, to compare with; null: the last OK crop")
-    defects: list[str] = setting(
+    types: list[str] = setting(
         [
-            "print_blurred",
-            "print_smeared",
-            "print_missing",
-            "structure_broken",
-            "structure_bent",
-            "structure_missing",
-            "structure_extra",
-            "scratch",
-            "stain",
+            "print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent",
+            "structure_missing", "structure_extra", "scratch", "stain",
         ],
         "names of defect types, for the keys 1 to 9",
-    )
+    )  # fmt: skip
     scores: str | None = setting(None, "a run folder or its predictions.csv: suggestions, and the order by anomaly")
     host: str = setting("127.0.0.1", "address that the page is served at")
     port: int = setting(8765, "0: any free one", least=0, most=65535)

@@ -1,7 +1,6 @@
 """Which values to try next, by Optuna, with its record in a file, so that a killed sweep goes on; what was found."""
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -17,8 +16,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.overrides import PROGRAM, command_line, literal, overrides
 from anomalib_lite.sweeps.spec import Sweep
-
-log = logging.getLogger(__name__)
 
 RECORD = "study.journal"
 INTERRUPTED = "interrupted"
@@ -119,15 +116,15 @@ def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
     write_text(folder / "trials.csv", trials_table(study, ended).to_csv(index=False))
     states = [STATES[trial.state] for trial in ended]
     counted = ", ".join(f"{states.count(s)} {s}" for s in STATES.values() if s in states)
-    log.info("%s: %d trials (%s)", study.sweep.name, len(ended), counted or "none")
+    print(f"{study.sweep.name}: {len(ended)} trials ({counted or 'none'})")
     if best:
-        log.info("%s", best_table(study, best[:SHOWN]))
-        log.info("best: %s", ready_command(study, best[0], fixed))
+        print(best_table(study, best[:SHOWN]))
+        print("best:", ready_command(study, best[0], fixed))
     # one that was done before took no time of its own
     if spent := [t.user_attrs for t in ended if t.user_attrs.get("seconds", 0) > t.user_attrs.get("stages", 1e9)]:
         beside = mean(attrs["seconds"] - attrs["stages"] for attrs in spent)
-        log.info("%.1f s a trial beside its training: start of the process, libraries, tracking", beside)
-    log.info("%s", folder / "trials.csv")
+        print(f"{beside:.1f} s a trial beside its training: start of the process, libraries, tracking")
+    print(folder / "trials.csv", flush=True)
     failures = [trial for trial in ended if trial.state == TrialState.FAIL]
     if not failures:
         return None

@@ -1,17 +1,16 @@
 """A small made product: a bright ring and a printed word on a dark ground, in slightly differing good pictures."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
-import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from anomalib_lite.defects import Inspector, MapLevels, prepare_inspector
+from anomalib_lite.settings import conf_dir
 
 SHAPE = (96, 128)
 TEXT_BOX = [0.05, 0.74, 0.6, 0.22]  # x, y, width, height in shares
-CONFIG = Path(__file__).parents[2] / "conf" / "defects" / "default.yaml"
 
 
 def perfect() -> np.ndarray:
@@ -33,7 +32,8 @@ def photograph(seed: int, image: np.ndarray | None = None) -> np.ndarray:
 
 def settings(**changes) -> dict:
     """conf/defects/default.yaml with the word's box drawn, and with changes of its first level."""
-    config = yaml.safe_load(CONFIG.read_text())
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train").defects, resolve=True)
     config["layout"]["text"] = [TEXT_BOX]
     return config | changes
 

@@ -36,8 +36,7 @@ def drawn(study: Study) -> list[dict[str, Any]]:
     return [study.values(trial) for trial in study.ended()]
 
 
-def test_a_grid_is_tried_once(sweep_of: Write, caplog: pytest.LogCaptureFixture):
-    caplog.set_level("INFO")
+def test_a_grid_is_tried_once(sweep_of: Write, capsys: pytest.CaptureFixture):
     sweep = sweep_of(parameters={"x": {"values": [3, 1, 2]}, "note": {"values": ["a b=c", None]}})
     plan = Plan(NAME, None, parallel=2)
     study = run_sweep(sweep, plan, Path("study"), fake_training)
@@ -46,8 +45,9 @@ def test_a_grid_is_tried_once(sweep_of: Write, caplog: pytest.LogCaptureFixture)
     ]
     assert len(starts()) == 6
     assert conclude(study, NAME, Path("study")) is None
-    assert "best: anomalib-lite train experiment_name=fake x=1 \"note='a b=c'\"" in caplog.text
-    assert "6 trials (6 done)" in caplog.text and "s a trial beside its training" in caplog.text
+    said = capsys.readouterr().out
+    assert "best: anomalib-lite train experiment_name=fake x=1 \"note='a b=c'\"" in said
+    assert "6 trials (6 done)" in said and "s a trial beside its training" in said
     rows = read_rows(Path("study/trials.csv"))
     assert {(r["state"], r["figure"], r["x"]) for r in rows} == {("done", f"{x}.0", str(x)) for x in (1, 2, 3)}
 
@@ -74,13 +74,12 @@ def test_figures_of_metrics_status_and_history(sweep_of: Write):
     assert study.ended()[0].values == [2, -2, -2, 8, 2]
 
 
-def test_of_several_figures_the_front_is_told(sweep_of: Write, caplog: pytest.LogCaptureFixture):
-    caplog.set_level("INFO")
+def test_of_several_figures_the_front_is_told(sweep_of: Write, capsys: pytest.CaptureFixture):
     metrics = [{"name": "figure", "goal": "minimize"}, {"name": "ms_per_image", "goal": "minimize"}]
     sweep = sweep_of(parameters={"x": {"values": [1, 2]}, "epochs": {"values": [1, 2]}}, metrics=metrics)
     study = run_sweep(sweep, Plan(NAME, None), Path("study"), fake_training)
     conclude(study, NAME, Path("study"))
-    assert "no other trial beats these in all (minimize figure, minimize ms_per_image):" in caplog.text
+    assert "no other trial beats these in all (minimize figure, minimize ms_per_image):" in capsys.readouterr().out
     assert {study.values(t)["x"] for t in study.best()} == {1, 2}
 
 
@@ -194,7 +193,7 @@ def test_a_rehearsal_lists_the_trials_and_finds_what_is_wrong_with_them(run_verb
     Path("my sweep=1.yaml").write_text(yaml.safe_dump(content))
     done = run_verb("sweep", "my sweep=1.yaml", "trials=3", "dry=true", "--", "data=mtd", "data.root=a b", "seed=4")
     assert done.status == 0, done.err
-    said = done.out + done.err
+    said = done.out
     assert said.count("anomalib-lite train data=mtd 'data.root=a b' seed=4 \"experiment_name='my sweep=1'\"") == 3
     assert "trial 2: " in said and "image_size=" in said and "3 trials in all" in said and not Path("runs").exists()
     for wrong, words in (("data=mtdx", "Could not find 'data/mtdx'"), ("detector.epochz=1", "'epochz'")):

@@ -1,0 +1,87 @@
+"""Every command that README, docs/, experiments/ and --help name is one that the command line takes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from anomalib_lite import cli
+from anomalib_lite.jobs.compare import _quoted
+from anomalib_lite.jobs.sweep import hydra_arguments
+from anomalib_lite.settings import conf_dir
+from anomalib_lite.settings.fields import check
+from tests.commands import REPOSITORY
+
+DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("experiments/*/README.md")]
+PLACES = {"detector=NAME": "detector=padim", "backbone=NAME": "backbone=resnet18", "FILE": "grid.yaml"}
+
+
+def commands(text: str) -> Iterator[str]:
+    """Of a page: the lines of its blocks, and what stands between backquotes. What follows three blanks is prose."""
+    for match in re.finditer(
+        r"`((?:anomalib-lite|make|python) [^`]+)`|^ *((?:anomalib-lite|make|python) .*)$", text, re.M
+    ):
+        line = " ".join(match[1].split()) if match[1] else re.split(r" {3,}| +#", match[2])[0]
+        if "..." not in line.split() and not line.endswith(("-", "\\")):
+            yield line.strip()
+
+
+def written() -> dict[str, str]:
+    """Each command, and the page on which it stands."""
+    helps = {verb: importlib.import_module(f"anomalib_lite.jobs.{verb}").HELP for verb in cli.VERBS}
+    pages = {path.relative_to(REPOSITORY): path.read_text().replace("\\\n", " ") for path in DOCUMENTS}
+    return {line: str(page) for page, text in (pages | helps).items() for line in commands(text)}
+
+
+def composed(verb: str, words: list[str]) -> None:
+    """Raises where the verb's configuration has no such option or choice, or the value is out of range."""
+    if verb == "sweep":
+        if "--" in words:
+            composed("train", words[words.index("--") + 1 :])
+        words = hydra_arguments(words)
+    words = [_quoted(word) for word in words] if verb == "compare" else words
+    words = ["json=true" if word == "--json" else PLACES.get(word, word) for word in words]
+    words = [word for word in words if "=" in word and not word.startswith("-")]
+    first = []
+    for one in OverridesParser.create().parse_overrides(words):
+        options = list(one.sweep_string_iterator()) if one.is_sweep_override() else []
+        if options and (conf_dir() / one.key_or_group).is_dir():
+            assert all((conf_dir() / one.key_or_group / f"{option}.yaml").is_file() for option in options)
+        first.append(f"{one.key_or_group}={options[0]}" if options else str(one.input_line))
+    check(compose(verb, first))
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, str]:
+    return written()
+
+
+def test_every_command_is_one_that_the_command_line_takes(told: dict[str, str]):
+    assert len(told) > 80
+    wrong = {}
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for line, page in told.items():
+            program, verb, *words = shlex.split(line)
+            if program == "anomalib-lite" and verb in cli.VERBS and not (verb == "weights" or "--help" in words):
+                try:
+                    composed(verb, words)
+                except Exception as error:
+                    wrong[line] = f"{page}: {str(error).splitlines()[0]}"
+    assert not wrong
+
+
+def test_every_make_target_and_every_script_is_there(told: dict[str, str]):
+    for line, page in told.items():
+        program, *words = shlex.split(line)
+        if program == "make":
+            done = subprocess.run(["make", "-n", *words], cwd=REPOSITORY, capture_output=True, text=True)
+            assert done.returncode == 0, f"{page}: {line}\n{done.stderr}"
+        elif program == "python" and words[0].endswith(".py"):
+            assert (REPOSITORY / words[0]).is_file(), f"{page}: {line}"
