@@ -121,21 +121,40 @@ def real_iad(
     return _read(root, category, parts, drawing)
 
 
+def ksdd(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
+    """KolektorSDD: a folder an item, masks `<name>_label.bmp`, black where the surface is good; of each item the last
+    good image is tested, the others are learned from. Tabernik et al., "Segmentation-based deep-learning approach for
+    surface-defect detection", Journal of Intelligent Manufacturing 2020.
+    """
+
+    def parts(base: Path, name: str | None) -> Parts:
+        train, test = [], []
+        for item in list_folders(base):
+            found = _beside_masks(base, item, "_label.bmp")
+            good = [s for s in found if s.label == OK]
+            train += good[:-1]
+            test += good[-1:] + [s for s in found if s.label == NOK]
+        return train, [], test
+
+    return _read(root, None, parts, drawing)
+
+
 def ksdd2(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
     """KolektorSDD2: images with masks `<name>_GT.png`, black where the surface is good; of the training folder the
     good ones are learned from. Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
     """
 
     def parts(base: Path, name: str | None) -> Parts:
-        found = []
-        for split in ("train", "test"):
-            images = [p for p in _images(base / split) if not p.stem.endswith("_GT")]
-            masks = [p.with_name(f"{p.stem}_GT.png") for p in images]
-            marked = [read_mask(mask).any() for mask in masks]
-            found.append([_labelled(base, i, m, not bad) for i, m, bad in zip(images, masks, marked, strict=True)])
-        return [s for s in found[0] if s.label == OK], [], found[1]
+        train, test = (_beside_masks(base, base / split, "_GT.png") for split in ("train", "test"))
+        return [s for s in train if s.label == OK], [], test
 
     return _read(root, None, parts, drawing)
+
+
+def _beside_masks(base: Path, folder: Path, ending: str) -> list[Sample]:
+    images = [p for p in _images(folder) if not p.name.endswith(ending)]
+    masks = [p.with_name(f"{p.stem}{ending}") for p in images]
+    return [_labelled(base, i, m, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
 
 
 def _read(

@@ -281,6 +281,7 @@ def _summary(
     return {
         **whole.values,
         **maps.values,
+        "pixel_f1": pixels.f1(threshold.pixel),
         **alarms.values,
         "per_defect": per_defect,
         "missing": whole.missing | maps.missing | alarms.missing,

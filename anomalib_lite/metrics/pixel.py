@@ -126,6 +126,13 @@ class PixelMetrics:
         """Metrics over all images; None with a reason where defect or OK pixels are lacking."""
         return self._compute(self.total())
 
+    def f1(self, threshold: float) -> float | None:
+        """Of the pixels above a threshold that was fixed before (segF1 of MVTec AD 2); None without defect pixels."""
+        ok, defect, _ = self.total().pixels
+        first = int(to_bins(float_bits(np.array([threshold], np.float32)))[0]) + 1
+        found, flagged, all_defect = (int(n) for n in (defect[first:].sum(), ok[first:].sum(), defect.sum()))
+        return 2 * found / (found + flagged + all_defect) if all_defect else None
+
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its images (regions and OK pixels) together with all good images."""
         return {name: self._compute(self.total((GOOD, name))) for name in sorted(self.groups) if name != GOOD}

@@ -21,6 +21,7 @@ _TITLES = {
     "image_f1_max": "Image F1-max",
     "pixel_f1_max": "Pixel F1-max",
     "image_f1": "Image F1 at the threshold",
+    "pixel_f1": "Pixel F1 at the threshold",
     "image_false_alarm_rate": "False-alarm rate",
     "image_detection_rate": "Detection rate",
     "train_seconds": "Training time (s)",

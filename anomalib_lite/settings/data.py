@@ -73,6 +73,12 @@ class MTD(Reader):
 
 
 @dataclass
+class KSDD(Reader):
+    _target_: str = f"{LAYOUTS}.ksdd"
+    root: str = setting(MISSING, "the folder that holds kos01/ and so on")
+
+
+@dataclass
 class KSDD2(Reader):
     _target_: str = f"{LAYOUTS}.ksdd2"
     root: str = setting(MISSING, "the folder that holds train/ and test/")
@@ -179,7 +185,8 @@ class Sheet:
 OPTIONS: dict[str, dict[str, type]] = {
     "data": {
         "mvtec_ad": MVTecAD, "btad": BTAD, "mpdd": MPDD, "visa": VisA, "real_iad": RealIAD, "mtd": MTD,
-        "ksdd2": KSDD2, "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder, "deeppcb": DeepPCB,
+        "ksdd": KSDD, "ksdd2": KSDD2,
+        "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder, "deeppcb": DeepPCB,
         "panels": Panels,
     },
     "panels": {"aligned": Segmentation},

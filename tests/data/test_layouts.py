@@ -93,17 +93,29 @@ def made_ksdd2(root: Path) -> None:
                 )
 
 
+def made_ksdd(root: Path) -> None:
+    for item in range(2):
+        images(root / f"kos{item:02d}", 5, 60 * item, "Part{}.jpg")
+        for i in range(5):
+            mask = root / f"kos{item:02d}" / f"Part{i}_label.bmp"
+            write_mask(mask)
+            if i:
+                write_pixels(mask, 0 * read_mask(mask).astype("u1"))
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "mvtec_ad": made_mvtec, "mpdd": made_mvtec, "mtd": made_mvtec, "btad": made_btad, "mvtec_loco": made_loco,
-    "mvtec_ad_2": made_ad_2, "visa": made_visa, "real_iad": made_real_iad, "ksdd2": made_ksdd2,
+    "mvtec_ad_2": made_ad_2, "visa": made_visa, "real_iad": made_real_iad, "ksdd": made_ksdd,
+    "ksdd2": made_ksdd2,
 }  # fmt: skip
+WHOLE = ("ksdd", "ksdd2")  # without categories
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_masks(name: str, tmp_path: Path):
     READERS[name](tmp_path / "set")
     reader = getattr(layouts, name)
-    place = {"root": tmp_path / "set"} if name == "ksdd2" else {"root": tmp_path, "category": "set"}
+    place = {"root": tmp_path / "set"} if name in WHOLE else {"root": tmp_path, "category": "set"}
     splits = reader(**place)
     learned = splits.train + splits.val
     assert splits.val and all(s.label == OK and s.mask is None and s.image.is_file() for s in learned)
@@ -114,7 +126,7 @@ def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_mask
     assert len(few.train) == 2 and few.val == splits.val and few.test == splits.test
     with pytest.raises(UserError, match=r"data\.root"):
         reader(root=tmp_path / "nowhere")
-    if name != "ksdd2":
+    if name not in WHOLE:
         with pytest.raises(UserError, match=r"Categories there: set\..*data\.category"):
             reader(root=tmp_path, category="other")
 

@@ -53,6 +53,19 @@ def test_a_large_offset_costs_less_than_a_thousandth(seed):
     assert result["aupro"] == pytest.approx(exact["aupro"], abs=1e-3)
 
 
+def test_f1_at_a_fixed_threshold_counts_the_pixels_above_it():
+    rng = np.random.default_rng(0)
+    masks = blobs(rng)
+    maps = anomaly_maps(rng, masks).astype(np.float32)
+    metrics = PixelMetrics()
+    metrics.update(maps, masks)
+    threshold = float(np.median(maps[masks > 0]))
+    flagged, defective = maps > threshold, masks > 0
+    known = 2 * (flagged & defective).sum() / (flagged.sum() + defective.sum())
+    assert metrics.f1(threshold) == pytest.approx(known, abs=1e-3)
+    assert PixelMetrics().f1(0.5) is None
+
+
 @pytest.mark.parametrize("limit", [0.01, 0.05, 0.3, 1.0])
 def test_aupro_is_cut_at_the_limit_by_interpolation(limit):
     rng = np.random.default_rng(3)
