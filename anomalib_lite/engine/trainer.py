@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
 
@@ -40,7 +41,8 @@ def make_trainer(
     given = dict(getattr(configured, "keywords", {}))
     loggers = [*_listed(given.get("logger")), *_listed(logger)]
     if not given.get("plugins"):
-        more["plugins"] = [LightningEnvironment()]  # each training is of one machine, a Slurm job's, too
+        # each training is of one machine, a Slurm job's, too
+        more["plugins"] = [LightningEnvironment(), WholeCheckpoints()]
     try:
         trainer = configured(
             **more,
@@ -62,6 +64,14 @@ def make_trainer(
             "trainer.strategy=ddp_spawn, which starts the training alone."
         )
     return trainer
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """A checkpoint takes the place of the one before in one step: a kill while it is written leaves that one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_path(Path(path)) as temporary:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
 
 
 class Devices(NamedTuple):

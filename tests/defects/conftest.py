@@ -30,10 +30,14 @@ def photograph(seed: int, image: np.ndarray | None = None) -> np.ndarray:
     return np.clip(moved * rng.uniform(0.93, 1.07) + rng.normal(0, 2, moved.shape), 0, 255).astype(np.uint8)
 
 
+def default() -> dict:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return OmegaConf.to_container(compose("train").defects, resolve=True)
+
+
 def settings(**changes) -> dict:
     """conf/defects/default.yaml with the word's box drawn, and with changes of its first level."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train").defects, resolve=True)
+    config = default()
     config["layout"]["text"] = [TEXT_BOX]
     return config | changes
 

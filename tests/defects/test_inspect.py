@@ -1,14 +1,13 @@
 import cv2
 import numpy as np
 import pytest
-import yaml
 
 from anomalib_lite.defects import Inspector, MapLevels, load_inspector, prepare_inspector
 from anomalib_lite.defects.collect import matching
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product, render_template
-from tests.defects.conftest import CONFIG, SHAPE, perfect, photograph, settings
+from tests.defects.conftest import SHAPE, default, perfect, photograph, settings
 
 
 def seen(mask: np.ndarray) -> np.ndarray:
@@ -139,7 +138,7 @@ def test_saved_finds_the_same(inspector, tmp_path):
 def rendered() -> Inspector:
     """Of the built-in product with the default configuration: nothing is drawn, its text is found."""
     good = [render_product(192, (7, seed)).image for seed in range(12)]
-    return prepare_inspector(yaml.safe_load(CONFIG.read_text()), good, MapLevels(0.0, 0.01), render_template(192))
+    return prepare_inspector(default(), good, MapLevels(0.0, 0.01), render_template(192))
 
 
 @pytest.mark.parametrize("flaw", DEFECTS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_lite.detectors.bank import Bank
-from anomalib_lite.detectors.coreset import nearest_near, thinned, turned
+from anomalib_lite.detectors.coreset import looked_at, nearest_near, thinned, turned
 
 H, W, C = 5, 7, 6
 
@@ -91,6 +91,6 @@ def test_turned_copies_are_quarter_turns_exactly():
 
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     looks = turned([View()], 4)
-    assert looks[0].apply(image) is image
+    assert looked_at(image, looks[0]) is image
     for quarters, look in enumerate(looks):
-        torch.testing.assert_close(look.apply(image), image.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(looked_at(image, look), image.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)
