@@ -86,6 +86,11 @@ def test_a_misspelt_option_names_the_near_ones(run_verb: Command, verb: str, ove
     assert "Traceback" not in done.err
 
 
+def test_evaluate_refuses_to_track_before_it_opens_anything(run_verb: Command):
+    done = run_verb("evaluate", "run=/nowhere", "tracking=wandb")
+    assert done.status == 2 and "sends nothing to Weights & Biases" in done.err and "Traceback" not in done.err
+
+
 def test_options_of_the_chosen_group_are_the_valid_ones(run_verb: Command):
     done = run_verb("train", "data=mvtec_ad", "data.categry=bottle")
     assert "Did you mean: data.category" in done.err

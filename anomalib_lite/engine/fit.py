@@ -43,7 +43,8 @@ from anomalib_lite.generators.base import Progress
 from anomalib_lite.report.generated import FOLDER as GENERATED
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
-from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder, resumable
+from anomalib_lite.runs.checkpoints import resumable
+from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
 

@@ -14,7 +14,6 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
 
@@ -22,6 +21,7 @@ from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.checkpoints import WholeCheckpoints
 
 # its import makes these loggers talk about hardware and its makers' services, and prints warnings twice
 logging.getLogger("lightning").handlers.clear()
@@ -64,14 +64,6 @@ def make_trainer(
             "trainer.strategy=ddp_spawn, which starts the training alone."
         )
     return trainer
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint takes the place of the one before in one step: a kill while it is written leaves that one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_path(Path(path)) as temporary:
-            super().save_checkpoint(checkpoint, temporary, storage_options)
 
 
 class Devices(NamedTuple):

@@ -128,10 +128,11 @@ class PixelMetrics:
 
     def f1(self, threshold: float) -> float | None:
         """Of the pixels above a threshold that was fixed before (segF1 of MVTec AD 2); None without defect pixels."""
-        ok, defect, _ = self.total().pixels
         first = int(to_bins(float_bits(np.array([threshold], np.float32)))[0]) + 1
-        found, flagged, all_defect = (int(n) for n in (defect[first:].sum(), ok[first:].sum(), defect.sum()))
-        return 2 * found / (found + flagged + all_defect) if all_defect else None
+        pixels = [group.pixels[:2] for group in self.groups.values()]
+        flagged, found = (sum(int(rows[kind, first:].sum()) for rows in pixels) for kind in (0, 1))
+        defective = sum(int(rows[1].sum()) for rows in pixels)
+        return 2 * found / (found + flagged + defective) if defective else None
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """For each defect type: its images (regions and OK pixels) together with all good images."""

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import sys
 import time
 import traceback
@@ -263,32 +262,6 @@ def give_back() -> None:
     """glibc keeps what is freed, under the settings of `cli.py` all of it: the peaks of stages would add up."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)
-
-
-def resumable(checkpoints: Path) -> Path | None:
-    """The last epoch's checkpoint, where there is a whole one; torn ones are removed.
-
-    Errors: UserError where a file holds code.
-    """
-    import torch  # seconds, which a reader of run folders need not wait
-
-    last = checkpoints / "last.ckpt"
-    if not last.is_file():
-        return None
-    try:
-        for file in checkpoints.glob("*.ckpt"):
-            torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling makes of half a file
-        if "GLOBAL" in str(error):
-            raise UserError(
-                f"{file} holds code, which no checkpoint of ours does: it is not run. Delete {checkpoints}, and "
-                "find out who wrote there."
-            ) from error
-        log.warning("%s is torn (%s): the training starts anew", file, type(error).__name__)
-        shutil.rmtree(checkpoints)
-        return None
-    log.info("resuming the training from %s", last)
-    return last
 
 
 def open_csv(path: Path) -> Any:

@@ -185,9 +185,8 @@ class Sheet:
 OPTIONS: dict[str, dict[str, type]] = {
     "data": {
         "mvtec_ad": MVTecAD, "btad": BTAD, "mpdd": MPDD, "visa": VisA, "real_iad": RealIAD, "mtd": MTD,
-        "ksdd": KSDD, "ksdd2": KSDD2,
-        "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder, "deeppcb": DeepPCB,
-        "panels": Panels,
+        "ksdd": KSDD, "ksdd2": KSDD2, "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder,
+        "deeppcb": DeepPCB, "panels": Panels,
     },
     "panels": {"aligned": Segmentation},
     "sheet": {"sheet": Sheet},

@@ -218,7 +218,7 @@ class Tracking:
 class WandB(Tracking):
     kind: str = setting("wandb", "Weights & Biases", choices=("wandb", "csv", "none"))
     project: str = setting("anomalib_lite", "its name there")
-    group: str = setting(II("experiment_name"), "of the run there")
+    group: str | None = setting(II("oc.select:experiment_name,null"), "of the run there")
     mode: str | None = setting(None, "null: online where a key is set", choices=("online", "offline"))
     artifacts: bool = setting(True, "the model and the report, too; false: numbers, curves and images alone")
 

@@ -15,7 +15,7 @@ from lightning import Trainer
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine import fit as training
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.folder import resumable
+from anomalib_lite.runs.checkpoints import resumable
 from tests.commands import Command, one_thread, only_run
 
 # ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk

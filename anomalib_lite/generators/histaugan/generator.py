@@ -28,7 +28,7 @@ from anomalib_lite.generators.base import Generated, Generator, Progress
 from anomalib_lite.generators.histaugan.module import Finetuning, HistAuGANModule, LossWeights, Schedule, Thaw
 from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
-from anomalib_lite.runs.folder import resumable
+from anomalib_lite.runs.checkpoints import WholeCheckpoints, resumable
 
 Sampling = Literal["random", "statistics", "encoded"]
 DESCRIPTION, WEIGHTS, CHECKPOINTS = "histaugan.json", "histaugan.safetensors", "checkpoints"
@@ -303,7 +303,7 @@ def train(
     trainer = Trainer(
         accelerator=accelerator, devices=1, precision=precision, max_epochs=schedule.epochs, callbacks=callbacks,
         logger=logger or False, default_root_dir=folder, log_every_n_steps=1, enable_model_summary=False,
-        use_distributed_sampler=False,
+        use_distributed_sampler=False, plugins=[WholeCheckpoints()],
     )  # fmt: skip
     batches = DataLoader(images, schedule.batch, sampler=Draws(images, length, schedule.batch, module.seed))
     trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
