@@ -1,7 +1,5 @@
 """The verbs as functions: `from anomalib_lite import train, predict, load, command`."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The command line: `anomalib-lite VERB [Hydra overrides]`."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import os

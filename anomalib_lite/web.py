@@ -8,8 +8,6 @@ request must be this server, and whatever changes something must carry the token
 holds. Other accounts of the same machine are not kept out.
 """
 
-from __future__ import annotations
-
 import hmac
 import html
 import ipaddress

@@ -6,8 +6,6 @@ A real Chromium is worked by keyboard. `saved` ends when the page knows that the
 (journal synced, labels.csv renewed), `shown` when the next crop is in the page. Needs Playwright, Chromium.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

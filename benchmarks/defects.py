@@ -13,8 +13,6 @@ Rules and cut-offs were set on another rendered set (seed 1000). Types are count
 region touches. Area error: |found - true| / true.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections import defaultdict

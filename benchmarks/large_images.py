@@ -6,8 +6,6 @@ draws panels of the built-in product, puts one small spot on each of some copies
 without on the same photographs, judges all with `predict`, and writes results.json and side_by_side.jpg.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

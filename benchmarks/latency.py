@@ -7,8 +7,6 @@ the Python that has anomalib 2.7 and OpenVINO (benchmarks/peer.py makes one); it
 random weights take as long as trained ones. Processor milliseconds of this process, medians; the images are noise.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

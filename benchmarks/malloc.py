@@ -3,8 +3,6 @@
 usage: python benchmarks/malloc.py [--rounds 3]
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

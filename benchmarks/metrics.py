@@ -9,8 +9,6 @@ maps, sorts their pixels once and takes all metrics from that order. Maps are sm
 quarters with defects of 1 to 5 regions.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

@@ -8,8 +8,6 @@ of the largest value. What differs on purpose is switched off where a switch is 
 --freeze keeps some of anomalib's numbers for tests/detectors/test_parity.py, which compares `ours` without anomalib.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -13,8 +13,6 @@ after each choice; both choose the same rows, which is checked.
 One thread.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

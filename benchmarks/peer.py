@@ -11,8 +11,6 @@ Results are appended to WORK/results.jsonl, so that an interrupted run goes on; 
 Processor seconds (user and system) are what to compare on a machine that is shared; wall seconds stand beside them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ Copies of some images are made with a little noise of their own, so that none is
 usage: python benchmarks/predict.py RUN IMAGE... [--count 10000] [--size 256] [--pictures]
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

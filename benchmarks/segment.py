@@ -8,8 +8,6 @@ whole of `segment` (five angles, alignment, crops) against one plain cv2.matchTe
 no alignment), in turns in one process. With --folder, the rendered panels are kept and used again.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -3,8 +3,6 @@
 usage: python benchmarks/serve.py RUN IMAGE... [--requests 500] [--clients 8]
 """
 
-from __future__ import annotations
-
 import argparse
 import http.client
 import socket

@@ -3,8 +3,6 @@
 usage: python benchmarks/tta.py [--rounds 5] [--detector stfpm]
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

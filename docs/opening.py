@@ -3,8 +3,6 @@
 usage: python docs/opening.py DEMO_FOLDER RUN_FOLDER PANEL      (make demo makes both; PANEL is such as panel_004)
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

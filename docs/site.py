@@ -1,7 +1,5 @@
 """What the site has beside these files: README as its first page, and a reference of every option, from conf/."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ it: means over the seeds that both have, with Student's 95 % confidence interval
 asterisk where Holm's p is below 0.05.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

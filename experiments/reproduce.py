@@ -9,8 +9,6 @@ names (mvtec_ad/, mtd/, deeppcb/PCBData/), or by data.root=... where an experime
 or with the rows that differ and status 1.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

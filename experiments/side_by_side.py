@@ -7,8 +7,6 @@ map is coloured on its own run's threshold, so that a colour means the same in a
 show.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A real Slurm and a real Ray cluster on this machine, for as long as a test needs them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

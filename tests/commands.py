@@ -1,7 +1,5 @@
 """Running the command line, as a user does or inside this process; reading what it leaves behind."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

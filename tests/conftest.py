@@ -1,7 +1,5 @@
 """What several rooms' tests share: the real data sets, a rendered one, the command line, and one trained run."""
 
-from __future__ import annotations
-
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported

@@ -1,7 +1,5 @@
 """Files as users have them: what is odd, damaged or called strangely, each with what becomes of it."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

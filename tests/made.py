@@ -1,7 +1,5 @@
 """Small image files and data sets for the tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

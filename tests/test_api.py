@@ -1,7 +1,5 @@
 """The verbs as functions give what the verbs give."""
 
-from __future__ import annotations
-
 import csv
 import re
 import shutil

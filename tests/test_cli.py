@@ -1,7 +1,5 @@
 """The command line: what it offers, and what it says to what it cannot do."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

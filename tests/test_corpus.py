@@ -1,7 +1,5 @@
 """Every verb that reads files, on files as users have them: the right result or a clear message, nothing lost."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

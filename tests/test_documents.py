@@ -1,7 +1,5 @@
 """Every command that README, docs/, experiments/ and --help name is one that the command line takes."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

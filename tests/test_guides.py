@@ -1,7 +1,5 @@
 """Every how-to guide does what it says: its files are written into a user's own folder, and its commands run there."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

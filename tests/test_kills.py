@@ -3,8 +3,6 @@
 A process is killed at its n-th change of a file, or after a share of the time that an undisturbed one takes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import http.client

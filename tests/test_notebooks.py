@@ -1,7 +1,5 @@
 """The notebooks' code runs from top to bottom on a run as `anomalib-lite train` leaves it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a person waits for: nothing is imported before it is needed, since the networks' libraries take seconds."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The installed package works from an empty folder."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

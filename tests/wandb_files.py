@@ -1,7 +1,5 @@
 """Weights & Biases runs that were logged offline, read back with wandb's own tool."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Which crops are to be labelled, by what id a page may ask for them, and what a run says of them."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

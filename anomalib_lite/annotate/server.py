@@ -1,7 +1,5 @@
 """One labelling session: the local server with its page, the crops by id, and the answers."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

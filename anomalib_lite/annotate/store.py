@@ -1,7 +1,5 @@
 """The answers: replayed from a journal, changed by the page, on the disk before a call returns."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

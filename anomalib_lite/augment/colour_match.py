@@ -1,7 +1,5 @@
 """A template's colours made those of the OK images, so that light and camera do not make it stand out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ are the paper's, given for sides of 256 px and scaled with the image. One additi
 background onto flat background) is drawn again, because its label would be wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2

@@ -9,8 +9,6 @@ A kind takes two images of one size, float32 (H, W, 3) in [0, 255], and a random
 second. It returns how much of the change each pixel gets, float32 (H, W) in [0, 1], and the changed image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2

@@ -1,7 +1,5 @@
 """Random changes of training batches, by kornia's transforms."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Test-time augmentation: an image is looked at in several views, and their maps become one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any

@@ -1,7 +1,5 @@
 """Name -> a network cut into multi-scale features."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from functools import partial

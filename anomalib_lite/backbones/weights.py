@@ -1,7 +1,5 @@
 """Where pretrained weights come from: the installed package, a file, a download, or nowhere."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import os

@@ -1,7 +1,5 @@
 """Files -> pixels."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset",
 GROUP/ID/STEM_temp.jpg and the boxes `x1 y1 x2 y2 type`. Copper is dark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack

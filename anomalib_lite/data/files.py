@@ -1,7 +1,5 @@
 """Finding image files, and naming what is made of them."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

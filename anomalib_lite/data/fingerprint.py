@@ -1,7 +1,5 @@
 """A hash that changes when the data changes, and what a run keeps to know its data again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

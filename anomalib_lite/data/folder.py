@@ -1,7 +1,5 @@
 """Any folders of OK images, NOK images and masks, or a labels table; CSV tables as people write them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import logging

@@ -1,7 +1,5 @@
 """Public data sets by their folders: most are laid out as MVTec AD is, and differ in names alone."""
 
-from __future__ import annotations
-
 import glob
 import json
 from collections.abc import Callable, Sequence

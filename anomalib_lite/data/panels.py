@@ -3,8 +3,6 @@
 It is rendered on first use into the artifacts folder and read from there afterwards, in MVTec AD's layout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack

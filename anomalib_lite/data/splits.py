@@ -3,8 +3,6 @@
 With or without the template: what of it samples carry, and how much each origin weighs in the loss.
 """
 
-from __future__ import annotations
-
 import filecmp
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """AnomalyDINO: the nearest remembered token of a transformer, where the product stands out from its ground."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

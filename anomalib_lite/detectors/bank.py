@@ -1,7 +1,5 @@
 """A bank of remembered OK patches, and how far features are from the nearest of them."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

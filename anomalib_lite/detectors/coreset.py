@@ -1,7 +1,5 @@
 """Patches to remember: gathered within a stated memory, a few of them that cover all, and the nearest of those."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 

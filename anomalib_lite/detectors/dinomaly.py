@@ -1,7 +1,5 @@
 """Dinomaly: a decoder of linear attention gives back a frozen encoder's features from a noisy bottleneck."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What students share: they give back a frozen teacher's features, and err where the image is anomalous."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self

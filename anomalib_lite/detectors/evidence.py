@@ -1,7 +1,5 @@
 """Evidence: what one look at an image says of each place, in logarithms, learned from OK images alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

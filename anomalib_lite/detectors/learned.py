@@ -5,8 +5,6 @@ images, and on the deviations of images that the statistics have not seen: else 
 seen before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Features of several levels: brought to one grid, told apart from a student's, their maps made one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a fusion looks at: an image as several maps of measurements, one network pass for all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

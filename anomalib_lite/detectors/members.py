@@ -1,7 +1,5 @@
 """The members of a fusion as one view of the product needs them: fitted, judged by folds, and made one map."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every detector is: a method that makes anomaly maps, inside the one model that makes predictions of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from itertools import chain, islice

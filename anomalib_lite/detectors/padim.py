@@ -1,7 +1,5 @@
 """PaDiM: a Gaussian of the backbone's features at each position of the product."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """PatchCore: the distance to the nearest of some remembered OK patches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

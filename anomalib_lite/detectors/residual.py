@@ -1,7 +1,5 @@
 """The student's residual on OK images: Gaussians over groups of feature levels, and the choice between such models."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy

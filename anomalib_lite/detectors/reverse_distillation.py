@@ -1,7 +1,5 @@
 """Reverse distillation: a decoder gives back the teacher's features from a bottleneck that holds OK images alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Student-teacher feature pyramid matching, calibrated on OK images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """SubspaceAD: how far features lie outside the principal components of the OK features."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

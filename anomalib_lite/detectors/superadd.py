@@ -1,7 +1,5 @@
 """SuperADD: a large bank for each layer, thinned where tokens crowd, of images under changed light."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

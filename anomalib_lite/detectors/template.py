@@ -1,7 +1,5 @@
 """Comparison with the template: what an image has that its template has not, and the other way round."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

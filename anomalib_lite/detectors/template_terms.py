@@ -1,7 +1,5 @@
 """How an image differs from a template that lies over it, and what of that is normal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """A configuration becomes objects: the only code below the verbs that sees one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

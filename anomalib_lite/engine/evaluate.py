@@ -1,7 +1,5 @@
 """A trained model on images: outcomes, the threshold, metrics, defects, and a figure to choose settings by."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence

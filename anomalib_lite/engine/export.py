@@ -1,7 +1,5 @@
 """A trained run -> one file for other programs, held against the run itself before it stays."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Generated images as files: a generator is trained once, its images are drawn, guarded and measured once."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

@@ -1,7 +1,5 @@
 """The journal of a prediction: a line an image as soon as it is answered, so that a killed command loses none."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

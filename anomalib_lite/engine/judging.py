@@ -1,7 +1,5 @@
 """A trained run judges pictures that are decoded once: score, verdict, map, defects, and what is drawn of them."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

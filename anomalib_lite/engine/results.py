@@ -1,7 +1,5 @@
 """What a measured run leaves behind: metrics, predictions, figures, a page, and words for the terminal."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """OK folders that hold some NOK: each image judged by models that have not seen it."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Any number of images judged in constant memory: decoded, judged and written at the same time, each read once."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

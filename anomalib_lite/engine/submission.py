@@ -1,7 +1,5 @@
 """Files for the evaluation server of MVTec AD 2 (Heckler-Kram et al., 2025): maps and masks of its private tests."""
 
-from __future__ import annotations
-
 import logging
 import tarfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The teacher's weights: the backbone's own, fine-tuned on this data set once."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import time

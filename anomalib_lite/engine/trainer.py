@@ -1,7 +1,5 @@
 """Lightning's Trainer as configured: its device is every method's, whether it trains or not."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A run folder that someone sends may hold any configuration: its objects are made of known parts alone."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any

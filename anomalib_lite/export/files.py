@@ -1,7 +1,5 @@
 """Graph -> file: ONNX, OpenVINO or torch, in 32, 16 or 8 bits, and what it says of itself inside it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile

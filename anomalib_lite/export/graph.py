@@ -1,7 +1,5 @@
 """The graph that is exported: pixels of any size -> map, score and verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 

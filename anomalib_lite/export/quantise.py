@@ -1,7 +1,5 @@
 """A network's convolutions in 8 bits, already in torch: so statistics can be fitted to what they then give."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

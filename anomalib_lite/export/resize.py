@@ -1,7 +1,5 @@
 """Pixels of any size -> the model's size inside the graph, as `data.decode.resize_image` gives them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """An exported file, opened: it judges pixels, and batches as a model does."""
 
-from __future__ import annotations
-
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping

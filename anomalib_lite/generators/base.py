@@ -1,7 +1,5 @@
 """What every generator is: OK images in, new OK images out, drawn until enough of them have kept their structure."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

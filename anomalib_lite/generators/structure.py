@@ -1,7 +1,5 @@
 """Whether two images show the same structure, and which generated images are kept for theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

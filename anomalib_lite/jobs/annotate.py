@@ -1,7 +1,5 @@
 """anomalib-lite annotate: label crops in a local web page."""
 
-from __future__ import annotations
-
 from omegaconf import DictConfig
 
 from anomalib_lite.annotate.server import run_session

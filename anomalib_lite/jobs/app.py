@@ -1,7 +1,5 @@
 """What all verbs share: a Hydra app whose errors speak to the user."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import difflib

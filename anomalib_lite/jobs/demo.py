@@ -1,7 +1,5 @@
 """The verb demo."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

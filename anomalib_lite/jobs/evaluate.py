@@ -1,7 +1,5 @@
 """The verb evaluate."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The jobs of a multirun, wherever a launcher runs them: each leaves a record, and the end tells which failed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

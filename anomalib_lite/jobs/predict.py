@@ -1,7 +1,5 @@
 """The verb predict."""
 
-from __future__ import annotations
-
 import json
 import logging
 import signal

@@ -1,7 +1,5 @@
 """The verb review."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from functools import partial

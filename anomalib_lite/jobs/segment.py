@@ -1,7 +1,5 @@
 """The verb segment."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os

@@ -1,7 +1,5 @@
 """The verb train."""
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil

@@ -5,8 +5,6 @@ histogram bin all values of a bin count as tied. Images and pixels share these f
 they are tested, has no AUPRO, takes no counts, and adds most of a second to the start of every command.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Image metrics: AUROC, average precision and F1-max, exact, and the rates at a threshold that was fixed before."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pixel metrics in bounded memory, over all images and by defect type, from histograms."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 

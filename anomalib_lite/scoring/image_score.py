@@ -1,7 +1,5 @@
 """From a coarse anomaly map to a smooth one, and from that to one score an image."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Requests that wait together are judged together, and no more may wait than there is room for."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

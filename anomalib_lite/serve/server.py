@@ -1,7 +1,5 @@
 """The inspection server: an image in, its score, verdict, defects and overlay out; a page to try it on."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -4,8 +4,6 @@ Files of conf/ begin with one of these (`defaults: [/schema/<group>/<name>@_here
 Whoever composes a configuration asks here where conf/ lies, so here the dataclasses become known to Hydra.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -1,7 +1,5 @@
 """The readers, and how panels are segmented."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The detectors, the networks that they look through, views and scores."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ The dataclasses of this room are Hydra's structured configs. Hydra refuses a val
 `check` refuses one out of range before anything runs; `explain` writes what `--help` shows.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """What takes part in a training: modes, augmentation, teachers, generators, the trainer, tracking, defects."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What each verb takes beside its groups. A group's field holds what conf/<group>/ chose."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -6,8 +6,6 @@ Weights are handed to its backbones where they ask timm for pretrained ones; not
 The last line of the output is RESULT and a JSON object.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys

@@ -5,8 +5,6 @@
 The last line of the output is RESULT and a JSON object.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

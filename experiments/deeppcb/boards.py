@@ -7,8 +7,6 @@ stretches of copper that a surplus piece meets, or the stretches without copper 
 several.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -4,8 +4,6 @@ Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset",
 box counts where its intersection over union with a true box of its class exceeds 0.33.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

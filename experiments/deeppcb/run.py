@@ -6,8 +6,6 @@
 Writes boxes.csv and boxes.json into the run's folder, and the tables of the README to the terminal.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import sys

@@ -8,8 +8,6 @@ folder: image AUROC and AUPRO of each set of members, joined in the way that was
 difference from what was chosen, by resampling the test images, OK and NOK apart, 1000 times.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import sys

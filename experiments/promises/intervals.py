@@ -8,8 +8,6 @@ in how many percentiles of 2,000 resampled sets (bootstrap, OK and NOK images dr
 interval holds the difference of both, and in how many its test calls a difference at 5 % between two equal runs.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

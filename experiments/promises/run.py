@@ -8,8 +8,6 @@ the splits with its standard error, and the share of splits whose rate lies in t
 (beta-binomial: Vovk, "Conditional validity of inductive conformal predictors", 2012).
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A real browser for the page, and a server process that can be killed."""
 
-from __future__ import annotations
-
 import csv
 import re
 import signal

@@ -1,7 +1,5 @@
 """Crops to label, and servers to label them with."""
 
-from __future__ import annotations
-
 import csv
 import http.client
 import json

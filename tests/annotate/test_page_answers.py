@@ -1,7 +1,5 @@
 """Answering by keyboard in a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the page shows, and drawing defect masks, in a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

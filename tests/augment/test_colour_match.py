@@ -1,7 +1,5 @@
 """The template takes on the OK images' colours, keeps its structure, and is written once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

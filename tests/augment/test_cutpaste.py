@@ -1,7 +1,5 @@
 """CutPaste: what is pasted comes from the image, in the sizes of the paper."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Augmented batches: one geometry for image, mask and template, colour for the image alone, all from the seed."""
 
-from __future__ import annotations
-
 import kornia.augmentation as K
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Views: their inverses are exact, colours change as stated, and the maps are averaged where they belong."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torchvision.transforms import functional as T

@@ -1,7 +1,5 @@
 """Features: those of the whole network, no more and no less of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Fine-tuning changes what it may change, repeats, respects weights, and gets better at its task."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

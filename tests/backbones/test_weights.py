@@ -1,7 +1,5 @@
 """Pretrained weights: the bundled ones recognise photographs; files and downloads fit or say why not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

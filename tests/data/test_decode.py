@@ -1,7 +1,5 @@
 """Files -> pixels, whatever the file holds."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """DeepPCB's layout, its boxes and faults, and OK pairs that no scan went into."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

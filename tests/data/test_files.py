@@ -1,7 +1,5 @@
 """Finding images, and naming what is made of them."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

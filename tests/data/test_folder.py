@@ -1,7 +1,5 @@
 """Folders as users have them, and labels tables."""
 
-from __future__ import annotations
-
 import unicodedata
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Samples -> batches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

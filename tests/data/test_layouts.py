@@ -1,7 +1,5 @@
 """Every reader of a public data set on a small copy of its layout, and MVTec AD's layout with its usual faults."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """What is learned from, held out and tested on; what of the template is seen, and what each origin weighs."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

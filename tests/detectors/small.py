@@ -1,7 +1,5 @@
 """A small network and small pictures for the detectors' tests."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path

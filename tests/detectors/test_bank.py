@@ -1,7 +1,5 @@
 """Banks against numpy's brute force: places near by, directions, local density, thinning, turned copies."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Every detector as its configuration makes it keeps the contract of a method."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Patches that are gathered, a few that cover all, and the nearest of them: against plain searches."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Dinomaly: attention, loss, hard mining and optimizer by hand; layers of one width and of several."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

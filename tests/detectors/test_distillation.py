@@ -1,7 +1,5 @@
 """Features are computed once where they fit, and are the same either way."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

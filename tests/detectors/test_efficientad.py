@@ -1,7 +1,5 @@
 """EfficientAD: the loss by hand, the grids, the distilled teacher, the penalty and the maps' scale."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

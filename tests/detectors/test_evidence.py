@@ -1,7 +1,5 @@
 """Looks, evidence and the judge of a fusion against independent oracles."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The fusion: what it learns, chooses and keeps, on small pictures."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

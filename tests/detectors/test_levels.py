@@ -1,7 +1,5 @@
 """Levels on one grid, their distances from a student's, and their maps made one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """PaDiM against numpy's own, its channels, its views, and one path through saving."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Features, maps and losses are those of anomalib 2.7 with the same weights; benchmarks/parity.py froze its numbers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """PatchCore against numpy's own, the paper's weight, views pooled, and one path through saving."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

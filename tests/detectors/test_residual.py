@@ -1,7 +1,5 @@
 """Gaussians of residuals: known answers, saving, and the choice between groupings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,7 +1,5 @@
 """Reverse distillation: loss and map by hand, weights, a teacher that never changes, and one path through saving."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """SimpleNet: the loss by hand, what it is not trained on, and which epoch is kept."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Statistics of features: whitening and Gaussians against plain NumPy and scikit-learn, and how they are saved."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

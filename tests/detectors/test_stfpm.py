@@ -1,7 +1,5 @@
 """STFPM: the paper's map, a teacher that never changes, weights in the loss, and one path through saving."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Comparison with the template: distances against loops, what a shift costs, what OK pairs teach, one path."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import product
 

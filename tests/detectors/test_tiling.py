@@ -1,7 +1,5 @@
 """Tiles: cut and blended without seams, learned from as images, in one model with the path that needs none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Generated images as the training gets them: made once, whole or absent, with their origin."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

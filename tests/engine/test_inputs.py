@@ -1,7 +1,5 @@
 """What a training starts from: the order and weights of its images, and which templates take part."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

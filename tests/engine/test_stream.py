@@ -1,7 +1,5 @@
 """Predictions at scale: a killed command loses and repeats nothing, and a watched folder is answered image by image."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The fine-tuned teacher: made once for what it is made from, whole or absent, and blind to test images."""
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -1,7 +1,5 @@
 """Lightning's Trainer as configured: any argument, devices that are here, and processes that share a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

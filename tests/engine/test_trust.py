@@ -1,7 +1,5 @@
 """A foreign run folder runs no code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The figure that settings may be chosen by: OK images with drawn defects, apart from threshold and test images."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Types by what a piece touches, boxes around what differs: drawn boards with known answers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Boxes: known overlaps, one match a box, and average precision against a loop."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Every detector as its configuration makes it gives the same maps, scores and verdicts as an exported graph."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Exported files: the run's own numbers from pixels of any size, in every format, and what a file says of itself."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

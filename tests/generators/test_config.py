@@ -1,7 +1,5 @@
 """What the configuration builds: by default what Python does, with preset=paper what the authors published."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Images are drawn until enough have kept their structure, up to a bound; losses are kept in a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

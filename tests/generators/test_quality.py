@@ -1,7 +1,5 @@
 """Distances between sets of images against known answers, and what a set is worth beside real images."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

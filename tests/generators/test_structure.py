@@ -1,7 +1,5 @@
 """Edges and luminance compared, and which images are kept for their structure."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

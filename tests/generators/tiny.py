@@ -1,7 +1,5 @@
 """Generators that need no training, to test what is around them."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

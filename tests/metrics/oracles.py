@@ -1,7 +1,5 @@
 """Slow, exact pixel metrics from the definitions, and inputs to compare them on."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score

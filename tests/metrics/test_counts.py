@@ -1,7 +1,5 @@
 """Metrics from tie counts against scikit-learn on the same scores."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score

@@ -1,7 +1,5 @@
 """The inspection server answers what predict answers, and says clearly what it does not take."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import json

@@ -1,7 +1,5 @@
 """Configurations drawn at random: each is composed and in range, or refused with a sentence that names the option."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

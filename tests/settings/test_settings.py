@@ -1,7 +1,5 @@
 """Options as structured configs: every file of conf/ composes, Python and conf mean the same, presets lose nothing."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from collections.abc import Iterator

@@ -2,8 +2,6 @@
 goes on, and the attributes it leaves.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator, Sequence

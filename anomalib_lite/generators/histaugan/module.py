@@ -2,8 +2,6 @@
 each in its turn, and which blocks learn in a fine-tuning.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass

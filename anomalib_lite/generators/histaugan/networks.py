@@ -1,7 +1,5 @@
 """Encoders, decoder and discriminators of one GAN, as in DRIT."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Few small images and a GAN that trains in a second."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

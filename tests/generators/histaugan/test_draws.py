@@ -1,7 +1,5 @@
 """What a training step sees."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The generators' contract, and what goes on after a kill."""
 
-from __future__ import annotations
-
 import filecmp
 import os
 import shutil

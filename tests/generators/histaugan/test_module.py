@@ -1,7 +1,5 @@
 """The losses of both games, and what a training step changes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sizes, widths and parameters against the published ones; what reaches the output and what does not."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """SinGAN behind the generators' contract."""
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 

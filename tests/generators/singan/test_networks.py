@@ -1,7 +1,5 @@
 """The networks of a scale, and the penalty against values computed by hand and finite differences."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

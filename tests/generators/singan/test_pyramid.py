@@ -1,7 +1,5 @@
 """The scales of an image, and samples from a trained pyramid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

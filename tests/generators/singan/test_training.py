@@ -1,7 +1,5 @@
 """A pyramid's training: what each step changes, the schedule, noise, resuming after a kill, warm starts."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path
