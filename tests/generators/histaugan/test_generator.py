@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,18 +23,6 @@ def loaded(build: Build, folder: Path, **options: object) -> HistAuGAN:
     gan = build(**options)
     gan.load(folder)
     return gan
-
-
-def test_samples_are_the_seeds_and_begin_with_the_fewer(
-    ok: list[Path], build: Build, one_domain: Path, tmp_path: Path
-) -> None:
-    gan, again = loaded(build, one_domain), loaded(build, one_domain)
-    moved = [Path(shutil.copy(path, tmp_path / path.name)) for path in ok]  # the place of the files does not count
-    many, few, other = list(gan.sample(6, 1, ok)), list(again.sample(4, 1, moved)), list(gan.sample(4, 2, ok))
-    for a, b in zip(many, few, strict=False):
-        assert np.array_equal(a.image, b.image) and (a.content, a.origin) == (b.content, b.origin)
-    assert not all(np.array_equal(a.image, b.image) for a, b in zip(few, other, strict=True))
-    assert many[0].image.shape == (40, 40, 3) and many[0].image.dtype == np.uint8
 
 
 def test_every_ok_image_gives_its_content_once_before_any_twice(build: Build, one_domain: Path, ok: list[Path]) -> None:
