@@ -75,7 +75,7 @@ def read_mask(path: Path) -> np.ndarray:
     where all colours are black, the alpha channel is the mask.
     """
     if path.is_dir():
-        parts = [read_mask(part) for part in sorted(path.glob("[!.]*"))]
+        parts = [read_mask(part) for part in mask_files(path)]
         if not parts or len({part.shape for part in parts}) > 1:
             raise UnreadableImage(f"{path} holds no masks of one size.")
         return np.any(parts, axis=0)
@@ -93,6 +93,11 @@ def read_mask(path: Path) -> np.ndarray:
         raise UnreadableImage(f"The mask {path} is lossy, and its brightest value {top} too faint: save it as PNG.")
     soft = top > full // 2 and np.count_nonzero(np.bincount(values.ravel())) > LABELS
     return values > (top // 2 if lossy or soft else 0)
+
+
+def mask_files(folder: Path) -> list[Path]:
+    """Of an image that has several, in their order."""
+    return sorted(folder.glob("[!.]*"))
 
 
 def looks_inverted(mask: np.ndarray) -> bool:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from anomalib_lite.data.decode import (
     UnreadableImage,
     looks_inverted,
+    mask_files,
     read_image,
     read_mask,
     resize_image,
@@ -183,6 +184,13 @@ class ImageSet(Dataset[Batch]):
                 f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
         return small, fit_picture(mask, self.size, self.resize, resize_mask)
+
+    def regions_of(self, sample: Sample) -> list[tuple[np.ndarray, float]] | None:
+        """A sample's defects one by one, bool (H, W), and the share of each that is enough; None where unknown."""
+        if sample.mask is None or sample.saturation is None:
+            return None
+        parts = (fit_picture(read_mask(part), self.size, self.resize, resize_mask) for part in mask_files(sample.mask))
+        return list(zip(parts, sample.saturation, strict=True))
 
     def shown(self, image: np.ndarray, path: Path) -> np.ndarray:
         """A decoded picture at the set's size. Errors: UnreadableImage, by its path, where it must have that size."""

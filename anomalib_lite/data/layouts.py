@@ -2,19 +2,23 @@
 
 import glob
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from anomalib_lite.data.decode import read_mask
+import numpy as np
+
+from anomalib_lite.data.decode import mask_files, read_image, read_mask
 from anomalib_lite.data.files import list_folders, list_images, require_folder
 from anomalib_lite.data.folder import read_table
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
 from anomalib_lite.errors import UserError
 
+log = logging.getLogger(__name__)
 Categories = str | Sequence[str] | None
 Parts = tuple[list[Sample], list[Sample], list[Sample]]  # OK images to learn from, those held out, test images
 
@@ -23,6 +27,7 @@ Parts = tuple[list[Sample], list[Sample], list[Sample]]  # OK images to learn fr
 class Layout:
     """Folders below a category. held_out: OK images for thresholds, where the data set has such. good: the OK images'
     folder in `test`. masks: their folder, with `{defect}`. mask: a file, with `{stem}`, or a folder of several.
+    saturations: a file that says how much of each defect is enough to find (MVTec LOCO).
     """
 
     train: str = "train/good"
@@ -31,6 +36,7 @@ class Layout:
     good: str = "good"
     masks: str = "ground_truth/{defect}"
     mask: str = "{stem}_mask.png"
+    saturations: str | None = None
 
 
 def read(
@@ -68,7 +74,7 @@ mvtec_ad = mpdd = mtd = partial(read, Layout())
 # Mishra et al., "VT-ADL", ISIE 2021; masks are .png or .bmp
 btad = partial(read, Layout("train/ok", good="ok", mask="{stem}.*"))
 # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022; a mask a defect, in a folder an image
-mvtec_loco = partial(read, Layout(held_out="validation/good", mask="{stem}"))
+mvtec_loco = partial(read, Layout(held_out="validation/good", mask="{stem}", saturations="defects_config.json"))
 # Heckler-Kram et al., "The MVTec AD 2 Dataset", 2025
 mvtec_ad_2 = partial(
     read, Layout(held_out="validation/good", test="test_public", masks="test_public/ground_truth/{defect}")
@@ -175,6 +181,7 @@ def _read(
 
 def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
     samples: list[Sample] = []
+    enough = _saturations(folder / layout.saturations) if layout.saturations else None
     for inner in list_folders(folder / layout.test):
         if inner.name == "ground_truth":
             continue
@@ -183,7 +190,10 @@ def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
             samples += ok_samples(images)
         else:
             masks = folder / layout.masks.format(defect=inner.name)
-            samples += [Sample(p, NOK, _mask(masks, layout.mask, p), defect=inner.name) for p in images]
+            for image in images:
+                mask = _mask(masks, layout.mask, image)
+                shares = tuple(_share(part, enough) for part in mask_files(mask)) if mask and enough else None
+                samples.append(Sample(image, NOK, mask, defect=inner.name, saturation=shares))
     return sorted(samples, key=lambda s: (s.label != OK, s.defect or "", s.image))
 
 
@@ -199,6 +209,32 @@ def _mask(masks: Path, pattern: str, image: Path) -> Path | None:
             f"masks for '{masks.name}' (no such folder) pixel metrics leave this type out."
         )
     return found[0]
+
+
+def _saturations(file: Path) -> dict[int, tuple[float, bool]] | None:
+    """By a mask's pixel value: how much of such a defect is enough, in px or, where True, as a share of its area."""
+    if not file.is_file():
+        log.warning("%s is missing, so sPRO is not measured: copy it from the download.", file.absolute())
+        return None
+    try:
+        return {
+            int(entry["pixel_value"]): (float(entry["saturation_threshold"]), bool(entry["relative_saturation"]))
+            for entry in json.loads(file.read_text(encoding="utf-8"))
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file.absolute()} is no list of pixel_value, saturation_threshold and relative_saturation: {error!r}."
+        ) from error
+
+
+def _share(mask: Path, enough: dict[int, tuple[float, bool]]) -> float:
+    """Of a defect's area that is enough; so it holds at any size of the image."""
+    pixels = read_image(mask)[..., 0]
+    values = np.unique(pixels[pixels > 0]).tolist()
+    if len(values) != 1 or values[0] not in enough:
+        raise UserError(f"{mask.absolute()} has the values {values}, not one of defects_config.json: {sorted(enough)}.")
+    wanted, relative = enough[values[0]]
+    return wanted if relative else min(1.0, wanted / np.count_nonzero(pixels))
 
 
 def _images(folder: Path) -> list[Path]:

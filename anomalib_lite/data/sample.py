@@ -23,7 +23,8 @@ class Sample:
     template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image
     that a generator made (with the OK images' look or with the template's), or the template itself. weight: in the
     training loss. bits: those that a 16-bit file uses, None where the file itself says. category: which of several
-    products it shows, each with figures and a threshold of its own; None where there is but one.
+    products it shows, each with figures and a threshold of its own; None where there is but one. saturation: for each
+    file of the folder `mask`, in their order, the share of its defect that is enough to find (sPRO of MVTec LOCO).
     """
 
     image: Path
@@ -35,6 +36,7 @@ class Sample:
     weight: float = 1.0
     bits: int | None = None
     category: str | None = None
+    saturation: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

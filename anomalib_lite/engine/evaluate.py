@@ -21,7 +21,7 @@ from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, alarm_metrics
+from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics
 from anomalib_lite.report.cases import thin_out
 from anomalib_lite.report.figures import pixel_points
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
@@ -130,8 +130,9 @@ def evaluate(
     for batch, prediction in predictions:
         masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
         by_image.update(prediction.score, [s.label for s in batch.samples], [s.defect for s in batch.samples])
-        _count_pixels(by_pixel, batch, prediction.map, masks, model.region)
-        by_category.update(batch, prediction, masks, model.region)
+        regions = [images.regions_of(sample) for sample in batch.samples]
+        _count_pixels(by_pixel, batch, prediction.map, masks, regions, model.region)
+        by_category.update(batch, prediction, masks, regions, model.region)
         fresh = _outcomes(batch, prediction, threshold, model.evidence)
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
@@ -236,6 +237,7 @@ def _count_pixels(
     batch: Batch,
     maps: Tensor,
     masks: Sequence[Tensor | None],
+    regions: Sequence[Regions | None],
     region: Tensor | None,
     chosen: Sequence[int] | None = None,
 ) -> None:
@@ -247,7 +249,8 @@ def _count_pixels(
         part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
         mask, sample = masks[k], batch.samples[k]
         own, looked_at = None if mask is None else mask[part], None if counted is None else counted[part]
-        metrics.update(maps[k : k + 1, 0][:, *part], [own], [sample.label], [sample.defect], looked_at)
+        each = [(defect[part], enough) for defect, enough in regions[k] or ()] or None
+        metrics.update(maps[k : k + 1, 0][:, *part], [own], [sample.label], [sample.defect], looked_at, [each])
 
 
 def _for_page(outcome: Outcome) -> Outcome:
@@ -274,7 +277,7 @@ def _summary(
     for name, result in images.compute_by_defect().items():
         values = result.values | (by_pixel[name].values if name in by_pixel else {})
         found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
-        per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in FIGURES}
+        per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in _figures(values)}
         per_defect[name]["recall"] = sum(found) / len(found)
     return {
         **whole.values,
@@ -286,6 +289,10 @@ def _summary(
         "counts": whole.counts | maps.counts,
         "threshold": threshold.summary(),
     }
+
+
+def _figures(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*FIGURES, "auspro") if "auspro" in values else FIGURES
 
 
 def _alarms(outcomes: Sequence[Outcome]) -> MetricResult:
@@ -302,13 +309,18 @@ class ByCategory:
         self.limit, self.parts = aupro_limit, dict[str, tuple[ImageMetrics, PixelMetrics]]()
 
     def update(
-        self, batch: Batch, prediction: Prediction, masks: Sequence[Tensor | None], region: Tensor | None
+        self,
+        batch: Batch,
+        prediction: Prediction,
+        masks: Sequence[Tensor | None],
+        regions: Sequence[Regions | None],
+        region: Tensor | None,
     ) -> None:
         for name in {s.category for s in batch.samples if s.category is not None}:
             by_image, by_pixel = self.parts.setdefault(name, (ImageMetrics(), PixelMetrics(limit=self.limit)))
             own = [k for k, sample in enumerate(batch.samples) if sample.category == name]
             by_image.update(prediction.score[own], [batch.samples[k].label for k in own])
-            _count_pixels(by_pixel, batch, prediction.map, masks, region, own)
+            _count_pixels(by_pixel, batch, prediction.map, masks, regions, region, own)
 
     def compute(self, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
         """`categories`: rows by name, `mean_of_categories`: of what all of them have; nothing where there are none."""
@@ -316,11 +328,11 @@ class ByCategory:
         for name, (by_image, by_pixel) in sorted(self.parts.items()):
             own = [outcome for outcome in outcomes if outcome.sample.category == name]
             values = by_image.compute().values | by_pixel.compute().values | _alarms(own).values
-            rows[name] = {"n": len(own)} | {key: values[key] for key in (*FIGURES, *RATES)}
+            rows[name] = {"n": len(own)} | {key: values[key] for key in (*_figures(values), *RATES)}
             rows[name]["threshold"] = threshold.of(name).image
         means = {}
-        for key in (*FIGURES, *RATES):
-            known = [row[key] for row in rows.values() if row[key] is not None]
+        for key in dict.fromkeys(key for row in rows.values() for key in row if key not in ("n", "threshold")):
+            known = [row[key] for row in rows.values() if row.get(key) is not None]
             means[key] = sum(known) / len(known) if known and len(known) == len(rows) else None
         return {"categories": rows, "mean_of_categories": means} if rows else {}
 

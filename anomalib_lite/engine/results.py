@@ -72,12 +72,14 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
 def in_words(metrics: Mapping[str, Any]) -> str:
     """The metrics as a few lines for the terminal; why one is missing is logged."""
 
+    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "auspro": "AU-sPRO"}
+    names = {key: name for key, name in names.items() if key in metrics}
+
     def number(value: float | None) -> str:
         return "   -  " if value is None else f"{value:6.4f}"
 
     def three(row: Mapping[str, Any]) -> str:
-        image, pixel, aupro = (number(row[key]) for key in ("image_auroc", "pixel_auroc", "aupro"))
-        return f"image AUROC {image}   pixel AUROC {pixel}   AUPRO {aupro}"
+        return "   ".join(f"{name} {number(row[key])}" for key, name in names.items() if key in row)
 
     lines = [three(metrics)]
     for name, row in metrics.get("categories", {}).items():
@@ -86,12 +88,10 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         lines.append(f"mean of the categories: {three(mean)}")
     if metrics["per_defect"]:
         width = max(len(name) for name in metrics["per_defect"])
-        lines.append(f"{'defect':{width}}    n  image AUROC  pixel AUROC  AUPRO   found")
+        lines.append("  ".join([f"{'defect':{width}}    n", *(f"{name:7}" for name in names.values()), "found"]))
         for name, row in metrics["per_defect"].items():
-            lines.append(
-                f"{name:{width}} {row['n']:4d}  {number(row['image_auroc'])}       {number(row['pixel_auroc'])}     "
-                f"  {number(row['aupro'])}  {row['recall']:4.0%}"
-            )
+            figures = [f"{number(row.get(key)):{max(7, len(column))}}" for key, column in names.items()]
+            lines.append("  ".join([f"{name:{width}} {row['n']:4d}", *figures, f"{row['recall']:5.0%}"]))
     if drawn := metrics.get("validation"):
         lines.append(f"drawn defects on held-out OK images: {three(drawn)}")
     for name, reason in metrics["missing"].items():

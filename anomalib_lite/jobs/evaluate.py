@@ -141,7 +141,11 @@ def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> 
 
     if done:
         table = pd.DataFrame(
-            [{"run": run, "data": name} | {key: metrics.get(key) for key in METRICS} for run, name, metrics in done]
+            [
+                {"run": run, "data": name}
+                | {key: metrics.get(key) for key in (*METRICS, *(("auspro",) if "auspro" in metrics else ()))}
+                for run, name, metrics in done
+            ]
         )
         write_text(folder / "evaluations.csv", table.to_csv(index=False, float_format="%.6f"))
         say(table.to_string(index=False, float_format="%.4f", na_rep="-"))

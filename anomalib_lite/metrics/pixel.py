@@ -1,6 +1,6 @@
 """Pixel metrics in bounded memory, over all images and by defect type, from histograms."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -30,6 +30,8 @@ from anomalib_lite.metrics.counts import (
 )
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")
+SPRO_LIMIT = 0.05  # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, section 4
+Regions = Sequence[tuple[np.ndarray, float]]  # each defect, bool (H, W), and the share of it that is enough
 GOOD = ""  # the group of the images without a defect
 # Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
 # regions.
@@ -39,13 +41,21 @@ _ONE_REGION = 1 << 38
 @dataclass
 class Histograms:
     """pixels: int64 (3, BINS), 24 MiB: OK pixels, defect pixels, and defect pixels weighted by 1 / size of their
-    region. images: int64 (4,): OK and NOK images, images without a mask, and regions.
+    region. images: int64 (4,): OK and NOK images, images without a mask, and regions. saturated: int64 (BINS,), 8 MiB,
+    of each region the largest pixels that are enough, weighted by 1 / their number; None where regions are unknown.
     """
 
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((3, BINS), np.int64))
     images: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
+    saturated: np.ndarray | None = None
 
-    def add(self, bits: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        bits: np.ndarray,
+        mask: np.ndarray | None,
+        counted: np.ndarray | None = None,
+        regions: Regions | None = None,
+    ) -> None:
         """Adds one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out; counted:
         the pixels (H, W) bool that count, None for all.
         """
@@ -61,9 +71,14 @@ class Histograms:
         found = bins[mask]
         np.subtract.at(ok, found, 1)
         np.add.at(defect, found, 1)
-        weights, regions = _region_weights(mask)
+        weights, parts = _region_weights(mask)
         np.add.at(overlap, found, weights)
-        self.images[[1, 3]] += 1, regions
+        self.images[[1, 3]] += 1, parts
+        if regions is not None:
+            self.saturated = np.zeros(BINS, np.int64) if self.saturated is None else self.saturated
+            for region, enough in regions:
+                found = np.sort(bins[region if counted is None else region & counted])[::-1]
+                np.add.at(self.saturated, found, _saturating(len(found), enough))
 
 
 class PixelMetrics:
@@ -83,6 +98,7 @@ class PixelMetrics:
         labels: Labels = None,
         defects: Names = None,
         counted: np.ndarray | None = None,
+        regions: Sequence[Regions | None] | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -95,6 +111,7 @@ class PixelMetrics:
             labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
             defects: (B,) type of each NOK image, None where it has no name.
             counted: (H, W) bool, the pixels that are looked at; None: all. Defects beyond them count as unmarked.
+            regions: (B,) each image's defects one by one, which gives `auspro`, too; None where they are not known.
 
         Raises:
             UserError: bad maps, shapes or labels; nothing of such a batch is kept.
@@ -108,9 +125,10 @@ class PixelMetrics:
                 None if mask is None or (label == 1 and not (mask & counted).any()) else mask & counted
                 for mask, label in zip(aligned, known, strict=True)
             ]
-        for image, mask, label, name in zip(bits, aligned, known, names, strict=True):
+        each = [None] * len(bits) if regions is None else regions
+        for image, mask, label, name, own in zip(bits, aligned, known, names, each, strict=True):
             nok = label == 1 or (mask is not None and bool(mask.any()))
-            self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms()).add(image, mask, counted)
+            self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms()).add(image, mask, counted, own)
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """The sum of the groups with these names, of all without."""
@@ -118,6 +136,8 @@ class PixelMetrics:
         total = Histograms(groups[0].pixels.copy(), np.sum([group.images for group in groups], axis=0))
         for group in groups[1:]:
             total.pixels += group.pixels
+        saturated = [group.saturated for group in groups if group.saturated is not None]
+        total.saturated = np.sum(saturated, axis=0) if saturated else None
         return total
 
     def compute(self) -> MetricResult:
@@ -156,6 +176,8 @@ class PixelMetrics:
             "pixel_f1_max_threshold": just_below(int(used[lowest])),
             "aupro": aupro(ok, overlap, self.limit),
         }
+        if counted.saturated is not None:
+            values["auspro"] = aupro(ok, counted.saturated[used], SPRO_LIMIT)
         return MetricResult(values, notes, counts)
 
 
@@ -171,3 +193,11 @@ def _region_weights(mask: np.ndarray) -> tuple[np.ndarray, int]:
     region = labels[mask] - 1
     by_region = np.rint(_ONE_REGION / np.bincount(region, minlength=found - 1)).astype(np.int64)
     return by_region[region], found - 1
+
+
+def _saturating(pixels: int, enough: float) -> np.ndarray:
+    """Weights of a region's pixels from the largest value down, such that the share `enough` of them weighs _ONE_REGION
+    and the others nothing: saturated per-region overlap; with a share of 1 it is per-region overlap.
+    """
+    reached = np.minimum(np.arange(pixels + 1) / (enough * pixels or 1), 1)
+    return np.diff(np.rint(_ONE_REGION * reached).astype(np.int64))

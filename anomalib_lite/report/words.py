@@ -16,6 +16,7 @@ _TITLES = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
     "aupro": "AUPRO",
+    "auspro": "AU-sPRO",
     "image_ap": "Image AP",
     "pixel_ap": "Pixel AP",
     "image_f1_max": "Image F1-max",
@@ -29,6 +30,7 @@ _TITLES = {
     "model_mb": "Model (MB)",
 }
 _HEADLINES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
+_SOME_DATA = ("auspro",)  # figures that are shown where the data set gives them
 _CHOICES = ("data", "detector", "backbone", "mode", "augment", "generator")
 Table = tuple[str, list[tuple[str, str]]]
 
@@ -53,7 +55,7 @@ def cards(metrics: Mapping[str, Any]) -> list[Card]:
         return []
     reasons = _mapping(metrics.get("missing"))
     made = []
-    for key in _HEADLINES:
+    for key in (*_HEADLINES, *(key for key in _SOME_DATA if key in metrics)):
         known = number(metrics.get(key))
         if known is None:
             made.append(Card(title(key), NOT_THERE, None, str(reasons.get(key) or "not measured in this run")))
@@ -84,18 +86,21 @@ def shares(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """(defect type, [n, image AUROC, pixel AUROC, AUPRO, recall]) of each type, the lowest recall first."""
-    keys = ("n", "image_auroc", "pixel_auroc", "aupro", "recall")
+    """(defect type, [n, image AUROC, pixel AUROC, AUPRO, recall]) of each type, the lowest recall first; before the
+    recall what only some data have.
+    """
+    keys = ("n", "image_auroc", "pixel_auroc", "aupro", *(key for key in _SOME_DATA if key in metrics), "recall")
     rows = [
         (str(name), [number(_mapping(values).get(key)) for key in keys])
         for name, values in _mapping(metrics.get("per_defect")).items()
     ]
-    return sorted(rows, key=lambda row: (row[1][4] is None, row[1][4], row[0]))
+    return sorted(rows, key=lambda row: (row[1][-1] is None, row[1][-1], row[0]))
 
 
 def category_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
     """(category, [n, image AUROC, pixel AUROC, AUPRO, detection rate]) of several products, their mean last."""
-    keys = ("n", "image_auroc", "pixel_auroc", "aupro", "image_detection_rate")
+    extra = (key for key in _SOME_DATA if key in metrics)
+    keys = ("n", "image_auroc", "pixel_auroc", "aupro", *extra, "image_detection_rate")
     rows = [*_mapping(metrics.get("categories")).items(), ("mean", metrics.get("mean_of_categories"))]
     return [(str(name), [number(_mapping(row).get(key)) for key in keys]) for name, row in rows if row]
 

@@ -40,6 +40,8 @@ def made_loco(root: Path) -> None:
     images(root / "test/logical_anomalies", 2, 90, mark=True)
     for name in ("000/000.png", "000/001.png", "001/000.png"):
         write_mask(root / "ground_truth/logical_anomalies" / name)
+    enough = {"pixel_value": 255, "saturation_threshold": 0.25, "relative_saturation": True}
+    (root / "defects_config.json").write_text(json.dumps([enough]))
 
 
 def made_ad_2(root: Path) -> None:
@@ -127,6 +129,25 @@ def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_mask
     if name not in WHOLE:
         with pytest.raises(UserError, match=r"Categories there: set\..*data\.category"):
             reader(root=tmp_path, category="other")
+
+
+def test_loco_says_how_much_of_each_defect_is_enough(tmp_path: Path, caplog):
+    made_loco(tmp_path / "box")
+    file, mask = tmp_path / "box/defects_config.json", tmp_path / "box/ground_truth/logical_anomalies/000/001.png"
+    write_pixels(mask, 7 * read_mask(mask).astype("u1"))
+    pixels = {"pixel_value": 7, "saturation_threshold": 36, "relative_saturation": False}
+    with pytest.raises(UserError, match=r"000/001\.png has the values \[7\], not one of .*\[255\]"):
+        layouts.mvtec_loco(tmp_path, "box")
+    for wanted, share in ((36, 0.25), (1000, 1.0)):
+        file.write_text(json.dumps([*json.loads(file.read_text())[:1], pixels | {"saturation_threshold": wanted}]))
+        tested = layouts.mvtec_loco(tmp_path, "box").test
+        assert [s.saturation for s in tested] == [None, None, (0.25, share), (0.25,)]
+    file.write_text('[{"pixel_value": 255}]')
+    with pytest.raises(UserError, match=r"defects_config\.json is no list of .*saturation_threshold"):
+        layouts.mvtec_loco(tmp_path, "box")
+    file.unlink()
+    assert {s.saturation for s in layouts.mvtec_loco(tmp_path, "box").test} == {None}
+    assert "sPRO is not measured" in caplog.text
 
 
 def test_private_test_images_have_no_labels(tmp_path: Path):

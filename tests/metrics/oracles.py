@@ -19,17 +19,29 @@ def exact_pixel_metrics(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3)
 
 
 def exact_aupro(maps: np.ndarray, masks: np.ndarray, limit: float) -> float:
-    """Every distinct value is a threshold; every region's overlap is looked up on its own."""
+    return exact_auspro(maps, [[(region, int(region.sum())) for region in connected(mask)] for mask in masks], limit)
+
+
+def connected(mask: np.ndarray) -> list[np.ndarray]:
+    labelled, found = ndimage.label(mask, structure=np.ones((3, 3)))
+    return [labelled == index for index in range(1, found + 1)]
+
+
+def exact_auspro(maps: np.ndarray, regions: list[list[tuple[np.ndarray, float]]], limit: float) -> float:
+    """Every distinct value is a threshold; every region's overlap, in pixels of those that are enough, is looked up on
+    its own. regions: of each image, masks and how many pixels of each are enough.
+    """
     thresholds = np.unique(maps)[::-1]
-    rate = share_at_or_above(maps[~masks], thresholds)
-    overlaps = np.zeros(len(thresholds))
-    regions = 0
-    for image, mask in zip(maps, masks, strict=True):
-        labelled, found = ndimage.label(mask, structure=np.ones((3, 3)))
-        for index in range(1, found + 1):
-            overlaps += share_at_or_above(image[labelled == index], thresholds)
-        regions += found
-    rate, pro = np.append(0.0, rate), np.append(0.0, overlaps / regions)
+    marked = np.array(
+        [np.any([np.zeros(m.shape, bool), *(r for r, _ in own)], 0) for m, own in zip(maps, regions, strict=True)]
+    )
+    rate = share_at_or_above(maps[~marked], thresholds)
+    overlaps = [
+        np.minimum(share_at_or_above(image[region], thresholds) * region.sum() / enough, 1)
+        for image, own in zip(maps, regions, strict=True)
+        for region, enough in own
+    ]
+    rate, pro = np.append(0.0, rate), np.append(0.0, np.mean(overlaps, axis=0))
     area = 0.0
     for x0, x1, y0, y1 in zip(rate, rate[1:], pro, pro[1:], strict=False):
         if x0 >= limit:

@@ -4,7 +4,8 @@ import torch
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import PIXEL_METRICS, PixelMetrics
-from tests.metrics.oracles import anomaly_maps, blobs, exact_pixel_metrics
+from anomalib_lite.metrics.pixel import SPRO_LIMIT
+from tests.metrics.oracles import anomaly_maps, blobs, connected, exact_auspro, exact_pixel_metrics
 
 RESHAPES = {
     "as it is": lambda maps: maps,
@@ -72,6 +73,28 @@ def test_aupro_is_cut_at_the_limit_by_interpolation(limit):
     assert measured(maps, masks, limit).values["aupro"] == pytest.approx(
         exact_pixel_metrics(maps, masks, limit)["aupro"], abs=1e-6
     )
+
+
+@pytest.mark.parametrize("enough", [0.01, 0.3, 0.5, 1.0])
+def test_saturated_overlap_agrees_with_the_exact_one_where_regions_overlap_and_fall_apart(enough):
+    rng = np.random.default_rng(5)
+    masks = blobs(rng, count=12, size=32)
+    maps = np.round(anomaly_maps(rng, masks), 1)
+    regions = [[(mask, enough), (np.roll(mask, 3, 0), 1.0)] if mask.any() else [] for mask in masks]
+    union = np.array([np.any([mask, *(r for r, _ in own)], 0) for mask, own in zip(masks, regions, strict=True)])
+    pixels = [[(r, share * r.sum()) for r, share in own] for own in regions]
+    values = measured(maps, union, regions=regions).values
+    assert values["auspro"] == pytest.approx(exact_auspro(maps, pixels, SPRO_LIMIT), abs=1e-6)
+
+
+def test_per_region_overlap_is_the_saturated_one_of_which_all_is_enough():
+    rng = np.random.default_rng(3)
+    masks = blobs(rng)
+    maps = anomaly_maps(rng, masks)
+    regions = [[(region, 1.0) for region in connected(mask)] for mask in masks]
+    values = measured(maps, masks, SPRO_LIMIT, regions=regions).values
+    assert values["auspro"] == pytest.approx(values["aupro"], abs=1e-9)
+    assert "auspro" not in measured(maps, masks).values
 
 
 def test_known_answer():
