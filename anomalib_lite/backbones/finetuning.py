@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from anomalib_lite.backbones.backbone import Backbone
 from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.checkpoints import stop_where_diverged
 
 log = logging.getLogger(__name__)
 Normalisation = nn.modules.batchnorm._BatchNorm  # all that keeps statistics
@@ -213,6 +215,9 @@ class FineTuning(LightningModule):
         losses = classification_loss(self(examples.image), examples.label)
         loss = (losses * examples.weight).sum() / examples.weight.sum()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
+        root = Path(self.trainer.default_root_dir)  # goes with a failed training
+        kept, when = root.with_name(f"diverged{root.name}.safetensors"), f"epoch {self.current_epoch + 1} of the teacher"
+        stop_where_diverged(loss, examples.image, kept, when, "Lower the learning rate (teacher.optimizer.lr)")
         return loss
 
     def on_validation_epoch_start(self) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from kornia_rs.io import ImageDecoder
 from PIL import Image
 
 from anomalib_lite.errors import UserError
@@ -132,7 +133,7 @@ def _decode(path: Path, data: bytes | None = None) -> np.ndarray:
     turn = _inspect(path, data)
     try:
         pixels = None
-        if data and not _truncated_jpeg(data):
+        if data and not _damaged_jpeg(data):
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         pixels = None
@@ -184,11 +185,13 @@ def _is_lossy(path: Path) -> bool:
     return head.startswith(b"\xff\xd8") or (head[8:12] == b"WEBP" and b"VP8L" not in head) or head[4:8] == b"ftyp"
 
 
-def _truncated_jpeg(data: bytes) -> bool:
-    """OpenCV fills what is missing with grey, which would count as a defect: look for the end marker instead."""
+def _damaged_jpeg(data: bytes) -> bool:
+    """OpenCV fills what is missing or cannot be read with grey or noise, which would count as a defect: look for the end
+    marker, and take the word of libjpeg-turbo's own interface, which tells of what its decoder passes over.
+    """
     if not data.startswith(b"\xff\xd8"):
         return False
-    place = 2
+    place, readable = 2, False
     while (marker := data[place : place + 2]) != b"\xff\xda":  # over the headers: a thumbnail has an end of its own
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == b"\xff\xff":  # padding
@@ -196,5 +199,19 @@ def _truncated_jpeg(data: bytes) -> bool:
         elif len(marker) < 2 or length < 2:
             return place + 4 > len(data)  # cut within the headers; or laid out otherwise, then the decoder decides
         else:
+            if marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):  # Huffman codes; of 8 bits, and no CMYK
+                readable = data[place + 4] == 8 and data[place + 9] in (1, 3)
             place += 2 + length
-    return data.find(b"\xff\xd9", place) < 0
+    end = data.find(b"\xff\xd9", place)
+    if end < 0 or not readable:
+        return end < 0
+    # some cameras leave a few bytes before the end marker
+    return not any(_decodes(data[: end - more] + b"\xff\xd9") for more in range(9))
+
+
+def _decodes(jpeg: bytes) -> bool:
+    try:
+        ImageDecoder().decode_gray8(jpeg)
+    except Exception:  # it has no other
+        return False
+    return True

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.statistics import TINY, Fitted
 from anomalib_lite.detectors.tiling import TileSet, Tiling
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.checkpoints import stop_where_diverged
 
 LEVEL_IMAGES = 8  # that tell how the tiles' maps compare with the whole image's
 
@@ -289,14 +288,9 @@ class Model(LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         loss = self._logged("train_loss", self.method.training_step(batch), batch)
-        if not loss.isfinite():
-            kept = Path(self.trainer.default_root_dir) / f"diverged{self.global_rank or ''}.safetensors"
-            with atomic_path(kept) as temporary:
-                save_file({"image": batch.image.detach().cpu().contiguous()}, temporary)
-            raise UserError(
-                f"The loss became {loss.item()} in epoch {self.current_epoch + 1}: the training has diverged. Lower "
-                f"the learning rate (detector.optimizer.lr), or take trainer.precision=32-true. The batch is in {kept}."
-            )
+        kept = Path(self.trainer.default_root_dir) / f"diverged{self.global_rank or ''}.safetensors"
+        remedy = "Lower the learning rate (detector.optimizer.lr)"
+        stop_where_diverged(loss, batch.image, kept, f"epoch {self.current_epoch + 1}", remedy)
         return loss
 
     def on_train_epoch_end(self) -> None:

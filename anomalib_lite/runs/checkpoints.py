@@ -1,12 +1,15 @@
-"""Checkpoints that a training goes on from."""
+"""Checkpoints that a training goes on from, and the end of one that has diverged."""
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import save_file
+from torch import Tensor
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
@@ -44,3 +47,15 @@ def resumable(checkpoints: Path) -> Path | None:
         return None
     log.info("resuming the training from %s", last)
     return last
+
+
+def stop_where_diverged(loss: Tensor | float, images: Tensor, kept: Path, when: str, remedy: str) -> None:
+    """Errors: UserError where the loss is NaN or infinite; the batch (B, 3, H, W) lies in the file `kept` then."""
+    if math.isfinite(value := loss.item() if isinstance(loss, Tensor) else loss):
+        return
+    with atomic_path(kept) as temporary:
+        save_file({"image": images.detach().cpu().contiguous()}, temporary)
+    raise UserError(
+        f"The loss became {value} in {when}: the training has diverged. {remedy}, or take trainer.precision=32-true. "
+        f"The batch is in {kept}."
+    )

@@ -110,6 +110,19 @@ def test_a_truncated_jpeg_is_no_image(tmp_path: Path):
             read_image(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_that_has_lost_a_piece_is_no_image(options: dict, tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, **options)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for place in range(len(whole) // 4, len(whole) - 2000, 5000):
+        (tmp_path / "a.jpg").write_bytes(whole[:place] + whole[place + 1024 :])
+        with pytest.raises(UnreadableImage, match=r"a\.jpg"):
+            read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(whole[:-2] + bytes(5) + whole[-2:])  # as some cameras end
+    assert read_image(tmp_path / "a.jpg").shape == (200, 200, 3)
+
+
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 100, "subsampling": 0}, {"optimize": True}])
 def test_whole_jpegs_of_every_kind_are_read_also_with_bytes_behind_them(tmp_path: Path, options: dict):
     pixels = np.random.default_rng(1).integers(0, 255, (200, 70, 3)).astype(np.uint8)

@@ -19,8 +19,9 @@ from anomalib_lite.detectors.model import weighted_mean
 from anomalib_lite.engine.trainer import devices_of, fit_model, make_trainer
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Progress
+from anomalib_lite.runs.folder import RunFolder
 from tests.clusters import free_port
-from tests.commands import Command
+from tests.commands import Command, only_run
 
 
 def configured(**given: Any) -> Callable[..., Trainer]:
@@ -107,10 +108,23 @@ class Diverging(Callback):
             parameter.data.fill_(float("nan"))
 
 
-def test_a_loss_that_is_no_number_stops_with_words(run_verb: Command, tiny: list[str], tmp_path: Path):
-    callback = "[{_target_:tests.engine.test_trainer.Diverging}]"
-    places = [f"paths.artifacts={tmp_path}/a", f"paths.runs={tmp_path}/runs"]
-    done = run_verb("train", *tiny, f"trainer.callbacks={callback}", *places)
+@pytest.mark.parametrize(
+    ("options", "size", "told"),
+    [
+        (["trainer.callbacks=[{_target_:tests.engine.test_trainer.Diverging}]"], (4, 3, 48, 48), "detector.optimizer"),
+        (["teacher=finetuned", "teacher.optimizer.lr=1e30", "teacher.scheduler=null"], (21, 3, 48, 48), "of the teacher"),
+        (["generator=histaugan", "generator.schedule.learning_rate=1e30", "generator.schedule.epochs=3"], (8, 3, 32, 32), "of HistAuGAN"),
+        (["generator=singan", "generator.schedule.learning_rate=1e30"], (1, 3, 20, 20), "of SinGAN's scale 1"),
+    ],
+    ids=["detector", "teacher", "histaugan", "singan"],
+)
+def test_a_loss_that_is_no_number_stops_with_words_and_keeps_the_batch(
+    options: list[str], size: tuple[int, ...], told: str, run_verb: Command, tiny: list[str], tmp_path: Path
+):
+    done = run_verb("train", *tiny, *options, f"paths.artifacts={tmp_path}/a", f"paths.runs={tmp_path}/runs")
     assert done.status == 2 and "the training has diverged" in done.err and "Traceback" not in done.err
-    (kept,) = (tmp_path / "runs").rglob("diverged.safetensors")
-    assert str(kept) in done.err and load_file(kept)["image"].shape == (4, 3, 48, 48)
+    (kept,) = tmp_path.rglob("diverged*.safetensors")
+    assert told in done.err and str(kept) in done.err
+    image = load_file(kept)["image"]
+    assert image.shape == size and 0 <= image.min() < image.max() <= 1
+    assert RunFolder(only_run(tmp_path)).status["state"] == "failed"

@@ -53,6 +53,7 @@ from anomalib_lite.generators.singan.pyramid import (
 )
 from anomalib_lite.runs.artifacts import artifact_key
 from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.runs.checkpoints import stop_where_diverged
 
 log = logging.getLogger(__name__)
 EVERY = 10  # iterations between two logged values
@@ -257,10 +258,15 @@ def _train_scale(job: Job, pyramid: Pyramid, number: int) -> Scale:
     fabric = Fabric(accelerator=job.accelerator, devices=1, precision=job.precision)
     training = ScaleTraining(scale, pyramid, real, job.schedule, draw, fabric)
     title = f"singan {job.name}, scale {number + 1}/{len(job.sizes)} ({size[0]} x {size[1]} px)"
-    iterations = job.schedule.iterations
+    iterations, root = job.schedule.iterations, job.folder.parent
+    kept = root.with_name(f"diverged{root.name}.safetensors")
     with tqdm(total=iterations, desc=title, unit="iteration", leave=False) as bar:
         for done in range(1, iterations + 1):
             training.step()
+            stop_where_diverged(
+                sum(training.losses.values()), real / 2 + 0.5, kept, f"iteration {done} of SinGAN's scale {number + 1}",
+                "Lower generator.schedule.learning_rate",
+            )  # fmt: skip
             bar.update()
             if done % EVERY == 0 or done == iterations:
                 bar.set_postfix({name: f"{value:.3f}" for name, value in training.losses.items()})
