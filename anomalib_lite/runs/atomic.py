@@ -2,9 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 
 from anomalib_lite.errors import UserError
 
+PART = ".part-"  # in the names of temporary files
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -22,13 +26,15 @@ os.umask(_UMASK)
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary file name beside `path`, which becomes `path` when the block ends without an error.
 
-    The suffix is kept, so that writers which go by the extension work. A failed block leaves nothing behind.
+    The suffix is kept, so that writers which go by the extension work. A failed block leaves nothing behind; what a
+    killed one leaves, the first writer in that folder an hour later removes.
     Errors: UserError where the disk is full.
     """
     target = temporary = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}.", suffix=target.suffix, dir=target.parent)
+        _clean_once(target.parent.absolute())
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}{PART}", suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -44,6 +50,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not target:
             temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path, idle: float = 3600) -> None:
+    """Removes temporary files of `atomic_path` that nobody has written to for so many seconds."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if re.fullmatch(rf"\..*{re.escape(PART)}\w{{8}}(\.[^.]*)?", entry.name):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > idle:
+                        os.unlink(entry)
+
+
+_clean_once = functools.cache(remove_parts)  # a folder of many files is looked through once
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

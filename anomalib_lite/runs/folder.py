@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import json
 import logging
+import math
 import os
 import resource
 import sys
@@ -25,7 +26,7 @@ from yaml import YAMLError
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import by_content, named_content
-from anomalib_lite.runs.atomic import atomic_path, disk_full, write_json, write_text
+from anomalib_lite.runs.atomic import atomic_path, disk_full, remove_parts, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -153,9 +154,7 @@ class RunFolder:
         resolved; command is what starts this run alone.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for torn in self.path.glob(".*"):  # whoever starts a run holds its lock
-            if torn.name != ".lock" and torn.is_file():
-                torn.unlink()
+        remove_parts(self.path, idle=-math.inf)  # whoever starts a run holds its lock
         for old in ("metrics.json", "predictions.csv"):
             (self.path / old).unlink(missing_ok=True)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_placed(config))))

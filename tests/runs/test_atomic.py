@@ -3,11 +3,12 @@
 import json
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from anomalib_lite.runs.atomic import atomic_path, write_json, write_text
+from anomalib_lite.runs.atomic import atomic_path, remove_parts, write_json, write_text
 
 
 class Cut(Exception):
@@ -52,6 +53,22 @@ def test_a_writer_that_replaces_the_temporary_file_itself_is_fine(tmp_path: Path
         temporary.unlink()
         temporary.write_bytes(b"made anew")
     assert entries(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"made anew"
+
+
+def test_what_killed_writers_left_goes_an_hour_later_and_nothing_else_does(tmp_path: Path):
+    hour = time.time() - 3700
+    for name in (".labels.part-a1b2c3d4.csv", ".last.part-abcdefgh", ".labels.backup.csv", ".part1.png", "a.part-b.c"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (hour, hour))
+    (tmp_path / ".model.part-12345678.bin").touch()  # somebody is writing
+    kept = [".labels.backup.csv", ".model.part-12345678.bin", ".part1.png", "a.part-b.c", "a.txt"]
+    write_text(tmp_path / "a.txt", "")
+    assert entries(tmp_path) == kept
+    with pytest.raises(Cut), atomic_path(tmp_path / "b.txt") as temporary:
+        os.utime(temporary, (hour, hour))
+        remove_parts(tmp_path)
+        assert not temporary.exists(), "writers give names that are known again"
+        raise Cut
 
 
 def test_others_may_read_it_as_the_umask_says(tmp_path: Path):
