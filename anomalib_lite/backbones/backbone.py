@@ -2,13 +2,15 @@
 
 import difflib
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomalib_lite.backbones.folding import fold, folded
 from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights
 from anomalib_lite.errors import UserError
 
@@ -40,9 +42,38 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.net, self.patch = net, patch
+        self.folded: dict[str, tuple[str, float]] = {}  # batch normalisations by name: their convolutions, and eps
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.channels, self.strides = self._measure()
+
+    @torch.no_grad()
+    def frozen(self) -> Self:
+        """Made for features alone: nothing learns, and batch normalisation is folded into the convolutions before it.
+
+        That leaves features what they were up to rounding, and saves a fifth of the time; where it would not, because
+        a convolution's output is one of the features itself, all stays as it is.
+        """
+        self.requires_grad_(False).eval()
+        plain, image = self.net, torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+        expected, self.net = self(image), deepcopy(plain)
+        names = {module: name for name, module in self.net.named_modules()}
+        pairs = fold([self.net], lambda: self(image))
+        if all(map(_close, self(image), expected)):
+            self.folded = {names[norm]: (names[conv], norm.eps) for norm, conv in pairs.items()}
+        else:
+            self.net = plain
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A run that was trained before anything was folded holds the batch normalisations apart."""
+        for norm, (conv, eps) in self.folded.items():
+            start, place = f"{prefix}net.{norm}.", f"{prefix}net.{conv}."
+            apart = {k.removeprefix(start): state_dict.pop(k) for k in list(state_dict) if k.startswith(start)}
+            if apart:
+                known = state_dict[f"{place}weight"], state_dict.get(f"{place}bias")
+                state_dict[f"{place}weight"], state_dict[f"{place}bias"] = folded(*known, eps, apart)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         features = self.net((self._fitted(image) - self.mean) / self.std)
@@ -72,6 +103,11 @@ class Backbone(nn.Module):
                 "blocks by their numbers."
             )
         return tuple(f.shape[1] for f in features), tuple(256 // f.shape[2] for f in features)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Also where untrained weights overflow: what is folded depends on the network alone."""
+    return not float((found - expected).abs().amax()) > 1e-3 * float(expected.abs().amax())
 
 
 def build(

@@ -47,7 +47,7 @@ class FeatureLearner(Method):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.teacher = backbone().requires_grad_(False)
+        self.teacher = backbone().frozen()
         self.optimizer, self.scheduler, self.epochs, self.steps = optimizer, scheduler, epochs, steps
         self.folds, self.seed = folds, seed
         if seed is not None:

@@ -45,7 +45,7 @@ class Looker(nn.Module):
         compare: Callable[..., TemplateComparison] | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone().requires_grad_(False).eval()
+        self.backbone = backbone().frozen()
         widths = self.backbone.channels
         generator = torch.Generator().manual_seed(seed)
         sizes = (widths[0], widths[min(1, len(widths) - 1)], sum(widths[1:]) or widths[0])

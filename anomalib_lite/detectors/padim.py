@@ -41,7 +41,7 @@ class PaDiM(Method):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.backbone = backbone().requires_grad_(False).eval()
+        self.backbone = backbone().frozen()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
         self.stride = stride
         self.register_buffer("kept", _kept(sum(self.backbone.channels[level] for level in self.levels), channels, seed))

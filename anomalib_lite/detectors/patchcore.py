@@ -78,7 +78,7 @@ class PatchCore(Method):
                 "detector.radius compares each place with its own alone: reweight is of all places, and turned copies "
                 "have others. Leave them out, or take detector.radius=null."
             )
-        self.backbone = backbone().requires_grad_(False).eval()
+        self.backbone = backbone().frozen()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
         widths = [self.backbone.channels[level] for level in self.levels]
         self.widths = widths if separate else [sum(widths)]

@@ -43,7 +43,7 @@ class SubspaceAD(Method):
         few: int = 16,
     ) -> None:
         super().__init__()
-        self.backbone = backbone().requires_grad_(False).eval()
+        self.backbone = backbone().frozen()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
         widths = {self.backbone.channels[level] for level in self.levels}
         if merge not in MERGES or (merge == "mean" and len(widths) > 1):

@@ -51,7 +51,7 @@ class TemplateComparison(Method):
         super().__init__()
         if reach is None and tolerance is None:
             raise UserError("detector.reach and detector.tolerance are both null: that leaves nothing to compare.")
-        self.backbone = None if reach is None else backbone().requires_grad_(False).eval()
+        self.backbone = None if reach is None else backbone().frozen()
         self.reach = list(reach or ())
         if self.backbone is not None and len(self.reach) != len(self.backbone.channels):
             raise UserError(

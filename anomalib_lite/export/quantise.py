@@ -1,12 +1,12 @@
 """A network's convolutions in 8 bits, already in torch: so statistics can be fitted to what they then give."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from anomalib_lite.backbones.folding import Folded, fold, replace, watch
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
@@ -59,51 +59,20 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
     import torch.ao.quantization.fx._decomposed  # noqa: F401  # the operations, half a second
 
     networks = [module for name, module in model.named_modules() if name.split(".")[-1] in NETWORKS]
-    made: list[tuple[Tensor, nn.Conv2d]] = []
-    before: dict[nn.BatchNorm2d, nn.Conv2d] = {}  # the convolution before each batch normalisation
     ranges: dict[nn.Module, tuple[float, float]] = {}
 
-    def pair(module: Any, inputs: Any, output: Tensor) -> None:
-        if type(module) is nn.Conv2d:
-            made.append((output, module))
-        if isinstance(module, nn.BatchNorm2d):
-            before.update((module, conv) for tensor, conv in made if tensor is inputs[0])
-
     def measure(module: Any, inputs: Any, output: Tensor) -> None:
-        for values in [inputs[0]] * (type(module) is nn.Conv2d) + [output] * (module in acts):
+        for values in [inputs[0]] * (type(module) is nn.Conv2d) + [output] * isinstance(module, Folded):
             low, high = ranges.get(module, (0.0, 0.0))
             ranges[module] = min(low, float(values.min())), max(high, float(values.max()))
 
-    _watch(model, networks, pair, batches[:1])
-    if not made:
+    fold(networks, lambda: model.predict_batch(batches[0]))
+    watch(networks, measure, lambda: [model.predict_batch(batch) for batch in batches])
+    if not any(isinstance(module, nn.Conv2d) for module in ranges):
         raise UserError("precision=int8 computes convolutions in 8 bits, and this backbone has none: take fp16.")
-    for norm, conv in before.items():
-        fused = fuse_conv_bn_eval(conv, norm)
-        conv.weight, conv.bias = fused.weight, fused.bias
-    # timm's holds the activation, too
-    folded: dict[nn.Module, nn.Module] = {norm: getattr(norm, "act", nn.Identity()) for norm in before}
-    _replace(networks, folded)
-    acts = set(folded.values())
-    _watch(model, networks, measure, batches)
     new: dict[nn.Module, nn.Module] = {}
     for module, limits in ranges.items():
         rounded = Rounded(*limits)
         new[module] = Convolution(module, rounded) if isinstance(module, nn.Conv2d) else nn.Sequential(module, rounded)
-    _replace(networks, new)
+    replace(networks, new)
 
-
-def _watch(model: Model, networks: Sequence[nn.Module], hook: Any, batches: Sequence[Batch]) -> None:
-    """Judges the batches, with a hook behind each part of the networks."""
-    handles = [part.register_forward_hook(hook) for network in networks for part in network.modules()]
-    for batch in batches:
-        model.predict_batch(batch)
-    for handle in handles:
-        handle.remove()
-
-
-def _replace(networks: Sequence[nn.Module], new: Mapping[nn.Module, nn.Module]) -> None:
-    for network in networks:
-        for parent in list(network.modules()):
-            for name, module in list(parent.named_children()):
-                if module in new:
-                    setattr(parent, name, new[module])

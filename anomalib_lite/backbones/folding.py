@@ -1,0 +1,64 @@
+"""Batch normalisation of a network that no longer learns, folded into the convolution before it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+class Folded(nn.Sequential):
+    """What stays of a batch normalisation: its activation, where timm's holds one."""
+
+
+@torch.no_grad()
+def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+    """Folds, in place, each batch normalisation of the networks whose input is a convolution's output.
+
+    run: calls the networks once, in eval mode, on any images. Returns what was folded into what. A network that reads a
+    convolution's output otherwise, too, must be left out: its numbers would change.
+    """
+    made: list[tuple[Tensor, nn.Conv2d]] = []
+    pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+
+    def pair(module: Any, inputs: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            made.append((output, module))
+        if isinstance(module, nn.BatchNorm2d):
+            pairs.update((module, conv) for tensor, conv in made if tensor is inputs[0])
+
+    watch(networks, pair, run)
+    for norm, conv in pairs.items():
+        state = norm.state_dict()
+        conv.weight, conv.bias = folded(conv.weight, conv.bias, norm.eps, state)
+    replace(networks, {norm: Folded(*([norm.act] if hasattr(norm, "act") else [])) for norm in pairs})
+    return pairs
+
+
+def folded(
+    weight: Tensor, bias: Tensor | None, eps: float, norm: Mapping[str, Tensor]
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """A convolution's weight and bias with a batch normalisation's state in them; they learn nothing."""
+    known = (norm.get(name) for name in ("weight", "bias"))
+    both = fuse_conv_bn_weights(weight, bias, norm["running_mean"], norm["running_var"], eps, *known)
+    return tuple(nn.Parameter(part.detach(), requires_grad=False) for part in both)  # type: ignore[return-value]
+
+
+def watch(networks: Sequence[nn.Module], hook: Any, run: Callable[[], Any]) -> None:
+    """Runs with a forward hook behind each part of the networks."""
+    handles = [part.register_forward_hook(hook) for network in networks for part in network.modules()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def replace(networks: Sequence[nn.Module], new: Mapping[nn.Module, nn.Module]) -> None:
+    """Puts new parts in the places of old ones."""
+    for network in networks:
+        for parent in list(network.modules()):
+            for name, module in list(parent.named_children()):
+                if module in new:
+                    setattr(parent, name, new[module])
