@@ -51,22 +51,23 @@ class Networks(nn.Module):
 
         number: the network that is asked; None: all.
         """
-        grid, (first, second) = deviations[0].shape[-2:], HIDDEN
-        asked = range(self.count) if number is None else range(number, number + 1)
-        part = slice(asked.start * first, asked.stop * first)
-        inner = self.bias[part].view(1, -1, 1, 1)
-        for conv, deviation in zip(self.first, deviations, strict=True):
-            known = described(deviation.float()).contiguous(memory_format=torch.channels_last)  # resized 10x faster
-            inner = inner + _on_grid(F.conv2d(known, conv.weight[part]), grid)  # afterwards: both are linear
-        rows, logits = inner.relu_().movedim(1, -1), []
+        grid = deviations[0].shape[-2:]
+        sizes = [size_of(deviation) for deviation in deviations]
+        known = {}  # by size, what is described of all looks of that size, and the first layer's weights for it
+        for size in dict.fromkeys(sizes):
+            own = [k for k, one in enumerate(sizes) if one == size]
+            looks = torch.cat([described(deviations[k].float()) for k in own], 1)
+            weights = torch.cat([self.first[k].weight for k in own], 1)
+            known[size] = looks.contiguous(memory_format=torch.channels_last), weights
         (weight, bias), (last, last_bias) = self.second.parameters(), self.third.parameters()
-        for place, one in enumerate(asked):
-            b = slice(one * second, (one + 1) * second)
-            own = rows[..., place * first : (place + 1) * first]
-            hidden = F.linear(own, weight[b, :, 0, 0], bias[b]).relu_()
-            logits.append(F.linear(hidden, last[one, :, 0, 0][None], last_bias[one, None]))
-        mean = torch.stack(logits).mean(0).movedim(-1, 1).contiguous()
-        return blurred(mean, self.blur * min(grid) / 256)
+        logits = []
+        for one in range(self.count) if number is None else (number,):
+            a, b = (slice(one * size, (one + 1) * size) for size in HIDDEN)
+            parts = (_on_grid(F.conv2d(looks, own[a]), grid) for looks, own in known.values())  # both are linear
+            inner = sum(parts, self.bias[a].view(1, -1, 1, 1)).relu_()
+            hidden = F.conv2d(inner, weight[b], bias[b]).relu_()
+            logits.append(F.conv2d(hidden, last[one, None], last_bias[one, None]))
+        return blurred(torch.stack(logits).mean(0).contiguous(), self.blur * min(grid) / 256)
 
     def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:
         """Trains one network on the places' descriptions (N, D), of which some are defective (N,)."""
