@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -28,6 +29,7 @@ from anomalib_lite.export.graph import Deployed
 from anomalib_lite.export.quantise import quantise
 from anomalib_lite.export.session import Exported, packed
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+from anomalib_lite.runs.atomic import PART
 from anomalib_lite.runs.folder import TEMPLATE
 
 log = logging.getLogger(__name__)
@@ -117,9 +119,9 @@ def export_run(
     graph = Deployed(made.model.cpu(), made.judge.size, made.threshold.image)
     about = describe(made, graph, format, precision, batch)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / FORMATS[format]
     clear(folder)
-    try:
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as place:
+        file = Path(place) / FORMATS[format]
         write_graph(graph, file, precision, about, batch)
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
         samples = _evenly([*splits.val, *splits.test], limit)
@@ -129,20 +131,21 @@ def export_run(
                 f"The file does not give the run's numbers within {allowed:g} (an AUROC within {FALL[precision]:g}), "
                 f"and was removed. {found.in_words()}."
             )
-    except BaseException:
-        clear(folder)
-        raise
+        for part in Path(place).iterdir():
+            part.replace(folder / part.name)
     for example in EXAMPLES.glob("predict.*"):
         shutil.copyfile(example, folder / example.name)
     if (trained.run.path / INSPECTOR).is_dir():
         shutil.copytree(trained.run.path / INSPECTOR, folder / INSPECTOR, dirs_exist_ok=True)
     if trained.golden:
         shutil.copyfile(trained.golden, folder / TEMPLATE)
-    return file, found
+    return folder / FORMATS[format], found
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier export wrote."""
+    """Removes what an earlier export wrote, or left when it was killed."""
+    for left in folder.glob(f"{PART}*"):
+        shutil.rmtree(left)
     for name in (*FORMATS.values(), "model.bin", *(example.name for example in EXAMPLES.glob("predict.*"))):
         (folder / name).unlink(missing_ok=True)
 
