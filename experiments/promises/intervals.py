@@ -1,14 +1,16 @@
 """Do the intervals of AUROC hold what they promise? Over 500 simulated test sets of several sizes.
 
-usage: python experiments/promises/intervals.py
+usage: python experiments/promises/intervals.py [SEED]
 
 Scores are normal; those of NOK images lie higher, so that the true AUROC is known. Two runs see the same images, and
 share half of their scores' variance. Prints in how many sets the 95 % interval (Newcombe) holds the first run's AUROC,
 in how many percentiles of 2,000 resampled sets (bootstrap, OK and NOK images drawn apart) would, in how many DeLong's
-interval holds the difference of both, and in how many its test calls a difference at 5 % between two equal runs.
+interval holds the difference of both, and in how many its test calls a difference at 5 % between two equal runs. SEED
+(0) draws the sets.
 """
 
 import math
+import sys
 
 import numpy as np
 from scipy import stats
@@ -28,9 +30,9 @@ def resampled(nok: np.ndarray, scores: np.ndarray, generator: np.random.Generato
     return float(low), float(high)
 
 
-def shares(ok: int, nok: int, gaps: tuple[float, float]) -> list[float]:
+def shares(ok: int, nok: int, gaps: tuple[float, float], seed: int) -> list[float]:
     """Of the sets: both intervals hold the AUROC, DeLong's the difference, and its test claims one where none is."""
-    generator, held = np.random.default_rng(0), np.zeros(4)
+    generator, held = np.random.default_rng(seed), np.zeros(4)
     true = [stats.norm.cdf(gap / math.sqrt(2)) for gap in gaps]
     labels = np.arange(ok + nok) < nok
     for _ in range(SETS):
@@ -48,14 +50,14 @@ def shares(ok: int, nok: int, gaps: tuple[float, float]) -> list[float]:
     return (held / SETS).tolist()
 
 
-def main() -> None:
+def main(seed: int = 0) -> None:
     print("| OK | NOK | true AUROC | interval holds it | bootstrap | DeLong holds difference | claims one of none |")
     print("|---|---|---|---|---|---|---|")
     for gaps in GAPS:
         for ok, nok in SIZES:
-            held = " | ".join(f"{share:.1%}" for share in shares(ok, nok, gaps))
+            held = " | ".join(f"{share:.1%}" for share in shares(ok, nok, gaps, seed))
             print(f"| {ok} | {nok} | {stats.norm.cdf(gaps[0] / math.sqrt(2)):.3f} | {held} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))
