@@ -133,7 +133,7 @@ def train_model(
         model.to(plan.devices.first).prepare(in_order)
     made = True
     if model.method.steps:
-        model.method.epochs = -(-model.method.steps // len(loader(model.seen(train), plan.batch_size)))
+        model.method.epochs = -(-model.method.steps // len(loader(model.seen(train), plan.batch_size, plan.seed)))
     if model.method.epochs:
         trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
         seen = None if plan.devices.shared else logger  # a tracker belongs to the process that opened it

@@ -166,6 +166,20 @@ def test_the_best_epoch_may_be_kept(run_verb: Command, tiny: list[str], tmp_path
     assert refused.status == 2 and "keep must be one of last, best, not 'first'" in refused.err
 
 
+@pytest.mark.parametrize(("detector", "more"), [("dinomaly", "stride=16"), ("efficientad", "width=4")])
+def test_steps_take_the_place_of_epochs_and_are_whole_ones(
+    run_verb: Command, tiny: list[str], tmp_path: Path, detector: str, more: str
+):
+    """8 images are learned from. In batches of 7 the last image of an epoch is left out, and is no step."""
+    rest = [o for o in tiny if not o.startswith(("detector", "batch_size"))]
+    rest += [f"detector={detector}", f"detector.{more}", "detector.epochs=4"]
+    for size, steps, epochs in ((4, 0, 4), (4, 3, 2), (7, 3, 3)):
+        place = tmp_path / f"{size}-{steps}"
+        done = run_verb("train", *rest, f"batch_size={size}", f"detector.steps={steps}", f"paths.runs={place}/runs")
+        assert done.status == 0, done.err
+        assert [int(row["epoch"]) for row in read_rows(only_run(place) / "history.csv")] == list(range(1, epochs + 1))
+
+
 def test_without_nok_images_training_succeeds_and_says_what_is_missing(
     run_verb: Command, tiny: list[str], tmp_path: Path
 ):
