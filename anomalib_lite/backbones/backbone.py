@@ -147,7 +147,7 @@ def build(
     mean, std = mean or config.get("mean", IMAGENET_MEAN), std or config.get("std", IMAGENET_STD)
     try:
         backbone = Backbone(net, mean, std, patch)
-    except AssertionError as error:
+    except (AssertionError, RuntimeError) as error:
         raise UserError(f"'{name}' takes images of one size alone ({error}): take another network.") from error
     if cut:
         load_cut(net, weights)

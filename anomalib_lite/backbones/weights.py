@@ -60,8 +60,9 @@ class Facts:
     repository: str | None
 
     @property
-    def free(self) -> bool:
-        return self.licence in FREE
+    def terms(self) -> str:
+        """The licence in words."""
+        return self.licence if self.licence in FREE else f"{self.licence} (not free: read it)"
 
 
 def facts(name: str) -> Facts:
@@ -169,7 +170,7 @@ def _download(model: nn.Module, name: str) -> dict[str, torch.Tensor]:
 def _offline(name: str, known: Facts, error: Exception) -> str:
     return (
         f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline: on another machine, fetch "
-        f"{HUB_FILE} ({known.megabytes:.0f} MB, licence {known.licence}) of {known.repository} from the Hugging Face "
+        f"{HUB_FILE} ({known.megabytes:.0f} MB, licence {known.terms}) of {known.repository} from the Hugging Face "
         f"hub, and copy it to {place_for(name)}; or anywhere, and name it with "
         f"backbone.weights=/path/to/{HUB_FILE}. backbone=efficientnet_lite0, 1 and 2 need no download; "
         "backbone.weights=none takes an untrained network."

@@ -1,18 +1,12 @@
 """The verb weights."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import yaml
 from omegaconf import DictConfig
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say
 from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings import conf_dir
-
-if TYPE_CHECKING:
-    from anomalib_lite.backbones.weights import Facts
 
 HELP = """Fetches a backbone's pretrained weights ahead of time, into the cache that trainings read.
 
@@ -35,17 +29,16 @@ def main(cfg: DictConfig) -> None:
     if cfg.name is None:
         for short, (name, source) in known.items():
             about, here = facts(name), find_file(name, source)
-            say(f"{short:18} {about.megabytes:5.0f} MB  {_licence(about):34} {here or 'not here'}")
+            say(f"{short:18} {about.megabytes:5.0f} MB  {about.terms:34} {here or 'not here'}")
         return
     name, source = known.get(str(cfg.name), (str(cfg.name), "timm"))
-    about = facts(name)
-    say(f"{name}: {about.megabytes:.0f} MB, licence {_licence(about)}")
+    try:
+        about = facts(name)
+    except UserError as error:
+        raise UserError(f"{error} Named here: {', '.join(known)}.") from error
+    say(f"{name}: {about.megabytes:.0f} MB, licence {about.terms}")
     if file := fetch(name) if source == "timm" else find_file(name, source):
         say(f"{file}\nsha256 {content_hash(file)}")
-
-
-def _licence(about: Facts) -> str:
-    return about.licence if about.free else f"{about.licence} (not free: read it)"
 
 
 if __name__ == "__main__":

@@ -153,6 +153,7 @@ def test_a_cut_network_goes_through_its_own_file(name: str, layers: tuple, tmp_p
         ("resnet10t", (2, 9), r"no feature levels \[2, 9\]"),
         ("resnet10t", (), "names no feature level"),
         ("cait_xxs24_224", (1,), r"images of one size alone.*another network"),
+        ("hiera_tiny_224", (0,), r"images of one size alone.*another network"),
         (VIT, ("blocks.3",), "Of a transformer, name blocks by their numbers"),
         (LITE0, ("blocks.9",), r"no module 'blocks\.9'.*Similar: blocks\.\d.*In blocks: blocks\.0, blo"),
         (LITE0, ("features",), r"no module 'features'.*In the network: conv_stem, bn1, .*classifier"),

@@ -137,7 +137,7 @@ def test_a_file_as_its_authors_published_it_is_understood(tmp_path: Path):
     [
         ("resnet18", r"47 MB, licence bsd-3-clause\) of timm/resnet18\.tv_in1k"),
         ("dinov2_small", r"88 MB, licence apache-2\.0\) of timm/vit_small_patch14_dinov2\.lvd142m"),
-        ("dinov3_small", r"86 MB, licence dinov3-license\) of timm/vit_small_patch16_dinov3\.lvd1689m"),
+        ("dinov3_small", r"86 MB, licence dinov3-license \(not free: read it\)\) of timm/vit_small_patch16_dinov3\.lvd1689m"),
     ],
 )
 def test_without_a_network_the_error_says_which_file_to_fetch(
@@ -187,7 +187,7 @@ def test_a_file_that_was_fetched_elsewhere_works_where_the_error_says(tmp_path: 
 
 def test_what_is_known_of_weights_before_they_are_fetched():
     small, large = facts("vit_small_patch16_dinov3.lvd1689m"), facts("resnet18.tv_in1k")
-    assert (small.licence, small.free) == ("dinov3-license", False) and 80 < small.megabytes < 90
-    assert large.free and 46 < large.megabytes < 48 and find_file("resnet18.tv_in1k", "none") is None
+    assert small.terms == "dinov3-license (not free: read it)" and 80 < small.megabytes < 90
+    assert large.terms == "bsd-3-clause" and 46 < large.megabytes < 48 and find_file("resnet18.tv_in1k", "none") is None
     with pytest.raises(UserError, match="no model 'resnet81'"):
         facts("resnet81")
