@@ -94,8 +94,11 @@ def in_words(metrics: Mapping[str, Any]) -> str:
             lines.append("  ".join([f"{name:{width}} {row['n']:4d}", *figures, f"{row['recall']:5.0%}"]))
     if drawn := metrics.get("validation"):
         lines.append(f"drawn defects on held-out OK images: {three(drawn)}")
+    reasons: dict[str, list[str]] = {}
     for name, reason in metrics["missing"].items():
-        log.info("%s not available: %s", name, reason)
+        reasons.setdefault(reason, []).append(name)
+    for reason, absent in reasons.items():
+        log.info("%s%s", "" if absent == ["images"] else f"{', '.join(absent)} not available: ", reason)
     if metrics["threshold"]["note"]:
         lines.append(metrics["threshold"]["note"])
     return "\n".join(lines)

@@ -75,8 +75,8 @@ class Threshold:
         """Another threshold by the same held-out images: one that is given, or that of another false-alarm rate.
 
         A threshold that is given was not found from those images: `promised_rate` is then what they say of it, (1 +
-        those above it) / (n + 1), which no theorem guarantees if it was chosen by looking at images. The pixel
-        threshold moves to the same rank; beyond all ranks in proportion.
+        those above it) / (n + 1), which no theorem guarantees if it was chosen by looking at images, and `interval`
+        that of Clopper and Pearson. The pixel threshold moves to the same rank; beyond all ranks in proportion.
         Errors: UserError for both at once, and where the run kept no such numbers.
         """
         if image is None and false_alarm_rate is None:
@@ -91,7 +91,10 @@ class Threshold:
             return dataclasses.replace(moved, categories=own)
         if not math.isfinite(image):
             raise UserError(f"threshold must be a finite number, not {image}.")
+        from scipy import stats  # takes half a second to import
+
         above = sum(score > image for score in self.scores)
+        interval = stats.binomtest(above, self.n).proportion_ci(0.9)
         rate = (1 + above) / (self.n + 1)
         return dataclasses.replace(
             self,
@@ -99,7 +102,7 @@ class Threshold:
             pixel=_at_same_rank(image, self.scores, self.maxima),
             false_alarm_rate=rate,
             promised_rate=rate,
-            interval=_interval(self.n, self.n - above),
+            interval=(float(interval.low), float(interval.high)),
             note="",
             given=True,
             categories={},
@@ -112,7 +115,7 @@ class Threshold:
         says = f"about {rate} (it was given, so nothing is guaranteed)" if self.given else f"at most {rate}"
         return (
             f"Threshold {self.image:.4g}: a new OK image is rejected with a probability of {says}; by the {self.n} "
-            f"held-out ones, nine times in ten between {low} and {high}."
+            f"held-out ones, nine times in ten between {low} and {high}.{f' {self.note}.' if self.note else ''}"
         )
 
 
@@ -144,10 +147,10 @@ def threshold_from_ok(
 
 
 def _interval(n: int, rank: int) -> tuple[float, float]:
-    """Central 90 % interval of the false-alarm rate of the threshold of this rank, 0 to n; rank 0 flags all."""
+    """Central 90 % interval of the false-alarm rate of the threshold of this rank, 1 to n."""
     from scipy import stats  # takes half a second to import
 
-    low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank) if rank else (1.0, 1.0)
+    low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank)
     return float(low), float(high)
 
 

@@ -113,6 +113,7 @@ def test_another_rate_gives_what_the_same_images_would_have_given_at_once():
     again = Threshold.from_dict(json.loads(json.dumps(first.to_dict())))
     assert again.moved(false_alarm_rate=0.2) == threshold_from_ok(*held_out(99), 0.2)
     assert again.moved() is again
+    assert again.moved(false_alarm_rate=0.001).in_words().endswith("promises 1/100 = 0.01.")
 
 
 def test_a_given_threshold_says_what_held_out_images_make_of_it():
@@ -120,12 +121,12 @@ def test_a_given_threshold_says_what_held_out_images_make_of_it():
     assert (moved.image, moved.given) == (89.5, True)
     assert moved.promised_rate == pytest.approx(11 / 100)
     low, high = moved.interval
-    assert low == pytest.approx(stats.beta.ppf(0.05, 11, 89)) and low < 10 / 99 < high
+    assert (low, high) == pytest.approx((stats.beta.ppf(0.05, 10, 90), stats.beta.ppf(0.95, 11, 89)))
     assert moved.pixel == pytest.approx(8950)  # the same rank among the maxima
     assert "nothing is guaranteed" in moved.in_words()
     assert threshold_from_ok(*held_out(99), 0.05).moved(image=198.0).pixel == pytest.approx(19800)
     lowest = threshold_from_ok(*held_out(19), 0.05).moved(image=0.5)  # flags everything
-    assert lowest.promised_rate == 1 and lowest.interval == (1, 1)
+    assert lowest.promised_rate == 1 and lowest.interval == pytest.approx((0.05 ** (1 / 19), 1))
 
 
 @pytest.mark.parametrize(
