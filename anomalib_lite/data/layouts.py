@@ -134,7 +134,7 @@ def ksdd(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
     def parts(base: Path, name: str | None) -> Parts:
         train, test = [], []
         for item in list_folders(base):
-            found = _beside_masks(base, item, "_label.bmp")
+            found = _beside_masks(item, "_label.bmp")
             good = [s for s in found if s.label == OK]
             train += good[:-1]
             test += good[-1:] + [s for s in found if s.label == NOK]
@@ -149,16 +149,16 @@ def ksdd2(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
     """
 
     def parts(base: Path, name: str | None) -> Parts:
-        train, test = (_beside_masks(base, base / split, "_GT.png") for split in ("train", "test"))
+        train, test = (_beside_masks(base / split, "_GT.png") for split in ("train", "test"))
         return [s for s in train if s.label == OK], [], test
 
     return _read(root, None, parts, drawing)
 
 
-def _beside_masks(base: Path, folder: Path, ending: str) -> list[Sample]:
+def _beside_masks(folder: Path, ending: str) -> list[Sample]:
     images = [p for p in _images(folder) if not p.name.endswith(ending)]
     masks = [p.with_name(f"{p.stem}{ending}") for p in images]
-    return [_labelled(base, i, m, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
+    return [_labelled(folder, i.name, m.name, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
 
 
 def _read(

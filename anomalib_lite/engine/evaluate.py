@@ -103,7 +103,7 @@ def lowered(model: Model, threshold: Threshold, missed: ImageSet, batch_size: in
         s for _, p in run_over(model, loader(missed, model.at_once(batch_size)), "missed") for s in p.score.tolist()
     ]
     if min(scores) > threshold.image:
-        log.info("all %d images of `missed` are found by the threshold as it is", len(scores))
+        log.info("the threshold as it is finds all images of `missed` (%d)", len(scores))
         return threshold
     moved = threshold.moved(image=float(np.nextafter(np.float32(min(scores)), np.float32(-np.inf))))
     note = (

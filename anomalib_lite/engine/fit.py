@@ -86,8 +86,8 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         if plan.missed:
             threshold = lowered(model, threshold, missed, plan.batch_size)
         if plan.reviewer:
-            note = f"It holds for images like those kept: {len(left_out)} OK images that looked NOK were left out."
-            threshold = dataclasses.replace(threshold, note=f"{threshold.note} {note}".strip())
+            note = f"it holds for images like those kept: {len(left_out)} OK images that looked NOK were left out"
+            threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
     with run.stage("inspector"):
         make_inspector(plan.inspector, run.path, train, levels, inputs.template)
         collector = open_collector(run.path, threshold)

@@ -112,10 +112,13 @@ WHOLE = ("ksdd", "ksdd2")  # without categories
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_masks(name: str, tmp_path: Path):
+def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_masks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     READERS[name](tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
     reader = getattr(layouts, name)
-    place = {"root": tmp_path / "set"} if name in WHOLE else {"root": tmp_path, "category": "set"}
+    place = {"root": "set"} if name in WHOLE else {"root": ".", "category": "set"}
     splits = reader(**place)
     learned = splits.train + splits.val
     assert splits.val and all(s.label == OK and s.mask is None and s.image.is_file() for s in learned)
