@@ -84,6 +84,15 @@ def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, tmp_
     assert torch.equal(fitted(cfg, images).predict_batch(images[[0, 1, 2]]).map, map)
 
 
+@pytest.mark.parametrize("detector", ["anomalydino", "superadd", "dinomaly", "efficientad", "simplenet"])
+def test_an_untrained_transformer_serves_as_well(images: ImageSet, detector: str):
+    vit = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.layers=[5,8,11]"]
+    model = fitted(configured(f"detector={detector}", "preset=smoke", "image_size=64", *vit), images)
+    map, score = model.predict_batch(images[[0, 1]])
+    assert map.shape == (2, 1, *SIZE) and map.isfinite().all() and (map >= 0).all() and map.std() > 0
+    assert score.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("choice", "epochs", "whitened", "gaussian"),
     [
