@@ -14,7 +14,7 @@ from tests.commands import REPOSITORY
 
 PACKAGE = REPOSITORY / "anomalib_lite"
 ROOMS = (  # in the data's way: a room imports those before it
-    "errors", "web", "settings", "runs", "metrics", "registration", "rendering", "data", "augment", "backbones",
+    "libraries", "errors", "web", "settings", "runs", "metrics", "registration", "rendering", "data", "augment", "backbones",
     "scoring", "generators", "detectors", "export", "defects", "annotate", "report", "comparison", "sweeps", "engine",
     "serve", "jobs", "api", "cli",
 )  # fmt: skip

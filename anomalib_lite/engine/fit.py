@@ -40,11 +40,10 @@ from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
 from anomalib_lite.generators.base import Progress
-from anomalib_lite.report.generated import FOLDER as GENERATED
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.checkpoints import resumable
-from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, TEMPLATE, THRESHOLD, RunFolder
+from anomalib_lite.runs.folder import CHECKPOINTS, GENERATED, MODEL, TEMPLATE, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
 

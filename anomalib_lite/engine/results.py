@@ -11,8 +11,6 @@ from anomalib_lite.defects import DefectCollector
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.evaluate import Evaluation
 from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
-from anomalib_lite.report.figures import image_curves
-from anomalib_lite.report.page import write_report
 from anomalib_lite.report.pictures import overlay
 from anomalib_lite.runs.folder import MODEL, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Findings, Tracker, with_status
@@ -49,9 +47,10 @@ def conclude(
     if collector is not None:
         collector.write(run.path)
     if page:
-        log.info(
-            "report: %s", write_report(run.path, result.outcomes, pixel_points=result.pixel_points, collector=collector)
-        )
+        from anomalib_lite.report.page import write_report  # what draws takes a second
+
+        written = write_report(run.path, result.outcomes, pixel_points=result.pixel_points, collector=collector)
+        log.info("report: %s", written)
     if tracker.logger:
         tracker.log_result(_findings(run, model, result, threshold, collector, train))
 
@@ -120,6 +119,8 @@ def _findings(
             shown[heading].append((f"{verdict(outcome)}: {short_name(outcome.sample.image)}", picture))
     if train is not None:
         shown["training images"] = _as_trained(model, train)
+    from anomalib_lite.report.figures import image_curves
+
     curves = image_curves(result.outcomes, result.metrics)
     return Findings(
         metrics=with_status(result.metrics, run.status),

@@ -75,4 +75,3 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
         rounded = Rounded(*limits)
         new[module] = Convolution(module, rounded) if isinstance(module, nn.Conv2d) else nn.Sequential(module, rounded)
     replace(networks, new)
-

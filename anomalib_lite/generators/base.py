@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,6 +20,9 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.sample import Origin
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.structure import MOST_IMAGES, StructureGuard, edge_overlap, fit_guard, luminance_ssim
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Generated(NamedTuple):
@@ -165,7 +167,7 @@ class LossLog(Logger):
             stream.write(json.dumps({"step": step, **finite}) + "\n")
 
 
-def read_losses(path: Path) -> pd.DataFrame:
+def read_losses(path: Path) -> "pd.DataFrame":
     """Columns step, name, value, in the order they were written; a line that a kill has torn is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -175,4 +177,6 @@ def read_losses(path: Path) -> pd.DataFrame:
             continue
         step = values.pop("step")
         rows += [(step, name, value) for name, value in values.items() if value is not None]
+    import pandas as pd  # 0.2 s and 90 MB
+
     return pd.DataFrame(rows, columns=["step", "name", "value"])

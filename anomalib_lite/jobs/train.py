@@ -15,7 +15,6 @@ from anomalib_lite.data.decode import native_size
 from anomalib_lite.data.fingerprint import DATA, describe, fingerprint, known_data
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
-from anomalib_lite.engine.trust import check_targets
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.jobs.multirun import command
@@ -109,6 +108,8 @@ def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:
             f"start_from continues a run with the settings that it has; {', '.join(fixed)} cannot be another. Train "
             "anew for that, without start_from."
         )
+    from anomalib_lite.engine.trust import check_targets
+
     config = earlier.config
     check_targets(config, texts(cfg.trust))
     own: Splits = instantiate(config["data"])

@@ -20,8 +20,8 @@ from anomalib_lite.report.figures import bin_edges, mark_threshold
 from anomalib_lite.report.pictures import data_uri, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent, yaml_lines
 from anomalib_lite.runs.atomic import write_json, write_text
+from anomalib_lite.runs.folder import GENERATED
 
-FOLDER = "generated"  # of a run: the report of its generated images
 _SHEET_WIDTH = 1000  # px of the contact sheet on a run's page
 _ON_PAGE, _ON_SHEET = (36, 24), (16, 8)  # pairs shown at most: kept, dropped
 _MOST_POINTS = 400  # of a curve
@@ -180,7 +180,7 @@ def _number(value: float | None) -> str:
 
 def generated_view(run: Path) -> dict[str, Any] | None:
     """What a run's page shows of its generated images; None where it has none."""
-    folder = run / FOLDER
+    folder = run / GENERATED
     if not (folder / "quality.json").is_file():
         return None
     quality = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
@@ -192,5 +192,5 @@ def generated_view(run: Path) -> dict[str, Any] | None:
         "rows": quality_rows(quality),
         "missing": quality["missing"],
         "sheet": data_uri(small),
-        "page": f"{FOLDER}/generated.html",
+        "page": f"{GENERATED}/generated.html",
     }

@@ -35,6 +35,7 @@ UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_
 LONGEST = 200  # bytes of a folder's name
 RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's name
 WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
+GENERATED = "generated"  # folder in a run's folder: the report of its generated images
 COLUMNS = ("image", "label", "defect", "score", "nok")  # of predictions.csv
 MODEL, THRESHOLD, TEMPLATE, CHECKPOINTS = "model.safetensors", "threshold.json", "template.png", "checkpoints"
 

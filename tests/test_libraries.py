@@ -1,0 +1,23 @@
+"""Commands load torch's compiler and scipy.signal when they need them, and find the real ones then."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.commands import one_thread
+
+CODE = """
+import sys, anomalib_lite.engine.fit
+early = {"torch._dynamo", "torch._inductor", "scipy.signal", "pandas", "wandb"} & set(sys.modules)
+assert not early, early
+import torch, scipy.signal, lightning.fabric.wrappers, wandb, torch._dynamo
+assert torch._dynamo.__file__ and scipy.signal.windows.hamming(5)[2] == 1 and wandb.__file__
+compiled = torch.compile(torch.nn.Identity(), backend="eager")
+known = lightning.fabric.wrappers.OptimizedModule
+assert isinstance(compiled, known) and not isinstance(torch.nn.Identity(), known) and compiled(torch.ones(1)) == 1
+"""
+
+
+def test_what_nobody_asked_for_is_not_loaded_and_whole_when_it_is(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, env=one_thread(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
