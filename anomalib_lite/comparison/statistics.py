@@ -212,21 +212,37 @@ def auroc_interval(nok: np.ndarray, scores: np.ndarray, confidence: float = 0.95
     return Interval(low, optimize.brentq(beyond, max(found, EDGE), 1 - EDGE) if found < 1 else 1.0)
 
 
-def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> tuple[float, Interval, float]:
-    """AUROC of a first run less that of a second one with the same images, its interval, and the two-sided p (DeLong,
-    DeLong and Clarke-Pearson 1988, by ranks: Sun and Xu 2014); p is NaN where both rank all images alike.
+def areas(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC of two runs with the same images, (2,), and their covariance, (2, 2) (DeLong, DeLong and Clarke-Pearson
+    1988, by ranks: Sun and Xu 2014). nok: bool (n,), at least two of both kinds.
     """
     over_ok, over_nok = [], []  # for each NOK image the share of OK ones below it, and the other way round
     for scores in (a, b):
         ranks, of_nok, of_ok = (stats.rankdata(s) for s in (scores, scores[nok], scores[~nok]))
         over_ok.append((ranks[nok] - of_nok) / (~nok).sum())
         over_nok.append(1 - (ranks[~nok] - of_ok) / nok.sum())
-    gains, others = over_ok[0] - over_ok[1], over_nok[0] - over_nok[1]
-    difference = float(gains.mean())
-    error = math.sqrt(gains.var(ddof=1) / len(gains) + others.var(ddof=1) / len(others))
-    half = float(stats.norm.ppf(0.5 + confidence / 2)) * error
-    p = float(2 * stats.norm.sf(abs(difference) / error)) if error else math.nan
-    return difference, Interval(difference - half, difference + half), p
+    return np.mean(over_ok, axis=1), np.cov(over_ok) / nok.sum() + np.cov(over_nok) / (~nok).sum()
+
+
+def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> tuple[float, Interval, float]:
+    """AUROC of a first run less that of a second one with the same images, its interval, and DeLong's two-sided p, NaN
+    where both rank all images alike.
+
+    The interval joins those of both areas, by how much these go together (Zou, "Toward using confidence intervals to
+    compare correlations", Psychological Methods 2007): DeLong's own has no width where neither run confuses an image.
+    """
+    found, covariance = areas(nok, a, b)
+    difference, error = float(found[0] - found[1]), math.sqrt(max(0.0, covariance.trace() - 2 * covariance[0, 1]))
+    p = float(2 * stats.norm.sf(abs(difference) / error)) if error > EDGE else math.nan
+    spread = math.sqrt(covariance[0, 0] * covariance[1, 1])
+    together = covariance[0, 1] / spread if spread else 0.0
+    one, other = (auroc_interval(nok, scores, confidence) for scores in (a, b))
+
+    def reach(first: float, second: float) -> float:
+        return math.sqrt(max(0.0, first**2 - 2 * together * first * second + second**2))
+
+    low = difference - reach(found[0] - one.low, other.high - found[1])
+    return difference, Interval(low, difference + reach(one.high - found[0], found[1] - other.low)), p
 
 
 @dataclass(frozen=True)

@@ -259,6 +259,20 @@ def test_no_difference_is_claimed_in_more_than_a_twentieth_of_test_sets():
     assert 0.02 < claimed / 500 < 0.08
 
 
+@pytest.mark.parametrize(("ok", "gaps"), [(40, (1.2, 0.9)), (15, (3.5, 3.0))])
+def test_the_interval_of_a_difference_holds_it_where_no_image_is_confused_too(ok: int, gaps: tuple[float, float]):
+    generator, nok, held = np.random.default_rng(2), np.arange(ok + 15) < 15, 0
+    truth = stats.norm.cdf(gaps[0] / math.sqrt(2)) - stats.norm.cdf(gaps[1] / math.sqrt(2))
+    for _ in range(300):
+        shared = generator.normal(size=ok + 15)
+        a, b = ((shared + generator.normal(size=ok + 15)) / math.sqrt(2) + gap * nok for gap in gaps)
+        interval = delong(nok, a, b)[1]
+        held += interval.low <= truth <= interval.high
+    assert held / 300 > 0.92
+    perfect = delong(nok, 1.0 * nok, 2.0 * nok)
+    assert perfect[0] == 0 and math.isnan(perfect[2]) and perfect[1].low < -0.05 and perfect[1].high > 0.05
+
+
 @pytest.mark.parametrize(("ok", "gap"), [(40, 1.0), (15, 3.0)])
 def test_the_interval_of_an_auroc_holds_what_it_promises(ok: int, gap: float):
     """Of 500 simulated test sets with normal scores, also where most sets confuse no image."""
