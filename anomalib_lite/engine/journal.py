@@ -4,12 +4,14 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from anomalib_lite.defects import Inspector
 from anomalib_lite.defects.collect import columns, key, rows_of
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import alone
 from anomalib_lite.runs.atomic import atomic_path, disk_full
 from anomalib_lite.runs.folder import open_csv
 
@@ -37,7 +39,7 @@ class Journal:
         output: The folder; made where there is none.
         made_with: What the answers depend on. Answers of a journal with another beginning are removed with all that
             lies beside them in the output folder.
-    Errors: UserError where the folder cannot be written to.
+    Errors: UserError where the folder cannot be written to, and where another process writes to it.
     """
 
     def __init__(self, output: Path, made_with: Mapping[str, Any]) -> None:
@@ -45,14 +47,16 @@ class Journal:
         self.names: dict[str, str] = {}  # of pictures: which image each belongs to
         self._known: dict[str, tuple[Stamp, int, str]] = {}  # by image: its line's place in the file, and OK, NOK or ""
         first = json.dumps(made_with, sort_keys=True).encode() + b"\n"
+        self._open = ExitStack()
         try:
-            output.mkdir(parents=True, exist_ok=True)
+            self._open.enter_context(alone(output, inside=True, wait=False))
             self.resumed = self._begins_with(first)
             if not self.resumed:
                 make_room(output)
                 self.path.write_bytes(first)
-            self._stream = self.path.open("r+b")
+            self._stream = self._open.enter_context(self.path.open("r+b"))
         except OSError as error:
+            self._open.close()
             raise disk_full(error, self.path) or UserError(
                 f"{output} cannot be written to: {error.strerror}."
             ) from error
@@ -113,12 +117,12 @@ class Journal:
             text.write("\n  ]\n}\n")
 
     def close(self) -> None:
-        self._stream.close()
+        self._open.close()
 
     def remove(self) -> None:
         """After the tables are written: they mark the folder from now on."""
-        self.close()
         self.path.unlink()
+        self.close()
 
     def _judged(self) -> Iterator[dict[str, Any]]:
         return (answer for answer in self.answers() if "refused" not in answer)

@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from anomalib_lite.errors import UserError
+
 log = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds of waiting in silence
 
@@ -102,16 +104,17 @@ def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False
 
 
 @contextlib.contextmanager
-def alone(target: Path, inside: bool = False) -> Iterator[bool]:
+def alone(target: Path, inside: bool = False, wait: bool = True) -> Iterator[bool]:
     """No two processes are in such a block for the same `target` at once; a killed one lets the next one in.
 
     Yields whether that is so: on a file system that cannot lock, a warning says that it is not. The lock is the file
     `.<name>.lock` beside the target, or `.lock` inside it, which is there as long as it is needed.
+    Errors: UserError where another process is in one, and this one is not to wait.
     """
     path = target / ".lock" if inside else target.with_name(f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
-    locked = _acquire(lock, target)
+    locked = _acquire(lock, target, wait)
     try:
         yield locked
     finally:
@@ -123,11 +126,13 @@ def alone(target: Path, inside: bool = False) -> Iterator[bool]:
             lock.release()
 
 
-def _acquire(lock: FileLock, target: Path) -> bool:
+def _acquire(lock: FileLock, target: Path, wait: bool) -> bool:
     try:
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
+            if not wait:
+                raise UserError(f"Another process is at work in {target}: let it end, or choose another folder.") from None
             log.info("waiting for another process that is making %s", target)
             lock.acquire(timeout=-1, poll_interval=0.2)
     except OSError as error:
