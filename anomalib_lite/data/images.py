@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 NEAR, LEVELS = 0.25, 2.0
 
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
+USUAL = 256  # px; a network's features of larger images take more memory
 RESIZE = ("stretch", "letterbox", "none")
 
 
@@ -53,8 +54,8 @@ class ImageSet(Dataset[Batch]):
         name: What the samples are called in messages.
         resize: `stretch` to the size; `letterbox` keeps the aspect, and repeats the border around the image; `none`
             refuses images of another size.
-        spool: Whether a set that does not fit is decoded once, too, into an unnamed file in the folder for temporary
-            files (TMPDIR): for readers that want small parts of large images many times.
+        spool: Decodes them once into an unnamed file in the folder for temporary files (TMPDIR), whatever the limit: for
+            readers that want small parts of large images many times.
     Errors: UserError that names every image that cannot be decoded, when the pixels are kept; else at the access.
     """
 
@@ -75,7 +76,7 @@ class ImageSet(Dataset[Batch]):
         self._shapes: np.ndarray = np.tile(np.array(size), (len(self.samples), 1))  # of the files' own pictures
         fits = len(self.samples) * height * width * 4 <= ram_limit_mb * 2**20
         if fits or (spool and self.samples):
-            self._keep(name, fits)
+            self._keep(name, not spool)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -312,7 +313,7 @@ def to_float(pixels: np.ndarray) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """The way back: float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3)."""
-    return (image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return (image * 255).round_().byte().permute(0, 2, 3, 1).numpy()
 
 
 class Shares(Sampler[list[int]]):
@@ -363,15 +364,20 @@ class ShuffledByEpoch(Sampler[int]):
 
 
 def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None, workers: int = 0) -> DataLoader[Batch]:
-    """In the samples' order, or shuffled where a seed is given; the last batch may be smaller.
+    """In the samples' order, of large images fewer at once (see `at_once`); or shuffled where a seed is given.
 
-    Shuffled ones as `Shares` gives them: of several processes, each its share.
+    The last batch may be smaller. Shuffled ones as `Shares` gives them: of several processes, each its share.
     """
-    how: dict[str, Any] = {"batch_size": batch_size}
+    how: dict[str, Any] = {"batch_size": at_once(batch_size, images.size)}
     if shuffle_seed is not None:
         how = {"batch_sampler": Shares(ShuffledByEpoch(len(images), shuffle_seed), batch_size)}
     # `ImageSet.__getitems__` has made one batch of the samples already
     return DataLoader(images, **how, num_workers=workers, collate_fn=_itself)
+
+
+def at_once(count: int, size: Sequence[int]) -> int:
+    """Of images that are only looked at: as many as take the memory that `count` images of 256 px take."""
+    return max(1, min(count, count * USUAL**2 // (size[0] * size[1])))
 
 
 def _itself(batch: Any) -> Any:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.data.images import ImageSet, to_float, to_pixels
+from anomalib_lite.data.images import ImageSet, at_once, to_float, to_pixels
 from anomalib_lite.detectors.evidence import Evidence, place_counts
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import Looker, Looks
@@ -151,8 +151,9 @@ class Fusion(Method):
             return place_counts([[shown.ok["fine"], shown.ok["deep"]]], self.seed)
         probed = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).round().long().tolist()
         image, turned = images[probed].image, []
+        size = at_once(BATCH, images.size)
         for turn in range(0, 4, 1 if image.shape[-1] == image.shape[-2] else 2):
-            looks = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(BATCH)]
+            looks = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(size)]
             turned.append([torch.cat([look[name].cpu() for look in looks]) for name in ("fine", "deep")])
         return place_counts(turned, self.seed)
 
@@ -160,14 +161,15 @@ class Fusion(Method):
         """Looks of the OK images and of copies with drawn defects, as many as the memory holds."""
         used, count = self._that_fit(images)
         rng = np.random.default_rng(self.seed)
-        parts = [used[k : k + BATCH].tolist() for k in range(0, len(used), BATCH)]
+        size = at_once(BATCH, images.size)
+        parts = [part.tolist() for part in used.split(size)]
         shown = (images[part] for part in parts)
         seen = ((_varied(b.image, rng) if len(images) < FEW else b.image, b.template) for b in shown)
         ok = self._gather(seen, view, "OK images", len(parts))
         source = torch.arange(count) % len(used)
         family = torch.from_numpy(rng.permutation(count) % len(FAMILIES))
         masks: list[Tensor] = []
-        blocks = list(zip(source.split(BATCH), family.split(BATCH), strict=True))
+        blocks = list(zip(source.split(size), family.split(size), strict=True))
         pictures = (_drawn(images, used[one], kinds.tolist(), rng, masks) for one, kinds in blocks)
         drawn = self._gather(pictures, view, "drawn defects", len(blocks))
         grid = size_of(ok["fine"])

@@ -64,9 +64,10 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     _keep_inputs(run, inputs)
     model = plan.model(inputs.teacher, inputs.restyler)
     _keep_weights(run, plan.settings["backbone"])
+    limit = 0 if model.tiling else plan.ram_limit_mb  # of large images none is kept
     with run.stage("decode"):
         train, val, test = (
-            ImageSet(s, plan.size, plan.ram_limit_mb, name, plan.resize, spool=bool(model.tiling) and name != "test")
+            ImageSet(s, plan.size, limit, name, plan.resize, spool=bool(model.tiling) and name != "test")
             for name, s in inputs.splits
         )
         warn_near_copies(train, test)
