@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.serve.server import Limits, run_server
 
     trained = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category)
-    trained = trained.at(cfg.threshold, cfg.false_alarm_rate)
+    trained = trained.at(cfg.threshold, cfg.false_alarm_rate).within(cfg.roi, cfg.ignore)
     template = Path(str(cfg.template)).expanduser() if cfg.template is not None else None
     limits = Limits(int(cfg.max_mb * 2**20), int(cfg.max_megapixels * 10**6), cfg.queue)
     run_server(Judging(trained, template), cfg.host, cfg.port, limits)

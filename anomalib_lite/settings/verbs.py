@@ -141,16 +141,22 @@ class Evaluate(Judging):
 
 
 @dataclass
-class Predict(Judging):
-    run: str = setting(MISSING, "folder of a finished training, or what `export` wrote")
-    images: Any = setting(MISSING, "a file, a folder or a glob pattern, or a list of them")
-    output: str = setting("predictions", "folder to write to")
+class Answering(Judging):
+    """Of images that nobody has labelled."""
+
     template: str | None = setting(
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
     )
     category: str | None = setting(None, CATEGORY)
     roi: str | None = setting(None, "image file: white is inspected, of what the training inspected")
     ignore: str | None = setting(None, "likewise: white is not inspected")
+
+
+@dataclass
+class Predict(Answering):
+    run: str = setting(MISSING, "folder of a finished training, or what `export` wrote")
+    images: Any = setting(MISSING, "a file, a folder or a glob pattern, or a list of them")
+    output: str = setting("predictions", "folder to write to")
     overlays: bool = setting(
         True, "overlays/*.png: heat map, on one scale tied to the threshold; defects/*.png: outlines by type"
     )
@@ -179,16 +185,12 @@ class Export(Trained):
 
 
 @dataclass
-class Serve(Judging):
+class Serve(Answering):
     host: str = setting("127.0.0.1", "address to listen at; with another than this machine's own a token is needed")
     port: int = setting(8766, "0: any free one", least=0, most=65535)
     queue: int = setting(64, "requests under way at once; one more is told to come again", least=1)
     max_mb: float = setting(32, "MiB of an upload", above=0)
     max_megapixels: float = setting(64, "million pixels of an image", above=0)
-    template: str | None = setting(
-        None, "image file of the golden product, for detectors that compare with it; null: the run's own"
-    )
-    category: str | None = setting(None, CATEGORY)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -151,6 +152,31 @@ def test_another_host_wants_a_token(judging: Judging, small_panels: Path):
         assert ask(port, "GET", "/healthz")[0] == 200
     finally:
         end()
+
+
+def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_it_is_told(
+    smoke_run: Path, small_panels: Path, tmp_path: Path
+):
+    good = (small_panels / "test/good/000.png").read_bytes()
+    shape = cv2.imdecode(np.frombuffer(good, np.uint8), 1).shape[:2]
+    left = np.zeros(shape, np.uint8)
+    left[:, : shape[1] // 2] = 255
+    cv2.imwrite(str(tmp_path / "left.png"), left)
+    command = [sys.executable, "-m", "anomalib_lite.cli", "serve", f"run={smoke_run}", "port=0", "host=0.0.0.0"]
+    command += [f"roi={tmp_path}/left.png"]
+    settings = one_thread(ANOMALIB_LITE_TOKEN=TOKEN)
+    running = subprocess.Popen(command, cwd=tmp_path, env=settings, stderr=subprocess.PIPE, text=True)
+    try:
+        line = next(line for line in running.stderr if "inspecting at" in line)
+        port = int(re.search(r":(\d+)", line.split("inspecting at")[1])[1])
+        assert TOKEN not in line and ask(port, "POST", "/predict", good)[0] == 401
+        status, _, body = ask(port, "POST", "/predict", good, authorization=f"Bearer {TOKEN}")
+        half = Judging(open_run(smoke_run).within(f"{tmp_path}/left.png", None))
+        known = half.judge([half.open(small_panels / "test/good/000.png")])[0].outcome.score
+        assert status == 200 and json.loads(body)["score"] == pytest.approx(known, rel=1e-6)
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_what_waits_together_is_judged_together_and_an_error_is_the_requests_alone():
