@@ -1,15 +1,16 @@
 """The networks' libraries, without what they load on the way and nobody here has asked for yet.
 
-On a quiet core torch's compiler takes 1.2 s and 145 MB, and scipy.signal 0.8 s and 60 MB, in every command that sees an
-image: torchvision, timm and Lightning load the one for decorators, torchmetrics the other for a patch of a name that
-nobody uses. While the libraries are imported, stand-ins answer for them; whoever needs the real ones imports them then.
+On a quiet core torch's compiler takes 1.2 s and 145 MB, scipy.signal and matplotlib 0.8 s and 60 MB, in every command
+that sees an image: torchvision, timm and Lightning load the one for decorators, torchmetrics the others for a patch of a
+name that nobody uses and for types. While the libraries are imported, stand-ins answer for them; whoever needs the real
+ones imports them then.
 """
 
 import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
@@ -36,7 +37,19 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "torch._dynamo": {"disable": _plain, "OptimizedModule": OptimizedModule},
     "torch._dynamo.utils": {"is_compile_supported": _supported},
     "scipy.signal": {"hamming": None},
+    "matplotlib": {"colors": SimpleNamespace(Colormap=object)},
+    "matplotlib.axes": {"Axes": object},
+    "matplotlib.pyplot": {"Figure": object, "style": SimpleNamespace(context=lambda style: _plain)},
 }
+
+
+class StandIn(ModuleType):
+    """Knows what is asked while it stands in; whoever keeps it finds the rest in the real module afterwards."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or sys.modules.get(self.__name__) is self:
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 @contextmanager
@@ -44,8 +57,11 @@ def stand_ins() -> Iterator[None]:
     """Those of modules that are not loaded."""
     missing = [name for name in STAND_INS if name not in sys.modules]
     for name in missing:
-        sys.modules[name] = ModuleType(name)
+        sys.modules[name] = StandIn(name)
         vars(sys.modules[name]).update(STAND_INS[name])
+        parent, _, child = name.rpartition(".")
+        if parent in missing:
+            setattr(sys.modules[parent], child, sys.modules[name])
     without = "wandb" not in sys.modules  # timm can do without it
     if without:
         sys.modules["wandb"] = None  # type: ignore[assignment]

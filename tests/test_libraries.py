@@ -8,11 +8,13 @@ from tests.commands import one_thread
 
 CODE = """
 import sys, anomalib_lite.engine.fit
-early = {"torch._dynamo", "torch._inductor", "scipy.signal", "pandas", "wandb"} & set(sys.modules)
+early = {"torch._dynamo", "torch._inductor", "scipy.signal", "pandas", "wandb", "matplotlib"} & set(sys.modules)
 assert not early, early
 import torch, scipy.signal, lightning.fabric.wrappers, wandb, torch._dynamo
 assert torch._dynamo.__file__ and scipy.signal.windows.hamming(5)[2] == 1 and wandb.__file__
 compiled = torch.compile(torch.nn.Identity(), backend="eager")
+import matplotlib.pyplot, torchmetrics.utilities.plot
+assert matplotlib.pyplot.subplots and torchmetrics.utilities.plot.plt.subplots is matplotlib.pyplot.subplots
 known = lightning.fabric.wrappers.OptimizedModule
 assert isinstance(compiled, known) and not isinstance(torch.nn.Identity(), known) and compiled(torch.ones(1)) == 1
 """
