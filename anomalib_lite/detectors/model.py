@@ -235,10 +235,24 @@ class Model(LightningModule):
         shares: dict[str, Tensor] = {}
         self.method.watched = shares
         prediction = self(image, template, inside)
+        if self.tiling is not None and shares:
+            shares = self._shares_where_highest(image, template, prediction.map)
         self.method.watched = None
-        known = {} if self.tiling is not None else {name: share.tolist() for name, share in shares.items()}
+        known = {name: share.tolist() for name, share in shares.items()}
         self.evidence = [{name: round(share[k], 4) for name, share in known.items()} for k in range(len(image))]
         return prediction
+
+    def _shares_where_highest(self, image: Tensor, template: Tensor | None, map: Tensor) -> dict[str, Tensor]:
+        """The evidence of the tile that holds the highest place of each image's map, by a second look at it."""
+        tiling, found = cast(Tiling, self.tiling), list[dict[str, Tensor]]()
+        for k, place in enumerate(map.flatten(1).argmax(1).tolist()):
+            number = tiling.number_at(*divmod(place, map.shape[-1]))
+            slot = next(slot for slot, own in enumerate(tiling.slots) if number in own)
+            self.method.watched = {}
+            seen = None if template is None else tiling.cut(template[k : k + 1], number)
+            self._coarse(self._of_slot(slot), tiling.cut(image[k : k + 1], number), seen)
+            found.append(self.method.watched)
+        return {name: torch.cat([shares[name] for shares in found]) for name in found[0]}
 
     def prepare(self, batches: Batches) -> None:
         self.method.prepare(batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import ceil
+from operator import lt
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ class Tiling:
             return F.interpolate(image, size=self.size, mode="area")
         rows, columns = self.tiles[number]
         return image[..., rows, columns]
+
+    def number_at(self, y: int, x: int) -> int:
+        """The tile that counts most at a pixel."""
+        places = ((y - rows.start, x - columns.start) for rows, columns in self.tiles)
+        held = zip(places, self.weights, strict=True)
+        counts = [float(w[place]) if min(place) >= 0 and all(map(lt, place, w.shape)) else 0.0 for place, w in held]
+        return int(np.argmax(counts))
 
     def blend(self, maps: Iterable[Tensor]) -> Tensor:
         """The tiles' maps (B, 1, h, w), in order and at any resolution -> one (B, 1, H, W)."""

@@ -110,6 +110,24 @@ def test_every_detector_learns_from_tiles_and_is_saved_with_them(images: ImageSe
     assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, map)
 
 
+class Lit(Method):
+    """Brightness, of which each picture says how much it has."""
+
+    def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+        if self.watched is not None:
+            self.watched["light"] = image.amax((1, 2, 3))
+        return image.mean(1, keepdim=True)
+
+
+def test_evidence_is_that_of_the_tile_with_the_highest_place(images: ImageSet):
+    batch = images[[0, 1]]
+    batch.image.mul_(0.1)
+    batch.image[0, :, 60, 80], batch.image[1, :, 5, 5] = 0.9, 0.8
+    tiled = model(Lit(), Tiling(batch.image.shape[-2:], 40, 16))
+    tiled.predict_batch(batch)
+    assert [known["light"] for known in tiled.evidence] == pytest.approx([0.9, 0.8], abs=1e-4)
+
+
 def test_what_is_calibrated_on_all_tiles_at_once_has_no_statistics_of_single_ones():
     with pytest.raises(UserError, match=r"EfficientAD is calibrated on all tiles at once: .*statistics=shared"):
         build_model(configured("detector=efficientad", "tiling=grid_and_full"), weights="none")
