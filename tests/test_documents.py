@@ -3,8 +3,10 @@
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,7 +17,8 @@ from anomalib_lite.jobs.compare import _quoted
 from anomalib_lite.jobs.sweep import hydra_arguments
 from anomalib_lite.settings import conf_dir
 from anomalib_lite.settings.fields import check
-from tests.commands import REPOSITORY
+from tests.commands import REPOSITORY, Command
+from tests.made import write_category
 
 DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("experiments/*/README.md")]
 PLACES = {"detector=NAME": "detector=padim", "backbone=NAME": "backbone=resnet18", "FILE": "grid.yaml"}
@@ -84,3 +87,29 @@ def test_every_make_target_and_every_script_is_there(told: dict[str, str]):
             assert done.returncode == 0, f"{page}: {line}\n{done.stderr}"
         elif program == "python" and words[0].endswith(".py"):
             assert (REPOSITORY / words[0]).is_file(), f"{page}: {line}"
+
+
+SMALL = ["preset=smoke", "image_size=64", "threads=1", "tracking=none"]  # what makes a command one of seconds
+
+
+@pytest.mark.slow
+def test_the_commands_for_ones_own_images_do_what_they_say(run_verb: Command, tmp_path: Path):
+    section = (REPOSITORY / "README.md").read_text().partition("## Your own images")[2].partition("\n## ")[0]
+    for name in ("DIR", "DIR/bottle"):  # as MTD and MVTec AD lie
+        write_category(tmp_path / name, train=12, good=3, defects={"dot": 2, "square": 2})
+    for source, place in (("train/good", "ok"), ("test/good", "new"), ("test/dot", "nok/dot"), ("test", "photos")):
+        shutil.copytree(tmp_path / "DIR" / source, tmp_path / place)
+    run, ran = "", []
+    for line in re.findall(r"^(?:anomalib-lite|make) .*$", section, re.M):
+        _, verb, *words = shlex.split(line.split(" #")[0].replace("runs/default/...", run))
+        if verb in ("demo", "segment", "annotate") or "segmented" in line:
+            continue  # panels: `notebooks/walkthrough.ipynb` goes that way
+        if verb in ("train", "generate") and "start_from" not in line:  # which takes the run's own
+            words += [*SMALL, *(["data=folder", "data.ok=ok"] if "data=" not in line else [])]
+        done = run_verb(verb, *words)
+        assert done.status == 0, f"{line}\n{done.err}"
+        ran.append(verb)
+        run = run or done.out.strip().splitlines()[-1]
+    assert ran == ["train", "train", "predict", "evaluate", "evaluate", "train", "export", "generate", "train"]
+    named = set(re.findall(r"`([a-z.]+\.(?:json|csv|yaml))`", section)) - {"history.csv"}  # the default has no epochs
+    assert {f.name for f in Path(run).iterdir()} >= named

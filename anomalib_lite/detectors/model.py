@@ -303,7 +303,7 @@ class Model(LightningModule):
     def training_step(self, batch: Batch, step: int) -> Tensor:
         loss = self._logged("train_loss", self.method.training_step(batch), batch)
         kept = Path(self.trainer.default_root_dir) / f"diverged{self.global_rank or ''}.safetensors"
-        remedy = "Lower the learning rate (detector.optimizer.lr)"
+        remedy = "Lower the learning rate (detector.optimizer.lr), raise batch_size"
         stop_where_diverged(loss, batch.image, kept, f"epoch {self.current_epoch + 1}", remedy)
         return loss
 
