@@ -28,7 +28,8 @@ def object_of(trained: TrainedRun) -> str:
     """The object that a run learned. Errors: UserError where that is none of the data set's."""
     category = (trained.run.config.get("data") or {}).get("category")
     if category not in OBJECTS:
-        raise UserError(f"{trained.run.path} learned {category!r}, which is no object of MVTec AD 2: {OBJECTS}.")
+        learned = f"learned {category!r}" if category else "did not learn one category"
+        raise UserError(f"{trained.run.path} {learned}; MVTec AD 2 has {', '.join(OBJECTS)}.")
     return str(category)
 
 
