@@ -86,8 +86,8 @@ def write_csv(rows: pd.DataFrame, path: Path) -> None:
 def name_blocks(runs: Sequence[Run], told_apart: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """The data of each run by name, and notes.
 
-    Data of one name with different contents (fingerprints) get different names, by the settings in which they differ.
-    told_apart: settings of the data that are factors; data that differ in them share one name.
+    Data of one name with different contents (fingerprints) get different names, by the settings in which they differ,
+    but for those that follow the run's seed: images that it draws are part of what repeats. told_apart: settings of the data that are factors; data that differ in them share one name.
     """
     plain = [_data_name(run) for run in runs]
     if any(name.startswith("data.") for name in told_apart):
@@ -102,10 +102,13 @@ def name_blocks(runs: Sequence[Run], told_apart: Sequence[str] = ()) -> tuple[li
         said = [{k: label(v) for k, v in flat(runs[i].config.get("data") or {}, ".").items()} for i in own]
         ends = [{k: v.rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in said]
         settings = pd.DataFrame(ends, index=own).fillna(ABSENT)
-        keys = [key for key in settings if settings[key].nunique() > 1]
+        seeds = [key for key in settings if all(settings[key][i] == str(runs[i].seed) for i in own)]
+        keys = [key for key in settings if key not in seeds and settings[key].nunique() > 1]
         for i in own if keys else ():
             names[i] = f"{name} ({' '.join(f'{key}={settings[key][i]}' for key in keys)})"
-        same_words = len({names[i] for i in own}) < len(prints)
+        same_words = len({(names[i], *settings.loc[i, seeds]) for i in own}) < len(prints)
+        if not keys and not same_words:
+            continue
         for i in own if same_words else ():
             names[i] += f" [{str(runs[i].fingerprint)[:6]}]"
         where = f"{', '.join(f'data.{key}' for key in keys)} differ" if keys else "their images or labels differ"

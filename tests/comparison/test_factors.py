@@ -75,6 +75,17 @@ def test_one_name_with_different_contents_is_two_data_sets(tmp_path: Path):
     assert table(tmp_path, "data.val_share").rows.data.tolist() == ["mtd", "mtd"]
 
 
+@pytest.mark.parametrize("shots", [(1, 1, 1), (1, 1, 4)])
+def test_images_that_a_seed_draws_are_what_repeats(tmp_path: Path, shots: tuple[int, ...]):
+    for i, (seed, count) in enumerate(zip((0, 1, 0), shots, strict=True)):
+        drawn = {"seed": seed, "data.shots": count, "data.shots_seed": seed, "detector.epochs": i // 2}
+        write_run(tmp_path, f"r{i}", VALUES, config=drawn, fingerprint=f"{count}{seed}" * 32)
+    found = table(tmp_path)
+    few, more = ("mtd", "mtd") if shots[2] == 1 else ("mtd (shots=1)", "mtd (shots=4)")
+    assert found.rows.data.tolist() == [few, few, more]
+    assert bool(found.notes) == (few != more)
+
+
 def test_changed_images_under_the_same_settings_are_told_apart_by_their_fingerprint(tmp_path: Path):
     for i in range(2):
         write_run(tmp_path, f"r{i}", VALUES, config={"data.root": f"/other{i}/mtd"}, fingerprint=f"{i}" * 64)
