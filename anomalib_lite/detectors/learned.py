@@ -70,11 +70,11 @@ class Networks(nn.Module):
         return blurred(torch.stack(logits).mean(0).contiguous(), self.blur * min(grid) / 256)
 
     def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:
-        """Trains one network on the places' descriptions (N, D), of which some are defective (N,)."""
+        """Trains one network on the places' descriptions (N, D), standardised in place; some are defective (N,)."""
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
             mean, scale = rows.mean(0), rows.std(0) + 1e-3
-            layers = _trained((rows - mean) / scale, defective.float(), self.epochs)
+            layers = _trained(rows.sub_(mean).div_(scale), defective.float(), self.epochs)
         with torch.no_grad():
             self._keep(number, layers, mean, scale)
 

@@ -86,11 +86,17 @@ class Members(nn.Module):
         return taken, HOW[int(self.how)]
 
     def fit(self, shown: Shown, placed: bool, seed: int) -> dict[str, Maps]:
-        """Fits all members, and returns their maps of images that they have not learned from."""
+        """Fits all members, and returns their maps of images that they have not learned from.
+
+        Each of the looks is dropped behind the last member that judges by it: they are most of what a training holds.
+        """
         maps, ok_deviations, drawn_deviations = {}, [], []
+        last = {own.of: name for name, own in self.evidence.items()}
         for name, own in self.evidence.items():
             maps[name], deviations = _held_out(own, shown, placed)
             own.fit(shown.ok[own.of], placed)
+            if last[own.of] == name:
+                del shown.ok[own.of], shown.drawn[own.of]
             if name in self.sources:
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
@@ -183,7 +189,7 @@ def _weights(names: Sequence[str]) -> list[float]:
 
 def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:
     """The maps, and for Gaussians the deviations, of OK and drawn images by twins that know neither."""
-    grid = shown.ok["fine"].shape[-2:]
+    grid = shown.mask.shape[-2:]
     ok, drawn = shown.ok[own.of], shown.drawn[own.of]
     maps = Maps(torch.zeros(len(ok), 1, *grid), torch.zeros(len(drawn), 1, *grid))
     deviations = Maps(torch.empty(0), torch.empty(0))
@@ -213,6 +219,7 @@ def _learn(networks: Networks, ok: list[Tensor], drawn: list[Tensor], shown: Sho
         rows = [*_places(ok, part != number, None, generator)]
         rows += _places(drawn, (part[shown.source] != number) & (kind != number), shown.mask, generator)
         places, labels = (torch.cat(x) for x in zip(*rows, strict=True))
+        rows.clear()
         networks.learn(number, places, labels, seed + number)
         for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
             for block in _blocks(chosen):
