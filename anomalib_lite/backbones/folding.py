@@ -1,11 +1,30 @@
-"""Batch normalisation of a network that no longer learns, folded into the convolution before it."""
+"""Networks that no longer learn, made faster: batch normalisation folded into convolutions, and those of 1 x 1."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+def pointwise(values: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1)) -> Tensor:
+    """A convolution by 1 x 1, (B, C, H, W) with weights (D, C, 1, 1).
+
+    Of fewer than 16 images on one thread torch takes a way of its own, which is half as fast as oneDNN's.
+    """
+    plain = values.device.type != "cpu" or values.dtype != torch.float32 or not torch.backends.mkldnn.is_available()
+    if plain or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+        return F.conv2d(values, weight, bias, tuple(stride))
+    return torch.mkldnn_convolution(values, weight, bias, [0, 0], list(stride), [1, 1], 1)
+
+
+class Pointwise(nn.Conv2d):
+    """As `pointwise`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return pointwise(input, self.weight, self.bias, self.stride)  # type: ignore[arg-type]
 
 
 class Folded(nn.Sequential):
@@ -32,6 +51,8 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.Batch
     for norm, conv in pairs.items():
         state = norm.state_dict()
         conv.weight, conv.bias = folded(conv.weight, conv.bias, norm.eps, state)
+        if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
+            conv.__class__ = Pointwise
     replace(networks, {norm: Folded(*([norm.act] if hasattr(norm, "act") else [])) for norm in pairs})
     return pairs
 

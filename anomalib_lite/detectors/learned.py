@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomalib_lite.backbones.folding import pointwise
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import blurred
 from anomalib_lite.detectors.statistics import Modules
@@ -63,10 +64,10 @@ class Networks(nn.Module):
         logits = []
         for one in range(self.count) if number is None else (number,):
             a, b = (slice(one * size, (one + 1) * size) for size in HIDDEN)
-            parts = (_on_grid(F.conv2d(looks, own[a]), grid) for looks, own in known.values())  # both are linear
+            parts = (_on_grid(pointwise(looks, own[a]), grid) for looks, own in known.values())  # both are linear
             inner = sum(parts, self.bias[a].view(1, -1, 1, 1)).relu_()
-            hidden = F.conv2d(inner, weight[b], bias[b]).relu_()
-            logits.append(F.conv2d(hidden, last[one, None], last_bias[one, None]))
+            hidden = pointwise(inner, weight[b], bias[b]).relu_()
+            logits.append(pointwise(hidden, last[one, None], last_bias[one, None]))
         return blurred(torch.stack(logits).mean(0).contiguous(), self.blur * min(grid) / 256)
 
     def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:

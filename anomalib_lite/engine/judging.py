@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.images import ImageSet, content
+from anomalib_lite.data.images import ImageSet, at_once, content
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects.collect import draw_defects
 from anomalib_lite.engine.evaluate import open_collector
@@ -53,7 +53,7 @@ class Judging:
         self.trained = trained
         judge = trained.judge
         self.golden, self.bits = template or trained.golden, trained.known.get("bits")
-        self.at_once = trained.model.at_once(judge.batch_size)
+        self.at_once = at_once(trained.model.at_once(judge.batch_size), judge.size)
         collector = open_collector(trained.path, trained.threshold)
         self.inspector = collector.inspector if collector else None
         self._images = ImageSet([], judge.size, 0, resize=judge.resize)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.backbones.folding import Folded, fold, replace, watch
+from anomalib_lite.backbones.folding import Folded, Pointwise, fold, replace, watch
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
@@ -62,7 +62,7 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
     ranges: dict[nn.Module, tuple[float, float]] = {}
 
     def measure(module: Any, inputs: Any, output: Tensor) -> None:
-        for values in [inputs[0]] * (type(module) is nn.Conv2d) + [output] * isinstance(module, Folded):
+        for values in [inputs[0]] * (type(module) in (nn.Conv2d, Pointwise)) + [output] * isinstance(module, Folded):
             low, high = ranges.get(module, (0.0, 0.0))
             ranges[module] = min(low, float(values.min())), max(high, float(values.max()))
 
