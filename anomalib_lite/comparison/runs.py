@@ -132,8 +132,7 @@ def read_run(folder: Path) -> Run:
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of all images, and the image AUROC of each defect type; what was not measured is NaN."""
-    nested = ("per_defect", "missing", "counts", "threshold", "categories", "mean_of_categories")
-    plain = {k: _number(v) for k, v in metrics.items() if k not in nested and not k.endswith("_threshold")}
+    plain = {k: _number(v) for k, v in metrics.items() if not (isinstance(v, dict | list) or k.endswith("_threshold"))}
     defects = metrics.get("per_defect") or {}
     return plain | {f"{name}_image_auroc": _number(row.get("image_auroc")) for name, row in defects.items()}
 

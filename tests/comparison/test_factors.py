@@ -30,6 +30,14 @@ def test_the_option_of_a_group_stands_for_all_settings_below_it(tmp_path: Path):
     assert found.rows.detector.tolist() == ["padim", "padim", "stfpm", "stfpm"]
 
 
+def test_what_metrics_tell_of_defects_does_not_stand_for_the_group_of_that_name(tmp_path: Path):
+    for name in ("none", "default"):
+        told = {"defects": {"rejected": 3}, "counts": {"ok_images": 4}} if name == "default" else {}
+        write_run(tmp_path, name, VALUES | told, config={"defects.own": name}, choices={"defects": name})
+    found = table(tmp_path)
+    assert found.factors == ["defects"] and found.rows.defects.tolist() == ["default", "none"]
+
+
 def test_a_setting_that_varies_within_one_option_is_a_factor_of_its_own(tmp_path: Path):
     for i, rate in enumerate((0.1, 0.4, 1, 1.0)):
         write_run(tmp_path, f"r{i}", VALUES, config={"detector.optimizer": {"lr": rate}, "seed": i})
