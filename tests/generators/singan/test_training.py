@@ -93,7 +93,7 @@ def test_the_first_losses_are_those_of_the_untrained_networks():
 
 
 def test_more_iterations_remember_the_image_better():
-    training = untrained(iterations=40, learning_rate=5e-3)
+    training = untrained(iterations=40, learning_rate=5e-3, reconstruction=100.0)  # the critic hardly matters
     training.step()
     first = training.losses["reconstruction"]
     for _ in range(40):
