@@ -110,13 +110,13 @@ def terminal(found: Comparison) -> str:
 
 
 def best_commands(found: Comparison, study: Study) -> list[tuple[str, str]]:
-    """(data set, command) of the best setting, where the runs recorded how they were asked for."""
-    rows, commands = found.design.rows, []
+    """(data sets, command) of the best setting, where the runs recorded how they were asked for."""
+    rows, commands = found.design.rows, dict[str, list[str]]()
     for block in study.view.blocks:
         own = rows.index[(rows["data"] == block) & (rows["variant"] == study.best.setting)]
         if len(own) and (line := command(found.table.runs[own[0]])):
-            commands.append((block, line))
-    return commands
+            commands.setdefault(line, []).append(block)
+    return [(", ".join(blocks), line) for line, blocks in commands.items()]
 
 
 def command(run: Run) -> str:
