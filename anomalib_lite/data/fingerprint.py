@@ -74,11 +74,11 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
         return unknown(splits.test, known["learned"])
     if own:
         now = {digest(s.image) for s in splits.train + splits.val}
-        gone = len(set(known["learned"]) - now)
+        gone, fresh = len(set(known["learned"]) - now), len(now - set(known["learned"]))
         raise UserError(
             "The run's own data is not what it was when the run was trained: of the images that it learned from, "
-            f"{gone} of {len(known['learned'])} would now be tested on or are gone. Put the data back, train again, or "
-            "name what is to be measured: data=folder data.root=... data.test_ok=... data.nok=..."
+            f"{gone} of {len(known['learned'])} would now be tested on or are gone, and {fresh} others would be learned "
+            "from, or the labels are others. Put the data back, train again, or name what is to be measured: data=folder data.root=... data.test_ok=... data.nok=..."
         )
     samples = splits.test
     if splits.drawn:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from anomalib_lite.serve.batches import Batches, Full
 from anomalib_lite.serve.server import Limits, build_app, gated
 from anomalib_lite.web import bind, serving
 from tests.commands import one_thread
+from tests.corpus import READ, REFUSED, fill
 
 TOKEN = "the-token-of-the-tests"
 
@@ -177,6 +179,19 @@ def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_i
     finally:
         running.kill()
         running.wait()
+
+
+def test_it_takes_the_files_that_predict_takes(judging: Judging, tmp_path: Path):
+    fates = {name: fate for name, fate in fill(tmp_path / "corpus").items() if fate in (READ, REFUSED)}
+    port, end = start(judging, Limits(body=2**25, pixels=2**26, room=4))
+    try:
+        for name, fate in fates.items():
+            path = tmp_path / "corpus" / name
+            if path.is_file():
+                status, _, body = ask(port, "POST", f"/predict?name={quote(os.fsencode(name))}", path.read_bytes())
+                assert status == (200 if fate == READ else 422), (name, body)
+    finally:
+        end()
 
 
 def test_what_waits_together_is_judged_together_and_an_error_is_the_requests_alone():
