@@ -34,7 +34,7 @@ JOURNAL_NAME = "labels.journal.jsonl"
 OK, NOK, SKIP = "OK", "NOK", "skip"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """`label` is OK, NOK, skip or None (not labelled); only a NOK has a defect, and need not."""
 
@@ -61,9 +61,10 @@ def label_line(key: str, answer: Answer, mask: str | None) -> str:
 class Store:
     """The state of one labelling job; every method that changes it may be called from any thread.
 
-    The journal is the truth and labels.csv a snapshot of it, renewed after each event. Each event carries the
-    digest of the snapshot before it: a labels.csv with another digest was edited by hand, and its rows are
-    taken over. `notes` says what a start found worth telling; `warning` that the last snapshot failed.
+    The journal is the truth and labels.csv a snapshot of it, renewed after each event, or after several that came while
+    the one before was written. Each event carries the digest of the snapshot before it: a labels.csv with another one
+    was edited by hand, and its rows are taken over. `notes` says what a start found worth telling; `warning` that the
+    last snapshot failed.
     """
 
     def __init__(self, crop_set: CropSet) -> None:
@@ -73,12 +74,13 @@ class Store:
         self.masks: dict[str, str] = {}
         self.notes: list[str] = []
         self.warning: str | None = None
+        self.version = self._shown = 0  # events, and those of them that labels.csv has
         self._history: list[tuple[str, Answer]] = []
         self._by_key = {crop.key: crop for crop in crop_set.crops}
         self._order: list[str] = []
         self._lines: dict[str, str] = {}  # of labels.csv, kept so that an answer among thousands is quick
         self._csv = ""
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._journal = Journal(self.root / JOURNAL_NAME)
         try:
             self._start()
@@ -86,24 +88,21 @@ class Store:
             self._journal.close()
             raise
 
-    @property
-    def version(self) -> int:
-        return len(self._journal.events)
-
     def answer(self, crop: Crop, answer: Answer) -> None:
         """Records an answer; one that changes nothing is not recorded, so that a request may be repeated."""
         with self._lock:
             if answer != self.answers.get(crop.key, UNLABELLED):
-                self._write("answer", crop.key, label=answer.label, defect=answer.defect)
+                self._append("answer", crop.key, label=answer.label, defect=answer.defect)
+        self._snapshot()
 
     def undo(self) -> Crop | None:
         """Takes the last answer back and returns its crop, None where there is nothing to undo."""
         with self._lock:
-            for key, before in reversed(self._history):
-                if key in self._by_key:
-                    self._write("undo", key, label=before.label, defect=before.defect)
-                    return self._by_key[key]
-            return None
+            last = next((one for one in reversed(self._history) if one[0] in self._by_key), None)
+            if last is not None:
+                self._append("undo", last[0], label=last[1].label, defect=last[1].defect)
+        self._snapshot()
+        return last and self._by_key[last[0]]
 
     def save_mask(self, crop: Crop, png: bytes) -> None:
         """Writes masks/<stem>.png from what was drawn; an empty mask removes the file. Raises ValueError."""
@@ -113,10 +112,11 @@ class Store:
             if mask.any():
                 with atomic_path(self.root / key) as temporary:
                     write_image(temporary, mask)
-                self._write("mask", crop.key, mask=key)
+                self._append("mask", crop.key, mask=key)
             else:
                 (self.root / key).unlink(missing_ok=True)
-                self._write("mask", crop.key, mask=None)
+                self._append("mask", crop.key, mask=None)
+        self._snapshot()
 
     def mask_path(self, crop: Crop) -> Path | None:
         key = self.masks.get(crop.key)
@@ -125,14 +125,11 @@ class Store:
     def close(self) -> None:
         self._journal.close()
 
-    def _write(self, action: str, key: str, **fields: Any) -> None:
-        self._append(action, key, **fields)
-        self._snapshot()
-
     def _append(self, action: str, key: str, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         event = {"time": now, "action": action, "crop": key, **fields, "csv": self._csv}
         self._journal.append(event)
+        self.version += 1
         self._apply(event)
 
     def _apply(self, event: dict[str, Any]) -> None:
@@ -152,20 +149,29 @@ class Store:
         self._lines[key] = label_line(key, self.answers.get(key, UNLABELLED), self.masks.get(key))
 
     def _snapshot(self) -> None:
-        """Renews labels.csv. A failure (a spreadsheet has it open) loses nothing: the journal has it all."""
-        text = csv_line(*COLUMNS) + "".join(self._lines.get(key, "") for key in self._order)
-        try:
-            write_text(self.root / LABELS_NAME, text)
-        except OSError as error:
-            self.warning = f"{LABELS_NAME} could not be written ({error}); {JOURNAL_NAME} has the answer."
-            log.warning(self.warning)
-        else:
-            self._csv, self.warning = _digest(text.encode()), None
+        """Renews labels.csv, unless another thread has done so since. A failure (a spreadsheet has it open) loses
+        nothing: the journal has it all.
+        """
+        wanted = self.version
+        with self._writing:
+            if self._shown >= wanted:
+                return
+            with self._lock:  # events from now on name this snapshot: it is never taken for one edited by hand
+                shown, text = self.version, csv_line(*COLUMNS) + "".join(self._lines.get(k, "") for k in self._order)
+                self._csv = _digest(text.encode())
+            try:
+                write_text(self.root / LABELS_NAME, text)
+            except (OSError, UserError) as error:
+                self.warning = f"{LABELS_NAME} could not be written ({error}); {JOURNAL_NAME} has the answer."
+                log.warning(self.warning)
+            else:
+                self._shown, self.warning = shown, None
 
     def _start(self) -> None:
         if self._journal.torn is not None:
             self._note("The last answer before the stop was half written and is left out: look at it again.")
-        for line, event in enumerate(self._journal.events, start=1):
+        events, self.version = self._journal.events, len(self._journal.events)
+        for line, event in enumerate(events, start=1):
             try:
                 self._apply(event)
             except (KeyError, TypeError, ValueError) as error:
@@ -174,13 +180,14 @@ class Store:
                     f"({error!r}): put the line right or delete it."
                 ) from None
         labels = self.root / LABELS_NAME
-        if labels.is_file() and _digest(labels.read_bytes()) not in {e["csv"] for e in self._journal.events}:
+        if labels.is_file() and _digest(labels.read_bytes()) not in {e["csv"] for e in events}:
             self._take_over(labels)
         self._find_masks()
         # Those shown, in their order, then those labelled at another time that still exist.
         self._order = list(self._by_key) + sorted(
             key for key in self.answers if key not in self._by_key and (self.root / key).is_file()
         )
+        events.clear()
         if self.answers:
             self._snapshot()
 
@@ -257,7 +264,7 @@ def decode_mask(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
 class Journal:
     """An append-only file of JSON lines: what was written once is never lost.
 
-    Opens, locks and reads a journal; `events` holds what it said, `torn` what its last line had left.
+    Opens, locks and reads a journal; `events` holds what it said then, `torn` what its last line had left.
 
     A process that dies while it writes leaves a torn last line: that line is cut off, and kept in `torn`. A
     damaged line anywhere else is not the trace of a crash and raises UserError, as does a journal in use.
@@ -296,7 +303,6 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, whole)
             raise
-        self.events.append(event)
 
     def close(self) -> None:
         if self._file >= 0:

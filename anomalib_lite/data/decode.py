@@ -186,8 +186,8 @@ def _is_lossy(path: Path) -> bool:
 
 
 def _damaged_jpeg(data: bytes) -> bool:
-    """OpenCV fills what is missing or cannot be read with grey or noise, which would count as a defect: look for the end
-    marker, and take the word of libjpeg-turbo's own interface, which tells of what its decoder passes over.
+    """OpenCV fills what is missing or cannot be read, which would count as a defect: look for the end marker, and take
+    the word of libjpeg-turbo's own interface, which tells of what its decoder passes over.
     """
     if not data.startswith(b"\xff\xd8"):
         return False

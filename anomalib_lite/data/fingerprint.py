@@ -77,8 +77,9 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
         gone, fresh = len(set(known["learned"]) - now), len(now - set(known["learned"]))
         raise UserError(
             "The run's own data is not what it was when the run was trained: of the images that it learned from, "
-            f"{gone} of {len(known['learned'])} would now be tested on or are gone, and {fresh} others would be learned "
-            "from, or the labels are others. Put the data back, train again, or name what is to be measured: data=folder data.root=... data.test_ok=... data.nok=..."
+            f"{gone} of {len(known['learned'])} would now be tested on or are gone, and {fresh} others would be "
+            "learned from. Put the data back, train again, or name what is to be measured: data=folder data.root=... "
+            "data.test_ok=... data.nok=..."
         )
     samples = splits.test
     if splits.drawn:

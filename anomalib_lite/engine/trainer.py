@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
 
 from anomalib_lite.data.images import ImageSet
@@ -56,6 +57,8 @@ def make_trainer(
         raise UserError(
             f"trainer ({asked}) cannot be had here: {words} Take trainer=cpu, or a device that is here."
         ) from error
+    if given.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("Batch statistics are shared by GPUs alone: on CPUs take trainer.sync_batchnorm=false.")
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher) and trainer.world_size > 1:
         raise UserError(
             f"trainer.strategy={given.get('strategy')} starts the whole command once more for each device. Take "
@@ -78,9 +81,20 @@ def devices_of(configured: MakeTrainer) -> Devices:
 
 
 def fit_model(trainer: Trainer, module: LightningModule, *loaders: Any, **more: Any) -> None:
-    """`trainer.fit`. Errors: UserError for batches that batch normalisation cannot work with."""
+    """`trainer.fit`. Errors: UserError for batches that batch normalisation cannot work with, for a process of several
+    that was killed, and where one of them raised it.
+    """
     try:
         trainer.fit(module, *loaders, **more)
+    except ProcessExitedException as error:
+        raise UserError(
+            f"A process of the training was ended ({error}): the same command goes on from the last epoch."
+        ) from error
+    except ProcessRaisedException as error:
+        said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+        if not said[1]:
+            raise
+        raise UserError(said[2].strip()) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

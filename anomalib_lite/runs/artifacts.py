@@ -132,7 +132,9 @@ def _acquire(lock: FileLock, target: Path, wait: bool) -> bool:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
             if not wait:
-                raise UserError(f"Another process is at work in {target}: let it end, or choose another folder.") from None
+                raise UserError(
+                    f"Another process is at work in {target}: let it end, or take another folder."
+                ) from None
             log.info("waiting for another process that is making %s", target)
             lock.acquire(timeout=-1, poll_interval=0.2)
     except OSError as error:

@@ -1,7 +1,10 @@
 import errno
 import os
 import random
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -14,6 +17,7 @@ from anomalib_lite.annotate.store import JOURNAL_NAME, UNLABELLED, Answer, Journ
 from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.folder import COLUMNS, csv_line, read, read_labels
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.atomic import write_text
 
 from .conftest import drawn_mask, nth, rows_of, write_crops
 
@@ -99,6 +103,35 @@ def test_an_answer_survives_a_kill_between_journal_and_snapshot(
     store = open_store()
     assert store.answers["crop_000.png"] == SCRATCH and not store.notes
     assert rows_of(crops_folder)[1] == ["crop_000.png", "NOK", "scratch", ""]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_answers_that_come_at_once_share_a_snapshot_and_none_is_lost(
+    open_store: Open, crops_folder: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    store, snapshots, begun = open_store(), [], threading.Event()
+
+    def write(path: Path, text: str) -> None:
+        if snapshots and killed:
+            raise KeyboardInterrupt
+        snapshots.append(text)
+        begun.set()
+        while store.version < 6:  # the others answer while this is written
+            time.sleep(0.001)
+        write_text(path, text)
+
+    monkeypatch.setattr(store_module, "write_text", write)
+    with ThreadPoolExecutor(6) as pool:
+        first, *rest = store.crops.values()
+        tasks = [pool.submit(store.answer, first, OK)]
+        begun.wait(10)
+        tasks += [pool.submit(store.answer, crop, OK) for crop in rest]
+    assert killed == any(task.exception() for task in tasks)
+    assert len(rows_of(crops_folder)) - 1 == (1 if killed else 6)
+    assert [text.count("OK") for text in snapshots] == ([1] if killed else [1, 6])
+    monkeypatch.undo()
+    store = open_store()
+    assert set(store.answers.values()) == {OK} and len(store.answers) == 6 and not store.notes
 
 
 def test_a_snapshot_that_fails_is_told_and_its_old_state_is_never_taken_for_an_edit(

@@ -100,6 +100,9 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path):
             torch.testing.assert_close(found, parameter.grad, rtol=1e-9, atol=1e-12)
 
 
+RATE = "generator.schedule.learning_rate"
+
+
 class Diverging(Callback):
     """Makes the weights too large for any loss after the first step."""
 
@@ -112,9 +115,9 @@ class Diverging(Callback):
     ("options", "size", "told"),
     [
         (["trainer.callbacks=[{_target_:tests.engine.test_trainer.Diverging}]"], (4, 3, 48, 48), "detector.optimizer"),
-        (["teacher=finetuned", "teacher.optimizer.lr=1e30", "teacher.scheduler=null"], (21, 3, 48, 48), "of the teacher"),
-        (["generator=histaugan", "generator.schedule.learning_rate=1e30", "generator.schedule.epochs=3"], (8, 3, 32, 32), "of HistAuGAN"),
-        (["generator=singan", "generator.schedule.learning_rate=1e30"], (1, 3, 20, 20), "of SinGAN's scale 1"),
+        (["teacher=finetuned", "teacher.optimizer.lr=1e30", "teacher.scheduler=null"], (21, 3, 48, 48), "the teacher"),
+        (["generator=histaugan", f"{RATE}=1e30", "generator.schedule.epochs=3"], (8, 3, 32, 32), "of HistAuGAN"),
+        (["generator=singan", f"{RATE}=1e30"], (1, 3, 20, 20), "of SinGAN's scale 1"),
     ],
     ids=["detector", "teacher", "histaugan", "singan"],
 )

@@ -169,7 +169,7 @@ class HistAuGANModule(LightningModule):
             with frozen(self.discriminators), frozen(networks.content_discriminator):
                 terms |= self._step(0, learner_terms(networks, image, domain, crossing, weights))
         shown = ("self_reconstruction", "adversarial", "content_discriminator")
-        self._check(sum(terms.values()), batch[0])
+        self._check(torch.stack([*terms.values()]).sum(), batch[0])
         for name, value in terms.items():
             self.log(name, value, on_step=False, on_epoch=True, batch_size=len(image), prog_bar=name in shown)
 
