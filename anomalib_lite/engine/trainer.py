@@ -27,6 +27,7 @@ logging.getLogger("lightning").handlers.clear()
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
+LOST = ("by peer", "remote process", "NCCL")  # what a process says when another has gone
 MakeTrainer = Callable[..., Trainer]  # with the configured arguments
 
 
@@ -86,15 +87,16 @@ def fit_model(trainer: Trainer, module: LightningModule, *loaders: Any, **more: 
     """
     try:
         trainer.fit(module, *loaders, **more)
-    except ProcessExitedException as error:
-        raise UserError(
-            f"A process of the training was ended ({error}): the same command goes on from the last epoch."
-        ) from error
-    except ProcessRaisedException as error:
-        said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
-        if not said[1]:
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        _, raised, said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+        if raised:
+            raise UserError(said.strip()) from error
+        if isinstance(error, ProcessRaisedException) and not any(sign in str(error) for sign in LOST):
             raise
-        raise UserError(said[2].strip()) from error
+        told = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"A process of the training was ended ({told}): the same command goes on from the last epoch."
+        ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from anomalib_lite.runs.artifacts import alone
-from tests.commands import Command, command_line, only_run, scores
+from tests.commands import Command, command_line, one_thread, only_run, scores
 
 # the clock of the day goes back by a minute at each reading, the monotonic one is left alone
 CLOCK = """
@@ -110,3 +113,22 @@ def test_two_predictions_do_not_write_to_one_folder(run_verb: Command, tiny: lis
     assert done.status == 2 and "Another process is at work in out" in done.err
     assert run_verb(*words).status == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.csv", "maps", "overlays"}
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_several_ends_the_training_in_words_and_the_next_command_goes_on(
+    tiny: list[str], tmp_path: Path
+):
+    shared = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false"]
+    words = [sys.executable, "-m", "anomalib_lite.cli", "train", *tiny, "detector.epochs=60", *shared]
+    with subprocess.Popen(words, cwd=tmp_path, env=one_thread(), stderr=subprocess.PIPE, text=True) as running:
+        while not any(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")):
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.1)
+        listed = subprocess.run(["pgrep", "-f", "-P", str(running.pid), "spawn_main"], capture_output=True, text=True)
+        os.kill(int(listed.stdout.split()[-1]), signal.SIGKILL)
+        said = running.communicate()[1]
+    last = said.strip().splitlines()[-1]  # before it, the other process may have complained
+    assert running.returncode == 2 and last.startswith("error: A process of the training was ended"), said
+    again = command_line(*words[3:], cwd=tmp_path)
+    assert again.status == 0 and "resuming the training" in again.err, again.err
