@@ -45,8 +45,8 @@ docs: install ## the documentation as a site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo site/index.html
 
-bench: install ## speed, as ratios within one run; peer.py, predict.py, serve.py and large_images.py want arguments or an hour
-	@for file in $(filter-out %/peer.py %/predict.py %/serve.py %/large_images.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: install ## speed, as ratios within one run; peer.py, predict.py, annotate_load.py, serve.py and large_images.py want arguments or an hour
+	@for file in $(filter-out %/peer.py %/annotate_load.py %/predict.py %/serve.py %/large_images.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 reproduce: install ## run an experiment, compare with its committed table: NAME=calibration ARGS='data.root=/path/to/mtd'
 	$(BIN)/python experiments/reproduce.py $(NAME) $(ARGS)
