@@ -51,14 +51,15 @@ def test_known_parts_and_packages_of_the_users_own_are_accepted() -> None:
         check_targets({"detector": {"_target_": "mineral.Mine"}}, ["mine"])
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate"])
-def test_predict_and_evaluate_refuse_a_planted_target(run_verb: Command, tmp_path: Path, verb: str) -> None:
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "export", "serve", "train"])
+def test_what_takes_a_run_refuses_a_planted_target(run_verb: Command, tmp_path: Path, verb: str) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     run.mkdir()
     planted = {"_target_": "os.mkdir", "path": str(mark)}
     OmegaConf.save({"detector": planted, "data": planted}, run / "config.yaml")
     (run / "threshold.json").write_text('{"image": 1}')
     (run / "model.safetensors").write_bytes(b"")
-    done = run_verb(verb, f"run={run}", *(["images=."] if verb == "predict" else []))
+    more = {"predict": ["images=."], "train": ["data=folder", "data.ok=."]}.get(verb, [])
+    done = run_verb(verb, f"{'start_from' if verb == 'train' else 'run'}={run}", *more)
     assert done.status == 2 and "detector._target_ is 'os.mkdir'" in done.err and "Traceback" not in done.err
     assert not mark.exists()
