@@ -313,7 +313,8 @@ def to_float(pixels: np.ndarray) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """The way back: float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3)."""
-    return (image * 255).round_().byte().permute(0, 2, 3, 1).numpy()
+    parts = [(part * 255).round_().byte() for part in image.split(256, 2)]  # never all of a large one in floats again
+    return torch.cat(parts, 2).permute(0, 2, 3, 1).numpy()
 
 
 class Shares(Sampler[list[int]]):

@@ -23,6 +23,7 @@ from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics
 from anomalib_lite.report.cases import thin_out
+from anomalib_lite.runs.folder import give_back
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def evaluate(
     metrics = _summary(by_image, by_pixel, outcomes, threshold) | by_category.compute(outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
-    from anomalib_lite.report.figures import pixel_points  # what draws takes a second
+    give_back()
+    from anomalib_lite.report.figures import pixel_points  # what draws takes a second, and 90 MB
 
     points = pixel_points(*by_pixel.total().pixels) if metrics["pixel_auroc"] is not None else None
     return Evaluation(metrics, outcomes, points, predictions.seconds)
