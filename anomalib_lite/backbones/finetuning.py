@@ -215,10 +215,11 @@ class FineTuning(LightningModule):
         losses = classification_loss(self(examples.image), examples.label)
         loss = (losses * examples.weight).sum() / examples.weight.sum()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
-        root = Path(self.trainer.default_root_dir)  # goes with a failed training
-        kept = root.with_name(f"diverged{root.name}.safetensors")
-        when = f"epoch {self.current_epoch + 1} of the teacher"
-        stop_where_diverged(loss, examples.image, kept, when, "Lower the learning rate (teacher.optimizer.lr)")
+        if not loss.isfinite():
+            root = Path(self.trainer.default_root_dir)  # goes with a failed training
+            kept = root.with_name(f"diverged{root.name}.safetensors")
+            when = f"epoch {self.current_epoch + 1} of the teacher"
+            stop_where_diverged(loss, examples.image, kept, when, "Lower the learning rate (teacher.optimizer.lr)")
         return loss
 
     def on_validation_epoch_start(self) -> None:
