@@ -87,7 +87,8 @@ def name_blocks(runs: Sequence[Run], told_apart: Sequence[str] = ()) -> tuple[li
     """The data of each run by name, and notes.
 
     Data of one name with different contents (fingerprints) get different names, by the settings in which they differ,
-    but for those that follow the run's seed: images that it draws are part of what repeats. told_apart: settings of the data that are factors; data that differ in them share one name.
+    but for those that follow the run's seed: images that it draws are part of what repeats.
+    told_apart: settings of the data that are factors; data that differ in them share one name.
     """
     plain = [_data_name(run) for run in runs]
     if any(name.startswith("data.") for name in told_apart):
