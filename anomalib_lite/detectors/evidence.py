@@ -12,7 +12,7 @@ from anomalib_lite.detectors.looks import NAMES, blurred
 from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
 from anomalib_lite.errors import UserError
 
-FEW = 8  # images; of fewer, each place learns from its neighbours, too: by held-out likelihood that is better then
+FEW = 8  # images; of fewer, nothing is asked of random turns
 BLOCK = 8  # images that are handled at once
 TURNS = 39  # random turns of the OK images
 LEAST, SURE = 0.1, 0.5  # shares of the place below and above which nothing is asked
@@ -24,7 +24,11 @@ class Evidence(Fitted):
     Args:
         of: The look it judges by, see `looks.Looker`.
         blur: Px over which its map is smoothed, at an image of 256 px.
+
+    knows_place: whether it has statistics of each place, where a place means the same in all images.
     """
+
+    knows_place = False
 
     def __init__(self, of: str, blur: float = 0.0) -> None:
         super().__init__()
@@ -52,6 +56,8 @@ class Gaussians(Evidence):
     reach: places to either side whose OK images a Gaussian is fitted to, too, as if the images had been shifted.
     """
 
+    knows_place = True
+
     def __init__(self, of: str, blur: float = 0.0, ridge: float = 0.01, reach: int = 0) -> None:
         super().__init__(of, blur)
         self.reach = reach
@@ -61,8 +67,7 @@ class Gaussians(Evidence):
         moments = Moments()
         for part in looks.split(4 * BLOCK):  # few large products: each goes through all covariances
             PositionGaussian.update(moments, part.float())
-        reach = max(self.reach, 1 if len(looks) < FEW else 0)
-        self.gaussian.fit(moments.spread(looks.shape[-2:], reach if placed else None))
+        self.gaussian.fit(moments.spread(looks.shape[-2:], self.reach if placed else None))
 
     def distance(self, looks: Tensor) -> Tensor:
         return self.gaussian(looks)

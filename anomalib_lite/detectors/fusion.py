@@ -34,11 +34,11 @@ Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates
 
 FOLDS, NETWORKS = 4, 3
 PLAIN = View()
-FEW = 4  # OK images: of fewer, shifted and relit copies stand in for those that lack
+FEW, COPIES = 3, 4  # of fewer OK images than the first, so many shifted and relit copies are learned from
+ENOUGH = 16  # OK images; of fewer, nothing is chosen
 LISTED = 12  # trials that are told
 BATCH = 16  # images that are looked at at once
 PROBED = 24  # images that tell whether the place means anything
-GAIN = 0.001  # by how much a fusion must be better without a member, for that to be left out
 PRICE = 0.02  # by how much it may be worse on drawn defects, for telling NOK images better that were passed
 
 
@@ -112,8 +112,11 @@ class Fusion(Method):
                 share, placed = self._place_counts(images, shown)
             maps = members.cpu().fit(shown, placed, self.seed)
             if members is first:
-                self.trials = choose(maps, shown, self.use, self.how)
-                self.notes = {"choice": _told(self.trials, share, placed, time.perf_counter() - begin)}
+                use, chosen = self.use, len(images) >= ENOUGH
+                if placed and not chosen:  # what ignores the place knows least of an aligned product
+                    use = [name for name in use if members.knows_place(name)] or use
+                self.trials = choose(maps, shown, use, self.how if chosen or self.how != "auto" else HOW[-1])
+                self.notes = {"choice": _told(self.trials, share, placed, chosen, time.perf_counter() - begin)}
             members.take(self.trials[0].members, self.trials[0].how)
             members.to(device)
 
@@ -183,8 +186,9 @@ class Fusion(Method):
         size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
         fit, wanted = max(2, int(self.cache_mb / size)), min(max(2 * len(images), self.drawn[0]), self.drawn[1])
         count = min(len(images), max(fit // 2, fit - wanted))
-        numbers = torch.arange(FEW) % len(images) if len(images) < FEW else torch.linspace(0, len(images) - 1, count)
-        return numbers.round().long(), min(wanted, max(1, fit - count))
+        few = torch.arange(COPIES) % len(images)
+        numbers = few if len(images) < FEW else torch.linspace(0, len(images) - 1, count).round().long()
+        return numbers, min(wanted, max(1, fit - count))
 
     def _look(self, image: Tensor, template: Tensor | None, view: View = PLAIN) -> Looks:
         seen = None if template is None or not self.needs_template else view.apply(template.to(self.device))
@@ -247,7 +251,8 @@ class Trial:
 def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str) -> list[Trial]:
     """What was tried, what is taken first.
 
-    Each way of fusing starts from all members, and goes on without the one that it is best without, while that gains.
+    Each way of fusing starts from all members, and goes on without the one that it is best without, while that is no
+    worse: of two equals the smaller one is faster, and has proved as good on defects that it was not chosen by.
     The mean of what is unusual is taken unless another way, or one member alone, is clearly better: it averages the
     members' errors, where a maximum has the largest of them.
     """
@@ -266,7 +271,7 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
         while how == "auto" and len(best[-1].members) > 2:
             names = best[-1].members
             without = max((tried([n for n in names if n != name], way) for name in names), key=_worth)
-            if without.worth < best[-1].worth + GAIN:
+            if without.worth < best[-1].worth:
                 break
             best[-1] = without
     if len(ways) > 1:
@@ -281,16 +286,19 @@ def _worth(trial: Trial) -> float:
     return trial.worth
 
 
-def _told(trials: Sequence[Trial], share: float, placed: bool, seconds: float) -> dict[str, Any]:
+def _told(trials: Sequence[Trial], share: float, placed: bool, chosen: bool, seconds: float) -> dict[str, Any]:
     """The choice for status.json: the best trials and each member alone, and in words what they were judged by."""
     own = "each place has statistics of its own"
     if not placed:
         own = "that is little, or as much as when they are turned at random, and nothing is learned for single places"
-    words = (
+    judged = (
         f"{len(trials)} fusions were judged by defects drawn into OK images that nothing had learned from, and the "
-        f"networks by kinds of defects that they had not learned. The place explains {share:.0%} of what the OK images "
-        f"vary by: {own}. All that took {seconds:.0f} s."
+        "networks by kinds of defects that they had not learned."
     )
+    if not chosen:
+        judged = f"With fewer than {ENOUGH} OK images nothing is chosen: they are too few to tell which fusion is best."
+    where = f"The place explains {share:.0%} of what the OK images vary by: {own}."
+    words = f"{judged} {where} All that took {seconds:.0f} s."
     candidates = [
         {
             "name": trial.name,

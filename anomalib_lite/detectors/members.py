@@ -68,6 +68,10 @@ class Members(nn.Module):
         self.register_buffer("how", torch.tensor(0))
         self.settled: tuple[list[str], str] | None = None
 
+    def knows_place(self, name: str) -> bool:
+        """Of a member; networks learn from those that do."""
+        return name == LEARNED or self.evidence[name].knows_place
+
     def equip(self, channels: Mapping[str, int], count: int) -> None:
         """Makes the networks. channels: by look."""
         if self.sources:
