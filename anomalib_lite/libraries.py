@@ -1,9 +1,9 @@
 """The networks' libraries, without what they load on the way and nobody here has asked for yet.
 
 On a quiet core torch's compiler takes 1.2 s and 145 MB, scipy.signal and matplotlib 0.8 s and 60 MB, in every command
-that sees an image: torchvision, timm and Lightning load the one for decorators, torchmetrics the others for a patch of a
-name that nobody uses and for types. While the libraries are imported, stand-ins answer for them; whoever needs the real
-ones imports them then.
+that sees an image: torchvision, timm and Lightning load the one for decorators, torchmetrics the others for a patch of
+a name that nobody uses and for types. While the libraries are imported, stand-ins answer for them; whoever needs the
+real ones imports them then.
 """
 
 import importlib

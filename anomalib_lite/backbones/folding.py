@@ -24,7 +24,7 @@ class Pointwise(nn.Conv2d):
     """As `pointwise`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return pointwise(input, self.weight, self.bias, self.stride)  # type: ignore[arg-type]
+        return pointwise(input, self.weight, self.bias, self.stride)
 
 
 class Folded(nn.Sequential):
@@ -53,7 +53,10 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.Batch
         conv.weight, conv.bias = folded(conv.weight, conv.bias, norm.eps, state)
         if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             conv.__class__ = Pointwise
-    replace(networks, {norm: Folded(*([norm.act] if hasattr(norm, "act") else [])) for norm in pairs})
+    activations = {norm: getattr(norm, "act", None) for norm in pairs}
+    replace(
+        networks, {norm: Folded(*([act] if isinstance(act, nn.Module) else [])) for norm, act in activations.items()}
+    )
     return pairs
 
 
@@ -61,8 +64,8 @@ def folded(
     weight: Tensor, bias: Tensor | None, eps: float, norm: Mapping[str, Tensor]
 ) -> tuple[nn.Parameter, nn.Parameter]:
     """A convolution's weight and bias with a batch normalisation's state in them; they learn nothing."""
-    known = (norm.get(name) for name in ("weight", "bias"))
-    both = fuse_conv_bn_weights(weight, bias, norm["running_mean"], norm["running_var"], eps, *known)
+    mean, variance = norm["running_mean"], norm["running_var"]
+    both = fuse_conv_bn_weights(weight, bias, mean, variance, eps, norm.get("weight"), norm.get("bias"))
     return tuple(nn.Parameter(part.detach(), requires_grad=False) for part in both)  # type: ignore[return-value]
 
 

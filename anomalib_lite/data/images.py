@@ -54,8 +54,8 @@ class ImageSet(Dataset[Batch]):
         name: What the samples are called in messages.
         resize: `stretch` to the size; `letterbox` keeps the aspect, and repeats the border around the image; `none`
             refuses images of another size.
-        spool: Decodes them once into an unnamed file in the folder for temporary files (TMPDIR), whatever the limit: for
-            readers that want small parts of large images many times.
+        spool: Decodes them once into an unnamed file in the folder for temporary files (TMPDIR), whatever the limit:
+            for readers that want small parts of large images many times.
     Errors: UserError that names every image that cannot be decoded, when the pixels are kept; else at the access.
     """
 

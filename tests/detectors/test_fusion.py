@@ -77,6 +77,21 @@ def test_few_images_are_enough_to_find_a_marked_square(images: ImageSet, count: 
     assert score[0] > score[1]
 
 
+@pytest.fixture
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice is made of a handful of images, too."""
+    monkeypatch.setattr("anomalib_lite.detectors.fusion.ENOUGH", 2)
+
+
+def test_of_few_images_nothing_is_chosen_and_what_ignores_the_place_stands_aside(images: ImageSet):
+    made = small.fit(fusion("fine", "deep", "neighbours"), images)
+    (only,) = made.notes["choice"]["candidates"]
+    placed = made.members[0].evidence["fine"].gaussian.mean.shape[0] > 1
+    assert only["name"] == f"soft of fine, deep{'' if placed else ', neighbours'} and learned"
+    assert "nothing is chosen" in made.notes["choice"]["words"]
+
+
+@pytest.mark.usefixtures("few_are_enough")
 def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(images: ImageSet):
     chosen = small.fit(fusion("fine", "deep", "colour"), images).notes["choice"]["candidates"]
     assert [trial["taken"] for trial in chosen] == [True] + [False] * (len(chosen) - 1)
@@ -91,6 +106,7 @@ def test_a_choice_names_what_was_tried_and_all_take_part_where_the_way_is_given(
     assert set(shares) == {"fine", "deep", "learned"} and sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize("price", [0.0, 0.03])
 def test_defects_that_were_passed_choose_among_fusions_as_good_on_drawn_ones(images: ImageSet, tmp_path: Path, price):
     made = small.fit(fusion("fine", "colour", learned=False), images)

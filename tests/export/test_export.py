@@ -76,7 +76,7 @@ def test_a_graph_resizes_as_opencv_does():
 
 
 def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: Path, exported: Path, tmp_path: Path):
-    """Also the same regions, of the same types. And the example beside the file, which decodes and resizes by itself."""
+    """Also the same regions, of the same types. And the example beside the file, which decodes and resizes itself."""
     known = scores(run / "predictions.csv")
     images = [row["image"] for row in csv.DictReader((run / "predictions.csv").open(newline=""))]
     regions: list[list[list[str]]] = []
