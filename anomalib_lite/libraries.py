@@ -54,8 +54,9 @@ class StandIn(ModuleType):
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Those of modules that are not loaded."""
-    missing = [name for name in STAND_INS if name not in sys.modules]
+    """Those of modules that are not loaded, nor part of one that is: it would not know of a stand-in."""
+    loaded = {name for name in STAND_INS if name in sys.modules}
+    missing = [name for name in STAND_INS if loaded.isdisjoint((name, name.rpartition(".")[0]))]
     for name in missing:
         sys.modules[name] = StandIn(name)
         vars(sys.modules[name]).update(STAND_INS[name])
