@@ -112,10 +112,10 @@ class Fusion(Method):
                 share, placed = self._place_counts(images, shown)
             maps = members.cpu().fit(shown, placed, self.seed)
             if members is first:
-                use, chosen = self.use, len(images) >= ENOUGH
+                use, chosen = self.use, self.how != "auto" or len(images) >= ENOUGH
                 if placed and not chosen:  # what ignores the place knows least of an aligned product
                     use = [name for name in use if members.knows_place(name)] or use
-                self.trials = choose(maps, shown, use, self.how if chosen or self.how != "auto" else HOW[-1])
+                self.trials = choose(maps, shown, use, self.how if chosen else HOW[-1])
                 self.notes = {"choice": _told(self.trials, share, placed, chosen, time.perf_counter() - begin)}
             members.take(self.trials[0].members, self.trials[0].how)
             members.to(device)

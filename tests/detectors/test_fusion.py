@@ -89,6 +89,8 @@ def test_of_few_images_nothing_is_chosen_and_what_ignores_the_place_stands_aside
     placed = made.members[0].evidence["fine"].gaussian.mean.shape[0] > 1
     assert only["name"] == f"soft of fine, deep{'' if placed else ', neighbours'} and learned"
     assert "nothing is chosen" in made.notes["choice"]["words"]
+    (given,) = small.fit(fusion("fine", "neighbours", how="lse"), images).notes["choice"]["candidates"]
+    assert given["name"] == "lse of fine, neighbours and learned"  # the way was given: all take part
 
 
 @pytest.mark.usefixtures("few_are_enough")
