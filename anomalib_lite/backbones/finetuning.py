@@ -22,7 +22,7 @@ from anomalib_lite.backbones.backbone import Backbone
 from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.checkpoints import stop_where_diverged
+from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 
 log = logging.getLogger(__name__)
 Normalisation = nn.modules.batchnorm._BatchNorm  # all that keeps statistics
@@ -216,8 +216,7 @@ class FineTuning(LightningModule):
         loss = (losses * examples.weight).sum() / examples.weight.sum()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
         if not loss.isfinite():
-            root = Path(self.trainer.default_root_dir)  # goes with a failed training
-            kept = root.with_name(f"diverged{root.name}.safetensors")
+            kept = diverged_batch(Path(self.trainer.default_root_dir))
             when = f"epoch {self.current_epoch + 1} of the teacher"
             stop_where_diverged(loss, examples.image, kept, when, "Lower the learning rate (teacher.optimizer.lr)")
         return loss

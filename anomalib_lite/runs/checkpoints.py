@@ -49,6 +49,11 @@ def resumable(checkpoints: Path) -> Path | None:
     return last
 
 
+def diverged_batch(training: Path) -> Path:
+    """The file beside a training's folder for `stop_where_diverged`: the folder itself goes with a failed training."""
+    return training.with_name(f"diverged{training.name}.safetensors")
+
+
 def stop_where_diverged(loss: Tensor | float, images: Tensor, kept: Path, when: str, remedy: str) -> None:
     """Errors: UserError where the loss is NaN or infinite; the batch (B, 3, H, W) lies in the file `kept` then."""
     if math.isfinite(value := loss.item() if isinstance(loss, Tensor) else loss):

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from anomalib_lite.generators.histaugan.networks import Networks
-from anomalib_lite.runs.checkpoints import stop_where_diverged
+from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,11 @@ class HistAuGANModule(LightningModule):
             with frozen(self.discriminators), frozen(networks.content_discriminator):
                 terms |= self._step(0, learner_terms(networks, image, domain, crossing, weights))
         shown = ("self_reconstruction", "adversarial", "content_discriminator")
-        self._check(torch.stack([*terms.values()]).sum(), batch[0])
+        kept, when = diverged_batch(Path(self.trainer.default_root_dir)), f"epoch {self.current_epoch + 1} of HistAuGAN"
+        loss = torch.stack([*terms.values()]).sum()
+        stop_where_diverged(loss, batch[0], kept, when, "Lower generator.schedule.learning_rate")
         for name, value in terms.items():
             self.log(name, value, on_step=False, on_epoch=True, batch_size=len(image), prog_bar=name in shown)
-
-    def _check(self, loss: Tensor, image: Tensor) -> None:
-        root = Path(self.trainer.default_root_dir)
-        kept, when = root.with_name(f"diverged{root.name}.safetensors"), f"epoch {self.current_epoch + 1} of HistAuGAN"
-        stop_where_diverged(loss, image, kept, when, "Lower generator.schedule.learning_rate")
 
     def _content_step(self, step: int) -> bool:
         if self.networks.content_discriminator is None:

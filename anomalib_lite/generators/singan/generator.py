@@ -53,7 +53,7 @@ from anomalib_lite.generators.singan.pyramid import (
 )
 from anomalib_lite.runs.artifacts import artifact_key
 from anomalib_lite.runs.atomic import write_json
-from anomalib_lite.runs.checkpoints import stop_where_diverged
+from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 
 log = logging.getLogger(__name__)
 EVERY = 10  # iterations between two logged values
@@ -258,13 +258,12 @@ def _train_scale(job: Job, pyramid: Pyramid, number: int) -> Scale:
     fabric = Fabric(accelerator=job.accelerator, devices=1, precision=job.precision)
     training = ScaleTraining(scale, pyramid, real, job.schedule, draw, fabric)
     title = f"singan {job.name}, scale {number + 1}/{len(job.sizes)} ({size[0]} x {size[1]} px)"
-    iterations, root = job.schedule.iterations, job.folder.parent
-    kept = root.with_name(f"diverged{root.name}.safetensors")
+    iterations, kept, picture = job.schedule.iterations, diverged_batch(job.folder.parent), real / 2 + 0.5
     with tqdm(total=iterations, desc=title, unit="iteration", leave=False) as bar:
         for done in range(1, iterations + 1):
             training.step()
             stop_where_diverged(
-                sum(training.losses.values()), real / 2 + 0.5, kept, f"iteration {done} of SinGAN's scale {number + 1}",
+                sum(training.losses.values()), picture, kept, f"iteration {done} of SinGAN's scale {number + 1}",
                 "Lower generator.schedule.learning_rate",
             )  # fmt: skip
             bar.update()
