@@ -1,51 +1,79 @@
 """A configuration becomes objects: the only code below the verbs that sees one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.backbones.finetuning import Settings as Finetuning
 from anomalib_lite.data.files import expand
-from anomalib_lite.data.images import inspected
-from anomalib_lite.data.sample import Splits
+from anomalib_lite.data.images import ImageSet, inspected
+from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.data.splits import Mode
 from anomalib_lite.defects.rules import read_settings
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.padim import PaDiM
-from anomalib_lite.engine.generate import generated_set, read_order, trained_generator
+from anomalib_lite.engine.generate import Order, read_order
 from anomalib_lite.engine.review import Reviewer
-from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
+from anomalib_lite.engine.teacher import Teaching, read_teaching
 from anomalib_lite.engine.trainer import Devices, MakeTrainer, devices_of
 from anomalib_lite.errors import UserError
-from anomalib_lite.export.session import Exported
 from anomalib_lite.runs.tracking import Tracking
 from anomalib_lite.scoring import GaussianBlur, MaxScore
 
-SHARED = ("resize", "batch_size", "ram_limit_mb", "seed", "threads")  # by a training and by what it is used with
+# of a configuration, used by a training and by whoever judges with its result
+SHARED = ("resize", "batch_size", "ram_limit_mb", "seed", "threads")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Judge:
+    """How a model sees images. size: height and width in px. resize: how images come to it, see `ImageSet`."""
+
+    size: tuple[int, int]
+    resize: str
+    mode: Mode
+    batch_size: int
+    ram_limit_mb: float
+    seed: int
+    threads: int | None
+    aupro_limit: float
+
+    def images(
+        self, samples: Sequence[Sample], name: str = "images", spool: bool = False, keep: bool = True
+    ) -> ImageSet:
+        """keep: whether the pixels stay in memory where they fit. name, spool: see `ImageSet`."""
+        return ImageSet(samples, self.size, self.ram_limit_mb if keep else 0, name, self.resize, spool)
+
+
+def read_judge(settings: Mapping[str, Any]) -> Judge:
+    """From a configuration, plain and resolved. Errors: KeyError and the like for one of an older version."""
+    return Judge(
+        size=image_size(settings["image_size"]),
+        mode=Mode(**settings["mode"]),
+        aupro_limit=settings["scoring"]["aupro_limit"],
+        **{key: settings[key] for key in SHARED},
+    )
+
+
+@dataclass(frozen=True)
+class Plan(Judge):
     """A training as objects and plain values.
 
     Attributes:
         settings: The resolved configuration, plain; results are named by it.
         model: Makes the untrained model, given the source of its backbone's weights (None: the configured one) and
             what restyles training images (None: nothing).
-        size: Height and width of the images, in px.
-        resize: How images come to that size, see `ImageSet`.
         trainer: Makes Lightning's Trainer with the configured arguments.
-        generated: Makes the generator's images; None where none take part.
-        restyler: Trains what restyles training images; None where nothing does.
-        teacher: Fine-tunes the backbone and returns the file of its weights; None where it stays frozen.
+        order: Of the generator, if there is one.
+        generates: Whether images of the generator take part.
+        restyles: Whether the generator changes training images.
+        teaching: How the backbone is fine-tuned; None where it stays as it is.
         inspector: Settings of the inspector; None or without types: there is none.
         pixel_rule: Percentile and factor of the pixel threshold; None and any: it keeps the false-alarm rate.
         keep: Which epoch is kept, `last` or `best`.
@@ -58,24 +86,17 @@ class Plan:
 
     settings: Mapping[str, Any]
     model: Callable[..., Model]
-    size: tuple[int, int]
-    resize: str
-    mode: Mode
     trainer: MakeTrainer
     devices: Devices
-    generated: Callable[..., Any] | None
-    restyler: Callable[..., Any] | None
-    teacher: Callable[..., Any] | None
+    order: Order
+    generates: bool
+    restyles: bool
+    teaching: Teaching | None
     inspector: Mapping[str, Any] | None
     tracking: Tracking
     artifacts: Path
-    batch_size: int
-    ram_limit_mb: float
-    seed: int
-    threads: int | None
     false_alarm_rate: float
     pixel_rule: tuple[float | None, float]
-    aupro_limit: float
     keep: str
     validate: bool
     force: bool
@@ -87,80 +108,35 @@ class Plan:
 def build_plan(cfg: DictConfig) -> Plan:
     """Errors: UserError for values that make no sense, and for choices that do not go together."""
     settings = plain(cfg)
-    mode, artifacts = Mode(**settings["mode"]), Path(str(cfg.paths.artifacts))
-    finetuning, order = instantiate(cfg.teacher), read_order(settings["generator"], cfg.seed)
-    size, restyles = image_size(cfg.image_size), bool(cfg.augment.restyle)
-    model = build_model(cfg, "none")
-    _check_choices(model, mode, finetuning, order.generator, restyles, size)
-    model.check(size)
+    judge = read_judge(settings)
+    order, teaching = read_order(settings["generator"], cfg.seed), read_teaching(settings, judge.size)
+    model, restyles = build_model(cfg, "none"), bool(cfg.augment.restyle)
+    _check_choices(model, judge.mode, teaching.settings if teaching else None, order.generator, restyles, judge.size)
+    model.check(judge.size)
     if settings["defects"] and settings["defects"]["types"]:
         read_settings(settings["defects"])  # what is wrong with them is said before anything is trained
     trainer = instantiate(cfg.trainer, _convert_="all")
+    devices = devices_of(trainer)
+    learns = not cfg.start_from  # a run that starts from another one has its weights already
     return Plan(
+        **vars(judge),
         settings=settings,
         model=partial(build_model, cfg),
-        size=size,
-        mode=mode,
         trainer=trainer,
-        devices=devices_of(trainer),
-        # a run that starts from another one has its weights already
-        generated=None
-        if cfg.start_from or order.generator is None or mode.generated == 0
-        else partial(generated_set, order),
-        restyler=partial(trained_generator, order) if restyles and not cfg.start_from else None,
-        teacher=None if cfg.start_from or finetuning is None else partial(finetuned_weights, _teaching(settings, size)),
+        devices=devices,
+        order=order,
+        generates=learns and order.generator is not None and judge.mode.generated != 0,
+        restyles=learns and restyles,
+        teaching=teaching if learns else None,
         inspector=settings["defects"],
         tracking=Tracking(**settings["tracking"]),
-        artifacts=artifacts,
+        artifacts=Path(str(cfg.paths.artifacts)),
         false_alarm_rate=cfg.scoring.false_alarm_rate,
         pixel_rule=(cfg.scoring.pixel_percentile, cfg.scoring.pixel_factor),
-        aupro_limit=cfg.scoring.aupro_limit,
         start_from=Path(str(cfg.start_from)) if cfg.start_from else None,
         missed=tuple(expand(cfg.missed, Path())),
-        reviewer=_reviewer(cfg, devices_of(trainer)) if cfg.contamination else None,
-        **{key: cfg[key] for key in (*SHARED, "keep", "validate", "force")},
-    )
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What a finished training is used with: its model, without the learned weights, and how it sees images."""
-
-    model: Model
-    size: tuple[int, int]
-    resize: str
-    mode: Mode
-    trainer: MakeTrainer
-    batch_size: int
-    ram_limit_mb: float
-    seed: int
-    threads: int | None
-    aupro_limit: float
-
-
-def build_judge(settings: Mapping[str, Any]) -> Judge:
-    """From the configuration that a run keeps. Errors: KeyError and the like for one of an older version."""
-    cfg = OmegaConf.create(dict(settings))
-    return Judge(
-        model=build_model(cfg, weights="none"),
-        size=image_size(settings["image_size"]),
-        mode=Mode(**settings["mode"]),
-        trainer=instantiate(cfg.trainer, _convert_="all"),
-        aupro_limit=settings["scoring"]["aupro_limit"],
-        **{key: settings[key] for key in SHARED},
-    )
-
-
-def judge_of(exported: Exported) -> Judge:
-    """Of an exported file, which is used as a model is."""
-    settings = exported.about["settings"]
-    return Judge(
-        model=cast(Model, exported),
-        size=exported.size,
-        mode=Mode(**settings["mode"]),
-        trainer=Trainer,
-        aupro_limit=settings["aupro_limit"],
-        **{key: settings[key] for key in SHARED},
+        reviewer=_reviewer(cfg, devices) if cfg.contamination else None,
+        **{key: cfg[key] for key in ("keep", "validate", "force")},
     )
 
 
@@ -177,9 +153,8 @@ def build_model(
     method = instantiate(cfg.detector, backbone=instantiate(cfg.backbone, _partial_=True, **overrides))
     augment = instantiate(cfg.augment, restyler=restyler)
     views, blur, score = (instantiate(part) for part in (cfg.tta, cfg.scoring.blur, cfg.scoring.score))
-    tiling = instantiate(cfg.tiling, image_size=image_size(cfg.image_size))
-    size = image_size(cfg.image_size)
-    roi, ignore = cfg.get("roi"), cfg.get("ignore")
+    size, roi, ignore = image_size(cfg.image_size), cfg.get("roi"), cfg.get("ignore")
+    tiling = instantiate(cfg.tiling, image_size=size)
     region = inspected(roi, ignore, size, cfg.resize) if weights != "none" else None
     if weights == "none" and (roi or ignore):  # a finished run keeps its region beside its weights
         region = torch.ones(1, 1, *size, dtype=torch.bool)
@@ -212,18 +187,6 @@ def image_size(value: Any) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
         raise UserError(f"image_size is a whole number of px, or [height, width], not {value!r}.")
     return (pair[0], pair[1])
-
-
-def _teaching(settings: Mapping[str, Any], size: tuple[int, int]) -> Teaching:
-    return read_teaching(
-        settings["teacher"],
-        settings["backbone"],
-        size,
-        root=Path(str(settings["data"].get("root") or ".")),
-        ram_limit_mb=settings["ram_limit_mb"],
-        accelerator=settings["trainer"]["accelerator"],
-        precision=settings["trainer"]["precision"],
-    )
 
 
 def _check_choices(

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -76,7 +76,11 @@ def find_threshold(
         if percentile is not None:
             pixels.append(prediction.map.numpy()[:, :, ::4, ::4].ravel())
         levels.update(prediction.map.numpy())
-    threshold = replace(threshold_from_ok(scores, maxima, rate), categories=_own(scores, maxima, categories, rate))
+    own = {}
+    for name in sorted({category for category in categories if category is not None}):
+        chosen = np.array([category == name for category in categories])
+        own[name] = threshold_from_ok(np.array(scores)[chosen], np.array(maxima)[chosen], rate)
+    threshold = replace(threshold_from_ok(scores, maxima, rate), categories=own)
     if percentile is not None:
         note = (
             f"the pixel threshold is {factor:g} times the {percentile:g} % quantile of OK pixels, and promises nothing"
@@ -84,17 +88,6 @@ def find_threshold(
         pixel = factor * float(np.percentile(np.concatenate(pixels), percentile))
         threshold = replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
     return threshold, levels
-
-
-def _own(
-    scores: Sequence[float], maxima: Sequence[float], categories: Sequence[str | None], rate: float
-) -> dict[str, Threshold]:
-    """The threshold of each category, from its own images."""
-    own = {}
-    for name in sorted({name for name in categories if name is not None}):
-        chosen = [k for k, category in enumerate(categories) if category == name]
-        own[name] = threshold_from_ok([scores[k] for k in chosen], [maxima[k] for k in chosen], rate)
-    return own
 
 
 def lowered(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:
@@ -124,29 +117,31 @@ def evaluate(
     collector: DefectCollector | None = None,
 ) -> Evaluation:
     """Goes once through the images; memory does not grow with their number. collector: of the defects."""
-    by_image, by_pixel, by_category = ImageMetrics(), PixelMetrics(limit=aupro_limit), ByCategory(aupro_limit)
-    outcomes: list[Outcome] = []
-    predictions = _Timed(run_over(model, loader(images, model.at_once(batch_size)), "evaluate"))
-    for batch, prediction in predictions:
-        masks = [m[0] if known else None for m, known in zip(batch.mask, batch.has_mask, strict=True)]
-        by_image.update(prediction.score, [s.label for s in batch.samples], [s.defect for s in batch.samples])
-        regions = [images.regions_of(sample) for sample in batch.samples]
-        _count_pixels(by_pixel, batch, prediction.map, masks, regions, model.region)
-        by_category.update(batch, prediction, masks, regions, model.region)
+    total, by_category = _Measured(aupro_limit), defaultdict[str, _Measured](lambda: _Measured(aupro_limit))
+    inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
+    outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
+    for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "evaluate"):
+        seconds += time.perf_counter() - begin
         fresh = _outcomes(batch, prediction, threshold, model.evidence)
+        for k, outcome in enumerate(fresh):
+            part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
+            regions, category = images.regions_of(outcome.sample), outcome.sample.category
+            for measured in [total] if category is None else [total, by_category[category]]:
+                measured.add(outcome, part, inspected, regions)
         if collector is not None:
             fresh = [collector.add(outcome) for outcome in fresh]
         if model.tiling is not None:
             fresh = [_for_page(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold.image)
-    metrics = _summary(by_image, by_pixel, outcomes, threshold) | by_category.compute(outcomes, threshold)
+        begin = time.perf_counter()
+    metrics = _summary(total, outcomes, threshold) | _of_categories(by_category, outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
     give_back()
     from anomalib_lite.report.figures import pixel_points  # what draws takes a second, and 90 MB
 
-    points = pixel_points(*by_pixel.total().pixels) if metrics["pixel_auroc"] is not None else None
-    return Evaluation(metrics, outcomes, points, predictions.seconds)
+    points = pixel_points(*total.pixels.total().pixels) if metrics["pixel_auroc"] is not None else None
+    return Evaluation(metrics, outcomes, points, seconds)
 
 
 def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -168,17 +163,15 @@ def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, An
 
     The same images get the same defects whatever the model and its batches are, so that runs compare.
     """
-    by_image, by_pixel = ImageMetrics(), PixelMetrics(limit=aupro_limit)
-    size = model.at_once(DRAWN_BATCH)
+    measured, size = _Measured(aupro_limit), model.at_once(DRAWN_BATCH)
     batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size)
-    total = -(-(len(images) + DRAWN) // size)
-    for batch in tqdm(batches, "validate", total, delay=2, leave=False):
+    for batch in tqdm(batches, "validate", -(-(len(images) + DRAWN) // size), delay=2, leave=False):
         prediction = model.predict_batch(batch)
         labels = batch.label.tolist()
-        by_image.update(prediction.score.float().cpu(), labels)
-        by_pixel.update(prediction.map.float().cpu(), batch.mask, labels)
-    whole, maps = by_image.compute(), by_pixel.compute()
-    values = {name: (whole.values | maps.values)[name] for name in FIGURES}
+        measured.images.update(prediction.score.float().cpu(), labels)
+        measured.pixels.update(prediction.map.float().cpu(), batch.mask, labels)
+    found = measured.values()
+    values = {name: found[name] for name in FIGURES}
     known = [value for value in values.values() if value is not None]
     mean = sum(known) / len(FIGURES) if len(known) == len(FIGURES) else None
     return {**values, "mean": mean, "ok_images": len(images), "drawn": DRAWN}
@@ -235,27 +228,6 @@ def _outcomes(
     ]
 
 
-def _count_pixels(
-    metrics: PixelMetrics,
-    batch: Batch,
-    maps: Tensor,
-    masks: Sequence[Tensor | None],
-    regions: Sequence[Regions | None],
-    region: Tensor | None,
-    chosen: Sequence[int] | None = None,
-) -> None:
-    """Adds a batch's maps (B, 1, H, W), or those of the images chosen; neither what a letterbox added counts nor what
-    is not inspected.
-    """
-    counted = None if region is None else region[0, 0].cpu().numpy()
-    for k in range(len(batch)) if chosen is None else chosen:
-        part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
-        mask, sample = masks[k], batch.samples[k]
-        own, looked_at = None if mask is None else mask[part], None if counted is None else counted[part]
-        each = [(defect[part], enough) for defect, enough in regions[k] or ()] or None
-        metrics.update(maps[k : k + 1, 0][:, *part], [own], [sample.label], [sample.defect], looked_at, [each])
-
-
 def _for_page(outcome: Outcome) -> Outcome:
     """With smaller pictures, as pages show many; what stands out in the map is kept."""
     assert outcome.image is not None and outcome.map is not None
@@ -271,13 +243,35 @@ def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def _summary(
-    images: ImageMetrics, pixels: PixelMetrics, outcomes: Sequence[Outcome], threshold: Threshold
-) -> dict[str, Any]:
-    whole, maps, alarms = images.compute(), pixels.compute(), _alarms(outcomes)
-    by_pixel = pixels.compute_by_defect()
+class _Measured:
+    """Metrics of some of the images; the pixels' counts take 24 MB a defect type."""
+
+    def __init__(self, aupro_limit: float) -> None:
+        self.images, self.pixels = ImageMetrics(), PixelMetrics(limit=aupro_limit)
+
+    def add(
+        self, outcome: Outcome, part: tuple[slice, slice], inspected: np.ndarray | None, regions: Regions | None
+    ) -> None:
+        """part: rows and columns that no letterbox added. inspected: bool (H, W), None for everywhere. regions: the
+        defects one by one, where they are known.
+        """
+        assert outcome.map is not None
+        sample = outcome.sample
+        self.images.update([outcome.score], [sample.label], [sample.defect])
+        mask = None if outcome.mask is None else outcome.mask[part]
+        counted = None if inspected is None else inspected[part]
+        each = [(defect[part], enough) for defect, enough in regions or ()] or None
+        self.pixels.update(outcome.map[part][None], [mask], [sample.label], [sample.defect], counted, [each])
+
+    def values(self) -> dict[str, float | None]:
+        return self.images.compute().values | self.pixels.compute().values
+
+
+def _summary(measured: _Measured, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
+    whole, maps, alarms = measured.images.compute(), measured.pixels.compute(), _alarms(outcomes)
+    by_pixel = measured.pixels.compute_by_defect()
     per_defect = {}
-    for name, result in images.compute_by_defect().items():
+    for name, result in measured.images.compute_by_defect().items():
         values = result.values | (by_pixel[name].values if name in by_pixel else {})
         found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
         per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in _figures(values)}
@@ -285,13 +279,28 @@ def _summary(
     return {
         **whole.values,
         **maps.values,
-        "pixel_f1": pixels.f1(threshold.pixel),
+        "pixel_f1": measured.pixels.f1(threshold.pixel),
         **alarms.values,
         "per_defect": per_defect,
         "missing": whole.missing | maps.missing | alarms.missing,
         "counts": whole.counts | maps.counts,
         "threshold": threshold.summary(),
     }
+
+
+def _of_categories(parts: Mapping[str, _Measured], outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
+    """`categories`: rows by name, `mean_of_categories`: of what all of them have; nothing where there are none."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, measured in sorted(parts.items()):
+        own = [outcome for outcome in outcomes if outcome.sample.category == name]
+        values = measured.values() | _alarms(own).values
+        rows[name] = {"n": len(own)} | {key: values[key] for key in (*_figures(values), *RATES)}
+        rows[name]["threshold"] = threshold.of(name).image
+    means = {}
+    for key in dict.fromkeys(key for row in rows.values() for key in row if key not in ("n", "threshold")):
+        known = [row[key] for row in rows.values() if row.get(key) is not None]
+        means[key] = sum(known) / len(known) if known and len(known) == len(rows) else None
+    return {"categories": rows, "mean_of_categories": means} if rows else {}
 
 
 def _figures(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -303,56 +312,3 @@ def _alarms(outcomes: Sequence[Outcome]) -> MetricResult:
     judged = [o for o in outcomes if o.sample.label is not None]
     flagged, labels = np.array([o.nok for o in judged], float), np.array([o.sample.label for o in judged], bool)
     return alarm_metrics(flagged, labels, 0.5)
-
-
-class ByCategory:
-    """The figures of each of several products on its own, and their mean; the pixels' counts take 24 MB a product."""
-
-    def __init__(self, aupro_limit: float) -> None:
-        self.limit, self.parts = aupro_limit, dict[str, tuple[ImageMetrics, PixelMetrics]]()
-
-    def update(
-        self,
-        batch: Batch,
-        prediction: Prediction,
-        masks: Sequence[Tensor | None],
-        regions: Sequence[Regions | None],
-        region: Tensor | None,
-    ) -> None:
-        for name in {s.category for s in batch.samples if s.category is not None}:
-            by_image, by_pixel = self.parts.setdefault(name, (ImageMetrics(), PixelMetrics(limit=self.limit)))
-            own = [k for k, sample in enumerate(batch.samples) if sample.category == name]
-            by_image.update(prediction.score[own], [batch.samples[k].label for k in own])
-            _count_pixels(by_pixel, batch, prediction.map, masks, regions, region, own)
-
-    def compute(self, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
-        """`categories`: rows by name, `mean_of_categories`: of what all of them have; nothing where there are none."""
-        rows: dict[str, dict[str, Any]] = {}
-        for name, (by_image, by_pixel) in sorted(self.parts.items()):
-            own = [outcome for outcome in outcomes if outcome.sample.category == name]
-            values = by_image.compute().values | by_pixel.compute().values | _alarms(own).values
-            rows[name] = {"n": len(own)} | {key: values[key] for key in (*_figures(values), *RATES)}
-            rows[name]["threshold"] = threshold.of(name).image
-        means = {}
-        for key in dict.fromkeys(key for row in rows.values() for key in row if key not in ("n", "threshold")):
-            known = [row[key] for row in rows.values() if row.get(key) is not None]
-            means[key] = sum(known) / len(known) if known and len(known) == len(rows) else None
-        return {"categories": rows, "mean_of_categories": means} if rows else {}
-
-
-class _Timed:
-    """Goes through predictions and adds up the seconds that they took, apart from what is done with them."""
-
-    def __init__(self, predictions: Iterator[tuple[Batch, Prediction]]) -> None:
-        self.predictions, self.seconds = predictions, 0.0
-
-    def __iter__(self) -> Iterator[tuple[Batch, Prediction]]:
-        while True:
-            begin = time.perf_counter()
-            try:
-                item = next(self.predictions)
-            except StopIteration:
-                return
-            finally:
-                self.seconds += time.perf_counter() - begin
-            yield item

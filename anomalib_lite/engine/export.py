@@ -17,7 +17,7 @@ from tqdm import tqdm
 from anomalib_lite import __version__
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.fingerprint import check_same_data
-from anomalib_lite.data.images import ImageSet, loader, to_pixels
+from anomalib_lite.data.images import loader, to_pixels
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.detectors.model import Batches
 from anomalib_lite.engine.build import SHARED, build_data
@@ -177,7 +177,7 @@ def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, 
 
 def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) -> Difference:
     """The file judges what is decoded from disk, at its own size; the run judges as always."""
-    images = ImageSet(samples, trained.judge.size, ram_limit_mb=0, resize=trained.judge.resize)
+    images = trained.judge.images(samples, keep=False)
     limit, changed, close, took = trained.threshold.image, 0, 0, []
     off = np.zeros((len(samples), 2))  # of the map of the same pixels, and of those that the graph resizes
     scores, maxima, minima = np.zeros((len(samples), 2)), [], []
@@ -225,10 +225,7 @@ def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
     """
     judge, config = trained.judge, trained.run.config["scoring"]
     model = deepcopy(trained.model).cpu().eval()
-    train, val = (
-        ImageSet(samples, judge.size, judge.ram_limit_mb, name, judge.resize)
-        for name, samples in (("train", [s for s in splits.train if s.origin == "real"]), ("val", splits.val))
-    )
+    train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
     chosen = np.linspace(0, len(train) - 1, min(len(train), CALIBRATION)).round().astype(int).tolist()
     quantise(model, [train[[k]] for k in chosen])
     model.calibrate(cast(Batches, loader(model.seen(train), judge.batch_size)), judge.batch_size)

@@ -24,6 +24,7 @@ from anomalib_lite.data.fingerprint import digest, unknown
 from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import refuse_held_back, templates_of, weighted
+from anomalib_lite.defects import LevelsOfMaps
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Plan
 from anomalib_lite.engine.evaluate import (
@@ -36,8 +37,10 @@ from anomalib_lite.engine.evaluate import (
     open_collector,
     validate,
 )
+from anomalib_lite.engine.generate import generated_set, train_generator
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.review import without_worst
+from anomalib_lite.engine.teacher import finetuned_weights
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
 from anomalib_lite.generators.base import Progress
 from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
@@ -55,39 +58,30 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     """Trains, sets the threshold on held-out OK images, measures on the test images, and fills the run's folder."""
     if plan.reviewer:
         with run.stage("review"):
-            splits, left_out = without_worst(plan.reviewer, splits, plan.size, plan.ram_limit_mb, plan.resize)
+            images = plan.images([*splits.train, *splits.val], "to review")
+            splits, left_out = without_worst(plan.reviewer, splits, images)
         run.status["left_out"] = [str(image) for image in left_out]
         log.warning("%d OK images look least like the others and are left out, see status.json", len(left_out))
     splits = dataclasses.replace(splits, test=unknown(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
-    _keep_inputs(run, inputs)
+    _keep_inputs(run, inputs, plan.settings["backbone"])
     model = plan.model(inputs.teacher, inputs.restyler)
-    _keep_weights(run, plan.settings["backbone"])
-    limit = 0 if model.tiling else plan.ram_limit_mb  # of large images none is kept
+    tiled = model.tiling is not None  # of large images none is kept
     with run.stage("decode"):
         train, val, test = (
-            ImageSet(s, plan.size, limit, name, plan.resize, spool=bool(model.tiling) and name != "test")
-            for name, s in inputs.splits
+            plan.images(samples, name, spool=tiled and name != "test", keep=not tiled)
+            for name, samples in inputs.splits
         )
         warn_near_copies(train, test)
     held_out, judging = hold_back(val) if plan.validate else (val, None)
     if train_model(plan, run, model, train, val, inputs, tracker.logger):
         tracker.log_history(run.path / HISTORY)
     model.to(plan.devices.first).eval()
-    if plan.missed:
-        samples = [Sample(image, NOK, template=inputs.template) for image in plan.missed]
-        missed = ImageSet(samples, plan.size, plan.ram_limit_mb, "missed", plan.resize)
-        if not model.tiling:  # of tiles nobody knows which one holds the defect
-            model.method.reconsider(OnDevice(loader(missed, plan.batch_size), plan.devices.first))
-            run.status |= model.method.notes
-    with run.stage("threshold"):
-        threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate, *plan.pixel_rule)
-        if plan.missed:
-            threshold = lowered(model, threshold, missed, plan.batch_size)
-        if plan.reviewer:
-            note = f"it holds for images like those kept: {len(left_out)} OK images that looked NOK were left out"
-            threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
+    threshold, levels = _set_threshold(plan, run, model, held_out, inputs.template)
+    if plan.reviewer:
+        note = f"it holds for images like those kept: {len(left_out)} OK images that looked NOK were left out"
+        threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
     with run.stage("inspector"):
         make_inspector(plan.inspector, run.path, train, levels, inputs.template)
         collector = open_collector(run.path, threshold)
@@ -106,14 +100,23 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     return result
 
 
+def _set_threshold(
+    plan: Plan, run: RunFolder, model: Model, held_out: ImageSet, template: Path | None
+) -> tuple[Threshold, LevelsOfMaps]:
+    """By held-out OK images, and by the NOK ones that must be found; a method that chooses may choose by these, too."""
+    missed = plan.images([Sample(image, NOK, template=template) for image in plan.missed], "missed")
+    if len(missed) and not model.tiling:  # of tiles nobody knows which one holds the defect
+        model.method.reconsider(OnDevice(loader(missed, plan.batch_size), plan.devices.first))
+        run.status |= model.method.notes
+    with run.stage("threshold"):
+        threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate, *plan.pixel_rule)
+        if len(missed):
+            threshold = lowered(model, threshold, missed, plan.batch_size)
+    return threshold, levels
+
+
 def train_model(
-    plan: Plan,
-    run: RunFolder,
-    model: Model,
-    train: ImageSet,
-    val: ImageSet,
-    inputs: Inputs,
-    logger: Any,
+    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
 ) -> bool:
     """Statistics of the OK images, the training if the method has one, and the calibration.
 
@@ -122,35 +125,40 @@ def train_model(
     an artifact. A run that starts from another one takes its model, and calibrates it on all images anew, which is
     what fitting to all of them at once would have given. Returns whether the curves are still to be tracked.
     """
-    in_order = OnDevice(loader(model.seen(train.part(slice(inputs.real))), plan.batch_size), plan.devices.first)
+    device, method, made = plan.devices.first, model.method, True
+    in_order = OnDevice(loader(model.seen(train.part(slice(inputs.real))), plan.batch_size), device)
     if plan.start_from:
         model.load_state_dict(load_file(plan.start_from))
-        with run.stage("calibrate"):
-            model.to(plan.devices.first).calibrate(in_order, plan.batch_size)
-        run.status |= model.method.notes
-        return False
-    with run.stage("prepare"):
-        model.to(plan.devices.first).prepare(in_order)
-    made = True
-    if model.method.steps:
-        model.method.epochs = -(-model.method.steps // len(loader(model.seen(train), plan.batch_size, plan.seed)))
-    if model.method.epochs:
-        trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
-        seen = None if plan.devices.shared else logger  # a tracker belongs to the process that opened it
-        with run.stage("train"):
-            made = artifact(
-                trained, lambda folder: _train(plan, run, model, train, val, seen, folder), replace=plan.force
-            )
-            if not made:
-                log.info("trained before: %s", trained)
-                with atomic_path(run.path / HISTORY) as temporary:
-                    shutil.copyfile(trained / HISTORY, temporary)
-        model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
-        run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
+    else:
+        with run.stage("prepare"):
+            model.to(device).prepare(in_order)
+        if method.steps:
+            method.epochs = -(-method.steps // len(loader(model.seen(train), plan.batch_size, plan.seed)))
+        if method.epochs:
+            made = _take_trained(plan, run, model, train, val, inputs, logger)
     with run.stage("calibrate"):
-        model.to(plan.devices.first).calibrate(in_order, plan.batch_size)  # Lightning takes it back to the CPU
-    run.status |= model.method.notes
+        model.to(device).calibrate(in_order, plan.batch_size)  # Lightning takes it back to the CPU
+    run.status |= method.notes
     return not made or plan.devices.shared
+
+
+def _take_trained(
+    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
+) -> bool:
+    """The trained weights, and whether they were trained just now."""
+    trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
+    tracked = None if plan.devices.shared else logger  # a tracker belongs to the process that opened it
+    with run.stage("train"):
+        made = artifact(
+            trained, lambda folder: _train(plan, run, model, train, val, tracked, folder), replace=plan.force
+        )
+        if not made:
+            log.info("trained before: %s", trained)
+            with atomic_path(run.path / HISTORY) as temporary:
+                shutil.copyfile(trained / HISTORY, temporary)
+    model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
+    run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
+    return made
 
 
 def save_model(folder: Path, model: Model, threshold: Threshold) -> int:
@@ -161,16 +169,7 @@ def save_model(folder: Path, model: Model, threshold: Threshold) -> int:
     return (folder / MODEL).stat().st_size
 
 
-def _keep_weights(run: RunFolder, backbone: Mapping[str, Any]) -> None:
-    """Which file the backbone's weights came from, by name and content."""
-    if not {"name", "weights"} <= set(backbone):  # one of the user's own
-        return
-    file = find_file(backbone["name"], backbone["weights"])
-    if file is not None and file.is_file():
-        run.status["weights"] = {"file": file.name, "sha256": content_hash(file)}
-
-
-def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:
+def _keep_inputs(run: RunFolder, inputs: Inputs, backbone: Mapping[str, Any]) -> None:
     if inputs.teacher:
         run.status["teacher"] = json.loads(inputs.teacher.with_name("outcome.json").read_text())
     if inputs.template:
@@ -178,15 +177,17 @@ def _keep_inputs(run: RunFolder, inputs: Inputs) -> None:
             shutil.copyfile(inputs.template, temporary)
     if inputs.generated:
         shutil.copytree(inputs.generated, run.path / GENERATED, dirs_exist_ok=True)
+    if {"name", "weights"} <= set(backbone):  # else it is one of the user's own
+        file = find_file(backbone["name"], backbone["weights"])
+        if file is not None and file.is_file():
+            run.status["weights"] = {"file": file.name, "sha256": content_hash(file)}
 
 
 def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
     method = by_content({k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training})
     shared = [plan.settings[key] for key in ("backbone", "trainer", "threads", "tiling", "resize")]
     augment = plan.settings["augment"] if model.augment else None
-    return artifact_key(
-        method, *shared, augment, plan.size, plan.batch_size, plan.seed, plan.keep, inputs.data, inputs.key
-    )
+    return artifact_key(method, *shared, augment, plan.size, plan.batch_size, plan.seed, plan.keep, *inputs.key)
 
 
 def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, logger: Any, folder: Path) -> None:
@@ -237,8 +238,7 @@ class Inputs:
         template: The golden image, None without one or where each image has its own.
         generated: Report folder of the generated images, or None.
         restyler: See `Augment`.
-        data: The data's fingerprint.
-        key: JSON-ready; with the data and the configuration it defines the training.
+        key: JSON-ready; with the configuration it defines the training.
     """
 
     splits: Splits
@@ -247,35 +247,36 @@ class Inputs:
     template: Path | None
     generated: Path | None
     restyler: Callable[..., Any] | None
-    data: str
-    key: list[Any]
+    key: tuple[str, list[Any]]
 
 
 def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | None = None) -> Inputs:
     """Generators and teachers are trained where no artifact of theirs exists. data_hash: the splits' fingerprint."""
     splits, template, golden = _shown(plan, splits)
-    made, report, restyler, name = [], None, None, None
+    given = (plan.order, splits.train, template, data_hash, plan.artifacts, tracker)
+    made, report, restyler, others = list[Sample](), None, None, list[str]()
     with isolate_rng():  # the run goes on as if neither had been trained
-        if plan.generated:
-            images = plan.generated(splits.train, template, data_hash, plan.artifacts, tracker)
+        if plan.generates:
+            images = generated_set(*given)
             made, report = images.samples, images.report
-        if plan.restyler:
-            generator, name = plan.restyler(splits.train, template, data_hash, plan.artifacts, tracker)
-            restyler = generator.restyle
+        if plan.restyles:
+            folder, _ = train_generator(*given)
+            plan.order.generator.load(folder)
+            restyler, others = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]
     train = weighted([*splits.train, *made, *golden], plan.mode.weights, plan.mode.generated)
     real = Counter(s.origin for s in train)["real"]
     teacher = None
-    if plan.teacher:
+    if plan.teaching:
         shown = [s for s in train if not s.origin.endswith("generated")]
         generated = [s for s in train if s.origin.endswith("generated")]
-        teacher = plan.teacher(shown, data_hash, plan.artifacts, splits.test, splits.val, generated)
+        teacher = finetuned_weights(plan.teaching, shown, data_hash, plan.artifacts, splits.test, splits.val, generated)
     key = [
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[real:]),
         teacher.parent.name if teacher else None,
-        *([name] if name else []),
+        *others,
     ]
     splits = dataclasses.replace(splits, train=train)
-    return Inputs(splits, real, teacher, template, report, restyler, data_hash, key)
+    return Inputs(splits, real, teacher, template, report, restyler, (data_hash, key))
 
 
 def _shown(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[Sample]]:

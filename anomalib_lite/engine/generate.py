@@ -88,7 +88,7 @@ def read_order(settings: Mapping[str, Any], seed: int) -> Order:
     return Order(instantiate(own), own, seed if own_seed is None else own_seed, count, quantile)
 
 
-def trained_generator(
+def train_generator(
     order: Order,
     ok: Sequence[Sample],
     template: Path | None,
@@ -96,8 +96,9 @@ def trained_generator(
     artifacts: Path,
     tracker: Tracker | None = None,
     anew: bool = False,
-) -> tuple[Generator, str]:
-    """The generator, trained where that has not been done for this data, template, settings and seed.
+) -> tuple[Path, bool]:
+    """The folder of the trained generator, whose name changes with whatever its images depend on, and whether it was
+    trained just now: only where that has not been done for this data, template, settings and seed.
 
     Args:
         order: The generator and what defines it.
@@ -107,56 +108,7 @@ def trained_generator(
         artifacts: Folder of results that several runs share.
         tracker: Gets the losses.
         anew: Trains although it has been done.
-
-    Returns:
-        The generator and the name of its artifact, which changes with whatever its images depend on.
     """
-    folder, _ = _train(order, ok, template, data_hash, artifacts, tracker, anew)
-    order.generator.load(folder)
-    return order.generator, folder.name
-
-
-def generated_set(
-    order: Order,
-    ok: Sequence[Sample],
-    template: Path | None,
-    data_hash: str,
-    artifacts: Path,
-    tracker: Tracker | None = None,
-    anew: bool = False,
-) -> GeneratedSet:
-    """Images of `trained_generator`, drawn and measured once; whoever asks for the same gets the same files.
-
-    Args: as of `trained_generator`. The tracker gets the quality and the contact sheet, too.
-    """
-    trained, fitted = _train(order, ok, template, data_hash, artifacts, tracker, anew)
-    count = len(ok) if order.count is None else order.count
-    key = artifact_key(VERSION, trained.name, by_content(order.settings), count, order.quantile)
-    folder = artifacts / f"generated-{key}"
-
-    def fill(unfinished: Path) -> None:
-        order.generator.load(trained)
-        _fill(unfinished, order, count, [sample.image for sample in ok], trained / LOSSES)
-
-    if not artifact(folder, fill, replace=anew or fitted):
-        log.info("generated before: %s", folder)
-    made = GeneratedSet(folder, list(_samples(folder, ok)))
-    if tracker is not None:
-        sheet = read_image(made.report / "contact_sheet.png")
-        tracker.log_result(Findings({"generated": made.quality}, {"generated": [("real beside generated", sheet)]}))
-    return made
-
-
-def _train(
-    order: Order,
-    ok: Sequence[Sample],
-    template: Path | None,
-    data_hash: str,
-    artifacts: Path,
-    tracker: Tracker | None,
-    anew: bool,
-) -> tuple[Path, bool]:
-    """The folder of the trained generator, and whether it was trained just now."""
     if not ok:
         raise UserError("A generator learns from OK training images, and there are none. See data.ok or data.root.")
     settings = {key: value for key, value in order.settings.items() if key not in order.generator.after_training}
@@ -174,6 +126,37 @@ def _train(
     if not made:
         log.info("%s was trained before: %s", order.name, folder)
     return folder, made
+
+
+def generated_set(
+    order: Order,
+    ok: Sequence[Sample],
+    template: Path | None,
+    data_hash: str,
+    artifacts: Path,
+    tracker: Tracker | None = None,
+    anew: bool = False,
+) -> GeneratedSet:
+    """Images of the trained generator, drawn and measured once; whoever asks for the same gets the same files.
+
+    Args: as of `train_generator`. The tracker gets the quality and the contact sheet, too.
+    """
+    trained, fitted = train_generator(order, ok, template, data_hash, artifacts, tracker, anew)
+    count = len(ok) if order.count is None else order.count
+    key = artifact_key(VERSION, trained.name, by_content(order.settings), count, order.quantile)
+    folder = artifacts / f"generated-{key}"
+
+    def fill(unfinished: Path) -> None:
+        order.generator.load(trained)
+        _fill(unfinished, order, count, [sample.image for sample in ok], trained / LOSSES)
+
+    if not artifact(folder, fill, replace=anew or fitted):
+        log.info("generated before: %s", folder)
+    made = GeneratedSet(folder, list(_samples(folder, ok)))
+    if tracker is not None:
+        sheet = read_image(made.report / "contact_sheet.png")
+        tracker.log_result(Findings({"generated": made.quality}, {"generated": [("real beside generated", sheet)]}))
+    return made
 
 
 def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Path) -> None:
@@ -197,9 +180,12 @@ def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Pa
     quality = measure(ok, [folder / row["file"] for row in kept], drawing.size, structure, order.seed)
     quality["drawn"] = {"all": len(drawn), "kept": len(kept), "dropped": len(drawn) - len(kept), "asked": count}
     quality["guard"] = None if drawing.guard is None else vars(drawing.guard)
-    _write_rows(folder / REPORT / "images.csv", drawn)
-    from anomalib_lite.report.generated import write_generated_report  # what draws takes a second
+    import pandas as pd  # half a second; what draws takes a second
 
+    from anomalib_lite.report.generated import write_generated_report
+
+    table = pd.DataFrame(drawn).astype({"kept": int})
+    table.to_csv(folder / REPORT / "images.csv", index=False, float_format="%.6g")
     write_generated_report(
         folder / REPORT, f"Images generated by {order.name}", quality, drawn, ok, read_losses(losses), order.settings
     )
@@ -226,16 +212,6 @@ def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> 
             "origin": one.made.origin, "edge_overlap": one.overlap, "ssim": one.ssim, "kept": one.kept,
         }  # fmt: skip
     bar.close()
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    def plain(value: Any) -> Any:
-        return f"{value:.6g}" if isinstance(value, float) else int(value) if isinstance(value, bool) else value
-
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
 
 
 def _samples(folder: Path, ok: Sequence[Sample]) -> Iterator[Sample]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.images import ImageSet, at_once, content
+from anomalib_lite.data.images import at_once, content
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects.collect import draw_defects
 from anomalib_lite.engine.evaluate import open_collector
@@ -56,7 +56,7 @@ class Judging:
         self.at_once = at_once(trained.model.at_once(judge.batch_size), judge.size)
         collector = open_collector(trained.path, trained.threshold)
         self.inspector = collector.inspector if collector else None
-        self._images = ImageSet([], judge.size, 0, resize=judge.resize)
+        self._images = judge.images([])
 
     def open(self, path: Path, data: bytes | None = None) -> Picture:
         """A file, or the content of one that is called so. Errors: UnreadableImage."""

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from anomalib_lite.data.fingerprint import known_data
-from anomalib_lite.data.images import ImageSet, inspected
+from anomalib_lite.data.images import inspected
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.detectors.model import Model
-from anomalib_lite.engine.build import Judge, build_judge, judge_of
+from anomalib_lite.engine.build import Judge, build_model, read_judge
 from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_collector
 from anomalib_lite.engine.results import conclude
-from anomalib_lite.engine.trainer import devices_of
+from anomalib_lite.engine.trainer import MakeTrainer, devices_of
 from anomalib_lite.engine.trust import check_targets
 from anomalib_lite.errors import UserError
 from anomalib_lite.export.session import Exported, exported_file
@@ -44,9 +46,9 @@ class TrainedRun:
         return self.run.path
 
     @property
-    def known(self) -> dict[str, Any]:
-        """What the training kept of its data, see `known_data`."""
-        return self.about["data"] if self.exported else known_data(self.run.path)
+    def exported(self) -> bool:
+        """Whether it is a file that `export` wrote."""
+        return bool(self.about)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -54,9 +56,9 @@ class TrainedRun:
         return self.model.about if isinstance(self.model, Exported) else {}
 
     @property
-    def exported(self) -> bool:
-        """Whether it is a file that `export` wrote."""
-        return bool(self.about)
+    def known(self) -> dict[str, Any]:
+        """What the training kept of its data, see `known_data`."""
+        return self.about["data"] if self.exported else known_data(self.path)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -113,14 +115,13 @@ def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     where its configuration names code that is not trusted.
     """
     if file := exported_file(path):
-        exported = Exported(file, trusted=trusted)
-        limits = Threshold.from_dict(exported.about["threshold"])
-        return TrainedRun(RunFolder(file.parent), judge_of(exported), cast(Model, exported), limits)
+        return _open_exported(Exported(file, trusted=trusted))
     run = open_finished(path)
     check_targets(run.config, trusted)
     try:
-        judge = build_judge(run.config)
-        threshold = Threshold.from_dict(run.threshold)
+        judge, threshold = read_judge(run.config), Threshold.from_dict(run.threshold)
+        model = build_model(OmegaConf.create(run.config), weights="none")
+        device = _device(instantiate(run.config["trainer"], _convert_="all"))
     except (AttributeError, KeyError, TypeError) as error:  # OmegaConf's for a key that is missing is both
         raise UserError(f"{run.path} was trained by an older version ({error} is missing): train it again.") from error
     try:
@@ -131,26 +132,33 @@ def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
         raise UserError(f"{run.path} was trained by an older version: train it again.")
     if judge.threads:
         torch.set_num_threads(judge.threads)
-    judge.model.load_state_dict(tensors)
-    return TrainedRun(run, judge, judge.model.to(_device(judge)).eval(), threshold)
+    model.load_state_dict(tensors)
+    return TrainedRun(run, judge, model.to(device).eval(), threshold)
+
+
+def _open_exported(exported: Exported) -> TrainedRun:
+    about = exported.about
+    judge = read_judge({**about["settings"], "image_size": about["size"], "scoring": about["settings"]})
+    threshold = Threshold.from_dict(about["threshold"])
+    return TrainedRun(RunFolder(exported.file.parent), judge, cast(Model, exported), threshold)
+
+
+def _device(trainer: MakeTrainer) -> torch.device:
+    try:
+        return devices_of(trainer).first
+    except UserError as error:
+        log.warning("%s The CPU judges instead.", error)
+        return torch.device("cpu")
 
 
 def evaluate_run(trained: TrainedRun, test: Sequence[Sample], output: RunFolder, page: bool = True) -> Evaluation:
     """Measures a run on labelled images, and fills the output's folder. page: whether it gets figures and a page."""
     judge = trained.judge
     with output.stage("decode"):
-        images = ImageSet(test, judge.size, judge.ram_limit_mb, "test", judge.resize)
+        images = judge.images(test, "test")
     with output.stage("evaluate"):
         collector = open_collector(trained.run.path, trained.threshold)
         result = evaluate(trained.model, images, trained.threshold, judge.batch_size, judge.aupro_limit, collector)
     with output.stage("report"):
         conclude(output, trained.model, result, trained.threshold, Tracker(), page, collector)
     return result
-
-
-def _device(judge: Judge) -> torch.device:
-    try:
-        return devices_of(judge.trainer).first
-    except UserError as error:
-        log.warning("%s The CPU judges instead.", error)
-        return torch.device("cpu")

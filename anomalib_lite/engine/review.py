@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
-from anomalib_lite.data.sample import Outcome, Sample, Splits
+from anomalib_lite.data.sample import Outcome, Splits
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.evaluate import run_over
 from anomalib_lite.engine.trainer import OnDevice
@@ -91,20 +91,15 @@ def worst(scores: np.ndarray, share: float) -> np.ndarray:
     return chosen
 
 
-def without_worst(
-    reviewer: Reviewer, splits: Splits, size: tuple[int, int], ram_limit_mb: float, resize: str
-) -> tuple[Splits, list[Path]]:
-    """The splits without the share of their OK images, to learn from or held out, that looks least like the others;
-    and which these were.
+def without_worst(reviewer: Reviewer, splits: Splits, images: ImageSet) -> tuple[Splits, list[Path]]:
+    """The splits without the share of their OK images that looks least like the others; and which these were.
+
+    images: those to learn from and those held out.
     """
-    samples = [*splits.train, *splits.val]
-    scores = reviewer.scores(ImageSet(samples, size, ram_limit_mb, "to review", resize))
-    left_out = {s.image for s, bad in zip(samples, worst(scores, reviewer.share), strict=True) if bad}
-
-    def rest(part: Sequence[Sample]) -> list[Sample]:
-        return [sample for sample in part if sample.image not in left_out]
-
-    if not (rest(splits.train) and rest(splits.val)):
+    chosen = worst(reviewer.scores(images), reviewer.share)
+    left_out = [s.image for s, bad in zip(images.samples, chosen, strict=True) if bad]
+    gone = set(left_out)
+    train, val = ([s for s in part if s.image not in gone] for part in (splits.train, splits.val))
+    if not (train and val):
         raise UserError(f"contamination={reviewer.share} leaves no OK image to learn from or to hold out.")
-    kept = Splits(rest(splits.train), rest(splits.val), splits.test, splits.drawn)
-    return kept, [s.image for s in samples if s.image in left_out]
+    return replace(splits, train=train, val=val), left_out

@@ -48,29 +48,31 @@ class Teaching:
     backbone: Callable[[], Backbone]
     recipe: Mapping[str, Any]
     image_size: tuple[int, int]
-    root: Path = Path()
-    ram_limit_mb: float = 4000
-    accelerator: str = "cpu"
-    precision: str = "32-true"
+    root: Path
+    ram_limit_mb: float
+    accelerator: str
+    precision: str
 
 
-def read_teaching(
-    teacher: Mapping[str, Any], backbone: Mapping[str, Any], image_size: tuple[int, int], **others: Any
-) -> Teaching:
-    """How the groups `teacher` and `backbone` of a configuration, as plain resolved mappings, make a teacher.
-
-    Args:
-        teacher: The group `teacher`.
-        backbone: The group `backbone`.
-        image_size: Of the run.
-        others: Further attributes of `Teaching`.
-    """
-    settings: Settings = instantiate(dict(teacher), _convert_="all")
+def read_teaching(config: Mapping[str, Any], image_size: tuple[int, int]) -> Teaching | None:
+    """How a plain, resolved configuration makes a teacher for images of this size; None: it makes none."""
+    settings: Settings | None = instantiate(config["teacher"], _convert_="all")
+    if settings is None:
+        return None
     size = settings.image_size
     if size is not None:
         image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
-    build = instantiate(dict(backbone), _partial_=True)
-    return Teaching(settings, build, {"backbone": backbone, "teacher": teacher}, image_size, **others)
+    teacher = {key: value for key, value in config["teacher"].items() if key != "nok"}  # those images are read
+    return Teaching(
+        settings,
+        instantiate(config["backbone"], _partial_=True),
+        {"backbone": config["backbone"], "teacher": teacher},
+        image_size,
+        root=Path(str(config["data"].get("root") or ".")),
+        ram_limit_mb=config["ram_limit_mb"],
+        accelerator=config["trainer"]["accelerator"],
+        precision=config["trainer"]["precision"],
+    )
 
 
 def finetuned_weights(
@@ -147,14 +149,8 @@ def _key(teaching: Teaching, samples: list[Sample], data_hash: str) -> str:
     besides = [dataclasses.replace(s, template=None) for s in samples if s.origin != "real" or s.label == NOK]
     weights = [s.weight for s in samples if s.origin == "real" and s.label == OK]
     added = fingerprint(Splits(besides, [], [])) if besides else None
-    recipe = _without(by_content(teaching.recipe), "nok")  # those images are read
+    recipe = by_content(teaching.recipe)
     return artifact_key(recipe, teaching.image_size, teaching.precision, data_hash, weights, added)
-
-
-def _without(settings: Any, key: str) -> Any:
-    if isinstance(settings, Mapping):
-        return {name: _without(value, key) for name, value in settings.items() if name != key}
-    return settings
 
 
 def _relative(samples: Sequence[Sample]) -> list[Sample]:

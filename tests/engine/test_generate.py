@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data.sample import OK, Sample
-from anomalib_lite.engine.generate import Order, generated_set, read_order, trained_generator
+from anomalib_lite.engine.generate import Order, generated_set, read_order, train_generator
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.product import draw_conditions, render_product
 from tests.generators.tiny import TRAININGS
@@ -64,7 +64,7 @@ def test_what_defines_the_training_trains_again_and_nothing_else(ok, tmp_path, m
     )}  # fmt: skip
     assert len({first, *others}) == 4 and len(trainings()) == 1
     for asked, data in ((order(seed=1), "data"), (order(look=1), "data"), (order(), "other")):
-        trained_generator(asked, ok, None, data, tmp_path / "artifacts")
+        train_generator(asked, ok, None, data, tmp_path / "artifacts")
     assert len(trainings()) == 4
     own_seed = read_order({**order().settings, "count": 3, "seed": 0}, 7)  # one training for a sweep over seeds
     assert make(own_seed).folder == first and len(trainings()) == 4

@@ -1,7 +1,6 @@
 """What a training starts from: the order and weights of its images, and which templates take part."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Mode
+from anomalib_lite.engine import fit
 from anomalib_lite.engine.fit import make_inputs
 from anomalib_lite.errors import UserError
 from tests.made import write_image
@@ -18,19 +18,10 @@ from tests.made import write_image
 WEIGHTS = {"real": 5, "generated": 1, "template_generated": 2, "template": 10}
 
 
-@dataclass(frozen=True)
-class Asked:
+def asked(folder: Path, mode: str, **given: Any) -> Any:
     """What of a plan decides the inputs."""
-
-    mode: Mode
-    artifacts: Path
-    generated: Callable[..., Any] | None = None
-    restyler: None = None
-    teacher: None = None
-
-
-def asked(folder: Path, mode: str, generated: Callable[..., Any] | None = None) -> Asked:
-    return Asked(Mode(mode, WEIGHTS, colours="none"), folder / "artifacts", generated)
+    parts = {"order": None, "generates": False, "restyles": False, "teaching": None} | given
+    return SimpleNamespace(mode=Mode(mode, WEIGHTS, colours="none"), artifacts=folder / "artifacts", **parts)
 
 
 def pairs(folder: Path) -> Splits:
@@ -68,18 +59,19 @@ def test_a_held_out_image_is_no_template(tmp_path: Path) -> None:
         make_inputs(asked(tmp_path, "template"), one, "hash")
 
 
-def test_generated_images_leave_the_runs_randomness_alone(tmp_path: Path) -> None:
+def test_generated_images_leave_the_runs_randomness_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made now or found, the student that follows starts from the same numbers."""
 
-    def generated(ok: list[Sample], *_: Any) -> SimpleNamespace:
+    def generated(_: Any, ok: list[Sample], *__: Any) -> SimpleNamespace:
         torch.rand(int(torch.randint(9, ()) + 1))
         made = [replace(ok[0], image=tmp_path / f"{k}.png", origin="generated") for k in range(4)]
         return SimpleNamespace(samples=made, report=tmp_path / "report")
 
     drawn = []
-    for seed in range(2):
+    monkeypatch.setattr(fit, "generated_set", generated)
+    for generates in (False, True):
         torch.manual_seed(3)
-        made = make_inputs(asked(tmp_path, "no_template", generated if seed else None), pairs(tmp_path), "hash")
+        made = make_inputs(asked(tmp_path, "no_template", generates=generates), pairs(tmp_path), "hash")
         drawn.append(torch.rand(3))
     assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["generated"] * 4
     assert [s.weight for s in made.splits.train[3:]] == [0.2] * 4 and made.generated == tmp_path / "report"

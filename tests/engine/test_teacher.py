@@ -14,12 +14,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.engine import teacher
+from anomalib_lite.engine.build import plain
 from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
 from anomalib_lite.errors import UserError
 from anomalib_lite.settings import conf_dir
@@ -51,8 +52,9 @@ def made(cfg: DictConfig) -> set[str]:
 
 
 def teaching(cfg: DictConfig) -> Teaching:
-    groups = (OmegaConf.to_container(cfg[group], resolve=True) for group in ("teacher", "backbone"))
-    return read_teaching(*groups, (cfg.image_size, cfg.image_size), root=Path(cfg.data.root))
+    asked = read_teaching(plain(cfg), (cfg.image_size, cfg.image_size))
+    assert asked is not None
+    return asked
 
 
 def weights(cfg: DictConfig, splits: Splits, ok: list[Sample] | None = None, generated: tuple[Sample, ...] = ()) -> str:
