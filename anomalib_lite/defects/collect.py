@@ -17,8 +17,9 @@ from anomalib_lite.data.sample import Outcome
 from anomalib_lite.defects.inspect import Defect, Inspector
 from anomalib_lite.defects.layout import BACKGROUND, EDGES, INSIDE, TEXT, Layout
 from anomalib_lite.defects.measures import UNITS
-from anomalib_lite.defects.rules import GRADES, TypeRule
+from anomalib_lite.defects.rules import GRADES
 from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.settings.training import DefectType
 
 PICTURED = 120
 NOTHING = "nothing found"
@@ -169,7 +170,7 @@ def matching(defects: Sequence[Defect], mask: np.ndarray | None) -> Defect | Non
     return defects[int(np.argmax(common))] if any(common) else None
 
 
-def draw_defects(image: np.ndarray, defects: Sequence[Defect], types: Mapping[str, TypeRule]) -> np.ndarray:
+def draw_defects(image: np.ndarray, defects: Sequence[Defect], types: Mapping[str, DefectType]) -> np.ndarray:
     """A copy of a picture, uint8 RGB (H, W, 3) of any size, with each defect's outline in its type's colour, between
     dark lines that keep it visible on any ground.
     """

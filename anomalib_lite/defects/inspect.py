@@ -15,9 +15,10 @@ from anomalib_lite.defects.layout import TEXT, Layout, find_layout
 from anomalib_lite.defects.measures import Scene, box_of, measure, occupied
 from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, relit
 from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions
-from anomalib_lite.defects.rules import DefectSettings, classify, read_settings
+from anomalib_lite.defects.rules import accepts, classify, grade_of, read_settings, severity_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.settings.training import Defects
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Defect:
 class Inspector:
     """What it takes to name the defects of one product: found from OK images, then only read."""
 
-    settings: DefectSettings
+    settings: Defects
     layout: Layout
     reference: Reference
     levels: MapLevels
@@ -84,7 +85,7 @@ class Inspector:
 
     def accepts(self, defects: Sequence[Defect]) -> bool:
         """Whether a product with these defects passes."""
-        return self.settings.severity.accepts([defect.grade for defect in defects])
+        return accepts(self.settings.severity, [defect.grade for defect in defects])
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Writes what `load_inspector` reads; `config` is what the settings were read from."""
@@ -120,12 +121,10 @@ class Inspector:
 
     def _defect(self, region: Region, mask: np.ndarray, scene: Scene, others: np.ndarray, ratio: float) -> Defect:
         measures, shares = measure(mask, scene, others, ratio), occupied(mask, scene.layout)
-        rule, confidence = classify(tuple(self.settings.types.values()), shares, measures)
-        severity = self.settings.severity.of(rule.name, measures)
-        grade = self.settings.severity.grade(severity)
-        return Defect(
-            mask, box_of(mask), region.peak, region.mean, rule.name, confidence, shares, measures, severity, grade
-        )
+        kind, confidence = classify(self.settings.types, shares, measures)
+        severity = severity_of(self.settings.severity, kind, measures)
+        grade = grade_of(self.settings.severity, severity)
+        return Defect(mask, box_of(mask), region.peak, region.mean, kind, confidence, shares, measures, severity, grade)
 
 
 def prepare_inspector(

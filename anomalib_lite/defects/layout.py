@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from anomalib_lite.data.decode import UnreadableImage, read_mask, resize_mask
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import DefectLayout
 
 log = logging.getLogger(__name__)
 
@@ -22,21 +23,6 @@ BUILT_IN = (BACKGROUND, INSIDE, EDGES, TEXT)
 _SIDE = 512  # px of the shorter side at least: letters of a few pixels are found when they are enlarged
 _READ = 0.8  # confidence in what was read; round parts and rows of ornaments, taken for letters, come lower
 _LETTERS = 2  # at least: a ring is read as an O
-
-
-@dataclass(frozen=True)
-class LayoutConfig:
-    """Widths are shares of the shorter side; an area is drawn as a mask image or as boxes [[x, y, width, height], ...],
-    shares of the picture. foreground: otsu, grabcut, none (all is inside), or a mask image. edge_width: of the band
-    around the contour, to each side. text: auto (what can be read), none, or drawn. areas: more of them; a later one
-    lies over the earlier ones, a built-in name replaces what was found.
-    """
-
-    foreground: str = "otsu"
-    edge_width: float = 0.012
-    text: str | list[list[float]] = "auto"
-    text_margin: float = 0.016
-    areas: dict[str, str | list[list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,12 +41,13 @@ class Layout:
         return self.numbers == (self.names.index(name) if name in self.names else len(self.names))
 
 
-def find_layout(image: np.ndarray, config: LayoutConfig | None = None) -> Layout:
-    """The areas of a product, uint8 RGB (H, W, 3). Text lies over edges, edges over the inside.
+def find_layout(image: np.ndarray, config: DefectLayout | None = None) -> Layout:
+    """The areas of a product, uint8 RGB (H, W, 3). Text lies over edges, edges over the inside, and areas that a user
+    names over these; one with a built-in name replaces what was found.
 
     Errors: UserError for masks that cannot be read and boxes outside.
     """
-    config = config or LayoutConfig()
+    config = config or DefectLayout()
     shape = image.shape[:2]
     foreground, how = find_foreground(image, config.foreground)
     text, seen = _text(image, config)
@@ -133,7 +120,7 @@ def _reader() -> Any:
     return RapidOCR(params={"Global.log_level": "error", **given})
 
 
-def _text(image: np.ndarray, config: LayoutConfig) -> tuple[np.ndarray, str]:
+def _text(image: np.ndarray, config: DefectLayout) -> tuple[np.ndarray, str]:
     shape = image.shape[:2]
     if config.text == "none":
         return np.zeros(shape, bool), "none asked for"

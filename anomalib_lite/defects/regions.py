@@ -11,34 +11,7 @@ from skimage.filters import apply_hysteresis_threshold
 from skimage.measure import label
 
 from anomalib_lite.errors import UserError
-
-
-@dataclass(frozen=True)
-class RegionConfig:
-    """core: share of a region's peak, above the map's level on good images, at which it ends; half of it is where a
-    blurred edge lay. zone: the same for the surroundings in which the defect is looked for. min_area: of the map.
-    merge: the widest gap over which pieces become one, as a share of the shorter side.
-    """
-
-    core: float = 0.5
-    zone: float = 0.3
-    min_area: float = 0.0002
-    merge: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.zone <= self.core < 1:
-            raise UserError(f"Regions need 0 <= zone <= core < 1, but zone is {self.zone} and core {self.core}.")
-
-
-@dataclass(frozen=True)
-class ExtentConfig:
-    """share: of a region's strongest change, above which a pixel belongs to the defect. close, close_text: widest gap
-    that is closed, elsewhere and between letters, as a share of the shorter side.
-    """
-
-    share: float = 0.4
-    close: float = 0.012
-    close_text: float = 0.035
+from anomalib_lite.settings.training import Extent, Regions
 
 
 @dataclass(frozen=True)
@@ -75,7 +48,7 @@ class LevelsOfMaps:
 
 
 def find_regions(
-    values: np.ndarray, high: float, low: float, base: float = 0.0, config: RegionConfig | None = None
+    values: np.ndarray, high: float, low: float, base: float = 0.0, config: Regions | None = None
 ) -> list[Region]:
     """The regions of a map, the highest peak first.
 
@@ -88,7 +61,7 @@ def find_regions(
         low: What all its pixels exceed.
         base: The map's usual level on good images.
     """
-    config = config or RegionConfig()
+    config = config or Regions()
     if not np.isfinite(values).all():
         raise UserError("The anomaly map holds NaN or infinity: the training has probably diverged.")
     pieces, zones = _pieces(values, high, min(low, high), base, config)
@@ -105,9 +78,7 @@ def find_regions(
     return sorted(regions, key=lambda region: -region.peak)
 
 
-def _pieces(
-    values: np.ndarray, high: float, low: float, base: float, config: RegionConfig
-) -> tuple[np.ndarray, np.ndarray]:
+def _pieces(values: np.ndarray, high: float, low: float, base: float, config: Regions) -> tuple[np.ndarray, np.ndarray]:
     """The cores as one bool (H, W), and the zones as numbers (H, W)."""
     found = label(apply_hysteresis_threshold(values, low, high), connectivity=2)
     pieces, zones, count = np.zeros(values.shape, bool), np.zeros(values.shape, int), 0
@@ -130,7 +101,7 @@ def _pieces(
 
 
 def extent(
-    region: Region, change: np.ndarray, usual: float, rare: float, in_text: bool, config: ExtentConfig | None = None
+    region: Region, change: np.ndarray, usual: float, rare: float, in_text: bool, config: Extent | None = None
 ) -> np.ndarray:
     """The pixels of a region's zone that differ from the good product: bool (H, W), never empty.
 
@@ -144,7 +115,7 @@ def extent(
         usual, rare: What 3 % and 0.1 % of a good product's pixels exceed.
         in_text: Whether most of the region lies in text.
     """
-    config = config or ExtentConfig()
+    config = config or Extent()
     strongest = float(np.quantile(change[region.mask], 0.9))
     bar = float(np.clip(config.share * strongest, usual, max(usual, rare, strongest / 6)))
     differs = (change > bar) & region.zone

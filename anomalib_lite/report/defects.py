@@ -7,9 +7,10 @@ from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.defects import Defect, DefectCollector, Inspector
 from anomalib_lite.defects.collect import area_colour, draw_layout
-from anomalib_lite.defects.rules import GRADES, TypeRule
+from anomalib_lite.defects.rules import GRADES
 from anomalib_lite.report.pictures import data_uri, outline_path, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent
+from anomalib_lite.settings.training import DefectType
 
 Part = dict[str, Any]  # of what the template lays out
 _ROWS = 400  # of the table; all are in defects.csv
@@ -40,7 +41,7 @@ def defects_view(collector: DefectCollector | None) -> dict[str, Any] | None:
         "rows": [_row(page, d, rules[d.kind], columns, shots.get(page.sample.image)) for page, d in everything[:_ROWS]],
         "shots": list(shots.values()),
         "total": len(everything),
-        "types": [(rule, kinds[name]) for name, rule in rules.items()],
+        "types": [(name, rule, kinds[name]) for name, rule in rules.items()],
         "grades": [(grade, grades[grade]) for grade in GRADES],
         "columns": [_HEADS[name] for name in columns],
         "layout": data_uri(thumbnail(draw_layout(layout, collector.inspector.reference.image))),
@@ -53,7 +54,7 @@ def defects_view(collector: DefectCollector | None) -> dict[str, Any] | None:
     }
 
 
-def _row(page: Outcome, defect: Defect, rule: TypeRule, columns: list[str], shot: Part | None) -> Part:
+def _row(page: Outcome, defect: Defect, rule: DefectType, columns: list[str], shot: Part | None) -> Part:
     """A defect in the table: measures are (text, number or None) by column."""
     values = [defect.measures.get(column) for column in columns]
     name, truth = short_name(page.sample.image), (page.sample.defect or "") if page.sample.label else ""
@@ -95,7 +96,7 @@ def _confusion(collector: DefectCollector) -> tuple[list[str], list[tuple[str, l
     table = collector.confusion
     if table is None:
         return None
-    titles = {name: rule.title for name, rule in collector.inspector.settings.types.items()}
+    titles = {name: str(rule.title) for name, rule in collector.inspector.settings.types.items()}
     rows = [(titles[name], row) for name, row in zip(table.truth, table.counts.tolist(), strict=True)]
     share = "" if table.accuracy is None else percent(table.accuracy)
     return [titles.get(name, name) for name in table.found], rows, share

@@ -4,11 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.defects.layout import LayoutConfig, edge_band, find_foreground, find_layout, find_text
+from anomalib_lite.defects.layout import edge_band, find_foreground, find_layout, find_text
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import DefectLayout
 from tests.defects.conftest import SHAPE, TEXT_BOX, perfect
 
-DRAWN = LayoutConfig(text=[TEXT_BOX])
+DRAWN = DefectLayout(text=[TEXT_BOX])
 
 
 def disc(bright: bool = True) -> np.ndarray:
@@ -62,13 +63,13 @@ def test_masks_replace_what_was_found_and_add_areas(tmp_path):
 )
 def test_what_cannot_be_drawn_is_named(changes, words):
     with pytest.raises(UserError, match=words):
-        find_layout(perfect(), LayoutConfig(**({"text": "none"} | changes)))
+        find_layout(perfect(), DefectLayout(**({"text": "none"} | changes)))
 
 
 def test_a_flat_picture_has_background_or_inside_alone():
-    layout = find_layout(np.full((40, 40, 3), 128, np.uint8), LayoutConfig(text="none"))
+    layout = find_layout(np.full((40, 40, 3), 128, np.uint8), DefectLayout(text="none"))
     assert not layout.area("edges").any() and not layout.area("text").any()
-    assert find_layout(perfect(), LayoutConfig(foreground="none", text="none")).area("inside").all()
+    assert find_layout(perfect(), DefectLayout(foreground="none", text="none")).area("inside").all()
 
 
 @pytest.mark.parametrize("scale", [1, 3])

@@ -4,15 +4,14 @@ import pytest
 
 from anomalib_lite.defects.measures import box_of
 from anomalib_lite.defects.regions import (
-    ExtentConfig,
     LevelsOfMaps,
     MapLevels,
     Region,
-    RegionConfig,
     extent,
     find_regions,
 )
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import Extent, Regions
 
 
 def spot(shape=(64, 64), at=(32, 32), sigma=6.0, height=1.0):
@@ -48,16 +47,16 @@ def test_a_defect_at_the_border_keeps_to_the_picture():
 def test_near_pieces_are_one_and_far_ones_are_two():
     values = np.zeros((100, 100), np.float32)
     values[40:50, 20:30] = values[40:50, 32:42] = 1.0  # a gap of 2 px
-    config = RegionConfig(merge=0.02)
+    config = Regions(merge=0.02)
     assert [box_of(r.mask) for r in find_regions(values, 0.5, 0.1, config=config)] == [(20, 40, 22, 10)]
-    assert len(find_regions(values, 0.5, 0.1, config=RegionConfig(merge=0.0))) == 2
+    assert len(find_regions(values, 0.5, 0.1, config=Regions(merge=0.0))) == 2
 
 
 def test_small_ones_go_after_merging():
     values = np.zeros((100, 100), np.float32)
     values[10, 10] = 1.0
     values[50, 50:56:2] = 1.0  # three specks that merge
-    config = RegionConfig(min_area=0.0003, merge=0.03)
+    config = Regions(min_area=0.0003, merge=0.03)
     (region,) = find_regions(values, 0.5, 0.1, config=config)
     assert region.mask.sum() == 3 and box_of(region.mask) == (50, 50, 5, 1)
 
@@ -67,7 +66,7 @@ def test_hysteresis_keeps_faint_parts_that_hang_on_a_strong_one():
     values[20, 5:35] = 0.4
     values[20, 20] = 0.6
     values[5, 5:10] = 0.4  # faint and alone
-    (region,) = find_regions(values, 0.5, 0.1, config=RegionConfig(core=0.5, zone=0.3, min_area=0))
+    (region,) = find_regions(values, 0.5, 0.1, config=Regions(core=0.5, zone=0.3, min_area=0))
     assert region.mask.sum() == 30 and not region.mask[5].any()
 
 
@@ -90,8 +89,8 @@ def test_the_extent_is_what_differs_within_the_zone():
     change[20:30, 24:26] = 0.0  # a gap of 2 px
     change[40, 40] = 9.0  # outside the zone
     region = Region(inside, inside, 1.0, 1.0)
-    wide = extent(region, change, 1.0, 2.0, False, ExtentConfig(close=0.1))
-    narrow = extent(region, change, 1.0, 2.0, False, ExtentConfig(close=0.0))
+    wide = extent(region, change, 1.0, 2.0, False, Extent(close=0.1))
+    narrow = extent(region, change, 1.0, 2.0, False, Extent(close=0.0))
     assert box_of(wide) == (20, 20, 10, 10) and wide.sum() >= 96 and narrow.sum() == 80
     assert (extent(region, np.zeros_like(change), 1.0, 2.0, False) == inside).all()  # pixels show nothing
 
