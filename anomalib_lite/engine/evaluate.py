@@ -310,5 +310,4 @@ def _figures(values: Mapping[str, Any]) -> tuple[str, ...]:
 def _alarms(outcomes: Sequence[Outcome]) -> MetricResult:
     """Of the verdicts on labelled images, each by its own category's threshold."""
     judged = [o for o in outcomes if o.sample.label is not None]
-    flagged, labels = np.array([o.nok for o in judged], float), np.array([o.sample.label for o in judged], bool)
-    return alarm_metrics(flagged, labels, 0.5)
+    return alarm_metrics(np.array([o.nok for o in judged]), np.array([o.sample.label for o in judged]))

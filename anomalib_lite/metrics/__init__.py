@@ -4,17 +4,7 @@ Everywhere in this project an image or a pixel is flagged where its value > thre
 """
 
 from anomalib_lite.metrics.counts import MetricResult
-from anomalib_lite.metrics.image import ALARM_METRICS, IMAGE_METRICS, ImageMetrics, alarm_metrics, image_metrics
-from anomalib_lite.metrics.pixel import PIXEL_METRICS, PixelMetrics, Regions
+from anomalib_lite.metrics.image import ImageMetrics, alarm_metrics
+from anomalib_lite.metrics.pixel import PixelMetrics, Regions
 
-__all__ = [
-    "ALARM_METRICS",
-    "IMAGE_METRICS",
-    "PIXEL_METRICS",
-    "ImageMetrics",
-    "MetricResult",
-    "PixelMetrics",
-    "Regions",
-    "alarm_metrics",
-    "image_metrics",
-]
+__all__ = ["ImageMetrics", "MetricResult", "PixelMetrics", "Regions", "alarm_metrics"]

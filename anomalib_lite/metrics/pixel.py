@@ -8,31 +8,28 @@ import numpy as np
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics.counts import (
-    BINS,
     UNNAMED,
     Array,
     Labels,
-    Masks,
     MetricResult,
     Names,
     absent,
-    align_masks,
     aupro,
     auroc,
     average_precision,
     f1_max,
-    float_bits,
-    just_below,
-    known_defects,
     known_labels,
-    planes,
-    to_bins,
+    one_each,
+    to_numpy,
 )
 
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")
+Masks = Array | Sequence[Array | None] | None
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
 SPRO_LIMIT = 0.05  # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, section 4
 Regions = Sequence[tuple[np.ndarray, float]]  # each defect, bool (H, W), and the share of it that is enough
 GOOD = ""  # the group of the images without a defect
+SHIFT = 11  # bits of a float32 that its bin leaves out
+BINS = 1 << (31 - SHIFT)
 # Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
 # regions.
 _ONE_REGION = 1 << 38
@@ -50,20 +47,15 @@ class Histograms:
     saturated: np.ndarray | None = None
 
     def add(
-        self,
-        bits: np.ndarray,
-        mask: np.ndarray | None,
-        counted: np.ndarray | None = None,
-        regions: Regions | None = None,
+        self, bins: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
     ) -> None:
-        """Adds one image: bits (H, W) from `float_bits`; mask (H, W) bool, or None to leave the image out; counted:
-        the pixels (H, W) bool that count, None for all.
+        """Adds one image (H, W): the bin of each pixel; mask, or None to leave the image out; counted: the pixels that
+        count, None for all.
         """
         ok, defect, overlap = self.pixels
         if mask is None:
             self.images[2] += 1
             return
-        bins = to_bins(bits)
         np.add.at(ok, bins.ravel() if counted is None else bins[counted], 1)
         if not mask.any():
             self.images[0] += 1
@@ -86,8 +78,6 @@ class PixelMetrics:
 
     def __init__(self, limit: float = 0.3) -> None:
         """limit: false-positive rate up to which AUPRO is integrated, in (0, 1]."""
-        if not 0 < limit <= 1:
-            raise UserError(f"The false-positive limit of AUPRO must lie in (0, 1], got {limit}.")
         self.limit = limit
         self.groups = {GOOD: Histograms()}
 
@@ -114,21 +104,22 @@ class PixelMetrics:
             regions: (B,) each image's defects one by one, which gives `auspro`, too; None where they are not known.
 
         Raises:
-            UserError: bad maps, shapes or labels; nothing of such a batch is kept.
+            UserError: bad maps, shapes or labels.
         """
-        bits = planes(float_bits(maps), "maps")
-        known = known_labels(labels, len(bits))
-        aligned = align_masks(masks, known, bits.shape)
-        names = known_defects(defects, len(bits))
-        if counted is not None:
-            aligned = [
-                None if mask is None or (label == 1 and not (mask & counted).any()) else mask & counted
-                for mask, label in zip(aligned, known, strict=True)
-            ]
-        each = [None] * len(bits) if regions is None else regions
-        for image, mask, label, name, own in zip(bits, aligned, known, names, each, strict=True):
+        images = to_numpy(maps)
+        images = images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
+        if images.ndim != 3:
+            raise UserError(f"The maps of a batch must have shape (B, 1, H, W) or (B, H, W), got {images.shape}.")
+        size = len(images)
+        parts = (one_each(masks, size, "masks"), known_labels(labels, size), one_each(defects, size, "defect names"))
+        for image, given, label, name, own in zip(images, *parts, one_each(regions, size, "regions"), strict=True):
+            mask = _defect_pixels(given, label, image.shape)
+            if mask is not None and counted is not None:
+                mask = mask & counted
+                mask = None if label == 1 and not mask.any() else mask
             nok = label == 1 or (mask is not None and bool(mask.any()))
-            self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms()).add(image, mask, counted, own)
+            group = self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms())
+            group.add(to_bins(image), mask, counted, own)
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """The sum of the groups with these names, of all without."""
@@ -146,7 +137,7 @@ class PixelMetrics:
 
     def f1(self, threshold: float) -> float | None:
         """Of the pixels above a threshold that was fixed before (segF1 of MVTec AD 2); None without defect pixels."""
-        first = int(to_bins(float_bits(np.array([threshold], np.float32)))[0]) + 1
+        first = int(to_bins(np.array([threshold]))[0]) + 1
         pixels = [group.pixels[:2] for group in self.groups.values()]
         flagged, found = (sum(int(rows[kind, first:].sum()) for rows in pixels) for kind in (0, 1))
         defective = sum(int(rows[1].sum()) for rows in pixels)
@@ -168,17 +159,44 @@ class PixelMetrics:
                 result = absent(PIXEL_METRICS, "; ".join([f"no {kind} pixels", *notes.values()]), counts)
                 result.missing.update(notes)
                 return result
-        f1, lowest = f1_max(ok, defect)
         values: dict[str, float | None] = {
             "pixel_auroc": auroc(ok, defect),
             "pixel_ap": average_precision(ok, defect),
-            "pixel_f1_max": f1,
-            "pixel_f1_max_threshold": just_below(int(used[lowest])),
+            "pixel_f1_max": f1_max(ok, defect),
             "aupro": aupro(ok, overlap, self.limit),
         }
         if counted.saturated is not None:
             values["auspro"] = aupro(ok, counted.saturated[used], SPRO_LIMIT)
         return MetricResult(values, notes, counts)
+
+
+def to_bins(map: np.ndarray) -> np.ndarray:
+    """The bin in [0, BINS) of each value, by the leading bits of its float32, as the index type.
+
+    Errors: UserError unless every value is finite and >= 0.
+    """
+    values = np.ascontiguousarray(map, np.float32)
+    problems = {"NaN": np.isnan(values), "infinite": np.isinf(values), "negative": values < 0}
+    if found := ", ".join(f"{bad.sum()} {name}" for name, bad in problems.items() if bad.any()):
+        raise UserError(
+            f"An anomaly map holds bad pixels ({found}, of {values.size}). Maps must be finite and >= 0: NaN "
+            "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
+            "that the detector must shift or square its distance."
+        )
+    return (np.abs(values).view(np.uint32) >> SHIFT).astype(np.intp)  # of -0.0, too
+
+
+def _defect_pixels(mask: Array | None, label: int | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A mask as bool (H, W), empty for a good image without one; None where the defect's pixels are unknown."""
+    if mask is None:
+        return np.zeros(shape, bool) if label == 0 else None
+    defect = to_numpy(mask).astype(bool, copy=False)
+    defect = defect[0] if defect.ndim == 3 and defect.shape[0] == 1 else defect
+    if defect.shape != shape:
+        raise UserError(f"A mask of {defect.shape} does not fit its anomaly map of {shape}: resize one of them.")
+    if label == 0 and defect.any():
+        raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
+    return None if label == 1 and not defect.any() else defect
 
 
 def _region_weights(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -47,8 +47,8 @@ def main() -> None:
             metrics.update(boxes, read_boxes(images.samples[index]))
     name = f"boxes-{asked.test_list}"
     _write_csv(asked.run / f"{name}.csv", found)
-    by_class = {kind: result.to_dict() for kind, result in metrics.compute_by_class().items()}
-    write_json(asked.run / f"{name}.json", {**metrics.compute().to_dict(), "by_class": by_class})
+    by_class = {kind: vars(result) for kind, result in metrics.compute_by_class().items()}
+    write_json(asked.run / f"{name}.json", {**vars(metrics.compute()), "by_class": by_class})
     sys.stdout.write(_tables(metrics))
 
 

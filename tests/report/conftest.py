@@ -43,7 +43,7 @@ def run_dir(tmp_path: Path, outcomes: list[Outcome]) -> Path:
     folder = tmp_path / "stfpm seed 0"
     folder.mkdir()
     labels = [outcome.sample.label for outcome in outcomes]
-    alarms = alarm_metrics([outcome.score for outcome in outcomes], labels, THRESHOLD)
+    alarms = alarm_metrics([outcome.nok for outcome in outcomes], labels)
     metrics = {
         "image_auroc": 0.9167, "image_ap": 0.95, "image_f1_max": 0.9, "pixel_auroc": 0.98, "pixel_ap": None,
         "aupro": 0.87, **alarms.values,
