@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.matching import ALIGN_DETAIL, Match, Pyramid, SegmentOptions, find_matches, suppress
+from anomalib_lite.registration.matching import ALIGN_DETAIL, Match, Pyramid, SegmentOptions, find_matches
 from anomalib_lite.registration.template import align, corners_of, correlation, cut, rescaled
 
 _TRUSTED = 0.12  # an alignment that moves a corner farther, in template sides, has lost the product
@@ -78,7 +78,14 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
 
 
 def _search(pyramid: Pyramid, options: SegmentOptions) -> list[Found]:
-    return _best([_settle(pyramid, match, options.motion) for match in find_matches(pyramid, options)], options)
+    matches = find_matches(pyramid, options)
+    if options.motion != "none":
+        return _best(_aligned(matches, pyramid, options.motion), options)
+    upright = [Found(match.pose(pyramid.shape), pyramid.shape, match.score) for match in matches]
+    for match, product in zip(matches, upright, strict=True):
+        if match.angle == 0 and match.scale == 1:
+            product.pose[:, 2] = np.round(product.pose[:, 2])
+    return _best(upright, options)
 
 
 def _total(found: Sequence[Found]) -> float:
@@ -90,38 +97,31 @@ def crop(panel: np.ndarray, found: Found) -> np.ndarray:
     return cut(panel, found.pose, found.shape)
 
 
-def _settle(pyramid: Pyramid, match: Match, motion: str) -> Found:
-    """Aligns a match at the finest level of the search and scores it there."""
-    shape = pyramid.shape
-    pose = match.pose(shape)
-    if motion == "none":
-        if match.angle == 0 and match.scale == 1:
-            pose[:, 2] = np.round(pose[:, 2])
-        return Found(pose, shape, match.score)
+def _aligned(matches: Sequence[Match], pyramid: Pyramid, motion: str) -> list[Found]:
+    """Each aligned at the finest level of the search, and scored there."""
     panel, template = pyramid.at(pyramid.finest)
-    rough = rescaled(pose, 1 / pyramid.finest)
-    fine = align(*pyramid.at(pyramid.finest, ALIGN_DETAIL), rough, motion)
-    moved = np.abs(corners_of(fine, template.shape) - corners_of(rough, template.shape)).max()
-    scores = [correlation(cut(panel, p, template.shape), template) for p in (rough, fine)]
-    if moved > _TRUSTED * max(template.shape) or scores[1] < scores[0]:
-        return Found(pose, shape, scores[0])
-    return Found(rescaled(fine, pyramid.finest), shape, scores[1])
+    sharp = pyramid.at(pyramid.finest, ALIGN_DETAIL)
+    found = []
+    for match in matches:
+        rough = rescaled(match.pose(pyramid.shape), 1 / pyramid.finest)
+        fine = align(*sharp, rough, motion)
+        moved = np.abs(corners_of(fine, template.shape) - corners_of(rough, template.shape)).max()
+        before, after = (correlation(cut(panel, pose, template.shape), template) for pose in (rough, fine))
+        lost = moved > _TRUSTED * max(template.shape) or after < before
+        pose, score = (rough, before) if lost else (fine, after)
+        found.append(Found(rescaled(pose, pyramid.finest), pyramid.shape, score))
+    return found
 
 
 def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
     """Those that score enough and do not overlap after alignment, in reading order: a new row begins where a product is
     half its height below the first of the row.
     """
-    if not found:
-        return []
-    places = {}
-    for product in found:
-        if product.score >= options.min_score:
-            x, y = product.corners.mean(0).tolist()
-            places[Match(x, y, product.angle, product.scale, product.score)] = product
-    kept = suppress(places, found[0].shape, options.max_overlap)[: options.max_objects]
+    sure = [product for product in found if product.score >= options.min_score]
+    boxes, scores = [product.box for product in sure], [product.score for product in sure]
+    kept = cv2.dnn.NMSBoxes(boxes, scores, 0.0, options.max_overlap)[: options.max_objects]
     rows: list[list[Found]] = []
-    for product in sorted((places[match] for match in kept), key=lambda f: f.box[1]):
+    for product in sorted((sure[place] for place in kept), key=lambda f: f.box[1]):
         if rows and product.box[1] - rows[-1][0].box[1] < product.box[3] / 2:
             rows[-1].append(product)
         else:

@@ -6,14 +6,13 @@ the first one.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.template import MOTIONS
 
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
@@ -61,14 +60,8 @@ class SegmentOptions:
     motion: str = "affine"
 
     def __post_init__(self) -> None:
-        if self.motion not in ("none", *MOTIONS):
-            raise UserError(f"motion must be one of none, {', '.join(MOTIONS)}, but is {self.motion!r}.")
-        if self.max_objects < 1 or not 0 < self.min_score < 1 or not 0 <= self.max_overlap < 1:
-            raise UserError("max_objects is at least 1, min_score lies in (0, 1) and max_overlap in [0, 1).")
-        if min(self.angle_step, self.scale_step, self.min_scale) <= 0 or self.max_scale < self.min_scale:
-            raise UserError("Steps and scales are above 0, and min_scale is at most max_scale.")
-        if not 0 <= self.max_angle <= 180:
-            raise UserError("max_angle lies between 0 and 180 degrees.")
+        if self.max_scale < self.min_scale:
+            raise UserError(f"max_scale ({self.max_scale:g}) must not be below min_scale ({self.min_scale:g}).")
 
     @property
     def angles(self) -> list[float]:
@@ -95,16 +88,12 @@ class Pyramid:
         self.ground: int | None = None
         height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
         self._panel, self._template = (reduce(image, self.finest) for image in (panel, template[:height, :width]))
-        self._contrast: dict[tuple[bool, int, float, int | None], np.ndarray] = {}
 
     def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
         """Panel and template, reduced by `factor`; contrast is relative to 1 / `detail` of a template's side."""
         radius = max(self.shape) / factor / detail
-        for grey, ground in ((self._panel, None), (self._template, self.ground)):
-            key = (grey is self._panel, factor, detail, ground)
-            if key not in self._contrast:
-                self._contrast[key] = local_contrast(reduce(grey, factor // self.finest), radius, ground)
-        return self._contrast[True, factor, detail, None], self._contrast[False, factor, detail, self.ground]
+        panel, template = (reduce(grey, factor // self.finest) for grey in (self._panel, self._template))
+        return local_contrast(panel, radius), local_contrast(template, radius, self.ground)
 
     def grounds(self) -> list[int]:
         """A dark and a bright tone of the panel."""
@@ -152,26 +141,18 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
     return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
 
 
-def suppress(matches: Iterable[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:
-    """Non-maximum suppression: the best first, without those that overlap a better one too much.
+def suppress(matches: Sequence[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:
+    """Non-maximum suppression of the upright boxes: the best first, without those that overlap a better one too much.
 
-    shape: (h, w) of the template, in the matches' pixels. Overlap is the upright boxes' IoU.
+    Args:
+        shape: The template's height and width.
+        max_overlap: Intersection over union.
     """
-    kept: list[Match] = []
-    for match in sorted(matches, key=lambda m: -m.score):
-        if all(overlap(match, other, shape) <= max_overlap for other in kept):
-            kept.append(match)
-    return kept
-
-
-def overlap(a: Match, b: Match, shape: tuple[int, int]) -> float:
-    """Intersection over union of two matches' upright boxes."""
     height, width = shape
-    shared = 1.0
-    for distance, side in ((abs(a.x - b.x), width), (abs(a.y - b.y), height)):
-        sides = side * a.scale, side * b.scale
-        shared *= max(0.0, min(*sides, sum(sides) / 2 - distance))
-    return shared / (height * width * (a.scale**2 + b.scale**2) - shared)
+    boxes = [
+        (m.x - width * m.scale / 2, m.y - height * m.scale / 2, width * m.scale, height * m.scale) for m in matches
+    ]
+    return [matches[k] for k in cv2.dnn.NMSBoxes(boxes, [m.score for m in matches], 0.0, max_overlap)]
 
 
 def reduce(image: np.ndarray, factor: int) -> np.ndarray:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from anomalib_lite.errors import UserError
-
 SMALLEST, LARGEST = 96, 384  # px of the shorter side between which the parameters are sought
 ITERATIONS, BLUR = 40, 5
 FAINT = 1e-3  # local contrast (standard deviation) below which there is nothing to align on
@@ -98,12 +96,6 @@ class Alignment:
     reach: int = 4
     window: int = 49
     light: bool = True
-
-    def __post_init__(self) -> None:
-        if self.motion != "none" and self.motion not in MOTIONS:
-            raise UserError(f"alignment.motion must be none, {', '.join(MOTIONS)}, not '{self.motion}'.")
-        if self.reach < 0 or self.window < 3:
-            raise UserError("alignment.reach must be at least 0 px and alignment.window at least 3 px.")
 
     def __call__(self, image: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The template over the image (H, W, 3), and where the template shows anything at all (H, W) bool."""

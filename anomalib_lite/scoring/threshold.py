@@ -4,11 +4,11 @@ Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a 
 Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021): of n held-out scores the
 ceil((n + 1)(1 - alpha))-th smallest is the threshold, and an image is flagged where score > threshold.
 
-What it promises: if the held-out images and a new OK image are exchangeable (same product, camera and light;
-held out of everything the detector learned from), the new one is flagged with probability at most alpha, on
-average over draws of the held-out images. Ties only lower that rate. For the one held-out set at hand the
-rate is itself random: Beta(n + 1 - k, k) distributed for continuous scores, k being the rank of the
-threshold. The promise holds for the image threshold and for the pixel threshold each, not for both at once.
+What it promises: if the held-out images and a new OK image are exchangeable (same product, camera and light; held out
+of everything the detector learned from), the new one is flagged with probability at most alpha, on average over draws
+of the held-out images. Ties only lower that rate. For the one held-out set at hand the rate is itself random: Beta(n
++ 1 - k, k) distributed for continuous scores, k being the rank of the threshold. The promise holds for the image
+threshold and for the pixel threshold each, not for both at once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from anomalib_lite.errors import UserError
 class Threshold:
     """Image and pixel threshold, and what they promise.
 
-    image: an image is NOK where its score > image. pixel: a pixel is anomalous where the map > pixel; at most
-    the promised share of OK images has any such pixel. false_alarm_rate: as asked for. n: held-out OK images
-    used. promised_rate: upper bound of the probability that a new OK image is flagged, (n + 1 - rank) /
-    (n + 1). interval: central 90 % interval of the rate that this very threshold has. note: what could not be
-    promised, or empty. given: by a person, not found from the held-out images. scores, maxima: of those images,
-    in ascending order, to take another threshold by. categories: thresholds of a run's several products by name, each
-    from its own held-out images; this one is of all together, and judges images of unknown category.
+    image: an image is NOK where its score > image. pixel: a pixel is anomalous where the map > pixel; at most the
+    promised share of OK images has any such pixel. false_alarm_rate: as asked for. n: held-out OK images used.
+    promised_rate: upper bound of the probability that a new OK image is flagged, (n + 1 - rank) / (n + 1). interval:
+    central 90 % interval of the rate that this very threshold has. note: what could not be promised, or empty. given:
+    by a person, not found from the held-out images. scores, maxima: of those images, in ascending order, to take
+    another threshold by. categories: thresholds of a run's several products by name, each from its own held-out
+    images; this one is of all together, and judges images of unknown category.
     """
 
     image: float
@@ -95,11 +95,11 @@ class Threshold:
 
         above = sum(score > image for score in self.scores)
         interval = stats.binomtest(above, self.n).proportion_ci(0.9)
-        rate = (1 + above) / (self.n + 1)
+        rate, pixel = (1 + above) / (self.n + 1), _at_same_rank(image, self.scores, self.maxima)
         return dataclasses.replace(
             self,
             image=image,
-            pixel=_at_same_rank(image, self.scores, self.maxima),
+            pixel=pixel,
             false_alarm_rate=rate,
             promised_rate=rate,
             interval=(float(interval.low), float(interval.high)),
@@ -124,34 +124,26 @@ def threshold_from_ok(
 ) -> Threshold:
     """Thresholds from the scores (n,) and the largest map pixels (n,) of n held-out OK images.
 
-    With n < 1 / false_alarm_rate - 1 no finite threshold keeps the rate; then the largest score is taken,
-    which promises a rate of 1 / (n + 1), and `note` says so. Raises UserError without images, for NaN, or for
-    a rate outside (0, 1).
+    With n < 1 / false_alarm_rate - 1 no finite threshold keeps the rate; then the largest score is taken, which
+    promises a rate of 1 / (n + 1), and `note` says so. Raises UserError without images, and for NaN.
     """
-    images, pixels = _checked(image_scores, "score"), _checked(pixel_maxima, "largest map pixel")
-    if len(images) != len(pixels):
-        raise ValueError(f"{len(images)} image scores came with {len(pixels)} largest map pixels")
-    n = len(images)
+    from scipy import stats  # takes half a second to import
+
+    scores, maxima = _ascending(image_scores, "score"), _ascending(pixel_maxima, "largest map pixel")
+    n = len(scores)
     rank, note = conformal_rank(n, false_alarm_rate)
+    low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank).tolist()
     return Threshold(
-        image=float(np.partition(images, rank - 1)[rank - 1]),
-        pixel=float(np.partition(pixels, rank - 1)[rank - 1]),
+        image=scores[rank - 1],
+        pixel=maxima[rank - 1],
         false_alarm_rate=false_alarm_rate,
         n=n,
         promised_rate=(n + 1 - rank) / (n + 1),
-        interval=_interval(n, rank),
+        interval=(low, high),
         note=note,
-        scores=tuple(np.sort(images).tolist()),
-        maxima=tuple(np.sort(pixels).tolist()),
+        scores=scores,
+        maxima=maxima,
     )
-
-
-def _interval(n: int, rank: int) -> tuple[float, float]:
-    """Central 90 % interval of the false-alarm rate of the threshold of this rank, 1 to n."""
-    from scipy import stats  # takes half a second to import
-
-    low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank)
-    return float(low), float(high)
 
 
 def _at_same_rank(value: float, scores: Sequence[float], maxima: Sequence[float]) -> float:
@@ -164,8 +156,6 @@ def _at_same_rank(value: float, scores: Sequence[float], maxima: Sequence[float]
 
 def conformal_rank(n: int, false_alarm_rate: float) -> tuple[int, str]:
     """Rank (1 = smallest) of the held-out score that is the threshold, and a note where n is too small."""
-    if not 0 < false_alarm_rate < 1:
-        raise UserError(f"The false-alarm rate must lie between 0 and 1, got {false_alarm_rate}.")
     if n < 1:
         raise UserError("A threshold needs held-out OK images, and there are none: give the validation split some.")
     allowed = math.floor(round((n + 1) * false_alarm_rate, 9))  # rounded: 0.29 * 100 is 28.999999999999996
@@ -178,13 +168,12 @@ def conformal_rank(n: int, false_alarm_rate: float) -> tuple[int, str]:
     )
 
 
-def _checked(values: Iterable[float], what: str) -> np.ndarray:
+def _ascending(values: Iterable[float], what: str) -> tuple[float, ...]:
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     array = np.asarray(listed, np.float64)
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
+    if bad := int((~np.isfinite(array)).sum()):
         raise UserError(
             f"The {what} of {bad} of {array.size} held-out OK images is not a finite number: the training "
             "has probably diverged; lower the learning rate."
         )
-    return array
+    return tuple(np.sort(array).tolist())

@@ -17,17 +17,10 @@ def held_out(n):
     return rng.permutation(n) + 1.0, 100 * (rng.permutation(n) + 1.0)
 
 
-@pytest.mark.parametrize(
-    ("n", "rate", "rank"),
-    [(19, 0.05, 19), (20, 0.05, 20), (38, 0.05, 38), (39, 0.05, 38), (99, 0.05, 95), (99, 0.29, 71), (9, 0.1, 9)],
-)
-def test_rank_of_the_threshold(n, rate, rank):
-    threshold = threshold_from_ok(*held_out(n), rate)
-    assert threshold.image == rank
-    assert threshold.pixel == 100 * rank
-    assert threshold.promised_rate == pytest.approx((n + 1 - rank) / (n + 1))
-    assert threshold.promised_rate <= rate + 1e-12
-    assert threshold.note == ""
+def test_image_and_pixel_threshold_have_the_same_rank():
+    threshold = threshold_from_ok(*held_out(99), 0.29)
+    assert (threshold.image, threshold.pixel, threshold.note) == (71, 7100, "")
+    assert threshold.promised_rate == pytest.approx(29 / 100)
 
 
 def test_rank_is_the_textbook_quantile():
@@ -47,8 +40,7 @@ def test_too_few_images_fall_back_to_the_largest_and_say_what_that_promises(n):
     assert f"1/{n + 1}" in threshold.note and "needs 19" in threshold.note
 
 
-@pytest.mark.parametrize("n", [10, 19, 60, 137])
-@pytest.mark.parametrize("rate", [0.05, 0.2])
+@pytest.mark.parametrize(("n", "rate"), [(10, 0.2), (19, 0.05), (137, 0.05)])
 def test_average_false_alarm_rate_over_many_draws_keeps_the_promise(n, rate):
     rng = np.random.default_rng(n)
     draws = 3000
@@ -62,26 +54,10 @@ def test_average_false_alarm_rate_over_many_draws_keeps_the_promise(n, rate):
     assert inside == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / draws))
 
 
-def test_ties_only_lower_the_false_alarm_rate():
-    rng = np.random.default_rng(0)
-    alarms = []
-    for _ in range(2000):
-        scores = rng.integers(0, 4, 40).astype(float)
-        alarms.append((rng.integers(0, 4, 40) > threshold_from_ok(scores, scores, 0.1).image).mean())
-    assert np.mean(alarms) <= 0.1
-
-
 def test_equal_scores_flag_none_of_their_kind():
     threshold = threshold_from_ok(torch.full((30,), 0.1), torch.full((30,), 0.3))
     assert not (torch.full((5,), 0.1) > threshold.image).any()  # float32 scores against the kept number
     assert not (torch.full((5,), 0.3) > threshold.pixel).any()
-
-
-def test_pixel_threshold_leaves_at_most_the_promised_share_of_images_with_any_pixel_above():
-    maps = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)) ** 4
-    maxima = maps.flatten(1).amax(1)
-    threshold = threshold_from_ok(maxima, maxima, 0.05)
-    assert (maps > threshold.pixel).flatten(1).any(1).sum() == 4  # the new image may be a fifth, of 101
 
 
 def test_goes_through_json_unchanged():
@@ -98,14 +74,6 @@ def test_scores_that_are_no_numbers_are_refused(bad):
         threshold_from_ok([1, 1, 1], [0.1, bad, 0.2])
     with pytest.raises(UserError, match="held-out OK images"):
         threshold_from_ok([], [])
-    with pytest.raises(ValueError, match="2 image scores"):
-        threshold_from_ok([1, 2], [1])
-
-
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, float("nan")])
-def test_rates_outside_zero_and_one_are_refused(rate):
-    with pytest.raises(UserError, match="false-alarm rate"):
-        threshold_from_ok([1.0], [1.0], rate)
 
 
 def test_another_rate_gives_what_the_same_images_would_have_given_at_once():
@@ -131,11 +99,7 @@ def test_a_given_threshold_says_what_held_out_images_make_of_it():
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [
-        ({"image": 1.0, "false_alarm_rate": 0.1}, "either"),
-        ({"image": math.nan}, "finite"),
-        ({"false_alarm_rate": 2.0}, "between"),
-    ],
+    [({"image": 1.0, "false_alarm_rate": 0.1}, "either"), ({"image": math.nan}, "finite")],
 )
 def test_a_threshold_is_not_moved_to_nonsense(asked, said):
     with pytest.raises(UserError, match=said):
