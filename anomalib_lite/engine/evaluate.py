@@ -132,7 +132,7 @@ def evaluate(
             fresh = [collector.add(outcome) for outcome in fresh]
         if model.tiling is not None:
             fresh = [_for_page(outcome) for outcome in fresh]
-        outcomes = thin_out(outcomes + fresh, threshold.image)
+        outcomes = thin_out(outcomes + fresh, threshold)
         begin = time.perf_counter()
     metrics = _summary(total, outcomes, threshold) | _of_categories(by_category, outcomes, threshold)
     if collector is not None:

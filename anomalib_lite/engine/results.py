@@ -49,8 +49,7 @@ def conclude(
     if page:
         from anomalib_lite.report.page import write_report  # what draws takes a second
 
-        written = write_report(run.path, result.outcomes, pixel_points=result.pixel_points, collector=collector)
-        log.info("report: %s", written)
+        write_report(run, result.outcomes, threshold, result.pixel_points, collector)
     if tracker.logger:
         tracker.log_result(_findings(run, model, result, threshold, collector, train))
 
@@ -112,21 +111,21 @@ def _findings(
     train: ImageSet | None,
 ) -> Findings:
     shown: dict[str, list[Any]] = {"failures": [], "cases": []}
-    for outcome in (result.outcomes[i] for i in select_cases(result.outcomes, threshold.image)):
+    for outcome in (result.outcomes[i] for i in select_cases(result.outcomes, threshold)):
         heading = "failures" if verdict(outcome) in MISTAKES else "cases"
         if outcome.image is not None and outcome.map is not None and len(shown[heading]) < TRACKED_PICTURES:
             picture = overlay(outcome.image, outcome.map, threshold.pixel)
             shown[heading].append((f"{verdict(outcome)}: {short_name(outcome.sample.image)}", picture))
     if train is not None:
         shown["training images"] = _as_trained(model, train)
-    from anomalib_lite.report.figures import image_curves
+    from anomalib_lite.report.figures import AXES, image_curves
 
-    curves = image_curves(result.outcomes, result.metrics)
+    curves = image_curves(result.outcomes)
     return Findings(
         metrics=with_status(result.metrics, run.status),
         pictures=shown,
         defects=collector.rows() if collector else None,
-        curves={c.name: (c.x, c.y, c.x_label, c.y_label) for c in curves},
+        curves={name: (curve.x, curve.y, AXES[name].x, AXES[name].y) for name, curve in curves.items()},
         files={
             "model": [run.path / name for name in (MODEL, THRESHOLD, "config.yaml")],
             "report": [run.path / "report.html", run.path / "metrics.json", run.path / "predictions.csv"],

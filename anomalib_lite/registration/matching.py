@@ -5,6 +5,7 @@ followed to finer pixels in small windows alone. Positions are in pixels that co
 the first one.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -88,12 +89,16 @@ class Pyramid:
         self.ground: int | None = None
         height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
         self._panel, self._template = (reduce(image, self.finest) for image in (panel, template[:height, :width]))
+        self._panel_contrast = functools.cache(self._contrast_of_panel)  # it is the same for each ground
 
     def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
         """Panel and template, reduced by `factor`; contrast is relative to 1 / `detail` of a template's side."""
+        template = reduce(self._template, factor // self.finest)
         radius = max(self.shape) / factor / detail
-        panel, template = (reduce(grey, factor // self.finest) for grey in (self._panel, self._template))
-        return local_contrast(panel, radius), local_contrast(template, radius, self.ground)
+        return self._panel_contrast(factor, radius), local_contrast(template, radius, self.ground)
+
+    def _contrast_of_panel(self, factor: int, radius: float) -> np.ndarray:
+        return local_contrast(reduce(self._panel, factor // self.finest), radius)
 
     def grounds(self) -> list[int]:
         """A dark and a bright tone of the panel."""

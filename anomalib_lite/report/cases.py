@@ -4,10 +4,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_lite.data.sample import Outcome, Sample
+
+if TYPE_CHECKING:
+    from anomalib_lite.scoring import Threshold  # with torch
 
 MISTAKES = ("missed", "false alarm")
 SHOWN = 120  # images on a page
@@ -29,10 +33,10 @@ def kind(sample: Sample) -> str:
     return (sample.defect or "NOK") if sample.label else "OK"
 
 
-def select_cases(outcomes: Sequence[Outcome], threshold: float, most: int = SHOWN) -> list[int]:
+def select_cases(outcomes: Sequence[Outcome], threshold: "Threshold", most: int = SHOWN) -> list[int]:
     """Indices of the images to show, in display order.
 
-    All mistakes come first, the worst before: how far a score lies on the wrong side, as a ratio to the threshold.
+    All mistakes come first, the worst before: how far a score lies on the wrong side, as a ratio to its threshold.
     What room remains is spread evenly over the kinds of image, and within each over the range of its scores; these
     are ordered by falling score.
     """
@@ -47,7 +51,7 @@ def select_cases(outcomes: Sequence[Outcome], threshold: float, most: int = SHOW
     return mistakes + sorted(rest, key=lambda i: (-outcomes[i].score, i))
 
 
-def thin_out(outcomes: Sequence[Outcome], threshold: float, most: int = SHOWN) -> list[Outcome]:
+def thin_out(outcomes: Sequence[Outcome], threshold: "Threshold", most: int = SHOWN) -> list[Outcome]:
     """The same outcomes, of which at most 2 * `most` keep their image, map and mask.
 
     Called after each batch, it bounds the memory of any number of images. The mistakes that a page will show keep
@@ -73,11 +77,10 @@ def _spread(groups: list[list[int]], room: int) -> list[int]:
     return chosen
 
 
-def _wrongness(outcome: Outcome, threshold: float) -> float:
+def _wrongness(outcome: Outcome, threshold: "Threshold") -> float:
     """How far a mistake lies on the wrong side, as the logarithm of a ratio; larger is worse."""
     if math.isnan(outcome.score):
         return math.inf
     side = -1.0 if outcome.sample.label else 1.0
-    if not 0 < threshold < math.inf:
-        return side * outcome.score  # there is no ratio, but all mistakes are then of one sort
-    return side * math.log(min(max(outcome.score / threshold, 1e-300), 1e300))
+    ratio = outcome.score / max(threshold.of(outcome.sample.category).image, 1e-300)
+    return side * math.log(max(ratio, 1e-300))

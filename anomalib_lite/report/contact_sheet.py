@@ -8,11 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anomalib_lite.data.files import short_name
-from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report import ink
-from anomalib_lite.report.cases import MISTAKES, kind, verdict
-from anomalib_lite.report.pictures import colour_bar, draw_outline, overlay, tick_positions
+from anomalib_lite.report.pictures import colour_bar, tick_positions
 
 TILE = 160  # pixels of a tile's side
 TRUTH = (64, 224, 190)  # colour of the true defect
@@ -28,16 +25,6 @@ class Block:
     left: str
     right: str = ""
     alarming: bool = False  # the words at the right are set in the colour of defects
-
-
-@dataclass(frozen=True)
-class Pair:
-    """content, generated: uint8 RGB (H, W, 3). kept: False where the structure guard dropped it. words: its caption."""
-
-    content: np.ndarray
-    generated: np.ndarray
-    kept: bool
-    words: str
 
 
 def draw_sheet(
@@ -77,28 +64,6 @@ def draw_sheet(
     return drawing
 
 
-def contact_sheet(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> Figure | None:
-    """The images in their order, each as image | heat map | ground truth, with the colour scale below. Outcomes have
-    image and map; captions give the score's ratio to the threshold.
-    """
-    blocks = []
-    for outcome in outcomes:
-        words, score = verdict(outcome), f"{outcome.score:.4g}"
-        if 0 < threshold < np.inf:
-            score = f"{outcome.score / threshold:.2f} × threshold"
-        name = shorten(f"{kind(outcome.sample)}   {short_name(outcome.sample.image)}")
-        blocks.append(Block(_tiles(outcome, pixel_threshold), name, f"{words}   {score}", words in MISTAKES))
-    return draw_sheet([("", blocks)], 3, scale=True)
-
-
-def pairs_sheet(pairs: Sequence[Pair], columns: int = 4) -> Figure | None:
-    """Generated images, each beside the real one whose structure it is meant to keep: the kept, then the dropped."""
-    kept, dropped = (
-        [Block((p.content, p.generated), p.words) for p in pairs if p.kept is kept] for kept in (True, False)
-    )
-    return draw_sheet([("real | generated", kept), ("dropped for their structure: real | generated", dropped)], columns)
-
-
 def square_tile(image: np.ndarray, side: int = TILE) -> np.ndarray:
     """The image (H, W, 3) fitted into a tile of side x side pixels, its proportions kept, on pale grey."""
     scale = side / max(image.shape[:2])
@@ -127,17 +92,6 @@ def _draw_scale(axis: Axes, canvas: np.ndarray) -> None:
     for position, label in tick_positions():
         x, where = _MARGIN + position * (bar - 1), "center" if position else "left"
         axis.text(x, top + 28, label, fontsize=8, color=ink.MUTED, ha=where)
-
-
-def _tiles(outcome: Outcome, pixel_threshold: float) -> list[np.ndarray]:
-    assert outcome.image is not None and outcome.map is not None
-    image = np.ascontiguousarray(outcome.image)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
-    if outcome.mask is not None:
-        mask = cv2.resize(outcome.mask.astype(np.uint8), grey.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-        grey[mask] = (0.6 * grey[mask] + 0.4 * np.array(TRUTH)).astype(np.uint8)
-        grey = draw_outline(grey, mask, TRUTH)
-    return [image, overlay(image, outcome.map, pixel_threshold), grey]
 
 
 def shorten(text: str, limit: int = 48) -> str:

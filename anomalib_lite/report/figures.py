@@ -1,9 +1,10 @@
 """The figures of a run: where the scores lie, ROC and precision-recall curves, and the losses of the training."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,49 +22,56 @@ _BINS = 44
 _MOST_ROWS = 16
 _TALLEST = 0.78  # of a row's height
 _MOST_POINTS = 400  # of a curve
-_CURVES = {  # of images and of pixels: title, axes, the area under it and its name in metrics.json, end of the x axis
-    "roc": ("ROC of images", "false-alarm rate", "recall", "AUROC", "image_auroc", 1.0),
-    "precision_recall": ("Precision and recall of images", "recall", "precision", "AP", "image_ap", 1.0),
-    "pixel_roc": ("ROC of pixels", "false-positive rate", "recall", "AUROC", "pixel_auroc", 1.0),
-    "pixel_pr": ("Precision and recall of pixels", "recall", "precision", "AP", "pixel_ap", 1.0),
-    "pixel_pro": ("Per-region overlap", "false-positive rate", "overlap", "AUPRO", "aupro", 0.3),
-}
-_STAGES = {"train": "training", "val": "validation", "test": "test"}
-_NOT_A_CURVE = ["epoch", "step", "time", "seconds"]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Points (x, y) in the unit square, the words on the axes, and the area metric that belongs to them."""
+class CurveAxes:
+    """A curve's title and axes, the area under it and that area's name in metrics.json, where the x axis ends."""
 
-    name: str
     title: str
+    x: str
+    y: str
+    metric: str
+    key: str
+    end: float = 1.0
+
+
+AXES = {
+    "roc": CurveAxes("ROC of images", "false-alarm rate", "recall", "AUROC", "image_auroc"),
+    "precision_recall": CurveAxes("Precision and recall of images", "recall", "precision", "AP", "image_ap"),
+    "pixel_roc": CurveAxes("ROC of pixels", "false-positive rate", "recall", "AUROC", "pixel_auroc"),
+    "pixel_pr": CurveAxes("Precision and recall of pixels", "recall", "precision", "AP", "pixel_ap"),
+    "pixel_pro": CurveAxes("Per-region overlap", "false-positive rate", "overlap", "AUPRO", "aupro", 0.3),
+}
+_STAGES = {"train": "training", "val": "validation", "test": "test"}
+_NOT_A_CURVE = ("epoch", "step", "time", "seconds", "scale")
+_MOST_PANELS = 12
+
+
+class Curve(NamedTuple):
+    """Points (x, y) in the unit square, and that at which the threshold works."""
+
     x: np.ndarray
     y: np.ndarray
-    x_label: str
-    y_label: str
-    metric: str
-    area: float | None = None
     operating_point: tuple[float, float] | None = None
-    x_limit: float = 1.0
 
 
 def draw_figures(
     outcomes: Sequence[Outcome],
     threshold: float,
     metrics: Mapping[str, Any],
-    history: pd.DataFrame | None = None,
+    history: pd.DataFrame,
     points: Points | None = None,
 ) -> dict[str, Figure]:
     """All figures that the parts allow: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro, training.
     metrics: as in metrics.json, their areas are written into the curves. history: losses by epoch.
     """
-    drawn = {"scores": score_histogram(outcomes, threshold)}
-    curves = image_curves(outcomes, metrics)
-    known = points or {}
-    curves += [_curve(f"pixel_{name}", known[name], metrics) for name in ("roc", "pr", "pro") if name in known]
-    drawn |= {curve.name: curve_figure(curve) for curve in curves}
-    drawn["training"] = None if history is None or history.empty else training_curves(history)
+    curves = image_curves(outcomes) | {f"pixel_{name}": Curve(*xy) for name, xy in (points or {}).items()}
+    drawn = {
+        "scores": score_histogram(outcomes, threshold),
+        **{name: curve_figure(curve, AXES[name], metrics[AXES[name].key]) for name, curve in curves.items()},
+        "training": training_curves(history),
+    }
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 
@@ -126,24 +134,20 @@ def bin_edges(low: float, high: float, threshold: float, logarithmic: bool = Fal
     return edges
 
 
-def image_curves(outcomes: Sequence[Outcome], metrics: Mapping[str, Any]) -> list[Curve]:
-    """ROC and precision-recall of the images, with the point at which the threshold works.
-
-    Empty unless there are both OK and NOK images.
-    """
+def image_curves(outcomes: Sequence[Outcome]) -> dict[str, Curve]:
+    """ROC and precision-recall of the images, by their names in `AXES`; none unless there are OK and NOK images."""
     known = [outcome for outcome in outcomes if outcome.sample.label is not None and math.isfinite(outcome.score)]
     labels = np.array([bool(outcome.sample.label) for outcome in known], dtype=bool)
     if not labels.any() or labels.all():
-        return []
+        return {}
     scores, above = np.array([o.score for o in known]), np.array([o.nok for o in known])
     recall, false_alarms = above[labels].mean(), above[~labels].mean()
     precision = labels[above].mean() if above.any() else 1.0
-    _, ok, nok = count_ties(scores, labels)
-    points = pixel_points(ok, nok)
-    return [
-        _curve("roc", points["roc"], metrics, (false_alarms, recall)),
-        _curve("precision_recall", points["pr"], metrics, (recall, precision)),
-    ]
+    points = pixel_points(*count_ties(scores, labels)[1:])
+    return {
+        "roc": Curve(*points["roc"], (false_alarms, recall)),
+        "precision_recall": Curve(*points["pr"], (recall, precision)),
+    }
 
 
 def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = None) -> Points:
@@ -169,56 +173,50 @@ def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = N
     return {name: _thin(x, y) for name, (x, y) in points.items()}
 
 
-def curve_figure(curve: Curve) -> Figure:
+def curve_figure(curve: Curve, axes: CurveAxes, area: float | None) -> Figure:
     """One curve with the area under it filled."""
     drawing, axis = ink.figure(4.2, 3.4)
     order = np.argsort(curve.x, kind="stable")
     axis.fill_between(curve.x[order], curve.y[order], color=ink.OK, alpha=0.10, linewidth=0)
     axis.plot(curve.x, curve.y, color=ink.OK, linewidth=1.8, solid_joinstyle="round")
-    axis.set(xlim=(-0.01 * curve.x_limit, 1.01 * curve.x_limit), ylim=(-0.01, 1.02))
-    ink.entitle(axis, curve.title)
-    axis.set(xlabel=curve.x_label, ylabel=curve.y_label)
+    axis.set(xlim=(-0.01 * axes.end, 1.01 * axes.end), ylim=(-0.01, 1.02), xlabel=axes.x, ylabel=axes.y)
+    ink.entitle(axis, axes.title)
     lines = []
     if curve.operating_point is not None:
         axis.plot(*curve.operating_point, "o", color=ink.NOK, markersize=6.5, clip_on=False, zorder=5)
         lines.append(("● at the threshold", ink.NOK))
-    if isinstance(curve.area, int | float):
-        lines.append((f"{curve.metric} {curve.area:.4f}", ink.INK))
+    if area is not None:
+        lines.append((f"{axes.metric} {area:.4f}", ink.INK))
     for line, (words, colour) in enumerate(lines):
         place = (0.96, 0.06 + 0.09 * line)
         axis.annotate(words, place, xycoords="axes fraction", ha="right", color=colour, fontsize=9.5)
     return drawing
 
 
-def training_curves(history: pd.DataFrame) -> Figure | None:
-    """Every numeric column of the history over the epochs, one panel a quantity, its stages together.
+def training_curves(history: pd.DataFrame, steps: str = "epoch") -> Figure | None:
+    """Every numeric column of the history over its epochs or steps, one panel a quantity, its stages together.
 
-    Several rows of one epoch are averaged. None where there is nothing to draw.
+    Several rows of one epoch are averaged, and of long curves neighbours. None where there is nothing to draw.
     """
-    rows = pd.Series(range(len(history)), index=history.index)
-    epochs = pd.to_numeric(history["epoch"], errors="coerce") if "epoch" in history else rows
-    values = history.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
-    values = values.drop(columns=_NOT_A_CURVE, errors="ignore").groupby(epochs).mean()
-    values = values.dropna(axis=1, how="all")
+    if history.empty:
+        return None
+    values = history.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan).groupby(steps).mean()
+    shown = [name for name in values if str(name).rpartition("/")[2] not in _NOT_A_CURVE]
+    values = values[shown].dropna(axis=1, how="all")
     quantities: dict[str, list[str]] = {}
-    for column in map(str, values):
+    for column in values:
         head, _, tail = column.replace("/", "_").partition("_")
         quantity = (tail if tail and head in _STAGES else column).replace("_", " ")
         quantities.setdefault(quantity, []).append(column)
     if not quantities:
         return None
-    drawing, axes = ink.grid(len(quantities), 4.2 if len(quantities) > 1 else 6.4, 2.9)
-    for axis, (quantity, names) in zip(axes, quantities.items(), strict=True):
-        _draw_quantity(axis, quantity, values[names])
+    drawn = list(quantities.items())[:_MOST_PANELS]
+    drawing, axes = ink.grid(len(drawn), 4.2 if len(drawn) > 1 else 6.4, 2.9)
+    for axis, (quantity, names) in zip(axes, drawn, strict=True):
+        _draw_quantity(axis, values[names])
+        ink.entitle(axis, quantity)
+        axis.set_xlabel(steps)
     return drawing
-
-
-def _curve(
-    name: str, points: tuple[Any, Any], metrics: Mapping[str, Any], operating_point: tuple[float, float] | None = None
-) -> Curve:
-    title, x_label, y_label, metric, key, limit = _CURVES[name]
-    x, y = (np.asarray(axis, dtype=float) for axis in points)
-    return Curve(name, title, x, y, x_label, y_label, metric, metrics.get(key), operating_point, limit)
 
 
 def _score_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, bool | None, np.ndarray]]:
@@ -254,18 +252,17 @@ def _draw_scores(
     axis.axhline(bottom, color=ink.GRID, linewidth=0.8, zorder=0.5)
 
 
-def _draw_quantity(axis: Axes, quantity: str, values: pd.DataFrame) -> None:
-    for place, name in enumerate(map(str, values)):
-        series = values[name].dropna()
+def _draw_quantity(axis: Axes, values: pd.DataFrame) -> None:
+    for name, colour in zip(values, itertools.cycle(ink.SERIES)):
+        series = values[name].dropna().reset_index()
+        series = series.groupby(series.index // -(-len(series) // _MOST_POINTS)).mean()
         label = _STAGES.get(name.replace("/", "_").partition("_")[0], name)
-        marker, colour = "o" if len(series) <= 30 else "", ink.SERIES[place % len(ink.SERIES)]
-        axis.plot(series.index, series, marker=marker, label=label, color=colour, linewidth=1.6, markersize=3)
+        marker = "o" if len(series) <= 30 else ""
+        axis.plot(*series.to_numpy().T, marker=marker, label=label, color=colour, linewidth=1.6, markersize=3)
     lowest, highest = values.min().min(), values.max().max()
     if lowest > 0 and highest > 20 * lowest:
         axis.set_yscale("log")
     ink.whole_numbers(axis.xaxis)
-    ink.entitle(axis, quantity)
-    axis.set_xlabel("epoch")
     if len(values.columns) > 1:
         for words in axis.legend(frameon=False, fontsize=8.5, labelcolor=ink.MUTED).get_texts():
             words.set_parse_math(False)

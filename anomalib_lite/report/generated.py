@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import yaml
@@ -15,24 +14,30 @@ from matplotlib.figure import Figure
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.report import ink
-from anomalib_lite.report.contact_sheet import Pair, pairs_sheet
-from anomalib_lite.report.figures import bin_edges, mark_threshold
+from anomalib_lite.report.contact_sheet import Block, draw_sheet
+from anomalib_lite.report.figures import bin_edges, mark_threshold, training_curves
 from anomalib_lite.report.pictures import data_uri, thumbnail
-from anomalib_lite.report.words import NOT_THERE, percent, yaml_lines
+from anomalib_lite.report.words import NOT_THERE, percent
 from anomalib_lite.runs.atomic import write_json, write_text
 from anomalib_lite.runs.folder import GENERATED
 
 _SHEET_WIDTH = 1000  # px of the contact sheet on a run's page
 _ON_PAGE, _ON_SHEET = (36, 24), (16, 8)  # pairs shown at most: kept, dropped
-_MOST_POINTS = 400  # of a curve
-_MOST_CURVES = 12
-_NOT_A_CURVE = ("epoch", "scale")
 _DISTANCES = (  # key in quality.json, name, what its error is called there, meaning
     ("frechet", "Frechet distance", "sd",
      "to real images, {images_each} on each side; as far as real from real is ideal"),
     ("kernel", "kernel distance", "se", "to real images; 0 on average where the two are alike, however few"),
 )  # fmt: skip
 _DIVERSITY = "perceptual distance between two images; far below the real ones', all look the same"
+
+
+class Pair(NamedTuple):
+    """content, generated: uint8 RGB (H, W, 3). kept: False where the structure guard dropped it. words: its caption."""
+
+    content: np.ndarray
+    generated: np.ndarray
+    kept: bool
+    words: str
 
 
 def write_generated_report(
@@ -59,7 +64,9 @@ def write_generated_report(
         (pair, data_uri(thumbnail(pair.content)), data_uri(thumbnail(pair.generated)))
         for pair in _pairs(folder.parent, drawn, ok, *_ON_PAGE)
     ]
-    drawings = {"overlap": overlap_histogram(drawn, quality["guard"]), "losses": loss_curves(losses)}
+    # Of a resumed training, which repeats some steps, the last counts.
+    steps = losses.pivot_table("value", "step", "name", "last", sort=False).reset_index()
+    drawings = {"overlap": overlap_histogram(drawn, quality["guard"]), "losses": training_curves(steps, "step")}
     page = ink.template("generated.html.j2").render(
         title=title,
         n=quality["n_generated"],
@@ -69,9 +76,17 @@ def write_generated_report(
         missing=dict(quality["missing"]),
         groups=[(kept, [one for one in shown if one[0].kept is kept]) for kept in (True, False)],
         drawings={name: Markup(ink.to_svg(fig)) for name, fig in drawings.items() if fig is not None},  # noqa: S704
-        config=yaml_lines(yaml.safe_dump(dict(settings), sort_keys=False)),
+        config=yaml.safe_dump(dict(settings), sort_keys=False),
     )
     write_text(folder / "generated.html", page)
+
+
+def pairs_sheet(pairs: Sequence[Pair], columns: int = 4) -> Figure | None:
+    """Generated images, each beside the real one whose structure it is meant to keep: the kept, then the dropped."""
+    kept, dropped = (
+        [Block((p.content, p.generated), p.words) for p in pairs if p.kept is kept] for kept in (True, False)
+    )
+    return draw_sheet([("real | generated", kept), ("dropped for their structure: real | generated", dropped)], columns)
 
 
 def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], kept: int, dropped: int) -> list[Pair]:
@@ -104,26 +119,6 @@ def overlap_histogram(drawn: Sequence[Mapping[str, Any]], guard: Mapping[str, An
         axis.legend(frameon=False, fontsize=8.5, labelcolor=ink.MUTED)
     axis.set(xlim=(bins[0], bins[-1]), xlabel="edge overlap with the content image", ylabel="images")
     ink.whole_numbers(axis.yaxis)
-    return drawing
-
-
-def loss_curves(losses: pd.DataFrame) -> Figure | None:
-    """One panel a loss over the steps; long curves are averaged. None where nothing was logged."""
-    curves = {
-        str(name): rows.groupby("step")["value"].last()  # a resumed training repeats some steps
-        for name, rows in losses.groupby("name", sort=False)
-        if str(name).rpartition("/")[2] not in _NOT_A_CURVE
-    }
-    shown = [(name, curve) for name, curve in curves.items() if len(curve) > 1][:_MOST_CURVES]
-    if not shown:
-        return None
-    drawing, axes = ink.grid(len(shown), 3.6, 2.2)
-    for axis, (name, curve) in zip(axes, shown, strict=True):
-        group = np.arange(len(curve)) // -(-len(curve) // _MOST_POINTS)
-        points = curve.reset_index().groupby(group).mean()
-        axis.plot(points["step"], points["value"], color=ink.OK, linewidth=1.2)
-        ink.entitle(axis, name.replace("_", " "))
-        axis.set_xlabel("step")
     return drawing
 
 
@@ -184,13 +179,10 @@ def generated_view(run: Path) -> dict[str, Any] | None:
     if not (folder / "quality.json").is_file():
         return None
     quality = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
-    sheet = read_image(folder / "contact_sheet.png")
-    height = round(sheet.shape[0] * min(1.0, _SHEET_WIDTH / sheet.shape[1]))
-    small = cv2.resize(sheet, (min(_SHEET_WIDTH, sheet.shape[1]), height), interpolation=cv2.INTER_AREA)
     return {
         "words": guard_words(quality),
         "rows": quality_rows(quality),
         "missing": quality["missing"],
-        "sheet": data_uri(small),
+        "sheet": data_uri(thumbnail(read_image(folder / "contact_sheet.png"), _SHEET_WIDTH)),
         "page": f"{GENERATED}/generated.html",
     }

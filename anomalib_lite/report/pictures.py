@@ -5,54 +5,57 @@ the other pixels. A map stretched to its own maximum paints a fault into every g
 """
 
 import base64
-import functools
-import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import Outcome
-from anomalib_lite.errors import UserError
 from anomalib_lite.report.cases import MISTAKES, kind, verdict
 from anomalib_lite.report.words import evidence_words
+
+if TYPE_CHECKING:
+    from anomalib_lite.scoring import Threshold  # with torch
 
 SATURATION = 4.0  # times the threshold: where the scale ends
 CALM = 0.3  # the part of the scale that lies below the threshold
 OUTLINE = (255, 255, 255)
+_ABOVE = np.nextafter(np.float32(CALM), np.float32(1))  # where the scale goes on above the threshold
 _OPACITY = 0.75  # at the end of the scale
 _HINT = 0.25  # opacity just below the threshold: shows where a missed defect nearly was
 _HINT_COLOUR = np.array((132, 60, 190), np.float32)
 _TICKS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (SATURATION, f"{SATURATION:g}×"))
-_FIRST_BRIGHT = math.floor(CALM * 255) + 1  # of the 256 colours, the first that lies above the threshold
 SIDE = 256  # pixels of a thumbnail's longer side
-BUDGET = 12_000_000  # bytes of encoded pictures in one page
-_ENCODED = ("image", "heat", "truth", "region")  # of a picture
 _QUALITY = 75  # of JPEG, which takes a tenth of WebP's time
 _MOST_LOOPS = 300  # of an outline; a map of pure noise has thousands, and they would bury the picture
 
-_log = logging.getLogger(__name__)
 
-
-def pictures(outcomes: Sequence[Outcome], threshold: float, pixel_threshold: float) -> list[dict[str, Any]]:
-    """The images in their order as the page shows them; what is over the budget is left out. Outcomes have image and
-    map; to the map's threshold, that of pixels, the colours are tied.
+def picture(outcome: Outcome, threshold: "Threshold") -> dict[str, Any]:
+    """An outcome with image and map as the page shows it: two data URIs and two SVG paths, in a box of width x height,
+    and the words beside them.
     """
-    made = [_picture(outcome, threshold, pixel_threshold) for outcome in outcomes]
-    sizes = [sum(len(picture[part]) for part in _ENCODED) for picture in made]
-    kept = int(np.searchsorted(np.cumsum(sizes), BUDGET, side="right"))
-    if kept < len(made):
-        _log.warning("The page shows %d of %d images: with more it would be slow to open.", kept, len(made))
-    return made[:kept]
+    assert outcome.image is not None and outcome.map is not None
+    small = thumbnail(outcome.image)
+    height, width = small.shape[:2]
+    own, words = threshold.of(outcome.sample.category), verdict(outcome)
+    return {
+        "name": short_name(outcome.sample.image), "kind": kind(outcome.sample), "verdict": words,
+        "mistake": words in MISTAKES, "score": outcome.score, "width": width, "height": height,
+        "ratio": outcome.score / own.image if own.image > 0 else None,
+        "evidence": evidence_words(outcome.evidence, outcome.nok),
+        "image": data_uri(small),
+        "heat": data_uri(overlay(small, outcome.map, own.pixel, outline=False)),
+        "truth": "" if outcome.mask is None else outline_path(outcome.mask, height, width),
+        "region": outline_path(level(fit(outcome.map, height, width), own.pixel) > CALM, height, width),
+    }  # fmt: skip
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) uint8 with its longer side at most `SIDE` pixels; a smaller one stays as it is."""
+def thumbnail(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The image (H, W, 3) uint8 with its longer side at most `side` pixels; a smaller one stays as it is."""
     height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = side / max(height, width)
     if scale >= 1.0:
         return np.ascontiguousarray(image)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -77,24 +80,6 @@ def outline_path(mask: np.ndarray, height: int, width: int) -> str:
     return "".join(_path(cv2.approxPolyDP(contour, 0.6, True)[:, 0]) for contour in contours)
 
 
-def _picture(outcome: Outcome, threshold: float, pixel_threshold: float) -> dict[str, Any]:
-    """Two data URIs and two SVG paths, in a box of width x height, and the words beside them."""
-    assert outcome.image is not None and outcome.map is not None
-    small = thumbnail(outcome.image)
-    height, width = small.shape[:2]
-    words = verdict(outcome)
-    return {
-        "name": short_name(outcome.sample.image), "kind": kind(outcome.sample), "verdict": words,
-        "mistake": words in MISTAKES, "score": float(outcome.score), "width": width, "height": height,
-        "ratio": float(outcome.score) / threshold if 0 < threshold < np.inf else None,
-        "evidence": evidence_words(outcome.evidence, outcome.nok),
-        "image": data_uri(small),
-        "heat": data_uri(overlay(small, outcome.map, pixel_threshold, outline=False)),
-        "truth": "" if outcome.mask is None else outline_path(outcome.mask, height, width),
-        "region": outline_path(region(fit(outcome.map, height, width), pixel_threshold), height, width),
-    }  # fmt: skip
-
-
 def _path(points: np.ndarray) -> str:
     # Half a pixel on, because a contour runs through pixel centres; a single pixel becomes a dot.
     corners = [f"{x + 0.5:g} {y + 0.5:g}" for x, y in points]
@@ -102,29 +87,29 @@ def _path(points: np.ndarray) -> str:
 
 
 def level(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
-    """Position on the colour scale, float32 in [0, 1]: 0 at zero, `CALM` at the threshold, 1 at `SATURATION`.
+    """Position on the colour scale, float32 in [0, 1]: up to `CALM` for what does not exceed the threshold, above it
+    for what does, 1 at `SATURATION`.
 
     Linear up to the threshold and logarithmic above it, because a strong defect exceeds it many times. NaN
     counts as saturated: what could not be computed must not look calm.
     """
-    if math.isnan(pixel_threshold) or pixel_threshold < 0:
-        raise UserError(f"The pixel threshold must be 0 or more, got {pixel_threshold}: set it from OK images.")
     smallest = float(np.finfo(np.float32).tiny)  # a threshold of zero: whatever is not zero lies above it
     with np.errstate(over="ignore"):
         ratio = np.asarray(values, dtype=np.float32) / np.float32(max(pixel_threshold, smallest))
     ratio = np.clip(np.nan_to_num(ratio, nan=SATURATION, posinf=SATURATION), 0.0, SATURATION)
     above = CALM + (1.0 - CALM) * np.log(np.maximum(ratio, 1.0)) / math.log(SATURATION)
-    return np.where(ratio > 1.0, above, CALM * ratio).astype(np.float32)
+    return np.where(ratio > 1.0, np.maximum(above, _ABOVE), CALM * ratio).astype(np.float32)
 
 
-def region(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
-    """Where the map lies above the pixel threshold, bool (H, W); NaN lies above it."""
-    return ~(values <= pixel_threshold)
+def paint(position: np.ndarray) -> np.ndarray:
+    """Colours of positions (H, W) on the scale, uint8 RGB (H, W, 3): the darkest part of inferno up to the threshold,
+    then, after a step, its bright half.
+    """
+    from matplotlib import colormaps  # here, because it is slow to import and not every caller paints
 
-
-def heatmap(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
-    """Colours a map (H, W) as uint8 RGB (H, W, 3): dark and flat below the threshold, bright above it."""
-    return _paint(level(values, pixel_threshold), region(values, pixel_threshold))
+    calm, bright = position / CALM, (position - CALM) / (1.0 - CALM)
+    place = np.where(position > CALM, 0.50 + 0.47 * bright, 0.02 + 0.18 * calm)
+    return colormaps["inferno"](place, bytes=True)[..., :3]
 
 
 def overlay(image: np.ndarray, values: np.ndarray, pixel_threshold: float, outline: bool = True) -> np.ndarray:
@@ -133,12 +118,12 @@ def overlay(image: np.ndarray, values: np.ndarray, pixel_threshold: float, outli
     Up to half the threshold the image is untouched, from there a faint violet hint grows. At the threshold
     the colour sets in with a visible step. The region above the threshold gets a thin outline.
     """
-    values = fit(values, *image.shape[:2])
-    position, above = level(values, pixel_threshold), region(values, pixel_threshold)
+    position = level(fit(values, *image.shape[:2]), pixel_threshold)
+    above = position > CALM
     strength = (position - CALM) / (1.0 - CALM)
     hint = _HINT * np.clip(2.0 * position / CALM - 1.0, 0.0, 1.0)
     opacity = np.where(above, _OPACITY * (0.5 + 0.5 * strength), hint)[..., None]
-    colour = np.where(above[..., None], _paint(position, above), _HINT_COLOUR)
+    colour = np.where(above[..., None], paint(position), _HINT_COLOUR)
     mixed = np.rint(image * (1.0 - opacity) + colour * opacity).astype(np.uint8)
     return draw_outline(mixed, above) if outline else mixed
 
@@ -160,27 +145,9 @@ def draw_outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, in
 
 def colour_bar(width: int, height: int) -> np.ndarray:
     """The scale as a horizontal strip, uint8 RGB (height, width, 3); for its ticks see `tick_positions`."""
-    position = np.linspace(0.0, 1.0, width, dtype=np.float32)
-    return np.repeat(_paint(position, position > CALM)[None], height, axis=0)
+    return paint(np.tile(np.linspace(0.0, 1.0, width, dtype=np.float32), (height, 1)))
 
 
 def tick_positions() -> list[tuple[float, str]]:
     """Ticks of the colour bar as (position in [0, 1], label), labels being multiples of the threshold."""
     return [(float(level(np.array(multiple), 1.0)), label) for multiple, label in _TICKS]
-
-
-def _paint(position: np.ndarray, above: np.ndarray) -> np.ndarray:
-    index = np.rint(position * 255).astype(np.intp)
-    # Rounding must not carry a value over the threshold's step, in either direction.
-    index = np.where(above, np.maximum(index, _FIRST_BRIGHT), np.minimum(index, _FIRST_BRIGHT - 1))
-    return _table()[index]
-
-
-@functools.cache
-def _table() -> np.ndarray:
-    """256 colours: the darkest part of inferno up to the threshold, then a step, then its bright half."""
-    from matplotlib import colormaps  # here, because it is slow to import and not every caller paints
-
-    calm = np.linspace(0.02, 0.20, _FIRST_BRIGHT)
-    bright = np.linspace(0.50, 0.97, 256 - _FIRST_BRIGHT)
-    return np.rint(colormaps["inferno"](np.concatenate([calm, bright]))[:, :3] * 255).astype(np.uint8)

@@ -78,16 +78,8 @@ def test_a_panel_without_products_gives_none(sheets, template):
         assert segment(panel, template, WIDE) == []
 
 
-def test_a_brighter_panel_gives_the_same_places(sheets, template):
-    plain = segment(sheets[1].image, template, WIDE)
-    for gain in (0.6, 1.25):
-        bright = np.clip(sheets[1].image * gain, 0, 255).astype(np.uint8)
-        for a, b in zip(plain, segment(bright, template, WIDE), strict=True):
-            assert np.abs(a.corners - b.corners).max() < 0.6
-
-
 @pytest.mark.parametrize("ground", [20, 200])
-@pytest.mark.parametrize("margin", [0, 1, 8])
+@pytest.mark.parametrize("margin", [0, 8])
 def test_a_template_cut_at_the_very_edge_of_a_plain_product_serves_as_well(ground, margin):
     """The step from product to ground is the strongest line of a plain product, and such a template lacks it."""
     rng = np.random.default_rng(0)

@@ -11,10 +11,8 @@ from anomalib_lite.registration.matching import (
     SegmentOptions,
     find_matches,
     local_contrast,
-    overlap,
-    reduce,
     suppress,
-)  # fmt: skip
+)
 
 STRAIGHT = SegmentOptions(max_angle=0)
 
@@ -68,22 +66,12 @@ def test_flat_ground_is_no_match_however_it_divides():
         assert find_matches(Pyramid(panel, template), SegmentOptions(max_angle=0, min_score=0.2)) == []
 
 
-def test_overlap_of_boxes_is_intersection_over_union_and_suppression_keeps_the_best():
-    a = Match(10, 10, 0, 1, 1)
-    for other, expected in (((10, 1), 1), ((15, 1), 1 / 3), ((20, 1), 0), ((10, 2), 1 / 4)):
-        assert overlap(a, Match(other[0], 10, 0, other[1], 1), (20, 10)) == pytest.approx(expected)
+def test_suppression_keeps_the_best_of_what_overlaps():
     matches = [Match(x, 0, 0, 1, score) for x, score in ((0, 0.7), (4, 0.9), (9, 0.8), (30, 0.5))]
-    assert [m.x for m in suppress(matches, (10, 10), 0.3)] == [4, 30]
     # 5 / 15 of the boxes at 4 and 9 is common to both
+    assert [m.x for m in suppress(matches, (10, 10), 0.3)] == [4, 30]
     assert [m.x for m in suppress(matches, (10, 10), 0.34)] == [4, 9, 30]
-
-
-@pytest.mark.parametrize("factor", [1, 2, 4])
-def test_reduction_takes_the_mean_of_blocks_and_repeats_the_border_to_a_full_one(factor):
-    image = np.random.default_rng(0).integers(0, 256, (24, 16)).astype(np.uint8)
-    expected = image.reshape(24 // factor, factor, 16 // factor, factor).mean((1, 3))
-    assert reduce(image, factor) == pytest.approx(expected, abs=0.51)
-    assert reduce(np.arange(5, dtype=np.uint8)[None].repeat(4, 0) * 10, 4).tolist() == [[15, 40]]
+    assert suppress([], (10, 10), 0.3) == []
 
 
 def test_local_contrast_ignores_brightness_and_gain():
@@ -106,17 +94,6 @@ def test_the_search_covers_the_range_of_angles_and_scales():
     assert options.scales == pytest.approx([0.9, 0.95, 1.0, 1.05, 1.1])
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"motion": "turn"}, "none, translation, euclidean, affine"),
-        ({"max_objects": 0}, "max_objects"),
-        ({"min_score": 1.4}, "min_score"),
-        ({"angle_step": 0}, "above 0"),
-        ({"min_scale": 1.2}, "min_scale"),
-        ({"max_angle": 270}, "180"),
-    ],
-)
-def test_bad_options_are_named(setting, message):
-    with pytest.raises(UserError, match=message):
-        SegmentOptions(**setting)
+def test_scales_that_no_size_fits_are_named():
+    with pytest.raises(UserError, match=r"max_scale \(1\) must not be below min_scale \(1.2\)"):
+        SegmentOptions(min_scale=1.2)
