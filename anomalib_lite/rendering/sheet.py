@@ -39,8 +39,8 @@ class SheetConfig:
     nok_share: float = 0.1  # of the products
 
     def __post_init__(self) -> None:
-        if min(self.rows, self.columns) < 1 or self.product_size < 32:
-            raise UserError("A panel needs at least one product, and products need at least 32 pixels.")
+        if self.product_size < 32:
+            raise UserError(f"The products of a panel need at least 32 pixels, and these get {self.product_size}.")
 
     @property
     def product_size(self) -> int:
@@ -129,8 +129,6 @@ def write_sheets(
     target, drawn = Path(folder), config or SheetConfig()
 
     def make(unfinished: Path) -> None:
-        for name in ("panels", "masks"):
-            (unfinished / name).mkdir()
         write_image(unfinished / "template.png", render_template(drawn.product_size))
         with ThreadPoolExecutor(workers) as pool:
             done = pool.map(lambda number: _write_one(unfinished, number, drawn, seed), range(count))

@@ -28,16 +28,17 @@ CARD = np.array([0.0125, 0.0122, 0.0138], np.float32)
 
 @dataclass(frozen=True)
 class Wear:
-    """How much a good product may differ from the perfect one; 1 is normal production, 0 the template."""
+    """How much a good product may differ from the perfect one; 1 is normal production.
 
-    texture: float = 1.0  # grain of card, foil and ink
-    waves: float = 1.0  # foil that does not lie quite flat
-    pits: float = 1.0  # pin-pricks in the foil
-    dust: float = 1.0  # specks and fibres
-    register: float = 1.0  # the word's offset against the foil, and how thick its ink is
+    texture: the grain of card, foil and ink. faults: foil that does not lie quite flat, pin-pricks in it, dust, the
+    word's offset against the foil and how thick its ink is.
+    """
+
+    texture: float = 1.0
+    faults: float = 1.0
 
 
-PERFECT = Wear(texture=0.3, waves=0.0, pits=0.0, dust=0.0, register=0.0)
+PERFECT = Wear(texture=0.3, faults=0.0)
 
 
 def render_surface(
@@ -70,7 +71,7 @@ def render_surface(
 
     radiance = flaw.finish(radiance, grid)
     rng = stream(seed, "dust")
-    for x, y in rng.uniform(-0.52, 0.52, (rng.poisson(14 * wear.dust), 2)):
+    for x, y in rng.uniform(-0.52, 0.52, (rng.poisson(14 * wear.faults), 2)):
         _stamp(radiance, grid, x, y, rng.exponential(0.0018), rng.uniform(0.05, 0.4))
     return radiance
 
@@ -85,7 +86,7 @@ def _foil_cover(outlines: list[np.ndarray], grid: Grid, wear: Wear, rng: np.rand
     cover = coverage(grid.shape, [[outline] for outline in outlines])
     # Facets meet without a gap on the product, but anti-aliasing leaves a faint seam: close it.
     cover = np.minimum(cv2.blur(cover, (3, 3)) * np.float32(1.6), np.float32(1))
-    for x, y in rng.uniform(-0.45, 0.45, (rng.poisson(9 * wear.pits), 2)):
+    for x, y in rng.uniform(-0.45, 0.45, (rng.poisson(9 * wear.faults), 2)):
         _stamp(cover, grid, x, y, rng.exponential(0.0022), 0.0)
     return cover
 
@@ -111,8 +112,8 @@ def _word_window(layout: Layout, grid: Grid) -> tuple[slice, slice]:
 
 def _ink_cover(layout: Layout, grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     """Ink spreads a little and follows the card's grain, so its edge is soft and ragged."""
-    dx, dy = rng.normal(0, 0.0015 * wear.register, 2)
-    gain = np.float32(rng.normal(0, 0.05 * wear.register))
+    dx, dy = rng.normal(0, 0.0015 * wear.faults, 2)
+    gain = np.float32(rng.normal(0, 0.05 * wear.faults))
     shifted = grid.matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
     cover = coverage(grid.shape, [to_pixels(shifted, list(letter)) for letter in layout.letters])
     cover = np.asarray(cv2.GaussianBlur(cover, (0, 0), 0.0022 * grid.scale), np.float32)
@@ -141,7 +142,7 @@ def _foil_normals(
     marks = np.asarray(cv2.remap(brushed, angle, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)
     marks *= np.float32(0.075 * wear.texture)
     marks /= radius + np.float32(1e-4)
-    waves = np.float32(0.065 * wear.waves)
+    waves = np.float32(0.065 * wear.faults)
     edge = cv2.GaussianBlur(foil, (0, 0), 0.0028 * grid.scale)
     step = -0.0019 * grid.scale
     normals = []

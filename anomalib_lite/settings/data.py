@@ -137,7 +137,7 @@ class Panels(Reader):
     _target_: str = "anomalib_lite.data.panels.read"
     root: str = setting(II("paths.artifacts"), "rendered below it on first use")
     template: str | None = setting("rendered", "the perfect product's picture, another file, or null")
-    size: int = setting(256, "px of a crop's side", least=16)
+    size: int = setting(256, "px of a crop's side", least=32)
     seed: int = setting(0, "of the rendering", least=0)
     n_train: int = setting(200, "OK images, the held-out ones included", least=3)
     n_test_good: int = setting(60, "OK images to test on", least=0)
