@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.report import ink
-from anomalib_lite.report.contact_sheet import shorten
 from anomalib_lite.report.words import title
 
 ROW = 0.27  # inches a setting
@@ -151,8 +150,10 @@ def _room(values: np.ndarray | pd.Series, share: float) -> tuple[float, float]:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Of a figure's rows: as much of each as leaves room for the figure."""
-    return [shorten(name, LONGEST) for name in names]
+    """Of a figure's rows; of long ones the middle is left out, so that there is room for the figure."""
+    head = LONGEST // 3
+    tail = LONGEST - head - 1
+    return [name if len(name) <= LONGEST else f"{name[:head]}…{name[-tail:]}" for name in names]
 
 
 def _width(names: Sequence[str]) -> float:

@@ -114,7 +114,6 @@ def _label(folder: Path, panels: list[Panel], cuts: list[tuple[Panel, Cut]]) -> 
                 continue
             answers.append(Answer(NOK, product.defect) if product.defect else Answer(OK))
             if product.defect:
-                (folder / mask_key(cut.crop)).parent.mkdir(parents=True, exist_ok=True)
                 write_image(folder / mask_key(cut.crop), crop_mask(mask, cut.found))
             lines.append(label_line(cut.crop, answers[-1], mask_key(cut.crop)))
     write_text(folder / LABELS_NAME, "".join(lines))

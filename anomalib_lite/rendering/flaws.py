@@ -29,7 +29,6 @@ class Flaw:
     foil: OnPixels = lambda cover, grid: cover
     ink: OnPixels = lambda cover, grid: cover
     finish: OnPixels = lambda radiance, grid: radiance
-    name: str | None = None
     severity: float | None = None
 
 

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,14 +26,11 @@ VISIBLE = 0.035  # a pixel belongs to a defect where it changes the display valu
 SEVERITIES = (0.1, 0.9)
 
 
-@dataclass(frozen=True)
-class Product:
-    """An 8-bit RGB picture (H, W, 3) and its truth; the mask is bool (H, W)."""
+class Product(NamedTuple):
+    """An 8-bit RGB picture (H, W, 3), and where its defect lies, bool (H, W)."""
 
     image: np.ndarray
     mask: np.ndarray
-    defect: str | None
-    severity: float | None
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,7 @@ def render_product(
     grid = make_grid(conditions.pose.homography(2 * size), (2 * size, 2 * size))
     radiance, mask = render_with_mask(grid, conditions.light, seed, conditions.wear, flaw)
     radiance *= conditions.light.field((size, size))[..., None]
-    image = photograph(radiance, conditions.camera, stream(seed, "noise"))
-    return Product(image, mask, flaw.name, flaw.severity)
+    return Product(photograph(radiance, conditions.camera, stream(seed, "noise")), mask)
 
 
 def render_template(size: int) -> np.ndarray:
@@ -83,8 +80,7 @@ def draw_flaw(seed: Seed, defect: str | None, severity: float | None = None) -> 
         return NO_FLAW
     if severity is None:
         severity = float(stream(seed, "severity").uniform(*SEVERITIES))
-    flaw = DEFECTS[defect](stream(seed, "defect"), severity, perfect_layout())
-    return replace(flaw, name=defect, severity=severity)
+    return replace(DEFECTS[defect](stream(seed, "defect"), severity, perfect_layout()), severity=severity)
 
 
 def render_with_mask(grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw) -> tuple[np.ndarray, np.ndarray]:

@@ -92,8 +92,3 @@ def _draw_scale(axis: Axes, canvas: np.ndarray) -> None:
     for position, label in tick_positions():
         x, where = _MARGIN + position * (bar - 1), "center" if position else "left"
         axis.text(x, top + 28, label, fontsize=8, color=ink.MUTED, ha=where)
-
-
-def shorten(text: str, limit: int = 48) -> str:
-    """With its middle left out where it is longer."""
-    return text if len(text) <= limit else text[: limit // 3] + "…" + text[-(limit - limit // 3 - 1) :]

@@ -103,7 +103,8 @@ _HOW = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an RGB picture (H, W, 3) or a grey one (H, W), uint8, or a mask (H, W) bool, in the ending's format.
+    """Writes an RGB picture (H, W, 3) or a grey one (H, W), uint8, or a mask (H, W) bool, in the ending's format. Its
+    folder is made if need be.
 
     Errors: UserError where the file cannot be written.
     """
@@ -111,6 +112,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     _, code = cv2.imencode(path.suffix, pixels, _HOW.get(path.suffix, []))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(code.tobytes())  # unlike OpenCV's own writer this takes every name that a file can have
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error

@@ -3,22 +3,24 @@
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.metrics import alarm_metrics
 from anomalib_lite.report import page
+from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.scoring import Threshold
 
-THRESHOLD = 2.0
+THRESHOLD = Threshold(2.0, 2.0, 0.05, 40, 0.0488, (0.0088, 0.1097))
 VOID = {"meta", "link", "img", "input", "br", "path", "image", "use"}
 
 
 def judged(label: int | None, score: float, defect: str | None = None, name: str = "a/b.png", **others) -> Outcome:
     """As the run's threshold judges it: what is no number is NOK."""
-    return Outcome(Sample(Path(name), label, defect=defect), score, not score <= THRESHOLD, **others)
+    return Outcome(Sample(Path(name), label, defect=defect), score, THRESHOLD.nok(score), **others)
 
 
 @pytest.fixture
@@ -39,11 +41,11 @@ def outcomes() -> list[Outcome]:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, outcomes: list[Outcome]) -> Path:
+def run(tmp_path: Path, outcomes: list[Outcome]) -> RunFolder:
+    """What a training leaves when its page is written."""
     folder = tmp_path / "stfpm seed 0"
     folder.mkdir()
-    labels = [outcome.sample.label for outcome in outcomes]
-    alarms = alarm_metrics([outcome.nok for outcome in outcomes], labels)
+    alarms = alarm_metrics([outcome.nok for outcome in outcomes], [outcome.sample.label for outcome in outcomes])
     metrics = {
         "image_auroc": 0.9167, "image_ap": 0.95, "image_f1_max": 0.9, "pixel_auroc": 0.98, "pixel_ap": None,
         "aupro": 0.87, **alarms.values,
@@ -52,26 +54,33 @@ def run_dir(tmp_path: Path, outcomes: list[Outcome]) -> Path:
             "dent": {"n": 2, "image_auroc": 1.0, "pixel_auroc": 0.99, "aupro": None, "recall": 1.0},
         },
         "missing": {"pixel_ap": "the masks are too coarse"},
-        "threshold": {"image": THRESHOLD, "pixel": THRESHOLD, "false_alarm_rate": 0.05, "n": 40,
-                      "promised_rate": 0.0488, "interval": [0.0088, 0.1097], "note": ""},
         "counts": {"test": len(outcomes)},
     }  # fmt: skip
+    choices = {"data": "panels", "detector": "stfpm", "generator": "none"}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "status.json").write_text(json.dumps({"state": "done", "timings": {"fit": 178.0, "test": 4.0}}))
-    (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "git": {"commit": "4e593f1"}}))
-    (folder / "config.yaml").write_text("seed: 0\ndetector:\n  name: stfpm # the default\n")
+    (folder / "status.json").write_text(json.dumps({"state": "running", "timings": {"fit": 178.0, "test": 4.0}}))
+    (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "choices": choices, "git": "4e593f1"}))
+    (folder / "config.yaml").write_text("seed: 0\ndata: {category: bottle}\ndetector:\n  name: stfpm # the default\n")
     (folder / "history.csv").write_text("epoch,step,train_loss,val_loss\n0,5,1.5,\n0,5,,1.7\n1,10,0.5,0.7\n")
-    rows = [[o.sample.image, o.sample.label, o.sample.defect, o.score, o.nok] for o in outcomes]
-    columns = ["image", "label", "defect", "score", "nok"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "predictions.csv", index=False)
-    return folder
+    return RunFolder(folder)
+
+
+def change(run: RunFolder, name: str, **values: Any) -> None:
+    """Other values in one of the run's JSON files."""
+    path = run.path / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    run.status = RunFolder(run.path).status
+
+
+def written(run: RunFolder, outcomes: list[Outcome], threshold: Threshold = THRESHOLD, **others: Any) -> "Outline":
+    page.write_report(run, outcomes, threshold, **others)
+    return Outline(run.path / "report.html")
 
 
 @pytest.fixture
 def no_figures(monkeypatch) -> None:
     """Drawing takes most of the time and has its own tests."""
     monkeypatch.setattr(page, "draw_figures", lambda *_: {})
-    monkeypatch.setattr(page, "contact_sheet", lambda *_: None)
 
 
 class Outline(HTMLParser):

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report.cases import kind, select_cases, thin_out, verdict
 
-from .conftest import judged
+from .conftest import THRESHOLD, judged
 
 
 def ok(score: float, **others) -> Outcome:
@@ -24,17 +26,17 @@ def test_verdicts_and_kinds() -> None:
 def test_mistakes_come_first_and_the_worst_of_them_before() -> None:
     #         FA 1.5x   missed 0.5x  fine     missed 0.9x  FA 4x    fine
     scores = [ok(3.0), bad(1.0), bad(7.0), bad(1.8), ok(8.0), ok(0.1)]
-    assert select_cases(scores, 2.0) == [4, 1, 0, 3, 2, 5]
+    assert select_cases(scores, THRESHOLD) == [4, 1, 0, 3, 2, 5]
 
 
 def test_when_mistakes_alone_are_too_many_the_worst_stay() -> None:
     scores = [bad(2.0 / (place + 2)) for place in range(10)]
-    assert select_cases(scores, 2.0, 3) == [9, 8, 7]
+    assert select_cases(scores, THRESHOLD, 3) == [9, 8, 7]
 
 
 def test_the_rest_is_spread_over_kinds_and_scores() -> None:
     items = [ok(0.01 * i) for i in range(100)] + [bad(3.0 + i) for i in range(50)] + [bad(90.0, "dent")]
-    chosen = select_cases(items, 2.0, 11)
+    chosen = select_cases(items, THRESHOLD, 11)
     assert len(chosen) == len(set(chosen)) == 11
     kinds = [kind(items[i].sample) for i in chosen]
     assert (kinds.count("OK"), kinds.count("scratch"), kinds.count("dent")) == (5, 5, 1)
@@ -48,15 +50,14 @@ def test_the_rest_is_spread_over_kinds_and_scores() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 200])
 def test_never_more_than_asked_for_and_all_where_there_is_room(count: int) -> None:
     items = [ok(1.0 + 0.3 * i) for i in range(5)] + [bad(1.5 + i, "abc"[i % 3]) for i in range(5)]
-    assert len(select_cases(items, 2.0, count)) == min(count, 10)
-    assert select_cases([], 2.0, count) == []
+    assert len(select_cases(items, THRESHOLD, count)) == min(count, 10)
+    assert select_cases([], THRESHOLD, count) == []
 
 
-@pytest.mark.parametrize("threshold, first", [(float("inf"), 0), (0.0, 3)])
-def test_order_without_a_ratio(threshold: float, first: int) -> None:
-    nok = threshold == 0.0
-    items = [Outcome(o.sample, o.score, nok) for o in (bad(1.0), bad(5.0), ok(1.0), ok(5.0))]
-    assert select_cases(items, threshold)[0] == first
+def test_what_is_no_number_is_the_worst_and_a_category_has_its_own_threshold() -> None:
+    threshold = replace(THRESHOLD, categories={"cable": replace(THRESHOLD, image=0.0)})
+    of_cable = replace(ok(1e-3), nok=True, sample=replace(ok(1e-3).sample, category="cable"))
+    assert select_cases([ok(3.0), of_cable, ok(float("nan"))], threshold) == [2, 1, 0]
 
 
 def test_thinning_out_bounds_the_pixels_and_keeps_every_mistake_that_a_page_shows() -> None:
@@ -64,8 +65,8 @@ def test_thinning_out_bounds_the_pixels_and_keeps_every_mistake_that_a_page_show
     everything = [judged(int(rng.random() < 0.5), score, image=np.zeros((1, 1, 3))) for score in rng.gamma(2, 1, 300)]
     kept: list[Outcome] = []
     for start in range(0, 300, 16):
-        kept = thin_out(kept + everything[start : start + 16], 2.0, most=20)
+        kept = thin_out(kept + everything[start : start + 16], THRESHOLD, most=20)
         assert sum(outcome.image is not None for outcome in kept) <= 40
     assert [o.score for o in kept] == [o.score for o in everything]
-    shown = [kept[i] for i in select_cases(kept, 2.0, 20)]
+    shown = [kept[i] for i in select_cases(kept, THRESHOLD, 20)]
     assert all(outcome.image is not None for outcome in shown if verdict(outcome) in ("missed", "false alarm"))

@@ -3,11 +3,10 @@ import pytest
 
 from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report.defects import defects_view
-from anomalib_lite.report.page import write_report
 from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
 from tests.defects.test_collect import case, outcome
 
-from .conftest import Outline
+from .conftest import written
 
 
 @pytest.fixture
@@ -20,8 +19,8 @@ def collector(inspector) -> DefectCollector:  # noqa: F811
     return collector
 
 
-def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figures, collector):
-    outline = Outline(write_report(run_dir, collector=collector))
+def test_the_page_shows_each_defect_with_type_grade_and_outline(run, no_figures, collector):
+    outline = written(run, [], collector=collector)
     text, html = outline.words, outline.html
     assert "2 defects; 2 of 3 products rejected." in text
     assert "a <b>/0.png" in text and "<b>/" not in html.replace("&lt;b&gt;/", "")
@@ -29,6 +28,18 @@ def test_the_page_shows_each_defect_with_type_grade_and_outline(run_dir, no_figu
     assert len(types) == 2 and set(types) <= {"blurry_text", "structural", "colour_scratch"}
     assert len([value for value in outline.values("figure", "data-grade") if value]) == 2
     assert "The product's areas" in text and "Types found, beside the names" in text
+
+
+def test_the_page_shows_the_defects_of_a_type(run, no_figures, collector, browser):
+    types = [value for value in written(run, [], collector=collector).values("tr", "data-type") if value]
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((run.path / "report.html").as_uri())
+    rows = page.locator(".defect-table tbody tr:visible")
+    page.click(f"#found-defects .chip[data-type='{types[0]}']")
+    assert rows.count() == types.count(types[0]) and page.locator(".shot:visible").count() == rows.count()
+    page.fill("#defect-words", "1.png")
+    assert page.inner_text("#defects-shown") == f"{rows.count()} of 2 defects" and errors == []
 
 
 def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
@@ -42,12 +53,12 @@ def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
         assert all(path.startswith("M") for _, path in row["shot"]["outlines"])
 
 
-def test_no_defect_found_is_said(run_dir, no_figures, inspector):  # noqa: F811
+def test_no_defect_found_is_said(run, no_figures, inspector):  # noqa: F811
     collector = DefectCollector(inspector, 0.1)
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
-    assert "None was found." in Outline(write_report(run_dir, collector=collector)).words
+    assert "None was found." in written(run, [], collector=collector).words
 
 
-def test_a_page_without_defects_has_no_such_part(run_dir, no_figures, inspector):  # noqa: F811
-    assert 'id="found-defects"' not in Outline(write_report(run_dir)).html
+def test_a_page_without_defects_has_no_such_part(run, no_figures, inspector):  # noqa: F811
+    assert 'id="found-defects"' not in written(run, []).html
     assert defects_view(None) is None and defects_view(DefectCollector(inspector, 0.1)) is None

@@ -1,15 +1,15 @@
 import base64
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from anomalib_lite.data.sample import Outcome
-from anomalib_lite.errors import UserError
 from anomalib_lite.report import pictures as room
 
-from .conftest import judged
+from .conftest import THRESHOLD
 
 
 def decode(uri: str) -> np.ndarray:
@@ -65,27 +65,21 @@ def test_a_defect_thinner_than_a_pixel_does_not_vanish() -> None:
 
 
 def test_pictures_tell_the_case(outcomes: list[Outcome]) -> None:
-    made = room.pictures(outcomes, 2.0, 2.0)
-    missed = made[6]
+    good, missed, found = (room.picture(outcomes[place], THRESHOLD) for place in (0, 6, 7))
     told = {"verdict": "missed", "mistake": True, "kind": "scratch", "ratio": 0.55, "width": 64, "height": 48}
     assert missed.items() >= told.items() and missed["region"] == "" and missed["truth"]
-    assert made[7]["region"] and not made[0]["truth"]
-    assert room.pictures(outcomes, float("inf"), float("inf"))[0]["ratio"] is None
+    assert found["region"] and not good["truth"]
 
 
-def test_the_budget_is_kept_and_said(monkeypatch, caplog) -> None:
-    def size(made) -> int:
-        return sum(len(picture[part]) for picture in made for part in ("image", "heat", "truth", "region"))
+def test_a_category_is_shown_by_its_own_threshold(outcomes: list[Outcome]) -> None:
+    threshold = replace(THRESHOLD, categories={"cable": replace(THRESHOLD, image=0.5, pixel=0.5)})
+    of_cable = replace(outcomes[6], nok=True, sample=replace(outcomes[6].sample, category="cable"))
+    shown = room.picture(of_cable, threshold)
+    assert shown["ratio"] == 2.2 and shown["region"] and room.picture(outcomes[6], threshold)["ratio"] == 0.55
 
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (6, 200, 200, 3)).astype(np.uint8)
-    shown = [judged(0, 1.0, image=image, map=np.zeros((200, 200), np.float32)) for image in noise]
-    full = size(room.pictures(shown, 2.0, 2.0))
-    monkeypatch.setattr(room, "BUDGET", int(0.5 * full))
-    assert not caplog.records
-    kept = room.pictures(shown, 2.0, 2.0)
-    assert 0 < len(kept) < 6 and size(kept) <= 0.5 * full
-    assert "of 6 images" in caplog.text
+
+def heatmap(values: np.ndarray, threshold: float) -> np.ndarray:
+    return room.paint(room.level(values, threshold))
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
@@ -93,14 +87,9 @@ def luminance(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_same_value_has_the_same_colour_whatever_the_other_pixels() -> None:
-    alone = room.heatmap(np.full((1, 1), 1.7, np.float32), 1.0)[0, 0]
+    alone = heatmap(np.full((1, 1), 1.7, np.float32), 1.0)[0, 0]
     for company in (0.0, 1.0, 50.0, 1e6):
-        assert (room.heatmap(np.array([[company, 1.7]], np.float32), 1.0)[0, 1] == alone).all()
-
-
-def test_scale_depends_on_the_ratio_to_the_threshold_alone() -> None:
-    values = np.linspace(0, 6, 500, dtype=np.float32)[None]
-    np.testing.assert_allclose(room.level(values, 1.0), room.level(values * 0.008, 0.008), atol=1e-5)
+        assert (heatmap(np.array([[company, 1.7]], np.float32), 1.0)[0, 1] == alone).all()
 
 
 def test_level_rises_from_zero_to_saturation_and_knows_the_threshold() -> None:
@@ -113,7 +102,7 @@ def test_level_rises_from_zero_to_saturation_and_knows_the_threshold() -> None:
 
 def test_heatmap_is_monotone_in_brightness_with_a_visible_step_at_the_threshold() -> None:
     values = np.linspace(0, room.SATURATION, 2001, dtype=np.float32)[None]
-    light = luminance(room.heatmap(values, 1.0))[0]
+    light = luminance(heatmap(values, 1.0))[0]
     assert (np.diff(light) >= -1.0).all()  # rounding to whole colour values
     below, above = light[values[0] <= 1.0], light[values[0] > 1.0]
     assert below.max() < 30
@@ -124,9 +113,9 @@ def test_step_lies_exactly_at_the_threshold() -> None:
     threshold = 0.008
     exact = np.float32(threshold)
     values = np.array([[exact, np.nextafter(exact, np.float32(1))]])
-    below, above = luminance(room.heatmap(values, threshold))[0]
+    below, above = luminance(heatmap(values, threshold))[0]
     assert above - below > 40
-    assert room.region(values, threshold).tolist() == [[False, True]]
+    assert (room.level(values, threshold) > room.CALM).tolist() == [[False, True]]
 
 
 def test_overlay_leaves_a_good_part_calm(outcomes) -> None:
@@ -161,20 +150,14 @@ def test_overlay_resizes_the_map_to_the_image() -> None:
 
 
 def test_what_could_not_be_computed_does_not_look_calm() -> None:
-    colours = room.heatmap(np.array([[np.nan, np.inf, room.SATURATION]], np.float32), 1.0)
+    colours = heatmap(np.array([[np.nan, np.inf, room.SATURATION]], np.float32), 1.0)
     assert (colours[0, 0] == colours[0, 2]).all() and (colours[0, 1] == colours[0, 2]).all()
 
 
 @pytest.mark.parametrize("threshold, bright", [(0.0, [False, True]), (float("inf"), [False, False])])
 def test_thresholds_at_the_ends_of_the_line(threshold: float, bright: list[bool]) -> None:
-    light = luminance(room.heatmap(np.array([[0.0, 5.0]], np.float32), threshold))[0]
+    light = luminance(heatmap(np.array([[0.0, 5.0]], np.float32), threshold))[0]
     assert (light > 50).tolist() == bright
-
-
-@pytest.mark.parametrize("threshold", [float("nan"), -1.0])
-def test_threshold_that_is_none_is_refused(threshold: float) -> None:
-    with pytest.raises(UserError, match="pixel threshold"):
-        room.heatmap(np.zeros((2, 2), np.float32), threshold)
 
 
 def test_colour_bar_agrees_with_the_heatmap_at_its_ticks() -> None:
@@ -182,5 +165,5 @@ def test_colour_bar_agrees_with_the_heatmap_at_its_ticks() -> None:
     assert bar.shape == (4, 1001, 3) and (bar == bar[:1]).all()
     ticks = dict((label, position) for position, label in room.tick_positions())
     assert ticks["threshold"] == pytest.approx(room.CALM)
-    doubled = room.heatmap(np.array([[2.0]], np.float32), 1.0)[0, 0].astype(int)
+    doubled = heatmap(np.array([[2.0]], np.float32), 1.0)[0, 0].astype(int)
     assert np.abs(bar[0, round(1000 * ticks["2×"])] - doubled).max() <= 3

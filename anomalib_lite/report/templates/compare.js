@@ -1,28 +1,12 @@
 (() => {
   const state = { view: "0", metric: "0" };
   const studies = [...document.querySelectorAll(".study")];
-  ["view", "metric"].forEach((key) => {
-    const chips = document.querySelectorAll(`.chip[data-${key}]`);
-    chips.forEach((chip) => chip.addEventListener("click", () => {
-      state[key] = chip.dataset[key];
-      chips.forEach((other) => other.setAttribute("aria-pressed", String(other === chip)));
-      studies.forEach((s) => { s.hidden = s.dataset.view !== state.view || s.dataset.metric !== state.metric; });
-    }));
-  });
-
-  // Of many pairs the first are shown.
+  ["view", "metric"].forEach((key) => chooseOne(document.querySelectorAll(`.chip[data-${key}]`), (chip) => {
+    state[key] = chip.dataset[key];
+    studies.forEach((s) => { s.hidden = s.dataset.view !== state.view || s.dataset.metric !== state.metric; });
+  }));
   document.querySelectorAll(".pairs").forEach((part) => {
-    const body = part.querySelector("tbody"), more = part.querySelector(".more");
-    let room = 25;
-    const show = () => {
-      [...body.rows].forEach((row, i) => { row.hidden = i >= room; });
-      more.hidden = body.rows.length <= room;
-    };
-    const showAll = () => { room = Infinity; show(); };
-    more.addEventListener("click", showAll);
-    addEventListener("beforeprint", showAll);
-    part.querySelectorAll("thead button").forEach((button) => button.addEventListener("click", show));
-    show();
+    shortList(part.querySelector("tbody"), part.querySelector(".more"), 25, "pairs")();
   });
 
   document.querySelectorAll("[data-copy]").forEach((button) => button.addEventListener("click", async () => {

@@ -23,5 +23,30 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...rows);
   }));
 }
+
+// Of a group of chips one is pressed; `chosen` is told which.
+const chooseOne = (chips, chosen) => chips.forEach((chip) => chip.addEventListener("click", () => {
+  chips.forEach((other) => other.setAttribute("aria-pressed", String(other === chip)));
+  chosen(chip);
+}));
+
+// Of what `list` holds the first `room` that match are shown, until a click on `more` asks for all. Returns what brings
+// the list up to date, which returns all that match, in their order.
+const shortList = (list, more, room, name, matches = () => true) => {
+  const update = () => {
+    const shown = [...list.children].filter(matches);
+    [...list.children].forEach((item) => { item.hidden = true; });
+    shown.slice(0, room).forEach((item) => { item.hidden = false; });
+    more.hidden = shown.length <= room;
+    more.firstElementChild.textContent = `show all ${shown.length} ${name}`;
+    return shown;
+  };
+  const showAll = () => { room = Infinity; update(); };
+  more.addEventListener("click", showAll);
+  addEventListener("beforeprint", showAll);
+  list.closest("table")?.tHead.addEventListener("click", update);
+  return update;
+};
+
 // On paper nothing can be unfolded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

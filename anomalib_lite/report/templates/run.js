@@ -1,17 +1,15 @@
+// The images: chosen by their kind, in an order, each enlarged by a click.
 (() => {
   const gallery = document.getElementById("gallery");
   if (!gallery) return;
   const grid = gallery.querySelector(".cases");
   const given = [...grid.children];
-  const chips = [...gallery.querySelectorAll(".chip")];
   const onlyMistakes = document.getElementById("only-mistakes");
   const order = document.getElementById("order");
   const large = document.getElementById("large");
-  const more = gallery.querySelector(".more");
   let kind = "";
-  let shown = given;
+  let shown = given;  // the large view steps through all that match
   let place = 0;
-  let room = 24;  // images on the page at first; the large view steps through all that match
 
   const score = (item) => Number(item.dataset.score);
   const orders = {
@@ -21,27 +19,18 @@
     name: (items) => items.sort((a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true })),
   };
 
+  const wanted = (item) => (!kind || item.dataset.kind === kind)
+    && (!onlyMistakes || !onlyMistakes.checked || "mistake" in item.dataset);
+  const shorten = shortList(grid, gallery.querySelector(".more"), 24, "images", wanted);
   const update = () => {
-    const wanted = (item) => (!kind || item.dataset.kind === kind)
-      && (!onlyMistakes || !onlyMistakes.checked || "mistake" in item.dataset);
-    const ordered = orders[order.value]([...given]);
-    grid.append(...ordered);
-    shown = ordered.filter(wanted);
-    given.forEach((item) => { item.hidden = true; });
-    shown.slice(0, room).forEach((item) => { item.hidden = false; });
+    grid.append(...orders[order.value]([...given]));
+    shown = shorten();
     gallery.querySelector(".nothing").hidden = shown.length > 0;
-    more.hidden = shown.length <= room;
-    more.firstElementChild.textContent = `show all ${shown.length}`;
   };
 
-  chips.forEach((chip) => chip.addEventListener("click", () => {
-    kind = chip.dataset.kind;
-    chips.forEach((other) => other.setAttribute("aria-pressed", String(other === chip)));
-    update();
-  }));
+  chooseOne(gallery.querySelectorAll(".chip[data-kind]"), (chip) => { kind = chip.dataset.kind; update(); });
   if (onlyMistakes) onlyMistakes.addEventListener("change", update);
   order.addEventListener("change", update);
-  more.addEventListener("click", () => { room = Infinity; update(); });
 
   const show = (next) => {
     place = (next + shown.length) % shown.length;
@@ -71,5 +60,32 @@
     show(place + step);
   });
   large.addEventListener("close", () => shown[place].querySelector(".tiles").focus());
+  update();
+})();
+
+// The defects: chosen by type, grade and words.
+(() => {
+  const part = document.getElementById("found-defects");
+  if (!part || !part.querySelector(".shots")) return;
+  const wanted = { type: "", grade: "" };
+  const words = document.getElementById("defect-words");
+  const matches = (item) => (!wanted.type || item.dataset.type.split(" ").includes(wanted.type))
+    && (!wanted.grade || item.dataset.grade === wanted.grade)
+    && item.dataset.words.toLowerCase().includes(words.value.trim().toLowerCase());
+  const [shots, rows] = [part.querySelector(".shots"), part.querySelector(".defect-table tbody")];
+  const lists = [
+    shortList(shots, document.getElementById("more-shots"), 12, "images", matches),
+    shortList(rows, document.getElementById("more-rows"), 20, "defects", matches),
+  ];
+  const update = () => {
+    const [, found] = lists.map((list) => list());
+    document.getElementById("defects-shown").textContent = `${found.length} of ${rows.children.length} defects`;
+    document.getElementById("no-defects").hidden = found.length > 0;
+  };
+  ["type", "grade"].forEach((key) => chooseOne(part.querySelectorAll(`.chip[data-${key}]`), (chip) => {
+    wanted[key] = chip.dataset[key];
+    update();
+  }));
+  words.addEventListener("input", update);
   update();
 })();
