@@ -83,9 +83,8 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | N
     rows = _score_rows(outcomes)
     if not rows:
         return None
-    marks = [threshold] if math.isfinite(threshold) else []
-    everything = np.concatenate([scores for _, _, scores in rows] + [np.array(marks)])
-    low, high = float(everything.min()), float(everything.max())
+    everything = [threshold, *np.concatenate([scores for _, _, scores in rows]).tolist()]
+    low, high = min(everything), max(everything)
     logarithmic = low > 0 and high > 8 * low
     edges = bin_edges(low, high, threshold, logarithmic)
     drawing, axis = ink.figure(8.6, 0.9 + 0.55 * len(rows))
@@ -106,8 +105,7 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | N
     axis.set_yticks(np.arange(len(rows))[::-1] + 0.3, [name for name, _, _ in rows], parse_math=False)
     axis.tick_params(axis="y", length=0, labelcolor=ink.INK, labelsize=9, pad=8)
     axis.spines["left"].set_visible(False)
-    if math.isfinite(threshold):
-        mark_threshold(axis, threshold, f"threshold {threshold:.4g}", 1.02)
+    mark_threshold(axis, threshold, f"threshold {threshold:.4g}", 1.02)
     axis.set_xlabel("image score" + (", logarithmic" if logarithmic else ""))
     return drawing
 
@@ -201,7 +199,7 @@ def training_curves(history: pd.DataFrame, steps: str = "epoch") -> Figure | Non
     if history.empty:
         return None
     values = history.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan).groupby(steps).mean()
-    shown = [name for name in values if str(name).rpartition("/")[2] not in _NOT_A_CURVE]
+    shown = [name for name in values if name.rpartition("/")[2] not in _NOT_A_CURVE]
     values = values[shown].dropna(axis=1, how="all")
     quantities: dict[str, list[str]] = {}
     for column in values:

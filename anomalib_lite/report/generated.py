@@ -65,7 +65,7 @@ def write_generated_report(
         for pair in _pairs(folder.parent, drawn, ok, *_ON_PAGE)
     ]
     # Of a resumed training, which repeats some steps, the last counts.
-    steps = losses.pivot_table("value", "step", "name", "last", sort=False).reset_index()
+    steps = losses.pivot_table(index="step", columns="name", values="value", aggfunc="last", sort=False).reset_index()
     drawings = {"overlap": overlap_histogram(drawn, quality["guard"]), "losses": training_curves(steps, "step")}
     page = ink.template("generated.html.j2").render(
         title=title,
