@@ -69,7 +69,7 @@ def main(figure: str, *named: str) -> None:
     runs = [seen_by(Path(folder)) for folder in folders]
     if len({tuple(outcome.sample.image for outcome in outcomes) for _, outcomes in runs}) > 1:
         sys.exit("the runs were not tested on the same images")
-    print(save_png(draw_sheet([("", blocks(titles, runs))], 1 + len(runs), True, 260), Path(figure), dpi=100))
+    print(save_png(draw_sheet(blocks(titles, runs), 1 + len(runs), True, 260), Path(figure), dpi=100))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.matching import ALIGN_DETAIL, Match, Pyramid, SegmentOptions, find_matches
+from anomalib_lite.registration.matching import ALIGN_DETAIL, APART, Match, Pyramid, SegmentOptions, find_matches
 from anomalib_lite.registration.template import align, corners_of, correlation, cut, rescaled
 
 _TRUSTED = 0.12  # an alignment that moves a corner farther, in template sides, has lost the product
@@ -119,7 +119,7 @@ def _best(found: list[Found], options: SegmentOptions) -> list[Found]:
     """
     sure = [product for product in found if product.score >= options.min_score]
     boxes, scores = [product.box for product in sure], [product.score for product in sure]
-    kept = cv2.dnn.NMSBoxes(boxes, scores, 0.0, options.max_overlap)[: options.max_objects]
+    kept = cv2.dnn.NMSBoxes(boxes, scores, 0.0, APART)[: options.max_objects]
     rows: list[list[Found]] = []
     for product in sorted((sure[place] for place in kept), key=lambda f: f.box[1]):
         if rows and product.box[1] - rows[-1][0].box[1] < product.box[3] / 2:

@@ -19,7 +19,9 @@ COARSE_SIDE = 40  # the search runs where the template's shorter side still has 
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
 SEARCH_DETAIL = 20  # contrast is relative to this part of a side: coarse enough to bear two degrees
 ALIGN_DETAIL = 55  # fine enough for a tenth of a pixel
+APART = 0.3  # overlap (intersection over union) of two products' boxes, at most
 _SAME_PLACE = 0.85  # overlap from which two rough matches, of two angles say, are one
+_SCALE_STEP = 0.04  # as a share of the template's size
 _FLAT = 0.15  # a place with less than this share of the template's contrast shows no product
 _SLACK = 0.7  # a coarse score may be this much lower than asked for: the angle and place are not exact yet
 
@@ -44,7 +46,7 @@ class Match:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """At most `max_objects` places that score `min_score` and overlap a better one by `max_overlap` (IoU).
+    """At most `max_objects` places that score `min_score`.
 
     Angles in degrees to either side, scales as factors of the template's size. motion: how a product may differ from
     the template in place, `none` for upright boxes of whole pixels.
@@ -52,12 +54,10 @@ class SegmentOptions:
 
     max_objects: int = 8
     min_score: float = 0.4
-    max_overlap: float = 0.3
     max_angle: float = 4.0
     angle_step: float = 2.0
     min_scale: float = 1.0
     max_scale: float = 1.0
-    scale_step: float = 0.04
     motion: str = "affine"
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class SegmentOptions:
 
     @property
     def scales(self) -> list[float]:
-        count = max(1, int(np.ceil((self.max_scale - self.min_scale) / self.scale_step - 1e-6)) + 1)
+        count = max(1, int(np.ceil((self.max_scale - self.min_scale) / _SCALE_STEP - 1e-6)) + 1)
         return np.linspace(self.min_scale, self.max_scale, count).tolist()
 
 
@@ -142,7 +142,7 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
         factor //= 2
         small, pattern = pyramid.at(factor)
         matches = [_follow(small, pattern, replace(m, x=2 * m.x, y=2 * m.y)) for m in matches]
-    best = suppress(matches, pattern.shape, options.max_overlap)[: 2 * options.max_objects]
+    best = suppress(matches, pattern.shape, APART)[: 2 * options.max_objects]
     return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
 
 

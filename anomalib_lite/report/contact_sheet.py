@@ -14,7 +14,7 @@ from anomalib_lite.report.pictures import colour_bar, tick_positions
 TILE = 160  # pixels of a tile's side
 TRUTH = (64, 224, 190)  # colour of the true defect
 BESIDE = 242  # grey beside an image that is not square
-_GAP, _MARGIN, _CAPTION, _HEADING, _FOOT = 6, 12, 30, 26, 56  # pixels
+_GAP, _MARGIN, _CAPTION, _FOOT = 6, 12, 30, 56  # pixels
 
 
 @dataclass(frozen=True)
@@ -27,36 +27,28 @@ class Block:
     alarming: bool = False  # the words at the right are set in the colour of defects
 
 
-def draw_sheet(
-    parts: Sequence[tuple[str, Sequence[Block]]], columns: int, scale: bool = False, side: int = TILE
-) -> Figure | None:
+def draw_sheet(blocks: Sequence[Block], columns: int, scale: bool = False, side: int = TILE) -> Figure | None:
     """Draws blocks, all of as many tiles, at most `columns` in a row; None without blocks. Made for `ink.save_png` at
     100 dpi, where one pixel of a tile is one pixel of the picture.
 
     Args:
-        parts: a heading, or none, and its blocks.
+        blocks: in their order.
         columns: blocks in a row, at most.
         scale: draws the colour scale of heat maps below.
         side: of a tile, in pixels.
     """
-    parts = [(heading, blocks) for heading, blocks in parts if blocks]
-    if not parts:
+    if not blocks:
         return None
-    columns = min(columns, max(len(blocks) for _, blocks in parts))
-    tiles, row_height = len(parts[0][1][0].tiles), side + _CAPTION
-    block = tiles * side + (tiles - 1) * _GAP + 2 * _MARGIN
-    heights = [_HEADING * bool(heading) - (-len(blocks) // columns) * row_height for heading, blocks in parts]
-    height, width = sum(heights) + (_FOOT if scale else _MARGIN), columns * block
+    columns, tiles = min(columns, len(blocks)), len(blocks[0].tiles)
+    across, down = tiles * side + (tiles - 1) * _GAP + 2 * _MARGIN, side + _CAPTION
+    height, width = -(-len(blocks) // columns) * down + (_FOOT if scale else _MARGIN), columns * across
     canvas = np.full((height, width, 3), 255, np.uint8)
     drawing = Figure(figsize=(width / 100, height / 100), facecolor=ink.PAPER)
     axis = drawing.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
-    for (heading, blocks), top in zip(parts, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
-        axis.text(_MARGIN, top + _HEADING - 6, heading, fontsize=9, color=ink.INK, parse_math=False)
-        for place, shown in enumerate(blocks):
-            row, column = divmod(place, columns)
-            y = top + _HEADING * bool(heading) + row * row_height + _CAPTION - 4
-            _draw_block(axis, canvas, shown, column * block + _MARGIN, y, side)
+    for place, block in enumerate(blocks):
+        row, column = divmod(place, columns)
+        _draw_block(axis, canvas, block, column * across + _MARGIN, row * down + _CAPTION - 4, side)
     if scale:
         _draw_scale(axis, canvas)
     axis.imshow(canvas, interpolation="nearest", aspect="auto")

@@ -57,8 +57,11 @@ def write_generated_report(
         settings: Of the generator.
     """
     write_json(folder / "quality.json", quality)
-    sheet = pairs_sheet(_pairs(folder.parent, drawn, ok, *_ON_SHEET))
-    if sheet is not None:
+    blocks = [
+        Block((pair.content, pair.generated), pair.words, "" if pair.kept else "dropped", not pair.kept)
+        for pair in _pairs(folder.parent, drawn, ok, *_ON_SHEET)
+    ]
+    if sheet := draw_sheet(blocks, 4):
         ink.save_png(sheet, folder / "contact_sheet.png", dpi=100)
     shown = [
         (pair, data_uri(thumbnail(pair.content)), data_uri(thumbnail(pair.generated)))
@@ -79,14 +82,6 @@ def write_generated_report(
         config=yaml.safe_dump(dict(settings), sort_keys=False),
     )
     write_text(folder / "generated.html", page)
-
-
-def pairs_sheet(pairs: Sequence[Pair], columns: int = 4) -> Figure | None:
-    """Generated images, each beside the real one whose structure it is meant to keep: the kept, then the dropped."""
-    kept, dropped = (
-        [Block((p.content, p.generated), p.words) for p in pairs if p.kept is kept] for kept in (True, False)
-    )
-    return draw_sheet([("real | generated", kept), ("dropped for their structure: real | generated", dropped)], columns)
 
 
 def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], kept: int, dropped: int) -> list[Pair]:

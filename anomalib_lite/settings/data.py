@@ -154,12 +154,10 @@ class Segmentation:
     _target_: str = "anomalib_lite.registration.matching.SegmentOptions"
     max_objects: int = setting(8, "products in one panel", least=1)
     min_score: float = setting(0.4, "correlation with the template after alignment", above=0, below=1)
-    max_overlap: float = setting(0.3, "intersection over union of two products' boxes", least=0, below=1)
     max_angle: float = setting(4.0, "degrees to either side", least=0, most=180)
     angle_step: float = setting(2.0, "degrees", above=0)
     min_scale: float = setting(1.0, "size against the template's", above=0)
     max_scale: float = setting(1.0, "size against the template's", above=0)
-    scale_step: float = setting(0.04, "as a share", above=0)
     motion: str = setting("affine", "what alignment may change", choices=("none", "translation", "euclidean", "affine"))
 
 

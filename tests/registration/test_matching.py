@@ -52,7 +52,7 @@ def test_turned_and_scaled_products_are_found_with_their_angle_and_scale():
     turn[:, 2] += (250, 160)
     drawn = cv2.warpAffine(template, turn, panel.shape[::-1])
     inside = cv2.warpAffine(np.full_like(template, 255), turn, panel.shape[::-1]) > 250
-    options = SegmentOptions(max_angle=45, angle_step=5, min_scale=0.9, max_scale=1.2, scale_step=0.1)
+    options = SegmentOptions(max_angle=45, angle_step=5, min_scale=0.9, max_scale=1.2)
     best = find_matches(Pyramid(np.where(inside, drawn, panel), template), options)[0]
     assert (best.angle, best.scale) == (30.0, pytest.approx(1.2))
     assert (best.x, best.y) == pytest.approx((298, 208), abs=1.5)
@@ -89,9 +89,9 @@ def test_local_contrast_ignores_brightness_and_gain():
 
 
 def test_the_search_covers_the_range_of_angles_and_scales():
-    options = SegmentOptions(max_angle=4, angle_step=2, min_scale=0.9, max_scale=1.1, scale_step=0.05)
+    options = SegmentOptions(max_angle=4, angle_step=2, min_scale=0.9, max_scale=1.0)
     assert options.angles == [-4, -2, 0, 2, 4] and STRAIGHT.angles == [0]
-    assert options.scales == pytest.approx([0.9, 0.95, 1.0, 1.05, 1.1])
+    assert options.scales == pytest.approx([0.9, 0.9 + 0.1 / 3, 1 - 0.1 / 3, 1.0])
 
 
 def test_scales_that_no_size_fits_are_named():

@@ -24,7 +24,6 @@ from anomalib_lite.report.figures import (
     score_histogram,
     training_curves,
 )
-from anomalib_lite.report.generated import Pair, pairs_sheet
 
 from .conftest import judged
 
@@ -157,7 +156,7 @@ def test_names_with_dollars_are_no_formulas(tmp_path: Path, outcomes) -> None:
     name = r"$\frac{a$ <b>"
     items = [judged(1, 3.0, name), judged(0, 1.0)]
     history = pd.DataFrame({"epoch": [0], name: 1.0, f"train_{name}": 2.0, f"val_{name}": 3.0})
-    sheet = draw_sheet([("", [Block([outcomes[0].image], name)])], 1)
+    sheet = draw_sheet([Block([outcomes[0].image], name)], 1)
     for drawing in (score_histogram(items, 2.0), training_curves(history), sheet):
         ink.save_png(drawing, tmp_path / "drawn.png")  # half a formula would be an error here
         named = [text for text in drawing.findobj(Text) if name in text.get_text()]
@@ -185,23 +184,11 @@ def test_a_sheet_keeps_tiles_pixel_for_pixel(tmp_path: Path) -> None:
     tiles = [np.full((160, 160, 3), tone, np.uint8) for tone in (60, 120)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        path = ink.save_png(draw_sheet([("", [Block(tiles, "a")] * 4)], 3, scale=True), tmp_path / "s.png", dpi=100)
+        path = ink.save_png(draw_sheet([Block(tiles, "a")] * 4, 3, scale=True), tmp_path / "s.png", dpi=100)
     assert png_size(path) == (3 * (2 * 160 + 6 + 24), 2 * 190 + 56)
     drawn = cv2.imread(str(path))
     assert (drawn[26:186, 12:172] == 60).all() and (drawn[26:186, 178:338] == 120).all()
-    assert draw_sheet([("", [])], 3) is None
-
-
-def test_generated_images_lie_beside_their_content_the_dropped_ones_below() -> None:
-    def grey(value: int) -> np.ndarray:
-        return np.full((80, 80, 3), value, np.uint8)
-
-    drawing = pairs_sheet([Pair(grey(10), grey(20), True, "a"), Pair(grey(30), grey(40), False, "b")])
-    canvas, words = np.asarray(drawing.axes[0].images[0].get_array()), [t.get_text() for t in drawing.axes[0].texts]
-    columns = [canvas[:, x, 0].tolist() for x in (12 + 80, 12 + 160 + 6 + 80)]
-    assert [[v for v in dict.fromkeys(column) if v != 255] for column in columns] == [[10, 30], [20, 40]]
-    assert {"a", "b", "dropped for their structure: real | generated"} <= set(words)
-    assert pairs_sheet([]) is None
+    assert draw_sheet([], 3) is None
 
 
 @pytest.mark.parametrize(("shape", "inside"), [((20, 40), (20, 40)), ((80, 20), (40, 10)), ((10, 10), (40, 40))])
