@@ -9,7 +9,6 @@ no alignment), in turns in one process. With --folder, the rendered panels are k
 """
 
 import argparse
-import csv
 import json
 import multiprocessing
 import platform
@@ -25,25 +24,17 @@ import numpy as np
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.registration.cropping import SegmentOptions, crop, segment
-from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
+from anomalib_lite.rendering.sheet import SheetConfig, read_truth, write_sheets
 
 FOUND_WITHIN = 0.05  # a product is found where its centre is this near to the truth, in product sides
-
-
-def read_truth(folder: Path) -> dict[str, np.ndarray]:
-    """The corners (n, 4, 2) of each panel's products."""
-    corners = defaultdict(list)
-    with open(folder / "truth.csv", newline="") as stream:
-        for row in csv.DictReader(stream):
-            corners[row["panel"]].append([[float(row[f"x{i}"]), float(row[f"y{i}"])] for i in range(4)])
-    return {panel: np.array(values) for panel, values in corners.items()}
 
 
 def measure_accuracy(folder: Path) -> dict[str, float]:
     template = read_image(folder / "template.png")
     options = SegmentOptions(max_objects=16)  # twice as many as there are: false ones would show
     found_count, false_count, true_count, errors = 0, 0, 0, []
-    for name, truth in read_truth(folder).items():
+    for name, products in read_truth(folder / "truth.json").items():
+        truth = np.array([product.corners for product in products])
         places = np.array([f.corners for f in segment(read_image(folder / name), template, options)])
         true_count += len(truth)
         if len(places) == 0:
@@ -125,7 +116,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         base = arguments.folder or Path(temporary)
-        small = write_sheets(base / f"small-{arguments.panels}", arguments.panels)
+        small = write_sheets(base / f"small-{arguments.panels}", arguments.panels, SheetConfig())
         large_config = SheetConfig(width=4000, height=3000)
         large = write_sheets(base / f"large-{arguments.large}", arguments.large, large_config, seed=1)
         result = {

@@ -101,7 +101,7 @@ def _fill(folder: Path, output: Path, sheet: SheetConfig, cfg: DictConfig) -> No
 
 
 def _label(folder: Path, panels: list[Panel], cuts: list[tuple[Panel, Cut]]) -> None:
-    truth = read_truth(folder / "truth" / "truth.csv")
+    truth = read_truth(folder / "truth" / "truth.json")
     answers: list[Answer] = []
     lines = [csv_line(*COLUMNS)]
     for panel in panels:

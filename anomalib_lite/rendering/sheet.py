@@ -1,10 +1,10 @@
 """A panel: the photograph of a sheet with several products, and where each of them lies."""
 
-import csv
-import os
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,10 +17,9 @@ from anomalib_lite.rendering.product import draw_flaw, render_template, render_w
 from anomalib_lite.rendering.raster import Pose, Seed, image_seed, make_grid, project, smoothstep, stream
 from anomalib_lite.rendering.surface import Wear, card_texture
 from anomalib_lite.runs.artifacts import artifact
-from anomalib_lite.runs.atomic import write_image
+from anomalib_lite.runs.atomic import write_image, write_json
 
 CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-_CORNER_NAMES = [f"{axis}{i}" for i in range(4) for axis in "xy"]
 
 
 @dataclass(frozen=True)
@@ -119,46 +118,33 @@ def _lay_down(
     return flaw.severity
 
 
-def write_sheets(
-    folder: str | os.PathLike[str], count: int, config: SheetConfig | None = None, seed: int = 0, workers: int = 1
-) -> Path:
-    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.csv into a new folder; one that is there
-    stays as it is. truth.csv has a line for each product: panel, number, corners x0, y0 (upper left) clockwise to x3,
-    y3 in pixels, angle, defect, severity. A panel depends on the seed and its number alone.
+def write_sheets(folder: Path, count: int, config: SheetConfig, seed: int = 0, workers: int = 1) -> Path:
+    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.json into a new folder; one that is
+    there stays as it is. A panel depends on the seed and its number alone.
     """
-    target, drawn = Path(folder), config or SheetConfig()
 
     def make(unfinished: Path) -> None:
-        write_image(unfinished / "template.png", render_template(drawn.product_size))
-        with ThreadPoolExecutor(workers) as pool:
-            done = pool.map(lambda number: _write_one(unfinished, number, drawn, seed), range(count))
-            rows = [row for rows in tqdm(done, "rendering panels", count, unit="panel", leave=False) for row in rows]
-        with open(unfinished / "truth.csv", "w", newline="", encoding="utf-8") as table:
-            csv.writer(table).writerows([["panel", "number", *_CORNER_NAMES, "angle", "defect", "severity"], *rows])
+        write_image(unfinished / "template.png", render_template(config.product_size))
 
-    artifact(target, make)
-    return target
+        def write_one(number: int) -> tuple[str, list[dict[str, Any]]]:
+            sheet, name = render_sheet(config, image_seed(seed, "panel", number)), f"panel_{number:03d}.png"
+            write_image(unfinished / "panels" / name, sheet.image)
+            write_image(unfinished / "masks" / name, sheet.mask)
+            return f"panels/{name}", [vars(one) | {"corners": one.corners.tolist()} for one in sheet.products]
+
+        with ThreadPoolExecutor(workers) as pool:
+            done = pool.map(write_one, range(count))
+            truth = dict(tqdm(done, "rendering panels", count, unit="panel", leave=False))
+        write_json(unfinished / "truth.json", truth)
+
+    artifact(folder, make)
+    return folder
 
 
 def read_truth(path: Path) -> dict[str, list[Placed]]:
-    """The products of each panel, by the panel's name in the truth.csv that write_sheets wrote."""
-    panels: dict[str, list[Placed]] = {}
-    with open(path, newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            corners = np.array([float(row[name]) for name in _CORNER_NAMES]).reshape(4, 2)
-            defect = None if row["defect"] == "good" else row["defect"]
-            severity = float(row["severity"]) if row["severity"] else None
-            panels.setdefault(row["panel"], []).append(Placed(corners, float(row["angle"]), defect, severity))
-    return panels
-
-
-def _write_one(folder: Path, number: int, config: SheetConfig, seed: int) -> list[list[object]]:
-    sheet = render_sheet(config, image_seed(seed, "panel", number))
-    name = f"panel_{number:03d}.png"
-    write_image(folder / "panels" / name, sheet.image)
-    write_image(folder / "masks" / name, sheet.mask)
-    return [
-        [f"panels/{name}", place, *(f"{value:.3f}" for value in product.corners.ravel()), f"{product.angle:.3f}",
-         product.defect or "good", "" if product.severity is None else f"{product.severity:.4f}"]
-        for place, product in enumerate(sheet.products)
-    ]  # fmt: skip
+    """The products of each panel, by the panel's name in the truth.json that write_sheets wrote."""
+    panels = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: [Placed(**product | {"corners": np.array(product["corners"])}) for product in products]
+        for name, products in panels.items()
+    }

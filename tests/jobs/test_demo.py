@@ -34,7 +34,7 @@ def made(tmp_path_factory):
 
 def drawn(folder: Path) -> list[tuple[dict[str, str], str, Placed]]:
     """Each line of labels.csv, its panel's name, and the drawn product whose centre is nearest to the found one's."""
-    truth, rows = read_truth(folder / "truth/truth.csv"), []
+    truth, rows = read_truth(folder / "truth/truth.json"), []
     for found, label in zip(read_rows(folder / "manifest.csv"), read_rows(folder / "labels.csv"), strict=True):
         centre = [float(found[axis]) + float(found[side]) / 2 for axis, side in ("xw", "yh")]
         panel = Path(found["panel"]).name

@@ -1,6 +1,5 @@
 """The verb segment, worked as a user works it."""
 
-import csv
 from pathlib import Path
 
 import cv2
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate.crops import find_crops
-from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
+from anomalib_lite.rendering.sheet import SheetConfig, read_truth, write_sheets
 from tests.commands import command_line, read_rows
 
 
@@ -55,10 +54,9 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_
 
 
 def test_a_template_cut_from_a_panel_and_an_earlier_manifest(sheets, here, run_verb):
-    with open(sheets / "truth.csv", newline="") as stream:
-        product = next(csv.DictReader(stream))
-    x, y = (int(min(float(product[f"{axis}{i}"]) for i in range(4))) for axis in "xy")
-    width, height = (round(max(float(product[f"{a}{i}"]) for i in range(4))) - o for a, o in (("x", x), ("y", y)))
+    corners = read_truth(sheets / "truth.json")["panels/panel_000.png"][0].corners
+    x, y = corners.min(0).astype(int).tolist()
+    width, height = (np.round(corners.max(0)).astype(int) - (x, y)).tolist()
     arguments = [
         f"images={sheets}/panels/panel_001.png",
         f"template={sheets}/panels/panel_000.png",
