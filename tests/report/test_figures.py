@@ -88,14 +88,10 @@ def test_pixel_points_of_the_counted_histograms_enclose_the_metrics_own_areas() 
     counted = PixelMetrics()
     counted.update(maps, masks, labels=[1, 1, 1, 0])
     values, points = counted.compute().values, pixel_points(*counted.total().pixels)
+    assert pixel_points(np.zeros(2), np.ones(2)) == pixel_points(np.ones(2), np.zeros(2)) == {}
     assert auc(*points["roc"]) == pytest.approx(values["pixel_auroc"], abs=1e-3)
     grid = np.linspace(0, 0.3, 3001)
     assert np.interp(grid, *points["pro"]).mean() == pytest.approx(values["aupro"], abs=3e-3)
-
-
-def test_pixel_points_of_one_class_are_none() -> None:
-    some, none = np.array([3, 4]), np.zeros(2)
-    assert pixel_points(some, none, none) == {} and pixel_points(none, some, some) == {}
 
 
 def test_curve_shows_its_area_and_operating_point() -> None:

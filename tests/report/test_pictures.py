@@ -38,20 +38,12 @@ def test_thumbnails_keep_proportions_and_never_grow(shape, small) -> None:
     assert room.thumbnail(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
 
 
-def test_outline_path_draws_the_mask_with_its_hole() -> None:
-    mask = np.zeros((128, 96), bool)
-    mask[20:100, 10:80] = True
-    mask[40:60, 30:50] = False
+def test_outline_path_draws_the_mask_with_its_hole_in_the_thumbnails_size() -> None:
+    mask = np.zeros((256, 192), bool)
+    mask[40:200, 20:160] = True
+    mask[80:120, 60:100] = False
     drawn = fill(room.outline_path(mask, 128, 96), 128, 96)
-    assert (drawn != mask).mean() < 0.02
-
-
-def test_outline_path_follows_the_thumbnails_size() -> None:
-    mask = np.zeros((512, 512), bool)
-    mask[128:256, 256:384] = True
-    drawn = fill(room.outline_path(mask, 256, 256), 256, 256)
-    rows, columns = np.nonzero(drawn)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (64, 127, 128, 191)
+    assert (drawn != mask[::2, ::2]).mean() < 0.02
 
 
 def test_a_defect_thinner_than_a_pixel_does_not_vanish() -> None:
@@ -86,12 +78,6 @@ def luminance(rgb: np.ndarray) -> np.ndarray:
     return rgb.astype(float) @ [0.2126, 0.7152, 0.0722]
 
 
-def test_same_value_has_the_same_colour_whatever_the_other_pixels() -> None:
-    alone = heatmap(np.full((1, 1), 1.7, np.float32), 1.0)[0, 0]
-    for company in (0.0, 1.0, 50.0, 1e6):
-        assert (heatmap(np.array([[company, 1.7]], np.float32), 1.0)[0, 1] == alone).all()
-
-
 def test_level_rises_from_zero_to_saturation_and_knows_the_threshold() -> None:
     values = np.array([0.0, 0.5, 1.0, 2.0, room.SATURATION, 1e9], np.float32) * 3.0
     level = room.level(values, 3.0)
@@ -109,13 +95,12 @@ def test_heatmap_is_monotone_in_brightness_with_a_visible_step_at_the_threshold(
     assert above.min() - below.max() > 40
 
 
-def test_step_lies_exactly_at_the_threshold() -> None:
-    threshold = 0.008
-    exact = np.float32(threshold)
-    values = np.array([[exact, np.nextafter(exact, np.float32(1))]])
-    below, above = luminance(heatmap(values, threshold))[0]
+@pytest.mark.parametrize(
+    ("threshold", "higher"), [(0.008, np.nextafter(np.float32(0.008), np.float32(1))), (0.0, 1e-30)]
+)
+def test_step_lies_exactly_at_the_threshold(threshold: float, higher: float) -> None:
+    below, above = luminance(heatmap(np.array([[threshold, higher]], np.float32), threshold))[0]
     assert above - below > 40
-    assert (room.level(values, threshold) > room.CALM).tolist() == [[False, True]]
 
 
 def test_overlay_leaves_a_good_part_calm(outcomes) -> None:
@@ -152,12 +137,6 @@ def test_overlay_resizes_the_map_to_the_image() -> None:
 def test_what_could_not_be_computed_does_not_look_calm() -> None:
     colours = heatmap(np.array([[np.nan, np.inf, room.SATURATION]], np.float32), 1.0)
     assert (colours[0, 0] == colours[0, 2]).all() and (colours[0, 1] == colours[0, 2]).all()
-
-
-@pytest.mark.parametrize("threshold, bright", [(0.0, [False, True]), (float("inf"), [False, False])])
-def test_thresholds_at_the_ends_of_the_line(threshold: float, bright: list[bool]) -> None:
-    light = luminance(heatmap(np.array([[0.0, 5.0]], np.float32), threshold))[0]
-    assert (light > 50).tolist() == bright
 
 
 def test_colour_bar_agrees_with_the_heatmap_at_its_ticks() -> None:
