@@ -22,7 +22,8 @@ def means_figure(found: Comparison, metric: str) -> Figure:
     """One panel a data set, one row a setting: its seeds, its mean and Student's interval."""
     studies = [study for study in found.studies if study.metric == metric and len(study.view.blocks) == 1]
     names = [v for v in found.design.variants if any(v in study.view.variants for study in studies)]
-    drawing, axes = ink.panels(_width(names) + 2.7 * len(studies), 0.95 + ROW * len(names), 1, len(studies))
+    width = 2.7 + _width(names) / len(studies)
+    drawing, axes = ink.grid(len(studies), width, 0.95 + ROW * len(names), columns=len(studies))
     for axis, study in zip(axes, studies, strict=True):
         _means(axis, study, names, axis is axes[0])
         ink.entitle(axis, study.view.title)
@@ -93,7 +94,7 @@ def ranks_figure(study: Study) -> Figure:
 
 def price_figure(study: Study) -> Figure:
     """Quality against milliseconds and against megabytes; the fronts are joined."""
-    drawing, axes = ink.panels(10.4, 3.7, 1, 2)
+    drawing, axes = ink.grid(2, 5.2, 3.7)
     ink.place(drawing, 0.7, 0.5, gap=0.75)
     _price(axes[0], study, "ms_per_image", "fastest", "milliseconds an image")
     _price(axes[1], study, "model_mb", "smallest", "megabytes of the model")

@@ -38,24 +38,18 @@ def template(name: str) -> jinja2.Template:
 
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of one axes, sizes in inches."""
-    drawing, [axis] = panels(width, height, 1, 1)
+    drawing, [axis] = grid(1, width, height)
     return drawing, axis
 
 
-def panels(width: float, height: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """An empty figure, sizes in inches, with rows x columns axes, listed row by row."""
-    drawing = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+def grid(count: int, width: float, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many axes of a size in inches, up to `columns` in a row."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    drawing = Figure(figsize=(width * columns, height * rows), layout="constrained", facecolor=PAPER)
     axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         _quieten(axis)
-    return drawing, axes
-
-
-def grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Axes for so many panels of a size in inches, up to three in a row."""
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    drawing, axes = panels(width * columns, height * rows, rows, columns)
     for axis in axes[count:]:
         axis.set_axis_off()
     return drawing, axes[:count]
@@ -66,7 +60,7 @@ def place(drawing: Figure, left: float, bottom: float, top: float = 0.02, gap: f
     of a second to find the margins of one.
     """
     (width, height), spec = drawing.get_size_inches(), drawing.axes[0].get_gridspec()
-    assert spec is not None  # as of all figures of `panels`
+    assert spec is not None  # as of all figures of `grid`
     drawing.set_layout_engine(None)  # "none" would leave the margins as they are
     across = (width - left - 0.1 - gap * (spec.ncols - 1)) / spec.ncols
     down = (height - bottom - top - (bottom + top) * (spec.nrows - 1)) / spec.nrows
