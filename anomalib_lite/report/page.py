@@ -52,7 +52,7 @@ def write_report(
         subtitle=words.subtitle(run),
         shares=words.shares(outcomes),
         cards=words.cards(metrics),
-        notes=words.notes(metrics),
+        reasons=words.notes(metrics),
         threshold=words.threshold_words(threshold, metrics),
         choice=words.choice(status),
         defects=words.defect_rows(metrics),

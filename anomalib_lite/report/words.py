@@ -34,6 +34,7 @@ _HEADLINES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_a
 _RATED = ("n", "image_auroc", "pixel_auroc", "aupro")  # of a defect type or a product
 _SOME_DATA = ("auspro",)  # figures that are shown where the data set gives them
 _CHOICES = ("data", "detector", "backbone", "mode", "augment", "generator")
+_WHY = "On held-out OK images and copies of them with drawn defects; no test image had a say in it."
 Table = tuple[str, list[tuple[str, str]]]
 
 
@@ -109,15 +110,17 @@ def threshold_words(threshold: "Threshold", metrics: Mapping[str, Any]) -> list[
 
 
 def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How the detector was chosen, from status.json: columns, rows of (candidate's name, [(text, number or None)]), and
-    why in words. None where nothing was chosen.
-    """
+    """How the detector was chosen, from status.json, as a table and why in words. None where nothing was chosen."""
     chosen = status.get("choice", {})
     records = chosen.get("candidates", [])
     columns = list(dict.fromkeys(key for record in records for key in record if key != "name"))
-    rows = [(record["name"], [_cell(key, record.get(key)) for key in columns]) for record in records]
-    said = {"columns": [title(column) for column in columns], "rows": rows, "words": chosen.get("words", "")}
-    return said if rows else None
+    rows = [[(record["name"], None), *(_cell(key, record.get(key)) for key in columns)] for record in records]
+    return {
+        "head": ["candidate", *map(title, columns)],
+        "rows": [{"cells": cells} for cells in rows],
+        "words": 1,
+        "why": chosen.get("words") or _WHY,
+    } if rows else None  # fmt: skip
 
 
 def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:
@@ -187,10 +190,10 @@ def plain_words(value: Any) -> str:
     return NOT_THERE if value in (None, "") else str(value)
 
 
-def _cell(column: str, value: Any) -> tuple[str, float | None]:
+def _cell(column: str, value: Any) -> tuple[str, Any]:
     """A measure of a candidate in words, and by what it is sorted."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        return plain_words(value), None
+        return plain_words(value), ""
     if column == "seconds":
         return duration(value), value
     return f"{value:.4f}" if isinstance(value, float) else str(value), value

@@ -64,8 +64,12 @@ def test_the_choice_is_a_table_of_whatever_was_measured() -> None:
     candidates = [{"name": "STFPM", "image_auroc": 0.91, "seconds": 75.0}, {"name": "colour", "image_auroc": None}]
     found = view.choice({"choice": {"candidates": candidates, "words": "Why."}})
     assert found == {
-        "columns": ["Image AUROC", "seconds"],
-        "rows": [("STFPM", [("0.9100", 0.91), ("1 min 15 s", 75.0)]), ("colour", [("–", None), ("–", None)])],
-        "words": "Why.",
+        "head": ["candidate", "Image AUROC", "seconds"],
+        "rows": [
+            {"cells": [("STFPM", None), ("0.9100", 0.91), ("1 min 15 s", 75.0)]},
+            {"cells": [("colour", None), ("–", ""), ("–", "")]},
+        ],
+        "words": 1,
+        "why": "Why.",
     }
     assert view.choice({}) is None
