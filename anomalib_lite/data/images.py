@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import (
@@ -37,15 +36,12 @@ log = logging.getLogger(__name__)
 # a copy is nearer than this share of the usual distance to the second nearest image, and than these grey levels
 NEAR, LEVELS = 0.25, 2.0
 
-Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
 LOOKED_AT = 8 * 256**2  # px that are looked at at once: twice as many take 200 MB more, and are no faster on a CPU
-RESIZE = ("stretch", "letterbox", "none")
+TEMPLATES = 8  # decoded ones that are kept at hand
 
 
 class ImageSet(Dataset[Batch]):
-    """Decoded samples of one size.
-
-    Indexed with a list it gives a Batch.
+    """Decoded samples of one size; indexed with a list it gives a Batch.
 
     Args:
         samples: Of any sizes.
@@ -69,35 +65,22 @@ class ImageSet(Dataset[Batch]):
         spool: bool = False,
     ) -> None:
         self.samples, self.size, self.resize = list(samples), size, resize
-        self._template = lru_cache(maxsize=8)(self._read_template)
-        height, width = size
+        self._templates: dict[Path, np.ndarray] = {}
         self._pixels: np.ndarray | None = None
         self._masks: np.ndarray | None = None
         self._shapes: np.ndarray = np.tile(np.array(size), (len(self.samples), 1))  # of the files' own pictures
-        fits = len(self.samples) * height * width * 4 <= ram_limit_mb * 2**20
+        fits = len(self.samples) * size[0] * size[1] * 4 <= ram_limit_mb * 2**20
         if fits or (spool and self.samples):
             self._keep(name, not spool)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For another process, which has a memory of its own."""
-        return {key: value for key, value in vars(self).items() if key != "_template"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._template = lru_cache(maxsize=8)(self._read_template)
-
     def __getitem__(self, index: int | Sequence[int]) -> Batch:
-        return self.__getitems__([index] if isinstance(index, int) else index)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """DataLoader fetches a whole batch through this."""
-        chosen = [self.samples[i] for i in indices]
+        indices = [index] if isinstance(index, int) else index
         pixels, masks = (np.stack(parts) for parts in zip(*map(self.pixels_of, indices), strict=True))
         self._release()
-        return self.batch(chosen, pixels, masks, self._shapes[list(indices)], indices)
+        return self.batch([self.samples[i] for i in indices], pixels, masks, self._shapes[list(indices)], indices)
 
     def batch(
         self,
@@ -108,7 +91,11 @@ class ImageSet(Dataset[Batch]):
         indices: Sequence[int],
     ) -> Batch:
         """Of pictures that are decoded: uint8 (B, H, W, 3) as `shown` makes them, and the files' own shapes."""
-        templates = None
+        inside = templates = None
+        if self.resize == "letterbox":
+            inside = torch.zeros(len(shapes), 1, *self.size, dtype=torch.bool)
+            for own, (height, width) in zip(inside, shapes, strict=True):
+                own[:, *letterbox((int(height), int(width)), self.size)] = True
         if all(s.template for s in chosen):
             templates = to_float(np.stack(self.templates(chosen, indices)))
         return Batch(
@@ -120,7 +107,7 @@ class ImageSet(Dataset[Batch]):
             index=torch.tensor(list(indices)),
             template=templates,
             samples=tuple(chosen),
-            inside=self._inside(shapes),
+            inside=inside,
         )
 
     def pixels_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -154,21 +141,18 @@ class ImageSet(Dataset[Batch]):
                 pixels[index], masks[index] = self._decode(index)
             except UnreadableImage as error:
                 broken.append(str(error))
-            if not in_memory:
-                self._release()
+            self._release()
 
         with ThreadPoolExecutor() as pool:
             list(tqdm(pool.map(keep, range(len(self))), f"decode {name}", len(self), delay=2, leave=False))
         if broken:
             listed = "\n  ".join(sorted(broken)[:20])
             raise UserError(f"{len(broken)} of {len(self)} {name} cannot be used:\n  {listed}\nRepair or remove them.")
-        turned = [str(s.mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask and looks_inverted(mask)]
-        if 2 * len(turned) > sum(s.mask is not None for s in self.samples):
+        masked = [(s, mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask]
+        turned = [s.mask for s, mask in masked if looks_inverted(mask)]
+        if 2 * len(turned) > len(masked):
             raise UserError(f"{len(turned)} masks look inverted, among them {turned[0]}: defects are white, not black.")
-        empty = [
-            str(s.mask) for s, m in zip(self.samples, masks, strict=True) if s.mask and s.label == NOK and not m.any()
-        ]
-        if empty:
+        if empty := [s.mask for s, mask in masked if s.label == NOK and not mask.any()]:
             log.warning("%d masks of NOK images mark nothing and count as absent, among them %s", len(empty), empty[0])
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,13 +168,13 @@ class ImageSet(Dataset[Batch]):
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
                 f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
             )
-        return small, fit_picture(mask, self.size, self.resize, resize_mask)
+        return small, _fitted(mask, self.size, self.resize)
 
     def regions_of(self, sample: Sample) -> list[tuple[np.ndarray, float]] | None:
         """A sample's defects one by one, bool (H, W), and the share of each that is enough; None where unknown."""
         if sample.mask is None or sample.saturation is None:
             return None
-        parts = (fit_picture(read_mask(part), self.size, self.resize, resize_mask) for part in mask_files(sample.mask))
+        parts = (_fitted(read_mask(part), self.size, self.resize) for part in mask_files(sample.mask))
         return list(zip(parts, sample.saturation, strict=True))
 
     def shown(self, image: np.ndarray, path: Path) -> np.ndarray:
@@ -201,32 +185,25 @@ class ImageSet(Dataset[Batch]):
                 f"{path} is {shape[1]} x {shape[0]} px, and resize=none wants {self.size[1]} x {self.size[0]} px, the "
                 "size of image_size: take resize=letterbox or resize=stretch, and image_size=[HEIGHT, WIDTH]."
             )
-        return fit_picture(image, self.size, self.resize, resize_image)
-
-    def _inside(self, shapes: np.ndarray | Sequence[Sequence[int]]) -> Tensor | None:
-        if self.resize != "letterbox":
-            return None
-        inside = torch.zeros(len(shapes), 1, *self.size, dtype=torch.bool)
-        for own, shape in zip(inside, shapes, strict=True):
-            own[:, *letterbox((int(shape[0]), int(shape[1])), self.size)] = True
-        return inside
+        return _fitted(image, self.size, self.resize)
 
     def templates(self, chosen: Sequence[Sample], indices: Sequence[int]) -> list[np.ndarray]:
-        """uint8 (H, W, 3): those of samples that have one."""
-        return [self._template(sample.template, sample.bits) for sample in chosen]
+        """uint8 (H, W, 3), of samples that all have one."""
+        return [self._template(s.template, s.bits) for s in chosen if s.template]
 
-    def template_of(self, sample: Sample) -> Tensor | None:
-        """float32 (1, 3, H, W), as a batch has it; None where the sample has none."""
-        return None if sample.template is None else to_float(self._template(sample.template, sample.bits)[None])
+    def _template(self, path: Path, bits: int | None) -> np.ndarray:
+        if path not in self._templates:
+            if len(self._templates) == TEMPLATES:
+                self._templates = {}
+            self._templates[path] = self.shown(read_image(path, bits), path)
+        return self._templates[path]
 
-    def _read_template(self, path: Path, bits: int | None) -> np.ndarray:
-        return fit_picture(read_image(path, bits), self.size, self.resize, resize_image)
 
-
-def fit_picture(
-    picture: np.ndarray, size: tuple[int, int], resize: str, resized: Callable[[np.ndarray, int, int], np.ndarray]
-) -> np.ndarray:
-    """A picture or a mask at a set's size; what a letterbox adds repeats the border, and is no defect."""
+def _fitted(picture: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    """A picture (H, W, 3) or a mask (H, W) at a set's size; what a letterbox adds repeats the border, and is no
+    defect.
+    """
+    resized = resize_mask if picture.ndim == 2 else resize_image
     if resize != "letterbox":
         return resized(picture, *size)
     rows, columns = letterbox(picture.shape[:2], size)
@@ -257,7 +234,7 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
                 mask = read_mask(Path(str(file)).expanduser())
             except UnreadableImage as error:
                 raise UserError(f"{'roi' if wanted else 'ignore'}: {error}") from error
-            region &= fit_picture(mask, size, resize, resize_mask) == wanted
+            region &= _fitted(mask, size, resize) == wanted
     if not region.any():
         raise UserError("roi and ignore leave no pixel to inspect: white is what roi shows, and what ignore hides.")
     return torch.from_numpy(region)[None, None]
@@ -317,24 +294,28 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return torch.cat(parts, 2).permute(0, 2, 3, 1).numpy()
 
 
-class Shares(Sampler[list[int]]):
-    """Batches of `size` images; where several processes train together, each gets its share of every batch.
+class Shuffled(Sampler[list[int]]):
+    """Batches in an order that the seed and the epoch alone decide, so that a resumed training sees the same one.
 
-    A last batch of one image, on which batch normalisation has nothing to work with, or of fewer than there are
-    processes is left out, unless it is the only one.
+    Of several processes that train together, each gets its share of every batch. A last batch of one image, on which
+    batch normalisation has nothing to work with, or of fewer than there are processes is left out, unless it is the
+    only one. Lightning calls `set_epoch` before each epoch.
     """
 
-    def __init__(self, sampler: ShuffledByEpoch, size: int) -> None:
-        self.sampler, self.size = sampler, size  # Lightning tells `sampler` the epoch
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.sampler), self.size)
+        whole, rest = divmod(self.length, self.batch_size)
         return whole + (rest > 0 and (whole == 0 or rest >= max(2, _processes()[1])))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order, (rank, count) = list(self.sampler), _processes()
-        for batch in range(len(self)):
-            yield order[batch * self.size : (batch + 1) * self.size][rank::count]
+        order, (rank, count) = np.random.default_rng([self.seed, self.epoch]).permutation(self.length), _processes()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield order[start : start + self.batch_size][rank::count].tolist()
 
 
 def _processes() -> tuple[int, int]:
@@ -344,42 +325,16 @@ def _processes() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-class ShuffledByEpoch(Sampler[int]):
-    """A permutation that depends on the seed and the epoch alone, so that a resumed training sees the same order.
-
-    Lightning calls `set_epoch` before each epoch.
+def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+    """In the samples' order, as many together as `at_once` says; or as `Shuffled` gives them, where a seed is given.
+    The last batch may be smaller.
     """
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        yield from rng.permutation(self.length).tolist()
-
-
-def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None, workers: int = 0) -> DataLoader[Batch]:
-    """In the samples' order, as many together as `at_once` says; or shuffled where a seed is given.
-
-    The last batch may be smaller. Shuffled ones as `Shares` gives them: of several processes, each its share.
-    """
-    how: dict[str, Any] = {"batch_size": at_once(batch_size, images.size)}
-    if shuffle_seed is not None:
-        how = {"batch_sampler": Shares(ShuffledByEpoch(len(images), shuffle_seed), batch_size)}
-    # `ImageSet.__getitems__` has made one batch of the samples already
-    return DataLoader(images, **how, num_workers=workers, collate_fn=_itself)
+    count = len(images)
+    in_order: Sampler[list[int]] = BatchSampler(range(count), at_once(batch_size, images.size), drop_last=False)
+    sampler = in_order if shuffle_seed is None else Shuffled(count, batch_size, shuffle_seed)
+    return DataLoader(images, batch_size=None, sampler=sampler)
 
 
 def at_once(count: int, size: Sequence[int]) -> int:
     """Of images that are only looked at: as many as asked for, but no more than fit into `LOOKED_AT`."""
     return max(1, min(count, LOOKED_AT // (size[0] * size[1])))
-
-
-def _itself(batch: Any) -> Any:
-    return batch
