@@ -1,10 +1,9 @@
 """A hash that changes when the data changes, and what a run keeps to know its data again."""
 
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import content_hash
-
-DATA = "data.json"  # in a run folder
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +21,12 @@ def fingerprint(splits: Splits) -> str:
     Names are taken relative to the files' common folder, so that moving a data set as a whole keeps its fingerprint.
     """
     lines = [(name, sample) for name, samples in splits for sample in samples]
-    paths = sorted({path for _, sample in lines for _, path in _files(sample)})
-    with ThreadPoolExecutor() as pool:
-        digests = dict(zip(paths, pool.map(digest, paths), strict=True))
-    base = os.path.commonpath([p.absolute().parent for p in paths]) if paths else "."
+    content = digests(path for _, sample in lines for _, path in _files(sample))
+    base = os.path.commonpath([p.absolute().parent for p in content]) if content else "."
     total = hashlib.sha256()
     for split, sample in lines:
         parts = [split, str(sample.label), str(sample.defect), sample.origin, str(sample.weight)]
-        parts += [f"{role}:{os.path.relpath(p.absolute(), base)}:{digests[p]}" for role, p in _files(sample)]
+        parts += [f"{role}:{os.path.relpath(p.absolute(), base)}:{content[p]}" for role, p in _files(sample)]
         total.update("\t".join(parts).encode() + b"\n")
     return total.hexdigest()
 
@@ -46,20 +41,20 @@ def digest(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """Of many files at once."""
+    distinct = sorted(set(paths))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(distinct, pool.map(digest, distinct), strict=True))
+
+
 def describe(splits: Splits, missed: Sequence[Path] = ()) -> dict[str, Any]:
     """What a run keeps of its data: the fingerprint, the bits of 16-bit files, and what it learned from, by content;
     missed: images that its threshold was set by.
     """
-    learned = {digest(image): str(image) for image in (*(s.image for s in splits.train + splits.val), *missed)}
+    images = digests((*(s.image for s in splits.train + splits.val), *missed))
+    learned = {content: str(image) for image, content in images.items()}
     return {"fingerprint": fingerprint(splits), "bits": next((s.bits for s in splits.train), None), "learned": learned}
-
-
-def known_data(run: Path) -> dict[str, Any]:
-    """What a run keeps of its data; of runs from before there was such a file, the fingerprint alone."""
-    if (run / DATA).is_file():
-        return json.loads((run / DATA).read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    return {"fingerprint": environment["data_fingerprint"], "learned": {}}
 
 
 def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list[Sample]:
@@ -73,7 +68,7 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
     if fingerprint(splits) == known["fingerprint"]:
         return unknown(splits.test, known["learned"])
     if own:
-        now = {digest(s.image) for s in splits.train + splits.val}
+        now = set(digests(s.image for s in splits.train + splits.val).values())
         gone, fresh = len(set(known["learned"]) - now), len(now - set(known["learned"]))
         raise UserError(
             "The run's own data is not what it was when the run was trained: of the images that it learned from, "
@@ -93,7 +88,8 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
 
 def unknown(samples: Sequence[Sample], learned: Collection[str]) -> list[Sample]:
     """Those whose content is not among the digests of what was learned from."""
-    new = [s for s in samples if digest(s.image) not in learned]
+    content = digests(s.image for s in samples)
+    new = [s for s in samples if content[s.image] not in learned]
     if len(new) < len(samples):
         log.warning("%d of %d images are left out: the run learned from them", len(samples) - len(new), len(samples))
     return new

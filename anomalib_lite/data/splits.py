@@ -3,7 +3,6 @@
 With or without the template: what of it samples carry, and how much each origin weighs in the loss.
 """
 
-import filecmp
 import hashlib
 import logging
 import math
@@ -14,14 +13,13 @@ from typing import TypedDict
 
 from anomalib_lite.data.decode import DEPTHS, brightest, depth_of
 from anomalib_lite.data.files import same_form
-from anomalib_lite.data.fingerprint import digest
+from anomalib_lite.data.fingerprint import digest, digests
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
 PROBED = 32  # images that a data set's bit depth is read from
-MODES = ("no_template", "template")
 SALT = 1_000_003  # so that the test images are not the ones that the validation split would take first
 
 
@@ -77,7 +75,8 @@ def make_splits(
         train, val = [], []
     if bits not in (None, *DEPTHS):
         raise UserError(f"data.bits must be one of {', '.join(map(str, DEPTHS))} or null, not {bits}.")
-    splits = with_bits(Splits(train, val, test, drawn), bits)
+    bits = bits or _bits_of([*train, *val])
+    splits = Splits(train, val, test, drawn).each(lambda sample: replace(sample, bits=bits))
     if template is None:
         return splits
     path = Path(str(template)).expanduser()
@@ -104,8 +103,6 @@ def hold_out(
 
     Errors: UserError where either part would be empty.
     """
-    if not 0 < share < 1:
-        raise UserError(f"{option} must lie between 0 and 1, but is {share}.")
     ordered = _ranked(samples, seed, root)
     count = min(math.ceil(share * len(ordered)), len(ordered) - rest)
     if count < 1:
@@ -120,16 +117,14 @@ def need_training_images(splits: Splits) -> None:
         raise UserError("This data has no OK images to learn from: set data.ok, or use it with `evaluate`.")
 
 
-def with_bits(splits: Splits, bits: int | None) -> Splits:
-    """One scale for the 16-bit files of a data set, by the brightest of its OK images."""
-    known = splits.train + splits.val
-    if bits is None and known:
-        first = brightest(known[0].image)
-        if first is not None:
-            probes = known[:: math.ceil(len(known) / PROBED)]
-            bits = depth_of(max(value for s in probes if (value := brightest(s.image)) is not None))
-            log.info("16-bit files: they use %d bits, values up to %d (data.bits says otherwise)", bits, 2**bits - 1)
-    return splits if bits is None else splits.each(lambda sample: replace(sample, bits=bits))
+def _bits_of(known: Sequence[Sample]) -> int | None:
+    """One scale for the 16-bit files of a data set, by the brightest of its OK images; None where they have 8."""
+    if not known or brightest(known[0].image) is None:
+        return None
+    probes = known[:: math.ceil(len(known) / PROBED)]
+    bits = depth_of(max(value for s in probes if (value := brightest(s.image)) is not None))
+    log.info("16-bit files: they use %d bits, values up to %d (data.bits says otherwise)", bits, 2**bits - 1)
+    return bits
 
 
 def ok_samples(images: Iterable[Path]) -> list[Sample]:
@@ -159,38 +154,22 @@ def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
 
     Errors: UserError where one content is both OK and NOK.
     """
+    content = digests(sample.image for pool in pools for sample in pool)
     first: dict[str, Sample] = {}
-    copies: list[tuple[Sample, Sample]] = []
-    kept: list[list[Sample]] = [[] for _ in pools]
-    twins = _twins(sample.image for pool in pools for sample in pool)
-    for pool, rest in zip(pools, kept, strict=True):
-        for sample in pool:
-            content = twins.get(sample.image, str(sample.image))
-            other = first.setdefault(content, sample)
-            if other is sample:
-                rest.append(sample)
-                continue
-            if None not in (sample.label, other.label) and sample.label != other.label:
-                raise UserError(
-                    f"{sample.image} is the same image as {other.image}, but one of them is OK and the other NOK. "
-                    "Remove the wrong one."
-                )
-            copies.append((sample, other))
+    copies: list[tuple[Path, Path]] = []
+    for sample in (sample for pool in pools for sample in pool):
+        other = first.setdefault(content[sample.image], sample)
+        if None not in (sample.label, other.label) and sample.label != other.label:
+            raise UserError(
+                f"{sample.image} is the same image as {other.image}, but one of them is OK and the other NOK. "
+                "Remove the wrong one."
+            )
+        if other is not sample:
+            copies.append((sample.image, other.image))
     if copies:
-        log.warning(
-            "%d images are copies of others, which count once and on one side of every split, such as %s of %s",
-            len(copies), *(s.image for s in copies[0]),
-        )  # fmt: skip
-    return kept
-
-
-def _twins(images: Iterable[Path]) -> dict[Path, str]:
-    """Content hashes of the files whose size is not theirs alone."""
-    by_size: dict[int, list[Path]] = {}
-    for image in images:
-        if image.exists():  # an absent one is named where it is decoded
-            by_size.setdefault(image.stat().st_size, []).append(image)
-    return {image: digest(image) for same in by_size.values() if len(same) > 1 for image in same}
+        told = "%d images are copies of others, which count once and on one side of every split, such as %s of %s"
+        log.warning(told, len(copies), *copies[0])
+    return [[sample for sample in pool if first[content[sample.image]] is sample] for pool in pools]
 
 
 @dataclass(frozen=True)
@@ -209,13 +188,25 @@ class Mode:
     generated: float | None = None
     colours: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.name not in MODES:
-            raise UserError(f"mode.name must be one of {', '.join(MODES)}, not '{self.name}'.")
-
     @property
     def with_template(self) -> bool:
         return self.name == "template"
+
+    def weighted(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples with their weight in the loss, of which their own is a factor; those of weight 0 are left out.
+
+        Errors: UserError for weights that are negative or missing.
+        """
+        if not self.weights.get("real", 0) > 0:
+            raise UserError(f"mode.weights.real must be above 0, since the others count against it: {self.weights}.")
+        relative = {origin: value / self.weights["real"] for origin, value in self.weights.items()}
+        if self.generated is not None:
+            relative |= {"generated": self.generated, "template_generated": self.generated}
+        if any(value < 0 for value in relative.values()):
+            raise UserError(f"mode.weights must not be negative: {relative}.")
+        if missing := {s.origin for s in samples} - set(relative):
+            raise UserError(f"mode.weights names no weight for images of origin {', '.join(sorted(missing))}.")
+        return [replace(s, weight=s.weight * relative[s.origin]) for s in samples if relative[s.origin]]
 
 
 def templates_of(splits: Splits) -> list[Path]:
@@ -234,34 +225,12 @@ def templates_of(splits: Splits) -> list[Path]:
 
 def refuse_held_back(templates: Sequence[Path], splits: Splits) -> None:
     """Errors: UserError where a template, which is learned from, is a held-out or a test image, by its content."""
-    by_size: dict[int, list[tuple[str, Path]]] = {}
     for kind, samples in (("held-out", splits.val), ("test", splits.test)):
-        for sample in samples:
-            by_size.setdefault(sample.image.stat().st_size, []).append((kind, sample.image))
-    for template in templates:
-        for kind, image in by_size.get(template.stat().st_size, ()):
-            if filecmp.cmp(template, image, shallow=False):
+        held_back = {content: image for image, content in digests(s.image for s in samples).items()}
+        for template in templates:
+            if image := held_back.get(digest(template)):
                 raise UserError(
                     f"The template {template} is one of the {kind} images, {image}, and mode=template learns from it. "
                     f"Name an OK image that is learned from anyway, such as data.template={splits.train[0].image}, or "
                     "keep the template out of the data."
                 )
-
-
-def weighted(samples: Sequence[Sample], weights: Mapping[str, float], generated: float | None = None) -> list[Sample]:
-    """Samples with their weight in the loss by origin, those of weight 0 left out.
-
-    weights: by origin; only their ratios count, a real image gets 1. generated: weight of any generated image against
-    1 for a real one; replaces the ratios of the two origins that generators have. A sample's own weight is a factor.
-    """
-    if not weights.get("real", 0) > 0:
-        raise UserError(f"mode.weights.real must be above 0, since the others count against it: {dict(weights)}.")
-    relative = {origin: value / weights["real"] for origin, value in weights.items()}
-    if generated is not None:
-        relative |= {"generated": generated, "template_generated": generated}
-    if any(value < 0 for value in relative.values()):
-        raise UserError(f"mode.weights must not be negative: {dict(relative)}.")
-    missing = {s.origin for s in samples} - set(relative)
-    if missing:
-        raise UserError(f"mode.weights names no weight for images of origin {', '.join(sorted(missing))}.")
-    return [replace(s, weight=s.weight * relative[s.origin]) for s in samples if relative[s.origin]]

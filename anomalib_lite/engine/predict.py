@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from anomalib_lite.data.fingerprint import known_data
 from anomalib_lite.data.images import inspected
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.detectors.model import Model
@@ -57,8 +56,8 @@ class TrainedRun:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What the training kept of its data, see `known_data`."""
-        return self.about["data"] if self.exported else known_data(self.path)
+        """What the training kept of its data."""
+        return self.about["data"] if self.exported else self.run.data
 
     @property
     def metrics(self) -> dict[str, Any]:

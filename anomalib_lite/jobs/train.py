@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.decode import native_size
-from anomalib_lite.data.fingerprint import DATA, describe, fingerprint, known_data
+from anomalib_lite.data.fingerprint import describe, fingerprint
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.errors import UserError
@@ -21,7 +21,16 @@ from anomalib_lite.jobs.multirun import command
 from anomalib_lite.runs.artifacts import alone
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.environment import chosen, environment
-from anomalib_lite.runs.folder import CHECKPOINTS, MODEL, RunFolder, announce, folder_name, open_finished, run_hash
+from anomalib_lite.runs.folder import (
+    CHECKPOINTS,
+    DATA,
+    MODEL,
+    RunFolder,
+    announce,
+    folder_name,
+    open_finished,
+    run_hash,
+)
 from anomalib_lite.runs.tracking import Tracking, track_again, tracked
 
 log = logging.getLogger(__name__)
@@ -113,7 +122,7 @@ def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:
     config = earlier.config
     check_targets(config, texts(cfg.trust))
     own: Splits = instantiate(config["data"])
-    if fingerprint(own) != known_data(earlier.path)["fingerprint"]:
+    if fingerprint(own) != earlier.data["fingerprint"]:
         raise UserError(
             f"The data of {earlier.path} is not what it was when it was trained. Put it back: the images that a run "
             "was fitted to are read again, together with the new ones."

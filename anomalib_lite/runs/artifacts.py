@@ -62,7 +62,7 @@ def content_hash(path: str | Path) -> str:
     return _file_hash(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.cache
 def _file_hash(path: Path, size: int, changed: int) -> str:
     """size, changed: of the file, so that one which was written anew is read anew."""
     with path.open("rb") as stream:

@@ -37,7 +37,9 @@ RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's n
 WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
 GENERATED = "generated"  # folder in a run's folder: the report of its generated images
 COLUMNS = ("image", "label", "defect", "score", "nok")  # of predictions.csv
-MODEL, THRESHOLD, TEMPLATE, CHECKPOINTS = "model.safetensors", "threshold.json", "template.png", "checkpoints"
+MODEL, THRESHOLD, DATA, TEMPLATE, CHECKPOINTS = (
+    "model.safetensors", "threshold.json", "data.json", "template.png", "checkpoints",
+)  # fmt: skip
 
 
 def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
@@ -118,6 +120,11 @@ class RunFolder:
     @property
     def metrics(self) -> dict[str, Any]:
         return self._json("metrics.json")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the run keeps of its data, see `data.fingerprint.describe`."""
+        return self._json(DATA)
 
     @property
     def threshold(self) -> dict[str, Any]:
@@ -247,13 +254,13 @@ def open_finished(path: str | Path) -> RunFolder:
     Errors: UserError where there is none, or where a file that it needs is torn.
     """
     run = RunFolder(Path(path).expanduser())
-    for name in ("config.yaml", MODEL, THRESHOLD):
+    for name in ("config.yaml", MODEL, THRESHOLD, DATA):
         if not (run.path / name).is_file():
             raise UserError(
                 f"{run.path.absolute()} holds no finished training ({name} is missing). Name the folder that "
                 "`anomalib-lite train` printed, e.g. run=runs/default/..."
             )
-    if not (run.config and run._json(THRESHOLD)):
+    if not (run.config and run._json(THRESHOLD) and run.data):
         raise UserError(f"{run.path.absolute()} cannot be used: {run.torn[0]} is torn. Train it again with force=true.")
     return run
 

@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import hold_out, make_splits, ok_samples, refuse_held_back, templates_of, weighted
+from anomalib_lite.data.splits import Mode, hold_out, make_splits, ok_samples, refuse_held_back, templates_of
 from anomalib_lite.errors import UserError
 from tests.made import write_pixels
 
 
+def written(root: Path, **contents: str) -> list[Path]:
+    """Files by their stem, with their content."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (root / f"{name}.png").write_text(content)
+    return [root / f"{name}.png" for name in contents]
+
+
 def many(root: Path, count: int = 50) -> list[Sample]:
-    return ok_samples(root / f"ok/{i:03d}.png" for i in range(count))
-
-
-def written(root: Path, *names: str) -> list[Path]:
-    """Files whose content is the first letter of their name."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(Path(name).name[0])
-    return [root / name for name in names]
+    """Of different contents."""
+    return ok_samples(written(root / "ok", **{f"{i:03d}": str(i) for i in range(count)}))
 
 
 def names(samples: list[Sample]) -> set[str]:
@@ -36,25 +37,15 @@ def test_every_image_is_on_one_side_and_the_share_is_kept(tmp_path: Path, share:
 
 
 def test_the_choice_depends_on_the_seed_and_neither_on_the_order_nor_on_the_place(tmp_path: Path):
+    """Of 50 images, 5 more may move only those that the 5 displace; a shuffled split would move about 16."""
     here = names(hold_out(many(tmp_path), 0.2, 0, tmp_path)[1])
     shuffled = many(tmp_path)
     random.Random(0).shuffle(shuffled)
     assert names(hold_out(shuffled, 0.2, 0, tmp_path)[1]) == here
     assert names(hold_out(many(tmp_path / "moved"), 0.2, 0, tmp_path / "moved")[1]) == here
     assert names(hold_out(many(tmp_path), 0.2, 1, tmp_path)[1]) != here
-
-
-def test_added_images_leave_the_others_where_they_were(tmp_path: Path):
-    """Of 50 images, 5 more may move only those that the 5 displace; a shuffled split would move about 16."""
-    before = names(hold_out(many(tmp_path, 50), 0.2, 0, tmp_path)[1])
-    after = names(hold_out(many(tmp_path, 55), 0.2, 0, tmp_path)[1])
-    assert len(before ^ (after & names(many(tmp_path)))) <= 5
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
-def test_a_share_out_of_range_is_refused(tmp_path: Path, share: float):
-    with pytest.raises(UserError, match=r"data\.val_share"):
-        hold_out(many(tmp_path), share, 0, tmp_path)
+    added = names(hold_out(many(tmp_path, 55), 0.2, 0, tmp_path)[1])
+    assert len(here ^ (added & names(many(tmp_path)))) <= 5
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -63,10 +54,7 @@ def test_too_few_images_are_counted_as_they_were_given(tmp_path: Path, count: in
         make_splits(many(tmp_path, count), [], tmp_path, test_share=0.2)
     assert [len(part) for _, part in make_splits(many(tmp_path, 3), [], tmp_path, test_share=0.2)] == [1, 1, 1]
     assert [len(part) for _, part in make_splits(many(tmp_path, 2), [], tmp_path)] == [1, 1, 0]
-
-
-def test_images_without_variation_are_said_to_be_one(tmp_path: Path):
-    same = ok_samples(written(tmp_path, *(f"a{i}.png" for i in range(9))))
+    same = ok_samples(written(tmp_path, **{f"a{i}": "a" for i in range(9)}))
     with pytest.raises(UserError, match=r"1 OK images \(9 files, the others are copies\) are too few"):
         make_splits(same, [], tmp_path)
 
@@ -74,19 +62,19 @@ def test_images_without_variation_are_said_to_be_one(tmp_path: Path):
 def test_copies_count_once_and_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Of each picture four files: the same split as of one file each, and a test image is never learned from."""
     letters = "abcdefghijklmnopqrst"
-    single = ok_samples(written(tmp_path, *(f"{c}.png" for c in letters)))
-    copied = ok_samples(written(tmp_path, *(f"{c}.{i}.png" for c in letters for i in "123")))
+    single = ok_samples(written(tmp_path, **{c: c for c in letters}))
+    copied = ok_samples(written(tmp_path, **{f"{c}{i}": c for c in letters for i in range(3)}))
     alone = make_splits(single, [], tmp_path, test_share=0.2)
     assert make_splits([*single, *copied], [], tmp_path, test_share=0.2) == alone
     assert "60 images are copies of others" in caplog.text
-    tested = make_splits(single, ok_samples(written(tmp_path, "test/a.png")), tmp_path)
+    tested = make_splits(single, ok_samples(written(tmp_path / "test", a="a")), tmp_path)
     assert len(tested.test) == 1 and "a.png" not in names(tested.train + tested.val)
 
 
 def test_an_image_that_is_learned_from_and_nok_is_refused_also_through_a_link(tmp_path: Path):
-    images = written(tmp_path, "a.png", "b.png", "c.png")
+    images = written(tmp_path, a="a", b="b", c="c")
     (tmp_path / "link.png").symlink_to(images[1])
-    for twin in (images[1], tmp_path / "link.png", *written(tmp_path, "nok/b.png")):
+    for twin in (images[1], tmp_path / "link.png", *written(tmp_path / "nok", b="b")):
         with pytest.raises(UserError, match=r"b\.png is the same image as .* one of them is OK and the other NOK"):
             make_splits(ok_samples(images), [Sample(twin, NOK)], tmp_path)
 
@@ -104,7 +92,7 @@ def test_few_shots_are_drawn_by_a_seed_from_what_is_not_held_out(tmp_path: Path)
 
 
 def test_images_that_the_data_set_holds_out_are_held_out(tmp_path: Path):
-    splits = make_splits(many(tmp_path, 4), [], tmp_path, held_out=ok_samples([tmp_path / "v.png"]))
+    splits = make_splits(many(tmp_path, 4), [], tmp_path, held_out=ok_samples(written(tmp_path, v="v")))
     assert len(splits.train) == 4 and names(splits.val) == {"v.png"}
 
 
@@ -119,7 +107,7 @@ def test_one_depth_for_all_16_bit_images_by_the_brightest_ok_image(tmp_path: Pat
 
 
 def test_the_template_is_given_to_every_sample(tmp_path: Path):
-    (golden,) = written(tmp_path, "golden.png")
+    (golden,) = written(tmp_path, golden="g")
     splits = make_splits(many(tmp_path), [], tmp_path, template=golden)
     assert {s.template for _, part in splits for s in part} == {golden}
     with pytest.raises(UserError, match=r"template does not exist.*absent\.png"):
@@ -128,59 +116,56 @@ def test_the_template_is_given_to_every_sample(tmp_path: Path):
 
 def splits(*templates: str | None) -> Splits:
     samples = [Sample(Path(f"{k}.png"), OK, template=Path(t) if t else None) for k, t in enumerate(templates)]
-    return Splits(samples[:1], samples[1:2], [*samples[2:], Sample(Path("x.png"), NOK, template=samples[0].template)])
+    return Splits(samples[:1], samples[1:2], samples[2:])
 
 
-def test_a_hidden_template_is_gone_everywhere() -> None:
-    assert all(s.template is None for _, samples in splits("a", "b", "a").with_template(None) for s in samples)
-    golden = splits("a", "b", None).with_template(Path("gold.png"))
-    assert templates_of(golden) == [Path("gold.png")]
-    assert [len(samples) for _, samples in golden] == [1, 1, 2]
-
-
-def test_one_template_for_all_or_one_for_each() -> None:
+def test_one_template_for_all_one_for_each_or_none_at_all():
     assert templates_of(splits("a", "a", "a")) == [Path("a")]
     assert templates_of(splits("b", "a", "a")) == [Path("a"), Path("b")]
     with pytest.raises(UserError, match=r"1\.png has none.*data.template"):
         templates_of(splits("a", None, "a"))
+    assert templates_of(splits("a", "b", None).with_template(Path("gold.png"))) == [Path("gold.png")]
+    assert {s.template for _, samples in splits("a", "b", "a").with_template(None) for s in samples} == {None}
 
 
-def test_a_template_with_the_content_of_a_held_back_image_is_refused(tmp_path: Path) -> None:
-    files = {name: tmp_path / name for name in ("train", "val", "test", "like_val", "golden")}
-    contents = [b"one", b"two", b"six", b"two", b"new"]
-    for path, content in zip(files.values(), contents, strict=True):
-        path.write_bytes(content)
-    held_back = Splits(*([Sample(files[name], OK)] for name in ("train", "val", "test")))
-    refuse_held_back([files["train"], files["golden"]], held_back)
-    for name, kind in (("like_val", "held-out"), ("test", "test")):
-        with pytest.raises(UserError, match=f"{name} is one of the {kind} images, .*data.template={files['train']}"):
-            refuse_held_back([files["golden"], files[name]], held_back)
+def test_a_template_with_the_content_of_a_held_back_image_is_refused(tmp_path: Path):
+    train, val, test, like_val, golden = written(tmp_path, train="1", val="2", test="6", like_val="2", golden="new")
+    held_back = Splits(*([Sample(image, OK)] for image in (train, val, test)))
+    refuse_held_back([train, golden], held_back)
+    for template, kind in ((like_val, "held-out"), (test, "test")):
+        with pytest.raises(UserError, match=f"{template} is one of the {kind} images, .*data.template={train}"):
+            refuse_held_back([golden, template], held_back)
 
 
 def origins(*names: str) -> list[Sample]:
     return [Sample(Path(name), OK, origin=name) for name in names]
 
 
-def test_only_the_ratios_count_and_a_real_image_weighs_one() -> None:
+@pytest.mark.parametrize(
+    ("weights", "generated", "expected"),
+    [
+        ({"real": 5, "generated": 1, "template_generated": 2, "template": 5}, None, [1, 0.2, 0.4, 1]),
+        ({"real": 5, "template": 5}, 0.1, [1, 0.1, 0.1, 1]),
+        ({"real": 2, "template": 1}, 0, [1, 0.5]),  # weight 0 is left out
+    ],
+)
+def test_only_the_ratios_of_weights_count_and_a_real_image_weighs_one(weights, generated, expected):
     samples = origins("real", "generated", "template_generated", "template")
-    weights = [s.weight for s in weighted(samples, {"real": 5, "generated": 1, "template_generated": 2, "template": 5})]
-    assert weights == [1, 0.2, 0.4, 1]
-    assert [s.weight for s in weighted(samples[:2], {"real": 9, "generated": 1})] == [1, pytest.approx(1 / 9)]
-    (half,) = weighted([Sample(Path("a"), OK, origin="generated", weight=0.5)], {"real": 4, "generated": 1})
+    assert [s.weight for s in Mode(weights=weights, generated=generated).weighted(samples)] == expected
+    (half,) = Mode(weights={"real": 4, "generated": 1}).weighted(
+        [Sample(Path("a"), OK, origin="generated", weight=0.5)]
+    )
     assert half.weight == 0.125, "a sample's own weight is a factor"
 
 
-def test_the_simple_form_sets_generated_images_against_one() -> None:
-    samples = origins("real", "generated", "template_generated")
-    weights = {"real": 9, "generated": 1}
-    assert [s.weight for s in weighted(samples, weights, generated=0.1)] == [1, 0.1, 0.1]
-    assert [s.origin for s in weighted(samples, weights, generated=0)] == ["real"], "weight 0 is left out"
-
-
-def test_unknown_origins_and_negative_weights_are_refused() -> None:
-    with pytest.raises(UserError, match="template_generated"):
-        weighted(origins("template_generated"), {"real": 1, "generated": 1})
-    with pytest.raises(UserError, match=r"real must be above 0"):
-        weighted(origins("real"), {"real": 0, "generated": 1})
-    with pytest.raises(UserError, match="negative"):
-        weighted(origins("real"), {"real": 1, "generated": -1})
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"real": 1, "generated": 1}, "names no weight for images of origin template_generated"),
+        ({"real": 0, "template_generated": 1}, r"real must be above 0"),
+        ({"real": 1, "template_generated": -1}, "negative"),
+    ],
+)
+def test_unknown_origins_and_negative_weights_are_refused(weights: dict[str, float], message: str):
+    with pytest.raises(UserError, match=message):
+        Mode(weights=weights).weighted(origins("template_generated"))

@@ -165,7 +165,6 @@ def check(kind: type[Method], augment: Augment | None = None, mode: str = "no_te
         ({"kind": Untrained, "generator": GAN}, "has no training"),
         ({"kind": Untrained, "generator": GAN, "finetuning": CUTPASTE}, "teacher=finetuned_classifier"),
         ({"kind": Untrained, "mode": "template"}, "changes nothing here"),
-        ({"kind": Trained, "mode": "both"}, "no_template, template"),
         ({"kind": Trained, "restyles": True}, "Add generator=histaugan"),
         ({"kind": Trained, "restyles": True, "generator": GAN}, "generator=histaugan"),
         ({"kind": Trained, "restyles": True, "generator": SimpleNamespace(restyle=None, size=64)}, "generator.size=48"),

@@ -122,7 +122,7 @@ def test_a_killed_run_is_not_done(tmp_path: Path):
 
 
 def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path):
-    for name in ("config.yaml", "model.safetensors", "threshold.json"):
+    for name in ("config.yaml", "model.safetensors", "threshold.json", "data.json"):
         with pytest.raises(UserError, match=f"holds no finished training \\({name} is missing\\)"):
             open_finished(tmp_path)
         (tmp_path / name).write_text('{"seed": 3}')
@@ -152,9 +152,9 @@ def test_a_torn_run_is_not_done(tmp_path: Path, name: str, left: int, caplog: py
     assert not again.done and again.torn == [name] and "is torn" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "threshold.json"])
+@pytest.mark.parametrize("name", ["config.yaml", "threshold.json", "data.json"])
 def test_a_torn_training_is_refused_in_words(tmp_path: Path, name: str):
-    for file in ("config.yaml", "threshold.json", "model.safetensors"):
+    for file in ("config.yaml", "threshold.json", "data.json", "model.safetensors"):
         (tmp_path / file).write_text('{"seed": 3}')
     (tmp_path / name).write_text('{"se')
     with pytest.raises(UserError, match=f"{name} is torn"):
