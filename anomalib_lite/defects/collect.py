@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from anomalib_lite.defects.inspect import Defect, Inspector
 from anomalib_lite.defects.layout import BACKGROUND, EDGES, INSIDE, TEXT, Layout
 from anomalib_lite.defects.measures import UNITS
 from anomalib_lite.defects.rules import GRADES
-from anomalib_lite.runs.atomic import atomic_path, write_json
+from anomalib_lite.runs.atomic import write_csv, write_json
 from anomalib_lite.settings.training import DefectType
 
 PICTURED = 120
@@ -78,11 +77,7 @@ class DefectCollector:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
         write_json(folder / "defects.json", record)
         names, rows = self.rows()
-        with (
-            atomic_path(folder / "defects.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,  # of any file name
-        ):
-            csv.writer(stream).writerows([names, *rows])
+        write_csv(folder / "defects.csv", [names, *rows])
 
     def metrics(self) -> dict[str, Any]:
         """Numbers for metrics.json: defects in all and by type and grade, and products rejected."""

@@ -1,10 +1,10 @@
 """The journal of a prediction: a line an image as soon as it is answered, so that a killed command loses none."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from anomalib_lite.defects import Inspector
 from anomalib_lite.defects.collect import columns, key, rows_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import alone
-from anomalib_lite.runs.atomic import atomic_path, disk_full
-from anomalib_lite.runs.folder import open_csv
+from anomalib_lite.runs.atomic import atomic_path, disk_full, write_csv
 
 JOURNAL = ".predictions"  # its first line says what the folder's results are made with
 TABLES = ("predictions.csv", "defects.csv", "defects.json")
@@ -98,17 +97,12 @@ class Journal:
 
     def write_tables(self, inspector: Inspector | None) -> None:
         """predictions.csv (image, score, nok); with an inspector defects.csv and defects.json."""
-        with atomic_path(self.output / TABLES[0]) as temporary, open_csv(temporary) as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["image", "score", "nok"])
-            writer.writerows((a["image"], repr(a["score"]), int(a["nok"])) for a in self._judged())
+        judged = ((a["image"], a["score"], int(a["nok"])) for a in self._judged())
+        write_csv(self.output / TABLES[0], chain([("image", "score", "nok")], judged))
         if inspector is None:
             return
-        with atomic_path(self.output / TABLES[1]) as temporary, open_csv(temporary) as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns(inspector))
-            for answer in self._judged():
-                writer.writerows(rows_of(inspector, answer["image"], answer["accepted"], answer["defects"]))
+        found = (rows_of(inspector, a["image"], a["accepted"], a["defects"]) for a in self._judged())
+        write_csv(self.output / TABLES[1], chain([columns(inspector)], chain.from_iterable(found)))
         with atomic_path(self.output / TABLES[2]) as temporary, temporary.open("w", encoding="utf-8") as text:
             text.write(json.dumps(key(inspector), indent=2)[:-2] + ',\n  "images": [')
             for number, answer in enumerate(self._judged()):

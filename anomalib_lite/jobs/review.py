@@ -1,6 +1,5 @@
 """The verb review."""
 
-import csv
 import logging
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,7 @@ from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import OK, Splits
 from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.jobs.app import app, say
-from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.runs.folder import open_csv
+from anomalib_lite.runs.atomic import write_csv
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +46,7 @@ def main(cfg: DictConfig) -> None:
     reviewer = Reviewer(partial(build_model, cfg), device, cfg.batch_size, cfg.seed, cfg.folds, cfg.contamination)
     outcomes = reviewer.outcomes(images, cfg.worst)
     output = Path(str(cfg.output)).expanduser()
-    with atomic_path(output / "predictions.csv") as temporary, open_csv(temporary) as stream:
-        csv.writer(stream).writerows([("image", "score"), *((o.sample.image, repr(o.score)) for o in outcomes)])
+    write_csv(output / "predictions.csv", [("image", "score"), *((o.sample.image, o.score) for o in outcomes)])
     usual = float(np.quantile([o.map.max() for o in outcomes if o.map is not None], 0.5))
     blocks = [
         Block((o.image, overlay(o.image, o.map, usual)), short_name(o.sample.image), f"{o.score:.1f} × usual")

@@ -1,6 +1,7 @@
 """Files that are either whole or absent, and the one writer of image files."""
 
 import contextlib
+import csv
 import errno
 import functools
 import json
@@ -8,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Indented, keys in the order given; NaN and infinity are refused, because JSON has neither."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> None:
+    """The first row names the columns; file names that are no UTF-8 survive."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        csv.writer(stream).writerows(rows)
 
 
 def disk_full(error: BaseException, path: Path) -> UserError | None:

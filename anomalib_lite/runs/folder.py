@@ -26,12 +26,12 @@ from yaml import YAMLError
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import by_content, named_content
-from anomalib_lite.runs.atomic import atomic_path, disk_full, remove_parts, write_json, write_text
+from anomalib_lite.runs.atomic import disk_full, remove_parts, write_csv, write_json, write_text
 
 log = logging.getLogger(__name__)
 
 # what does not change the result: where things lie, how they are tracked, and how a run is called
-UNDEFINING = ("paths", "tracking", "force", "experiment_name", "run_name", "ram_limit_mb", "trust")
+UNDEFINING = ("paths", "tracking", "force", "experiment_name", "ram_limit_mb", "trust")
 LONGEST = 200  # bytes of a folder's name
 RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's name
 WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
@@ -145,14 +145,10 @@ class RunFolder:
         also the category.
         """
         rows = list(rows)
-        more = ["category"] if any(row.get("category") is not None for row in rows) else []
-        with atomic_path(self.path / "predictions.csv") as temporary, open_csv(temporary) as stream:
-            writer = csv.writer(stream)
-            writer.writerow([*COLUMNS, *more])
-            for row in rows:
-                label = "" if row["label"] is None else row["label"]
-                cells = [row["image"], label, row["defect"] or "", repr(row["score"]), int(row["nok"])]
-                writer.writerow([*cells, *(row[name] or "" for name in more)])
+        columns = list(COLUMNS) + ["category"] * any(row.get("category") is not None for row in rows)
+        # the csv module leaves out None, and writes a float as repr does
+        cells = ([row.get(name) for name in columns] for row in ({**row, "nok": int(row["nok"])} for row in rows))
+        write_csv(self.path / "predictions.csv", [columns, *cells])
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.path / "metrics.json", metrics)
@@ -193,31 +189,23 @@ class RunFolder:
         logging.getLogger().addHandler(handler)
         try:
             yield
-            self.status["state"] = "done"
+            self._end({"state": "done"})
         except BaseException as error:
             full = disk_full(error, self.path)
-            self._fail(full or error)
+            with contextlib.suppress(OSError, UserError):
+                self._end(_in_words(full or error))
             if full is not None and full is not error:
                 raise full from error
             raise
         finally:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            self.status |= {"finished": _now(), "peak_memory_mb": round(peak)}
-            with (
-                contextlib.suppress(OSError, UserError) if self.status["state"] != "done" else contextlib.nullcontext()
-            ):
-                self._write()
             logging.getLogger().removeHandler(handler)
             with contextlib.suppress(OSError):
                 handler.close()
 
-    def _fail(self, error: BaseException) -> None:
-        # Lightning answers Ctrl-C with an exit
-        cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
-        stopped = isinstance(cause, (KeyboardInterrupt, SystemExit))
-        self.status |= {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
-        if not stopped and not isinstance(cause, UserError):
-            self.status["traceback"] = traceback.format_exc()
+    def _end(self, outcome: Mapping[str, str]) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.status |= {**outcome, "finished": _now(), "peak_memory_mb": round(peak)}
+        self._write()
 
     def _write(self) -> None:
         write_json(self.path / "status.json", self.status)
@@ -271,11 +259,6 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
-def open_csv(path: Path) -> Any:
-    """A stream as the csv module wants it; file names that are no UTF-8 survive."""
-    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-
-
 def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with whole paths of the data, so that it is found from another folder, too."""
     data = dict(config.get("data") or {})
@@ -285,6 +268,17 @@ def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
     if "parts" in data:
         data["parts"] = [_placed({"data": part})["data"] for part in data["parts"]]
     return {**config, "data": data} if data else dict(config)
+
+
+def _in_words(error: BaseException) -> dict[str, str]:
+    """An error as the status keeps it."""
+    # Lightning answers Ctrl-C with an exit
+    cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
+    stopped = isinstance(cause, (KeyboardInterrupt, SystemExit))
+    told = {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
+    if not stopped and not isinstance(cause, UserError):
+        told["traceback"] = traceback.format_exc()
+    return told
 
 
 def _typed(row: Mapping[str, str | None], limit: float) -> dict[str, Any]:
