@@ -21,7 +21,6 @@ from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder
-from anomalib_lite.runs.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ Measured = tuple[str, str, dict[str, Any]]  # run, data set, its metrics
 @app("evaluate", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, of several their mean."""
-    if Tracking(cfg.tracking.kind).kind == "wandb":
+    if cfg.tracking.kind == "wandb":
         raise UserError("evaluate sends nothing to Weights & Biases: take tracking=csv or none.")
     runs, sets = _runs(cfg.run), _data_sets(cfg)
     several = len(runs) * len(sets) > 1

@@ -1,12 +1,12 @@
 """Weights & Biases, or nothing but the run folder's own files."""
 
 import csv
+import json
 import logging
 import netrc
 import os
 import re
 import shutil
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import UNDEFINING, WHERE, RunFolder
 from anomalib_lite.runs.overrides import flat
 
 log = logging.getLogger(__name__)
-KINDS = ("wandb", "csv", "none")
 STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json, tracked beside the metrics
 LONGEST_NAME = 120
 CURVE_POINTS = 200
@@ -45,10 +43,6 @@ class Tracking:
     group: str | None = None
     mode: str | None = None
     artifacts: bool = True
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"tracking.kind must be one of {', '.join(KINDS)}, not '{self.kind}'.")
 
 
 @dataclass(frozen=True)
@@ -161,23 +155,15 @@ class WandbTracker(Tracker):
             self.run.log(media)
         if self.with_files:
             for kind, files in findings.files.items():
-                self._keep(kind, files)
+                artifact = wandb.Artifact(f"{kind}-{self.run.id}", kind)
+                for file in filter(Path.is_file, files):  # read where it lies: a copy would double a sweep's size
+                    name = file.relative_to(self.folder).as_posix()
+                    artifact.add_file(str(file.absolute()), name, policy="immutable", skip_cache=True)
+                if artifact.manifest.entries:
+                    self.run.log_artifact(artifact)
 
     def finish(self, code: int) -> None:
         self.run.finish(exit_code=code)
-
-    def _keep(self, kind: str, files: Sequence[Path]) -> None:
-        """Files are read where they lie: a copy would double a sweep's size, in a folder outside of the run's."""
-        import wandb
-
-        artifact = wandb.Artifact(f"{kind}-{self.run.id}", kind)
-        for file in files:
-            if file.is_file():
-                artifact.add_file(
-                    str(file.absolute()), file.relative_to(self.folder).as_posix(), policy="immutable", skip_cache=True
-                )
-        if artifact.manifest.entries:
-            self.run.log_artifact(artifact)
 
 
 def of_agent() -> bool:
@@ -216,22 +202,14 @@ def _server() -> str:
 
 
 def _reachable(address: str) -> bool:
-    """Whether anything answers there within PATIENCE; looking up a name knows no time limit of its own."""
-    answered: list[bool] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE)  # noqa: S310 - the user's own address
-        except urllib.error.HTTPError:
-            pass  # an answer, too
-        except (OSError, ValueError):
-            return
-        answered.append(True)
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return bool(answered)
+    """Whether anything answers there within PATIENCE."""
+    try:
+        urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE)  # noqa: S310 - the user's own address
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def has_key() -> bool:
@@ -256,15 +234,5 @@ def _config(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[s
         choices = environment.get("choices", {})
         told["choices"] = {k: v for k, v in choices.items() if not k.startswith("hydra")}
         told["environment"] = {k: v for k, v in environment.items() if k not in ("choices", "overrides")}
-    return _homeless(told)
-
-
-def _homeless(value: Any) -> Any:
-    home = os.path.expanduser("~")
-    if isinstance(value, dict):
-        return {key: _homeless(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_homeless(v) for v in value]
-    if isinstance(value, str) and (value == home or value.startswith(f"{home}/")):
-        return f"~{value[len(home) :]}"
-    return value
+    home = json.dumps(os.path.expanduser("~")).strip('"')
+    return json.loads(re.sub(rf'"{re.escape(home)}(?=[/"])', '"~', json.dumps(told)))
