@@ -23,33 +23,76 @@ LEFTOVERS = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume
 LONGEST = 180  # bytes of a name, so that a suffix and a temporary file's letters fit into the 255 of a file system
 
 
-class PassedOver:
-    """What lies among images and is none of them, said in one line."""
+class _Search:
+    """Goes through folders for images, and says in one line what lies among them and is none.
+
+    Hidden files and folders, and what tools leave behind, are no data unless a pattern names them.
+    """
 
     def __init__(self) -> None:
-        self.hidden: list[Path] = []
-        self.broken: list[Path] = []
+        self.hidden: dict[Path, None] = {}
+        self.gone: list[Path] = []
         self.others: Counter[str] = Counter()
 
-    def file(self, path: Path) -> bool:
-        """Whether a file is an image; what is none is taken down."""
-        if path.suffix.lower() not in SUFFIXES:
-            self.others[path.suffix.lower() or path.name] += 1
-        elif not path.is_file():
-            self.broken.append(path)
-        else:
+    def is_image(self, path: Path) -> bool:
+        """What is none is taken down."""
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES and path.is_file():
             return True
+        if suffix in SUFFIXES:
+            self.gone.append(path)
+        else:
+            self.others[suffix or path.name] += 1
         return False
 
+    def is_hidden(self, path: Path) -> bool:
+        if _is_hidden(path) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
+            self.hidden[path] = None
+        return _is_hidden(path)
+
+    def folders(self, folder: Path) -> Iterator[Path]:
+        """A folder and those below it, each once, so that a link back ends there."""
+        waiting, seen = [folder], set()
+        while waiting:
+            inner = waiting.pop()
+            if (real := inner.resolve()) not in seen:
+                seen.add(real)
+                yield inner
+                waiting += [e for e in reversed(_entries(inner)) if e.is_dir() and not self.is_hidden(e)]
+
+    def images(self, folder: Path) -> Iterator[Path]:
+        """All below a folder."""
+        for inner in self.folders(folder):
+            for entry in _entries(inner):
+                if not entry.is_dir() and not self.is_hidden(entry) and self.is_image(entry):
+                    yield entry
+
+    def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+        """What a pattern means in a folder; `**` goes down."""
+        if not parts:
+            yield folder
+        elif not folder.is_dir():
+            return
+        elif parts[0] == "**":
+            for inner in self.folders(folder):
+                yield from self.matches(inner, parts[1:])
+        else:
+            for entry in _entries(folder):
+                named = entry.name == parts[0] or parts[0].startswith(".")
+                if fnmatchcase(same_form(entry.name), same_form(parts[0])) and (named or not self.is_hidden(entry)):
+                    yield from self.matches(entry, parts[1:])
+
     def say(self, where: str | Path) -> None:
-        parts = [
-            f"{kind} ({_some(paths)})" for kind, paths in (("hidden", self.hidden), ("gone", self.broken)) if paths
-        ]
+        told = []
+        for kind, paths in (("hidden", list(self.hidden)), ("gone", self.gone)):
+            if paths:
+                more = f" and {len(paths) - 3} more" * (len(paths) > 3)
+                told.append(f"{kind} ({', '.join(map(str, paths[:3]))}{more})")
         if self.others:
-            parts.append(f"{self.others.total()} that are no images ({', '.join(sorted(self.others)[:5])})")
-        if parts:
-            level = logging.WARNING if self.hidden or self.broken else logging.INFO
-            log.log(level, "%s: passed over are files that are %s", where, "; ".join(parts))
+            told.append(f"{self.others.total()} that are no images ({', '.join(sorted(self.others)[:5])})")
+        if told:
+            level = logging.WARNING if self.hidden or self.gone else logging.INFO
+            log.log(level, "%s: passed over are files that are %s", where, "; ".join(told))
 
 
 def list_images(folder: Path, quiet: bool = False) -> list[Path]:
@@ -57,16 +100,16 @@ def list_images(folder: Path, quiet: bool = False) -> list[Path]:
 
     quiet: whether what is passed over is not said.
     """
-    passed = PassedOver()
-    images = _readable_names(sorted(_images_below(folder, passed)))
+    search = _Search()
+    images = _readable_names(search.images(folder))
     if not quiet:
-        passed.say(folder)
+        search.say(folder)
     return images
 
 
 def list_folders(folder: Path) -> list[Path]:
     """The folders directly in `folder`, sorted, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)) if folder.is_dir() else []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p)) if folder.is_dir() else []
 
 
 def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path) -> list[Path]:
@@ -79,36 +122,32 @@ def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path)
     if patterns is None:
         return []
     found: dict[Path, Path] = {}  # by the real file: through a link back the same one would come again
-    passed = PassedOver()
+    search = _Search()
     for pattern in [patterns] if isinstance(patterns, (str, int, float, Path)) else patterns:
         path = root / Path(str(pattern)).expanduser()
         images: list[Path] = []
-        for match in _matches(*_literal_part(path), passed):
+        for match in search.matches(*_literal_part(path)):
             if match.is_dir():
-                images += _images_below(match, passed)
-            elif match == path or passed.file(match):
+                images += search.images(match)
+            elif match == path or search.is_image(match):
                 images.append(match)
         if not images:
             known = ", ".join(SUFFIXES)
             raise UserError(f"No image found at {path} (a file, a folder or a glob pattern; {known}).")
         for image in sorted(images, key=lambda p: (len(p.parts), p)):
             found.setdefault(image.resolve(), image)
-    passed.say(root if str(root) != "." else ", ".join(sorted({str(p.parent) for p in found.values()})[:3]))
-    return _readable_names(sorted(found.values()))
+    search.say(root if str(root) != "." else ", ".join(sorted({str(p.parent) for p in found.values()})[:3]))
+    return _readable_names(found.values())
 
 
 def locate(base: Path, name: str) -> Path | None:
-    """The file `name` below `base`: as it is, or spelled with backslashes or in another Unicode form."""
-    path = base / name
-    if name and not path.is_file() and "\\" in name:
-        path = base / name.replace("\\", "/")
-    if path.is_file():
-        return path
-    for part in path.relative_to(base).parts if path.is_relative_to(base) else ():
-        if not base.is_dir():
-            return None
-        base = next((p for p in base.iterdir() if same_form(p.name) == same_form(part)), base / part)
-    return base if name and base.is_file() else None
+    """The file `name` below `base`, also where its parts are spelled in another Unicode form."""
+    for part in PurePath(name).parts:
+        inner = base / part
+        if base.is_dir() and not inner.exists():
+            inner = next((p for p in base.iterdir() if same_form(p.name) == same_form(part)), inner)
+        base = inner
+    return base if base.is_file() else None
 
 
 def same_form(name: str) -> str:
@@ -122,8 +161,8 @@ def common_tail(one: PurePath, other: PurePath) -> int:
     return sum(1 for _ in takewhile(lambda pair: same_form(pair[0]) == same_form(pair[1]), pairs))
 
 
-def is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in LEFTOVERS
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in LEFTOVERS
 
 
 def short_name(path: str | Path) -> str:
@@ -150,29 +189,11 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(map(shortened, name.split("/"))) for name in full]
 
 
-def require_folder(path: str | Path, what: str) -> Path:
+def require_folder(path: str | Path, what: str, option: str = "data.root") -> Path:
     folder = Path(str(path)).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{what} does not exist: {folder.absolute()}. Set data.root to the folder that holds it.")
+        raise UserError(f"{what} does not exist: {folder.absolute()}. Set {option} to a folder that does.")
     return folder
-
-
-def _images_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
-    for inner in _folders(folder, passed):
-        for entry in _entries(inner):
-            if not entry.is_dir() and not _hide(entry, passed) and passed.file(entry):
-                yield entry
-
-
-def _folders(folder: Path, passed: PassedOver) -> Iterator[Path]:
-    """A folder and those below it, each once, so that a link back ends there."""
-    waiting, seen = [folder], set()
-    while waiting:
-        inner = waiting.pop()
-        if (real := inner.resolve()) not in seen:
-            seen.add(real)
-            yield inner
-            waiting += [e for e in reversed(_entries(inner)) if e.is_dir() and not _hide(e, passed)]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -180,14 +201,6 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-
-
-def _hide(path: Path, passed: PassedOver) -> bool:
-    if not is_hidden(path.name):
-        return False
-    if path not in passed.hidden and (path.is_dir() or path.suffix.lower() in SUFFIXES):
-        passed.hidden.append(path)
-    return True
 
 
 def _literal_part(path: Path) -> tuple[Path, list[str]]:
@@ -198,29 +211,10 @@ def _literal_part(path: Path) -> tuple[Path, list[str]]:
     return base, parts
 
 
-def _matches(folder: Path, parts: Sequence[str], passed: PassedOver) -> Iterator[Path]:
-    if not parts:
-        yield folder
-    elif not folder.is_dir():
-        return
-    elif parts[0] == "**":
-        for inner in _folders(folder, passed):
-            yield from _matches(inner, parts[1:], passed)
-    else:
-        for entry in _entries(folder):
-            named = entry.name == parts[0] or parts[0].startswith(".")
-            if fnmatchcase(same_form(entry.name), same_form(parts[0])) and (named or not _hide(entry, passed)):
-                yield from _matches(entry, parts[1:], passed)
-
-
-def _readable_names(paths: list[Path]) -> list[Path]:
-    """Errors: UserError for names that no table and no page could hold."""
-    odd = [p for p in paths if any("\ud800" <= sign <= "\udfff" for sign in str(p))]
-    if odd:
+def _readable_names(paths: Iterable[Path]) -> list[Path]:
+    """Sorted. Errors: UserError for names that no table and no page could hold."""
+    ordered = sorted(paths)
+    if odd := [p for p in ordered if any("\ud800" <= sign <= "\udfff" for sign in str(p))]:
         name = os.fsencode(odd[0]).decode("utf-8", "backslashreplace")
         raise UserError(f"{len(odd)} image names are not UTF-8, among them {name}: rename them.")
-    return paths
-
-
-def _some(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return ordered

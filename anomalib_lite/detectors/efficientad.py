@@ -89,7 +89,7 @@ class EfficientAD(FeatureLearner):
         self._fit_statistics(self._seen)
         del self._seen
         if self.penalty is not None:
-            files = list_images(require_folder(self.penalty, "detector.penalty"))
+            files = list_images(require_folder(self.penalty, "The folder of other photographs", "detector.penalty"))
             self._others = ImageSet([Sample(file, OK) for file in files], batches.dataset.size)
 
     def look_at(self, features: list[Tensor]) -> None:

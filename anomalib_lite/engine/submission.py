@@ -40,7 +40,7 @@ def write_object(trained: TrainedRun, root: Path, output: Path, splits: Sequence
     """
     name, judging, count = object_of(trained), Judging(trained), 0
     for split in splits:
-        folder = require_folder(root / name / split, f"The split {split} of {name}")
+        folder = require_folder(root / name / split, f"The split {split} of {name}", "root")
         paths = iter(list_images(folder))
         while batch := [judging.open(path) for path in islice(paths, judging.at_once)]:
             for judged in judging.judge(batch):

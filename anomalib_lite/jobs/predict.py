@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     output, judging = Path(str(cfg.output)).expanduser(), Judging(trained, template)
     wanted, speak = Wanted(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say
     if cfg.watch:
-        folders = [require_folder(name, "The folder to watch") for name in texts(cfg.images)]
+        folders = [require_folder(name, "The folder to watch", "images") for name in texts(cfg.images)]
         stop = Event()
         for number in (signal.SIGTERM, signal.SIGINT):  # what is under way is finished
             signal.signal(number, lambda *_: stop.set())
