@@ -48,12 +48,6 @@ def read_image(path: Path, bits: int | None = None, data: bytes | None = None) -
     return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if raw.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-def native_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as it stands upright."""
-    height, width = read_image(path).shape[:2]
-    return height, width
-
-
 def depth_of(brightest: int) -> int:
     """The least of `DEPTHS` that holds a value."""
     return next(bits for bits in DEPTHS if brightest < 2**bits)

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.data.decode import native_size
+from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.fingerprint import describe, fingerprint
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import need_training_images
@@ -72,7 +72,7 @@ def train(cfg: DictConfig) -> RunFolder:
     splits: Splits = instantiate(cfg.data)
     need_training_images(splits)
     if cfg.image_size == "native":
-        cfg.image_size, cfg.resize = list(native_size(splits.train[0].image)), "none"
+        cfg.image_size, cfg.resize = list(read_image(splits.train[0].image).shape[:2]), "none"
     data_hash = fingerprint(splits)
     folder = _folder(cfg, data_hash, earlier)
     announce(folder)

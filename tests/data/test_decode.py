@@ -1,6 +1,5 @@
-"""Files -> pixels, whatever the file holds."""
+"""Files -> pixels. `tests/test_corpus.py` has what is no image, and odd names."""
 
-import re
 from pathlib import Path
 
 import cv2
@@ -27,12 +26,6 @@ def test_colours_come_as_rgb_grey_is_repeated_and_alpha_dropped(tmp_path: Path):
     assert read_image(tmp_path / "la.png").tolist() == [[[90] * 3, [30] * 3]]
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str):
-    deep = np.array([[0, 257, 257 * 200, 65535]], np.uint16)
-    assert read_image(write_pixels(tmp_path / f"a.{suffix}", deep))[0, :, 0].tolist() == [0, 1, 200, 255]
-
-
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.avif"])
 def test_an_image_stands_upright_in_every_format_as_pillow_turns_it(tmp_path: Path, name: str):
     blocks = np.random.default_rng(0).integers(0, 255, (3, 4, 3)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
@@ -56,12 +49,8 @@ def test_every_suffix_that_counts_as_an_image_is_decoded(tmp_path: Path, suffix:
     assert read_image(tmp_path / f"a{suffix}").shape == (40, 30, 3)
 
 
-def test_several_pages_are_refused_and_a_thumbnail_is_none(tmp_path: Path):
-    first, second, small = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (30, 20)), Image.new("RGB", (6, 4))
-    for name in ("a.tif", "a.gif"):
-        first.save(tmp_path / name, save_all=True, append_images=[second])
-        with pytest.raises(UnreadableImage, match=r"2 pages or frames"):
-            read_image(tmp_path / name)
+def test_a_thumbnail_is_no_second_page(tmp_path: Path):
+    first, small = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (6, 4))
     first.save(tmp_path / "b.tif", save_all=True, append_images=[small])
     assert read_image(tmp_path / "b.tif").shape == (20, 30, 3)
 
@@ -74,49 +63,29 @@ def test_a_tiff_that_is_damaged_inside_is_no_image(tmp_path: Path):
         read_image(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("bits", [10, 12, 14])
-def test_the_bits_that_a_camera_uses_keep_their_grey_levels(tmp_path: Path, bits: int):
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_the_bits_that_a_camera_uses_keep_their_grey_levels(tmp_path: Path, bits: int, suffix: str):
     ramp = np.arange(256)
     deep = np.round(ramp * (2**bits - 1) / 255).astype(np.uint16)[None]
-    path = write_pixels(tmp_path / "a.png", deep)
+    path = write_pixels(tmp_path / f"a.{suffix}", deep)
     assert read_image(path)[0, :, 0].tolist() == ramp.tolist() == read_image(path, bits)[0, :, 0].tolist()
-    dark = write_pixels(tmp_path / "dark.png", deep // 64)
+    dark = write_pixels(tmp_path / f"dark.{suffix}", deep // 64)
     assert read_image(dark, bits).max() == 4, "of a set with a known depth, a dark image stays dark"
 
 
-NOISE = np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"no image at all", b"\x89PNG\r\n\x1a\n then nothing", cv2.imencode(".png", NOISE)[1].tobytes()[:2000]],
-)
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes):
-    (tmp_path / "bad.png").write_bytes(content)
-    with pytest.raises(UnreadableImage, match=re.escape(str(tmp_path / "bad.png"))):
-        read_image(tmp_path / "bad.png")
-
-
-def test_a_truncated_jpeg_is_no_image(tmp_path: Path):
-    """OpenCV would decode it, with grey instead of the missing half."""
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_that_is_cut_off_or_has_lost_a_piece_is_no_image(options: dict, tmp_path: Path):
+    """OpenCV would decode it, with grey instead of what is missing."""
     exif = Image.Exif()
     exif[0x010E] = "a thumbnail's end marker: \xff\xd9"
-    Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=exif.tobytes() + b"\xff\xd9")
-    whole = (tmp_path / "a.jpg").read_bytes()
-    assert read_image(tmp_path / "a.jpg").shape == (60, 60, 3)
-    for share in (0.99, 0.5, 0.05):
-        (tmp_path / "a.jpg").write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(UnreadableImage, match=r"a\.jpg"):
-            read_image(tmp_path / "a.jpg")
-
-
-@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
-def test_a_jpeg_that_has_lost_a_piece_is_no_image(options: dict, tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, **options)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, exif=exif.tobytes() + b"\xff\xd9", **options)
     whole = (tmp_path / "a.jpg").read_bytes()
-    for place in range(len(whole) // 4, len(whole) - 2000, 5000):
-        (tmp_path / "a.jpg").write_bytes(whole[:place] + whole[place + 1024 :])
+    cut = [whole[: int(share * len(whole))] for share in (0.99, 0.5, 0.05)]
+    holed = [whole[:place] + whole[place + 1024 :] for place in range(len(whole) // 4, len(whole) - 2000, 5000)]
+    for damaged in cut + holed:
+        (tmp_path / "a.jpg").write_bytes(damaged)
         with pytest.raises(UnreadableImage, match=r"a\.jpg"):
             read_image(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes(whole[:-2] + bytes(5) + whole[-2:])  # as some cameras end
@@ -133,18 +102,9 @@ def test_whole_jpegs_of_every_kind_are_read_also_with_bytes_behind_them(tmp_path
     assert read_image(tmp_path / "a.jpg").shape == (200, 70, 3)
 
 
-def test_an_absent_file_and_float_pixels_are_refused(tmp_path: Path):
+def test_an_absent_file_is_refused(tmp_path: Path):
     with pytest.raises(UnreadableImage, match="No such file"):
         read_image(tmp_path / "absent.png")
-    with pytest.raises(UnreadableImage, match="float32"):
-        read_image(write_pixels(tmp_path / "a.tiff", np.zeros((4, 4), np.float32)))
-
-
-def test_a_path_beyond_ascii_is_read(tmp_path: Path):
-    path = tmp_path / "Prüfung 検査" / "a.png"
-    path.parent.mkdir()
-    path.write_bytes(cv2.imencode(".png", RGB)[1].tobytes())
-    assert read_image(path).shape == (1, 2, 3)
 
 
 def test_any_positive_value_of_a_mask_is_defective_and_clear_white_is_not(tmp_path: Path):
@@ -156,14 +116,6 @@ def test_any_positive_value_of_a_mask_is_defective_and_clear_white_is_not(tmp_pa
     deep = np.array([[0, 1]], np.uint16)  # 16-bit label images number their defects from 1
     for name, values in (("blue", blue), ("clear", clear), ("deep", deep)):
         assert read_mask(write_pixels(tmp_path / f"{name}.png", values)).tolist() == [[False, True]], name
-
-
-def test_the_faint_rim_of_a_jpeg_mask_is_no_defect(tmp_path: Path):
-    mask = np.zeros((64, 64), np.uint8)
-    mask[19:45, 19:45] = 255
-    path = write_pixels(tmp_path / "m.jpg", mask)
-    assert (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).sum() > mask.astype(bool).sum()  # there is a rim
-    assert np.array_equal(read_mask(path), mask > 0)
 
 
 SQUARE = np.zeros((96, 96), np.uint8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anomalib_lite.data import images as room
-from anomalib_lite.data.decode import UnreadableImage, native_size, read_image, read_mask
+from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask
 from anomalib_lite.data.images import (
     ImageSet,
     Shuffled,
@@ -182,7 +182,6 @@ def test_a_set_in_a_file_gives_what_one_in_memory_gives(samples: list[Sample]):
 
 @pytest.mark.parametrize("limit", [100, 0])
 def test_images_of_another_size_are_refused_where_none_is_resized(samples: list[Sample], limit: int):
-    assert native_size(samples[0].image) == (64, 64)
     with pytest.raises(UserError, match=r"3\.png is 64 x 72 px, and resize=none wants 64 x 64 px"):
         ImageSet(samples, (64, 64), limit, resize="none")[[0, 3]]
 
