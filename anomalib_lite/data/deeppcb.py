@@ -18,9 +18,9 @@ from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import Drawing, make_splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.atomic import write_image
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
-LISTS = ("trainval", "test")
 # what a good board's scan may look like beside its template
 SHIFT = 2.0  # px, standard deviation of the whole picture's shift
 STRETCH = 0.005  # standard deviation of the change of scale, of each axis for itself, and of shear and turn (rad)
@@ -31,17 +31,12 @@ OPTICS = 1.5  # px, blur of the scanner
 
 
 class Pair(NamedTuple):
-    """name: GROUP/ID/STEM."""
+    """file: name of what is made of it, `GROUP_ID_STEM.png`."""
 
-    name: str
+    file: str
     scan: Path
     template: Path
     boxes: Path
-
-    @property
-    def file(self) -> str:
-        """Of what is made of it."""
-        return f"{self.name.replace('/', '_')}.png"
 
 
 class Box(NamedTuple):
@@ -55,13 +50,7 @@ class Box(NamedTuple):
     score: float = 1.0
 
 
-def read(
-    root: str | Path,
-    artifacts: str | Path,
-    test_list: str = "test",
-    simulation_seed: int = 0,
-    **drawing: Unpack[Drawing],
-) -> Splits:
+def read(root: str | Path, artifacts: str | Path, test_list: str = "test", **drawing: Unpack[Drawing]) -> Splits:
     """The scans of `test_list`, each with its own template, to test on; OK pairs simulated from the templates of
     trainval.txt to learn from.
 
@@ -72,12 +61,23 @@ def read(
     Errors: UserError for an absent folder, list, picture or box file, and for a box that cannot be read.
     """
     base = data_folder(root)
-    if test_list not in LISTS:
-        raise UserError(f"data.test_list must be one of {', '.join(LISTS)}, not '{test_list}'.")
     clean, tested = read_pairs(base, "trainval"), read_pairs(base, test_list)
-    parts = [(p.name, p.template.stat().st_size) for p in clean], [(p.name, p.boxes.read_text()) for p in tested]
-    made = Path(artifacts) / f"deeppcb-{artifact_key(test_list, simulation_seed, *parts)}"
-    artifact(made, lambda folder: _make(folder, clean, tested, simulation_seed))
+    parts = [(p.file, p.template.stat().st_size) for p in clean], [(p.file, p.boxes.read_text()) for p in tested]
+    made = Path(artifacts) / f"deeppcb-{artifact_key(test_list, *parts)}"
+
+    def make(folder: Path) -> None:
+        for name in ("ok", "masks"):
+            (folder / name).mkdir(exist_ok=True)
+        for number, pair in enumerate(clean):
+            template = read_image(pair.template)[..., 0]
+            write_image(folder / "ok" / pair.file, simulated_pair(template, np.random.default_rng([0, number])))
+        for pair in tested:
+            mask = np.zeros(read_image(pair.scan).shape[:2], bool)
+            for box in read_boxes(pair.scan):
+                mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = True
+            write_image(folder / "masks" / pair.file, mask)
+
+    artifact(made, make)
     ok = [Sample(made / "ok" / p.file, OK, template=p.template) for p in clean]
     test = [Sample(p.scan, NOK, made / "masks" / p.file, p.template, _defect(read_boxes(p.scan))) for p in tested]
     drawing.setdefault("val_share", 0.5)
@@ -88,7 +88,7 @@ def data_folder(root: str | Path) -> Path:
     """Where the lists lie: `root` itself or, as in the authors' repository, its folder PCBData."""
     base = require_folder(root, "DeepPCB")
     for folder in (base, base / "PCBData"):
-        if all((folder / f"{name}.txt").is_file() for name in LISTS):
+        if (folder / "trainval.txt").is_file() and (folder / "test.txt").is_file():
             return folder
     raise UserError(f"{base.absolute()} has no trainval.txt and test.txt: set data.root to DeepPCB's folder PCBData.")
 
@@ -100,8 +100,9 @@ def read_pairs(base: Path, name: str) -> list[Pair]:
         if not line.strip():
             continue
         image, _, boxes = line.strip().partition(" ")
-        stem = Path(image).with_suffix("").as_posix()
-        pair = Pair(stem, base / f"{stem}_test.jpg", base / f"{stem}_temp.jpg", base / boxes.strip())
+        stem = Path(image).with_suffix("")
+        scan, template = (base / stem.with_name(f"{stem.name}_{kind}.jpg") for kind in ("test", "temp"))
+        pair = Pair(f"{stem.as_posix().replace('/', '_')}.png", scan, template, base / boxes.strip())
         absent = [p for p in (pair.scan, pair.template, pair.boxes) if not p.is_file()]
         if absent:
             raise UserError(f"{absent[0]} is missing, which {base / name}.txt names: is the download complete?")
@@ -111,12 +112,11 @@ def read_pairs(base: Path, name: str) -> list[Pair]:
     return pairs
 
 
-def read_boxes(scan: Sample | Path) -> list[Box]:
+def read_boxes(scan: Path) -> list[Box]:
     """The defects of a scan GROUP/ID/STEM_test.jpg, in its own pixels."""
-    image = scan.image if isinstance(scan, Sample) else scan
-    path = image.parent.with_name(f"{image.parent.name}_not") / f"{image.stem.removesuffix('_test')}.txt"
+    path = scan.parent.with_name(f"{scan.parent.name}_not") / f"{scan.stem.removesuffix('_test')}.txt"
     if not path.is_file():
-        raise UserError(f"{image} has no box file {path}.")
+        raise UserError(f"{scan} has no box file {path}.")
     boxes = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         fields = line.replace(",", " ").split()
@@ -130,20 +130,6 @@ def read_boxes(scan: Sample | Path) -> list[Box]:
             raise UserError(f"{path}, line {number}: '{line}' is no box `x1 y1 x2 y2 type` (type 1 to 6).") from None
         boxes.append(Box(x0, y0, x1, y1, KINDS[kind - 1]))
     return boxes
-
-
-def _make(folder: Path, clean: Sequence[Pair], tested: Sequence[Pair], seed: int) -> None:
-    for name in ("ok", "masks"):
-        (folder / name).mkdir(exist_ok=True)
-    for number, pair in enumerate(clean):
-        template = read_image(pair.template)[..., 0]
-        scan = simulated_pair(template, np.random.default_rng([seed, number]))
-        (folder / "ok" / pair.file).write_bytes(cv2.imencode(".png", scan)[1].tobytes())
-    for pair in tested:
-        mask = np.zeros(read_image(pair.scan).shape[:2], np.uint8)
-        for box in read_boxes(pair.scan):
-            mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = 255
-        (folder / "masks" / pair.file).write_bytes(cv2.imencode(".png", mask)[1].tobytes())
 
 
 def _defect(boxes: Sequence[Box]) -> str | None:

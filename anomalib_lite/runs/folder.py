@@ -133,8 +133,7 @@ class RunFolder:
 
     def predictions(self) -> list[dict[str, Any]]:
         """Rows of predictions.csv, typed: image, label (0, 1, None), defect (None), score, nok."""
-        limit = self.threshold.get("image", float("inf"))
-        return self._rows("predictions.csv", lambda row: _typed(row, limit))
+        return self._rows("predictions.csv", _typed)
 
     def history(self) -> list[dict[str, str]]:
         """Rows of history.csv as they stand: the losses of each epoch."""
@@ -219,13 +218,13 @@ class RunFolder:
             value = None
         return value if isinstance(value, dict) else self._is_torn(name)
 
-    def _rows(self, name: str, read: Callable[[dict[str, str | None]], dict[str, Any]]) -> list[dict[str, Any]]:
+    def _rows(self, name: str, read: Callable[[dict[str, str]], dict[str, Any]]) -> list[dict[str, Any]]:
         try:
             with (self.path / name).open(newline="", encoding="utf-8") as stream:
                 return [read(row) for row in csv.DictReader(stream)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except (ValueError, KeyError, csv.Error):
+        except (ValueError, TypeError, KeyError, csv.Error):
             self._is_torn(name)
             return []
 
@@ -281,15 +280,13 @@ def _in_words(error: BaseException) -> dict[str, str]:
     return told
 
 
-def _typed(row: Mapping[str, str | None], limit: float) -> dict[str, Any]:
-    label, nok = (row.get("label") or "").strip(), (row.get("nok") or "").strip().lower()
-    score = float(row["score"] or "nan")
+def _typed(row: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "image": row.get("image") or "",
-        "label": int(float(label)) if label else None,
-        "defect": row.get("defect") or None,
-        "score": score,
-        "nok": nok in ("1", "true", "yes", "1.0") if nok else not score <= limit,
+        "image": row["image"],
+        "label": int(row["label"]) if row["label"] else None,
+        "defect": row["defect"] or None,
+        "score": float(row["score"]),
+        "nok": row["nok"] == "1",
     }
 
 

@@ -128,7 +128,6 @@ class DeepPCB(Reader):
     test_list: str = setting(
         "test", "the pairs that are measured on; settings are chosen on trainval", choices=("test", "trainval")
     )
-    simulation_seed: int = setting(0, "of the simulated OK pairs", least=0)
     val_share: float = setting(0.5, "of the simulated OK pairs, held out for the threshold", above=0, below=1)
 
 

@@ -44,7 +44,7 @@ def main() -> None:
             pictures = (t[k].mean(0).numpy() for t in (batch.image, aligned))
             boxes = find_defects(maps[k, 0].numpy(), threshold.pixel, *pictures, rules)
             found.append((images.samples[index].image.name, boxes))
-            metrics.update(boxes, read_boxes(images.samples[index]))
+            metrics.update(boxes, read_boxes(images.samples[index].image))
     name = f"boxes-{asked.test_list}"
     _write_csv(asked.run / f"{name}.csv", found)
     by_class = {kind: vars(result) for kind, result in metrics.compute_by_class().items()}

@@ -4,8 +4,10 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anomalib_lite.data import layouts, panels
@@ -15,100 +17,93 @@ from anomalib_lite.data.sample import NOK, OK
 from anomalib_lite.errors import UserError
 from tests.made import write_category, write_image, write_mask, write_pixels
 
+OK_TEST, BAD = 50, 90  # seeds; images from BAD on are marked
 
-def images(folder: Path, count: int, seed: int, names: str = "{:03d}.png", mark: bool = False) -> None:
-    for i in range(count):
-        write_image(folder / names.format(i), seed + i, mark=mark)
+# images as pattern -> (how many, first seed), and their masks
+FOLDERS: dict[str, tuple[dict[str, tuple[int, int]], list[str]]] = {
+    "mvtec_ad": (
+        {"train/good/{}.png": (6, 0), "test/good/{}.png": (2, OK_TEST), "test/hole/{}.png": (2, BAD)},
+        ["ground_truth/hole/0_mask.png", "ground_truth/hole/1_mask.png"],
+    ),
+    "btad": (
+        {"train/ok/{}.bmp": (6, 0), "test/ok/{}.bmp": (2, OK_TEST), "test/ko/{}.bmp": (2, BAD)},
+        ["ground_truth/ko/0.png", "ground_truth/ko/1.bmp"],
+    ),
+    "mvtec_loco": (
+        {"train/good/{}.png": (6, 0), "validation/good/{}.png": (2, 30), "test/good/{}.png": (2, OK_TEST),
+         "test/logical/{}.png": (2, BAD)},
+        ["ground_truth/logical/0/0.png", "ground_truth/logical/0/1.png", "ground_truth/logical/1/0.png"],
+    ),
+    "mvtec_ad_2": (
+        {"train/good/{}_regular.png": (6, 0), "validation/good/{}_regular.png": (2, 30),
+         "test_public/good/{}_overexposed.png": (2, OK_TEST), "test_public/bad/{}_regular.png": (2, BAD),
+         "test_private/{}.png": (3, 120)},
+        ["test_public/ground_truth/bad/0_regular_mask.png", "test_public/ground_truth/bad/1_regular_mask.png"],
+    ),
+    "ksdd": (
+        {"kos00/Part{}.jpg": (5, 0), "kos01/Part{}.jpg": (5, 60)},
+        ["kos00/Part0_label.bmp", "kos01/Part0_label.bmp"],
+    ),
+    "ksdd2": (
+        {"train/{}.png": (7, 0), "test/{}.png": (4, OK_TEST)},
+        ["train/0_GT.png", "test/0_GT.png", "test/1_GT.png"],
+    ),
+}  # fmt: skip
+FOLDERS["mpdd"] = FOLDERS["mtd"] = FOLDERS["mvtec_ad"]
+BLACK = {
+    "ksdd": [f"kos0{item}/Part{i}_label.bmp" for item in range(2) for i in range(1, 5)],
+    "ksdd2": [f"train/{i}_GT.png" for i in range(1, 7)] + ["test/2_GT.png", "test/3_GT.png"],
+}
+WHOLE = tuple(BLACK)  # without categories
 
 
-def made_mvtec(root: Path) -> None:
-    write_category(root, train=6, good=2, defects={"hole": 2})
-
-
-def made_btad(root: Path) -> None:
-    images(root / "train/ok", 6, 0, "{:03d}.bmp")
-    images(root / "test/ok", 2, 50, "{:03d}.bmp")
-    images(root / "test/ko", 2, 90, "{:03d}.bmp", mark=True)
-    for name in ("000.png", "001.bmp"):
-        write_mask(root / "ground_truth/ko" / name)
-
-
-def made_loco(root: Path) -> None:
-    images(root / "train/good", 6, 0)
-    images(root / "validation/good", 2, 30)
-    images(root / "test/good", 2, 50)
-    images(root / "test/logical_anomalies", 2, 90, mark=True)
-    for name in ("000/000.png", "000/001.png", "001/000.png"):
-        write_mask(root / "ground_truth/logical_anomalies" / name)
-    enough = {"pixel_value": 255, "saturation_threshold": 0.25, "relative_saturation": True}
-    (root / "defects_config.json").write_text(json.dumps([enough]))
-
-
-def made_ad_2(root: Path) -> None:
-    images(root / "train/good", 6, 0, "{:03d}_regular.png")
-    images(root / "validation/good", 2, 30, "{:03d}_regular.png")
-    images(root / "test_public/good", 2, 50, "{:03d}_overexposed.png")
-    images(root / "test_public/bad", 2, 90, "{:03d}_regular.png", mark=True)
-    images(root / "test_private", 3, 120)
-    for i in range(2):
-        write_mask(root / f"test_public/ground_truth/bad/{i:03d}_regular_mask.png")
-
-
-def made_visa(root: Path) -> None:
-    lines = ["object,split,label,image,mask"]
-    for split, kind, count, seed in (("train", "Normal", 6, 0), ("test", "Normal", 2, 50), ("test", "Anomaly", 2, 90)):
+def write_set(name: str, root: Path) -> None:
+    images, masks = FOLDERS[name]
+    for pattern, (count, seed) in images.items():
         for i in range(count):
-            image, bad = f"set/Data/Images/{kind}/{seed + i:04d}.JPG", kind == "Anomaly"
-            mask = f"set/Data/Masks/Anomaly/{seed + i:04d}.png" if bad else ""
-            write_image(root.parent / image, seed + i, mark=bad)
-            if bad:
-                write_mask(root.parent / mask)
-            lines.append(f"set,{split},{kind.lower()},{image},{mask}")
+            write_image(root / pattern.format(i), seed + i, mark=seed >= BAD)
+    for mask in masks:
+        write_mask(root / mask)
+    for mask in BLACK.get(name, ()):
+        write_pixels(root / mask, np.zeros((64, 64), np.uint8))
+    if name == "mvtec_loco":
+        enough = {"pixel_value": 255, "saturation_threshold": 0.25, "relative_saturation": True}
+        (root / "defects_config.json").write_text(json.dumps([enough]))
+
+
+def write_listed(root: Path, image: str, mask: str) -> list[tuple[str, str, str, str | None]]:
+    """Split, kind, image and mask of six images to learn from, two good ones and two bad ones to test on."""
+    rows = []
+    for split, kind, count, seed in (("train", "OK", 6, 0), ("test", "OK", 2, OK_TEST), ("test", "HS", 2, BAD)):
+        for i in range(seed, seed + count):
+            write_image(root / image.format(kind, i), i, mark=seed == BAD)
+            if seed == BAD:
+                write_mask(root / mask.format(kind, i))
+            rows.append((split, kind, image.format(kind, i), mask.format(kind, i) if seed == BAD else None))
+    return rows
+
+
+def write_visa(root: Path) -> None:
+    rows = write_listed(root.parent, "set/Data/Images/{}/{}.JPG", "set/Data/Masks/{}/{}.png")
+    lines = [f"set,{s},{'normal' if k == 'OK' else 'anomaly'},{image},{mask or ''}" for s, k, image, mask in rows]
     (root.parent / "split_csv").mkdir()
-    (root.parent / "split_csv/1cls.csv").write_text("\n".join(lines))
+    (root.parent / "split_csv/1cls.csv").write_text("\n".join(["object,split,label,image,mask", *lines]))
 
 
-def made_real_iad(root: Path) -> None:
-    lists: dict[str, list[dict]] = {"train": [], "test": []}
-    for split, kind, count, seed in (("train", "OK", 6, 0), ("test", "OK", 2, 50), ("test", "HS", 2, 90)):
-        for i in range(count):
-            image, mask = f"{kind}/S{seed + i}/x.jpg", f"{kind}/S{seed + i}/x.png" if kind != "OK" else None
-            write_image(root.parent / "realiad_1024/set" / image, seed + i, mark=kind != "OK")
-            if mask:
-                write_mask(root.parent / "realiad_1024/set" / mask)
-            lists[split].append({"image_path": image, "mask_path": mask, "anomaly_class": kind})
+def write_real_iad(root: Path) -> None:
+    rows = write_listed(root.parent / "realiad_1024/set", "{}/S{}/x.jpg", "{}/S{}/x.png")
+    lists = {
+        split: [{"image_path": i, "mask_path": m, "anomaly_class": k} for s, k, i, m in rows if s == split]
+        for split in ("train", "test")
+    }
     folder = root.parent / "realiad_jsons/realiad_jsons"
     folder.mkdir(parents=True)
     (folder / "set.json").write_text(json.dumps({"meta": {"normal_class": "OK"}, **lists}))
 
 
-def made_ksdd2(root: Path) -> None:
-    for split, bad, good, seed in (("train", 1, 6, 0), ("test", 2, 2, 50)):
-        images(root / split, bad + good, seed, "{:05d}.png")
-        for i in range(bad + good):
-            write_mask(root / split / f"{i:05d}_GT.png")
-            if i >= bad:
-                write_pixels(
-                    root / split / f"{i:05d}_GT.png", 0 * read_mask(root / split / "00000_GT.png").astype("u1")
-                )
-
-
-def made_ksdd(root: Path) -> None:
-    for item in range(2):
-        images(root / f"kos{item:02d}", 5, 60 * item, "Part{}.jpg")
-        for i in range(5):
-            mask = root / f"kos{item:02d}" / f"Part{i}_label.bmp"
-            write_mask(mask)
-            if i:
-                write_pixels(mask, 0 * read_mask(mask).astype("u1"))
-
-
 READERS: dict[str, Callable[[Path], None]] = {
-    "mvtec_ad": made_mvtec, "mpdd": made_mvtec, "mtd": made_mvtec, "btad": made_btad, "mvtec_loco": made_loco,
-    "mvtec_ad_2": made_ad_2, "visa": made_visa, "real_iad": made_real_iad, "ksdd": made_ksdd,
-    "ksdd2": made_ksdd2,
+    **{name: partial(write_set, name) for name in FOLDERS}, "visa": write_visa, "real_iad": write_real_iad,
 }  # fmt: skip
-WHOLE = ("ksdd", "ksdd2")  # without categories
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -135,11 +130,11 @@ def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_mask
 
 
 def test_loco_says_how_much_of_each_defect_is_enough(tmp_path: Path, caplog):
-    made_loco(tmp_path / "box")
-    file, mask = tmp_path / "box/defects_config.json", tmp_path / "box/ground_truth/logical_anomalies/000/001.png"
+    write_set("mvtec_loco", tmp_path / "box")
+    file, mask = tmp_path / "box/defects_config.json", tmp_path / "box/ground_truth/logical/0/1.png"
     write_pixels(mask, 7 * read_mask(mask).astype("u1"))
     pixels = {"pixel_value": 7, "saturation_threshold": 36, "relative_saturation": False}
-    with pytest.raises(UserError, match=r"000/001\.png has the values \[7\], not one of .*\[255\]"):
+    with pytest.raises(UserError, match=r"0/1\.png has the values \[7\], not one of .*\[255\]"):
         layouts.mvtec_loco(tmp_path, "box")
     for wanted, share in ((36, 0.25), (1000, 1.0)):
         file.write_text(json.dumps([*json.loads(file.read_text())[:1], pixels | {"saturation_threshold": wanted}]))
@@ -154,15 +149,15 @@ def test_loco_says_how_much_of_each_defect_is_enough(tmp_path: Path, caplog):
 
 
 def test_private_test_images_have_no_labels(tmp_path: Path):
-    made_ad_2(tmp_path / "can")
+    write_set("mvtec_ad_2", tmp_path / "can")
     tested = layouts.mvtec_ad_2(tmp_path, "can", test="test_private").test
     assert [(s.label, s.mask) for s in tested] == [(None, None)] * 3
 
 
 def test_a_listed_file_that_is_missing_is_named(tmp_path: Path):
-    made_visa(tmp_path / "set")
-    (tmp_path / "set/Data/Masks/Anomaly/0090.png").unlink()
-    with pytest.raises(UserError, match=r"0090\.png is missing"):
+    write_visa(tmp_path / "set")
+    (tmp_path / "set/Data/Masks/HS/90.png").unlink()
+    with pytest.raises(UserError, match=r"90\.png is missing"):
         layouts.visa(tmp_path, "set")
 
 

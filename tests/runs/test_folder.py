@@ -169,9 +169,6 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path):
     run = RunFolder(tmp_path)
     run.write_predictions(rows)
     assert run.predictions() == rows
-    (tmp_path / "predictions.csv").write_text("image,score\na.png,0.7\nb.png,nan\n")
-    (tmp_path / "threshold.json").write_text('{"image": 0.8}')
-    assert [row["nok"] for row in run.predictions()] == [False, True], "judged by the threshold; no number is NOK"
 
 
 def test_a_full_disk_is_told_in_words(tmp_path: Path):
