@@ -61,22 +61,20 @@ def test_pixels_arrive_unchanged_in_their_unit_and_order(samples: list[Sample]):
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_kept_and_newly_decoded_pixels_are_the_same(samples: list[Sample]):
-    kept, fresh = ImageSet(samples, SIZE), ImageSet(samples, SIZE, ram_limit_mb=0)
-    for indices in ([0, 1, 2, 3, 4], [3, 1], [2]):
-        assert batches_equal(kept[indices], fresh[indices])
-
-
-def test_kept_pixels_are_not_changed_by_what_is_done_to_a_batch(samples: list[Sample]):
-    images = ImageSet(samples, SIZE)
-    before = images[[0, 1]].image.clone()
-    batch = images[[0, 1]]
+def test_kept_spooled_and_newly_decoded_pixels_are_the_same_and_kept_ones_stay_as_they_are(samples: list[Sample]):
+    kept, spooled = ImageSet(samples, SIZE), ImageSet(samples, SIZE, ram_limit_mb=0, spool=True)
+    batch = kept[[0, 1]]
     batch.image.zero_()
     batch.mask.fill_(True)
-    assert torch.equal(images[[0, 1]].image, before) and not images[[0]].mask.any()
+    for indices in ([0, 1, 2, 3, 4], [3, 1], [2]):
+        fresh = ImageSet(samples, SIZE, ram_limit_mb=0)[indices]
+        assert batches_equal(kept[indices], fresh) and batches_equal(spooled[indices], fresh)
+    for sample in samples:
+        sample.image.unlink()  # both decode once
+    assert batches_equal(kept.part(slice(2))[0], spooled.part(slice(2))[0])
 
 
-def test_all_broken_images_are_named_at_once(samples: list[Sample]):
+def test_all_broken_images_are_named_at_once_where_pixels_are_kept(samples: list[Sample]):
     for k in (1, 3):
         samples[k].image.write_bytes(b"broken")
     samples[4].image.unlink()
@@ -86,14 +84,10 @@ def test_all_broken_images_are_named_at_once(samples: list[Sample]):
     assert message.startswith("3 of 5 test images cannot be used")
     assert all(str(samples[k].image) in message for k in (1, 3, 4))
     assert str(samples[0].image) not in message
-
-
-def test_a_broken_image_is_named_when_it_is_needed_where_pixels_are_not_kept(samples: list[Sample]):
-    samples[1].image.write_bytes(b"broken")
-    images = ImageSet(samples, SIZE, ram_limit_mb=0)
-    assert len(images[[0, 2]]) == 2
+    fresh = ImageSet(samples, SIZE, ram_limit_mb=0)  # each is named when it is needed
+    assert len(fresh[[0, 2]]) == 2
     with pytest.raises(UnreadableImage, match=samples[1].image.name):
-        images[[0, 1]]
+        fresh[[0, 1]]
 
 
 def test_a_mask_of_another_size_than_its_image_is_named(samples: list[Sample], tmp_path: Path):
@@ -169,15 +163,6 @@ def test_every_image_of_a_batch_is_in_one_share(length: int, sizes: list[int], m
         parts.append(list(shares))
     for whole, first, second in zip(alone, *parts, strict=True):
         assert sorted(first + second) == sorted(whole) and first and second
-
-
-def test_a_set_in_a_file_gives_what_one_in_memory_gives(samples: list[Sample]):
-    kept, spooled = ImageSet(samples, SIZE), ImageSet(samples, SIZE, ram_limit_mb=0, spool=True)
-    for sample in samples:
-        sample.image.unlink()  # both decode once
-    assert batches_equal(kept[[3, 1]], spooled[[3, 1]]) and batches_equal(
-        kept.part(slice(2))[0], spooled.part(slice(2))[0]
-    )
 
 
 @pytest.mark.parametrize("limit", [100, 0])

@@ -179,12 +179,8 @@ def test_several_categories_keep_their_defects_apart_and_may_be_numbers(root: Pa
     assert {s.category for _, part in splits for s in part} == {"cap", "7"}
     assert all(s.mask.is_file() for s in splits.test if s.label == NOK)
     assert mvtec_ad(root, 7) == mvtec_ad(str(root), "7") and mvtec_ad(root / "7") == layouts.mtd(root / "7")
-
-
-def test_an_unknown_category_lists_those_there_are(root: Path):
-    for asked in ("bottle", ["cap", "bottle"]):
-        with pytest.raises(UserError, match="Categories there: 7, cap"):
-            mvtec_ad(root, asked)
+    with pytest.raises(UserError, match="Categories there: 7, cap"):
+        mvtec_ad(root, ["cap", "bottle"])
     with pytest.raises(UserError, match="no category in this data set's layout"):
         mvtec_ad(root / "cap", "cap")
 
@@ -218,26 +214,17 @@ def test_a_hidden_folder_is_no_defect_type_and_no_test_folder_leaves_nothing_to_
 SMALL = {"size": 48, "n_train": 10, "n_test_good": 2, "n_per_defect": 1}
 
 
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory):
-    return tmp_path_factory.mktemp("artifacts")
-
-
-def test_the_splits_hold_what_was_asked_for(artifacts):
+def test_the_rendered_set_holds_what_was_asked_for_with_its_template_another_or_none(tmp_path: Path):
+    artifacts = tmp_path / "artifacts"
     splits = panels.read(artifacts, **SMALL)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (8, 2, 12)
     assert all(s.label == OK for s in splits.train + splits.val)
     bad = [s for s in splits.test if s.label == NOK]
     assert len({s.defect for s in bad}) == 10
-    for sample in bad:
-        assert read_image(sample.image).shape == (48, 48, 3) and read_mask(sample.mask).any()
-
-
-def test_the_template_can_be_the_rendered_one_another_or_none(artifacts, tmp_path):
-    rendered = panels.read(artifacts, **SMALL)
-    assert {s.template.name for s in rendered.train} == {"template.png"}
+    assert all(read_image(s.image).shape == (48, 48, 3) and read_mask(s.mask).any() for s in bad)
+    assert {s.template.name for s in splits.train} == {"template.png"}
     own = tmp_path / "own.png"
-    own.write_bytes(rendered.train[0].template.read_bytes())
+    own.write_bytes(splits.train[0].template.read_bytes())
     assert panels.read(artifacts, **SMALL, template=own).test[0].template == own
     assert panels.read(artifacts, **SMALL, template=None).test[0].template is None
     with pytest.raises(UserError, match=r"rust.*structure_bent"):

@@ -32,19 +32,6 @@ def filling(value: str) -> Callable[[Path], None]:
     return make
 
 
-def make_slowly(target: Path, log: Path, start) -> None:
-    def make(folder: Path) -> None:
-        with log.open("a") as stream:
-            stream.write("made\n")
-        time.sleep(0.5)
-        (folder / "value").write_text("1")
-
-    start.wait()
-    made = artifact(target, make)
-    with log.open("a") as stream:
-        stream.write(f"{made} {(target / 'value').read_text()}\n")
-
-
 def make_until_told(target: Path, begun: Path, resumable: bool) -> None:
     """Leaves a step behind, says so, and goes on when `begun` is removed."""
 
@@ -84,19 +71,7 @@ def test_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "deep/a/value").read_text() == "1" and names(tmp_path / "deep") == ["a"]
 
 
-def test_processes_that_need_it_at_once_make_it_once(tmp_path: Path) -> None:
-    start, log = spawn.Event(), tmp_path / "log"
-    processes = [spawn.Process(target=make_slowly, args=(tmp_path / "a", log, start)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    start.set()
-    for process in processes:
-        process.join()
-    assert sorted(log.read_text().splitlines()) == ["False 1"] * 3 + ["True 1", "made"]
-    assert names(tmp_path) == ["a", "log"]
-
-
-def test_who_waits_says_what_for(
+def test_who_needs_what_another_process_is_making_waits_and_says_what_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE", 0.05)
@@ -152,20 +127,14 @@ def test_an_old_one_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 
     def fail(folder: Path) -> None:
         assert (target / "value").read_text() == "old"
+        (folder / "half").touch()
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        artifact(target, fail, replace=True)
-    assert names(target) == ["more", "value"]
-    assert artifact(target, filling("new"), replace=True) is True
+        artifact(target, fail, resumable=True, replace=True)
+    assert names(target) == ["more", "value"] and names(tmp_path) == [".a.part", "a"]
+    assert artifact(target, filling("new"), resumable=True, replace=True) is True
     assert names(target) == ["value"] and (target / "value").read_text() == "new" and names(tmp_path) == ["a"]
-
-
-def test_to_replace_is_to_begin_anew(tmp_path: Path) -> None:
-    (tmp_path / ".a.part").mkdir()
-    (tmp_path / ".a.part/half").touch()
-    artifact(tmp_path / "a", filling("new"), resumable=True, replace=True)
-    assert names(tmp_path / "a") == ["value"]
 
 
 def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:

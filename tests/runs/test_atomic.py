@@ -19,40 +19,37 @@ def entries(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.rglob("*"))
 
 
-def test_a_file_appears_whole_in_new_folders(tmp_path: Path):
+def test_a_file_appears_whole_in_new_folders_as_the_umask_says(tmp_path: Path):
     write_text(tmp_path / "deep" / "er" / "a.txt", "größe\n")
     assert (tmp_path / "deep/er/a.txt").read_bytes() == "größe\n".encode()
     assert entries(tmp_path / "deep/er") == ["a.txt"]
+    (tmp_path / "plain.txt").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("deep/er/a.txt", "plain.txt")]
+    assert modes[0] == modes[1]
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
-    write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(Cut), atomic_path(tmp_path / "a.txt") as temporary:
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path, before: str | None):
+    target = tmp_path / "a.txt"
+    if before is not None:
+        write_text(target, before)
+    with pytest.raises(Cut), atomic_path(target) as temporary:
         temporary.write_text("half of the ne")
         raise Cut
-    assert (tmp_path / "a.txt").read_text() == "old" and entries(tmp_path) == ["a.txt"]
+    assert entries(tmp_path) == ([] if before is None else ["a.txt"])
+    assert before is None or target.read_text() == before
 
 
-def test_a_failure_where_nothing_was_leaves_nothing(tmp_path: Path):
-    with pytest.raises(Cut), atomic_path(tmp_path / "a.txt"):
-        raise Cut
-    assert entries(tmp_path) == []
-
-
-def test_the_old_file_is_there_until_the_end(tmp_path: Path):
+@pytest.mark.parametrize("replaces", [False, True], ids=["writes", "replaces the temporary file itself"])
+def test_the_old_file_is_there_until_the_end(tmp_path: Path, replaces: bool):
     write_text(tmp_path / "a.txt", "old")
     with atomic_path(tmp_path / "a.txt") as temporary:
+        assert temporary.parent == tmp_path and temporary.suffix == ".txt", "beside it, and writers go by the suffix"
+        if replaces:
+            temporary.unlink()
         temporary.write_text("new")
         assert (tmp_path / "a.txt").read_text() == "old"
-        assert temporary.parent == tmp_path and temporary.suffix == ".txt", "beside it, and writers go by the suffix"
-    assert (tmp_path / "a.txt").read_text() == "new"
-
-
-def test_a_writer_that_replaces_the_temporary_file_itself_is_fine(tmp_path: Path):
-    with atomic_path(tmp_path / "a.png") as temporary:
-        temporary.unlink()
-        temporary.write_bytes(b"made anew")
-    assert entries(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"made anew"
+    assert (tmp_path / "a.txt").read_text() == "new" and entries(tmp_path) == ["a.txt"]
 
 
 def test_what_killed_writers_left_goes_an_hour_later_and_nothing_else_does(tmp_path: Path):
@@ -71,18 +68,10 @@ def test_what_killed_writers_left_goes_an_hour_later_and_nothing_else_does(tmp_p
         raise Cut
 
 
-def test_others_may_read_it_as_the_umask_says(tmp_path: Path):
-    write_text(tmp_path / "a.txt", "")
-    (tmp_path / "plain.txt").touch()
-    modes = [stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("a.txt", "plain.txt")]
-    assert modes[0] == modes[1]
-
-
 def test_json_keeps_the_order_and_refuses_what_it_cannot_say(tmp_path: Path):
     write_json(tmp_path / "a.json", {"z": 1, "a": [0.1, None]})
     assert list(json.loads((tmp_path / "a.json").read_text())) == ["z", "a"]
     for value in (float("nan"), float("inf"), object()):
         with pytest.raises((ValueError, TypeError)):
             write_json(tmp_path / "a.json", {"value": value})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"z": 1, "a": [0.1, None]}
     assert entries(tmp_path) == ["a.json"]
