@@ -24,30 +24,24 @@ LONGEST = 180  # bytes of a name, so that a suffix and a temporary file's letter
 
 
 class _Search:
-    """Goes through folders for images, and says in one line what lies among them and is none.
+    """Goes through folders for images, and keeps what lies among them and is none, by the reason.
 
     Hidden files and folders, and what tools leave behind, are no data unless a pattern names them.
     """
 
     def __init__(self) -> None:
-        self.hidden: dict[Path, None] = {}
-        self.gone: list[Path] = []
-        self.others: Counter[str] = Counter()
+        self.passed: dict[str, set[Path]] = {"hidden": set(), "gone": set(), "no images": set()}
 
     def is_image(self, path: Path) -> bool:
-        """What is none is taken down."""
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES and path.is_file():
+        named = path.suffix.lower() in SUFFIXES
+        if named and path.is_file():
             return True
-        if suffix in SUFFIXES:
-            self.gone.append(path)
-        else:
-            self.others[suffix or path.name] += 1
+        self.passed["gone" if named else "no images"].add(path)
         return False
 
     def is_hidden(self, path: Path) -> bool:
         if _is_hidden(path) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
-            self.hidden[path] = None
+            self.passed["hidden"].add(path)
         return _is_hidden(path)
 
     def folders(self, folder: Path) -> Iterator[Path]:
@@ -83,16 +77,10 @@ class _Search:
                     yield from self.matches(entry, parts[1:])
 
     def say(self, where: str | Path) -> None:
-        told = []
-        for kind, paths in (("hidden", list(self.hidden)), ("gone", self.gone)):
-            if paths:
-                more = f" and {len(paths) - 3} more" * (len(paths) > 3)
-                told.append(f"{kind} ({', '.join(map(str, paths[:3]))}{more})")
-        if self.others:
-            told.append(f"{self.others.total()} that are no images ({', '.join(sorted(self.others)[:5])})")
+        told = [f"{kind} ({len(paths)}, such as {min(paths)})" for kind, paths in self.passed.items() if paths]
         if told:
-            level = logging.WARNING if self.hidden or self.gone else logging.INFO
-            log.log(level, "%s: passed over are files that are %s", where, "; ".join(told))
+            level = logging.WARNING if self.passed["hidden"] or self.passed["gone"] else logging.INFO
+            log.log(level, "%s: passed over are files that are %s", where, ", ".join(told))
 
 
 def list_images(folder: Path, quiet: bool = False) -> list[Path]:

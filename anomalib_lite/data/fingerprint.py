@@ -68,18 +68,16 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
     if fingerprint(splits) == known["fingerprint"]:
         return unknown(splits.test, known["learned"])
     if own:
-        now = set(digests(s.image for s in splits.train + splits.val).values())
-        gone, fresh = len(set(known["learned"]) - now), len(now - set(known["learned"]))
+        now, then = set(digests(s.image for s in splits.train + splits.val).values()), set(known["learned"])
         raise UserError(
             "The run's own data is not what it was when the run was trained: of the images that it learned from, "
-            f"{gone} of {len(known['learned'])} would now be tested on or are gone, and {fresh} others would be "
+            f"{len(then - now)} of {len(then)} would now be tested on or are gone, and {len(now - then)} others would be "
             "learned from. Put the data back, train again, or name what is to be measured: data=folder data.root=... "
             "data.test_ok=... data.nok=..."
         )
     samples = splits.test
     if splits.drawn:
-        samples = [s for _, part in splits for s in part]
-        samples.sort(key=lambda s: (s.label != OK, s.image))
+        samples = sorted((s for _, part in splits for s in part), key=lambda s: (s.label != OK, s.image))
     new = unknown(samples, known["learned"])
     if not new:
         raise UserError("The run learned from all of these images: there is nothing to measure it on.")

@@ -215,26 +215,21 @@ def _fitted(picture: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarr
 
 
 def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize: str = "stretch") -> Tensor | None:
-    """Where images of this size are inspected, bool (1, 1, H, W); None for everywhere.
-
-    Args:
-        roi: A picture whose white pixels are inspected.
-        ignore: One whose white pixels are not.
-        size: Height and width.
-        resize: See ImageSet.
+    """Where images of this size are inspected, bool (1, 1, H, W): where the picture `roi` is white and `ignore` is not;
+    None for everywhere.
 
     Errors: UserError where one cannot be read, and where nothing is left.
     """
     if not (roi or ignore):
         return None
     region = np.ones(size, bool)
-    for file, wanted in ((roi, True), (ignore, False)):
+    for option, file in (("roi", roi), ("ignore", ignore)):
         if file:
             try:
                 mask = read_mask(Path(str(file)).expanduser())
             except UnreadableImage as error:
-                raise UserError(f"{'roi' if wanted else 'ignore'}: {error}") from error
-            region &= _fitted(mask, size, resize) == wanted
+                raise UserError(f"{option}: {error}") from error
+            region &= _fitted(mask, size, resize) == (option == "roi")
     if not region.any():
         raise UserError("roi and ignore leave no pixel to inspect: white is what roi shows, and what ignore hides.")
     return torch.from_numpy(region)[None, None]
