@@ -71,9 +71,9 @@ def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list
         now, then = set(digests(s.image for s in splits.train + splits.val).values()), set(known["learned"])
         raise UserError(
             "The run's own data is not what it was when the run was trained: of the images that it learned from, "
-            f"{len(then - now)} of {len(then)} would now be tested on or are gone, and {len(now - then)} others would be "
-            "learned from. Put the data back, train again, or name what is to be measured: data=folder data.root=... "
-            "data.test_ok=... data.nok=..."
+            f"{len(then - now)} of {len(then)} would now be tested on or are gone, and {len(now - then)} others would "
+            "be learned from. Put the data back, train again, or name what is to be measured: data=folder "
+            "data.root=... data.test_ok=... data.nok=..."
         )
     samples = splits.test
     if splits.drawn:
