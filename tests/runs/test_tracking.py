@@ -23,11 +23,6 @@ def test_without_a_service_nothing_is_written(tmp_path: Path, kind: str):
     assert list(tmp_path.iterdir()) == [] and tracker.logger is False
 
 
-def test_nested_metrics_are_flat_and_absent_ones_left_out():
-    flat = tracking.known({"image_auroc": 0.5, "aupro": None, "per_defect": {"dot": {"n": 2, "aupro": None}}})
-    assert flat == {"image_auroc": 0.5, "per_defect/dot/n": 2}
-
-
 def test_a_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -99,7 +94,9 @@ def test_each_job_of_a_sweep_is_its_own_offline_run_and_holds_no_secret(
     assert max(staged) < 100_000, "a model is uploaded from the run folder, not from a copy"
 
 
-def test_a_resumed_run_has_the_id_that_it_had(run_verb: Command, tiny: list[str], tmp_path: Path):
+def test_a_resumed_run_keeps_its_id_a_done_one_answers_an_agent_and_force_replaces_both(
+    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     arguments = [*tiny, "tracking=wandb", "tracking.mode=offline", "tracking.artifacts=false"]
     assert run_verb("train", *arguments).status == 0
     (folder,) = (tmp_path / "runs/default").iterdir()
@@ -110,21 +107,15 @@ def test_a_resumed_run_has_the_id_that_it_had(run_verb: Command, tiny: list[str]
     assert set(runs[0].artifacts) == {"run_table"}, "no model"
     assert [run.id for run in runs] == [f"default-{folder.name[-10:]}"] * 2
 
-    assert run_verb("train", *arguments, "force=true").status == 0
-    assert len(offline_runs(folder)) == 1, "what force replaces is not uploaded"
-
-
-def test_a_run_that_is_done_answers_an_agent(
-    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Its sweep waits for the metric, under the id that it gave."""
-    assert run_verb("train", *tiny, "tracking=csv").status == 0
+    # an agent's sweep waits for the metric, under the id that it gave
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
     monkeypatch.setenv("WANDB_RUN_ID", "trial123")
     wandb.teardown()  # it reads the environment once a process, and an agent starts one for each trial
-    done = run_verb("train", *tiny, "tracking=wandb", "tracking.mode=offline")
+    assert run_verb("train", *arguments).status == 0
     wandb.teardown()
-    assert done.status == 0
-    (run,) = offline_runs(tmp_path / "runs")
-    assert run.id == "trial123" and len(run.curve("val_loss")) == 1 and 0 <= run.summary["image_auroc"] <= 1
-    assert run.summary["ms_per_image"] > 0
+    (trial,) = (run for run in offline_runs(folder) if run.id == "trial123")
+    assert len(trial.curve("val_loss")) == 1 and 0 <= trial.summary["image_auroc"] <= 1
+    assert trial.summary["ms_per_image"] > 0
+
+    assert run_verb("train", *arguments, "force=true").status == 0
+    assert len(offline_runs(folder)) == 1, "what force replaces is not uploaded"
