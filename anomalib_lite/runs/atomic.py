@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import re
-import tempfile
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy as np
 from anomalib_lite.errors import UserError
 
 PART = ".part-"  # in the names of temporary files
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+# how libraries say that a disk is full which have no error number: safetensors, torch
+FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "failed writing file")
+PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 
 
 @contextlib.contextmanager
@@ -31,17 +32,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     killed one leaves, the first writer in that folder an hour later removes.
     Errors: UserError where the disk is full.
     """
-    target = temporary = Path(path)
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem[:40]}{PART}{secrets.token_hex(4)}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clean_once(target.parent.absolute())
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}{PART}", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, target)
     except Exception as error:
         full = disk_full(error, target)
@@ -49,8 +47,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         raise full from error
     finally:
-        if temporary is not target:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def remove_parts(folder: Path, idle: float = 3600) -> None:
@@ -105,13 +103,6 @@ class DiskFull(UserError):
     """What was written before stays whole."""
 
 
-# how libraries say it that have no error number: safetensors, torch
-FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "failed writing file")
-
-
-_HOW = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}
-
-
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes an RGB picture (H, W, 3) or a grey one (H, W), uint8, or a mask (H, W) bool, in the ending's format. Its
     folder is made if need be.
@@ -120,7 +111,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """
     pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    _, code = cv2.imencode(path.suffix, pixels, _HOW.get(path.suffix, []))
+    _, code = cv2.imencode(path.suffix, pixels, PNG if path.suffix == ".png" else [])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(code.tobytes())  # unlike OpenCV's own writer this takes every name that a file can have
