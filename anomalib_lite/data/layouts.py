@@ -3,11 +3,11 @@
 import glob
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack, cast
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 Categories = str | Sequence[str] | None
-Parts = tuple[list[Sample], list[Sample], list[Sample]]  # OK images to learn from, those held out, test images
+Part = Literal["train", "held_out", "test"]
+PARTS: tuple[Part, ...] = ("train", "test")
+Reader = Callable[[Path, str | None], Iterable[tuple[Part, Sample]]]  # a folder and a category -> its images
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def read(
     Errors: UserError for an absent folder (with those that exist), or for a defect image without its mask.
     """
 
-    def parts(base: Path, name: str | None) -> Parts:
+    def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
         folder = base / name if name else base
         if not (folder / layout.train).is_dir():
             known = ", ".join(p.name for p in list_folders(base) if (p / layout.train).is_dir())
@@ -57,14 +59,18 @@ def read(
             raise UserError(
                 f"{folder.absolute()} has no folder {layout.train}. {hint} Set data.root and data.category."
             )
-        held_out = _images(folder / layout.held_out) if layout.held_out else []
+        for image in _images(folder / layout.train):
+            yield "train", Sample(image, OK)
+        for image in _images(folder / layout.held_out) if layout.held_out else ():
+            yield "held_out", Sample(image, OK)
         if test and test != layout.test:
             tested = [Sample(image, None) for image in _images(folder / test)]
         else:
             tested = _test_samples(folder, layout)
-        return ok_samples(_images(folder / layout.train)), ok_samples(held_out), tested
+        for sample in tested:
+            yield "test", sample
 
-    return _read(root, category, parts, drawing)
+    return _read(root, category, images, drawing)
 
 
 # Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021; many others use the same layout:
@@ -87,18 +93,17 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Unpack[Dr
     table = base / "split_csv" / "1cls.csv"
     rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
 
-    def parts(base: Path, name: str | None) -> Parts:
+    def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
         own = [row for row in rows if row["object"] == name]
         if not own:
             known = ", ".join(sorted({row["object"] for row in rows}))
             raise UserError(f"{table} names no category '{name}'. Categories there: {known}. Set data.category.")
-        made = {
-            split: [_labelled(base, r["image"], r["mask"], r["label"] == "normal") for r in own if r["split"] == split]
-            for split in ("train", "test")
-        }
-        return made["train"], [], made["test"]
+        return [
+            (cast("Part", row["split"]), _labelled(base, row["image"], row["mask"], row["label"] == "normal"))
+            for row in own
+        ]
 
-    return _read(base, category, parts, drawing)
+    return _read(base, category, images, drawing)
 
 
 def real_iad(
@@ -106,23 +111,19 @@ def real_iad(
 ) -> Splits:
     """Real-IAD by the lists of its one-class split, all five views: Wang et al., CVPR 2024. images: folder by size."""
 
-    def parts(base: Path, name: str | None) -> Parts:
+    def read_list(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
         listed = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
         if not listed.is_file():
             known = ", ".join(sorted(p.stem for p in listed.parent.glob("*.json")))
             raise UserError(f"{listed} does not exist. Categories there: {known or 'none'}. Set data.category.")
         content = json.loads(listed.read_text(encoding="utf-8"))
-        normal, folder = content["meta"]["normal_class"], base / images / str(name)
-        train, test = (
-            [
-                _labelled(folder, e["image_path"], e["mask_path"], e["anomaly_class"] == normal, e["anomaly_class"])
-                for e in content[split]
-            ]
-            for split in ("train", "test")
-        )
-        return train, [], test
+        for part in PARTS:
+            for entry in content[part]:
+                kind = entry["anomaly_class"]
+                good = kind == content["meta"]["normal_class"]
+                yield part, _labelled(base / images / str(name), entry["image_path"], entry["mask_path"], good, kind)
 
-    return _read(root, category, parts, drawing)
+    return _read(root, category, read_list, drawing)
 
 
 def ksdd(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
@@ -131,16 +132,14 @@ def ksdd(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
     surface-defect detection", Journal of Intelligent Manufacturing 2020.
     """
 
-    def parts(base: Path, name: str | None) -> Parts:
-        train, test = [], []
+    def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
         for item in list_folders(base):
             found = _beside_masks(item, "_label.bmp")
-            good = [s for s in found if s.label == OK]
-            train += good[:-1]
-            test += good[-1:] + [s for s in found if s.label == NOK]
-        return train, [], test
+            good, bad = ([s for s in found if s.label == label] for label in (OK, NOK))
+            yield from (("train", sample) for sample in good[:-1])
+            yield from (("test", sample) for sample in good[-1:] + bad)
 
-    return _read(root, None, parts, drawing)
+    return _read(root, None, images, drawing)
 
 
 def ksdd2(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
@@ -148,11 +147,11 @@ def ksdd2(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
     good ones are learned from. Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
     """
 
-    def parts(base: Path, name: str | None) -> Parts:
-        train, test = (_beside_masks(base / split, "_GT.png") for split in ("train", "test"))
-        return [s for s in train if s.label == OK], [], test
+    def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
+        found = [(part, sample) for part in PARTS for sample in _beside_masks(base / part, "_GT.png")]
+        return [(part, sample) for part, sample in found if part == "test" or sample.label == OK]
 
-    return _read(root, None, parts, drawing)
+    return _read(root, None, images, drawing)
 
 
 def _beside_masks(folder: Path, ending: str) -> list[Sample]:
@@ -161,22 +160,17 @@ def _beside_masks(folder: Path, ending: str) -> list[Sample]:
     return [_labelled(folder, i.name, m.name, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
 
 
-def _read(
-    root: str | Path, category: Categories, parts: Callable[[Path, str | None], Parts], drawing: Drawing
-) -> Splits:
+def _read(root: str | Path, category: Categories, reader: Reader, drawing: Drawing) -> Splits:
     base = require_folder(root, "The data set")
     names = [None] if category is None else [category] if isinstance(category, (str, int)) else list(category)
-    ok: list[Sample] = []
-    held_out: list[Sample] = []
-    test: list[Sample] = []
+    pools: dict[Part, list[Sample]] = {"train": [], "held_out": [], "test": []}
     for name in (None if n is None else str(n) for n in names):
-        for pool, part in zip((ok, held_out, test), parts(base, name), strict=True):
+        for part, sample in reader(base, name):
             if len(names) > 1:
-                part = [
-                    replace(s, category=name, defect=f"{name}/{s.defect}" if s.label == NOK else s.defect) for s in part
-                ]
-            pool += part
-    return make_splits(ok, test, base, held_out, **drawing)
+                defect = f"{name}/{sample.defect}" if sample.label == NOK else sample.defect
+                sample = replace(sample, category=name, defect=defect)
+            pools[part].append(sample)
+    return make_splits(pools["train"], pools["test"], base, pools["held_out"], **drawing)
 
 
 def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
