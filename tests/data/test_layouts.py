@@ -129,17 +129,13 @@ def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_mask
             reader(root=tmp_path, category="other")
 
 
-def test_loco_says_how_much_of_each_defect_is_enough(tmp_path: Path, caplog):
+def test_a_file_of_what_is_enough_that_does_not_fit_is_refused_and_an_absent_one_said(tmp_path: Path, caplog):
+    """What it says is measured in tests/engine/test_saturation.py."""
     write_set("mvtec_loco", tmp_path / "box")
     file, mask = tmp_path / "box/defects_config.json", tmp_path / "box/ground_truth/logical/0/1.png"
     write_pixels(mask, 7 * read_mask(mask).astype("u1"))
-    pixels = {"pixel_value": 7, "saturation_threshold": 36, "relative_saturation": False}
     with pytest.raises(UserError, match=r"0/1\.png has the values \[7\], not one of .*\[255\]"):
         layouts.mvtec_loco(tmp_path, "box")
-    for wanted, share in ((36, 0.25), (1000, 1.0)):
-        file.write_text(json.dumps([*json.loads(file.read_text())[:1], pixels | {"saturation_threshold": wanted}]))
-        tested = layouts.mvtec_loco(tmp_path, "box").test
-        assert [s.saturation for s in tested] == [None, None, (0.25, share), (0.25,)]
     file.write_text('[{"pixel_value": 255}]')
     with pytest.raises(UserError, match=r"defects_config\.json is no list of .*saturation_threshold"):
         layouts.mvtec_loco(tmp_path, "box")
