@@ -43,7 +43,7 @@ from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.teacher import finetuned_weights
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
 from anomalib_lite.generators.base import Progress
-from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
+from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.checkpoints import resumable
 from anomalib_lite.runs.folder import CHECKPOINTS, GENERATED, MODEL, TEMPLATE, THRESHOLD, RunFolder
@@ -184,7 +184,7 @@ def _keep_inputs(run: RunFolder, inputs: Inputs, backbone: Mapping[str, Any]) ->
 
 
 def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
-    method = by_content({k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training})
+    method = {k: v for k, v in plan.settings["detector"].items() if k not in model.method.after_training}
     shared = [plan.settings[key] for key in ("backbone", "trainer", "threads", "tiling", "resize")]
     augment = plan.settings["augment"] if model.augment else None
     return artifact_key(method, *shared, augment, plan.size, plan.batch_size, plan.seed, plan.keep, *inputs.key)

@@ -16,7 +16,7 @@ from anomalib_lite.data.sample import Origin, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_losses, start_drawing
 from anomalib_lite.generators.quality import measure
-from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
+from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import write_image
 from anomalib_lite.runs.tracking import Findings, Tracker
 
@@ -113,7 +113,7 @@ def train_generator(
         raise UserError("A generator learns from OK training images, and there are none. See data.ok or data.root.")
     settings = {key: value for key, value in order.settings.items() if key not in order.generator.after_training}
     golden = None if template is None else content_hash(template)
-    folder = artifacts / f"generator-{artifact_key(by_content(settings), data_hash, len(ok), golden, order.seed)}"
+    folder = artifacts / f"generator-{artifact_key(settings, data_hash, len(ok), golden, order.seed)}"
 
     def fit(unfinished: Path) -> None:
         log.info("training %s on %d OK images", order.name, len(ok))
@@ -143,7 +143,7 @@ def generated_set(
     """
     trained, fitted = train_generator(order, ok, template, data_hash, artifacts, tracker, anew)
     count = len(ok) if order.count is None else order.count
-    key = artifact_key(VERSION, trained.name, by_content(order.settings), count, order.quantile)
+    key = artifact_key(VERSION, trained.name, order.settings, count, order.quantile)
     folder = artifacts / f"generated-{key}"
 
     def fill(unfinished: Path) -> None:

@@ -22,7 +22,7 @@ from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.engine.trainer import History
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Progress
-from anomalib_lite.runs.artifacts import artifact, artifact_key, by_content, content_hash
+from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import write_json
 
 log = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ def _key(teaching: Teaching, samples: list[Sample], data_hash: str) -> str:
     besides = [dataclasses.replace(s, template=None) for s in samples if s.origin != "real" or s.label == NOK]
     weights = [s.weight for s in samples if s.origin == "real" and s.label == OK]
     added = fingerprint(Splits(besides, [], [])) if besides else None
-    recipe = by_content(teaching.recipe)
-    return artifact_key(recipe, teaching.image_size, teaching.precision, data_hash, weights, added)
+    return artifact_key(teaching.recipe, teaching.image_size, teaching.precision, data_hash, weights, added)
 
 
 def _relative(samples: Sequence[Sample]) -> list[Sample]:

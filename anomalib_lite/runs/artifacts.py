@@ -24,22 +24,21 @@ FILES = ("penalty", "weights", "start_from", "roi", "ignore")  # settings that m
 
 
 def artifact_key(*parts: Any) -> str:
-    """Sixteen hex digits over JSON-ready parts; dictionaries count by content, not by order."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    """Sixteen hex digits over JSON-ready parts; dictionaries count by content, not by order.
 
-
-def by_content(settings: Any) -> Any:
-    """Settings in which the files and folders named by `FILES` stand for what lies there, not for where it lies.
-
-    A moved file is the same one, and a changed one another. What names no file or folder stays as it is.
+    Files and folders that settings called as in `FILES` name stand for what lies there, not for where it lies: a moved
+    file is the same one, and a changed one another.
     """
-    if isinstance(settings, Mapping):
+    return hashlib.sha256(json.dumps(_by_content(parts), sort_keys=True).encode()).hexdigest()[:16]
 
-        def is_there(value: Any) -> bool:
-            return isinstance(value, str) and (os.sep in value or "." in value) and Path(value).expanduser().exists()
 
-        return {k: content_hash(v) if k in FILES and is_there(v) else by_content(v) for k, v in settings.items()}
-    return [by_content(value) for value in settings] if isinstance(settings, list | tuple) else settings
+def _by_content(value: Any, name: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {key: _by_content(inner, key) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(inner) for inner in value]
+    may_be_path = name in FILES and isinstance(value, str) and (os.sep in value or "." in value)
+    return content_hash(value) if may_be_path and Path(value).expanduser().exists() else value
 
 
 def named_content(patterns: str | Iterable[str], root: str | Path | None = None) -> list[str]:

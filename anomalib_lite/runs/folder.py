@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
-import hashlib
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.artifacts import by_content, named_content
+from anomalib_lite.runs.artifacts import artifact_key, named_content
 from anomalib_lite.runs.atomic import disk_full, remove_parts, write_csv, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ MODEL, THRESHOLD, DATA, TEMPLATE, CHECKPOINTS = (
 
 def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
-    config = by_content(config)
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
     for switch in ("validate", "start_from", "missed", "contamination", "roi", "ignore"):
         if not defining.get(switch):  # off, it changes nothing
@@ -55,8 +53,7 @@ def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
         defining["teacher"] = defining["teacher"] | {"nok": nok}
     if defining.get("missed"):
         defining["missed"] = named_content(defining["missed"])
-    text = json.dumps([defining, data_fingerprint], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return artifact_key(defining, data_fingerprint)[:10]
 
 
 def _placeless(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,13 @@ def test_where_nothing_can_be_locked_work_goes_on_with_a_warning(
     assert f"cannot be locked ([Errno {number}]" in caplog.text
 
 
-def test_the_key_goes_by_content_not_by_order() -> None:
+def test_the_key_goes_by_content_not_by_order_or_place(tmp_path: Path) -> None:
     assert artifact_key({"a": 1, "b": 2}) == artifact_key({"b": 2, "a": 1})
     assert artifact_key({"a": 1}) != artifact_key({"a": 2})
     assert artifact_key("a", "b") != artifact_key("ab")
+    here, there = tmp_path / "a.pt", tmp_path / "b.pt"
+    for file in (here, there):
+        file.write_text("weights")
+    keys = [artifact_key({"backbone": {"weights": str(file)}}) for file in (here, there)]
+    here.write_text("others")
+    assert keys[0] == keys[1] != artifact_key({"backbone": {"weights": str(here)}})
