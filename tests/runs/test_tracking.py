@@ -1,6 +1,9 @@
 """Weights & Biases, offline: a run of its own for each job of a sweep, all figures in it, and no secret."""
 
 import netrc
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import wandb
 
 from anomalib_lite.runs import tracking
 from anomalib_lite.runs.folder import RunFolder
-from tests.commands import Command
+from tests.commands import Command, one_thread
 from tests.wandb_files import offline_runs
 
 KEY = "5ec2e7" * 6 + "abcd"
@@ -47,6 +50,39 @@ def test_the_id_is_of_the_experiment_and_the_hash():
     ids = [tracking.run_id(runs / name) for name in names]
     assert ids == ["default-0123456789", "default-0123456789", "a_b-0123456789"]
     assert len(tracking.run_id(runs / ("x" * 100) / "a-0123456789")) == 64
+
+
+TWICE = """
+from pathlib import Path
+from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.runs.tracking import Findings, Tracking, tracked
+tracking = Tracking("wandb", "p", "g", artifacts=False)
+run = RunFolder(Path("runs/default/panels-stfpm-s1-0123456789"))
+run.start({"seed": 1}, {})
+try:
+    with tracked(tracking, run) as tracker:
+        tracker.logger.log_metrics({"val_loss": 3.0}, step=5)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+with tracked(tracking, run) as tracker:
+    tracker.logger.log_metrics({"val_loss": 1.0}, step=15)
+    tracker.log_result(Findings({"image_auroc": 0.9}))
+"""
+
+
+def test_without_a_key_nothing_is_sent_and_an_interrupted_run_goes_on_as_itself(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = one_thread(WANDB_BASE_URL=f"http://127.0.0.1:{server.getsockname()[1]}", HOME=str(tmp_path))
+        ours = {k: v for k, v in ours.items() if k not in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_ERROR_REPORTING")}
+        done = subprocess.run([sys.executable, "-c", TWICE], cwd=tmp_path, env=ours, capture_output=True, text=True)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert done.returncode == 0, done.stderr
+    runs = offline_runs(tmp_path / "runs")
+    assert [run.id for run in runs] == ["default-0123456789"] * 2 and [run.exit_code for run in runs] == [1, 0]
+    assert [run.curve("val_loss") for run in runs] == [[3.0], [1.0]]
 
 
 def test_each_job_of_a_sweep_is_its_own_offline_run_and_holds_no_secret(
