@@ -42,12 +42,10 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """The package's commit, with `+changes` where tracked files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(  # noqa: S603 - our own arguments, without a shell
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=20
-        )
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603 - our own
         return done.stdout.strip()
 
     try:

@@ -138,7 +138,8 @@ class WandbTracker(Tracker):
     def log_result(self, findings: Findings) -> None:
         import wandb
 
-        self.run.summary.update(known(findings.metrics))
+        figures = flat(findings.metrics).items()
+        self.run.summary.update({k: v for k, v in figures if v is not None and not isinstance(v, Mapping)})
         media: dict[str, Any] = {
             heading: [wandb.Image(pixels, caption=caption) for caption, pixels in pictures]
             for heading, pictures in findings.pictures.items()
@@ -220,11 +221,6 @@ def has_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def known(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested metrics under names with slashes; what is None is left out."""
-    return {k: v for k, v in flat(metrics).items() if v is not None and not isinstance(v, Mapping)}
 
 
 def _config(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:

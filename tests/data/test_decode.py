@@ -107,19 +107,24 @@ def test_an_absent_file_is_refused(tmp_path: Path):
         read_image(tmp_path / "absent.png")
 
 
-def test_any_positive_value_of_a_mask_is_defective_and_clear_white_is_not(tmp_path: Path):
-    """Drawing programs save white under full transparency: what is seen as nothing is no defect."""
-    mask = read_mask(write_pixels(tmp_path / "m.png", np.array([[0, 1, 255]], np.uint8)))
-    assert mask.dtype == bool and mask.tolist() == [[False, True, True]]
-    blue, clear = np.zeros((1, 2, 3), np.uint8), np.full((1, 2, 4), 255, np.uint8)
-    blue[0, 1, 0], clear[0, 0, 3] = 1, 0
-    deep = np.array([[0, 1]], np.uint16)  # 16-bit label images number their defects from 1
-    for name, values in (("blue", blue), ("clear", clear), ("deep", deep)):
-        assert read_mask(write_pixels(tmp_path / f"{name}.png", values)).tolist() == [[False, True]], name
-
-
 SQUARE = np.zeros((96, 96), np.uint8)
 SQUARE[30:62, 30:62] = 255
+
+
+@pytest.mark.parametrize(
+    ("values", "marked"),
+    [
+        (np.uint8([[0, 1, 255]]), [False, True, True]),
+        (np.uint8([[[0, 0, 0], [1, 0, 0]]]), [False, True]),  # of one colour
+        (np.uint16([[0, 1]]), [False, True]),  # 16-bit label images number their defects from 1
+        (np.arange(40, dtype=np.uint8)[None], [False] + 39 * [True]),  # many labels
+        (np.uint8([[[255, 255, 255, 0], [255] * 4]]), [False, True]),  # what is seen as nothing is no defect
+        (np.uint8([[[0] * 4, [0, 0, 0, 255]]]), [False, True]),  # black, so its alpha is the mask
+    ],
+)
+def test_any_positive_value_of_a_mask_is_defective(tmp_path: Path, values: np.ndarray, marked: list[bool]):
+    mask = read_mask(write_pixels(tmp_path / "m.png", values))
+    assert mask.dtype == bool and mask.tolist() == [marked]
 
 
 def test_soft_edges_and_lossy_files_mark_what_is_above_half(tmp_path: Path):
@@ -131,13 +136,6 @@ def test_soft_edges_and_lossy_files_mark_what_is_above_half(tmp_path: Path):
     Image.fromarray(SQUARE // 255).save(tmp_path / "ones.jpg", quality=95)
     with pytest.raises(UnreadableImage, match="too faint: save it as PNG"):
         read_mask(tmp_path / "ones.jpg")
-
-
-def test_many_small_labels_all_count_and_a_black_picture_is_masked_by_its_alpha(tmp_path: Path):
-    labels = np.arange(40, dtype=np.uint8)[None]
-    assert read_mask(write_pixels(tmp_path / "labels.png", labels)).sum() == 39
-    black = np.dstack([0 * SQUARE] * 3 + [SQUARE])
-    assert np.array_equal(read_mask(write_pixels(tmp_path / "alpha.png", black)), SQUARE > 0)
 
 
 def test_the_masks_of_a_folder_are_one(tmp_path: Path):
