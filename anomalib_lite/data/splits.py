@@ -65,11 +65,13 @@ def make_splits(
             uses = "to learn from" + ", one for the threshold" * (not held_out) + ", one to test on" * drawn
             raise UserError(f"{len(ok)} OK images{same} are too few: one is needed {uses}. Add OK images.")
         if drawn:
-            ok, kept = hold_out(ok, test_share, split_seed + SALT, root, "data.test_ok_share", 1 + (not held_out))
+            ok, kept = hold_out(ok, test_share, split_seed + SALT, root, 1 + (not held_out))
             test = [*kept, *test]
         train, val = (ok, held_out) if held_out else hold_out(ok, val_share, split_seed, root)
-        train = _draw(train, shots, shots_seed, root)
         if shots is not None:
+            if not isinstance(shots, int) or not 1 <= shots <= len(train):
+                raise UserError(f"data.shots must lie between 1 and the {len(train)} OK images there are, not {shots}.")
+            _, train = _drawn(train, shots, shots_seed, root)
             log.info("%d OK images are learned from, %d others are held out for the threshold", len(train), len(val))
     else:
         train, val = [], []
@@ -96,18 +98,22 @@ def union(parts: Sequence[Splits]) -> Splits:
 
 
 def hold_out(
-    samples: Sequence[Sample], share: float, seed: int, root: Path, option: str = "data.val_share", rest: int = 1
+    samples: Sequence[Sample], share: float, seed: int, root: Path, rest: int = 1
 ) -> tuple[list[Sample], list[Sample]]:
-    """(others, chosen): `share` of the samples is chosen by a hash of each name, so that the choice depends on
-    neither the order nor the presence of other files. rest: how many others are left at least.
+    """(others, chosen): `share` of the samples, see `_drawn`. rest: how many others are left at least."""
+    return _drawn(samples, min(math.ceil(share * len(samples)), len(samples) - rest), seed, root)
 
-    Errors: UserError where either part would be empty.
+
+def _drawn(samples: Sequence[Sample], count: int, seed: int, root: Path) -> tuple[list[Sample], list[Sample]]:
+    """(others, chosen): by a hash of each name, so that the choice depends on neither the order nor the presence of
+    other files, and fewer are among more.
     """
-    ordered = _ranked(samples, seed, root)
-    count = min(math.ceil(share * len(ordered)), len(ordered) - rest)
-    if count < 1:
-        raise UserError(f"{len(ordered)} OK images are too few to hold any out ({option}={share}). Add OK images.")
-    chosen = {s.image for s in ordered[:count]}
+
+    def rank(sample: Sample) -> str:
+        name = sample.image.relative_to(root) if sample.image.is_relative_to(root) else sample.image
+        return hashlib.sha256(f"{seed}/{same_form(name.as_posix())}".encode()).hexdigest()
+
+    chosen = {s.image for s in sorted(samples, key=rank)[:count]}
     return [s for s in samples if s.image not in chosen], [s for s in samples if s.image in chosen]
 
 
@@ -129,24 +135,6 @@ def _bits_of(known: Sequence[Sample]) -> int | None:
 
 def ok_samples(images: Iterable[Path]) -> list[Sample]:
     return [Sample(image, OK) for image in images]
-
-
-def _draw(samples: Sequence[Sample], shots: int | None, seed: int, root: Path) -> list[Sample]:
-    """The few of 2 shots are among those of 4."""
-    if shots is None:
-        return list(samples)
-    if not isinstance(shots, int) or not 1 <= shots <= len(samples):
-        raise UserError(f"data.shots must lie between 1 and the {len(samples)} OK images there are, but is {shots}.")
-    chosen = {s.image for s in _ranked(samples, seed, root)[:shots]}
-    return [s for s in samples if s.image in chosen]
-
-
-def _ranked(samples: Sequence[Sample], seed: int, root: Path) -> list[Sample]:
-    def rank(sample: Sample) -> str:
-        name = sample.image.relative_to(root) if sample.image.is_relative_to(root) else sample.image
-        return hashlib.sha256(f"{seed}/{same_form(name.as_posix())}".encode()).hexdigest()
-
-    return sorted(samples, key=rank)
 
 
 def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
