@@ -6,8 +6,8 @@ With or without the template: what of it samples carry, and how much each origin
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,6 +16,7 @@ from anomalib_lite.data.files import same_form
 from anomalib_lite.data.fingerprint import digest, digests
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import Mode
 
 log = logging.getLogger(__name__)
 
@@ -160,43 +161,6 @@ def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
     return [[sample for sample in pool if first[content[sample.image]] is sample] for pool in pools]
 
 
-@dataclass(frozen=True)
-class Mode:
-    """Whether the template takes part, and how much each kind of image weighs in the loss.
-
-    Attributes:
-        name: no_template or template.
-        weights: By origin; only their ratios count.
-        generated: Weight of a generated image against 1 for a real one, in place of these ratios; 0: none takes part.
-        colours: How a template's colours are first matched to the OK images' (histogram, reinhard or none).
-    """
-
-    name: str = "no_template"
-    weights: Mapping[str, float] = field(default_factory=lambda: {"real": 9, "generated": 1})
-    generated: float | None = None
-    colours: str | None = None
-
-    @property
-    def with_template(self) -> bool:
-        return self.name == "template"
-
-    def weighted(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Samples with their weight in the loss, of which their own is a factor; those of weight 0 are left out.
-
-        Errors: UserError for weights that are negative or missing.
-        """
-        if not self.weights.get("real", 0) > 0:
-            raise UserError(f"mode.weights.real must be above 0, since the others count against it: {self.weights}.")
-        relative = {origin: value / self.weights["real"] for origin, value in self.weights.items()}
-        if self.generated is not None:
-            relative |= {"generated": self.generated, "template_generated": self.generated}
-        if any(value < 0 for value in relative.values()):
-            raise UserError(f"mode.weights must not be negative: {relative}.")
-        if missing := {s.origin for s in samples} - set(relative):
-            raise UserError(f"mode.weights names no weight for images of origin {', '.join(sorted(missing))}.")
-        return [replace(s, weight=s.weight * relative[s.origin]) for s in samples if relative[s.origin]]
-
-
 def templates_of(splits: Splits) -> list[Path]:
     """The templates of the samples, each once: a single one is the golden image of all, several are pairs' own.
 
@@ -222,3 +186,20 @@ def refuse_held_back(templates: Sequence[Path], splits: Splits) -> None:
                     f"Name an OK image that is learned from anyway, such as data.template={splits.train[0].image}, or "
                     "keep the template out of the data."
                 )
+
+
+def weighted(samples: Sequence[Sample], mode: Mode) -> list[Sample]:
+    """Samples with their weight in the loss, of which their own is a factor; those of weight 0 are left out.
+
+    Errors: UserError for weights that are negative or missing.
+    """
+    if not mode.weights.get("real", 0) > 0:
+        raise UserError(f"mode.weights.real must be above 0, since the others count against it: {mode.weights}.")
+    relative = {origin: value / mode.weights["real"] for origin, value in mode.weights.items()}
+    if mode.generated is not None:
+        relative |= {"generated": mode.generated, "template_generated": mode.generated}
+    if any(value < 0 for value in relative.values()):
+        raise UserError(f"mode.weights must not be negative: {relative}.")
+    if missing := {s.origin for s in samples} - set(relative):
+        raise UserError(f"mode.weights names no weight for images of origin {', '.join(sorted(missing))}.")
+    return [replace(s, weight=s.weight * relative[s.origin]) for s in samples if relative[s.origin]]

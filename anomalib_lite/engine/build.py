@@ -15,7 +15,6 @@ from anomalib_lite.backbones.finetuning import Settings as Finetuning
 from anomalib_lite.data.files import expand
 from anomalib_lite.data.images import ImageSet, inspected
 from anomalib_lite.data.sample import Sample, Splits
-from anomalib_lite.data.splits import Mode
 from anomalib_lite.defects.rules import read_settings
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.padim import PaDiM
@@ -26,6 +25,7 @@ from anomalib_lite.engine.trainer import Devices, MakeTrainer, devices_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.tracking import Tracking
 from anomalib_lite.scoring import GaussianBlur, MaxScore
+from anomalib_lite.settings.training import Mode
 
 # of a configuration, used by a training and by whoever judges with its result
 SHARED = ("resize", "batch_size", "ram_limit_mb", "seed", "threads")

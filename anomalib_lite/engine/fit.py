@@ -23,7 +23,7 @@ from anomalib_lite.backbones.weights import find_file
 from anomalib_lite.data.fingerprint import digest, unknown
 from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import refuse_held_back, templates_of
+from anomalib_lite.data.splits import refuse_held_back, templates_of, weighted
 from anomalib_lite.defects import LevelsOfMaps
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Plan
@@ -263,7 +263,7 @@ def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | N
             folder, _ = train_generator(*given)
             plan.order.generator.load(folder)
             restyler, others = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]
-    train = plan.mode.weighted([*splits.train, *made, *golden])
+    train = weighted([*splits.train, *made, *golden], plan.mode)
     real = Counter(s.origin for s in train)["real"]
     teacher = None
     if plan.teaching:

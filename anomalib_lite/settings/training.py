@@ -19,6 +19,10 @@ class Mode:
     weights: dict[str, float] = setting({"real": 9, "generated": 1}, "in the loss, by origin; only ratios count")
     generated: float | None = setting(None, "weight of any generated image against 1 for a real one, instead", least=0)
 
+    @property
+    def with_template(self) -> bool:
+        return self.name == "template"
+
 
 @dataclass
 class TemplateMode(Mode):

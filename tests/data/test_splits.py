@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import Mode, hold_out, make_splits, ok_samples, refuse_held_back, templates_of
+from anomalib_lite.data.splits import hold_out, make_splits, ok_samples, refuse_held_back, templates_of, weighted
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import Mode
 from tests.made import write_pixels
 
 
@@ -151,10 +152,9 @@ def origins(*names: str) -> list[Sample]:
 )
 def test_only_the_ratios_of_weights_count_and_a_real_image_weighs_one(weights, generated, expected):
     samples = origins("real", "generated", "template_generated", "template")
-    assert [s.weight for s in Mode(weights=weights, generated=generated).weighted(samples)] == expected
-    (half,) = Mode(weights={"real": 4, "generated": 1}).weighted(
-        [Sample(Path("a"), OK, origin="generated", weight=0.5)]
-    )
+    assert [s.weight for s in weighted(samples, Mode(weights=weights, generated=generated))] == expected
+    generated = Sample(Path("a"), OK, origin="generated", weight=0.5)
+    (half,) = weighted([generated], Mode(weights={"real": 4, "generated": 1}))
     assert half.weight == 0.125, "a sample's own weight is a factor"
 
 
@@ -168,4 +168,4 @@ def test_only_the_ratios_of_weights_count_and_a_real_image_weighs_one(weights, g
 )
 def test_unknown_origins_and_negative_weights_are_refused(weights: dict[str, float], message: str):
     with pytest.raises(UserError, match=message):
-        Mode(weights=weights).weighted(origins("template_generated"))
+        weighted(origins("template_generated"), Mode(weights=weights))

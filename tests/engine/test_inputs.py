@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import Mode
 from anomalib_lite.engine import fit
 from anomalib_lite.engine.fit import make_inputs
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import Mode
 from tests.made import write_image
 
 WEIGHTS = {"real": 5, "generated": 1, "template_generated": 2, "template": 10}
@@ -21,7 +21,7 @@ WEIGHTS = {"real": 5, "generated": 1, "template_generated": 2, "template": 10}
 def asked(folder: Path, mode: str, **given: Any) -> Any:
     """What of a plan decides the inputs."""
     parts = {"order": None, "generates": False, "restyles": False, "teaching": None} | given
-    return SimpleNamespace(mode=Mode(mode, WEIGHTS, colours="none"), artifacts=folder / "artifacts", **parts)
+    return SimpleNamespace(mode=Mode(mode, "none", WEIGHTS), artifacts=folder / "artifacts", **parts)
 
 
 def pairs(folder: Path) -> Splits:

@@ -14,10 +14,10 @@ from torch import nn
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.splits import Mode
 from anomalib_lite.detectors.model import Method, Model
 from anomalib_lite.engine import build
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings.training import Mode
 from tests.commands import Command, Outcome, read_json, scores
 from tests.generators.tiny import TRAININGS
 
