@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.data.files import expand, list_images, output_names
+from anomalib_lite.data.files import expand, list_images, output_names, require_folder
 from anomalib_lite.errors import UserError
 
 
@@ -84,3 +84,8 @@ def test_output_names_keep_files_apart_and_fit_a_file_system():
     names = output_names([Path(f"d/{name}") for name in ("a.png", "a.jpg", "b/a.png", *(f"{n}.png" for n in long))])
     assert names[:3] == ["a_png", "a_jpg", "b/a"]
     assert len(set(names)) == 5 and all(len(name.encode()) <= 180 for name in names)
+
+
+def test_a_missing_folder_names_the_option_that_it_came_from(tmp_path: Path):
+    with pytest.raises(UserError, match=r"The folder to watch does not exist: .*/absent\. Set images to a folder"):
+        require_folder(tmp_path / "absent", "The folder to watch", "images")

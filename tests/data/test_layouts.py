@@ -117,7 +117,7 @@ def test_a_reader_learns_from_good_images_alone_and_tests_on_all_with_their_mask
     splits = reader(**place)
     learned = splits.train + splits.val
     assert splits.val and all(s.label == OK and s.mask is None and s.image.is_file() for s in learned)
-    assert len(learned) == 8 if name in ("mvtec_loco", "mvtec_ad_2") else 6
+    assert len(learned) == (8 if name in ("mvtec_loco", "mvtec_ad_2") else 6)
     assert Counter(s.label for s in splits.test) == {OK: 2, NOK: 2}
     assert all(read_mask(s.mask).sum() == 144 and s.defect for s in splits.test if s.label == NOK)
     few = reader(**place, shots=2, shots_seed=1)

@@ -63,12 +63,6 @@ def test_nok_images_of_a_teacher_count_by_content(tmp_path: Path):
     (tmp_path / "here/bad/a.png").write_bytes(b"other")
     assert name("here", "bad") != before[0] and name("here", "bad/*.png") != before[1]
 
-    def penalised(place: str) -> str:
-        return run_hash(config(detector={"penalty": str(tmp_path / place)}), DATA)
-
-    (tmp_path / "moved/bad/a.png").write_bytes(b"other")
-    assert penalised("here/bad") == penalised("moved/bad") != penalised("nowhere")
-
 
 def status(folder: Path) -> dict:
     return json.loads((folder / "status.json").read_text())
