@@ -88,14 +88,6 @@ class RunFolder:
         self.torn: list[str] = []
         self.status: dict[str, Any] = self._json("status.json")
 
-    @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
-        """Errors: UserError where there is no such folder."""
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder. Give the run's folder, which holds config.yaml.")
-        return cls(folder)
-
     @property
     def done(self) -> bool:
         return self.status.get("state") == "done" and bool(self.metrics or not (self.path / "metrics.json").exists())

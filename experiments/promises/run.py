@@ -22,7 +22,7 @@ from anomalib_lite.comparison.design import marginal_effects
 from anomalib_lite.comparison.statistics import SIGNIFICANT
 from anomalib_lite.comparison.study import compare_pairs
 from anomalib_lite.report import ink
-from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.runs.folder import open_finished
 from anomalib_lite.scoring import threshold_from_ok
 from tests.comparison.test_effects import null_results
 
@@ -32,7 +32,7 @@ SEEDS = (3, 5, 10)
 
 def unseen(folder: Path) -> np.ndarray:
     """(n,): scores of OK images that the run has not learned from."""
-    run = RunFolder.open(folder)
+    run = open_finished(folder)
     tested = [row["score"] for row in run.predictions() if row["label"] == 0]
     return np.array([*run.threshold["scores"], *tested])
 

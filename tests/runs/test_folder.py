@@ -140,7 +140,7 @@ def test_a_torn_run_is_not_done(tmp_path: Path, name: str, left: int, caplog: py
         run.write_metrics({"image_auroc": 0.5})
     assert RunFolder(tmp_path).done and RunFolder(tmp_path).metrics == {"image_auroc": 0.5}
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:left])
-    again = RunFolder.open(tmp_path)
+    again = RunFolder(tmp_path)
     assert not again.done and again.torn == [name] and "is torn" in caplog.text
 
 
