@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from anomalib_lite.defects.layout import BUILT_IN
 from anomalib_lite.defects.measures import UNITS, Values
 from anomalib_lite.errors import UserError
-from anomalib_lite.settings.training import Defects, DefectType, Severity
+from anomalib_lite.settings.training import Defects, DefectType, Severity, Term
 
 GRADES = ("minor", "major", "critical")
 _SCALE = 0.25  # difference of points that counts as a factor e in the confidence
@@ -71,7 +71,9 @@ def read_settings(config: Mapping[str, Any]) -> Defects:
     together.
     """
     try:
-        settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Defects), config))
+        settings = _filled(Defects, config)
+        for terms in settings.severity.by_type.values():  # OmegaConf leaves dictionaries in dictionaries plain
+            terms.update({name: _filled(Term, term) for name, term in terms.items()})
     except OmegaConfBaseException as error:
         raise UserError(f"The settings of the defects cannot be read: {error}") from error
     _check_types(settings)
@@ -83,6 +85,11 @@ def read_settings(config: Mapping[str, Any]) -> Defects:
     for name, rule in settings.types.items():
         rule.title = rule.title or name.replace("_", " ")
     return settings
+
+
+def _filled(kind: type, value: Any) -> Any:
+    """Plain values as a dataclass of the settings."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), value))
 
 
 def _check_types(settings: Defects) -> None:

@@ -94,6 +94,7 @@ def severe(**entry) -> dict:
         (of_type(area={}), "'area' not in"),
         (of_type(colour="red"), "'#2f6fb0'"),
         (severe(by_type={"dent": {}}), "no type dent"),
+        (severe(by_type={"mine": {"area_px": {"half": 1}}}), "missing mandatory value: weight"),
         (severe(measures={"weight": {"half": 1, "weight": 1}}), "no measure weight"),
         (severe(measures={"area_px": {"half": 1}}), "missing mandatory value: weight"),
         (severe(measures={}), "at least one measure"),
