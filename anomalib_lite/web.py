@@ -1,20 +1,15 @@
 """What both servers need: a bound socket, a page, and a guard that says who may speak.
 
-The labelling page's server answers the page it served itself, and nobody else.
-
-A server on 127.0.0.1 can be reached from every web page the user has open. Three checks keep those out: the
-Host header must name this server (a foreign name made to resolve to 127.0.0.1 is refused), the Origin of a
-request must be this server, and whatever changes something must carry the token that only its own page
-holds. Other accounts of the same machine are not kept out.
+A server on 127.0.0.1 can be reached from every web page the user has open. Three checks keep those out: the Host header
+must name this server (a foreign name made to resolve to 127.0.0.1 is refused), the Origin of a request must be this
+server, and what needs the token must carry it. Other accounts of the same machine are not kept out.
 """
 
 import hmac
 import html
 import ipaddress
-import os
 import socket
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,8 +20,6 @@ from starlette.responses import JSONResponse
 
 from anomalib_lite.errors import UserError
 
-TOKEN_HEADER = "x-annotate-token"  # noqa: S105 - the name of a header
-MAX_BODY = 64 * 2**20
 _STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -50,39 +43,33 @@ def allowed_hosts(host: str, port: int) -> frozenset[str]:
 
 
 class Guard:
-    """ASGI middleware: refuses what `refusal` says and adds the security headers to every answer."""
+    """ASGI middleware: refuses what `refusal` says and adds the security headers to every answer.
 
-    def __init__(self, app: Any, hosts: Iterable[str], token: str) -> None:
-        self.app, self.hosts, self.token = app, frozenset(hosts), token
+    Args:
+        hosts: The names in a Host header that mean this server; None: it answers to any.
+        token: What the header `Authorization: Bearer TOKEN` must hold.
+        secret: Whether a request of this method and path needs the token.
+    """
+
+    def __init__(self, app: Any, hosts: Collection[str] | None, token: str, secret: Callable[[str, str], bool]) -> None:
+        self.app, self.hosts, self.token, self.secret = app, hosts, token, secret
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Status and reason, None where the request may pass; header names in lower case."""
-        if headers.get("host", "").lower() not in self.hosts:
-            return 421, "this server does not answer to that host name"
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() not in {f"http://{host}" for host in self.hosts}:
-            return 403, "requests from another site are refused"
-        if ".." in path or "\\" in path or "\0" in path:
-            return 400, "paths with '..' are refused"
-        if method in ("GET", "HEAD"):
-            return None
-        if method != "POST":
+        if method not in ("GET", "HEAD", "POST"):
             return 405, "only GET and POST are known here"
-        if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.token.encode()):
-            return 403, "token"
-        length = headers.get("content-length", "")
-        if not length.isdecimal():
-            return 411, "a length is needed"
-        if int(length) > MAX_BODY:
-            return 413, "that is too long"
+        if self.hosts is not None:
+            if headers.get("host", "").lower() not in self.hosts:
+                return 421, "this server does not answer to that host name"
+            origin = headers.get("origin")
+            if origin is not None and origin.lower() not in {f"http://{host}" for host in self.hosts}:
+                return 403, "requests from another site are refused"
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        if self.secret(method, path) and not hmac.compare_digest(given.encode(), self.token.encode()):
+            return 401, "a token is needed: Authorization: Bearer TOKEN"
         return None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        if scope["type"] != "http":  # a websocket: none is served, closing refuses it
-            return await send({"type": "websocket.close", "code": 1008})
-
         async def send_guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
@@ -98,28 +85,23 @@ class Guard:
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound, listening socket; port 0 takes any free one. Errors: UserError where it cannot listen there."""
-    with ExitStack() as undo:
-        try:
-            # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)[0]
-            listening = undo.enter_context(socket.socket(*found[:3]))
-            if os.name == "posix":  # elsewhere the option would let two servers share the port
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(found[4])
-            listening.listen()
-        except OSError as error:
-            raise UserError(
-                f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose another port, for "
-                "example port=8766, or port=0 for any free one."
-            ) from None
-        undo.pop_all()
-    return listening
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise UserError(
+            f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose another port, for example "
+            "port=8766, or port=0 for any free one."
+        ) from None
+    # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
 
 
-def serving(app: Any, grace_seconds: int, connections: int | None = None) -> uvicorn.Server:
+def serving(app: Guard, grace_seconds: int, connections: int | None = None) -> uvicorn.Server:
     """Says nothing of itself, and finishes what it has accepted within `grace_seconds`."""
     config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False,
+        app, log_config=None, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
         timeout_graceful_shutdown=grace_seconds, limit_concurrency=connections,
     )  # fmt: skip
     return uvicorn.Server(config)

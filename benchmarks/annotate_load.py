@@ -30,7 +30,7 @@ class Client:
         self.seconds: dict[str, list[float]] = {"image": [], "answer": []}
 
     def ask(self, method: str, path: str, body: dict | None = None, token: str = "") -> bytes:
-        headers = {"x-annotate-token": token, "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self.connection.request(method, path, json.dumps(body) if body else None, headers)
         reply = self.connection.getresponse()
         content = reply.read()

@@ -22,9 +22,10 @@ import pytest
 import yaml
 
 from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
-from tests.annotate.conftest import Client, token_of, write_crops
+from tests.annotate.conftest import write_crops
 from tests.jobs.test_generate import arguments as generate
 from tests.jobs.test_generate import products  # noqa: F401 - a fixture
+from tests.servers import Client, token_of
 from tests.sweeps.conftest import COMMAND, fake_training
 
 pytestmark = pytest.mark.slow
@@ -203,9 +204,8 @@ def served(folder: Path, process: BaseProcess) -> Client | None:
     while process.is_alive():
         found = re.findall(r"http://127\.0\.0\.1:(\d+)", (folder / "said.log").read_text())
         if found and (folder / "said.log").read_text().count("http://") > int((folder / "seen").read_text()):
-            client = Client(int(found[-1]), "")
-            client.token = token_of(client.get("/").body.decode())
-            return client
+            port = int(found[-1])
+            return Client(port, token_of(Client(port).get("/").body))
         time.sleep(0.02)
     return None
 

@@ -71,7 +71,8 @@ def run_session(
         if open_browser and screen:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         try:
-            serve(Labelling(store, names, template, found_scores), listening, host)
+            app = guarded(Labelling(store, names, template, found_scores), host, listening.getsockname()[1])
+            serving(app, grace_seconds=2).run(sockets=[listening])
         except KeyboardInterrupt:
             pass
         finally:
@@ -110,11 +111,6 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
     def template() -> Response:
         return _file_response(labelling.template)
 
-    def listed(crop: Crop) -> dict[str, Any]:
-        score = labelling.scores.get(crop.key, Score(None, None))
-        known = {"name": crop.key, "version": _version(crop.path), "score": score.value, "nok": score.nok}
-        return _crop_json(store, crop) | known
-
     @app.get("/api/state")
     def state() -> dict[str, Any]:
         return {
@@ -123,36 +119,39 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
             "template": _version(labelling.template),
             "notes": store.notes,
             "version": store.version,
-            "crops": [listed(crop) for crop in store.crops.values()],
+            "crops": [_shown(labelling, crop) for crop in store.crops.values()],
         }
+
+    def saved(crop: Crop | None) -> dict[str, Any]:
+        shown = _shown(labelling, crop) if crop else None
+        return {"version": store.version, "crop": shown, "warning": store.warning}
 
     @app.post("/api/answer")
     def answer(request: AnswerRequest) -> dict[str, Any]:
         crop = _find(store, request.id)
         with _saving():
             store.answer(crop, Answer(request.label, request.defect))
-        return _saved(store, crop)
+        return saved(crop)
 
     @app.post("/api/undo")
     def undo() -> dict[str, Any]:
         with _saving():
-            return _saved(store, store.undo())
+            return saved(store.undo())
 
     @app.post("/api/mask/{crop_id}")
     async def save_mask(crop_id: str, request: Request) -> dict[str, Any]:
         crop = _find(store, crop_id)
         with _saving():
             await run_in_threadpool(store.save_mask, crop, await request.body())
-        return _saved(store, crop)
+        return saved(crop)
 
     return app
 
 
-def serve(labelling: Labelling, listening: socket.socket, host: str) -> None:
-    """Serves until interrupted; `listening` is bound already, so that the port is known."""
+def guarded(labelling: Labelling, host: str, port: int) -> Guard:
+    """The app, which answers the page that it served itself, and nobody else."""
     token = secrets.token_urlsafe(32)
-    app = Guard(build_app(labelling, token), allowed_hosts(host, listening.getsockname()[1]), token)
-    serving(app, 2).run(sockets=[listening])
+    return Guard(build_app(labelling, token), allowed_hosts(host, port), token, lambda method, path: method == "POST")
 
 
 def _find(store: Store, crop_id: str) -> Crop:
@@ -180,13 +179,19 @@ def _version(path: Path | None) -> str | None:
         return None
 
 
-def _crop_json(store: Store, crop: Crop) -> dict[str, Any]:
-    answer = store.answers.get(crop.key, UNLABELLED)
-    return {"id": crop.id, "label": answer.label, "defect": answer.defect, "mask": _version(store.mask_path(crop))}
-
-
-def _saved(store: Store, crop: Crop | None) -> dict[str, Any]:
-    return {"version": store.version, "crop": _crop_json(store, crop) if crop else None, "warning": store.warning}
+def _shown(labelling: Labelling, crop: Crop) -> dict[str, Any]:
+    answer = labelling.store.answers.get(crop.key, UNLABELLED)
+    score = labelling.scores.get(crop.key, Score(None, None))
+    return {
+        "id": crop.id,
+        "name": crop.key,
+        "version": _version(crop.path),
+        "label": answer.label,
+        "defect": answer.defect,
+        "mask": _version(labelling.store.mask_path(crop)),
+        "score": score.value,
+        "nok": score.nok,
+    }
 
 
 @contextmanager
@@ -203,7 +208,7 @@ def _saving() -> Iterator[None]:
 def _summary(store: Store) -> str:
     if not store.answers:
         return "Nothing was labelled."
-    labels = [store.answers[crop.key].label for crop in store.crops.values() if crop.key in store.answers]
+    labels = [store.answers.get(crop.key, UNLABELLED).label for crop in store.crops.values()]
     numbers = {label: labels.count(label) for label in (OK, NOK)}
     left = len(store.crops) - sum(numbers.values())
     return f"{numbers[OK]} OK, {numbers[NOK]} NOK, {left} left; the answers are in {store.root / LABELS_NAME}"

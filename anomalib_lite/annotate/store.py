@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -21,17 +22,14 @@ from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.folder import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import alone
 from anomalib_lite.runs.atomic import atomic_path, write_image, write_text
-
-_SHOWN_AS_IS = {f".{kind}": f"image/{kind}" for kind in ("png", "jpeg", "webp", "bmp")} | {".jpg": "image/jpeg"}
-_EXIF = re.compile(rb"exif", re.IGNORECASE)
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 
 log = logging.getLogger(__name__)
 
 JOURNAL_NAME = "labels.journal.jsonl"
 OK, NOK, SKIP = "OK", "NOK", "skip"
+_SHOWN_AS_IS = {f".{kind}": f"image/{kind}" for kind in ("png", "jpeg", "webp", "bmp")} | {".jpg": "image/jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +69,19 @@ class Store:
         self.root = crop_set.root
         self.crops = {crop.id: crop for crop in crop_set.crops}
         self.answers: dict[str, Answer] = {}
-        self.masks: dict[str, str] = {}
+        self.masks: dict[str, str | None] = {}
         self.notes: list[str] = []
         self.warning: str | None = None
         self.version = self._shown = 0  # events, and those of them that labels.csv has
-        self._history: list[tuple[str, Answer]] = []
         self._by_key = {crop.key: crop for crop in crop_set.crops}
-        self._order: list[str] = []
-        self._lines: dict[str, str] = {}  # of labels.csv, kept so that an answer among thousands is quick
-        self._csv = ""
+        self._history: list[tuple[str, Answer]] = []  # what each answer took the place of
+        self._lines: dict[str, str] = {}  # of labels.csv, in their order, so that an answer among thousands is quick
+        self._csv = ""  # digest of the last snapshot
         self._lock, self._writing = threading.Lock(), threading.Lock()
-        self._journal = Journal(self.root / JOURNAL_NAME)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._journal = undo.enter_context(contextlib.closing(Journal(self.root / JOURNAL_NAME)))
             self._start()
-        except BaseException:
-            self._journal.close()
-            raise
+            undo.pop_all()
 
     def answer(self, crop: Crop, answer: Answer) -> None:
         """Records an answer; one that changes nothing is not recorded, so that a request may be repeated."""
@@ -99,23 +94,22 @@ class Store:
         """Takes the last answer back and returns its crop, None where there is nothing to undo."""
         with self._lock:
             last = next((one for one in reversed(self._history) if one[0] in self._by_key), None)
-            if last is not None:
-                self._append("undo", last[0], label=last[1].label, defect=last[1].defect)
+            if last is None:
+                return None
+            self._append("undo", last[0], label=last[1].label, defect=last[1].defect)
         self._snapshot()
-        return last and self._by_key[last[0]]
+        return self._by_key[last[0]]
 
     def save_mask(self, crop: Crop, png: bytes) -> None:
         """Writes masks/<stem>.png from what was drawn; an empty mask removes the file. Raises ValueError."""
-        mask = decode_mask(png, image_size(crop.path))
+        mask, key = decode_mask(png, read_image(crop.path).shape[:2]), mask_key(crop.key)
         with self._lock:
-            key = mask_key(crop.key)
             if mask.any():
                 with atomic_path(self.root / key) as temporary:
                     write_image(temporary, mask)
-                self._append("mask", crop.key, mask=key)
             else:
                 (self.root / key).unlink(missing_ok=True)
-                self._append("mask", crop.key, mask=None)
+            self._append("mask", crop.key, mask=key if mask.any() else None)
         self._snapshot()
 
     def mask_path(self, crop: Crop) -> Path | None:
@@ -129,24 +123,25 @@ class Store:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         event = {"time": now, "action": action, "crop": key, **fields, "csv": self._csv}
         self._journal.append(event)
-        self.version += 1
         self._apply(event)
 
     def _apply(self, event: dict[str, Any]) -> None:
         key, action = event["crop"], event["action"]
         if action == "mask":
             self.masks[key] = event["mask"]
-            if not event["mask"]:
-                del self.masks[key]
         else:
             if action == "answer":
                 self._history.append((key, self.answers.get(key, UNLABELLED)))
             elif action == "undo":
-                last = max(i for i, (other, _) in enumerate(self._history) if other == key)
-                del self._history[last]
+                del self._history[max(i for i, (other, _) in enumerate(self._history) if other == key)]
             self.answers[key] = Answer(event["label"], event["defect"])
         self._csv = event["csv"]
-        self._lines[key] = label_line(key, self.answers.get(key, UNLABELLED), self.masks.get(key))
+        self.version += 1
+        if key in self._lines:
+            self._lines[key] = self._line(key)
+
+    def _line(self, key: str) -> str:
+        return label_line(key, self.answers.get(key, UNLABELLED), self.masks.get(key))
 
     def _snapshot(self) -> None:
         """Renews labels.csv, unless another thread has done so since. A failure (a spreadsheet has it open) loses
@@ -157,7 +152,7 @@ class Store:
             if self._shown >= wanted:
                 return
             with self._lock:  # events from now on name this snapshot: it is never taken for one edited by hand
-                shown, text = self.version, csv_line(*COLUMNS) + "".join(self._lines.get(k, "") for k in self._order)
+                shown, text = self.version, csv_line(*COLUMNS) + "".join(self._lines.values())
                 self._csv = _digest(text.encode())
             try:
                 write_text(self.root / LABELS_NAME, text)
@@ -168,26 +163,25 @@ class Store:
                 self._shown, self.warning = shown, None
 
     def _start(self) -> None:
-        if self._journal.torn is not None:
+        journal, labels = self._journal, self.root / LABELS_NAME
+        if journal.torn:
             self._note("The last answer before the stop was half written and is left out: look at it again.")
-        events, self.version = self._journal.events, len(self._journal.events)
-        for line, event in enumerate(events, start=1):
+        for line, event in enumerate(journal.events, start=1):
             try:
                 self._apply(event)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"{self._journal.path}, line {line} is no event of a labelling job "
-                    f"({error!r}): put the line right or delete it."
+                    f"{journal.path}, line {line} is no event of a labelling job ({error!r}): put the line right or "
+                    "delete it."
                 ) from None
-        labels = self.root / LABELS_NAME
-        if labels.is_file() and _digest(labels.read_bytes()) not in {e["csv"] for e in events}:
+        if labels.is_file() and _digest(labels.read_bytes()) not in {event["csv"] for event in journal.events}:
             self._take_over(labels)
-        self._find_masks()
-        # Those shown, in their order, then those labelled at another time that still exist.
-        self._order = list(self._by_key) + sorted(
-            key for key in self.answers if key not in self._by_key and (self.root / key).is_file()
-        )
-        events.clear()
+        journal.events.clear()
+        for key in self._by_key.keys() | self.masks.keys():  # a mask's file is the first to be written and to go
+            known = (self.masks.get(key), mask_key(key))
+            self.masks[key] = next((mask for mask in known if mask and (self.root / mask).is_file()), None)
+        elsewhere = (key for key in self.answers if key not in self._by_key and (self.root / key).is_file())
+        self._lines = {key: self._line(key) for key in [*self._by_key, *sorted(elsewhere)]}
         if self.answers:
             self._snapshot()
 
@@ -206,15 +200,6 @@ class Store:
         if changed:
             self._note(f"{changed} answers were taken over from {LABELS_NAME}, which was edited outside.")
 
-    def _find_masks(self) -> None:
-        """A mask file is written before its event and removed before it, so the files have the last word."""
-        for key in self._by_key.keys() | self.masks.keys():
-            said = self.masks.pop(key, None)
-            found = next((mask for mask in (said, mask_key(key)) if mask and (self.root / mask).is_file()), None)
-            if found:
-                self.masks[key] = found
-            self._lines[key] = label_line(key, self.answers.get(key, UNLABELLED), found)
-
     def _note(self, text: str) -> None:
         self.notes.append(text)
         log.warning(text)
@@ -232,72 +217,74 @@ def browser_image(path: Path) -> tuple[bytes, str]:
     """
     content = path.read_bytes()
     media_type = _SHOWN_AS_IS.get(path.suffix.lower())
-    if media_type and not _EXIF.search(content):
+    if media_type and not re.search(rb"exif", content, re.IGNORECASE):
         return content, media_type
     pixels = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes(), "image/png"
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels. Raises UserError."""
-    height, width = read_image(path).shape[:2]
-    return width, height
+def decode_mask(png: bytes, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A mask (H, W) of 0 and 255 from the alpha channel of a drawn PNG.
 
-
-def decode_mask(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A mask (H, W) of 0 and 255 from a drawn PNG: its alpha channel where it has one, else its grey values.
-
-    Raises ValueError where it is no PNG of `size` (width, height); the header is read before all else.
+    Raises ValueError where it is no PNG of `size` (H, W) with such a channel; the header is read before all else.
     """
-    if len(png) < 33 or not png.startswith(_PNG_SIGNATURE):
+    if len(png) < 33 or not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError("a mask is a PNG")
-    if struct.unpack(">II", png[16:24]) != size:
-        raise ValueError(f"the mask has {struct.unpack('>II', png[16:24])} pixels, the crop {size}")
+    width, height = struct.unpack(">II", png[16:24])
+    if (height, width) != size:
+        raise ValueError(f"the mask has {width} x {height} pixels, the crop {size[1]} x {size[0]}")
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("the mask's PNG is damaged")
-    if image.ndim == 3:
-        image = image[..., 3] if image.shape[2] == 4 else image.max(axis=2)
-    return np.where(image > np.iinfo(image.dtype).max // 2, 255, 0).astype(np.uint8)
+    if image is None or image.dtype != np.uint8 or image.shape[2:] != (4,):
+        raise ValueError("the mask's PNG is damaged, or has no alpha channel of 8 bits")
+    return np.where(image[..., 3] > 127, 255, 0).astype(np.uint8)
 
 
 class Journal:
     """An append-only file of JSON lines: what was written once is never lost.
 
-    Opens, locks and reads a journal; `events` holds what it said then, `torn` what its last line had left.
+    events: What it held when it was opened. torn: What a process that died in a write, or a power cut, left behind the
+    last whole line; it is cut off.
 
-    A process that dies while it writes leaves a torn last line: that line is cut off, and kept in `torn`. A
-    damaged line anywhere else is not the trace of a crash and raises UserError, as does a journal in use.
+    Errors: UserError for a damaged line elsewhere, which is not the trace of a crash, and for a journal in use.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        is_new = not path.exists()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            _lock(self._file, path)
-            if is_new:  # it survives a power failure only when its folder's entry is on the disk, too
-                with contextlib.suppress(OSError):
-                    folder = os.open(path.parent, os.O_RDONLY)
-                    os.fsync(folder)
-                    os.close(folder)
-            self.events, whole, self.torn = _read(path)
-            if self.torn is not None:
-                log.warning("%s ended in a torn line of %d bytes, which was cut off", path, len(self.torn))
-                os.ftruncate(self._file, whole)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(alone(path, wait=False))
+            self._file = opened.enter_context(path.open("a+b", buffering=0)).fileno()
+            self.events, self.torn = self._read()
+            if self.torn:
+                log.warning("%s ended in a torn line of %d bytes, which is cut off", path, len(self.torn))
+                os.ftruncate(self._file, path.stat().st_size - len(self.torn))
                 os.fsync(self._file)
-        except BaseException:
-            self.close()
-            raise
+            self._opened = opened.pop_all()
+
+    def _read(self) -> tuple[list[dict[str, Any]], bytes]:
+        content, whole = self.path.read_bytes(), 0
+        events: list[dict[str, Any]] = []
+        for line in io.BytesIO(content):
+            event = None
+            with contextlib.suppress(ValueError):
+                event = json.loads(line) if line.endswith(b"\n") else None
+            if not isinstance(event, dict):
+                if content[whole + len(line) :].strip(b"\0\r\n "):
+                    raise UserError(
+                        f"{self.path}, line {len(events) + 1} is damaged: {line[:80]!r}. Put it right or delete it "
+                        "(that answer is then lost), and start again."
+                    )
+                break
+            events.append(event)
+            whole += len(line)
+        return events, content[whole:]
 
     def append(self, event: dict[str, Any]) -> None:
         """Returns once the event is on the disk. Raises OSError otherwise; the journal is then as before."""
         line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         whole = os.fstat(self._file).st_size
         try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._file, line[written:])
+            while line:
+                line = line[os.write(self._file, line) :]
             os.fsync(self._file)
         except OSError:
             with contextlib.suppress(OSError):
@@ -305,43 +292,4 @@ class Journal:
             raise
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], int, bytes | None]:
-    """The events, the length in bytes of the whole lines, and the torn rest or None."""
-    content = path.read_bytes()
-    events: list[dict[str, Any]] = []
-    start = 0
-    while start < len(content):
-        end = content.find(b"\n", start) + 1
-        line = content[start : end or len(content)]
-        event = None
-        with contextlib.suppress(ValueError):
-            event = json.loads(line) if end else None
-        if not isinstance(event, dict):
-            if end and content[end:].strip(b"\0\r\n "):
-                raise UserError(
-                    f"{path}, line {len(events) + 1} is damaged: {line[:80]!r}. Put it right "
-                    "or delete it (that answer is then lost), and start again."
-                )
-            return events, start, content[start:]
-        events.append(event)
-        start = end
-    return events, len(content), None
-
-
-def _lock(file: int, path: Path) -> None:
-    """Held until the file is closed or the process dies, so that two servers never write the same labels."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path} is in use: another annotate labels these crops. Stop it first.") from None
-    except OSError as error:  # some network file systems have no locks
-        log.warning("%s could not be locked (%s): start only one annotate on it", path, error)
+        self._opened.close()

@@ -3,18 +3,17 @@
 import asyncio
 import base64
 import contextlib
-import hmac
 import io
 import logging
 import os
 import secrets
-import socket
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -27,7 +26,6 @@ from starlette.responses import JSONResponse
 from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.engine.judging import Judged, Judging, Picture
 from anomalib_lite.errors import UserError
-from anomalib_lite.serve.batches import Batches, Full
 from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loopback, serving, url_of
 
 log = logging.getLogger(__name__)
@@ -39,6 +37,8 @@ BODY_SECONDS = 20  # that an upload may take
 STOP_SECONDS = 30  # that accepted requests may take after SIGTERM
 CONNECTIONS = 512
 DROPPED = 2**29  # bytes that are read of an upload that is too long
+OPEN = ("/", "/healthz")  # to whoever has no token
+Overlay = Literal["none", "link", "base64"]
 
 
 @dataclass(frozen=True)
@@ -50,76 +50,92 @@ class Limits:
     room: int = 64
 
 
+class Batches:
+    """One thread that judges pictures; those that wait together are judged together.
+
+    Args:
+        judge: From pictures to as many answers.
+        at_once: The most pictures that it takes.
+    """
+
+    def __init__(self, judge: Callable[[Sequence[Any]], Sequence[Any]], at_once: int) -> None:
+        self.judge, self.at_once = judge, at_once
+        self.seconds = 0.1  # that an image takes, as of late
+        self._waiting: deque[tuple[Any, Future[Any]]] = deque()
+        self._thread = ThreadPoolExecutor(1, "judge")
+
+    def submit(self, picture: Any) -> Future[Any]:
+        """The answer to come; an error of the judge is its error."""
+        future: Future[Any] = Future()
+        self._waiting.append((picture, future))
+        self._thread.submit(self._work)  # which finds nothing to do where an earlier call took this picture along
+        return future
+
+    def _work(self) -> None:
+        jobs = [self._waiting.popleft() for _ in range(min(self.at_once, len(self._waiting)))]
+        jobs = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+        if not jobs:
+            return
+        begin = time.monotonic()
+        try:
+            answers = self.judge([picture for picture, _ in jobs])
+        except Exception as error:
+            for _, future in jobs:
+                future.set_exception(error)
+            return
+        for (_, future), answer in zip(jobs, answers, strict=True):
+            future.set_result(answer)
+        self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - begin) / len(jobs)
+
+
 class Numbers:
     """What /metrics shows."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         of_this: dict[str, Any] = {"registry": self.registry}
         self.answers = Counter("anomalib_lite_answers", "Answers to POST /predict by status", ["status"], **of_this)
         self.images = Counter("anomalib_lite_images", "Images judged by verdict", ["verdict"], **of_this)
         self.defects = Counter("anomalib_lite_defects", "Defects found by type", ["type"], **of_this)
         self.seconds = Histogram("anomalib_lite_seconds", "From an upload's first byte to its answer", **of_this)
-        under_way = Gauge("anomalib_lite_under_way", "Requests under way", **of_this)
-        under_way.set_function(lambda: batches.under_way)
-
-
-class Gate(Guard):
-    """On the loopback address only pages of this server and programs of this machine may speak; elsewhere whoever has
-    the token, whatever name the server is called by.
-    """
-
-    def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        if method not in ("GET", "HEAD", "POST"):
-            return 405, "only GET and POST are known here"
-        if not self.token:
-            if headers.get("host", "").lower() not in self.hosts:
-                return 421, "this server does not answer to that host name"
-            origin = headers.get("origin")
-            if origin is not None and origin.lower() not in {f"http://{host}" for host in self.hosts}:
-                return 403, "requests from another site are refused"
-            return None
-        if path in ("/", "/healthz") or path.startswith("/static/"):
-            return None
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self.token.encode()):
-            return 401, "a token is needed: Authorization: Bearer TOKEN"
-        return None
+        self.under_way = Gauge("anomalib_lite_under_way", "Requests under way", **of_this)
 
 
 def build_app(judging: Judging, limits: Limits) -> FastAPI:
-    """Routes without their gate."""
-    app = app_with_page(__package__)
-    batches = Batches(lambda pictures: _judge(judging, pictures), judging.at_once, limits.room)
-    numbers, overlays = Numbers(batches), OrderedDict[str, bytes]()
+    """Routes without their guard."""
+    app, numbers, overlays = app_with_page(__package__), Numbers(), OrderedDict[str, bytes]()
+    batches = Batches(lambda pictures: _judge(judging, pictures), judging.at_once)
+    under_way: set[Request] = set()
+    numbers.under_way.set_function(lambda: len(under_way))
 
     @app.get("/about")
     def about() -> dict[str, Any]:
         return {"run": judging.trained.path.name, "threshold": judging.trained.threshold.image}
 
     @app.post("/predict")
-    async def predict(request: Request, overlay: str = "none", name: str = "image") -> Response:
-        begin = time.monotonic()
+    async def predict(request: Request, overlay: Overlay = "none", name: str = "image") -> Response:
+        begin, status = time.monotonic(), 200
         try:
-            if overlay not in ("none", "link", "base64"):
-                raise HTTPException(422, "overlay is none, link or base64")
-            with batches.admitted():
-                judged = await _judged(judging, batches, request, Path(name), limits)
-                answer = await run_in_threadpool(_answer, judging, judged, overlay, overlays)
-        except Full as full:
-            numbers.answers.labels(503).inc()
-            raise HTTPException(503, str(full), {"retry-after": str(full.seconds)}) from full
+            if len(under_way) >= limits.room:
+                seconds = max(1, round(len(under_way) * batches.seconds))
+                words = f"too many images wait: try again in {seconds} s"
+                raise HTTPException(503, words, {"retry-after": str(seconds)})
+            under_way.add(request)
+            judged = await _judged(judging, batches, request, Path(name), limits)
+            answer = await run_in_threadpool(_answer, judging, judged, overlay, overlays)
         except HTTPException as error:
-            numbers.answers.labels(error.status_code).inc()
+            status = error.status_code
             raise
         except ClientDisconnect:
-            numbers.answers.labels(499).inc()  # nobody reads it
+            status = 499  # nobody reads it
             return Response(status_code=400)
         except Exception:
-            numbers.answers.labels(500).inc()
+            status = 500
             log.exception("an image was not judged")
             raise HTTPException(500, "the image could not be judged: see the server's log") from None
-        numbers.answers.labels(200).inc()
+        finally:
+            under_way.discard(request)
+            numbers.answers.labels(status).inc()
         numbers.images.labels(answer["verdict"]).inc()
         for defect in answer["defects"]:
             numbers.defects.labels(defect["type"]).inc()
@@ -134,7 +150,7 @@ def build_app(judging: Judging, limits: Limits) -> FastAPI:
 
     @app.get("/healthz")
     def healthz() -> dict[str, Any]:
-        return {"state": "ready", "under_way": batches.under_way}
+        return {"state": "ready", "under_way": len(under_way)}
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -143,20 +159,24 @@ def build_app(judging: Judging, limits: Limits) -> FastAPI:
     return app
 
 
+def guarded(app: FastAPI, host: str, port: int, token: str = "") -> Guard:
+    """On the loopback address pages of this server and programs of this machine may speak; elsewhere, where a token
+    is given, whoever has it, whatever name the server is called by.
+    """
+    if not token:
+        return Guard(app, allowed_hosts(host, port), "", lambda method, path: False)
+    return Guard(app, None, token, lambda method, path: not (path in OPEN or path.startswith("/static/")))
+
+
 def run_server(judging: Judging, host: str, port: int, limits: Limits) -> None:
     """Serves until SIGTERM or Ctrl-C, and answers what it has accepted. Errors: UserError where an option is unfit."""
     token = "" if is_loopback(host) else _token()
     with bind(host, port) as listening:
-        app = gated(build_app(judging, limits), listening, host, token)
+        app = guarded(build_app(judging, limits), host, listening.getsockname()[1], token)
         log.info("inspecting at %s (Ctrl-C or SIGTERM ends it)", url_of(host, listening))
         with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn hands the signal on once all is answered
             serving(app, STOP_SECONDS, CONNECTIONS).run(sockets=[listening])
         log.info("stopped")
-
-
-def gated(app: FastAPI, listening: socket.socket, host: str, token: str = "") -> Gate:
-    """token: empty on the loopback address."""
-    return Gate(app, allowed_hosts(host, listening.getsockname()[1]), token)
 
 
 def _token() -> str:
@@ -229,8 +249,8 @@ def _answer(judging: Judging, judged: Judged, overlay: str, overlays: OrderedDic
     for defect in answer["defects"]:
         defect |= {"title": types[defect["type"]].title, "colour": types[defect["type"]].colour}
     height, width = outcome.image.shape[:2]
-    answer |= {"threshold": threshold.image, "verdict": "NOK" if outcome.nok else "OK", "width": width}
-    answer["height"] = height
+    verdict = "NOK" if outcome.nok else "OK"
+    answer |= {"threshold": threshold.image, "verdict": verdict, "width": width, "height": height}
     if overlay != "none":
         picture = cv2.imencode(".jpg", judging.overlay(judged)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
         if overlay == "base64":

@@ -1,37 +1,34 @@
-"""Crops to label, and servers to label them with."""
+"""Crops to label, servers to label them with, and the page in a real browser."""
 
 import csv
-import http.client
-import json
-import re
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import uvicorn
 
 from anomalib_lite.annotate.crops import Crop, find_crops
-from anomalib_lite.annotate.server import Labelling, build_app, listen
+from anomalib_lite.annotate.server import Labelling, guarded
 from anomalib_lite.annotate.store import Store
-from anomalib_lite.web import Guard, allowed_hosts
+from tests.servers import TOKEN, Client, served
 
-from .browser import DEFECTS, SIZE, Desk
+SIZE = (96, 64)  # of the crops, width and height
+DEFECTS = (  # as `annotate --help` shows them
+    *("print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent", "structure_missing"),
+    *("structure_extra", "scratch", "stain"),
+)
+Row = tuple[str, str, str]
 
-TOKEN = "the-token-of-the-tests"
 
-
-def write_crops(folder: Path, number: int, size: tuple[int, int] = (48, 32)) -> list[str]:
-    """Crops of `size` (width, height), each of its own grey, named crop_000.png and on."""
+def write_crops(folder: Path, number: int) -> list[str]:
+    """Crops of SIZE, each of its own grey, named crop_000.png and on."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"crop_{i:03d}.png" for i in range(number)]
     for i, name in enumerate(names):
-        cv2.imwrite(str(folder / name), np.full((size[1], size[0], 3), 40 + 4 * i, np.uint8))
+        cv2.imwrite(str(folder / name), np.full((SIZE[1], SIZE[0], 3), 40 + 4 * i, np.uint8))
     return names
 
 
@@ -39,13 +36,17 @@ def nth(store: Store, number: int) -> Crop:
     return list(store.crops.values())[number]
 
 
-def rows_of(folder: Path) -> list[list[str]]:
-    """labels.csv, its header included."""
+def rows(folder: Path) -> dict[str, Row]:
+    """Crop -> label, defect, mask, in the order of labels.csv."""
     with open(folder / "labels.csv", newline="", encoding="utf-8") as stream:
-        return list(csv.reader(stream))
+        return {row["crop"]: (row["label"], row["defect"], row["mask"]) for row in csv.DictReader(stream)}
 
 
-def drawn_mask(size: tuple[int, int] = (48, 32), box: tuple[int, int, int, int] = (4, 5, 10, 9)) -> bytes:
+def mask_of(folder: Path, name: str = "crop_000.png") -> np.ndarray:
+    return cv2.imread(str(folder / "masks" / name), cv2.IMREAD_UNCHANGED)
+
+
+def drawn_mask(box: tuple[int, int, int, int] = (4, 5, 10, 9), size: tuple[int, int] = SIZE) -> bytes:
     """What the page sends: a PNG with the mask, a rectangle x, y, width, height, in its alpha channel."""
     image = np.zeros((size[1], size[0], 4), np.uint8)
     x, y, width, height = box
@@ -54,20 +55,21 @@ def drawn_mask(size: tuple[int, int] = (48, 32), box: tuple[int, int, int, int] 
 
 
 @pytest.fixture
-def crops_folder(tmp_path: Path) -> Path:
-    write_crops(tmp_path / "crops", 6)
+def folder(tmp_path: Path) -> Path:
+    """24 crops, large enough to draw on."""
+    write_crops(tmp_path / "crops", 24)
     return tmp_path / "crops"
 
 
 @pytest.fixture
-def open_store(crops_folder: Path) -> Iterator[Callable[[], Store]]:
+def open_store(folder: Path) -> Iterator[Callable[[], Store]]:
     """Opens the folder's store as often as wanted; each closes the one before, as a new start does."""
     opened: list[Store] = []
 
     def open_again() -> Store:
         for store in opened:
             store.close()
-        opened.append(Store(find_crops(crops_folder)))
+        opened.append(Store(find_crops(folder)))
         return opened[-1]
 
     yield open_again
@@ -75,104 +77,101 @@ def open_store(crops_folder: Path) -> Iterator[Callable[[], Store]]:
         store.close()
 
 
-@dataclass
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
+@pytest.fixture
+def store(open_store: Callable[[], Store]) -> Store:
+    return open_store()
+
+
+@pytest.fixture
+def serve(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
+    """Serves the labelling of `store` in a thread, guarded as in earnest; options of `Labelling`."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda length: TOKEN)
+    with ExitStack() as running:
+
+        def start(**options: Any) -> Client:
+            job = Labelling(store, DEFECTS, **options)
+            return running.enter_context(served(lambda port: guarded(job, "127.0.0.1", port), TOKEN))
+
+        yield start
+
+
+@pytest.fixture
+def client(serve: Callable[..., Client]) -> Client:
+    return serve()
+
+
+class Desk:
+    """The page as a person meets it."""
+
+    def __init__(self, browser: Any, url: str, size: tuple[int, int] = (1280, 720)) -> None:
+        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        self.page.set_default_timeout(8000)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(url)
+        self.page.wait_for_selector("#stage img.crop[alt^=Crop]", state="attached")
+
+    def text(self, selector: str) -> str:
+        return self.page.inner_text(selector)
 
     @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+    def name(self) -> str:
+        return self.text("#name")
 
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
 
-@dataclass
-class Client:
-    """Speaks HTTP as it stands: no path is tidied up and no header added that was not asked for."""
+    def answer(self, *keys: str) -> None:
+        """Presses a key and waits for what follows it: another crop, or the end."""
+        for key in keys:
+            before = self.name
+            self.press(key)
+            self.page.wait_for_function(
+                "name => document.querySelector('#name').textContent !== name || "
+                "!document.querySelector('#empty').hidden",
+                arg=before,
+            )
 
-    port: int
-    token: str = TOKEN
+    def wait_for(self, selector: str, text: str) -> None:
+        self.page.wait_for_function(
+            "([selector, text]) => document.querySelector(selector).textContent.includes(text)", arg=[selector, text]
+        )
 
-    def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            sent = {"host": f"127.0.0.1:{self.port}", **(headers or {})}
-            if body is not None:
-                sent.setdefault("content-length", str(len(body)))
-            for name, value in sent.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            response = connection.getresponse()
-            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        finally:
-            connection.close()
+    def drag(self, *points: tuple[float, float], button: str = "left") -> None:
+        """Along points given in pixels of the crop, at zoom 1; ends when the mask is saved."""
+        box = self.page.locator("#stage").bounding_box()
+        scale = min((box["width"] - 2) / SIZE[0], (box["height"] - 2) / SIZE[1])
+        left, top = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        first, *others = [(left + (x - SIZE[0] / 2) * scale, top + (y - SIZE[1] / 2) * scale) for x, y in points]
+        self.page.mouse.move(*first)
+        self.page.mouse.down(button=button)
+        for place in others:
+            self.page.mouse.move(*place, steps=4)
+        with self.saves_a_mask():
+            self.page.mouse.up(button=button)
 
-    def get(self, path: str, **headers: str) -> Reply:
-        return self.send("GET", path, headers=headers)
-
-    def post(self, path: str, body: Any, **headers: str) -> Reply:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        wanted = {"content-type": "application/json", "x-annotate-token": self.token, **headers}
-        return self.send("POST", path, content, wanted)
-
-
-@pytest.fixture
-def serve_app() -> Iterator[Callable[[Labelling], Client]]:
-    """Serves a labelling job in a thread, guarded as in earnest."""
-    running: list[tuple[uvicorn.Server, threading.Thread, Any]] = []
-
-    def start(labelling: Labelling) -> Client:
-        listening = listen("127.0.0.1", 0)
-        port = listening.getsockname()[1]
-        app = Guard(build_app(labelling, TOKEN), allowed_hosts("127.0.0.1", port), TOKEN)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        running.append((server, thread, listening))
-        return Client(port)
-
-    yield start
-    for server, thread, listening in running:
-        server.should_exit = True
-        thread.join(timeout=10)
-        listening.close()
-
-
-def token_of(page: str) -> str:
-    return re.search(r'name="annotate-token" content="([^"]+)"', page)[1]
+    def saves_a_mask(self) -> Any:
+        """A context that ends when the server has answered to a mask."""
+        return self.page.expect_response(lambda response: "/api/mask/" in response.url)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """24 crops, large enough to draw on."""
-    write_crops(tmp_path / "crops", 24, SIZE)
-    return tmp_path / "crops"
-
-
-@pytest.fixture
-def store(folder: Path) -> Iterator[Store]:
-    opened = Store(find_crops(folder))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def desk(browser: Any, store: Store, serve_app: Callable[[Labelling], Client]) -> Iterator[Callable[..., Desk]]:
+def desk(browser: Any, serve: Callable[..., Client]) -> Iterator[Callable[..., Desk]]:
     """Opens the page in as many tabs as wanted; none may have an error or ask another server for anything."""
     desks: list[Desk] = []
-    served: list[str] = []
+    urls: list[str] = []
 
     def open_page(size: tuple[int, int] = (1280, 720), **options: Any) -> Desk:
-        if not served:
-            served.append(f"http://127.0.0.1:{serve_app(Labelling(store, DEFECTS, **options)).port}/")
-        desks.append(Desk(browser, served[0], size))
+        if not urls:
+            urls.append(f"http://127.0.0.1:{serve(**options).port}/")
+        desks.append(Desk(browser, urls[0], size))
         return desks[-1]
 
     yield open_page
     for one in desks:
         assert one.complaints == []
-        assert [url for url in one.requests if not url.startswith((served[0], "data:", "blob:"))] == []
+        assert [url for url in one.requests if not url.startswith((urls[0], "data:", "blob:"))] == []
         one.page.close()

@@ -9,7 +9,7 @@ import pytest
 
 from anomalib_lite.annotate.crops import Score
 
-from .browser import Desk, mask_of, rows
+from .conftest import Desk, mask_of, rows
 
 Open = Callable[..., Desk]
 
@@ -21,7 +21,7 @@ def pixels(one: Desk, selector: str) -> np.ndarray:
     return image[height // 3 : -(height // 3), width // 3 : -(width // 3)]
 
 
-def test_the_difference_and_the_blink_compare_with_the_template(desk: Open, tmp_path: Path) -> None:
+def test_the_difference_and_the_blink_compare_with_the_template(desk: Open, tmp_path: Path):
     template = tmp_path / "template.png"
     cv2.imwrite(str(template), np.full((40, 60, 3), 40, np.uint8))  # as crop_000, of another size
     one = desk(template=template)
@@ -41,16 +41,16 @@ def test_the_difference_and_the_blink_compare_with_the_template(desk: Open, tmp_
     assert one.page.is_hidden("#showing")
 
 
-def test_without_a_template_the_last_ok_crop_takes_its_place(desk: Open) -> None:
+def test_without_a_template_the_last_ok_crop_takes_its_place(desk: Open):
     one = desk()
     assert one.page.is_disabled("[data-command=blink]")
     one.answer("n", "o")
-    assert one.page.inner_text("#reference-caption") == "OK crop crop_001.png"
+    assert one.text("#reference-caption") == "OK crop crop_001.png"
     assert one.page.is_enabled("[data-command=blink]")
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1920, 1080)])
-def test_everything_fits_and_every_control_has_a_name(desk: Open, size: tuple[int, int]) -> None:
+def test_everything_fits_and_every_control_has_a_name(desk: Open, size: tuple[int, int]):
     one = desk(size, scores={"crop_001.png": Score(0.123456, True)})
     one.answer("8")
     one.press("d")
@@ -70,7 +70,7 @@ def test_everything_fits_and_every_control_has_a_name(desk: Open, size: tuple[in
     assert one.page.get_attribute("#progress", "aria-valuetext").startswith("1 of 24")
 
 
-def test_mask_tools_draw_erase_fill_undo_and_clear(desk: Open, folder: Path) -> None:
+def test_mask_tools_draw_erase_fill_undo_and_clear(desk: Open, folder: Path):
     one = desk()
     one.press("d")
     one.page.evaluate(
@@ -100,7 +100,7 @@ def test_mask_tools_draw_erase_fill_undo_and_clear(desk: Open, folder: Path) -> 
     assert not (folder / "masks/crop_000.png").exists()
 
 
-def test_a_saved_mask_is_shown_again_and_drawn_on(desk: Open, folder: Path) -> None:
+def test_a_saved_mask_is_shown_again_and_drawn_on(desk: Open, folder: Path):
     one = desk()
     one.press("d")
     one.drag((20, 20), (40, 20))
@@ -119,7 +119,7 @@ def test_a_saved_mask_is_shown_again_and_drawn_on(desk: Open, folder: Path) -> N
     np.testing.assert_array_equal(mask_of(folder), both)
 
 
-def test_where_no_crop_is_shown_no_mask_can_be_cleared(desk: Open, folder: Path) -> None:
+def test_where_no_crop_is_shown_no_mask_can_be_cleared(desk: Open, folder: Path):
     one = desk()
     one.answer("End")
     one.press("d")
@@ -131,17 +131,17 @@ def test_where_no_crop_is_shown_no_mask_can_be_cleared(desk: Open, folder: Path)
     assert mask_of(folder, "crop_023.png").any()
 
 
-def test_drawing_zoomed_in_hits_the_pixels_under_the_pointer(desk: Open, folder: Path) -> None:
+def test_drawing_zoomed_in_hits_the_pixels_under_the_pointer(desk: Open, folder: Path):
     one = desk()
     one.press("d", "[", "[", "[", "[", "[", "[")
     box = one.page.locator("#stage").bounding_box()
     one.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     one.press("z", "z")
-    assert one.page.inner_text("#zoom") == "4×"
+    assert one.text("#zoom") == "4×"
     one.page.mouse.down()
     with one.saves_a_mask():
         one.page.mouse.up()
     ys, xs = np.nonzero(mask_of(folder))
     assert (xs.mean() + 0.5, ys.mean() + 0.5) == pytest.approx((48, 32), abs=1)
     one.press("z")
-    assert one.page.inner_text("#zoom") == "1×"
+    assert one.text("#zoom") == "1×"

@@ -15,7 +15,7 @@ export const postMask = (id, png) => post(`/api/mask/${id}`, png, "image/png");
 
 async function post(path, body, type = "application/json") {
   let response = await send(path, body, type);
-  if (response.status === 403 && (await detail(response.clone())) === "token") {
+  if (response.status === 401) {
     // The server was started again and has a new token. Only a page of its own origin can read it.
     token = tokenOf(new DOMParser().parseFromString(await (await fetch("/", { cache: "no-store" })).text(), "text/html"));
     response = await send(path, body, type);
@@ -29,7 +29,7 @@ async function send(path, body, type) {
     return await fetch(path, {
       method: "POST",
       body,
-      headers: { "content-type": type, "x-annotate-token": token },
+      headers: { "content-type": type, authorization: `Bearer ${token}` },
       keepalive: type === "application/json", // reaches the server even if the tab is closed right now
     });
   } catch {
