@@ -109,9 +109,8 @@ def test_what_cannot_be_answered_is_said_and_the_next_request_is_answered(client
 def test_who_finds_no_room_is_told_when_to_come_again(client: Client, good: bytes):
     with ExitStack() as holding:
         for _ in range(4):
-            holding.enter_context(create_connection(("127.0.0.1", client.port))).sendall(
-                HALF.format(client.port).encode()
-            )
+            connection = holding.enter_context(create_connection(("127.0.0.1", client.port)))
+            connection.sendall(HALF.format(client.port).encode())
         wait_until(lambda: client.get("/healthz").json["under_way"] == 4)
         reply = client.post("/predict", good)
         assert reply.status == 503 and int(reply.headers["retry-after"]) >= 1
