@@ -15,7 +15,7 @@ import yaml
 
 from anomalib_lite.comparison.figures import means_figure
 from anomalib_lite.comparison.runs import find_runs
-from anomalib_lite.comparison.study import Settings, compare
+from anomalib_lite.comparison.study import compare
 from anomalib_lite.comparison.table import read_table, write_csv
 from anomalib_lite.comparison.words import against_reference, pivot
 from anomalib_lite.errors import UserError
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     table = read_table(find_runs(arguments[:place]))
     for run, state, reason in table.left_out:
         print(f"left out, {state}: {run} ({reason})", file=sys.stderr)
-    found = compare(table, Settings(reference=" ".join(arguments[place + 1 :]) or None, resamples=100))
+    found = compare(table, reference=" ".join(arguments[place + 1 :]) or None, resamples=100)
     write_csv(table.rows, Path(folder) / "results.csv")
     told = Path(folder) / "experiment.yaml"
     if told.is_file() and (metric := yaml.safe_load(told.read_text()).get("figure")):

@@ -26,7 +26,7 @@ import yaml
 
 from anomalib_lite.comparison.page import write_all
 from anomalib_lite.comparison.runs import find_runs
-from anomalib_lite.comparison.study import Settings, compare
+from anomalib_lite.comparison.study import compare
 from anomalib_lite.comparison.table import read_table
 from anomalib_lite.comparison.words import pivot
 from anomalib_lite.errors import UserError
@@ -123,7 +123,7 @@ def reproduce(experiment: Experiment, overrides: list[str]) -> bool:
 def _table(folder: Path, factors: list[str]) -> pd.DataFrame:
     """The long table of the runs; their comparison is written beside them."""
     table = read_table(find_runs([folder]), factors)
-    found = compare(table, Settings())
+    found = compare(table)
     for view in found.views:
         print(f"\n{view.title}\n{pivot(found, view)}")
     write_all(found, folder / "comparison")

@@ -21,7 +21,7 @@ INTERACTIONS = 9  # likewise
 def means_figure(found: Comparison, metric: str) -> Figure:
     """One panel a data set, one row a setting: its seeds, its mean and Student's interval."""
     studies = [study for study in found.studies if study.metric == metric and len(study.view.blocks) == 1]
-    names = [v for v in found.design.variants if any(v in study.view.variants for study in studies)]
+    names = [v for v in found.table.variants if any(v in study.view.variants for study in studies)]
     width = 2.7 + _width(names) / len(studies)
     drawing, axes = ink.grid(len(studies), width, 0.95 + ROW * len(names), columns=len(studies))
     for axis, study in zip(axes, studies, strict=True):
@@ -104,7 +104,7 @@ def price_figure(study: Study) -> Figure:
 def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
     rows, seeds = study.summaries.set_index("setting").reindex(names), []
     for name in names:  # of each seed that all data sets have the mean over them
-        series = [study.series[name, block] for block in study.view.blocks if name in study.view.variants]
+        series = [study.view.series[name, block] for block in study.view.blocks if name in study.view.variants]
         shared = sorted(set.intersection(*map(set, series))) if series else []
         seeds.append([float(np.mean([one[seed] for one in series])) for seed in shared])
     _forest(axis, rows["mean"], rows["low"], rows["high"], rows["best"] == True, seeds)  # noqa: E712

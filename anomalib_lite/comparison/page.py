@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from anomalib_lite.comparison import figures, words
+from anomalib_lite.comparison.design import find_gaps
 from anomalib_lite.comparison.runs import COSTS
 from anomalib_lite.comparison.statistics import SIGNIFICANT
 from anomalib_lite.comparison.study import Comparison, Study
-from anomalib_lite.comparison.table import levels, write_csv
+from anomalib_lite.comparison.table import write_csv
 from anomalib_lite.comparison.words import digits, number
 from anomalib_lite.report import ink
 from anomalib_lite.report.words import title
@@ -23,6 +24,29 @@ from anomalib_lite.runs.atomic import atomic_path, write_text
 SEEDS = (3, 5, 10, 20)  # for which the visible difference is told
 Cell = tuple[str, Any]  # a text and its sort key, None where the text itself is the key
 Sheet = dict[str, Any]  # a table of the page: head, rows, and how many columns hold words
+# heading -> kind and name of `_column`
+EFFECTS = {
+    "mean": ("value", "mean"),
+    "difference": ("gain", "difference"),
+    "interval": ("gain range", ""),
+    "p (Holm)": ("p", "p_holm"),
+    "comparisons": ("count", "contexts"),
+}
+PAIRS = {
+    "difference": ("gain", "difference"),
+    "interval": ("gain range", ""),
+    "Student": ("p", "p_student"),
+    "sign flips": ("p", "p_sign_flips"),
+    "p (Holm)": ("p", "p_holm"),
+    "improvement": ("share", "improvement"),
+}
+IMAGES = {
+    "image AUROC": ("value", "auroc"),
+    "interval": ("range", ""),
+    "difference": ("gain", "difference"),
+    "its interval": ("gain range", "difference_"),
+    "p (Holm)": ("p", "p_holm"),
+}
 
 
 def write_all(found: Comparison, folder: Path) -> str:
@@ -42,36 +66,31 @@ def write_all(found: Comparison, folder: Path) -> str:
 
 
 def render_page(found: Comparison) -> str:
-    rows, data = found.design.rows, found.design.blocks
-    varied = " × ".join(f"{name} ({rows[name].nunique()})" for name in found.design.factors) or "seeds alone"
-    seeds = rows["seed"].nunique()
-    on = ", ".join(data) if len(data) <= 4 else f"{len(data)} data sets"
+    table = found.table
+    varied = " × ".join(f"{name} ({table.rows[name].nunique()})" for name in table.factors) or "seeds alone"
+    seeds = table.rows["seed"].nunique()
+    on = ", ".join(table.blocks) if len(table.blocks) <= 4 else f"{len(table.blocks)} data sets"
     return ink.template("compare.html.j2").render(
-        title=f"Comparison of {len(found.table.rows)} runs",
+        title=f"Comparison of {len(table.rows)} runs",
         subtitle=f"{varied}, on {on}; {seeds} seed{'s' if seeds != 1 else ''}",
-        notes=found.table.notes,
+        notes=table.notes,
         views=[(view.title, len(view.variants)) for view in found.views],
-        all_settings=len(found.design.variants),
+        all_settings=len(table.variants),
         metrics=[title(metric) for metric in found.metrics],
         reference=found.reference,
         parts=[_part(found, study) for study in tqdm(found.studies, "page", delay=2, leave=False)],
-        confidence=_confidence(found),
-        resamples=f"{found.settings.resamples:,}",
-        left_out=_sheet(pd.DataFrame(found.table.left_out, columns=["run", "state", "reason"])),
-        gaps=_sheet(found.design.gaps()),
-        images=_images(found),
-        margin=found.settings.margin,
+        resamples=f"{found.resamples:,}",
+        left_out=_sheet(pd.DataFrame(table.left_out, columns=["run", "state", "reason"])),
+        gaps=_sheet(find_gaps(table)),
+        images=_sheet(found.images, ["data", "setting", "seed", "verdict"], IMAGES),
+        margin=found.margin,
         runs=_runs(found),
     )
 
 
-def _confidence(found: Comparison) -> str:
-    return f"{100 * found.settings.confidence:g} %"
-
-
 def _part(found: Comparison, study: Study) -> dict[str, Any]:
     """What the template lays out of one study."""
-    needed = [(n, words.visible(study, n)) for n in SEEDS]
+    needed, places = [(n, words.visible(study, n)) for n in SEEDS], digits(study.metric)
     priced = study.summaries[["ms_per_image", "model_mb"]].notna().any(axis=None)
     drawn: dict[str, tuple[Callable[[Study], Figure], bool]] = {
         "settings_figure": (figures.settings_figure, True),
@@ -89,7 +108,7 @@ def _part(found: Comparison, study: Study) -> dict[str, Any]:
         "settings": _settings(found, study),
         "effects": _effects(study) if len(study.effects) else None,
         "pairs": _pairs(study) if len(study.pairs) else None,
-        "seeds": [(n, number(least, digits(study.metric))) for n, least in needed if least],
+        "seeds": [(n, number(least, places)) for n, least in needed if least],
     } | {
         name: Markup(ink.to_svg(draw(study))) if there else ""  # noqa: S704 - our own drawing
         for name, (draw, there) in drawn.items()
@@ -97,13 +116,13 @@ def _part(found: Comparison, study: Study) -> dict[str, Any]:
 
 
 def _settings(found: Comparison, study: Study) -> Sheet:
-    rows, factors = study.summaries.sort_values(["best", "mean"], ascending=False), found.design.factors
-    chosen = pd.DataFrame([found.design.variants[s] for s in rows["setting"]], rows.index, factors)
+    rows, factors = study.summaries.sort_values(["best", "mean"], ascending=False), found.table.factors
+    chosen = pd.DataFrame([found.table.variants[s] for s in rows["setting"]], rows.index, factors)
     shown = {
         "mean": ("value", "mean"),
         "deviation": ("value", "deviation"),
-        f"bootstrap {_confidence(found)}": ("range", "bootstrap_"),
-        f"Student {_confidence(found)}": ("range", ""),
+        "bootstrap 95 %": ("range", "bootstrap_"),
+        "Student 95 %": ("range", ""),
     }
     if "iqm" in rows:
         shown |= {"interquartile mean": ("value", "iqm"), "its interval": ("range", "iqm_")}
@@ -114,44 +133,17 @@ def _settings(found: Comparison, study: Study) -> Sheet:
 def _effects(study: Study) -> Sheet:
     rows = study.effects
     rows = rows.assign(less=rows["baseline"].where(rows["level"] != rows["baseline"], ""))
-    shown = {
-        "mean": ("value", "mean"),
-        "difference": ("gain", "difference"),
-        "interval": ("gain range", ""),
-        "p (Holm)": ("p", "p_holm"),
-        "comparisons": ("count", "contexts"),
-    }
-    return _sheet(rows, ["factor", "level", "less"], shown, digits(study.metric), rows["p_holm"] < SIGNIFICANT)
+    return _sheet(rows, ["factor", "level", "less"], EFFECTS, digits(study.metric), rows["p_holm"] < SIGNIFICANT)
 
 
 def _pairs(study: Study) -> Sheet:
     rows = study.pairs.sort_values(["p_holm", "p_student"], kind="stable")
-    shown = {
-        "difference": ("gain", "difference"),
-        "interval": ("gain range", ""),
-        "Student": ("p", "p_student"),
-        "sign flips": ("p", "p_sign_flips"),
-        "p (Holm)": ("p", "p_holm"),
-        "improvement": ("share", "improvement"),
-    }
-    return _sheet(rows, ["setting", "less", "verdict"], shown, digits(study.metric), rows["significant"])
-
-
-def _images(found: Comparison) -> Sheet:
-    shown = {
-        "image AUROC": ("value", "auroc"),
-        "interval": ("range", ""),
-        "difference": ("gain", "difference"),
-        "its interval": ("gain range", "difference_"),
-        "p (Holm)": ("p", "p_holm"),
-    }
-    return _sheet(found.images, ["data", "setting", "seed", "verdict"], shown, digits("image_auroc"))
+    return _sheet(rows, ["setting", "less", "verdict"], PAIRS, digits(study.metric), rows["significant"])
 
 
 def _runs(found: Comparison) -> Sheet:
-    rows, factors = found.table.rows, found.design.factors
+    rows, factors = found.table.rows, found.table.factors
     costs = [name for name in COSTS if name in rows and name not in found.metrics]
-    rows = rows.assign(**{f: pd.Categorical(rows[f], levels(list(rows[f]))) for f in factors})
     shown = {"seed": ("count", "seed")} | {name: ("metric", name) for name in (*found.metrics, *costs)}
     return _sheet(rows, ["run", "data", *factors], shown)
 
@@ -161,11 +153,11 @@ def _sheet(
     texts: Sequence[str] | None = None,
     shown: Mapping[str, tuple[str, str]] | None = None,
     places: int = 4,
-    marked: Sequence[bool] | pd.Series | None = None,
+    marked: pd.Series | None = None,
 ) -> Sheet:
     """texts: the columns of words on the left, by default all. shown: heading -> (kind, name) of `_column`."""
     texts, shown = list(rows) if texts is None else texts, shown or {}
-    columns = [_column(rows, "text", name, 0) for name in texts]
+    columns = [[(str(text), None) for text in rows[name]] for name in texts]
     columns += [_column(rows, kind, name, places) for kind, name in shown.values()]
     marks = [False] * len(rows) if marked is None else list(marked)
     cells = list(zip(*columns, strict=True))
@@ -174,20 +166,16 @@ def _sheet(
 
 
 def _column(rows: pd.DataFrame, kind: str, name: str, places: int) -> list[Cell]:
-    """kind: text, p, share, (gain) range, value, gain, metric or count; name: the column, or what an interval's two
-    begin with. The key of a factor's level is its place; that of NaN is empty, which stays at the end of every order.
+    """kind: p, share, (gain) range, value, gain, metric or count; name: the column, or what an interval's two begin
+    with. The key of NaN is empty, which stays at the end of every order.
     """
-    if kind == "text":
-        own = rows[name]
-        keys = own.cat.codes if isinstance(own.dtype, pd.CategoricalDtype) else [None] * len(own)
-        return [(str(value), key) for value, key in zip(own, keys, strict=True)]
-    if kind == "share":
-        both = zip(_column(rows, "value", name, 2), _column(rows, "range", f"{name}_", 2), strict=True)
-        return [(f"{share} ({ends})", key) for (share, key), (ends, _) in both]
-    signed, places = kind.startswith("gain"), {"metric": digits(name), "count": 0}.get(kind, places)
+    signed, places = kind.startswith("gain"), {"metric": digits(name), "count": 0, "share": 2}.get(kind, places)
     values = rows[f"{name}low" if kind.endswith("range") else name]
     if kind.endswith("range"):
         said = [words.span(low, high, places, signed) for low, high in zip(values, rows[f"{name}high"], strict=True)]
+    elif kind == "share":
+        spans = _column(rows, "range", f"{name}_", places)
+        said = [f"{number(share, places)} ({ends})" for share, (ends, _) in zip(values, spans, strict=True)]
     else:
         said = [words.probability(v) if kind == "p" else number(v, places, signed) for v in values]
     return [(text, "" if math.isnan(value) else value) for text, value in zip(said, values, strict=True)]

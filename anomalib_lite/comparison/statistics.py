@@ -12,6 +12,7 @@ from scipy import optimize, stats
 Strata = Sequence[np.ndarray]  # one array (n,) a data set: a value for each seed
 
 SIGNIFICANT = 0.05
+CONFIDENCE = 1 - SIGNIFICANT  # of all intervals
 ROOM = 4  # the least p of the sign flips must lie this far below what is asked for
 EXACT = 14  # pairs up to which all 2^n sign patterns are gone through
 DRAWN = 20_000  # sign patterns beyond that
@@ -44,10 +45,10 @@ def spread(strata: Strata) -> tuple[float, float]:
     return math.sqrt(total), total**2 / float((variances**2 / freedoms).sum()) if total else float(freedoms.sum())
 
 
-def student(strata: Strata, confidence: float = 0.95) -> Interval:
+def student(strata: Strata) -> Interval:
     """Student's interval of the mean: exact for normal values of one data set, however few."""
     error, freedom = spread(strata)
-    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     return Interval(mean(strata) - half, mean(strata) + half)
 
 
@@ -81,21 +82,16 @@ def improvements(*draws: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(
-    strata: Strata, statistic: Callable[..., np.ndarray], resamples: int, generator: np.random.Generator,
-    confidence: float = 0.95,
-) -> Interval:  # fmt: skip
+    strata: Strata, statistic: Callable[..., np.ndarray], resamples: int, generator: np.random.Generator
+) -> Interval:
     """Percentile interval; each stratum's seeds are drawn again with replacement (Agarwal et al. 2021, section 4).
     Unknown where no stratum has two seeds, since nothing could be drawn differently.
     """
     if all(len(values) < 2 for values in strata):
         return Interval()
     draws = [values[generator.integers(0, len(values), (resamples, len(values)))] for values in strata]
-    return _middle(statistic(*draws), confidence)
-
-
-def _middle(drawn: np.ndarray, confidence: float) -> Interval:
-    tail = 50 * (1 - confidence)
-    return Interval(*map(float, np.percentile(drawn, [tail, 100 - tail])))
+    tail = 50 * (1 - CONFIDENCE)
+    return Interval(*map(float, np.percentile(statistic(*draws), [tail, 100 - tail])))
 
 
 class Difference(NamedTuple):
@@ -127,7 +123,7 @@ class Difference(NamedTuple):
         return self.p_flips if self.constant else max(self.p_flips, self.p_student)
 
 
-def difference(strata: Strata, generator: np.random.Generator, confidence: float = 0.95) -> Difference:
+def difference(strata: Strata, generator: np.random.Generator) -> Difference:
     """strata: one array a data set, the differences of its seeds. At least one pair.
 
     Data sets in which one seed alone is paired say nothing about seeds, and are left out where others have more.
@@ -141,7 +137,7 @@ def difference(strata: Strata, generator: np.random.Generator, confidence: float
     constant = varies != "" and error <= ROUNDING * max(abs(middle), 1e-300)
     p = math.nan if constant else float(2 * stats.t.sf(abs(middle) / error, freedom))
     deviation = math.sqrt(np.mean([values.var(ddof=1) for values in used])) if varies else math.nan
-    interval = Interval() if constant and middle else student(used, confidence)
+    interval = Interval() if constant and middle else student(used)
     return Difference(middle, interval, p, p_flips, p_least, sum(map(len, used)), varies, deviation, constant)
 
 
@@ -194,7 +190,7 @@ def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: f
     return float(optimize.brentq(lacking, 0, 20 * critical / root, xtol=1e-6))
 
 
-def auroc_interval(nok: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> Interval:
+def auroc_interval(nok: np.ndarray, scores: np.ndarray) -> Interval:
     """All areas that those found could be drawn from, by their variance at the true area (Newcombe, "Confidence
     intervals for an effect size measure based on the Mann-Whitney statistic", Statistics in Medicine 2006, part 2,
     method 5). Unlike percentiles of resampled images, it has a width where none is confused. nok: bool (n,), of both
@@ -202,7 +198,7 @@ def auroc_interval(nok: np.ndarray, scores: np.ndarray, confidence: float = 0.95
     """
     ones, zeros = int(nok.sum()), int((~nok).sum())
     found = float(stats.mannwhitneyu(scores[nok], scores[~nok]).statistic) / (ones * zeros)
-    z, more = stats.norm.ppf(0.5 + confidence / 2), (ones + zeros) / 2 - 1
+    z, more = stats.norm.ppf(0.5 + CONFIDENCE / 2), (ones + zeros) / 2 - 1
 
     def beyond(area: float) -> float:
         spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
@@ -224,7 +220,7 @@ def areas(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np
     return np.mean(over_ok, axis=1), np.cov(over_ok) / nok.sum() + np.cov(over_nok) / (~nok).sum()
 
 
-def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> tuple[float, Interval, float]:
+def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, Interval, float]:
     """AUROC of a first run less that of a second one with the same images, its interval, and DeLong's two-sided p, NaN
     where both rank all images alike.
 
@@ -236,7 +232,7 @@ def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray, confidence: float = 0.
     p = float(2 * stats.norm.sf(abs(difference) / error)) if error > EDGE else math.nan
     spread = math.sqrt(covariance[0, 0] * covariance[1, 1])
     together = covariance[0, 1] / spread if spread else 0.0
-    one, other = (auroc_interval(nok, scores, confidence) for scores in (a, b))
+    one, other = (auroc_interval(nok, scores) for scores in (a, b))
 
     def reach(first: float, second: float) -> float:
         return math.sqrt(max(0.0, first**2 - 2 * together * first * second + second**2))
@@ -272,7 +268,7 @@ class Ranks:
         )
 
 
-def rank(settings: Sequence[str], values: np.ndarray, alpha: float = 0.05) -> Ranks | None:
+def rank(settings: Sequence[str], values: np.ndarray) -> Ranks | None:
     """Friedman's test and Nemenyi's critical difference (Demšar, "Statistical Comparisons of Classifiers over Multiple
     Data Sets", JMLR 2006, section 3.2.2).
 
@@ -283,7 +279,7 @@ def rank(settings: Sequence[str], values: np.ndarray, alpha: float = 0.05) -> Ra
         return None
     means = stats.rankdata(-values, axis=1).mean(axis=0)
     order = np.argsort(means, kind="stable")
-    q = float(stats.studentized_range.ppf(1 - alpha, count, math.inf)) / math.sqrt(2)
+    q = float(stats.studentized_range.ppf(1 - SIGNIFICANT, count, math.inf)) / math.sqrt(2)
     p = 1.0 if np.ptp(means) == 0 else float(stats.friedmanchisquare(*values.T).pvalue)
     critical = q * math.sqrt(count * (count + 1) / (6 * blocks))
     return Ranks(tuple(settings[k] for k in order), tuple(means[order].tolist()), critical, p, blocks)

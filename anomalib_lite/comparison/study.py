@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from anomalib_lite.comparison import design as plan
 from anomalib_lite.comparison import statistics as st
-from anomalib_lite.comparison.design import Design, Series, View
+from anomalib_lite.comparison.design import View
 from anomalib_lite.comparison.runs import COSTS, Run
 from anomalib_lite.comparison.statistics import Interval, Ranks
 from anomalib_lite.comparison.table import RunTable
@@ -22,37 +22,27 @@ from anomalib_lite.runs.folder import RunFolder
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown unless others are asked for
 MANY = 10  # runs of a setting from which on its interquartile mean is shown
+RESAMPLES = 5000  # of the bootstrap
+MARGIN = 0.01  # of image AUROC: a difference that surely lies within it is practically none
 IMAGE_COLUMNS = ["data", "setting", "seed", "auroc", "low", "high"]
 IMAGE_COLUMNS += ["difference", "difference_low", "difference_high", "p_holm"]
-LOWER_IS_BETTER = ("image_false_alarm_rate", *COSTS)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """metrics: by default image AUROC, pixel AUROC and AUPRO. reference: a setting that all others are held against."""
-
-    metrics: tuple[str, ...] | None = None
-    reference: str | None = None
-    resamples: int = 5000
-    confidence: float = 0.95
-    seed: int = 0  # of the bootstrap
-    margin: float = 0.01  # of image AUROC: a difference that surely lies within it is practically none
 
 
 @dataclass(frozen=True)
 class Study:
-    """One metric on one view of the data. `summaries`: `summarise`'s, with the costs. `effects`: see
-    `marginal_effects`. `interactions`: one table for each pair of factors.
+    """What one view says. `summaries`: `summarise`'s, with the costs. `effects`: see `marginal_effects`.
+    `interactions`: one table for each pair of factors.
     """
 
     view: View
-    metric: str
-    series: Series
     summaries: pd.DataFrame
     pairs: pd.DataFrame
     effects: pd.DataFrame
     interactions: list[pd.DataFrame]
-    confidence: float  # of all its intervals
+
+    @property
+    def metric(self) -> str:
+        return self.view.metric
 
     @property
     def best(self) -> pd.Series:
@@ -61,23 +51,26 @@ class Study:
     @property
     def ranks(self) -> Ranks | None:
         """None where there are too few data sets or settings."""
-        names, blocks = self.view.variants, self.view.blocks
-        means = [[sign(self.metric) * float(np.mean([*self.series[v, b].values()])) for v in names] for b in blocks]
-        return st.rank(names, np.array(means))
+        view = self.view
+        means = [
+            [view.sign * float(np.mean([*view.series[v, b].values()])) for v in view.variants] for b in view.blocks
+        ]
+        return st.rank(view.variants, np.array(means))
 
 
 @dataclass(frozen=True)
 class Comparison:
     table: RunTable
-    design: Design
-    settings: Settings
     reference: str | None
     metrics: list[str]
     studies: list[Study]
     images: pd.DataFrame  # `image_table`'s
+    resamples: int
+    margin: float
 
     @property
     def views(self) -> list[View]:
+        """Each once, whatever the metric."""
         return list({study.view.title: study.view for study in self.studies}.values())
 
     def of(self, view: View) -> dict[str, Study]:
@@ -85,27 +78,31 @@ class Comparison:
         return {study.metric: study for study in self.studies if study.view.title == view.title}
 
 
-def compare(table: RunTable, settings: Settings) -> Comparison:
-    """Errors: UserError for a metric that no run has, or a reference that names no setting."""
-    design = plan.make_design(table)
-    reference = None if settings.reference is None else plan.find_reference(design, settings.reference)
-    metrics = _metrics(table, settings.metrics)
-    jobs = [(metric, view) for metric in metrics for view in plan.views(design, design.series(metric))]
-    studies = [_study(design, v, m, reference, settings) for m, v in tqdm(jobs, "compare", delay=2, leave=False)]
+def compare(
+    table: RunTable,
+    metrics: Sequence[str] | None = None,
+    reference: str | None = None,
+    resamples: int = RESAMPLES,
+    margin: float = MARGIN,
+) -> Comparison:
+    """metrics: by default image AUROC, pixel AUROC and AUPRO. reference: a setting that all others are held against.
+
+    Errors: UserError for a metric that no run has, or a reference that names no setting.
+    """
+    reference = None if reference is None else plan.find_reference(table, reference)
+    metrics = _metrics(table, metrics)
+    jobs = [view for metric in metrics for view in plan.views(table, metric)]
+    studies = [_study(table, view, reference, resamples) for view in tqdm(jobs, "compare", delay=2, leave=False)]
     against = reference or next((s.best.setting for s in studies if s.metric == "image_auroc"), studies[0].best.setting)
-    images = image_table(design, table.runs, against, settings.margin, settings.confidence)
-    return Comparison(table, design, settings, reference, metrics, studies, images)
+    return Comparison(table, reference, metrics, studies, image_table(table, against, margin), resamples, margin)
 
 
-def _study(design: Design, view: View, metric: str, reference: str | None, settings: Settings) -> Study:
-    series, generator = design.series(metric), np.random.default_rng(settings.seed)
-    drawn = (settings.resamples, generator, settings.confidence)
-    summaries = price(summarise(series, view, metric, *drawn), design.part(view), metric)
-    pairs = compare_pairs(series, view, metric, reference, *drawn)
-    baselines = {} if reference is None else design.variants[reference]
-    effects = plan.marginal_effects(design, view, metric, baselines, generator, settings.confidence)
-    interactions = plan.interactions(design, view, metric, settings.confidence)
-    return Study(view, metric, series, summaries, pairs, effects, interactions, settings.confidence)
+def _study(table: RunTable, view: View, reference: str | None, resamples: int) -> Study:
+    generator = np.random.default_rng(0)
+    summaries = price(summarise(view, resamples, generator), view)
+    pairs = compare_pairs(view, reference, resamples, generator)
+    baselines = {} if reference is None else table.variants[reference]
+    return Study(view, summaries, pairs, plan.marginal_effects(view, baselines, generator), plan.interactions(view))
 
 
 def _metrics(table: RunTable, asked: Sequence[str] | None) -> list[str]:
@@ -117,19 +114,12 @@ def _metrics(table: RunTable, asked: Sequence[str] | None) -> list[str]:
     return list(asked)
 
 
-def sign(metric: str) -> int:
-    """1 where more is better, else -1."""
-    return -1 if metric in LOWER_IS_BETTER else 1
-
-
 def ends(name: str, interval: Interval) -> dict[str, float]:
     """An interval as two cells."""
     return {f"{name}low": interval.low, f"{name}high": interval.high}
 
 
-def summarise(
-    series: Series, view: View, metric: str, resamples: int, generator: np.random.Generator, confidence: float = 0.95
-) -> pd.DataFrame:
+def summarise(view: View, resamples: int, generator: np.random.Generator) -> pd.DataFrame:
     """A row a setting, in the view's order: mean, deviation between seeds, bootstrap and Student's interval, and with
     many runs the interquartile mean. `seeds` is the fewest that a data set has.
 
@@ -137,27 +127,27 @@ def summarise(
     """
     rows = []
     for variant in view.variants:
-        data = view.strata(series, variant)
+        data = view.strata(variant)
         row = {"setting": variant, "mean": st.mean(data), "deviation": st.within(data)}
-        row |= ends("bootstrap_", st.bootstrap(data, st.means, resamples, generator, confidence))
-        row |= ends("", st.student(data, confidence))
+        row |= ends("bootstrap_", st.bootstrap(data, st.means, resamples, generator))
+        row |= ends("", st.student(data))
         if sum(map(len, data)) >= MANY:
             row |= {"iqm": float(st.interquartile_means(*(x[None] for x in data))[0])}
-            row |= ends("iqm_", st.bootstrap(data, st.interquartile_means, resamples, generator, confidence))
+            row |= ends("iqm_", st.bootstrap(data, st.interquartile_means, resamples, generator))
         rows.append(row | {"runs": sum(map(len, data)), "seeds": min(map(len, data))})
     found = pd.DataFrame(rows)
-    rank = [(seeds > 1, sign(metric) * mean) for seeds, mean in zip(found["seeds"], found["mean"], strict=True)]
+    rank = [(seeds > 1, view.sign * mean) for seeds, mean in zip(found["seeds"], found["mean"], strict=True)]
     return found.assign(best=np.arange(len(rank)) == max(range(len(rank)), key=rank.__getitem__))
 
 
-def price(summaries: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+def price(summaries: pd.DataFrame, view: View) -> pd.DataFrame:
     """Adds milliseconds an image (median over runs, since other work on the machine only adds to it), megabytes of the
-    model (mean), and whether a setting lies on the front of each. rows: the runs.
+    model (mean), and whether a setting lies on the front of each.
     """
-    by_block = rows.groupby(["variant", "data"])[["ms_per_image", "model_mb"]]
+    by_block = view.rows.groupby(["variant", "data"])[["ms_per_image", "model_mb"]]
     costs = by_block.agg({"ms_per_image": "median", "model_mb": "mean"}).groupby("variant").mean()
     found = summaries.join(costs, on="setting")
-    quality = sign(metric) * found["mean"].to_numpy()
+    quality = view.sign * found["mean"].to_numpy()
     for cost, name in (("ms_per_image", "fastest"), ("model_mb", "smallest")):
         found[name] = front(np.column_stack([quality, -found[cost].to_numpy(float)]))
     return found
@@ -173,10 +163,7 @@ def front(points: np.ndarray) -> np.ndarray:
     return known & ~(at_least & above).any(axis=0)
 
 
-def compare_pairs(
-    series: Series, view: View, metric: str, reference: str | None, resamples: int, generator: np.random.Generator,
-    confidence: float = 0.95,
-) -> pd.DataFrame:  # fmt: skip
+def compare_pairs(view: View, reference: str | None, resamples: int, generator: np.random.Generator) -> pd.DataFrame:
     """A row for each pair of settings: `difference` is the mean of `setting` less that of `less`, p values are of both
     tests and Holm's, `improvement` is the probability that a run of `setting` is the better one.
 
@@ -187,15 +174,15 @@ def compare_pairs(
         pairs = [(variant, str(reference)) for variant in view.variants if variant != reference]
     rows, found = [], []
     for a, b in pairs:
-        x, y = view.strata(series, a), view.strata(series, b)
-        gain = sign(metric) * (st.mean(x) - st.mean(y))
+        x, y = view.strata(a), view.strata(b)
+        gain = view.sign * (st.mean(x) - st.mean(y))
         if reference not in view.variants and gain < 0:
             a, b, x, y, gain = b, a, y, x, -gain
-        first, second = (x, y) if sign(metric) > 0 else (y, x)
-        share = float(st.improvements(*(v[None] for v in (*first, *second)))[0])
-        drawn = st.bootstrap([*first, *second], st.improvements, resamples, generator, confidence)
-        shared = view.paired(series, a, b)
-        found.append(st.difference(shared, generator, confidence) if shared else None)
+        both = [*x, *y] if view.sign > 0 else [*y, *x]
+        share = float(st.improvements(*(values[None] for values in both))[0])
+        drawn = st.bootstrap(both, st.improvements, resamples, generator)
+        shared = view.paired(a, b)
+        found.append(st.difference(shared, generator) if shared else None)
         rows.append({"setting": a, "less": b} | _tested(found[-1], len(pairs)) | {"improvement": share})
         rows[-1] |= ends("improvement_", drawn) | {"better": gain > 0}
     table = pd.DataFrame(rows)
@@ -229,27 +216,27 @@ def _verdict(pair: Mapping[str, object], found: st.Difference | None) -> str:
     return "not told apart"
 
 
-def image_table(design: Design, runs: list[Run], against: str, margin: float, confidence: float) -> pd.DataFrame:
+def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
     """A row a run whose predictions.csv is there: its image AUROC with the interval over test images; and its
     difference to the run of the setting `against` with the same data and seed, by DeLong's test, with Holm's p.
     """
     rows = []
-    keys = design.rows[["data", "variant", "seed"]].itertuples(index=False, name=None)
-    known = {key: found for key, run in zip(keys, runs, strict=True) if (found := _predictions(run)) is not None}
+    keys = table.labelled[["data", "variant", "seed"]].itertuples(index=False, name=None)
+    known = {key: found for key, run in zip(keys, table.runs, strict=True) if (found := _predictions(run)) is not None}
     for (data, variant, seed), own in known.items():
         nok, scores = own["label"].to_numpy() == 1, own["score"].to_numpy()
         auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
         row = {"data": data, "setting": variant, "seed": seed, "auroc": auroc}
-        row |= ends("", st.auroc_interval(nok, scores, confidence))
+        row |= ends("", st.auroc_interval(nok, scores))
         other = known.get((data, against, seed))
         if variant != against and other is not None and own.index.equals(other.index):
-            difference, interval, p = st.delong(nok, scores, other["score"].to_numpy(), confidence)
+            difference, interval, p = st.delong(nok, scores, other["score"].to_numpy())
             row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
         rows.append(row)
-    table = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
-    table["p_holm"] = st.holm(table["p_holm"])
-    table["verdict"] = [_image_verdict(row, margin) for row in table.itertuples()]
-    return table
+    found = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
+    found["p_holm"] = st.holm(found["p_holm"])
+    found["verdict"] = [_image_verdict(row, margin) for row in found.itertuples()]
+    return found
 
 
 def _predictions(run: Run) -> pd.DataFrame | None:

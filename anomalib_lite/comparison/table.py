@@ -7,6 +7,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from anomalib_lite.runs.overrides import flat
 
 Column = list[str]  # a label for each run
 
+ONLY = "all runs"  # the one setting of runs that differ in their seeds alone
 ABSENT = "–"  # a setting that this run does not have
 # The plain option of a group comes first among its levels: others are read against it.
 PLAIN = ("none", "no_template", "frozen", "fast", "null", "false")
@@ -39,6 +41,25 @@ class RunTable:
     runs: list[Run]
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def labelled(self) -> pd.DataFrame:
+        """The rows with the column `variant`, the setting's name."""
+        chosen = self.rows[self.factors].to_dict("records")
+        names = [" ".join(f"{k}={v}" for k, v in one.items() if v != ABSENT) or ONLY for one in chosen]
+        return self.rows.assign(variant=names)
+
+    @cached_property
+    def variants(self) -> dict[str, dict[str, str]]:
+        """Name of a setting -> its level of each factor, in the order of the levels."""
+        order = {f: levels(list(self.rows[f])) for f in self.factors}
+        found = {row["variant"]: {f: row[f] for f in self.factors} for row in self.labelled.to_dict("records")}
+        return dict(sorted(found.items(), key=lambda item: [order[f].index(item[1][f]) for f in self.factors]))
+
+    @property
+    def blocks(self) -> list[str]:
+        """The data sets."""
+        return sorted(self.rows["data"].unique())
 
 
 def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> RunTable:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from anomalib_lite.comparison.design import View
+from anomalib_lite.comparison.design import View, find_gaps
 from anomalib_lite.comparison.runs import COSTS, Run
-from anomalib_lite.comparison.statistics import SIGNIFICANT, detectable, mean, pairs_needed, within
+from anomalib_lite.comparison.statistics import CONFIDENCE, SIGNIFICANT, detectable, mean, pairs_needed, within
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.runs.overrides import PROGRAM, command_line
 
@@ -21,7 +21,7 @@ NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "r
 def findings(study: Study) -> list[str]:
     """The best mean, what it beats, and which differences so few seeds cannot show."""
     best, many = study.best, len(study.summaries)
-    ends = f"{100 * study.confidence:g} % interval {best.low:.4f} to {best.high:.4f} (Student)"
+    ends = f"{100 * CONFIDENCE:g} % interval {best.low:.4f} to {best.high:.4f} (Student)"
     interval = f", {ends}" if math.isfinite(best.low) else ""
     said = [f"{'Best mean' if many > 1 else 'Only one setting'}: {best.setting}, {best['mean']:.4f}{interval}."]
     if many == 1:
@@ -98,7 +98,7 @@ def terminal(found: Comparison) -> str:
     lead = found.studies[0]
     lines += ["", f"{lead.metric}, {lead.view.title}:", *(f"  {said}" for said in findings(lead) + cautions(lead))]
     lines += [f"  {command}" for _, command in best_commands(found, lead)]
-    lacking = found.design.gaps()
+    lacking = find_gaps(found.table)
     counts = {
         "runs left out": len(found.table.left_out),
         "settings that lack seeds": (lacking["seeds there"] != "").sum(),
@@ -111,7 +111,7 @@ def terminal(found: Comparison) -> str:
 
 def best_commands(found: Comparison, study: Study) -> list[tuple[str, str]]:
     """(data sets, command) of the best setting, where the runs recorded how they were asked for."""
-    rows, commands = found.design.rows, dict[str, list[str]]()
+    rows, commands = found.table.labelled, dict[str, list[str]]()
     for block in study.view.blocks:
         own = rows.index[(rows["data"] == block) & (rows["variant"] == study.best.setting)]
         if len(own) and (line := command(found.table.runs[own[0]])):
@@ -127,15 +127,16 @@ def command(run: Run) -> str:
 
 def pivot(found: Comparison, view: View, costs: Sequence[str] = ("train_seconds",)) -> str:
     """A row a setting: mean and, over at least two seeds, standard deviation between seeds."""
-    design, studies = found.design, found.of(view)
-    names = [*studies, *(name for name in costs if name in design.rows and name not in studies)]
+    table, studies = found.table, found.of(view)
+    names = [*studies, *(name for name in costs if name in table.rows and name not in studies)]
+    runs = table.labelled[table.rows["data"].isin(view.blocks)]
     rows: list[list[object]] = []
     for variant in dict.fromkeys(v for study in studies.values() for v in study.summaries["setting"]):
-        own = design.rows[design.rows["data"].isin(view.blocks) & (design.rows["variant"] == variant)].groupby("data")
+        own = runs[runs["variant"] == variant].groupby("data")
         seeds = "/".join(map(str, sorted(own["seed"].nunique().unique())))
         cells = [_mean([v.dropna().to_numpy(float) for _, v in own[name]], digits(name)) for name in names]
-        rows.append([*(design.variants[variant].values() or [variant]), seeds, *cells])
-    return markdown([*(design.factors or ["setting"]), "seeds", *names], rows)
+        rows.append([*(table.variants[variant].values() or [variant]), seeds, *cells])
+    return markdown([*(table.factors or ["setting"]), "seeds", *names], rows)
 
 
 def against_reference(found: Comparison, view: View) -> str:
@@ -167,7 +168,7 @@ def document(found: Comparison) -> str:
     """compare.md."""
     runs, seeds = len(found.table.rows), found.table.rows["seed"].nunique()
     lines = [f"# Comparison of {runs} runs", ""]
-    lines += [f"Varied: {', '.join(found.design.factors) or 'seeds alone'}; {seeds} seeds.", ""]
+    lines += [f"Varied: {', '.join(found.table.factors) or 'seeds alone'}; {seeds} seeds.", ""]
     lines += ["Tables show means ± standard deviations between seeds.", ""]
     lines += [f"- {note}" for note in found.table.notes] + ([""] if found.table.notes else [])
     for view in found.views:
@@ -181,7 +182,7 @@ def document(found: Comparison) -> str:
     lines += [f"{said}\n" for said in dict.fromkeys(said for study in found.studies for said in cautions(study))]
     if found.table.left_out:
         lines += ["## Left out", "", markdown(["run", "state", "reason"], found.table.left_out), ""]
-    gaps = found.design.gaps()
+    gaps = find_gaps(found.table)
     if len(gaps):
         lines += ["## Not run", "", markdown(gaps.columns, gaps.itertuples(index=False)), ""]
     return "\n".join(lines)

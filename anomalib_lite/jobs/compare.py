@@ -32,19 +32,14 @@ def job(cfg: DictConfig) -> None:
     # pandas, matplotlib and scipy take seconds to import, and --help need not wait for them
     from anomalib_lite.comparison.page import write_all
     from anomalib_lite.comparison.runs import common_folder, find_runs
-    from anomalib_lite.comparison.study import Settings, compare
+    from anomalib_lite.comparison.study import compare
     from anomalib_lite.comparison.table import read_table
 
-    patterns = _list(cfg.runs) or []
-    folders = find_runs(patterns)
+    folders = find_runs(_list(cfg.runs) or [])
     table = read_table(folders, _list(cfg.factors))
     for run, state, reason in table.left_out:
         log.warning("left out, %s: %s (%s)", state, run, reason)
-    metrics = _list(cfg.metrics)
-    settings = Settings(
-        tuple(metrics) if metrics else None, cfg.reference, cfg.resamples, cfg.confidence, cfg.seed, cfg.margin
-    )
-    found = compare(table, settings)
+    found = compare(table, _list(cfg.metrics) or None, cfg.reference, cfg.resamples, cfg.margin)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     say(write_all(found, output))
 

@@ -279,12 +279,10 @@ class Compare(Verb):
     reference: str | None = setting(
         None, "a setting that all others are held against, e.g. 'augment=none tta=none'; null: all pairs"
     )
-    confidence: float = setting(0.95, "of the intervals", least=0.5, below=1)
     margin: float = setting(
         0.01, "of image AUROC: a difference of two runs that surely lies within it is practically none", above=0
     )
     resamples: int = setting(5000, "of the bootstrap", least=100)
-    seed: int = setting(0, "of the bootstrap", least=0)
 
 
 VERBS = {

@@ -51,9 +51,9 @@ def rates_of(scores: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 def smallest(seeds: int) -> np.ndarray:
     """(200, 2): each null experiment's smallest corrected p value, of its pairs of settings and of its factors."""
     generator, found = np.random.default_rng(0), []
-    for design, view in null_results(seeds):
-        pairs = compare_pairs(design.series("aupro"), view, "aupro", None, 100, generator)
-        effects = marginal_effects(design, view, "aupro", {}, generator)
+    for view in null_results(seeds):
+        pairs = compare_pairs(view, None, 100, generator)
+        effects = marginal_effects(view, {}, generator)
         found.append([pairs.p_holm.min(), effects.p_holm.min()])
     return np.array(found)
 

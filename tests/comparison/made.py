@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from anomalib_lite.comparison.design import Design, View, make_design, views
+from anomalib_lite.comparison.design import View, views
 from anomalib_lite.comparison.runs import Run
 from anomalib_lite.comparison.table import RunTable
 
@@ -47,10 +47,9 @@ def make_table(factors: Mapping[str, Sequence[str]], blocks: Sequence[str], seed
     return RunTable(pd.DataFrame(rows), list(factors), runs)
 
 
-def make_view(table: RunTable) -> tuple[Design, View]:
+def make_view(table: RunTable) -> View:
     """All data together."""
-    design = make_design(table)
-    return design, views(design, design.series("aupro"))[0]
+    return views(table, "aupro")[0]
 
 
 def write_run(

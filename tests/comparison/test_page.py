@@ -11,7 +11,7 @@ import pytest
 from anomalib_lite.comparison.figures import ranks_figure
 from anomalib_lite.comparison.page import write_all
 from anomalib_lite.comparison.runs import Run
-from anomalib_lite.comparison.study import Settings, compare
+from anomalib_lite.comparison.study import compare
 from anomalib_lite.comparison.words import command
 from anomalib_lite.report import ink
 from tests.commands import Command
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     table.left_out.append(("gone", "failed", "ValueError: boom"))
     place = tmp_path_factory.mktemp("comparison")
-    write_all(compare(table, Settings(("aupro",), resamples=100)), place)
+    write_all(compare(table, ("aupro",), resamples=100), place)
     return place
 
 
@@ -102,7 +102,7 @@ def test_recorded_overrides_are_given_back_without_what_changes_no_result():
         ("runs=nowhere", "nowhere does not exist"),
         ("metrics=[auroc]", "no run measured auroc. There are: image_auroc"),
         ("reference=tta=flips", "is none of the settings"),
-        ("confidence=95", "confidence must be 0.5 or more and below 1"),
+        ("margin=0", "margin must be above 0"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_words(run_verb: Command, tmp_path: Path, wrong: str, words: str):
@@ -114,7 +114,7 @@ def test_what_cannot_be_compared_is_refused_in_words(run_verb: Command, tmp_path
 def test_names_that_are_long_leave_room_for_the_figures(tmp_path: Path):
     factors = {"detector.members.a_very_long_name_of_a_setting": ["x" * 80, "y" * 90], "tta": ["none", "flips"]}
     table = make_table(factors, ["bottle"], 2, lambda b, s, a, tta: 0.7 + 0.1 * (a[0] == "x") + 0.01 * s)
-    write_all(compare(table, Settings(("aupro",), resamples=100)), tmp_path)
+    write_all(compare(table, ("aupro",), resamples=100), tmp_path)
     assert "y" * 90 in (tmp_path / "compare.html").read_text()
 
 
@@ -123,7 +123,7 @@ def test_a_comparison_over_enough_data_sets_draws_them(tmp_path):
     noise = np.random.default_rng(1)
     blocks = [f"set{k}" for k in range(6)]
     table = make_table({"detector": list(gain)}, blocks, 2, lambda b, s, d: 0.7 + gain[d] + 0.02 * noise.normal())
-    found = compare(table, Settings(("aupro",), resamples=100))
+    found = compare(table, ("aupro",), resamples=100)
     write_all(found, tmp_path)
     assert "Ranks over data sets" in (tmp_path / "compare.html").read_text()
     assert "Mean ranks over 6 data sets" in (tmp_path / "compare.md").read_text()
