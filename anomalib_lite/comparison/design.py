@@ -62,14 +62,16 @@ def views(table: RunTable, metric: str) -> list[View]:
     rows, factors = table.labelled, tuple(table.factors)
     on = rows.dropna(subset=[metric]).groupby("variant")[DATA].agg(set).to_dict()
     blocks = [b for b in table.blocks if any(b in there for there in on.values())]
-    chosen = [(b, (b,), tuple(v for v in table.variants if b in on.get(v, ()))) for b in blocks]
-    everywhere = tuple(v for v in table.variants if on.get(v) == set(blocks))
-    if len(blocks) > 1 and everywhere:
-        chosen.insert(0, (f"all {len(blocks)} data sets", tuple(blocks), everywhere))
-    return [
-        View(title, metric, data, variants, factors, rows[rows[DATA].isin(data) & rows["variant"].isin(variants)])
-        for title, data, variants in chosen
-    ]
+    chosen = {b: [b] for b in blocks}
+    if len(blocks) > 1:
+        chosen = {f"all {len(blocks)} data sets": blocks} | chosen
+    found = []
+    for title, data in chosen.items():
+        variants = tuple(v for v in table.variants if on.get(v, set()).issuperset(data))
+        own = rows[rows[DATA].isin(data) & rows["variant"].isin(variants)]
+        if variants:
+            found.append(View(title, metric, tuple(data), variants, factors, own))
+    return found
 
 
 def find_gaps(table: RunTable) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 from anomalib_lite.comparison import statistics as st
 from anomalib_lite.comparison.statistics import (
@@ -32,32 +31,14 @@ X, Y = np.array([0.7, 0.8, 0.9]), np.array([0.75, 0.8, 0.6])
 RANDOM = np.random.default_rng(0)
 
 
-def test_one_data_set_has_students_interval():
-    low, high = stats.ttest_1samp(A, 0).confidence_interval()
-    found = student([A])
-    assert (found.low, found.high) == pytest.approx((low, high))
-
-
-def test_two_data_sets_have_welchs_interval():
-    """The mean of two means is half the difference of A and -B, whose interval scipy knows."""
-    low, high = stats.ttest_ind(A, -B[:3], equal_var=False).confidence_interval()
-    found = student([A, B[:3]])
-    assert (found.low, found.high) == pytest.approx((low / 2, high / 2))
-    assert mean([A, B[:3]]) == pytest.approx((A.mean() + B[:3].mean()) / 2)
-
-
-def test_each_data_set_counts_the_same_whatever_its_number_of_seeds():
-    assert mean([np.zeros(9), np.ones(1)]) == 0.5
-
-
 def test_one_seed_has_no_interval():
-    one = [np.array([1.0]), np.array([2.0])]
-    assert math.isnan(st.bootstrap(one, st.means, 100, RANDOM).low)
+    assert math.isnan(st.bootstrap([np.array([1.0]), np.array([2.0])], st.means, 100, RANDOM).low)
     assert math.isnan(student([A, np.array([0.5])]).low)
     assert math.isnan(within([np.array([0.5])]))
 
 
-def test_spread_between_seeds_is_pooled_within_data_sets():
+def test_data_sets_count_the_same_and_spread_is_pooled_within_them():
+    assert mean([np.zeros(9), np.ones(1)]) == 0.5
     assert within([A, A + 0.5]) == pytest.approx(A.std(ddof=1))
     assert spread([np.ones(3), np.ones(3)])[0] == 0
 
@@ -66,10 +47,10 @@ def test_spread_between_seeds_is_pooled_within_data_sets():
 def test_students_interval_holds_what_it_promises(blocks: int, seeds: int):
     generator = np.random.default_rng(0)
     held = 0
-    for _ in range(600):
+    for _ in range(400):
         found = student([width * generator.normal(size=seeds) for width in np.linspace(0.3, 2, blocks)])
         held += found.low <= 0 <= found.high
-    assert 0.925 < held / 600 < 0.98
+    assert 0.92 < held / 400 < 0.985
 
 
 def every_draw(statistic, *strata: np.ndarray) -> np.ndarray:
@@ -79,23 +60,11 @@ def every_draw(statistic, *strata: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("statistic", "strata"), [(st.means, [X]), (st.means, [X, Y + 0.2]), (st.improvements, [X, Y])]
+    ("statistic", "strata"), [(st.means, [A]), (st.means, [X, Y + 0.2]), (st.improvements, [X, Y])]
 )
 def test_bootstrap_intervals_are_those_of_all_possible_draws(statistic, strata: list[np.ndarray]):
     found = st.bootstrap(strata, statistic, 40_000, np.random.default_rng(0))
     assert found == pytest.approx(np.percentile(every_draw(statistic, *strata), [2.5, 97.5]), abs=5e-3)
-
-
-def test_one_data_set_is_scipys_percentile_bootstrap():
-    values = np.random.default_rng(1).normal(size=12)
-    known = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
-    found = st.bootstrap([values], st.means, 20_000, np.random.default_rng(3))
-    assert found == pytest.approx((known.low, known.high), abs=0.02)
-
-
-def test_seeds_are_drawn_within_their_data_set():
-    """Two data sets far apart, without spread within: every draw has the same mean."""
-    assert st.bootstrap([np.zeros(4), np.ones(4)], st.means, 200, np.random.default_rng(0)) == (0.5, 0.5)
 
 
 def test_interquartile_mean_is_scipys_trimmed_mean():
@@ -115,12 +84,18 @@ def test_one_data_set_is_the_paired_t_test():
     low, high = known.confidence_interval()
     assert (found.p_student, found.interval.low, found.interval.high) == pytest.approx((known.pvalue, low, high))
     assert (found.pairs, found.varies, found.mean) == (5, "seeds", pytest.approx((A - B).mean()))
+    more = difference([A - B, np.array([0.5])], RANDOM)
+    assert (more.pairs, more.p_student) == (5, found.p_student), "a data set with one seed is left out"
 
 
 def test_two_data_sets_are_welchs_test_of_their_differences():
+    """The mean of two means is half the difference of one and the other's negative, which scipy knows."""
     first, second = A - B, np.array([0.01, 0.02, -0.01])
     known = stats.ttest_ind(first, -second, equal_var=False)
-    assert difference([first, second], RANDOM).p_student == pytest.approx(known.pvalue)
+    low, high = known.confidence_interval()
+    found = difference([first, second], RANDOM)
+    assert (found.p_student, *found.interval) == pytest.approx((known.pvalue, low / 2, high / 2))
+    assert found.mean == pytest.approx((first.mean() + second.mean()) / 2)
 
 
 @pytest.mark.parametrize("strata", [[A - B], [A - B, np.array([0.01, 0.02, -0.01])]])
@@ -139,11 +114,6 @@ def test_many_sign_flips_are_drawn_and_come_close_to_the_exact_share():
     signs = 1 - 2 * ((np.arange(2**16)[:, None] >> np.arange(16)) & 1)
     exact = np.mean(np.abs(signs @ values) >= abs(values.sum()) - 1e-9)
     assert sign_flips([values], np.random.default_rng(1))[0] == pytest.approx(exact, abs=0.01)
-
-
-def test_three_seeds_cannot_go_below_a_quarter_without_assumptions():
-    p, least = sign_flips([np.array([0.5, 0.51, 0.52])], RANDOM)
-    assert (p, least) == (0.25, 0.25)
 
 
 def test_holm_is_that_of_statsmodels_and_leaves_out_what_was_not_tested():
@@ -168,11 +138,6 @@ def test_one_seed_a_data_set_takes_the_data_sets_as_the_sample():
     assert (found.varies, found.p_student) == ("data sets", pytest.approx(stats.ttest_1samp(gains, 0).pvalue))
 
 
-def test_a_single_seed_among_data_sets_with_more_is_left_out():
-    found = difference([A - B, np.array([0.5])], RANDOM)
-    assert (found.pairs, found.p_student) == (5, pytest.approx(stats.ttest_rel(A, B).pvalue))
-
-
 def test_one_pair_is_no_test():
     found = difference([np.array([0.1])], RANDOM)
     assert found.varies == "" and math.isnan(found.p(1)) and math.isnan(found.interval.low)
@@ -195,33 +160,22 @@ def test_one_wild_seed_fools_neither_test():
     assert difference([wild], RANDOM).p(1) > 0.3
 
 
-@pytest.mark.parametrize(("seeds", "alpha"), [(3, 0.05), (5, 0.05), (20, 0.01)])
-def test_the_detectable_effect_has_the_power_that_statsmodels_tells(seeds: int, alpha: float):
-    """At smaller levels statsmodels has no answer: see the next test."""
-    assert TTestPower().power(st.detectable(seeds, alpha=alpha), seeds, alpha) == pytest.approx(0.8, abs=1e-4)
-
-
-def test_the_detectable_effect_is_found_four_times_in_five():
+@pytest.mark.parametrize(("seeds", "blocks", "alpha"), [(5, 1, 0.05), (2, 1, 0.05 / 66), (3, 4, 0.01)])
+def test_the_detectable_effect_is_found_four_times_in_five(seeds: int, blocks: int, alpha: float):
     """Also with few seeds and a corrected level, where solvers are known to give up."""
-    noise = np.random.default_rng(0)
-    for seeds, blocks, alpha in ((2, 1, 0.05 / 66), (3, 4, 0.01)):
-        effect = st.detectable(seeds, blocks, alpha)
-        draws = effect + noise.normal(size=(20_000, blocks, seeds))
-        error = np.sqrt(draws.var(axis=2, ddof=1).mean(axis=1) / (blocks * seeds))
-        p = 2 * stats.t.sf(np.abs(draws.mean(axis=(1, 2))) / error, blocks * (seeds - 1))
-        assert (p < alpha).mean() == pytest.approx(0.8, abs=0.01)
-    assert st.detectable(3) > st.detectable(5) > st.detectable(10) and st.detectable(1) == math.inf
+    effect = st.detectable(seeds, blocks, alpha)
+    draws = effect + np.random.default_rng(0).normal(size=(20_000, blocks, seeds))
+    error = np.sqrt(draws.var(axis=2, ddof=1).mean(axis=1) / (blocks * seeds))
+    p = 2 * stats.t.sf(np.abs(draws.mean(axis=(1, 2))) / error, blocks * (seeds - 1))
+    assert (p < alpha).mean() == pytest.approx(0.8, abs=0.01)
+    assert st.detectable(1) == math.inf
 
 
-def test_the_front_is_what_no_point_dominates():
+def test_the_front_is_what_no_point_dominates_and_what_was_not_measured_is_not_on_it():
     points = np.random.default_rng(0).integers(0, 6, (40, 2)).astype(float)
-    known = [not any((q >= p).all() and (q > p).any() for q in points) for p in points]
+    points[7] = 9, np.nan
+    known = [not np.isnan(p).any() and not any((q >= p).all() and (q > p).any() for q in points) for p in points]
     assert front(points).tolist() == known
-
-
-def test_what_was_not_measured_is_not_on_the_front_and_beats_nobody():
-    points = np.array([[1.0, 1.0], [9.0, np.nan], [0.5, 0.5], [1.0, 1.0]])
-    assert front(points).tolist() == [True, False, False, True]
 
 
 def drawn(generator: np.random.Generator, nok: int = 30, ok: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -255,33 +209,26 @@ def test_delong_is_that_of_the_paper(seed: int):
 
 def test_no_difference_is_claimed_in_more_than_a_twentieth_of_test_sets():
     generator = np.random.default_rng(0)
-    claimed = sum(delong(*drawn(generator))[2] < 0.05 for _ in range(500))
-    assert 0.02 < claimed / 500 < 0.08
+    claimed = sum(delong(*drawn(generator))[2] < 0.05 for _ in range(300))
+    assert 0.02 < claimed / 300 < 0.08
 
 
 @pytest.mark.parametrize(("ok", "gaps"), [(40, (1.2, 0.9)), (15, (3.5, 3.0))])
-def test_the_interval_of_a_difference_holds_it_where_no_image_is_confused_too(ok: int, gaps: tuple[float, float]):
-    generator, nok, held = np.random.default_rng(2), np.arange(ok + 15) < 15, 0
-    truth = stats.norm.cdf(gaps[0] / math.sqrt(2)) - stats.norm.cdf(gaps[1] / math.sqrt(2))
+def test_intervals_over_images_hold_what_they_promise_where_no_image_is_confused_too(
+    ok: int, gaps: tuple[float, float]
+):
+    """The area of a run, and the difference of two; 300 simulated test sets."""
+    generator, nok, held, apart = np.random.default_rng(2), np.arange(ok + 15) < 15, 0, 0
+    one, other = (stats.norm.cdf(gap / math.sqrt(2)) for gap in gaps)
     for _ in range(300):
         shared = generator.normal(size=ok + 15)
         a, b = ((shared + generator.normal(size=ok + 15)) / math.sqrt(2) + gap * nok for gap in gaps)
-        interval = delong(nok, a, b)[1]
-        held += interval.low <= truth <= interval.high
-    assert held / 300 > 0.92
+        area, interval = auroc_interval(nok, a), delong(nok, a, b)[1]
+        held += area.low <= one <= area.high
+        apart += interval.low <= one - other <= interval.high
+    assert held / 300 > 0.92 and apart / 300 > 0.92
     perfect = delong(nok, 1.0 * nok, 2.0 * nok)
     assert perfect[0] == 0 and math.isnan(perfect[2]) and perfect[1].low < -0.05 and perfect[1].high > 0.05
-
-
-@pytest.mark.parametrize(("ok", "gap"), [(40, 1.0), (15, 3.0)])
-def test_the_interval_of_an_auroc_holds_what_it_promises(ok: int, gap: float):
-    """Of 500 simulated test sets with normal scores, also where most sets confuse no image."""
-    generator, truth, held = np.random.default_rng(1), stats.norm.cdf(gap / math.sqrt(2)), 0
-    for _ in range(500):
-        nok = np.arange(ok + 15) < 15
-        found = auroc_interval(nok, generator.normal(size=ok + 15) + gap * nok)
-        held += found.low <= truth <= found.high
-    assert 0.92 < held / 500 < 1
     assert auroc_interval(np.array([True, True, False]), np.array([1.0, 2.0, 0.0])).high == 1
 
 
