@@ -75,11 +75,9 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> R
         listed = "\n  ".join(f"{name}: {state}, {why}" for name, state, why in left_out[:20])
         raise UserError(f"None of {len(left_out)} runs is finished:\n  {listed}")
     blocks, notes = name_blocks(runs, asked or ())
-    found, _ = find_factors(runs, blocks)
-    runs, twins = _newest(runs, blocks, found | asked_factors(runs, found, asked or ()))
-    blocks, _ = name_blocks(runs, asked or ())
     found, more = find_factors(runs, blocks)
     columns = found if asked is None else asked_factors(runs, found, asked)
+    kept, twins = _newest(runs, list(zip(blocks, *found.values(), *columns.values(), strict=True)))
     if pooled := [name for name in found if name not in columns]:
         more.append(f"Averaged over {', '.join(pooled)}, which differ too.")
     rows = pd.DataFrame(
@@ -89,8 +87,8 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> R
         | _values(runs)
         | {"commit": [run.commit for run in runs]}
     )
-    order = rows.sort_values(["data", *columns, "seed"], kind="stable").index
-    rows, runs = rows.loc[order].reset_index(drop=True), [runs[i] for i in order]
+    rows = rows.iloc[kept].sort_values(["data", *columns, "seed"], kind="stable")
+    runs, rows = [runs[i] for i in rows.index], rows.reset_index(drop=True)
     machines = sorted({run.machine for run in runs if run.machine})
     if len(machines) > 1:
         more.append(f"The runs come from different hardware ({'; '.join(machines)}): times compare that as well.")
@@ -159,21 +157,21 @@ def _values(runs: Sequence[Run]) -> dict[str, list[float]]:
     return {name: [run.values.get(name, float("nan")) for run in runs] for name in order}
 
 
-def _newest(
-    runs: list[Run], blocks: list[str], varied: Mapping[str, Column]
-) -> tuple[list[Run], list[tuple[str, str, str]]]:
-    """Of runs with the same data, settings and seed the one that finished last; the others are named."""
-    columns = list(varied.values())
-    kept: dict[tuple[str, ...], Run] = {}
+def _newest(runs: Sequence[Run], told_apart: Sequence[tuple[str, ...]]) -> tuple[list[int], list[tuple[str, str, str]]]:
+    """Of runs with the same data, settings and seed the one that finished last, by its place; the others are named.
+
+    told_apart: each run's data and settings.
+    """
+    kept: dict[tuple[object, ...], int] = {}
     twins = []
     for i in sorted(range(len(runs)), key=lambda i: runs[i].finished):
-        key = (blocks[i], str(runs[i].seed), *(column[i] for column in columns))
-        if (older := kept.get(key)) is not None:
+        key = (*told_apart[i], runs[i].seed)
+        if key in kept:
+            older = runs[kept[key]]
             reason = f"same data, settings and seed as {runs[i].name}, which finished later"
             twins.append((f"{older.folder.parent.name}/{older.name}", "repeated", reason))
-        kept[key] = runs[i]
-    chosen = {id(run) for run in kept.values()}
-    return [run for run in runs if id(run) in chosen], twins
+        kept[key] = i
+    return sorted(kept.values()), twins
 
 
 def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, Column], list[str]]:
