@@ -50,19 +50,21 @@ IMAGES = {
 
 
 def write_all(found: Comparison, folder: Path) -> str:
-    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/; returns the terminal's words."""
+    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/; returns compare.md and
+    where the page lies."""
     write_csv(found.table.rows, folder / "runs.csv")
     with atomic_path(folder / "runs.parquet") as temporary:
         found.table.rows.to_parquet(temporary, index=False)
     pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in found.studies]
     write_csv(pd.concat(pairs).reindex(columns=["data", "metric", *pairs[0].columns[:-2]]), folder / "pairs.csv")
     write_csv(found.images, folder / "images.csv")
-    write_text(folder / "compare.md", words.document(found))
+    document = words.document(found)
+    write_text(folder / "compare.md", document)
     for metric in found.metrics:
         ink.save_png(figures.means_figure(found, metric), folder / "figures" / f"{metric}.png")
     page = folder / "compare.html"
     write_text(page, render_page(found))
-    return f"{words.terminal(found)}\n\n{page}"
+    return f"{document}\n\n{page}"
 
 
 def render_page(found: Comparison) -> str:

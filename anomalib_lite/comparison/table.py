@@ -254,13 +254,14 @@ def label(value: Any) -> str:
 def _differing(runs: Sequence[Run]) -> dict[str, Column]:
     """Settings that differ and that are no seed and no path."""
     settings = [flat({k: v for k, v in run.config.items() if k not in NO_CAUSES}, ".") for run in runs]
+    table = pd.DataFrame([{name: label(value) for name, value in one.items()} for one in settings], dtype=object)
     roots = tuple(str(root) for run in runs for root in (run.config.get("paths") or {}).values() if root)
+    seeds = pd.Series([str(run.seed) for run in runs])
     kept = {}
-    for name in dict.fromkeys(name for one in settings for name in one):
-        column = [label(one[name]) if name in one else ABSENT for one in settings]
-        present = [(value, str(run.seed)) for value, run in zip(column, runs, strict=True) if value != ABSENT]
-        handed_on = all(value == seed for value, seed in present) or any(value.startswith(roots) for value in column)
+    for name, column in table.items():
+        present = column.dropna()
+        handed_on = (present == seeds[present.index]).all() or present.str.startswith(roots).any()
         # a setting that some runs lack and the others have alike came with a later version of the program
-        if len({value for value, _ in present}) > 1 and not handed_on:
-            kept[name] = column
+        if present.nunique() > 1 and not handed_on:
+            kept[str(name)] = column.fillna(ABSENT).tolist()
     return kept

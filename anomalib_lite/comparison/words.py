@@ -1,4 +1,4 @@
-"""What a comparison says: findings, above all what it cannot say; the terminal's table; compare.md; numbers."""
+"""What a comparison says: findings, above all what it cannot say; compare.md; numbers."""
 
 import math
 import re
@@ -90,25 +90,6 @@ def _against_best(study: Study) -> str:
     return f"{head} by more than chance explains; not told apart from: {listed}."
 
 
-def terminal(found: Comparison) -> str:
-    """The pivot of each data set, then the findings on the first metric."""
-    lines = []
-    for view in found.views:
-        lines += ["", view.title, pivot(found, view)]
-    lead = found.studies[0]
-    lines += ["", f"{lead.metric}, {lead.view.title}:", *(f"  {said}" for said in findings(lead) + cautions(lead))]
-    lines += [f"  {command}" for _, command in best_commands(found, lead)]
-    lacking = find_gaps(found.table)
-    counts = {
-        "runs left out": len(found.table.left_out),
-        "settings that lack seeds": (lacking["seeds there"] != "").sum(),
-        "settings not run on all data": (lacking["seeds there"] == "").sum(),
-    }
-    if missing := ", ".join(f"{count} {words}" for words, count in counts.items() if count):
-        lines += ["", f"{missing}: see compare.md"]
-    return "\n".join([*lines, *(["", *found.table.notes] if found.table.notes else [])])
-
-
 def best_commands(found: Comparison, study: Study) -> list[tuple[str, str]]:
     """(data sets, command) of the best setting, where the runs recorded how they were asked for."""
     rows, commands = found.table.labelled, dict[str, list[str]]()
@@ -165,7 +146,7 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def document(found: Comparison) -> str:
-    """compare.md."""
+    """compare.md, which the terminal shows, too."""
     runs, seeds = len(found.table.rows), found.table.rows["seed"].nunique()
     lines = [f"# Comparison of {runs} runs", ""]
     lines += [f"Varied: {', '.join(found.table.factors) or 'seeds alone'}; {seeds} seeds.", ""]
@@ -180,6 +161,9 @@ def document(found: Comparison) -> str:
         for metric, study in studies.items():
             lines += [f"**{metric}.** {' '.join(findings(study))}", ""]
     lines += [f"{said}\n" for said in dict.fromkeys(said for study in found.studies for said in cautions(study))]
+    lead = found.studies[0]
+    if commands := best_commands(found, lead):
+        lines += [f"Best in {lead.metric}, {lead.view.title}:", "", *(f"    {line}" for _, line in commands), ""]
     if found.table.left_out:
         lines += ["## Left out", "", markdown(["run", "state", "reason"], found.table.left_out), ""]
     gaps = find_gaps(found.table)
