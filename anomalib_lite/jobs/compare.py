@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 
 HELP = """Compares finished runs: which setting is better, by how much, and can so few seeds tell?
 
-What was varied is found from the runs' configurations. Data sets are never mixed up, seeds are what repeats. Prints a
-table, and writes compare.html (open it first), compare.md, runs.csv and runs.parquet (one row a run), pairs.csv,
+What was varied is found from the runs' configurations. Data sets are never mixed up, seeds are what repeats. Writes
+compare.html (open it first), compare.md, which it prints as well, runs.csv and runs.parquet (one row a run), pairs.csv,
 images.csv and figures/ to the output folder. What every figure means stands beside it, and in docs/compare.md.
 
   anomalib-lite compare runs=runs/augmentation
