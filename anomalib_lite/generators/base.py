@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -48,7 +49,7 @@ class Generator(ABC):
         """Trains on OK images (the template's colours are already those of the OK images) and leaves in `folder` all
         that `load` needs, tensors as safetensors. A folder that a killed training left behind is gone on from.
 
-        logger: Lightning loggers, or None.
+        logger: a list of Lightning loggers, or None.
         """
 
     @abstractmethod
@@ -61,6 +62,11 @@ class Generator(ABC):
 
         ok: the images of `fit` in their order, wherever they lie by now.
         """
+
+
+def device_for(accelerator: str) -> str:
+    """Where images are drawn: on a GPU where Lightning would have trained on it and there is one, else on the CPU."""
+    return "cuda" if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available() else "cpu"
 
 
 class Progress(TQDMProgressBar):

@@ -8,10 +8,11 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,18 +23,15 @@ from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import Generated, Generator
+from anomalib_lite.generators.base import Generated, Generator, device_for
 from anomalib_lite.generators.singan.pyramid import (
     Critic,
-    Noise,
     Pyramid,
     Scale,
     ScaleGenerator,
-    Size,
     channels,
     check_start,
     climb,
-    fixed_noise,
     gradient_penalty,
     initialise,
     pyramid_sizes,
@@ -51,7 +49,6 @@ from anomalib_lite.generators.singan.pyramid import (
     write_scale,
     write_tensors,
 )
-from anomalib_lite.runs.artifacts import artifact_key
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 
@@ -124,24 +121,17 @@ class SinGAN(Generator):
         self.pyramids: list[Pyramid] = []
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json.
-
-        logger: one Lightning logger, several, or None.
-        """
-        loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
+        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json."""
         contents = spread(len(ok), self.images, seed)
-        jobs = [self._job(ok[content], content, number, folder, seed) for number, content in enumerate(contents)]
-        self.pyramids, notes, steps = [], [], 0
-        for job in jobs:
-            pyramid = train_pyramid(replace(job, loggers=loggers, first_step=steps))
-            self.pyramids.append(pyramid)
-            steps += len(job.sizes) * self.schedule.iterations
+        self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
+        notes, steps = [], 0
+        for number, pyramid in enumerate(self.pyramids):
+            name = f"image {number + 1}/{self.images}"
+            record = partial(_log_losses, logger or [], f"singan {name}", steps)
+            self._train_pyramid(pyramid, (seed, number), _place(folder, number), name, record)
+            steps += len(pyramid.sizes) * self.schedule.iterations
             errors = [round(error, 4) for error in reconstruction_errors(pyramid)]
-            seconds = [round(scale.seconds, 1) for scale in pyramid.scales]
-            notes.append(
-                {"content": job.content, "sizes": job.sizes, "reconstruction_rmse": errors, "seconds": seconds}
-            )
-            log.info("%s: %d scales in %.1f minutes", job.name, len(job.sizes), sum(seconds) / 60)
+            notes.append({"content": pyramid.content, "sizes": pyramid.sizes, "reconstruction_rmse": errors})
         write_json(folder / SUMMARY, notes)
 
     def load(self, folder: Path) -> None:
@@ -152,30 +142,86 @@ class SinGAN(Generator):
 
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         """In turn from each pyramid. Sample i depends on the seed and i alone."""
-        device = "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         if not self.pyramids:
             raise UserError("This SinGAN has not been trained or loaded yet.")
         for number in range(n):
-            pyramid = self.pyramids[number % len(self.pyramids)].to(device)
+            pyramid = self.pyramids[number % len(self.pyramids)].to(device_for(self.accelerator))
             image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
             yield Generated(to_pixels(image).numpy(), pyramid.content, "generated")
 
-    def _job(self, image: Path, content: int, number: int, folder: Path, seed: int) -> Job:
-        pixels, shape = read_image(image), self.shape
-        sizes = pyramid_sizes(pixels.shape[0], pixels.shape[1], shape.factor, shape.max_size, shape.min_size)
-        check_start(self.start_scale, len(sizes))
-        return Job(
-            content=content,
-            real=to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))),
-            sizes=sizes,
-            shape=shape,
-            schedule=self.schedule,
-            seed=(seed, number),
-            folder=_place(folder, number),
-            name=f"image {number + 1}/{self.images}",
-            accelerator=self.accelerator,
-            precision=self.precision,
+    def _start(self, pixels: np.ndarray, content: int, seed: tuple[int, ...]) -> Pyramid:
+        """A pyramid without any scale yet. seed: numbers that tell its randomness from any other's."""
+        sizes = pyramid_sizes(
+            pixels.shape[0], pixels.shape[1], self.shape.factor, self.shape.max_size, self.shape.min_size
         )
+        check_start(self.start_scale, len(sizes))
+        fixed = torch.randn(1, 1, *sizes[0], generator=seeded(*seed, len(sizes))).repeat(1, 3, 1, 1)
+        return Pyramid(content, to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))), fixed, sizes)
+
+    def _train_pyramid(self, pyramid: Pyramid, seed: tuple[int, ...], folder: Path, name: str, record: Record) -> None:
+        """All scales, coarsest first.
+
+        On a CPU the same to the bit, interrupted or not: each scale has random numbers of its own.
+        """
+        start = {"pixels": to_pixels(pyramid.real), "fixed_noise": pyramid.fixed_noise}
+        write_tensors(folder / "start.safetensors", start)
+        for number, (height, width) in enumerate(pyramid.sizes):
+            title = f"{name}, scale {number + 1}/{len(pyramid.sizes)} ({height} x {width} px)"
+            scale = read_scale(folder, number)
+            if scale is None:
+                begin = time.perf_counter()
+                scale = self._train_scale(pyramid, seeded(*seed, number), folder.parent, title, record)
+                write_scale(folder, number, scale)
+                log.info("%s: %.0f s", title, time.perf_counter() - begin)
+            pyramid.scales.append(scale)
+
+    def _train_scale(self, pyramid: Pyramid, draw: torch.Generator, folder: Path, title: str, record: Record) -> Scale:
+        number, iterations = len(pyramid.scales), self.schedule.iterations
+        scale, real = self._new_scale(pyramid, draw), resize(pyramid.real, pyramid.sizes[number])
+        fabric = Fabric(accelerator=self.accelerator, devices=1, precision=cast("Any", self.precision))
+        training = ScaleTraining(scale, pyramid, real, self.schedule, draw, fabric)
+        kept, picture = diverged_batch(folder), real / 2 + 0.5
+        with tqdm(total=iterations, desc=f"singan {title}", unit="iteration", leave=False) as bar:
+            for done in range(1, iterations + 1):
+                training.step()
+                stop_where_diverged(
+                    sum(training.losses.values()), picture, kept, f"iteration {done} of SinGAN's scale {number + 1}",
+                    "Lower generator.schedule.learning_rate",
+                )  # fmt: skip
+                bar.update()
+                if done % EVERY == 0 or done == iterations:
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in training.losses.items()})
+                    record(number * iterations + done, training.losses | {"scale": number})
+        pyramid.to("cpu")
+        scale.to("cpu")
+        scale.generator.eval()
+        return scale
+
+    def _new_scale(self, pyramid: Pyramid, draw: torch.Generator) -> Scale:
+        """Its networks go on from those of the scale below where the width is the same; else they begin anew."""
+        number = len(pyramid.scales)
+        size, width = pyramid.sizes[number], channels(number, self.shape.width, self.shape.max_width)
+        scale = Scale(size, ScaleGenerator(width), Critic(width))
+        below = pyramid.scales[-1] if pyramid.scales else None
+        if below is not None:
+            left = rmse(resize(pyramid.real, size), resize(reconstruct(pyramid)[-1], size))
+            scale.amplitude = self.shape.noise * left
+        if below is not None and below.generator.width == width:
+            scale.generator.load_state_dict(below.generator.state_dict())
+            scale.critic.load_state_dict(below.critic.state_dict())
+        else:
+            initialise(scale.generator, draw)
+            initialise(scale.critic, draw)
+        return scale
+
+
+Record = Callable[[int, Mapping[str, float]], None]  # gets a pyramid's iteration and its losses
+
+
+def _log_losses(loggers: Sequence[Any], name: str, first_step: int, step: int, losses: Mapping[str, float]) -> None:
+    """Steps run on over the scales and the pyramids."""
+    for logger in loggers:
+        logger.log_metrics({f"{name}/{key}": value for key, value in losses.items()}, step=first_step + step)
 
 
 def spread(available: int, count: int, seed: int) -> list[int]:
@@ -189,94 +235,6 @@ def spread(available: int, count: int, seed: int) -> list[int]:
 
 def _place(folder: Path, number: int) -> Path:
     return folder / f"image-{number:02d}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One pyramid to be trained. seed: numbers that tell this pyramid's randomness from any other's.
-    name: for people. first_step: of the loggers.
-    """
-
-    content: int
-    real: Tensor
-    sizes: list[Size]
-    shape: Shape
-    schedule: Schedule
-    seed: tuple[int, ...]
-    folder: Path
-    name: str = "image"
-    first_step: int = 0
-    accelerator: str = "cpu"
-    precision: Any = "32-true"
-    loggers: Sequence[Any] = ()
-
-    @property
-    def key(self) -> str:
-        """What the scales' values depend on: finished scales of another key are not gone on from."""
-        pixels = self.real.numpy().tobytes().hex()
-        settings = [asdict(self.shape), asdict(self.schedule), self.precision]
-        return artifact_key(*settings, self.seed, self.sizes, pixels)
-
-
-def train_pyramid(job: Job) -> Pyramid:
-    """All scales, coarsest first. Logs, for each, the error of the reconstruction in the range [0, 1].
-
-    The same job gives the same pyramid to the bit on a CPU, interrupted or not: each scale has a generator of its own.
-    """
-    fixed = torch.randn(1, 1, *job.sizes[0], generator=seeded(*job.seed, len(job.sizes))).repeat(1, 3, 1, 1)
-    pyramid = Pyramid(job.content, job.real, fixed)
-    write_tensors(job.folder / "start.safetensors", {"pixels": to_pixels(job.real), "fixed_noise": fixed})
-    for number, (height, width) in enumerate(job.sizes):
-        scale = read_scale(job.folder, number, job.key)
-        if scale is None:
-            begin = time.perf_counter()
-            scale = _train_scale(job, pyramid, number)
-            scale.seconds = time.perf_counter() - begin
-            write_scale(job.folder, number, scale, job.key)
-        pyramid.scales.append(scale)
-        log.info(
-            "%s, scale %d/%d (%d x %d px): reconstruction RMSE %.3f, %.0f s",
-            job.name, number + 1, len(job.sizes), height, width, reconstruction_errors(pyramid)[-1], scale.seconds,
-        )  # fmt: skip
-    return pyramid
-
-
-def _train_scale(job: Job, pyramid: Pyramid, number: int) -> Scale:
-    """Its networks go on from those of the scale below where the width is the same; else they begin anew."""
-    draw, size = seeded(*job.seed, number), job.sizes[number]
-    width, real = channels(number, job.shape.width, job.shape.max_width), resize(job.real, size)
-    scale = Scale(size, ScaleGenerator(width), Critic(width))
-    below = pyramid.scales[-1] if pyramid.scales else None
-    if below is not None:
-        scale.amplitude = job.shape.noise * rmse(real, resize(reconstruct(pyramid)[-1], size))
-    if below is not None and below.generator.width == width:
-        scale.generator.load_state_dict(below.generator.state_dict())
-        scale.critic.load_state_dict(below.critic.state_dict())
-    else:
-        initialise(scale.generator, draw)
-        initialise(scale.critic, draw)
-    fabric = Fabric(accelerator=job.accelerator, devices=1, precision=job.precision)
-    training = ScaleTraining(scale, pyramid, real, job.schedule, draw, fabric)
-    title = f"singan {job.name}, scale {number + 1}/{len(job.sizes)} ({size[0]} x {size[1]} px)"
-    iterations, kept, picture = job.schedule.iterations, diverged_batch(job.folder.parent), real / 2 + 0.5
-    with tqdm(total=iterations, desc=title, unit="iteration", leave=False) as bar:
-        for done in range(1, iterations + 1):
-            training.step()
-            stop_where_diverged(
-                sum(training.losses.values()), picture, kept, f"iteration {done} of SinGAN's scale {number + 1}",
-                "Lower generator.schedule.learning_rate",
-            )  # fmt: skip
-            bar.update()
-            if done % EVERY == 0 or done == iterations:
-                bar.set_postfix({name: f"{value:.3f}" for name, value in training.losses.items()})
-                values = training.losses | {"scale": number}
-                for logger in job.loggers:  # their step runs on over the scales
-                    step = job.first_step + number * iterations + done
-                    logger.log_metrics({f"singan {job.name}/{k}": v for k, v in values.items()}, step=step)
-    pyramid.to("cpu")
-    scale.to("cpu")
-    scale.generator.eval()
-    return scale
 
 
 class ScaleTraining:
@@ -302,17 +260,17 @@ class ScaleTraining:
         ]
         decay = [round(s.decay_at * s.iterations)]
         self._schedulers = [torch.optim.lr_scheduler.MultiStepLR(o, decay, 0.1) for o in self.optimizers]
-        self._noise, fixed = random_noise(draw, device), fixed_noise(below)
-        self._fixed = scale.amplitude * fixed(len(below.scales), scale.size)
-        self._known = self._from_below(fixed)  # the scales below do not change any more
+        self._sizes = [*(finished.size for finished in below.scales), scale.size]
+        fixed = torch.zeros_like(self.real) if below.scales else below.fixed_noise
+        self._fixed = scale.amplitude * fixed
+        self._known = self._enlarged(reconstruct(below))  # the scales below do not change any more
         self.losses: dict[str, float] = {}
 
     def step(self) -> None:
         """One iteration; `losses` are those of its last steps."""
         with self._fabric.autocast():
             for _ in range(self._schedule.critic_steps):
-                previous = self._from_below(self._noise)
-                noise = self._scale.amplitude * self._noise(len(self._below.scales), self._scale.size)
+                noise, previous = self._drawn()
                 self._step_critic(noise, previous)
             self.critic.requires_grad_(False)  # spares the gradients that nobody uses
             for _ in range(self._schedule.generator_steps):
@@ -320,6 +278,16 @@ class ScaleTraining:
             self.critic.requires_grad_(True)
         for scheduler in self._schedulers:
             scheduler.step()
+
+    @torch.no_grad()
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """Noise for this scale, and an image that the scales below make of theirs."""
+        *coarser, own = random_noise(self._draw, self._sizes, self.real.device)
+        return self._scale.amplitude * own, self._enlarged(climb(self._below.scales, coarser))
+
+    def _enlarged(self, images: Sequence[Tensor]) -> Tensor:
+        """The last of the scales' images at this scale's size; nothing below the coarsest scale."""
+        return resize(images[-1], self._scale.size) if images else torch.zeros_like(self.real)
 
     def _step_critic(self, noise: Tensor, previous: Tensor) -> None:
         with torch.no_grad():
@@ -340,9 +308,3 @@ class ScaleTraining:
         optimizer.zero_grad()
         self._fabric.backward(loss)
         optimizer.step()
-
-    @torch.no_grad()
-    def _from_below(self, noise: Noise) -> Tensor:
-        if not self._below.scales:
-            return torch.zeros_like(self.real)
-        return resize(climb(self._below.scales, noise)[-1], self._scale.size)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -85,14 +84,13 @@ def rmse(a: Tensor, b: Tensor) -> float:
 @dataclass
 class Scale:
     """amplitude: the standard deviation of the noise that this scale's generator gets. critic: it was trained against
-    this one, from which the next scale's goes on. seconds: of the training.
+    this one, from which the next scale's goes on.
     """
 
     size: Size
     generator: ScaleGenerator
     critic: Critic
     amplitude: float = 1.0
-    seconds: float = 0.0
 
     def to(self, device: torch.device | str) -> None:
         self.generator.to(device)
@@ -101,14 +99,15 @@ class Scale:
 
 @dataclass
 class Pyramid:
-    """scales: coarsest first. fixed_noise (1, 3, H, W): at the coarsest scale it gives back `real`; the finer scales'
-    fixed noise is zero. real (1, 3, H, W): the image in [-1, 1] at the finest scale. content: its place among
-    the OK images.
+    """sizes: of all scales, coarsest first. scales: the finished ones. fixed_noise (1, 3, h, w): at the coarsest scale
+    it gives back `real`; the finer scales' fixed noise is zero. real (1, 3, H, W): the image in [-1, 1] at the finest
+    scale. content: its place among the OK images.
     """
 
     content: int
     real: Tensor
     fixed_noise: Tensor
+    sizes: list[Size]
     scales: list[Scale] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> Pyramid:
@@ -118,29 +117,17 @@ class Pyramid:
         return self
 
 
-Noise = Callable[[int, Size], Tensor]  # scale and size -> (1, 3, height, width), standard deviation 1
+def climb(scales: Sequence[Scale], noises: Sequence[Tensor], image: Tensor | None = None) -> list[Tensor]:
+    """The image after each of the scales, as large as that scale's noise (1, 3, H, W) of standard deviation 1.
 
-
-def climb(
-    scales: Sequence[Scale],
-    noise: Noise,
-    first: int = 0,
-    start: Tensor | None = None,
-    sizes: Sequence[Size] | None = None,
-) -> list[Tensor]:
-    """The image (1, 3, H, W) after each scale from `first` on.
-
-    start: what the first scale refines, of any size; None stands for nothing, as below the coarsest scale.
-    sizes: those of the images, where they differ from the scales' own; as many as scales.
+    image: what the first of the scales refines, of any size; None stands for nothing, as below the coarsest one.
     """
-    images = [] if start is None else [start]
-    for number in range(first, len(scales)):
-        scale = scales[number]
-        size = scale.size if sizes is None else sizes[number]
-        drawn = noise(number, size)
-        previous = resize(images[-1], size) if images else torch.zeros_like(drawn)
-        images.append(scale.generator(scale.amplitude * drawn, previous))
-    return images if start is None else images[1:]
+    images = []
+    for scale, noise in zip(scales, noises, strict=True):
+        previous = torch.zeros_like(noise) if image is None else resize(image, noise.shape[-2:])
+        image = scale.generator(scale.amplitude * noise, previous)
+        images.append(image)
+    return images
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -150,34 +137,28 @@ def seeded(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(high) << 32 | int(low))
 
 
-def random_noise(draw: torch.Generator, device: torch.device) -> Noise:
-    """Fresh at every scale; one channel for all colours at the coarsest. Drawn on the CPU: the same on any device."""
+def random_noise(
+    draw: torch.Generator, sizes: Sequence[Size], device: torch.device | str, first: int = 0
+) -> list[Tensor]:
+    """Noise (1, 3, H, W) for the scales from `first` on; one channel for all colours at the coarsest of the pyramid.
 
-    def noise(scale: int, size: Size) -> Tensor:
-        drawn = torch.randn(1, 1 if scale == 0 else 3, *size, generator=draw)
-        return drawn.to(device).expand(1, 3, *size)
-
-    return noise
-
-
-def fixed_noise(pyramid: Pyramid) -> Noise:
-    """The noise whose image is the training image."""
-
-    def noise(scale: int, size: Size) -> Tensor:
-        return pyramid.fixed_noise if scale == 0 else pyramid.fixed_noise.new_zeros(1, 3, *size)
-
-    return noise
+    Drawn on the CPU: the same on any device.
+    """
+    drawn = [torch.randn(1, 1 if n == 0 else 3, *size, generator=draw) for n, size in enumerate(sizes, first)]
+    return [noise.to(device).expand(-1, 3, -1, -1) for noise in drawn]
 
 
 @torch.no_grad()
-def reconstruct(pyramid: Pyramid) -> list[Tensor]:
-    """The training image as the pyramid remembers it, at each scale."""
-    return climb(pyramid.scales, fixed_noise(pyramid))
+def reconstruct(pyramid: Pyramid, count: int | None = None) -> list[Tensor]:
+    """The training image as the pyramid remembers it, at each of the `count` coarsest scales, or at all."""
+    scales = pyramid.scales[:count]
+    finer = [pyramid.fixed_noise.new_zeros(1, 3, *scale.size) for scale in scales[1:]]
+    return climb(scales, [pyramid.fixed_noise, *finer][: len(scales)])
 
 
 def reconstruction_errors(pyramid: Pyramid) -> list[float]:
     """RMSE of the reconstruction at each scale, for images in [0, 1]."""
-    return [rmse(image, resize(pyramid.real, (image.shape[-2], image.shape[-1]))) / 2 for image in reconstruct(pyramid)]
+    return [rmse(image, resize(pyramid.real, image.shape[-2:])) / 2 for image in reconstruct(pyramid)]
 
 
 def check_start(start_scale: int, scales: int) -> None:
@@ -195,9 +176,10 @@ def random_sample(
     new. stretch: height and width of the new image relative to the training image's.
     """
     check_start(start_scale, len(pyramid.scales))
-    below = climb(pyramid.scales[:start_scale], fixed_noise(pyramid))[-1] if start_scale else None
-    sizes = [(round(s.size[0] * stretch[0]), round(s.size[1] * stretch[1])) for s in pyramid.scales]
-    return climb(pyramid.scales, random_noise(draw, pyramid.real.device), start_scale, below, sizes)[-1]
+    below = reconstruct(pyramid, start_scale)[-1] if start_scale else None
+    scales = pyramid.scales[start_scale:]
+    sizes = [(round(s.size[0] * stretch[0]), round(s.size[1] * stretch[1])) for s in scales]
+    return climb(scales, random_noise(draw, sizes, pyramid.real.device, start_scale), below)[-1]
 
 
 def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_size: int) -> list[Size]:
@@ -228,11 +210,11 @@ def channels(scale: int, least: int, most: int) -> int:
     return min(least * 2 ** (scale // 4), most)
 
 
-def resize(image: Tensor, size: Size) -> Tensor:
+def resize(image: Tensor, size: Sequence[int]) -> Tensor:
     """Bicubic with a = -0.5, area-aware where it shrinks, kept within [-1, 1]."""
-    if image.shape[-2:] == size:
+    if image.shape[-2:] == tuple(size):
         return image
-    return F.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+    return F.interpolate(image, size=list(size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def to_tensor(pixels: Tensor) -> Tensor:
@@ -245,42 +227,41 @@ def to_pixels(image: Tensor) -> Tensor:
     return ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().contiguous()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, notes)
+        save_file(tensors, temporary)
 
 
-def write_scale(folder: Path, number: int, scale: Scale, key: str) -> None:
-    """scale-00.safetensors and on. key: what was trained."""
+def _scale_file(folder: Path, number: int) -> Path:
+    return folder / f"scale-{number:02d}.safetensors"
+
+
+def write_scale(folder: Path, number: int, scale: Scale) -> None:
     tensors = {"amplitude": torch.tensor(scale.amplitude, dtype=torch.float64), "size": torch.tensor(scale.size)}
     for name, network in (("generator", scale.generator), ("critic", scale.critic)):
         tensors |= {f"{name}.{key}": value.contiguous() for key, value in network.state_dict().items()}
-    notes = {"key": key, "seconds": f"{scale.seconds:.3f}"}
-    write_tensors(folder / f"scale-{number:02d}.safetensors", tensors, notes)
+    write_tensors(_scale_file(folder, number), tensors)
 
 
-def read_scale(folder: Path, number: int, key: str | None = None) -> Scale | None:
-    """In eval mode, on the CPU; None where there is none, or one of another training than `key` says."""
-    path = folder / f"scale-{number:02d}.safetensors"
+def read_scale(folder: Path, number: int) -> Scale | None:
+    """In eval mode, on the CPU; None where there is none."""
+    path = _scale_file(folder, number)
     if not path.is_file():
         return None
-    with safe_open(path, "pt") as stream:
-        notes = stream.metadata()
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
-    if key is not None and notes["key"] != key:
-        return None
-    width = len(tensors["generator.body.0.0.bias"])
-    generator, critic = ScaleGenerator(width).eval(), Critic(width)
+    tensors = load_file(path)
+    channels = len(tensors["generator.body.0.0.bias"])
+    generator, critic = ScaleGenerator(channels).eval(), Critic(channels)
     for name, network in (("generator", generator), ("critic", critic)):
         network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
     height, width = tensors["size"].tolist()
-    return Scale((height, width), generator, critic, float(tensors["amplitude"]), float(notes["seconds"]))
+    return Scale((height, width), generator, critic, float(tensors["amplitude"]))
 
 
 def read_pyramid(folder: Path, content: int) -> Pyramid:
     """A finished pyramid. content: place among the OK images of the one that it was trained on."""
     start = load_file(folder / "start.safetensors")
-    pyramid = Pyramid(content, to_tensor(start["pixels"]), start["fixed_noise"])
-    while (scale := read_scale(folder, len(pyramid.scales))) is not None:
-        pyramid.scales.append(scale)
-    return pyramid
+    scales: list[Scale] = []
+    while (scale := read_scale(folder, len(scales))) is not None:
+        scales.append(scale)
+    sizes = [scale.size for scale in scales]
+    return Pyramid(content, to_tensor(start["pixels"]), start["fixed_noise"], sizes, scales)

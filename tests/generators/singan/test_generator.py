@@ -2,18 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan.generator import spread
-from anomalib_lite.generators.singan.pyramid import reconstruct
 from tests.generators.singan.conftest import tiny_singan
-
-
-def same(a, b) -> bool:
-    return all(np.array_equal(x.image, y.image) and x.content == y.content for x, y in zip(a, b, strict=True))
 
 
 def test_samples_are_images_of_the_pyramids_in_turn(trained, ok):
@@ -22,28 +16,6 @@ def test_samples_are_images_of_the_pyramids_in_turn(trained, ok):
     assert contents[0] == contents[2] == contents[4] != contents[1] == contents[3]
     assert set(contents) <= set(range(5))
     assert {(s.image.shape, str(s.image.dtype), s.origin) for s in samples} == {((32, 32, 3), "uint8", "generated")}
-
-
-def test_what_fit_left_gives_the_same_samples_elsewhere(ok, trained):
-    singan, folder = trained
-    loaded = tiny_singan(images=2)
-    loaded.load(folder)
-    assert same(loaded.sample(4, 5, ok), singan.sample(4, 5, ok))
-    for ours, theirs in zip(singan.pyramids, loaded.pyramids, strict=True):
-        assert all((a == b).all() for a, b in zip(reconstruct(ours), reconstruct(theirs), strict=True))
-
-
-def test_the_summary_tells_images_errors_and_seconds(trained, ok):
-    notes = json.loads((trained[1] / "singan.json").read_text())
-    assert [note["content"] in range(5) for note in notes] == [True, True]
-    assert all(len(note["reconstruction_rmse"]) == len(note["seconds"]) == 5 for note in notes)
-
-
-def test_a_finished_folder_is_not_trained_again(trained, ok):
-    folder = trained[1]
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("scale-*")}
-    tiny_singan(images=2).fit(ok, None, folder, seed=7)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("scale-*")} == before
 
 
 def test_an_image_larger_than_the_pyramid_is_reduced_once(trained, ok):
@@ -65,7 +37,7 @@ def test_bfloat16_trains_as_well(ok, tmp_path):
     singan = tiny_singan(precision="bf16-mixed")
     singan.fit(ok, None, tmp_path, 0)
     losses = json.loads((tmp_path / "singan.json").read_text())[0]["reconstruction_rmse"]
-    assert max(losses) < 1
+    assert len(losses) == 5 and max(losses) < 1
     assert next(singan.sample(1, 0, ok)).image.std() > 0
 
 
@@ -78,7 +50,7 @@ def test_the_losses_reach_the_logger_with_rising_steps(ok, tmp_path):
             self.rows.append((step, metrics))
 
     logger = Logger()
-    tiny_singan().fit(ok, None, tmp_path, 0, logger)
+    tiny_singan().fit(ok, None, tmp_path, 0, [logger])
     steps = [step for step, _ in logger.rows]
     assert steps == sorted(set(steps))
     assert max(steps) == 5 * 6

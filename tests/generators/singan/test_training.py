@@ -10,7 +10,7 @@ from lightning import Fabric
 from safetensors.torch import load_file
 
 from anomalib_lite.generators.singan import generator
-from anomalib_lite.generators.singan.generator import Job, ScaleTraining, Schedule, train_pyramid
+from anomalib_lite.generators.singan.generator import ScaleTraining, Schedule
 from anomalib_lite.generators.singan.pyramid import (
     Critic,
     Pyramid,
@@ -18,13 +18,10 @@ from anomalib_lite.generators.singan.pyramid import (
     ScaleGenerator,
     gradient_penalty,
     initialise,
-    pyramid_sizes,
-    read_scale,
     reconstruct,
     resize,
-    to_tensor,
 )
-from tests.generators.singan.conftest import QUICK, TINY, tiny_singan
+from tests.generators.singan.conftest import QUICK, tiny_singan
 
 
 def untrained(**schedule) -> ScaleTraining:
@@ -35,7 +32,9 @@ def untrained(**schedule) -> ScaleTraining:
     for network in (scale.generator, scale.critic):
         initialise(network, draw)
     settings = Schedule(**{"critic_steps": 1, "generator_steps": 1} | schedule)
-    return ScaleTraining(scale, Pyramid(0, real, noise), real, settings, draw, Fabric(accelerator="cpu", devices=1))
+    return ScaleTraining(
+        scale, Pyramid(0, real, noise, [(16, 16)]), real, settings, draw, Fabric(accelerator="cpu", devices=1)
+    )
 
 
 def test_each_iteration_takes_the_steps_asked_for(monkeypatch):
@@ -105,21 +104,14 @@ def test_finer_scales_get_noise_by_what_the_coarser_ones_leave_open(pyramid):
     real = pyramid.real
     assert pyramid.scales[0].amplitude == 1
     for number in range(1, len(pyramid.scales)):
-        below = Pyramid(pyramid.content, real, pyramid.fixed_noise, pyramid.scales[:number])
-        size = pyramid.scales[number].size
-        left = resize(reconstruct(below)[-1], size) - resize(real, size)
+        size = pyramid.sizes[number]
+        left = resize(reconstruct(pyramid, number)[-1], size) - resize(real, size)
         assert pyramid.scales[number].amplitude == pytest.approx(0.1 * math.sqrt(float((left**2).mean())), rel=1e-5)
 
 
 def test_the_coarsest_fixed_noise_is_one_for_all_colours(pyramid):
     assert torch.equal(pyramid.fixed_noise[:, 0], pyramid.fixed_noise[:, 2])
     assert float(pyramid.fixed_noise.std()) == pytest.approx(1, abs=0.15)
-
-
-def job(folder: Path, **changes) -> Job:
-    pixels = torch.arange(40 * 40 * 3).remainder(251).to(torch.uint8).reshape(40, 40, 3)
-    sizes = pyramid_sizes(40, 40, TINY.factor, 40, 25)
-    return replace(Job(0, to_tensor(pixels), sizes, TINY, QUICK, (0, 0), folder), **changes)
 
 
 def tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -152,37 +144,16 @@ def test_a_killed_training_goes_on_at_its_scale_and_ends_the_same_to_the_bit(tra
         assert (a.image == b.image).all()
 
 
-def test_a_scale_of_the_same_width_begins_where_the_one_below_ended(tmp_path, monkeypatch):
+def test_a_scale_of_the_same_width_begins_where_the_one_below_ended(ok, tmp_path, monkeypatch):
     still = replace(QUICK, iterations=1, learning_rate=0.0)
-    train_pyramid(job(tmp_path / "same", schedule=still))
-    files = [load_file(tmp_path / "same" / f"scale-{n:02d}.safetensors") for n in range(2)]
+    for name, wider in (("same", 0), ("wider", 4)):
+        monkeypatch.setattr(generator, "channels", lambda scale, least, most, wider=wider: 4 + wider * scale)
+        (tmp_path / name).mkdir()
+        tiny_singan(schedule=still).fit(ok, None, tmp_path / name, 0)
+    same, wider = (
+        [load_file(tmp_path / name / f"image-00/scale-{n:02d}.safetensors") for n in range(2)]
+        for name in ("same", "wider")
+    )
     for name in ("generator.body.0.0.weight", "critic.body.4.weight"):
-        assert torch.equal(files[0][name], files[1][name])
-    monkeypatch.setattr(generator, "channels", lambda scale, least, most: 4 + 4 * scale)
-    train_pyramid(job(tmp_path / "wider", schedule=still))
-    files = [load_file(tmp_path / "wider" / f"scale-{n:02d}.safetensors") for n in range(2)]
-    assert [len(file["generator.body.0.0.bias"]) for file in files] == [4, 8]
-
-
-@pytest.mark.parametrize("change", ["seed", "schedule", "pixels"])
-def test_scales_of_another_training_are_not_gone_on_from(tmp_path, change):
-    first = job(tmp_path)
-    train_pyramid(first)
-    other = {
-        "seed": {"seed": (1, 0)},
-        "schedule": {"schedule": replace(QUICK, iterations=5)},
-        "pixels": {"real": -first.real},
-    }[change]
-    assert read_scale(tmp_path, 1, first.key) is not None
-    assert read_scale(tmp_path, 1, job(tmp_path, **other).key) is None
-
-
-def test_a_name_or_a_place_does_not_change_the_training(tmp_path):
-    assert job(tmp_path).key == job(tmp_path / "elsewhere", name="another", first_step=100).key
-
-
-def test_the_critic_comes_along_for_the_next_scale(tmp_path):
-    train_pyramid(job(tmp_path))
-    scale = read_scale(tmp_path, 0)
-    assert isinstance(scale.critic, Critic) and scale.generator.width == 4
-    assert scale.seconds > 0 and not scale.generator.training
+        assert torch.equal(same[0][name], same[1][name])
+    assert [len(file["generator.body.0.0.bias"]) for file in wider] == [4, 8]
