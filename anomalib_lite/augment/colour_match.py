@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import match_histograms
@@ -14,6 +13,7 @@ from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
+from anomalib_lite.runs.atomic import write_image
 
 REFERENCES = 200  # images that the colours are taken from, spread over all
 PIXELS = 2**16  # of each of them, spread over it
@@ -24,10 +24,8 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
 
     template, references: uint8 (H, W, 3) RGB, of any sizes; returns the like of `template`.
     method: `histogram` (each channel's cumulative histogram), `reinhard` (mean and standard deviation of each channel
-    in CIELAB; Reinhard et al., "Color Transfer between Images", IEEE CG&A 2001, who use the related lαβ), or `none`.
+    in CIELAB; Reinhard et al., "Color Transfer between Images", IEEE CG&A 2001, who use the related lαβ).
     """
-    if method == "none":
-        return template
     if method not in METHODS:
         raise UserError(f"Colours are matched by {', '.join(METHODS)} or none, not by '{method}'.")
     if not references:
@@ -40,7 +38,8 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
 def matched_template(path: Path, ok: Sequence[Path], artifacts: Path, method: str = "histogram") -> Path:
     """The file of the template with the OK images' colours: written once for these images, read from there afterwards.
 
-    Learn from training images alone: name no held-out and no test images in `ok`.
+    method: as of `match_colours`, or `none`, which gives the template itself. Learn from training images alone: name no
+    held-out and no test images in `ok`.
     """
     if method == "none":
         return path
@@ -52,8 +51,7 @@ def matched_template(path: Path, ok: Sequence[Path], artifacts: Path, method: st
         chosen = images[:: -(-len(images) // REFERENCES)]
         references = [read_image(image) for image in tqdm(chosen, "template's colours", delay=2, leave=False)]
         matched = match_colours(read_image(path), [_spread(image)[:, None] for image in references], method)
-        picture = cv2.imencode(".png", cv2.cvtColor(matched, cv2.COLOR_RGB2BGR))[1]
-        (unfinished / "template.png").write_bytes(picture.tobytes())
+        write_image(unfinished / "template.png", matched)
 
     artifact(folder, make)
     return folder / "template.png"

@@ -79,9 +79,9 @@ class TestTimeAugmentation(nn.Module):
             raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
         known = [field.name for field in fields(View)]
         for view in views:
-            if not isinstance(view, View) and (wrong := [str(key) for key in view if key not in known]):
+            if wrong := [str(key) for key in view if key not in known]:
                 raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
-        self.views = [view if isinstance(view, View) else View(**view) for view in views]
+        self.views = [View(**view) for view in views]
         self.how = reduce
 
     def reduce(self, maps: Sequence[Tensor]) -> Tensor:

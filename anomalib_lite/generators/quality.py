@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -57,7 +57,7 @@ def _distances(
         few = f"needs four images a set; there are {len(b)} real and {len(a)} generated ones"
         missing |= {"frechet": few, "kernel": few}
         return result
-    n, ours, yardstick = at_equal_sizes(frechet_distance, a, b, rng)
+    n, ours, yardstick = frechet_at_equal_sizes(a, b, rng)
     result["frechet"] = {
         "all": frechet_distance(a, b),
         "images_each": n,
@@ -115,6 +115,7 @@ def _pairs(n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
 
 
 HALVES = 50  # random halves behind each standard error
+CHOICES = 10  # random choices of sets of one size
 
 
 class Estimate(NamedTuple):
@@ -158,12 +159,8 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> E
     return Estimate(float(between(aa) + between(bb) - 2 * ab.mean()), float(np.std(halves)))
 
 
-def at_equal_sizes(
-    distance: Callable[[np.ndarray, np.ndarray], float],
-    generated: np.ndarray,
-    real: np.ndarray,
-    rng: np.random.Generator,
-    repeats: int = 10,
+def frechet_at_equal_sizes(
+    generated: np.ndarray, real: np.ndarray, rng: np.random.Generator
 ) -> tuple[int, Estimate, Estimate]:
     """Generated against real images, and real ones against real ones, all sets equally large: the second is the
     yardstick of the first.
@@ -173,11 +170,11 @@ def at_equal_sizes(
     """
     size = min(len(real) // 2, len(generated))
     to_real, yardstick = [], []
-    for _ in range(repeats):
+    for _ in range(CHOICES):
         order = rng.permutation(len(real))
         half, other = real[order[:size]], real[order[size : 2 * size]]
-        to_real.append(distance(generated[rng.permutation(len(generated))[:size]], half))
-        yardstick.append(distance(half, other))
+        to_real.append(frechet_distance(generated[rng.permutation(len(generated))[:size]], half))
+        yardstick.append(frechet_distance(half, other))
     of_generated, of_real = (Estimate(float(np.mean(v)), float(np.std(v))) for v in (to_real, yardstick))
     return size, of_generated, of_real
 

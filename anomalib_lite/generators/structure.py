@@ -9,33 +9,33 @@ from skimage.metrics import structural_similarity
 
 from anomalib_lite.errors import UserError
 
+TOLERANCE = 2  # px that two edges may lie apart and still meet
 SMOOTHING = 1.4  # px, sigma before the gradient: a camera's noise draws no edges
 STRONG, WEAK = 0.35, 0.15  # of the gradient's 99th percentile: where an edge starts, and how far it is followed
 DIRECTIONS = 8  # of edges; those of neighbouring numbers are alike
 FLAT = 1.5  # grey levels a pixel: below this, the 99th percentile is noise and there is no edge at all
 
 
-def edge_overlap(a: np.ndarray, b: np.ndarray, tolerance_px: float = 2) -> float:
+def edge_overlap(a: np.ndarray, b: np.ndarray) -> float:
     """How far the edges of two images agree, in [0, 1]: the F-measure of edges that meet one of the other image nearby
     that runs the same way, within 45 degrees.
 
-    a, b: uint8 (H, W, 3) or (H, W) of one size. tolerance_px: how far apart two edges may lie and still meet. Two
-    images without any edge agree fully; an image with edges and one without do not at all. Where edges are dense,
-    some meet by chance: without their directions most would.
+    a, b: uint8 (H, W, 3) or (H, W) of one size. Two images without any edge agree fully; an image with edges and one
+    without do not at all. Where edges are dense, some meet by chance: without their directions most would.
     Errors: ValueError where the sizes differ.
     Source: Canny, PAMI 1986; matching after the boundary measure of Martin et al., PAMI 2004, by distance and direction
     instead of an assignment.
     """
     if a.shape[:2] != b.shape[:2]:
         raise ValueError(f"edges of images of different sizes: {a.shape[:2]} and {b.shape[:2]}")
-    return overlap_of(edges(a), edges(b), tolerance_px)
+    return overlap_of(edges(a), edges(b))
 
 
-def overlap_of(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float = 2) -> float:
+def overlap_of(ours: np.ndarray, theirs: np.ndarray) -> float:
     """`edge_overlap` of edges that are there already, as `edges` gives them."""
     if not ours.any() or not theirs.any():
         return float(bool(ours.any()) == bool(theirs.any()))
-    precision, recall = _met(ours, theirs, tolerance_px), _met(theirs, ours, tolerance_px)
+    precision, recall = _met(ours, theirs), _met(theirs, ours)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -75,11 +75,10 @@ def luminance_ssim(a: np.ndarray, b: np.ndarray) -> float:
     )
 
 
-def _met(ours: np.ndarray, theirs: np.ndarray, tolerance_px: float) -> float:
+def _met(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The share of our edge pixels that have one of theirs within the tolerance and in a like direction."""
-    reach = int(tolerance_px)
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc = (x**2 + y**2 <= tolerance_px**2).astype(np.uint8)
+    y, x = np.mgrid[-TOLERANCE : TOLERANCE + 1, -TOLERANCE : TOLERANCE + 1]
+    disc = (x**2 + y**2 <= TOLERANCE**2).astype(np.uint8)
     met: int | np.integer = 0
     for way in range(1, DIRECTIONS + 1):
         like = [(way - 1 + turn) % DIRECTIONS + 1 for turn in (-1, 0, 1)]

@@ -1,6 +1,5 @@
 """What the configuration builds: by default what Python does, with preset=paper what the authors published."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,7 @@ def build(name: str, *overrides: str, verb: str = "generate") -> Any:
 
 @pytest.mark.parametrize(("name", "kind"), [("histaugan", HistAuGAN), ("singan", SinGAN)])
 def test_the_configuration_and_python_name_one_method(name: str, kind: type[Generator]) -> None:
-    ours, pythons = vars(build(name)), vars(kind())
-    for key in ("schedule", "finetuning"):  # a list or a tuple of rates is the same
-        for values in (ours, pythons):
-            if key in values:
-                values[key] = {k: tuple(v) if isinstance(v, list) else v for k, v in asdict(values[key]).items()}
-    assert ours == pythons
+    assert vars(build(name)) == vars(kind())
 
 
 @pytest.mark.parametrize("verb", ["generate", "train"])
@@ -45,7 +39,7 @@ def test_the_papers_presets_are_the_official_codes(verb: str) -> None:
     assert (gan.size, gan.crop, gan.flip) == ((256, 256), (216, 216), True)
     assert gan.architecture == Architecture(64, 8, 4, 3, 64, 6, 0.02)
     assert gan.losses == LossWeights(1, 1, 5, 1, 10, 10, 0.01, 0.01, 10)
-    assert gan.schedule == HistAuGANSchedule(1200, 600, 2, 1e-4, 1.0, 0.4, (0.5, 0.999), 1e-4, 10)
+    assert gan.schedule == HistAuGANSchedule(1200, 600, 2, 1e-4, 1.0, 0.4, 1e-4, 10)
     assert (gan.finetuning.epochs, gan.finetuning.discriminator_rate, gan.finetuning.content_rate) == (100, 1.0, 0.4)
     assert (gan.template_probability, gan.sampling) == (0.1, "random")
 

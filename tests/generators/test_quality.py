@@ -11,8 +11,8 @@ from scipy.linalg import sqrtm
 
 from anomalib_lite.data.images import to_float
 from anomalib_lite.generators.quality import (
-    at_equal_sizes,
     bundled_backbone,
+    frechet_at_equal_sizes,
     frechet_distance,
     kernel_distance,
     look_at,
@@ -93,12 +93,12 @@ def test_kernel_distance_is_unbiased_for_few_images_and_its_error_is_the_spread(
 def test_the_yardstick_has_sets_of_equal_size():
     rng = np.random.default_rng(0)
     real, alike, other = (rng.standard_normal((n, 8)) for n in (40, 25, 25))
-    size, ours, yardstick = at_equal_sizes(frechet_distance, alike, real, rng)
+    size, ours, yardstick = frechet_at_equal_sizes(alike, real, rng)
     assert size == 20
     assert ours.value == pytest.approx(yardstick.value, rel=0.3)
-    _, far, _ = at_equal_sizes(frechet_distance, other + 2, real, rng)
+    _, far, _ = frechet_at_equal_sizes(other + 2, real, rng)
     assert far.value > 5 * yardstick.value
-    assert at_equal_sizes(frechet_distance, alike[:6], real, rng)[0] == 6
+    assert frechet_at_equal_sizes(alike[:6], real, rng)[0] == 6
 
 
 @pytest.fixture(scope="module")

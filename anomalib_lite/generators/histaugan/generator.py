@@ -5,7 +5,7 @@ goes on, and the attributes it leaves.
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.images import ImageSet, to_float
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import Generated, Generator, Progress
+from anomalib_lite.generators.base import Generated, Generator, Progress, device_for
 from anomalib_lite.generators.histaugan.module import Finetuning, HistAuGANModule, LossWeights, Schedule, Thaw
 from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -108,8 +108,7 @@ class HistAuGAN(Generator):
         self.load(folder)
 
     def _fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any) -> None:
-        rule = DrawRule(self.crop, self.flip, self.template_probability)
-        images = Images(ok, template, self.size, rule)
+        images = Images(ok, template, self.size, self.crop, self.flip, self.template_probability)
         networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
         train(module, images, len(ok), folder, self.accelerator, self.precision, logger)
@@ -124,8 +123,7 @@ class HistAuGAN(Generator):
         networks, _, notes = read(base)
         if networks.domains > 1:
             raise UserError(f"Fine-tuning starts from a GAN of one domain; {base} holds one of {networks.domains}.")
-        rule = DrawRule(networks.crop, self.flip, 0.0, jitter=True)
-        images = Images([template], None, _pair(notes["size"]), rule)
+        images = Images([template], None, _pair(notes["size"]), networks.crop, self.flip, jitter=True)
         networks.train().requires_grad_(True)
         module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
         thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
@@ -134,7 +132,7 @@ class HistAuGAN(Generator):
 
     def load(self, folder: Path) -> None:
         self.networks, self._encoded, notes = read(folder)
-        self.networks.to("cuda" if self.accelerator == "gpu" else "cpu")
+        self.networks.to(device_for(self.accelerator))
         self._size = tuple(notes["size"])
         self._origins = notes["origins"]
 
@@ -157,14 +155,14 @@ class HistAuGAN(Generator):
         made = networks.translate(batch, z[None].to(batch.device), torch.tensor([domain], device=batch.device))
         return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
-    def restyle(self, image: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+    def restyle(self, image: Tensor, p: float = 0.5) -> Tensor:
         """HistAuGAN as an augmentation of batches (B, 3, H, W) in [0, 1]: with probability p an image keeps its content
-        and gets an attribute of a drawn domain, from N(mean, std^2) of that domain. generator: on the CPU.
+        and gets an attribute of a drawn domain, from N(mean, std^2) of that domain.
         """
         networks = self._trained().to(image.device)
-        chosen = torch.rand(len(image), generator=generator) < p
-        domain = torch.randint(networks.domains, (len(image),), generator=generator)
-        z = torch.randn(len(image), networks.attribute_mean.shape[1], generator=generator)
+        chosen = torch.rand(len(image)) < p
+        domain = torch.randint(networks.domains, (len(image),))
+        z = torch.randn(len(image), networks.attribute_mean.shape[1])
         if not chosen.any():
             return image
         chosen, domain, z = (drawn.to(image.device) for drawn in (chosen, domain, z))
@@ -206,35 +204,36 @@ class Draw(NamedTuple):
     jitter: tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class DrawRule:
-    """crop: (height, width) in px. flip: half of the crops are mirrored, left to right. jitter: colours are changed.
+class Images(Dataset[tuple[Tensor, Tensor]]):
+    """OK images, and after them the template where there is one, all of one size; indexed by draws.
 
-    template_share: probability that a step's image comes from the second list (the template's domain).
+    crop: (height, width) in px. flip: half of the crops are mirrored, left to right. template_probability: that a draw
+    is of the template. jitter: colours are changed.
     """
 
-    crop: tuple[int, int]
-    flip: bool
-    template_share: float
-    jitter: bool = False
-
-
-class Images(Dataset[tuple[Tensor, Tensor]]):
-    """OK images, and after them the template where there is one, all of one size; indexed by draws."""
-
-    def __init__(self, ok: Sequence[Path], template: Path | None, size: tuple[int, int], rule: DrawRule) -> None:
+    def __init__(
+        self,
+        ok: Sequence[Path],
+        template: Path | None,
+        size: tuple[int, int],
+        crop: tuple[int, int],
+        flip: bool,
+        template_probability: float = 0.0,
+        jitter: bool = False,
+    ) -> None:
         paths = [*ok, *([] if template is None else [template])]
         self.images = ImageSet([Sample(path, OK) for path in paths], size, name="images for the GAN")
-        self.size, self.rule = size, rule
+        self.size, self.crop, self.flip, self.jitter = size, crop, flip, jitter
+        self.template_probability = template_probability
         self.of_domain = [range(len(ok)), range(len(ok), len(paths))][: 1 if template is None else 2]
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        height, width = self.rule.crop
+        height, width = self.crop
         image = self.images[draw.image].image[0]
         image = image[:, draw.top : draw.top + height, draw.left : draw.left + width]
         if draw.flip:
             image = image.flip(-1)
-        if self.rule.jitter:  # in this order, as torchvision's ColorJitter defines the three
+        if self.jitter:  # in this order, as torchvision's ColorJitter defines the three
             from kornia import enhance  # seconds
 
             image = enhance.adjust_brightness_accumulative(image, draw.jitter[0])
@@ -246,8 +245,8 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return len(self.of_domain[0])
 
     def draw(self, rng: np.random.Generator, domain: int, image: int) -> Draw:
-        top, left = (int(rng.integers(s - c + 1)) for s, c in zip(self.size, self.rule.crop, strict=True))
-        flip = bool(rng.random() < 0.5) and self.rule.flip
+        top, left = (int(rng.integers(s - c + 1)) for s, c in zip(self.size, self.crop, strict=True))
+        flip = bool(rng.random() < 0.5) and self.flip
         b, c, s = (float(f) for f in rng.uniform(1 - JITTER, 1 + JITTER, 3))
         return Draw(image, domain, top, left, flip, (b, c, s))
 
@@ -274,7 +273,7 @@ class Draws(Sampler[Draw]):
         order = rng.permutation(len(self.images))
         for place in range(self.length):
             domain, image = 0, int(order[place % len(order)])
-            if len(self.images.of_domain) > 1 and rng.random() < self.images.rule.template_share:
+            if len(self.images.of_domain) > 1 and rng.random() < self.images.template_probability:
                 domain, image = 1, int(rng.choice(self.images.of_domain[1]))
             yield self.images.draw(rng, domain, image)
 

@@ -2,8 +2,6 @@
 each in its turn, and which blocks learn in a fine-tuning.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,15 +92,9 @@ def attribute_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
 
 
-def latent_distance(found: Tensor, drawn: Tensor) -> Tensor:
-    """Mean L1 of attributes found again in images made with drawn ones; twice, because the official code adds the means
-    of the batch's two halves.
-    """
-    return 2 * F.l1_loss(found, drawn)
-
-
 CONTENT_STEPS = 3  # of so many steps with two domains, all but one train the content discriminator alone
 CONTENT_CLIP = 5.0  # norm of its gradient
+BETAS = (0.5, 0.999)  # Adam's
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,6 @@ class Schedule:
     learning_rate: float = 1e-3
     discriminator_rate: float = 0.5
     content_rate: float = 0.04
-    betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-4
     checkpoint_every: int = 1  # epochs
 
@@ -140,16 +131,13 @@ class HistAuGANModule(LightningModule):
         self.automatic_optimization = False
         self.noise = torch.Generator()
 
-    @property
-    def discriminators(self) -> nn.ModuleList:
-        return nn.ModuleList([self.networks.encoded_discriminator, self.networks.random_discriminator])
-
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         networks, content = self.networks, self.networks.content_discriminator
         learners = nn.ModuleList([networks.content, networks.attribute, networks.decoder])
-        parts = [learners, self.discriminators, *([] if content is None else [content])]
-        options: dict[str, Any] = {"betas": tuple(self.schedule.betas), "weight_decay": self.schedule.weight_decay}
-        return [torch.optim.Adam(part.parameters(), self.schedule.learning_rate, **options) for part in parts]
+        judges = nn.ModuleList([networks.encoded_discriminator, networks.random_discriminator])
+        rate, decay = self.schedule.learning_rate, self.schedule.weight_decay
+        parts = [learners, judges, *([] if content is None else [content])]
+        return [torch.optim.Adam(part.parameters(), rate, BETAS, weight_decay=decay) for part in parts]
 
     def on_train_epoch_start(self) -> None:
         self.noise = torch.Generator(self.device).manual_seed(1_000_003 * self.seed + self.current_epoch)
@@ -166,7 +154,7 @@ class HistAuGANModule(LightningModule):
             networks, weights = self.networks, self.weights
             crossing = cross(networks, image, domain, self.noise)
             terms = self._step(1, discriminator_terms(networks, image, domain, crossing, weights))
-            with frozen(self.discriminators), frozen(networks.content_discriminator):
+            with self.toggled_optimizer(self._optimizers()[0]):  # spares the discriminators' gradients
                 terms |= self._step(0, learner_terms(networks, image, domain, crossing, weights))
         shown = ("self_reconstruction", "adversarial", "content_discriminator")
         kept, when = diverged_batch(Path(self.trainer.default_root_dir)), f"epoch {self.current_epoch + 1} of HistAuGAN"
@@ -224,6 +212,8 @@ def learner_terms(
     networks: Networks, image: Tensor, domain: Tensor, crossing: Crossing, weights: LossWeights
 ) -> dict[str, tuple[float, Tensor]]:
     """Name -> weight and value, of what encoders and decoder are trained for together."""
+    # twice the mean, because the official code adds the means of the batch's two halves
+    latent = 2 * F.l1_loss(crossing.found, crossing.drawn)
     fooled, named = [], []
     for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
         logits, domain_logits = getattr(networks, f"{kind}_discriminator")(fake)
@@ -235,26 +225,13 @@ def learner_terms(
         "cross_cycle": (weights.cross_cycle, F.l1_loss(crossing.back, image)),
         "content_l2": (weights.content_l2, crossing.content.square().mean()),
         "attribute_kl": (weights.attribute_kl, attribute_kl(crossing.mean, crossing.log_variance)),
-        "latent_regression": (weights.latent_regression, latent_distance(crossing.found, crossing.drawn)),
+        "latent_regression": (weights.latent_regression, latent),
     }
     if networks.content_discriminator is not None:
         hidden = towards(networks.content_discriminator(crossing.content), 1 - domain)
         terms["domain"] = weights.domain_generator, named[0] + named[1]
         terms["content_confusion"] = weights.content_confusion, hidden
     return terms
-
-
-@contextlib.contextmanager
-def frozen(module: nn.Module | None) -> Iterator[None]:
-    """Gradients pass through `module`, but none is computed for its own parameters."""
-    parameters = [] if module is None else list(module.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 Finetuning = Literal["standard", "blockwise"]
@@ -282,7 +259,3 @@ class Thaw(Callback):
         thawed = 1 + trainer.current_epoch * len(self.blocks) // self.epochs
         for place, block in enumerate(self.blocks):
             block.requires_grad_(place < thawed)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        for block in self.blocks:
-            block.requires_grad_(True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import LossLog, read_losses
+from anomalib_lite.generators.base import LossLog
 from anomalib_lite.generators.histaugan import HistAuGAN
 
 Build = Callable[..., HistAuGAN]
@@ -73,19 +73,15 @@ def test_attributes_come_from_where_sampling_says(build: Build, one_domain: Path
 def test_restyle_changes_a_share_and_keeps_the_rest(build: Build, two_domains: Path) -> None:
     gan = loaded(build, two_domains)
     image = torch.rand(200, 3, 18, 22)
-    made = gan.restyle(image, 0.5, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    made = gan.restyle(image, 0.5)
     changed = (made != image).any(dim=(1, 2, 3))
     assert made.shape == image.shape and made.min() >= 0 and made.max() <= 1
     assert 70 < changed.sum() < 130
-    assert torch.equal(made, gan.restyle(image, 0.5, torch.Generator().manual_seed(0)))
+    torch.manual_seed(0)
+    assert torch.equal(made, gan.restyle(image, 0.5))
     assert torch.equal(gan.restyle(image, 0.0), image)
     assert (gan.restyle(image[:5], 1.0) != image[:5]).any(dim=(1, 2, 3)).all()
-
-
-def test_half_precision_trains_too(build: Build, ok: list[Path], template: Path, tmp_path: Path) -> None:
-    build(precision="bf16-mixed").fit(ok, template, tmp_path, 0, [LossLog(tmp_path / "losses.jsonl")])
-    assert read_losses(tmp_path / "losses.jsonl")["value"].notna().all()
-    assert all(value.isfinite().all() for value in load_file(tmp_path / WEIGHTS).values())
 
 
 class Killed(RuntimeError):
