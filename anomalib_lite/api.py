@@ -35,8 +35,8 @@ def train(*overrides: str, trust: tuple[str, ...] = (), **settings: Any) -> Trai
 
 def command(verb: str, *overrides: str, **settings: Any) -> Any:
     """Any verb, in this process: `command("segment", "images=photos", "template=golden.png")`. See `train`."""
-    module = importlib.import_module(f"anomalib_lite.jobs.{verb}")
-    return call(verb, getattr(module, "job", module.main).__wrapped__, [*overrides, *as_overrides(settings)])
+    main = importlib.import_module(f"anomalib_lite.jobs.{verb}").main
+    return call(verb, main.__wrapped__, [*main.words(list(overrides)), *as_overrides(settings)])
 
 
 def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:

@@ -51,10 +51,7 @@ def main() -> None:
         sys.exit(f"anomalib-lite: there is no verb '{verb}'.{hint}\n\n{_overview()}")
     _keep_memory()
     # Hydra's parser takes flags before or behind the overrides, not between them
-    rest = ["json=true" if verb == "predict" and a == "--json" else a for a in arguments[1:]]
-    rest = sorted(rest, key=lambda argument: argument not in ("-m", "--multirun"))
-    if verb == "weights" and rest and "=" not in rest[0] and not rest[0].startswith("-"):  # `weights NAME`
-        rest[0] = f"name={rest[0]}"
+    rest = sorted(arguments[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv = [f"anomalib-lite {verb}", *rest]
     try:
         importlib.import_module(f"anomalib_lite.jobs.{verb}").main()

@@ -6,7 +6,6 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from mkdocs.structure.files import File, Files
-from omegaconf import OmegaConf
 
 from anomalib_lite import cli
 from anomalib_lite.settings import conf_dir
@@ -31,7 +30,6 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def reference() -> str:
     """Each verb's options, then those of each choice of each group, as --help shows them."""
     parts = ["# Configuration", "", "Made from `conf/`; each value is the default, and a comment says what it means."]
-    OmegaConf.register_new_resolver("anomalib_lite.home", str, replace=True)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for verb in cli.VERBS:
             parts += ["", f"## {verb}", "", "```yaml", explain(compose(verb)), "```"]

@@ -1,7 +1,6 @@
 """What all verbs share: a Hydra app whose errors speak to the user."""
 
 import contextlib
-import copy
 import difflib
 import errno
 import functools
@@ -12,12 +11,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs import multirun
-from anomalib_lite.runs.overrides import expand_json
+from anomalib_lite.runs.overrides import expand_json, override
 from anomalib_lite.settings import conf_dir
 from anomalib_lite.settings.fields import check, explain
 
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Job = Callable[[DictConfig], Any]
+Words = Callable[[list[str]], list[str]]
 STOPPED = 128 + signal.SIGTERM  # exit status
 # what libraries say that tells the user nothing and that nobody can act upon
 WARNINGS = (
@@ -46,16 +46,29 @@ WARNINGS = (
 )
 # `~` at the beginning of a value, or of one in a list or in a sweep: shells leave it in `key=~/folder` as it is
 TILDE = re.compile(r"""(?:^|(?<=[,\[\s'"]))~(?=/|$|[,\]\s'"])""")
-# registered where jobs of a launcher's other processes find it, too
-OmegaConf.register_new_resolver("anomalib_lite.home", os.path.expanduser, replace=True)
+HELP_PAGE = """\
+{text}
+
+== Groups: choose with group=option ==
+
+{groups}
+
+== Configuration: override with key=value ==
+
+{options}
+
+Add --cfg job to see the configuration, --cfg job --resolve with all references filled in, -m to sweep over
+comma-separated values, --hydra-help for Hydra's own flags."""
 _started: list[str] = []  # jobs of this process, as their overrides
 
 
-def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
+def app(verb: str, help: str, words: Words = list) -> Callable[[Job], Callable[[], None]]:
     """Makes `main()` of a verb out of its job: reads conf/<verb>.yaml, runs once or (-m) as a sweep.
 
     A UserError ends a single run with its message and status 2. In a sweep the other jobs go on; the failed ones are
     listed at the end, and the status is 1.
+
+    words: makes Hydra's arguments of those that the verb takes beside them.
     """
 
     def decorate(job: Job) -> Callable[[], None]:
@@ -66,39 +79,45 @@ def app(verb: str, help: str) -> Callable[[Job], Callable[[], None]]:
         run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(guarded)
 
         def main() -> None:
-            OmegaConf.register_new_resolver("anomalib_lite.help", lambda *_: help, replace=True)
-            OmegaConf.register_new_resolver("anomalib_lite.groups", lambda *_: _groups_of(verb), replace=True)
-            OmegaConf.register_new_resolver("anomalib_lite.options", _options, replace=True)
-            _started.clear()
             try:
-                sys.argv[1:] = expand_arguments(expand_json(sys.argv[1:], _groups()))
-                start = multirun.begin(verb, sys.argv[1:])
+                sys.argv[1:] = arguments = prepared(words(sys.argv[1:]))
+                if {"-h", "--help"} & set(arguments):
+                    say(_help(verb, help, arguments))
+                    return
+                start = multirun.begin(verb, arguments)
             except UserError as error:
                 _refuse(error)
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and are not printed by Hydra in its own words
-            try:
-                run()
-                failed = multirun.told(multirun.records_of(start))
-            except (HydraException, OmegaConfBaseException) as error:
-                if _started or multirun.records_of(start):
-                    raise
-                _refuse(UserError(_in_words(verb, error, sys.argv[1:])))
-            except (KeyboardInterrupt, SystemExit) as stop:
-                records = multirun.records_of(start)
-                if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-                    print("\ninterrupted: the same command goes on from what is finished", file=sys.stderr)
-                    sys.exit(130)
-                if stop.code == STOPPED:
-                    print("\nstopped: the same command goes on from what is finished", file=sys.stderr)
-                if failed := multirun.told(records):  # the launcher itself broke down
-                    print(f"\n{failed}", file=sys.stderr)
-                raise
-            if failed:
-                sys.exit(failed)
+            _run(verb, run, start)
 
-        return functools.update_wrapper(main, job, assigned=())  # `__wrapped__` is the job, for Python
+        main.words = words  # type: ignore[attr-defined]  # and `__wrapped__` is the job, for Python
+        return functools.update_wrapper(main, job, assigned=())
 
     return decorate
+
+
+def _run(verb: str, run: Callable[[], None], start: str) -> None:
+    """Runs Hydra, and ends the process as its jobs ended. start: of `multirun.begin`."""
+    _started.clear()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and are not printed by Hydra in its own words
+    try:
+        run()
+        failed = multirun.told(multirun.records_of(start))
+    except (HydraException, OmegaConfBaseException) as error:
+        if _started or multirun.records_of(start):
+            raise
+        _refuse(_in_words(verb, error, sys.argv[1:]))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        records = multirun.records_of(start)
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            print("\ninterrupted: the same command goes on from what is finished", file=sys.stderr)
+            sys.exit(130)
+        if stop.code == STOPPED:
+            print("\nstopped: the same command goes on from what is finished", file=sys.stderr)
+        if failed := multirun.told(records):  # the launcher itself broke down
+            print(f"\n{failed}", file=sys.stderr)
+        raise
+    if failed:
+        sys.exit(failed)
 
 
 def say(text: Any) -> None:
@@ -111,20 +130,30 @@ def texts(value: Any) -> list[str]:
     return [str(one) for one in value] if isinstance(value, (list, tuple, ListConfig)) else [str(value)]
 
 
+def named(key: str, arguments: Sequence[str]) -> list[str]:
+    """A word that is neither an override nor a flag becomes `key=WORD`; a file's name may look like an override."""
+
+    def is_word(argument: str, before: str) -> bool:
+        flag = argument.startswith("-") or before in ("--cfg", "-c")
+        return not flag and ("=" not in argument or Path(argument).is_file())
+
+    pairs = zip(arguments, ["", *arguments], strict=False)
+    return [override(key, argument) if is_word(argument, before) else argument for argument, before in pairs]
+
+
 def silence() -> None:
     """The warnings that are named above, alone."""
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
-# for a template that shows our own list, Hydra would compose once for each of its groups: 5 s
-Hydra.format_config_groups = lambda *_: ""  # type: ignore[method-assign]
 silence()  # in a launcher's processes, too, where Hydra composes before a job begins
 
 
-def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """Of the command line, before Hydra, whose grammar knows no unquoted `~`."""
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """For Hydra, whose grammar knows neither JSON nor an unquoted `~`. Errors: UserError for what is no JSON."""
     home = os.path.expanduser("~")
+    arguments = expand_json(arguments, _groups())
     return [re.sub(r"(?<==).*", lambda value: TILDE.sub(lambda _: home, value[0]), a, count=1) for a in arguments]
 
 
@@ -198,17 +227,29 @@ def call(verb: str, job: Callable[[DictConfig], T], arguments: Sequence[str]) ->
 
     Errors: UserError for what the command line would refuse, and whatever the job raises.
     """
-    arguments = expand_arguments(expand_json(list(arguments), _groups()))
+    arguments = prepared(arguments)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
-            cfg = compose(verb, arguments, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_in_words(verb, error, arguments)) from error
+        cfg = _composed(verb, arguments, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
         _settle(cfg)
         return job(cfg)
+
+
+def _composed(verb: str, arguments: Sequence[str], **more: bool) -> DictConfig:
+    """Errors: UserError for what cannot be composed."""
+    try:
+        return compose(verb, list(arguments), **more)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _in_words(verb, error, arguments) from error
+
+
+def _help(verb: str, text: str, arguments: Sequence[str]) -> str:
+    """Shows what the configuration is with these arguments, each option with its meaning."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = _composed(verb, [a for a in arguments if not a.startswith("-")])
+    return HELP_PAGE.format(text=text, groups=_groups_of(verb), options=explain(cfg))
 
 
 def _refuse(error: UserError) -> NoReturn:
@@ -228,35 +269,42 @@ def _spoken(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> str:
+def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> UserError:
     """What Hydra could not compose: how to write a value, which keys look alike, what a value has to be."""
     arguments = [a for a in arguments if "=" in a]
     if unread := [a for a in arguments if not _readable(a)]:
         key, _, value = unread[0].partition("=")
-        return f"{unread[0]} cannot be read. Quote a value with special characters twice: \"{key}='{value}'\""
+        return UserError(
+            f"{unread[0]} cannot be read. Quote a value with special characters twice: \"{key}='{value}'\""
+        )
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, ValidationError):
-        return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0].rstrip('.')}. --help says what it may be."
+        said = str(cause.msg or cause).splitlines()[0].rstrip(".")
+        return UserError(f"{cause.full_key}: {said}. --help says what it may be.")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         choices = [a for a in arguments if a.split("=")[0] in _groups() and "," not in a]
         try:
             cfg = compose(verb, choices)
         except HydraException:
-            return str(error)  # of a group it lists the valid choices
-    valid, said = sorted(set(_keys(cfg))), []
+            return UserError(str(error))  # of a group it lists the valid choices
+    return UserError("\n".join(_unknown_keys(cfg, arguments)) or str(error))
+
+
+def _unknown_keys(cfg: DictConfig, arguments: Sequence[str]) -> Iterator[str]:
+    """What to write instead of each option that is none."""
+    valid = sorted(set(_keys(cfg)))
     for argument in arguments:
         key = argument.split("=")[0].lstrip("+~")
         if key in valid or key.startswith("hydra"):
             continue
         if near := difflib.get_close_matches(key, valid, 3, 0.6):
-            said.append(f"'{key}' is no option. Did you mean: {', '.join(near)}?")
+            yield f"'{key}' is no option. Did you mean: {', '.join(near)}?"
         else:
             siblings = sorted(k for k in valid if k.rpartition(".")[0] == key.rpartition(".")[0])
-            said.append(f"'{key}' is no option. Valid here: {', '.join(siblings)}.")
-    return "\n".join(said) or str(error)
+            yield f"'{key}' is no option. Valid here: {', '.join(siblings)}."
 
 
 def _readable(argument: str) -> bool:
@@ -278,14 +326,6 @@ def _groups_of(verb: str) -> str:
     names = [name for name in names if " " not in name and "@" not in name]
     options = {name: sorted(path.stem for path in (conf_dir() / name).glob("*.yaml")) for name in names}
     return "\n".join(f"{name}: {', '.join(found)}" for name, found in options.items() if found) or "none"
-
-
-def _options(*, _root_: DictConfig) -> str:
-    """Each option with its value and meaning, as --help shows them; `$` is doubled, since Hydra fills in a template."""
-    own = copy.deepcopy(_root_)  # OmegaConf.masked_copy would lose the verb's dataclass, and with it what its keys mean
-    with open_dict(own):
-        own.pop("hydra", None)
-    return explain(own).replace("$", "$$")
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

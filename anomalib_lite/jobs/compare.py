@@ -1,12 +1,12 @@
 """The verb compare."""
 
 import logging
-import sys
+import re
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from anomalib_lite.jobs.app import app, say
+from anomalib_lite.jobs.app import app, say, texts
 
 log = logging.getLogger(__name__)
 
@@ -21,38 +21,26 @@ images.csv and figures/ to the output folder. What every figure means stands bes
   anomalib-lite compare runs=runs/augmentation factors='[tta]' metrics='[aupro, ms_per_image]'"""
 
 
-def main() -> None:
+def hydra_arguments(arguments: list[str]) -> list[str]:
     """`reference=tta=none` needs no quotes of its own, which Hydra's grammar asks for around a second equals sign."""
-    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
-    job()
+    return [re.sub(r"""^reference=([^'"].*=.*)""", r"reference='\1'", argument) for argument in arguments]
 
 
-@app("compare", HELP)
-def job(cfg: DictConfig) -> None:
+@app("compare", HELP, hydra_arguments)
+def main(cfg: DictConfig) -> None:
     # pandas, matplotlib and scipy take seconds to import, and --help need not wait for them
     from anomalib_lite.comparison.page import write_all
     from anomalib_lite.comparison.runs import common_folder, find_runs
     from anomalib_lite.comparison.study import compare
     from anomalib_lite.comparison.table import read_table
 
-    folders = find_runs(_list(cfg.runs) or [])
-    table = read_table(folders, _list(cfg.factors))
+    folders = find_runs(texts(cfg.runs))
+    table = read_table(folders, cfg.factors and texts(cfg.factors))
     for run, state, reason in table.left_out:
         log.warning("left out, %s: %s (%s)", state, run, reason)
-    found = compare(table, _list(cfg.metrics) or None, cfg.reference, cfg.resamples, cfg.margin)
+    found = compare(table, cfg.metrics and texts(cfg.metrics), cfg.reference, cfg.resamples, cfg.margin)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     say(write_all(found, output))
-
-
-def _quoted(argument: str) -> str:
-    key, _, value = argument.partition("=")
-    return f"{key}='{value}'" if key == "reference" and "=" in value and value[0] not in "'\"" else argument
-
-
-def _list(value: object) -> list[str] | None:
-    if value is None:
-        return None
-    return [str(one) for one in OmegaConf.to_container(value)] if OmegaConf.is_list(value) else [str(value)]  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

@@ -46,10 +46,7 @@ SAME = 0.5  # a found product is a drawn one where their outlines' intersection 
 
 @app("demo", HELP)
 def main(cfg: DictConfig) -> None:
-    sheet, output = instantiate(cfg.sheet), Path(str(cfg.output))
-    for name, least in (("n_panels", 1), ("seed", 0)):
-        if not isinstance(cfg[name], int) or cfg[name] < least:
-            raise UserError(f"{name} is a whole number, {least} or more, but is {cfg[name]}.")
+    sheet, output = instantiate(cfg.sheet), Path(cfg.output)
     settings = {"renderer": VERSION, "n_panels": cfg.n_panels, "seed": cfg.seed, "sheet": asdict(sheet)}
     if _is_there(output, settings, cfg.force):
         print(f"{output} is whole and is kept; force=true deletes it and makes it anew.")

@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> float | None:
     for run in runs:
         for name, data in sets.items():
             folder = run.parent if run.is_file() else run  # what `export` wrote
-            output = Path(str(cfg.output)).expanduser() if cfg.output else folder / f"evaluation-{name}"
+            output = Path(cfg.output) if cfg.output else folder / f"evaluation-{name}"
             if several and cfg.output:
                 output /= f"{run.name}-{name}"
             try:
@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> float | None:
                     raise
                 failed.append(f"{run} on {name}: {error}")
     if several:
-        _conclude(done, failed, Path(str(cfg.output)).expanduser() if cfg.output else common_folder(runs))
+        _conclude(done, failed, Path(cfg.output) if cfg.output else common_folder(runs))
     values = [metrics["image_auroc"] for _, _, metrics in done if metrics["image_auroc"] is not None]
     return sum(values) / len(values) if values else None
 

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
 
         trained = open_run(str(cfg.run), texts(cfg.trust))
         name = f"export-{cfg.format}-{cfg.precision}"
-        folder = Path(str(cfg.output)).expanduser() if cfg.output else trained.path / name
+        folder = Path(cfg.output) if cfg.output else trained.path / name
         file, found = export_run(trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance)
     except ModuleNotFoundError as error:
         raise UserError(f"export wants {error.name}: pip install 'anomalib-lite[export]'.") from error

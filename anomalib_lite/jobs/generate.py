@@ -112,7 +112,7 @@ def _folder(cfg: DictConfig, data_hash: str) -> Path:
     defining = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "output"])
     config: dict[str, Any] = OmegaConf.to_container(defining, resolve=True)  # type: ignore[assignment]
     parts = [choices["data"], *categories(cfg), choices["generator"], choices["mode"], f"s{cfg.seed}"]
-    return Path(str(cfg.output)) / folder_name([*parts, run_hash(config, data_hash)])
+    return Path(cfg.output) / folder_name([*parts, run_hash(config, data_hash)])
 
 
 if __name__ == "__main__":

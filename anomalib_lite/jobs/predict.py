@@ -36,16 +36,19 @@ class SkippedImages(UserError):
     status = 3
 
 
-@app("predict", HELP)
+def hydra_arguments(arguments: list[str]) -> list[str]:
+    return ["json=true" if argument == "--json" else argument for argument in arguments]
+
+
+@app("predict", HELP, hydra_arguments)
 def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.judging import Judging  # torch takes seconds
     from anomalib_lite.engine.predict import open_run
     from anomalib_lite.engine.stream import Wanted, predict, watch
 
-    trained = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category)
+    trained = open_run(cfg.run, texts(cfg.trust)).of(cfg.category)
     trained = trained.at(cfg.threshold, cfg.false_alarm_rate).within(cfg.roi, cfg.ignore)
-    template = Path(str(cfg.template)).expanduser() if cfg.template is not None else None
-    output, judging = Path(str(cfg.output)).expanduser(), Judging(trained, template)
+    output, judging = Path(cfg.output), Judging(trained, Path(cfg.template) if cfg.template else None)
     wanted, speak = Wanted(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say
     if cfg.watch:
         folders = [require_folder(name, "The folder to watch", "images") for name in texts(cfg.images)]
@@ -60,7 +63,7 @@ def main(cfg: DictConfig) -> None:
     speak(f"{done.judged} images, {done.flagged} above the threshold {trained.threshold.image:.4g} of {trained.path}")
     if cfg.threshold is not None or cfg.false_alarm_rate is not None:
         speak(trained.threshold.in_words())
-    speak(str(output / "predictions.csv"))
+    speak(output / "predictions.csv")
     if done.refused:
         listed = "\n  ".join(done.refused)
         raise SkippedImages(

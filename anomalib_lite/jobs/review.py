@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     images = ImageSet(given, image_size(cfg.image_size), cfg.ram_limit_mb, "to review", cfg.resize)
     reviewer = Reviewer(partial(build_model, cfg), device, cfg.batch_size, cfg.seed, cfg.folds, cfg.contamination)
     outcomes = reviewer.outcomes(images, cfg.worst)
-    output = Path(str(cfg.output)).expanduser()
+    output = Path(cfg.output)
     write_csv(output / "predictions.csv", [("image", "score"), *((o.sample.image, o.score) for o in outcomes)])
     usual = float(np.quantile([o.map.max() for o in outcomes if o.map is not None], 0.5))
     blocks = [

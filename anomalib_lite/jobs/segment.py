@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.app import app, texts
 from anomalib_lite.registration.cropping import Found, SegmentOptions, crop, draw_overview, segment
 from anomalib_lite.runs.atomic import atomic_path, write_image
 
@@ -63,11 +63,10 @@ Cuts = list[Cut] | UserError  # of one panel, or why it could not be used
 @app("segment", HELP)
 def main(cfg: DictConfig) -> None:
     options = instantiate(cfg.panels)
-    images = cfg.images if OmegaConf.is_list(cfg.images) else [cfg.images]
-    paths = expand([str(image) for image in images], Path())  # Hydra reads a name of digits as a number
+    paths = expand(texts(cfg.images), Path())
     panels = [Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
-    template = read_template(Path(str(cfg.template)), cfg.template_box)
-    output = Path(str(cfg.output))
+    template = read_template(Path(cfg.template), cfg.template_box)
+    output = Path(cfg.output)
     _make_room(output / "manifest.csv", cfg.force)
     results = cut_panels(panels, template, options, output, cfg.workers)
     _conclude(panels, results, options, output / "manifest.csv")

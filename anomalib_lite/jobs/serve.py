@@ -25,9 +25,8 @@ def main(cfg: DictConfig) -> None:
 
     trained = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category)
     trained = trained.at(cfg.threshold, cfg.false_alarm_rate).within(cfg.roi, cfg.ignore)
-    template = Path(str(cfg.template)).expanduser() if cfg.template is not None else None
     limits = Limits(int(cfg.max_mb * 2**20), int(cfg.max_megapixels * 10**6), cfg.queue)
-    run_server(Judging(trained, template), cfg.host, cfg.port, limits)
+    run_server(Judging(trained, Path(cfg.template) if cfg.template else None), cfg.host, cfg.port, limits)
 
 
 if __name__ == "__main__":

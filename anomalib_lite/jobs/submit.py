@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.predict import open_run  # torch takes seconds
     from anomalib_lite.engine.submission import object_of, pack, write_object
 
-    root, output = (Path(str(path)).expanduser() for path in (cfg.root, cfg.output))
+    root, output = Path(cfg.root), Path(cfg.output)
     trained: dict[str, TrainedRun] = {}
     for folder in find_runs(texts(cfg.runs)):
         run = open_run(folder, texts(cfg.trust))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,7 +16,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app, say
+from anomalib_lite.jobs.app import app, named, say
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.overrides import PROGRAM, command_line, override, overrides
 
@@ -36,8 +35,17 @@ runs/<name>/sweep-<hash>/: the same command goes on where it was interrupted. Wh
   anomalib-lite sweep experiments/sweeps/random.yaml trials=20 -- data=mvtec_ad data.root=DIR data.category=bottle"""
 
 
-@app("sweep", HELP)
-def job(cfg: DictConfig) -> None:
+def hydra_arguments(arguments: list[str]) -> list[str]:
+    """`FILE` becomes `file=FILE`, and what stands behind `--` the list `train`."""
+    own, behind = list(arguments), []
+    if "--" in own:
+        place = own.index("--")
+        own, behind = own[:place], own[place + 1 :]
+    return [*named("file", own), *([override("train", behind)] if behind else [])]
+
+
+@app("sweep", HELP, hydra_arguments)
+def main(cfg: DictConfig) -> None:
     # Optuna takes seconds to import, and --help need not wait for it
     from anomalib_lite.sweeps.run import Plan, run_sweep
     from anomalib_lite.sweeps.spec import read_sweep
@@ -48,7 +56,6 @@ def job(cfg: DictConfig) -> None:
     if cfg.dry:
         _rehearse(sweep, fixed, cfg)
         return
-    signal.signal(signal.SIGTERM, _end)
     log.info("%s", folder)
     write_text(folder / "sweep.yaml", Path(cfg.file).read_text(encoding="utf-8"))
     study = run_sweep(sweep, Plan(fixed, cfg.trials, cfg.parallel, cfg.seed), folder, training)
@@ -70,48 +77,19 @@ def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
         for _ in tqdm(range(min(count, 10) if sweep.method == "bayes" else count), "trials", delay=2, leave=False):
             if (trial := study.ask()) is not None:
                 arguments = [*fixed, *overrides(study.values(trial))]
+                command = command_line([PROGRAM, "train", *arguments])
                 try:
                     GlobalHydra.instance().config_loader().load_configuration("train", arguments, RunMode.RUN)
                 except Exception as error:
                     said = str(error.__cause__ or error).partition("\nConfig search path")[0].strip()
-                    raise UserError(f"Trial {trial.number} cannot start: {said}\n  {_command(arguments)}") from None
-                tqdm.write(f"trial {trial.number}: {_command(arguments)}")
+                    raise UserError(f"Trial {trial.number} cannot start: {said}\n  {command}") from None
+                tqdm.write(f"trial {trial.number}: {command}")
     say(f"{count} trials in all")
-
-
-def _command(arguments: Sequence[str]) -> str:
-    return command_line([PROGRAM, "train", *arguments])
-
-
-def _end(*_: Any) -> NoReturn:
-    """As Ctrl-C does, so that the running trials are ended, too."""
-    sys.exit(143)
-
-
-def main() -> None:
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
-    job()
 
 
 def training(overrides: Sequence[str]) -> list[str]:
     """The process of a trial."""
     return [sys.executable, "-m", "anomalib_lite.cli", "train", *overrides]
-
-
-def hydra_arguments(arguments: Sequence[str]) -> list[str]:
-    """`FILE` becomes `file=FILE`, and what stands behind `--` the list `train`."""
-    own, behind = list(arguments), []
-    if "--" in own:
-        place = own.index("--")
-        own, behind = own[:place], own[place + 1 :]
-    named = [override("file", a) if _is_file(a, before) else a for before, a in zip(["", *own], own, strict=False)]
-    return [*named, override("train", behind)] if behind else named
-
-
-def _is_file(argument: str, before: str) -> bool:
-    if before in ("--cfg", "-c") or argument.startswith("-"):
-        return False
-    return "=" not in argument or Path(argument).is_file()
 
 
 def _place(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:

@@ -139,13 +139,13 @@ def _folder(cfg: DictConfig, data_hash: str, earlier: RunFolder | None) -> Path:
     digits = run_hash(OmegaConf.to_container(cfg, resolve=True), data_hash)  # type: ignore[arg-type]
     if earlier is not None:
         name = [re.sub(r"(-more)?-[0-9a-f]{10}$", "", earlier.path.resolve().name), "more", digits]
-        return Path(str(cfg.paths.runs)) / str(cfg.experiment_name) / folder_name(name)
+        return Path(cfg.paths.runs, cfg.experiment_name) / folder_name(name)
     choices = HydraConfig.get().runtime.choices
     backbone = cfg.backbone.name if choices["backbone"] == "timm" else choices["backbone"]
     parts = [choices["data"], *categories(cfg), choices["detector"], backbone]
     parts += [f"{group}_{choices[group]}" for group, plain in PLAIN.items() if choices[group] != plain]
     parts += [f"s{cfg.seed}", digits]
-    return Path(str(cfg.paths.runs)) / str(cfg.experiment_name) / folder_name(parts)
+    return Path(cfg.paths.runs, cfg.experiment_name) / folder_name(parts)
 
 
 def categories(cfg: DictConfig) -> Sequence[Any]:

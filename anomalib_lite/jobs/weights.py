@@ -1,10 +1,12 @@
 """The verb weights."""
 
+from functools import partial
+
 import yaml
 from omegaconf import DictConfig
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app, say
+from anomalib_lite.jobs.app import app, named, say
 from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings import conf_dir
 
@@ -17,7 +19,7 @@ Says their size, licence and SHA-256. Without a name it lists the backbones, and
   anomalib-lite weights vit_base_patch14_reg4_dinov2.lvd142m      any network of timm"""
 
 
-@app("weights", HELP)
+@app("weights", HELP, partial(named, "name"))
 def main(cfg: DictConfig) -> None:
     from anomalib_lite.backbones.weights import facts, fetch, find_file  # torch takes seconds
 

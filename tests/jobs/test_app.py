@@ -7,7 +7,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from anomalib_lite.jobs.app import expand_arguments, expand_values, silence
+from anomalib_lite.jobs.app import expand_values, prepared, silence
 from tests.commands import Command
 
 
@@ -28,7 +28,7 @@ from tests.commands import Command
 )
 def test_on_the_command_line(argument: str, expanded: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert expand_arguments(["-m", argument]) == ["-m", expanded]
+    assert prepared(["-m", argument]) == ["-m", expanded]
 
 
 def test_in_values_from_files(monkeypatch: pytest.MonkeyPatch):
