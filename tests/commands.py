@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,32 @@ def command_line(*arguments: str, cwd: Path, script: Path | None = None, **envir
     settings = one_thread(**environment)
     done = subprocess.run([*command, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+KILLED = """
+import os, signal
+from lightning import Trainer
+
+save, left = Trainer.save_checkpoint, list(range(TIMES))
+
+def save_and_die(self, filepath, *args, **kwargs):
+    save(self, filepath, *args, **kwargs)
+    if str(filepath).endswith("last.ckpt"):
+        left.pop()
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer.save_checkpoint = save_and_die
+from anomalib_lite import cli
+cli.main()
+"""
+
+
+def killed_at_a_checkpoint(*arguments: str, times: int = 1) -> None:
+    """A command whose process ends itself, as the system would, when so many checkpoints are on the disk."""
+    command = [sys.executable, "-c", KILLED.replace("TIMES", str(times)), *arguments]
+    done = subprocess.run(command, env=one_thread(ANOMALIB_LITE_MALLOC="0"), capture_output=True)
+    assert done.returncode == -signal.SIGKILL
 
 
 def one_thread(**more: str) -> dict[str, str]:
@@ -70,6 +97,13 @@ def _kept_state() -> Iterator[None]:
         root.setLevel(level)
         os.environ.clear()
         os.environ.update(environment)
+
+
+def trained(*overrides: str) -> Path:
+    """The folder of the run that `anomalib-lite train` makes with these overrides, in this process."""
+    done = in_process("train", *overrides)
+    assert done.status == 0, done.err
+    return Path(done.out.splitlines()[-1]).absolute()
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["WANDB_MODE"] = "offline"
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,29 @@ def tiny(tiny_set: Path) -> list[str]:
         f"data.root={tiny_set.parent}", f"data.category={tiny_set.name}", "image_size=48", "batch_size=4",
         "detector.gaussian.choose=levels", "defects=none",
     ]  # fmt: skip
+
+
+Seal = Callable[[Path], Path]
+
+
+@pytest.fixture
+def sealed() -> Iterator[Seal]:
+    """Makes a folder one that nobody can write to, root included."""
+
+    def seal(folder: Path) -> Path:
+        if os.geteuid():
+            for path in (folder, *folder.rglob("*")):
+                stack.callback(path.chmod, 0o755)
+                path.chmod(0o555)
+            return folder
+        for options in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
+            if subprocess.run(["mount", *options], capture_output=True).returncode:
+                pytest.skip("root writes everywhere, and may not mount here")
+        stack.callback(subprocess.run, ["umount", folder], check=True)
+        return folder
+
+    with ExitStack() as stack:
+        yield seal
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def test_predict_answers_every_file_once(corpus, run: str, run_verb: Command, tm
 
 def test_what_cannot_be_read_is_named_before_anything_is_learned(corpus, run: str, run_verb: Command, tmp_path: Path):
     folder, fates = corpus
-    images = ["data=folder", f"data.test_ok={folder}", f"output={tmp_path}/e", "tracking.kind=none"]
+    images = ["data=folder", f"data.test_ok={folder}", f"output={tmp_path}/e", "report=false"]
     done = run_verb("evaluate", f"run={run}", *images)
     assert done.status == 2 and "Traceback" not in done.err, done.err
     assert f"{len(names(fates, REFUSED))} of " in done.err and "cannot be used" in done.err
@@ -97,7 +97,7 @@ def test_training_and_evaluation_take_all_that_can_be_read(corpus, run: str, run
         f"paths.runs={tmp_path}/runs", "threads=1",
     )  # fmt: skip
     assert done.status == 0, done.err
-    images = ["data=folder", f"data.test_ok={good}", f"output={tmp_path}/e", "tracking.kind=none"]
+    images = ["data=folder", f"data.test_ok={good}", f"output={tmp_path}/e", "report=false"]
     done = run_verb("evaluate", f"run={run}", *images)
     assert done.status == 0, done.err
     with (tmp_path / "e/predictions.csv").open(newline="", encoding="utf-8") as stream:

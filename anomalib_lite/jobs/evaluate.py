@@ -47,8 +47,6 @@ Measured = tuple[str, str, dict[str, Any]]  # run, data set, its metrics
 @app("evaluate", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the image AUROC, of several their mean."""
-    if cfg.tracking.kind == "wandb":
-        raise UserError("evaluate sends nothing to Weights & Biases: take tracking=csv or none.")
     runs, sets = _runs(cfg.run), _data_sets(cfg)
     several = len(runs) * len(sets) > 1
     done: list[Measured] = []
@@ -88,11 +86,11 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     splits = replace(splits, test=check_same_data(splits, trained.known, own=data is None))
     # other data may bring templates
     splits = trained.shown(splits, own=data is None or any(s.template is None for s in splits.test))
-    config |= {"tracking": {"kind": cfg.tracking.kind}, "run": str(trained.run.path)}
+    config |= {"tracking": {"kind": "none"}, "run": str(trained.run.path)}
     run = RunFolder(output)
     run.start(config, environment(trained.judge.seed, fingerprint(splits)))
     with run.guarded():
-        result = evaluate_run(trained, splits.test, run, cfg.tracking.kind != "none")
+        result = evaluate_run(trained, splits.test, run, cfg.report)
     say(in_words(result.metrics))
     if cfg.threshold is not None or cfg.false_alarm_rate is not None:
         say(trained.threshold.in_words())

@@ -137,7 +137,7 @@ class Evaluate(Judging):
         None, "several data sets by a name of yours: {NAME: {data: mtd, root: DIR}}; null is each run's own data"
     )
     output: str | None = setting(None, "folder to write to; null: <run>/evaluation-<name>")
-    tracking: Any = None
+    report: bool = setting(True, "figures/ and report.html, too; false: the numbers alone")
 
 
 @dataclass

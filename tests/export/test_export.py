@@ -90,14 +90,14 @@ def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: 
     folder = open_run(run).run.config["data"]
     own = ["data=mvtec_ad", f"data.root={folder['root']}", f"data.category={folder['category']}"]
     for name, source in (("evaluated", run), ("evaluated file", exported)):
-        asked = [f"run={source}", f"output={tmp_path}/{name}", "tracking.kind=none"]
+        asked = [f"run={source}", f"output={tmp_path}/{name}", "report=false"]
         done = in_process("evaluate", *asked, *(own if source == exported else []))
         assert done.status == 0, done.err
         alike(scores(tmp_path / name / "predictions.csv"), known)
         figures = json.loads((tmp_path / name / "metrics.json").read_text())
         for figure in ("image_auroc", "pixel_auroc", "aupro", "image_false_alarm_rate", "image_detection_rate"):
             assert figures[figure] == pytest.approx(json.loads((run / "metrics.json").read_text())[figure], abs=1e-6)
-    done = in_process("evaluate", f"run={exported}", f"output={tmp_path}/none", "tracking.kind=none")
+    done = in_process("evaluate", f"run={exported}", f"output={tmp_path}/none", "report=false")
     assert done.status and "name them, e.g. data=folder" in done.err
     command = [sys.executable, exported.parent / "predict.py", exported, *images]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

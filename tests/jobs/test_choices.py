@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from kornia.augmentation import RandomHorizontalFlip
-from omegaconf import OmegaConf
 from torch import nn
 
 from anomalib_lite.augment.transforms import Augment
@@ -17,20 +16,11 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.detectors.model import Method, Model
 from anomalib_lite.engine import build
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.settings.training import Mode
-from tests.commands import Command, Outcome, read_json, scores
+from tests.commands import Command, read_json, scores, trained
 from tests.generators.tiny import TRAININGS
-
-
-def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
-    done = run_verb("train", *overrides, f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts")
-    assert done.status == 0, done.err
-    return done
-
-
-def run_of(folder: Path, part: str) -> Path:
-    (run,) = (folder / "runs" / "default").glob(f"*{part}*")
-    return run
+from tests.made import write_pixels
 
 
 @pytest.fixture(scope="module")
@@ -40,58 +30,52 @@ def template(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def history(run: Path) -> str:
+    return (run / "history.csv").read_text()
+
+
 def test_views_are_calibrated_anew_but_nothing_is_trained_again(run_verb: Command, tiny: list[str], tmp_path: Path):
     """A sweep over augmentation and views trains once for each augmentation."""
-    train(run_verb, tmp_path, "-m", *tiny, "augment=none,flips", "tta=none,flips,flips_color")
+    assert run_verb("train", "-m", *tiny, "augment=none,flips", "tta=none,flips").status == 0
     assert len(list((tmp_path / "artifacts").glob("trained-*"))) == 2
-    runs = list((tmp_path / "runs/default").iterdir())
-    assert len([r for r in runs if r.is_dir() and not r.name.startswith(".")]) == 6
-    plain, flips = (run_of(tmp_path, f"efficientnet_lite0-{part}") for part in ("s0", "tta_flips-"))
+    runs = {(c["augment"]["transforms"] != [], len(c["tta"]["views"])): r for r, c in configured(tmp_path)}
+    assert len(runs) == 4
+    plain, flips = runs[False, 1], runs[False, 3]
     assert read_json(plain / "metrics.json")["threshold"] != read_json(flips / "metrics.json")["threshold"]
-    assert (flips / "history.csv").read_text() == (plain / "history.csv").read_text()
-    augmented = run_of(tmp_path, "lite0-augment_flips-s0")
-    assert (augmented / "history.csv").read_text() != (plain / "history.csv").read_text()
+    assert history(flips) == history(plain) != history(runs[True, 1])
+
+
+def configured(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each run with its configuration."""
+    return [(run, RunFolder(run).config) for run in (folder / "runs/default").glob("*-s0-*")]
 
 
 def test_views_are_the_same_in_training_evaluate_and_predict(
     run_verb: Command, tiny: list[str], tiny_set: Path, template: Path, tmp_path: Path
 ):
-    train(run_verb, tmp_path, *tiny, "tta=flips_color", "mode=template", f"data.template={template}")
-    run = run_of(tmp_path, "mode_template")
+    run = trained(*tiny, "tta=flips_color", "mode=template", f"data.template={template}")
     own = scores(run / "predictions.csv")
-    assert run_verb("evaluate", f"run={run}", "tracking.kind=none").status == 0
+    assert run_verb("evaluate", f"run={run}", "report=false").status == 0
     assert scores(run / "evaluation-own/predictions.csv") == own
     assert read_json(run / "evaluation-own" / "metrics.json") == read_json(run / "metrics.json")
-    done = run_verb("predict", f"run={run}", f"images='{tiny_set}/test/*/*.png'", f"output={tmp_path}/out")
+    done = run_verb("predict", f"run={run}", f"images='{tiny_set}/test/*/*.png'", "output=out")
     assert done.status == 0, done.err
     assert scores(tmp_path / "out/predictions.csv") == pytest.approx(own, rel=1e-6)
 
 
-def test_the_template_in_the_ok_images_colours_lies_in_the_run(
+def test_in_its_mode_the_template_takes_part_in_the_ok_images_colours(
     run_verb: Command, tiny: list[str], tiny_set: Path, template: Path, tmp_path: Path
 ):
-    dark = tmp_path / "dark.png"
-    import cv2
-
-    cv2.imwrite(str(dark), (cv2.imread(str(template)) * 0.4).astype(np.uint8))
-    train(run_verb, tmp_path, *tiny, "mode=template", f"data.template={dark}")
-    matched = read_image(run_of(tmp_path, "mode_template") / "template.png").mean()
+    dark = write_pixels(tmp_path / "dark.png", (read_image(template)[..., ::-1] * 0.4).astype(np.uint8))
+    without, with_it = (trained(*tiny, f"mode={mode}", f"data.template={dark}") for mode in ("no_template", "template"))
+    assert history(without) != history(with_it) and not (without / "template.png").exists()
+    matched = read_image(with_it / "template.png").mean()
     ok = np.mean([read_image(p).mean() for p in (tiny_set / "train/good").glob("*.png")])
     assert abs(matched - ok) < 0.1 * ok < abs(read_image(dark).mean() - ok)
 
 
-def test_the_template_takes_part_in_the_training_and_is_hidden_without_its_mode(
-    run_verb: Command, tiny: list[str], template: Path, tmp_path: Path
-):
-    for mode in ("no_template", "template"):
-        train(run_verb, tmp_path / mode, *tiny, f"mode={mode}", f"data.template={template}")
-    without, with_it = (run_of(tmp_path / mode, "stfpm") for mode in ("no_template", "template"))
-    assert (without / "history.csv").read_text() != (with_it / "history.csv").read_text()
-    assert not (without / "template.png").exists()
-
-
-def test_template_mode_without_a_template_says_what_is_missing(run_verb: Command, tiny: list[str], tmp_path: Path):
-    done = run_verb("train", *tiny, "mode=template", f"paths.artifacts={tmp_path}/artifacts")
+def test_template_mode_without_a_template_says_what_is_missing(run_verb: Command, tiny: list[str]):
+    done = run_verb("train", *tiny, "mode=template")
     assert done.status == 2 and "data.template=FILE" in done.err and "Traceback" not in done.err
 
 
@@ -100,7 +84,7 @@ def test_a_template_that_is_held_out_or_tested_on_is_refused(
     run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path, held_back: str
 ):
     copy = shutil.copy(tiny_set / held_back, tmp_path / "golden.png")
-    done = run_verb("train", *tiny, "mode=template", f"data.template={copy}", f"paths.artifacts={tmp_path}/artifacts")
+    done = run_verb("train", *tiny, "mode=template", f"data.template={copy}")
     assert done.status == 2 and "learns from it" in done.err and "Traceback" not in done.err
     assert not list((tmp_path / "artifacts").glob("trained-*"))
 
@@ -111,25 +95,21 @@ def test_generated_images_train_by_their_weight_and_a_sweep_trains_their_generat
     """At weight 0 the training is the one without them, to the byte."""
     record = tmp_path / "trainings.txt"
     monkeypatch.setenv(TRAININGS, str(record))
-    made = ["generator._target_=tests.generators.tiny.Recolour", "generator.structure_guard.enabled=false"]
-    train(run_verb, tmp_path, "-m", *tiny, *made, "generator.count=6", "mode.generated=0,0.1,1")
-    train(run_verb, tmp_path, *tiny, *made, "generator.count=6", "mode.generated=0.1", "seed=1")
-    train(run_verb, tmp_path, *tiny)
+    made = [
+        *tiny, "generator._target_=tests.generators.tiny.Recolour", "generator.structure_guard.enabled=false",
+        "generator.count=6",
+    ]  # fmt: skip
+    unweighted, weighted, _ = (
+        trained(*made, f"mode.generated={weight}", f"seed={seed}") for weight, seed in ((0, 0), (0.5, 0), (0.5, 1))
+    )
     assert len(record.read_text().splitlines()) == 1, "one generator for all weights and seeds"
-    histories: dict[tuple, set[str]] = {}
-    for run in (tmp_path / "runs/default").glob("*-s0-*"):
-        cfg = OmegaConf.load(run / "config.yaml")
-        histories.setdefault(cfg.mode.generated, set()).add((run / "history.csv").read_text())
-    (without,) = histories.pop(None) | histories.pop(0)
-    assert len({*histories[0.1], *histories[1], without}) == 3
+    assert history(unweighted) == history(trained(*tiny)) != history(weighted)
 
 
 def test_a_trained_gan_changes_the_looks_of_training_images(run_verb: Command, tiny: list[str], tmp_path: Path):
     gan = [*tiny, "generator=histaugan", "mode.generated=0"]
-    train(run_verb, tmp_path, *gan, "augment=histaugan")
-    train(run_verb, tmp_path, *gan, "augment=none")
-    changed, plain = run_of(tmp_path, "augment_histaugan"), run_of(tmp_path, "lite0-generator_histaugan")
-    assert (changed / "history.csv").read_text() != (plain / "history.csv").read_text()
+    changed, plain = (trained(*gan, f"augment={augment}") for augment in ("histaugan", "none"))
+    assert history(changed) != history(plain)
     assert len(list((tmp_path / "artifacts").glob("generator-*"))) == 1
     assert not list((tmp_path / "artifacts").glob("generated-*")) and not (changed / "generated").exists()
 

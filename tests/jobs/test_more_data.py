@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.engine.build import build_data, build_model
 from anomalib_lite.runs.folder import RunFolder
-from tests.commands import Command, read_json, read_rows
+from tests.commands import read_json, read_rows, trained
 from tests.made import write_category
 
 
@@ -28,13 +28,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(run_verb: Command, runs: Path, *overrides: str) -> Path:
-    done = run_verb("train", f"paths.runs={runs}", f"paths.artifacts={runs}", "tracking=none", *overrides)
-    assert done.status == 0, done.err
-    return Path(done.out.strip().splitlines()[-1])
-
-
-SMALL = ["preset=smoke", "threads=1", "image_size=48", "batch_size=4", "defects=none", "data=folder"]
+SMALL = ["preset=smoke", "tracking=none", "threads=1", "image_size=48", "batch_size=4", "defects=none", "data=folder"]
 
 
 @pytest.mark.parametrize(
@@ -43,17 +37,15 @@ SMALL = ["preset=smoke", "threads=1", "image_size=48", "batch_size=4", "defects=
 def test_a_run_with_images_added_is_what_all_at_once_would_have_given(run_verb, halves, tmp_path, detector):
     name, *more = detector
     own = [*SMALL, f"detector={name}", *more, f"data.ok={halves}/old", f"data.nok={halves}/nok"]
-    first = train(run_verb, tmp_path / "runs", *own)
-    grown = train(
-        run_verb, tmp_path / "runs", f"start_from={first}", "data=folder", f"data.ok={halves}/new", "threads=1"
-    )
+    first = trained(*own)
+    grown = trained(f"start_from={first}", "data=folder", f"data.ok={halves}/new", "threads=1", "tracking=none")
     assert grown.name.startswith(first.name.rpartition("-")[0] + "-more-")
     learned = read_json(grown / "data.json")["learned"]
     assert {Path(p).parent.name for p in learned.values()} == {"old", "new"}
     held_out = [read_json(run / "threshold.json")["n"] for run in (first, grown)]
     assert held_out[1] == 2 * held_out[0]
 
-    again = run_verb("evaluate", f"run={grown}", f"output={tmp_path / 'again'}")  # its data are found again
+    again = run_verb("evaluate", f"run={grown}", "output=again", "report=false")  # its data are found again
     assert again.status == 0, again.err
     figures = [read_json(f / "metrics.json")["image_auroc"] for f in (grown, tmp_path / "again")]
     assert figures[0] == figures[1]
@@ -75,7 +67,7 @@ def test_a_run_with_images_added_is_what_all_at_once_would_have_given(run_verb, 
 
 
 def test_settings_of_a_run_that_grows_are_its_own(run_verb, halves, tmp_path):
-    first = train(run_verb, tmp_path, *SMALL, "detector=padim", f"data.ok={halves}/old", f"data.nok={halves}/nok")
+    first = trained(*SMALL, "detector=padim", f"data.ok={halves}/old", f"data.nok={halves}/nok")
     refused = run_verb("train", f"start_from={first}", "data=folder", f"data.ok={halves}/new", "image_size=64")
     assert refused.status == 2 and "image_size cannot be another" in refused.err
     shutil.move(halves / "old", halves / "away")
@@ -88,21 +80,21 @@ def test_settings_of_a_run_that_grows_are_its_own(run_verb, halves, tmp_path):
 
 def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(run_verb, halves, tmp_path):
     own = [*SMALL, "detector=padim", f"data.ok={halves}/old", f"data.nok={halves}/nok"]
-    plain = train(run_verb, tmp_path, *own)
+    plain = trained(*own)
     passed = sorted((halves / "new").iterdir())[0]  # an OK image that a person calls NOK lies low among the scores
-    lowered = train(run_verb, tmp_path, *own, f"missed={passed}")
+    lowered = trained(*own, f"missed={passed}")
     before, after = (read_json(run / "threshold.json") for run in (plain, lowered))
     assert plain != lowered
     if after["given"]:
         assert after["image"] < before["image"] and "was lowered" in after["note"]
         assert after["promised_rate"] >= before["promised_rate"]
-    done = run_verb("predict", f"run={lowered}", f"images={passed}", f"output={tmp_path / 'out'}", "maps=false")
+    done = run_verb("predict", f"run={lowered}", f"images={passed}", "output=out", "maps=false")
     assert done.status == 0, done.err
     assert (tmp_path / "out/predictions.csv").read_text().splitlines()[1].endswith(",1")
-    easy = train(run_verb, tmp_path, *own, f"missed={halves}/nok/dot")
+    easy = trained(*own, f"missed={halves}/nok/dot")
     assert read_json(easy / "threshold.json")["image"] == before["image"]
     assert read_json(easy / "metrics.json")["per_defect"] == {}  # what sets a threshold tests nothing
-    fused = train(run_verb, tmp_path, *own[:-3], "detector=fusion", *own[-2:], f"missed={halves}/nok/dot")
+    fused = trained(*own, "detector=fusion", f"missed={halves}/nok/dot")
     assert "2 NOK images" in read_json(fused / "status.json")["choice"]["words"]
 
 
@@ -112,18 +104,14 @@ def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_
         shutil.copytree(halves / part, folder, dirs_exist_ok=True)
     bad = sorted((halves / "nok/dot").iterdir())[0]
     shutil.copy(bad, folder / "zz_bad.png")
-    done = run_verb(
-        "review", "data=folder", f"data.ok={folder}", "image_size=48", f"output={tmp_path / 'review'}", "threads=1"
-    )
+    done = run_verb("review", "data=folder", f"data.ok={folder}", "image_size=48", "threads=1")
     assert done.status == 0, done.err
     rows = read_rows(tmp_path / "review/predictions.csv")
     given = sorted(p.name for p in folder.iterdir())
     assert sorted(Path(r["image"]).name for r in rows) == given
     assert Path(rows[0]["image"]).name == "zz_bad.png" and (tmp_path / "review/worst.png").is_file()
 
-    run = train(
-        run_verb, tmp_path, *SMALL, "detector=padim", f"data.ok={folder}", "data.test_ok_share=0", "contamination=0.04"
-    )
+    run = trained(*SMALL, "detector=padim", f"data.ok={folder}", "data.test_ok_share=0", "contamination=0.04")
     status = read_json(run / "status.json")
     assert [Path(p).name for p in status["left_out"]] == ["zz_bad.png"]
     assert "left out" in read_json(run / "threshold.json")["note"]

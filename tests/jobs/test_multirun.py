@@ -1,39 +1,17 @@
 """A multirun that is cut off goes on, runs no job twice, and ends where an undisturbed one ends."""
 
 import json
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from anomalib_lite.jobs import multirun
-from tests.commands import Command, command_line, one_thread
+from tests.commands import Command, killed_at_a_checkpoint, one_thread
 
-FOUR = ("scoring=max,topk", "seed=0,1")
-TWENTY_FOUR = ("augment=none,flips", "detector.epochs=1,2", "scoring=max,topk", "seed=0,1,2")
 RESULTS = ("metrics.json", "predictions.csv", "threshold.json", "model.safetensors", "history.csv")
-# ends its own process, as the system would, when the second training has its checkpoint
-KILLED_IN_THE_SECOND_TRAINING = """
-import os, signal
-from lightning import Trainer
-
-save, saved = Trainer.save_checkpoint, []
-
-def save_and_die(self, filepath, *args, **kwargs):
-    save(self, filepath, *args, **kwargs)
-    saved.append(filepath)
-    if len(saved) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trainer.save_checkpoint = save_and_die
-from anomalib_lite import cli
-cli.main()
-"""
 
 
 def runs(folder: Path) -> list[Path]:
@@ -54,55 +32,23 @@ def torn(folder: Path) -> list[Path]:
     return [*hidden, *folder.rglob("checkpoints"), *folder.rglob(".jobs-*")]
 
 
-def command(tiny: list[str], *jobs: str) -> list[str]:
-    return ["train", "-m", *tiny, *jobs]
-
-
-def test_a_killed_multirun_goes_on_and_runs_no_job_twice(run_verb: Command, tiny: list[str], tmp_path: Path):
-    paths = [f"paths.runs={tmp_path}/whole/runs", f"paths.artifacts={tmp_path}/whole/artifacts"]
-    assert run_verb(*command(tiny, *FOUR), *paths).status == 0
-    cut = tmp_path / "cut"
-    paths = [f"paths.runs={cut}/runs", f"paths.artifacts={cut}/artifacts"]
-    words = [sys.executable, "-c", KILLED_IN_THE_SECOND_TRAINING, *command(tiny, *FOUR), *paths]
-    killed = subprocess.run(words, cwd=tmp_path, env=one_thread(ANOMALIB_LITE_MALLOC="0"), capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+def test_a_killed_multirun_goes_on_and_runs_no_job_twice(
+    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command, whole, cut = ["train", "-m", *tiny, "scoring=max,topk", "seed=0,1"], tmp_path, tmp_path / "cut"
+    assert run_verb(*command).status == 0
+    cut.mkdir()
+    monkeypatch.chdir(cut)
+    killed_at_a_checkpoint(*command, times=2)
     assert sorted(starts(cut).values()) == [1, 1] and torn(cut)
 
-    done = run_verb(*command(tiny, *FOUR), *paths)
+    done = run_verb(*command)
     assert done.status == 0, done.err
     assert done.err.count("already done") == 1 and done.err.count("resuming the training from") == 1
-    assert results(cut) == results(tmp_path / "whole") and len(results(cut)) == 4
+    assert results(cut) == results(whole) and len(results(cut)) == 4
     assert sorted(starts(cut).values()) == [1, 1, 1, 2], "the one that was cut off began twice"
     assert torn(cut) == []
     assert len(list((cut / "runs/multirun").iterdir())) == 1, "the same multirun lies where it lay"
-
-
-@pytest.mark.slow
-def test_24_jobs_killed_at_three_random_moments(tiny: list[str], tmp_path: Path):
-    for name in ("whole", "cut"):
-        (tmp_path / name).mkdir()
-    words = command(tiny, *TWENTY_FOUR)
-    assert command_line(*words, cwd=tmp_path / "whole").status == 0
-    cut = tmp_path / "cut"
-    moments = np.random.default_rng(8).integers(9, 16, 3).tolist()  # seconds of the processor, however loaded it is
-    for seconds in moments:
-
-        def limit(seconds: int = seconds) -> None:
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-
-        environment = one_thread()
-        killed = subprocess.run(
-            [sys.executable, "-m", "anomalib_lite.cli", *words],
-            cwd=cut, env=environment, capture_output=True, preexec_fn=limit,
-        )  # fmt: skip
-        assert killed.returncode == -signal.SIGKILL
-    done = command_line(*words, cwd=cut)
-    assert done.status == 0, done.err
-    assert results(cut) == results(tmp_path / "whole") and len(results(cut)) == 24
-    begun = starts(cut)
-    print(f"{sum(begun.values())} starts of 24 jobs, {done.err.count('already done')} found done at the last start")
-    assert sum(begun.values()) <= 24 + 3, "a job begins again only where a kill met it"
-    assert torn(cut) == []
 
 
 def test_who_asks_for_the_same_run_at_the_same_time_waits_for_it(tiny: list[str], tmp_path: Path):

@@ -1,11 +1,7 @@
 """A training that was cut off goes on, and ends where an undisturbed one ends, its random augmentation included."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,53 +12,27 @@ from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine import fit as training
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import resumable
-from tests.commands import Command, one_thread, only_run
+from anomalib_lite.runs.folder import RunFolder
+from tests.commands import Command, killed_at_a_checkpoint, only_run, trained
+from tests.conftest import Seal
 
-# ends its own process, as the system would, as soon as the first epoch's checkpoint is on the disk
-KILLED_AFTER_THE_FIRST_EPOCH = """
-import os, signal
-from lightning import Trainer
-
-save = Trainer.save_checkpoint
-
-def save_and_die(self, filepath, *args, **kwargs):
-    save(self, filepath, *args, **kwargs)
-    if str(filepath).endswith("last.ckpt"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trainer.save_checkpoint = save_and_die
-from anomalib_lite import cli
-cli.main()
-"""
 FILES = ("metrics.json", "predictions.csv", "threshold.json", "model.safetensors")
 
 
-def overrides(tiny: list[str], folder: Path) -> list[str]:
-    return [
-        "train",
-        *tiny,
-        "detector.epochs=3",
-        "augment=flips_color",
-        f"paths.runs={folder}/runs",
-        f"paths.artifacts={folder}/artifacts",
-    ]
-
-
-def state(run: Path) -> str:
-    return json.loads((run / "status.json").read_text())["state"]
-
-
-def epochs(run: Path) -> list[str]:
-    return [line.split(",")[0] for line in (run / "history.csv").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def words(tiny: list[str]) -> list[str]:
+    """Of a training of three epochs that draws at random."""
+    return ["train", *tiny, "detector.epochs=3", "augment=flips_color"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    from tests.commands import in_process
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
+    place = tmp_path_factory.mktemp("undisturbed")
+    return trained(*words[1:], f"paths.runs={place}", f"paths.artifacts={place}")
 
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert in_process(*overrides(tiny, folder)).status == 0
-    return only_run(folder)
+
+def epochs(run: Path) -> list[str]:
+    return [row["epoch"] for row in RunFolder(run).history()]
 
 
 @pytest.fixture
@@ -84,27 +54,25 @@ def same(run: Path, other: Path) -> bool:
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(
-    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int]
+    run_verb: Command, words: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int]
 ):
-    command = [sys.executable, "-c", KILLED_AFTER_THE_FIRST_EPOCH, *overrides(tiny, tmp_path)]
-    killed = subprocess.run(command, cwd=tmp_path, env=one_thread(ANOMALIB_LITE_MALLOC="0"), capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    killed_at_a_checkpoint(*words)
     run = only_run(tmp_path)
-    assert state(run) == "running" and epochs(run) == ["epoch", "1"] and not (run / "metrics.json").exists()
+    assert RunFolder(run).status["state"] == "running" and epochs(run) == ["1"] and not (run / "metrics.json").exists()
     assert not list((tmp_path / "artifacts").glob("trained-*"))
 
-    done = run_verb(*overrides(tiny, tmp_path))
+    done = run_verb(*words)
     assert done.status == 0 and "resuming the training from" in done.err
     assert epochs_trained == [1, 1, 2, 2], "counted from 0; two batches each"
-    assert only_run(tmp_path) == run and state(run) == "done" and not (run / "checkpoints").exists()
-    assert epochs(run) == ["epoch", "1", "2", "3"]
+    assert only_run(tmp_path) == run and RunFolder(run).status["state"] == "done" and not (run / "checkpoints").exists()
+    assert epochs(run) == ["1", "2", "3"]
     assert (run / "history.csv").read_bytes() == (undisturbed / "history.csv").read_bytes()
     assert same(run, undisturbed)
 
 
 @pytest.mark.parametrize("place", ["save_file", "write_json"])
 def test_a_training_cut_off_at_its_end_is_not_lost(
-    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int], place: str
+    run_verb: Command, words: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int], place: str
 ):
     """All epochs are there, but what they gave is not kept yet: the second start trains no further epoch."""
 
@@ -113,18 +81,18 @@ def test_a_training_cut_off_at_its_end_is_not_lost(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, place, cut)
-        broken = run_verb(*overrides(tiny, tmp_path))
+        broken = run_verb(*words)
     run = only_run(tmp_path)
     assert broken.status == 2 and "its disk is full" in broken.err and "Traceback" not in broken.err
-    assert state(run) == "failed" and "No space left" in (run / "status.json").read_text()
+    assert RunFolder(run).status["state"] == "failed" and "No space left" in (run / "status.json").read_text()
     assert len(epochs_trained) == 6
-    done = run_verb(*overrides(tiny, tmp_path))
+    done = run_verb(*words)
     assert done.status == 0 and "resuming the training from" in done.err and len(epochs_trained) == 6
-    assert epochs(run) == ["epoch", "1", "2", "3"] and same(run, undisturbed)
+    assert epochs(run) == ["1", "2", "3"] and same(run, undisturbed)
 
 
 def test_the_best_epoch_is_remembered_over_an_interruption(
-    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_verb: Command, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The first epoch is the best; the training breaks off as soon as it can be resumed from it."""
 
@@ -137,7 +105,7 @@ def test_the_best_epoch_is_remembered_over_an_interruption(
             raise OSError("No space left on device")
 
     monkeypatch.setattr(Model, "validation_step", worse_each_epoch)
-    command, save, load = [*overrides(tiny, tmp_path), "keep=best"], Trainer.save_checkpoint, torch.load
+    command, save, load = [*words, "keep=best"], Trainer.save_checkpoint, torch.load
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_checkpoint", cut)
         assert run_verb(*command).status == 2
@@ -155,7 +123,7 @@ def test_the_best_epoch_is_remembered_over_an_interruption(
 
 
 def test_an_interrupted_training_says_that_it_can_go_on(
-    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path
+    run_verb: Command, words: list[str], tmp_path: Path, undisturbed: Path
 ):
     """Ctrl-C in the second epoch. It also ends a sweep: no further job is begun."""
     handler, step = signal.getsignal(signal.SIGINT), Model.training_step
@@ -167,41 +135,39 @@ def test_an_interrupted_training_says_that_it_can_go_on(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Model, "training_step", interrupted)
-        done = run_verb("train", "-m", *overrides(tiny, tmp_path)[1:], "seed=0,1")
+        done = run_verb("train", "-m", *words[1:], "seed=0,1")
     signal.signal(signal.SIGINT, handler)  # Lightning lets no second Ctrl-C through
     assert done.status == 130 and "the same command goes on" in done.err and "Traceback" not in done.err
     run = only_run(tmp_path)
-    status = json.loads((run / "status.json").read_text())
-    assert (
-        status["state"] == "stopped" and status["error"].startswith("KeyboardInterrupt") and "traceback" not in status
-    )
-    done = run_verb(*overrides(tiny, tmp_path))
+    status = RunFolder(run).status
+    assert status["state"] == "stopped" and status["error"].startswith("KeyboardInterrupt")
+    assert "traceback" not in status
+    done = run_verb(*words)
     assert "resuming the training from" in done.err and same(run, undisturbed)
 
 
 @pytest.mark.parametrize("share", [0, 0.6])
 def test_a_torn_checkpoint_is_said_and_the_training_starts_anew(
-    run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int], share: float
+    run_verb: Command, words: list[str], tmp_path: Path, undisturbed: Path, epochs_trained: list[int], share: float
 ):
     def cut(*_):
         raise OSError("No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "save_file", cut)
-        run_verb(*overrides(tiny, tmp_path))
+        run_verb(*words)
     last = only_run(tmp_path) / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[: int(share * last.stat().st_size)])
-    done = run_verb(*overrides(tiny, tmp_path))
+    done = run_verb(*words)
     assert done.status == 0 and "is torn" in done.err and "resuming" not in done.err
     assert len(epochs_trained) == 12 and same(only_run(tmp_path), undisturbed)
 
 
-def test_force_starts_from_the_beginning(run_verb: Command, tiny: list[str], tmp_path: Path, undisturbed: Path):
-    run_verb(*overrides(tiny, tmp_path))
-    run = only_run(tmp_path)
+def test_force_starts_from_the_beginning(run_verb: Command, words: list[str], tmp_path: Path, undisturbed: Path):
+    run = trained(*words[1:])
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.ckpt").write_bytes(b"of an older training")
-    done = run_verb(*overrides(tiny, tmp_path), "force=true")
+    done = run_verb(*words, "force=true")
     assert done.status == 0 and "resuming" not in done.err
     assert same(run, undisturbed)
 
@@ -223,24 +189,12 @@ def test_a_planted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder that nobody can write to, root included."""
-    folder = tmp_path / "read_only"
-    folder.mkdir(mode=0o555)
-    if os.geteuid():
-        yield folder
-        return
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], capture_output=True).returncode:
-        pytest.skip("root writes everywhere, and may not mount here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_place_that_cannot_be_written_to_is_told_of(
-    run_verb: Command, tiny: list[str], undisturbed: Path, tiny_set: Path, read_only: Path
+    run_verb: Command, words: list[str], undisturbed: Path, tiny_set: Path, tmp_path: Path, sealed: Seal
 ):
-    train, images = overrides(tiny, read_only), f"images={tiny_set}/test"
+    (tmp_path / "sealed").mkdir()
+    read_only = sealed(tmp_path / "sealed")
+    train, images = [*words, f"paths.runs={read_only}", f"paths.artifacts={read_only}"], f"images={tiny_set}/test"
     for command in (
         train,
         [*train, "paths.runs=runs"],

@@ -1,6 +1,5 @@
 """Where images are inspected: nothing beyond it raises an alarm or counts, in training and in prediction."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.metrics import PixelMetrics
-from tests.commands import Command, read_rows
+from tests.commands import Command, read_json, read_rows, trained
 from tests.made import write_category
 
 
@@ -23,20 +22,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(run_verb: Command, folder: Path, *overrides: str) -> Path:
-    own = [
-        "data=mvtec_ad",
-        f"data.root={folder}",
-        "data.category=stripes",
-        "preset=smoke",
-        "tracking=none",
-        "threads=1",
-    ]
-    done = run_verb(
-        "train", *own, "threads=1", "detector=padim", "image_size=48", f"paths.runs={folder}/runs", *overrides
-    )
-    assert done.status == 0, done.err
-    return Path(done.out.strip().splitlines()[-1])
+OWN = [
+    "data=mvtec_ad", "data.root=.", "data.category=stripes", "preset=smoke", "tracking=none", "threads=1",
+    "detector=padim", "image_size=48",
+]  # fmt: skip
 
 
 def predicted(run_verb: Command, run: Path, images: Path, output: Path, *more: str) -> tuple[list[float], np.ndarray]:
@@ -47,26 +36,23 @@ def predicted(run_verb: Command, run: Path, images: Path, output: Path, *more: s
 
 
 def test_a_defect_beyond_the_region_raises_no_alarm(run_verb: Command, folder: Path):
-    whole = train(run_verb, folder)
-    half = train(run_verb, folder, f"roi={folder}/left.png")
+    whole, half = trained(*OWN), trained(*OWN, "roi=left.png")
     assert whole != half
     image = cv2.imread(str(next((folder / "stripes/test/good").iterdir())))
     damaged = folder / "damaged"
     damaged.mkdir()
     image[8:40, -20:] = (0, 0, 255)
     cv2.imwrite(str(damaged / "right.png"), image)
-    limits = [json.loads((run / "threshold.json").read_text())["image"] for run in (whole, half)]
+    limit = read_json(whole / "threshold.json")["image"]
     (found,), _ = predicted(run_verb, whole, damaged, folder / "a")
     (passed,), maps = predicted(run_verb, half, damaged, folder / "b")
-    assert found > limits[0] and passed < found
+    assert found > limit and passed < found
     assert not maps[0][:, 24:].any() and maps[0][:, :24].any()
-    (narrowed,), maps = predicted(run_verb, whole, damaged, folder / "c", f"ignore={folder}/left.png")
+    (narrowed,), maps = predicted(run_verb, whole, damaged, folder / "c", "ignore=left.png")
     assert narrowed == pytest.approx(found, rel=0.2) and not maps[0][:, :24].any()
-    (nothing,) = (
-        run_verb("predict", f"run={half}", f"images={damaged}", f"ignore={folder}/left.png", f"output={folder}/d"),
-    )
+    nothing = run_verb("predict", f"run={half}", f"images={damaged}", "ignore=left.png", "output=d")
     assert nothing.status == 2 and "no pixel" in nothing.err
-    refused = run_verb("train", "data=mvtec_ad", f"data.root={folder}", "data.category=stripes", "roi=nosuch.png")
+    refused = run_verb("train", *OWN, "roi=nosuch.png")
     assert refused.status == 2 and "nosuch.png" in refused.err
 
 

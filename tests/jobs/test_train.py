@@ -5,13 +5,14 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from safetensors import safe_open
 
-from tests.commands import Command, Outcome, only_run, read_json, read_rows
+from tests.commands import Command, only_run, read_json, read_rows, trained
 from tests.made import write_category, write_image, write_mask
 
 
@@ -68,10 +69,6 @@ def test_the_saved_model_is_plain_tensors(smoke_run: Path):
     assert {name.split(".")[1] for name in names} >= {"teacher", "student", "whitening", "gaussian"}
 
 
-def train(run_verb: Command, folder: Path, *overrides: str) -> Outcome:
-    return run_verb("train", *overrides, f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts")
-
-
 def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run_verb: Command, tmp_path: Path):
     """Oracles: scikit-learn's AUROC and the rates, from each category's own rows of the table."""
     from sklearn.metrics import roc_auc_score
@@ -81,8 +78,8 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
             write_image(
                 file, 9000 * number + int(file.stem) + len(file.parent.name) * 100, mark=file.parent.name == "dent"
             )
-    place = [f"data.root={tmp_path}", "data.category=[cap,nut]"]
-    done = train(run_verb, tmp_path, "preset=smoke", "detector=padim", "data=mvtec_ad", *place, "tracking=csv")
+    own = ["preset=smoke", "detector=padim", "data=mvtec_ad", "data.root=.", "data.category=[cap,nut]"]
+    done = run_verb("train", *own, "tracking=csv")
     assert done.status == 0, done.err
     run = only_run(tmp_path)
     metrics, table = read_json(run / "metrics.json"), read_rows(run / "predictions.csv")
@@ -102,7 +99,7 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
     assert metrics["image_detection_rate"] == flagged[labels == 1].mean()
     assert "mean of the categories" in done.out and "<h2>Categories</h2>" in (run / "report.html").read_text()
 
-    asked = [f"run={run}", f"images={tmp_path}/nut/test/good", f"output={tmp_path}/out", "maps=false", "overlays=false"]
+    asked = [f"run={run}", "images=nut/test/good", "output=out", "maps=false", "overlays=false"]
     told = run_verb("predict", *asked, "category=nut")
     scores = np.array([[float(r["score"]), float(r["nok"])] for r in read_rows(tmp_path / "out/predictions.csv")])
     assert f"{limits['nut']['image']:.4g}" in told.out
@@ -113,9 +110,10 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_verb: Command, tiny: list[str], tmp_path: Path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert train(run_verb, tmp_path / name, *tiny, f"seed={seed}").status == 0
-    first, second, other = (only_run(tmp_path / name) for name in "abc")
+    first, second, other = (
+        trained(*tiny, f"seed={seed}", f"paths.runs={place}", f"paths.artifacts={place}")
+        for place, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     for file in ("metrics.json", "predictions.csv", "threshold.json", "history.csv", "model.safetensors"):
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
     assert first.name == second.name != other.name
@@ -123,47 +121,32 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_verb: Comma
 
 
 def test_a_run_that_is_done_is_not_run_again_unless_forced(run_verb: Command, tiny: list[str], tmp_path: Path):
-    train(run_verb, tmp_path, *tiny)
-    run = only_run(tmp_path)
+    run = trained(*tiny)
     before = (run / "metrics.json").read_bytes()
     (run / "model.safetensors").write_bytes(b"sentinel")
-    again = train(run_verb, tmp_path, *tiny)
+    again = run_verb("train", *tiny)
     assert again.status == 0 and f"already done: {run}" in again.err
     assert (run / "model.safetensors").read_bytes() == b"sentinel"
-    forced = train(run_verb, tmp_path, *tiny, "force=true")
+    forced = run_verb("train", *tiny, "force=true")
     assert forced.status == 0 and "trained before" not in forced.err
     assert (run / "model.safetensors").read_bytes() != b"sentinel"
     assert (run / "metrics.json").read_bytes() == before and only_run(tmp_path) == run
 
 
 def test_changed_images_are_another_run(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path):
-    train(run_verb, tmp_path, *tiny)
+    run = trained(*tiny)
     shutil.copytree(tiny_set, tmp_path / "copy" / tiny_set.name)
-    moved = [*tiny, f"data.root={tmp_path}/copy"]
-    assert "already done" in train(run_verb, tmp_path, *moved).err, "moved images are the same"
+    assert trained(*tiny, "data.root=copy") == run, "moved images are the same"
     write_mask(tmp_path / "copy" / tiny_set.name / "test/good/000.png")
-    assert "already done" not in train(run_verb, tmp_path, *moved).err
+    assert trained(*tiny, "data.root=copy") != run
 
 
 def test_what_differs_only_after_the_training_trains_once(run_verb: Command, tiny: list[str], tmp_path: Path):
-    train(run_verb, tmp_path / "shared", *tiny)
-    first = only_run(tmp_path / "shared")
-    for folder in ("shared", "alone"):
-        done = train(run_verb, tmp_path / folder, *tiny, "detector.gaussian=null", "scoring=topk")
-        assert done.status == 0, done.err
-        assert ("trained before" in done.err) == (folder == "shared")
-    alone = only_run(tmp_path / "alone")
-    shared = tmp_path / "shared/runs/default" / alone.name
-    assert shared != first and (shared / "metrics.json").read_bytes() == (alone / "metrics.json").read_bytes()
-    assert (shared / "history.csv").read_bytes() == (alone / "history.csv").read_bytes()
-
-
-def test_the_best_epoch_may_be_kept(run_verb: Command, tiny: list[str], tmp_path: Path):
-    done = train(run_verb, tmp_path, *tiny, "keep=best", "detector.epochs=2")
-    assert done.status == 0, done.err
-    assert len(read_rows(only_run(tmp_path) / "history.csv")) == 2
-    refused = train(run_verb, tmp_path, *tiny, "keep=first")
-    assert refused.status == 2 and "keep must be one of last, best, not 'first'" in refused.err
+    first, other = trained(*tiny), [*tiny, "detector.gaussian=null", "scoring=topk"]
+    shared, alone = trained(*other), trained(*other, "paths.runs=alone", "paths.artifacts=alone")
+    assert shared != first and len(list((tmp_path / "artifacts").glob("trained-*"))) == 1
+    for file in ("metrics.json", "history.csv"):
+        assert (shared / file).read_bytes() == (alone / file).read_bytes()
 
 
 @pytest.mark.parametrize(("detector", "more"), [("dinomaly", "stride=16"), ("efficientad", "width=4")])
@@ -174,40 +157,34 @@ def test_steps_take_the_place_of_epochs_and_are_whole_ones(
     rest = [o for o in tiny if not o.startswith(("detector", "batch_size"))]
     rest += [f"detector={detector}", f"detector.{more}", "detector.epochs=4"]
     for size, steps, epochs in ((4, 0, 4), (4, 3, 2), (7, 3, 3)):
-        place = tmp_path / f"{size}-{steps}"
-        done = run_verb("train", *rest, f"batch_size={size}", f"detector.steps={steps}", f"paths.runs={place}/runs")
-        assert done.status == 0, done.err
-        assert [int(row["epoch"]) for row in read_rows(only_run(place) / "history.csv")] == list(range(1, epochs + 1))
+        run = trained(*rest, f"batch_size={size}", f"detector.steps={steps}")
+        assert [int(row["epoch"]) for row in read_rows(run / "history.csv")] == list(range(1, epochs + 1))
 
 
-def test_without_nok_images_training_succeeds_and_says_what_is_missing(
-    run_verb: Command, tiny: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("shown", "missing"),
+    [
+        ({"good": 3}, {"image_auroc": "no NOK images", "aupro": "no defect pixels"}),
+        ({"good": 0}, {"image_auroc": "no", "image_false_alarm_rate": "no"}),
+        ({"good": 3, "defects": {"dot": 2}, "masks": False}, {"pixel_auroc": "mask", "aupro": "mask"}),
+    ],
+    ids=["no NOK images", "no test images", "no masks"],
+)
+def test_what_the_test_images_cannot_tell_is_left_out_with_a_reason(
+    run_verb: Command, tiny: list[str], tmp_path: Path, shown: dict[str, Any], missing: dict[str, str]
 ):
-    write_category(tmp_path / "sets" / "stripes", train=10, good=3)
-    done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets", "tracking=csv")
+    write_category(tmp_path / "sets/stripes", train=10, **shown)
+    done = run_verb("train", *tiny, "data.root=sets", "tracking=csv")
     assert done.status == 0, done.err
-    metrics = read_json(only_run(tmp_path) / "metrics.json")
-    for name, reason in {"image_auroc": "no NOK images", "aupro": "no defect pixels"}.items():
+    run = only_run(tmp_path)
+    metrics = read_json(run / "metrics.json")
+    for name, reason in missing.items():
         assert metrics[name] is None and reason in metrics["missing"][name]
-        assert re.search(rf"{name}\b.* not available: {metrics['missing'][name]}", done.err)
-    assert metrics["image_false_alarm_rate"] is not None and metrics["threshold"]["n"] == 2
-    assert (only_run(tmp_path) / "report.html").is_file()
-
-
-def test_without_any_test_images_training_succeeds_too(run_verb: Command, tiny: list[str], tmp_path: Path):
-    write_category(tmp_path / "sets" / "stripes", train=10, good=0)
-    done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets", "tracking=csv")
-    assert done.status == 0, done.err
-    assert read_json(only_run(tmp_path) / "metrics.json")["image_auroc"] is None
-    assert read_rows(only_run(tmp_path) / "predictions.csv") == []
-
-
-def test_defects_without_masks_leave_out_pixel_metrics_alone(run_verb: Command, tiny: list[str], tmp_path: Path):
-    write_category(tmp_path / "sets" / "stripes", train=10, good=3, defects={"dot": 2}, masks=False)
-    done = train(run_verb, tmp_path, *tiny, f"data.root={tmp_path}/sets")
-    metrics = read_json(only_run(tmp_path) / "metrics.json")
-    assert done.status == 0 and metrics["image_auroc"] is not None
-    assert metrics["pixel_auroc"] is None and "mask" in metrics["missing"]["pixel_auroc"]
+        assert re.search(rf"{name}\b.* not available: {re.escape(metrics['missing'][name])}", done.err)
+    measured = {"image_auroc", "image_false_alarm_rate"} - missing.keys()
+    assert all(metrics[name] is not None for name in measured) and metrics["threshold"]["n"] == 2
+    assert len(read_rows(run / "predictions.csv")) == shown["good"] + sum(shown.get("defects", {}).values())
+    assert (run / "report.html").is_file()
 
 
 @pytest.fixture
@@ -231,7 +208,7 @@ def test_bad_images_are_named_without_a_traceback(
     run_verb: Command, tiny: list[str], own_set: Path, tmp_path: Path, spoil, message: str
 ):
     spoil(own_set)
-    done = train(run_verb, tmp_path, *tiny, f"data.root={own_set.parent}")
+    done = run_verb("train", *tiny, "data.root=sets")
     assert done.status == 2 and "Traceback" not in done.err
     assert re.search(message, done.err.split("error: ")[-1]), done.err
     for run in (tmp_path / "runs/default").glob("*"):  # one that was begun says that it failed
@@ -242,7 +219,7 @@ def test_bad_images_are_named_without_a_traceback(
 def test_in_a_sweep_the_other_jobs_go_on(run_verb: Command, tiny: list[str], tmp_path: Path):
     """Jobs of a user's mistakes, and one that works."""
     shared = [override for override in tiny if not override.startswith("image_size")]
-    done = train(run_verb, tmp_path, "-m", *shared, "data.val_share=7,0.2", "image_size=4,48")
+    done = run_verb("train", "-m", *shared, "data.val_share=7,0.2", "image_size=4,48")
     assert done.status == 1
     runs = {run.name: read_json(run / "status.json") for run in (tmp_path / "runs/default").iterdir()}
     assert [s["state"] for s in runs.values()] == ["done"], "what is refused begins no run"

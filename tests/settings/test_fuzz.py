@@ -26,18 +26,8 @@ from tests.commands import Command
 from tests.made import write_image
 
 GROUPS = (
-    "detector",
-    "backbone",
-    "mode",
-    "augment",
-    "tta",
-    "tiling",
-    "teacher",
-    "generator",
-    "scoring",
-    "defects",
-    "preset",
-)
+    "detector", "backbone", "mode", "augment", "tta", "tiling", "teacher", "generator", "scoring", "defects", "preset",
+)  # fmt: skip
 VALUES = st.one_of(
     st.integers(-3, 3),
     st.integers(2**31, 2**40),
@@ -84,7 +74,7 @@ def test_a_configuration_is_composed_or_refused_in_words(choices, changes):
         try:
             cfg = compose("train", [*chosen, *changed])
         except (HydraException, OmegaConfBaseException) as error:
-            said = _in_words("train", error, [*chosen, *changed])
+            said = str(_in_words("train", error, [*chosen, *changed]))
             assert any(change.split("=")[0] in said or "cannot be read" in said for change in changed), said
             return
     try:
