@@ -47,7 +47,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
 @app("sweep", HELP, hydra_arguments)
 def main(cfg: DictConfig) -> None:
     # Optuna takes seconds to import, and --help need not wait for it
-    from anomalib_lite.sweeps.run import Plan, run_sweep
+    from anomalib_lite.sweeps.run import run_sweep
     from anomalib_lite.sweeps.spec import read_sweep
     from anomalib_lite.sweeps.study import conclude
 
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
         return
     log.info("%s", folder)
     write_text(folder / "sweep.yaml", Path(cfg.file).read_text(encoding="utf-8"))
-    study = run_sweep(sweep, Plan(fixed, cfg.trials, cfg.parallel, cfg.seed), folder, training)
+    study = run_sweep(sweep, fixed, folder, training, cfg.trials, cfg.parallel, cfg.seed)
     if failed := conclude(study, fixed, folder):
         sys.exit(failed)
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,44 +31,23 @@ PATIENCE = 20.0  # seconds between asking a process to end and ending it
 Command = Callable[[Sequence[str]], list[str]]  # overrides of a training -> the process's arguments
 
 
-@dataclass(frozen=True)
-class Plan:
-    """fixed: overrides of every trial. trials: how many in all, those of earlier starts included; None: all of a grid.
-    parallel: how many at once. seed: of what is drawn.
-    """
-
-    fixed: tuple[str, ...]
-    trials: int | None
-    parallel: int = 1
-    seed: int = 0
-
-
-@dataclass
 class Training:
-    """The process of a trial, watched through the files that it writes. place: of its log, and of the file that gets
-    the name of its run folder. told: the epochs that the study knows of.
-    """
+    """The process of a trial, watched through the files that it writes."""
 
-    trial: Trial
-    command: list[str]
-    place: Path
-    begin: float = field(default_factory=time.perf_counter)
-    told: int = 0
-
-    def __post_init__(self) -> None:
-        self.log, self.record = (self.place / f"{self.trial.number:04d}.{end}" for end in ("log", "run"))
-
-    def start(self) -> Training:
+    def __init__(self, trial: Trial, command: Sequence[str], place: Path) -> None:
+        """Starts it. place: folder of its log, and of the file that gets the name of its run folder."""
+        self.trial, self.command, self.begin = trial, command, time.perf_counter()
+        self.told = 0  # epochs that the study knows of
+        self.log, self.record = (place / f"{trial.number:04d}.{end}" for end in ("log", "run"))
         self.record.unlink(missing_ok=True)
-        self.place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {RECORD: str(self.record.absolute())}
         with self.log.open("ab") as stream:
-            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
             # a session of its own: Ctrl-C reaches the sweep, which ends its trials itself
             self.process = subprocess.Popen(  # noqa: S603 - ourselves, without a shell
-                self.command, start_new_session=True, env=environment, **streams
-            )
-        return self
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
 
     @property
     def status(self) -> dict[str, Any]:
@@ -82,13 +60,9 @@ class Training:
         return Path(self.record.read_text().strip()) if self.record.is_file() else None
 
     def facts(self) -> dict[str, Any]:
-        """seconds: of the process. stages: those of them that its run folder accounts for."""
-        return {
-            "seconds": round(time.perf_counter() - self.begin, 2),
-            "stages": round(sum(self.status.get("timings", {}).values()), 2),
-            "command": command_line(self.command),
-            "folder": str(self.folder or ""),
-        }
+        """What the study remembers of it."""
+        seconds = round(time.perf_counter() - self.begin, 2)
+        return {"seconds": seconds, "command": command_line(self.command), "folder": str(self.folder or "")}
 
     def stop(self) -> None:
         """Ends the process and those that it started."""
@@ -115,30 +89,48 @@ class Training:
             self.process.poll()
 
 
-def run_sweep(sweep: Sweep, plan: Plan, folder: Path, command: Command) -> Study:
-    """Runs what is missing, and returns the study; a failed trial does not stop the others.
+def run_sweep(
+    sweep: Sweep,
+    fixed: Sequence[str],
+    folder: Path,
+    command: Command,
+    trials: int | None = None,
+    parallel: int = 1,
+    seed: int = 0,
+) -> Study:
+    """Runs what is missing, and returns the study; a failed trial does not stop the others. The same call goes on where
+    an earlier one was interrupted: its unfinished trials are started again, and their trainings resume.
 
-    folder: of the study and of the trials' logs. The same call goes on where an earlier one was interrupted: its
-    unfinished trials are started again, and their trainings resume.
+    Args:
+        fixed: Overrides of every trial.
+        folder: Of the study and of the trials' logs.
+        trials: How many in all, those of earlier starts included; None: the file's run_cap, or all of a grid.
+        parallel: How many at once.
+        seed: Of what is drawn.
     """
-    total = trials_in_all(sweep, plan.trials)
-    study = Study(sweep, folder, plan.seed)
+    total = trials_in_all(sweep, trials)
+    study = Study(sweep, folder, seed)
     running: list[Training] = []
     with logging_redirect_tqdm(), tqdm(total=total, initial=min(len(study.ended()), total), desc="trials") as bar:
         try:
             while True:
-                while len(running) < plan.parallel and len(study.ended()) + len(running) < total:
+                while len(running) < parallel and len(study.ended()) + len(running) < total:
                     if (trial := study.ask()) is None:
                         break
-                    arguments = command([*plan.fixed, *overrides(study.values(trial))])
-                    running.append(Training(trial, arguments, folder / "trials").start())
+                    arguments = command([*fixed, *overrides(study.values(trial))])
+                    running.append(Training(trial, arguments, folder / "trials"))
                 if not running:
                     return study
                 time.sleep(PAUSE)
                 for training in list(running):
-                    if _stopped(study, training) if training.process.poll() is None else _concluded(study, training):
-                        running.remove(training)
-                        bar.update()
+                    if training.process.poll() is not None:
+                        _conclude(study, training)
+                    elif (epoch := _rung(study, training)) and _goes_on(training):
+                        _prune(study, training, epoch)
+                    else:
+                        continue
+                    running.remove(training)
+                    bar.update()
         finally:
             for training in running:
                 training.stop()
@@ -157,8 +149,8 @@ def trials_in_all(sweep: Sweep, asked: int | None) -> int:
     return limit
 
 
-def _concluded(study: Study, training: Training) -> bool:
-    """Tells the study how a process ended; True."""
+def _conclude(study: Study, training: Training) -> None:
+    """Tells the study how a process ended."""
     trial, folder = training.trial, training.folder
     study.note(trial, training.facts())
     try:
@@ -171,27 +163,28 @@ def _concluded(study: Study, training: Training) -> bool:
     except UserError as error:
         log.warning("trial %d failed: %s", trial.number, error)
         study.end(trial, TrialState.FAIL, str(error))
-        return True
+        return
     study.optuna.tell(trial, results)
     values = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(study.sweep.objectives, results, strict=True))
     log.info("trial %d: %s   %s", trial.number, values, command_line(overrides(study.values(trial))))
-    return True
 
 
-def _stopped(study: Study, training: Training) -> bool:
-    """Whether a running training fell behind the others and was stopped."""
-    epoch, trial, folder = _rung(study, training), training.trial, training.folder
-    # there must be epochs left that stopping it spares
-    if epoch is None or folder is None or "train" in training.status.get("timings", {}):
-        return False
+def _goes_on(training: Training) -> bool:
+    """Whether it has epochs left that stopping it spares."""
+    return "train" not in training.status.get("timings", {})
+
+
+def _prune(study: Study, training: Training, epoch: int) -> None:
+    """Stops a training that fell behind the others after this epoch."""
     training.stop()
+    trial, folder = training.trial, training.folder
+    assert folder is not None  # its losses were read there
     loss = losses(folder)[epoch - 1]
     message = f"pruned: after epoch {epoch} its {WATCHED} {loss:.4g} was not among the best of the sweep"
     write_json(folder / "status.json", training.status | {"state": "pruned", "error": message})
     study.note(trial, training.facts())
     study.end(trial, TrialState.PRUNED, message)
     log.info("trial %d %s   %s", trial.number, message, command_line(overrides(study.values(trial))))
-    return True
 
 
 def _rung(study: Study, training: Training) -> int | None:

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import optuna
@@ -120,10 +119,6 @@ def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
     if best:
         print(best_table(study, best[:SHOWN]))
         print("best:", ready_command(study, best[0], fixed))
-    # one that was done before took no time of its own
-    if spent := [t.user_attrs for t in ended if t.user_attrs.get("seconds", 0) > t.user_attrs.get("stages", 1e9)]:
-        beside = mean(attrs["seconds"] - attrs["stages"] for attrs in spent)
-        print(f"{beside:.1f} s a trial beside its training: start of the process, libraries, tracking")
     print(folder / "trials.csv", flush=True)
     failures = [trial for trial in ended if trial.state == TrialState.FAIL]
     if not failures:

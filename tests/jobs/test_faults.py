@@ -14,6 +14,7 @@ import pytest
 
 from anomalib_lite.runs.artifacts import alone
 from tests.commands import Command, command_line, one_thread, trained
+from tests.conftest import Seal
 
 
 def test_data_need_not_be_writable(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path, sealed: Seal):
