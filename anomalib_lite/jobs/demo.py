@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -41,7 +40,7 @@ truth/ holds the masks of the whole panels, and where every product lies. A demo
   anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png"""
 
 RECORD = "demo.json"
-SAME = 0.5  # a found product is a drawn one where their outlines' intersection over union is above this
+SAME = 0.33  # of a product's side, within which a found product's centre is that of a drawn one
 
 
 @app("demo", HELP)
@@ -129,17 +128,11 @@ def match_truth(found: Sequence[Found], placed: Sequence[Placed]) -> list[Placed
     """Which drawn product each found one is, None for one that is none; no product is taken twice."""
     same: list[Placed | None] = [None] * len(found)
     for product in placed if found else ():
-        overlaps = [overlap(one.corners, product.corners) for one in found]
-        if max(overlaps) > SAME:  # those drawn lie apart: none of them takes another one's place
-            same[int(np.argmax(overlaps))] = product
+        apart = [float(np.hypot(*(one.corners - product.corners).mean(0))) for one in found]
+        nearest = int(np.argmin(apart))  # those drawn lie apart: none of them takes another one's place
+        if apart[nearest] < SAME * np.hypot(*(product.corners[1] - product.corners[0])):
+            same[nearest] = product
     return same
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two convex outlines, each (n, 2) in order around it."""
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    common = cv2.intersectConvexConvex(a, b)[0]
-    return common / (cv2.contourArea(a) + cv2.contourArea(b) - common)
 
 
 def crop_mask(mask: np.ndarray, found: Found) -> np.ndarray:

@@ -9,58 +9,65 @@ from anomalib_lite.settings.fields import setting
 
 LAYOUTS = "anomalib_lite.data.layouts"
 CATEGORIES = "the folder that holds the categories"
+CATEGORY = "one, or a list read as one data set"
 
 
 @dataclass
-class Reader:
+class Images:
     """What every reader takes."""
 
     _target_: str = MISSING
     root: str = setting(MISSING, "the folder")
     template: str | None = setting(None, "image file of one golden product")
-    val_share: float = setting(0.2, "of the OK training images, held out for the threshold", above=0, below=1)
-    split_seed: int = setting(0, "which ones", least=0)
     shots: int | None = setting(None, "learn from so few OK images; null: all that are not held out", least=1)
     shots_seed: int = setting(II("oc.select:seed,0"), "which ones", least=0)
     bits: int | None = setting(None, "that 16-bit images use; null: read from the OK images", least=8, most=16)
 
 
 @dataclass
+class Reader(Images):
+    """What those take that hold images out themselves."""
+
+    val_share: float = setting(0.2, "of the OK training images, held out for the threshold", above=0, below=1)
+    split_seed: int = setting(0, "which ones", least=0)
+
+
+@dataclass
 class Categories(Reader):
     root: str = setting(MISSING, CATEGORIES)
-    category: Any = setting(MISSING, "one, or a list read as one data set")
+    category: Any = setting(MISSING, CATEGORY)
 
 
 @dataclass
 class MVTecAD(Categories):
     _target_: str = f"{LAYOUTS}.mvtec_ad"
-    category: Any = setting("bottle", "one, or a list read as one data set; null: root itself holds train and test")
+    category: Any = setting("bottle", f"{CATEGORY}; null: root itself holds train and test")
 
 
 @dataclass
 class BTAD(Categories):
     _target_: str = f"{LAYOUTS}.btad"
-    category: Any = setting("01", "one, or a list read as one data set")
+    category: Any = setting("01", CATEGORY)
 
 
 @dataclass
 class MPDD(Categories):
     _target_: str = f"{LAYOUTS}.mpdd"
-    category: Any = setting("bracket_black", "one, or a list read as one data set")
+    category: Any = setting("bracket_black", CATEGORY)
 
 
 @dataclass
 class VisA(Categories):
     _target_: str = f"{LAYOUTS}.visa"
     root: str = setting(MISSING, "the folder that holds split_csv/ and the categories")
-    category: Any = setting("candle", "one, or a list read as one data set")
+    category: Any = setting("candle", CATEGORY)
 
 
 @dataclass
 class RealIAD(Categories):
     _target_: str = f"{LAYOUTS}.real_iad"
     root: str = setting(MISSING, "the folder that holds realiad_jsons/ and the images")
-    category: Any = setting("audiojack", "one, or a list read as one data set")
+    category: Any = setting("audiojack", CATEGORY)
     images: str = setting("realiad_1024", "folder of the images, by their size")
 
 
@@ -83,29 +90,24 @@ class KSDD2(Reader):
 
 
 @dataclass
-class HeldOut:
-    """Of data sets that hold images out themselves."""
+class HeldOut(Images):
+    """Of data sets in which images are held out already."""
 
-    _target_: str = MISSING
     root: str = setting(MISSING, CATEGORIES)
-    category: Any = setting(MISSING, "one, or a list read as one data set")
-    template: str | None = setting(None, "image file of one golden product")
-    shots: int | None = setting(None, "learn from so few OK images; null: all of them", least=1)
-    shots_seed: int = setting(II("oc.select:seed,0"), "which ones", least=0)
-    bits: int | None = setting(None, "that 16-bit images use; null: read from the OK images", least=8, most=16)
+    category: Any = setting(MISSING, CATEGORY)
 
 
 @dataclass
 class MVTecAD2(HeldOut):
     _target_: str = f"{LAYOUTS}.mvtec_ad_2"
-    category: Any = setting("can", "one, or a list read as one data set")
+    category: Any = setting("can", CATEGORY)
     test: str = setting("test_public", "test_private and test_private_mixed have no labels")
 
 
 @dataclass
 class MVTecLOCO(HeldOut):
     _target_: str = f"{LAYOUTS}.mvtec_loco"
-    category: Any = setting("breakfast_box", "one, or a list read as one data set")
+    category: Any = setting("breakfast_box", CATEGORY)
 
 
 @dataclass

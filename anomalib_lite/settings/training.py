@@ -25,17 +25,6 @@ class Mode:
 
 
 @dataclass
-class TemplateMode(Mode):
-    name: str = setting("template", "whether the golden image takes part", choices=("no_template", "template"))
-    colours: str | None = setting(
-        "histogram", "how a template's are first matched to the OK images'", choices=("histogram", "reinhard", "none")
-    )
-    weights: dict[str, float] = setting(
-        {"real": 5, "generated": 1, "template_generated": 2, "template": 5}, "in the loss, by origin; only ratios count"
-    )
-
-
-@dataclass
 class Augment:
     _target_: str = "anomalib_lite.augment.transforms.Augment"
     _convert_: str = "all"
@@ -218,7 +207,6 @@ class Tracking:
 
 @dataclass
 class WandB(Tracking):
-    kind: str = setting("wandb", "Weights & Biases", choices=("wandb", "csv", "none"))
     project: str = setting("anomalib_lite", "its name there")
     group: str | None = setting(II("oc.select:experiment_name,null"), "of the run there")
     mode: str | None = setting(None, "null: online where a key is set", choices=("online", "offline"))
@@ -306,7 +294,7 @@ class Defects:
 
 OPTIONS: dict[str, dict[str, type]] = {
     "defects": {"defects": Defects},
-    "mode": {"no_template": Mode, "template": TemplateMode},
+    "mode": {"mode": Mode},
     "augment": {"none": Augment},
     "teacher": {"teacher": Teacher},
     "generator": {"none": NoGenerator, "histaugan": HistAuGAN, "singan": SinGAN},

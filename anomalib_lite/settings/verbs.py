@@ -7,8 +7,6 @@ from omegaconf import MISSING
 
 from anomalib_lite.settings.fields import pixels, pixels_or_native, setting
 
-CATEGORY = "that the images show, whose own threshold a run of several takes; null: the one of all together"
-
 
 @dataclass
 class Paths:
@@ -80,9 +78,7 @@ class Train(Detecting):
     defects: Any = None
     tracking: Any = None
     image_size: Any = setting(
-        256,
-        "px; one number, or [height, width], or native: as the first image is, and all must be",
-        rule=pixels_or_native,
+        256, "px; one number, [height, width], or native: as the first image is, and all must be", rule=pixels_or_native
     )
     experiment_name: str = setting("default", "groups runs: folder below runs/, group in Weights & Biases")
     keep: str = setting(
@@ -94,18 +90,13 @@ class Train(Detecting):
     roi: str | None = setting(None, "image file, of the photographs' shape: white is inspected, all else is not")
     ignore: str | None = setting(None, "likewise: white is not inspected")
     start_from: str | None = setting(
-        None,
-        "folder of a finished run, to which data=... adds images; the run's other settings hold, nothing is trained",
+        None, "folder of a finished run, to which data=... adds images; its other settings hold, nothing is trained"
     )
     missed: Any = setting(
-        None,
-        "NOK photographs that were passed: the threshold is lowered until it finds them; a file, folder or pattern",
+        None, "NOK photographs that were passed: the threshold is lowered until it finds them; files, folders, patterns"
     )
     contamination: float = setting(
-        0.0,
-        "share of the OK images that may be NOK: so many that look least like the rest are left out",
-        least=0,
-        most=0.5,
+        0.0, "share of the OK images that may be NOK: so many least like the rest are left out", least=0, most=0.5
     )
     trust: Any = setting([], "packages of your own whose code the run of start_from may name")
     force: bool = setting(False, "true: run again although the run folder says it is done")
@@ -147,7 +138,9 @@ class Answering(Judging):
     template: str | None = setting(
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
     )
-    category: str | None = setting(None, CATEGORY)
+    category: str | None = setting(
+        None, "that the images show, whose own threshold a run of several takes; null: the one of all together"
+    )
     roi: str | None = setting(None, "image file: white is inspected, of what the training inspected")
     ignore: str | None = setting(None, "likewise: white is not inspected")
 
@@ -170,17 +163,14 @@ class Predict(Answering):
 class Export(Trained):
     format: str = setting("onnx", "of the file", choices=("onnx", "openvino", "torch"))
     precision: str = setting(
-        "fp32",
-        "fp16: weights of half the size; int8: convolutions in 8 bits, statistics and threshold fitted to them anew",
+        "fp32", "fp16: weights of half the size; int8: convolutions in 8 bits, statistics and threshold fitted anew",
         choices=("fp32", "fp16", "int8"),
-    )
+    )  # fmt: skip
     batch: int | None = setting(None, "images that are judged at once; null: any number, of openvino one", least=1)
     output: str | None = setting(None, "folder to write to; null: <run>/export-<format>-<precision>")
     limit: int = setting(200, "held-out OK and test images that the file is held against, at most", least=1)
     tolerance: float | None = setting(
-        None,
-        "largest difference of maps and scores, of their range over the images; null: 1e-4 for fp32, 0.02 fp16, 1 int8",
-        above=0,
+        None, "of maps and scores, as a share of their range; null: 1e-4 for fp32, 0.02 fp16, 1 int8", above=0
     )
 
 
@@ -217,8 +207,7 @@ class Segment(Verb):
 @dataclass
 class Annotate(Verb):
     crops: str = setting(
-        "segmented/manifest.csv",
-        "the manifest that segment wrote, or a folder of crops; labels.csv and masks/ are written there",
+        "segmented/manifest.csv", "what segment wrote, or a folder of crops; labels.csv and masks/ are written there"
     )
     template: str | None = setting(None, "the perfect product's picture, to compare with; null: the last OK crop")
     types: list[str] = setting(
@@ -249,9 +238,7 @@ class Demo(Verb):
 class Sweep(Verb):
     file: str = setting(MISSING, "the sweep file, e.g. experiments/sweeps/grid.yaml")
     trials: int | None = setting(
-        None,
-        "how many in all, those of earlier starts included; null: the file's run_cap, or all of a grid",
-        least=1,
+        None, "how many in all, those of earlier starts included; null: the file's run_cap, or all of a grid", least=1
     )
     parallel: int = setting(1, "trials at once", least=1)
     seed: int = setting(0, "of what is drawn; the trainings have their own", least=0)
@@ -266,12 +253,8 @@ class Weights(Verb):
 
 @dataclass
 class Compare(Verb):
-    runs: Any = setting(
-        MISSING, "run folders, folders that hold them, globs, or a folder of runs/multirun; one or a list"
-    )
-    output: str | None = setting(
-        None, "folder to write to; null: comparison, beside the runs of the first folder named"
-    )
+    runs: Any = setting(MISSING, "run folders, folders that hold them, globs, folders of runs/multirun; one or a list")
+    output: str | None = setting(None, "folder to write to; null: comparison, in the folder that holds all of them")
     metrics: list[str] | None = setting(None, "names of columns of runs.csv; null: [image_auroc, pixel_auroc, aupro]")
     factors: list[str] | None = setting(
         None, "groups or settings to compare; null: all that differ, apart from seeds, data, paths and tracking"

@@ -1,5 +1,7 @@
 """Boxes: known overlaps, one match a box, and average precision against a loop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -23,30 +25,30 @@ def test_overlaps_of_known_boxes():
     found = overlaps([a], [a, box(5), box(10), box(30), Box(0, 0, 10, 5)])
     assert np.allclose(found, [[1, 1 / 3, 0, 0, 0.5]])
     assert overlaps([], [a]).shape == (0, 1) and overlaps([a], []).shape == (1, 0)
+    assert overlaps([box(3, side=0)], [box(3, side=0)]).tolist() == [[0]], "a box of no size overlaps nothing"
 
 
-def test_a_box_of_no_size_overlaps_nothing():
-    assert overlaps([Box(3, 3, 3, 3)], [Box(3, 3, 3, 3)]).tolist() == [[0]]
-
-
-def test_the_overlap_must_exceed_the_limit():
-    half = Box(0, 0, 10, 5, "open")
-    assert match_boxes([half], [box(0)], min_iou=0.5) == []
-    assert match_boxes([half], [box(0)], min_iou=0.49) == [(0, 0)]
+@pytest.mark.parametrize(
+    ("found", "true", "rule", "matches"),
+    [
+        ([Box(0, 0, 10, 5, "open")], [box(0)], {"min_iou": 0.5}, []),
+        ([Box(0, 0, 10, 5, "open")], [box(0)], {"min_iou": 0.49}, [(0, 0)]),
+        ([box(1)], [box(0), box(2)], {}, [(0, 0)]),
+        ([box(1, score=0.4), box(2, score=0.9), box(0, score=0.1)], [box(0)], {}, [(1, 0)]),
+        ([box(0, kind="short", score=0.9), box(1, score=0.5)], [box(0)], {"by_class": True}, [(1, 0)]),
+    ],
+    ids=["not above the limit", "above it", "one finds one", "the surest finds it", "a wrong class stands aside"],
+)
+def test_matches(found: list[Box], true: list[Box], rule: dict[str, Any], matches: list[tuple[int, int]]):
+    assert match_boxes(found, true, **rule) == matches
 
 
 def test_a_true_box_is_found_once_by_the_surest():
-    found = [box(1, score=0.4), box(2, score=0.9), box(0, score=0.1)]
-    assert match_boxes(found, [box(0)]) == [(1, 0)]
     metrics = BoxMetrics()
-    metrics.update(found, [box(0)])
+    metrics.update([box(1, score=0.4), box(2, score=0.9), box(0, score=0.1)], [box(0)])
     values = metrics.compute().values
     assert values["box_precision"] == pytest.approx(1 / 3) and values["box_recall"] == 1
     assert values["box_f1"] == pytest.approx(0.5) and values["box_ap"] == 1
-
-
-def test_a_found_box_finds_one_true_box():
-    assert len(match_boxes([box(1)], [box(0), box(2)])) == 1
 
 
 def test_the_class_must_agree_only_where_it_counts():
@@ -57,11 +59,6 @@ def test_the_class_must_agree_only_where_it_counts():
     assert metrics.confusion() == {("open", "short"): 1, ("open", "open"): 1}
     by_class = metrics.compute_by_class()
     assert list(by_class) == ["open"] and by_class["open"].values["recall"] == 0.5
-
-
-def test_a_wrong_class_in_the_way_does_not_take_the_place():
-    found = [box(0, kind="short", score=0.9), box(1, kind="open", score=0.5)]
-    assert match_boxes(found, [box(0, kind="open")], by_class=True) == [(1, 0)]
 
 
 def test_confusion_counts_every_box_once():

@@ -35,10 +35,7 @@ def test_scores_and_verdicts_are_those_of_the_training(
         run_verb, smoke_run, f"'{small_panels}/test/*/*.png'", tmp_path / "out", "maps=false", "overlays=false"
     )
     assert done.status == 0, done.err
-    found = scores(tmp_path / "out/predictions.csv")
-    assert found.keys() == trained.keys() and len(found) == 26
-    for name, score in found.items():
-        assert score == pytest.approx(trained[name], rel=1e-6), name
+    assert scores(tmp_path / "out/predictions.csv") == pytest.approx(trained, rel=1e-6) and len(trained) == 26
     threshold = json.loads((smoke_run / "threshold.json").read_text())["image"]
     assert found_defects(tmp_path / "out") == found_defects(smoke_run)
     flagged = [r for r in read_rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
@@ -95,18 +92,15 @@ def test_images_that_cannot_be_read_are_named_and_the_rest_is_written(
     assert len(list((tmp_path / "out/maps").iterdir())) == len(list((tmp_path / "out/overlays").iterdir())) == 5
 
 
-def test_nothing_to_read_and_nothing_found_are_errors(run_verb: Command, smoke_run: Path, tmp_path: Path):
+def test_nothing_to_read_nothing_found_and_no_run_are_errors(run_verb: Command, smoke_run: Path, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"x")
     none = predict(run_verb, smoke_run, tmp_path / "a.png", tmp_path / "out")
     assert none.status == 2 and "None of the images can be read" in none.err
     absent = predict(run_verb, smoke_run, tmp_path / "nothing", tmp_path / "out")
     assert absent.status == 2 and f"No image found at {tmp_path / 'nothing'}" in absent.err
+    no_run = predict(run_verb, tmp_path, tmp_path, tmp_path / "out")
+    assert no_run.status == 2 and "holds no finished training (config.yaml is missing)" in no_run.err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_is_no_run_is_refused(run_verb: Command, tmp_path: Path):
-    done = predict(run_verb, tmp_path, tmp_path, tmp_path / "out")
-    assert done.status == 2 and "holds no finished training (config.yaml is missing)" in done.err
 
 
 def test_equal_names_stay_apart_and_a_list_of_images_is_taken(run_verb: Command, smoke_run: Path, tmp_path: Path):

@@ -1,6 +1,5 @@
 """Configurations drawn at random: each is composed and in range, or refused with a sentence that names the option."""
 
-import dataclasses
 import math
 import os
 import random
@@ -21,7 +20,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import _in_words
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.settings import conf_dir
-from anomalib_lite.settings.fields import check
+from anomalib_lite.settings.fields import _fields, check
 from tests.commands import Command
 from tests.made import write_image
 
@@ -41,20 +40,15 @@ def options() -> dict[str, list[str]]:
     return {g: sorted(p.stem for p in (conf_dir() / g).glob("*.yaml")) for g in GROUPS}
 
 
-def leaves(cfg: DictConfig, prefix: str = "") -> list[str]:
+def leaves(cfg: DictConfig) -> list[str]:
     """Options with a field of their own."""
-    found = []
-    kind = OmegaConf.get_type(cfg)
-    described = (
-        {f.name for f in dataclasses.fields(kind) if "help" in f.metadata} if dataclasses.is_dataclass(kind) else set()
-    )
-    for key in cfg:
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            found += leaves(node, f"{prefix}{key}.")
-        elif key in described:
-            found.append(f"{prefix}{key}")
-    return found
+    return [name for name, _, _ in _fields(cfg, resolve=False) if not OmegaConf.is_dict(_node(cfg, name))]
+
+
+def _node(cfg: DictConfig, name: str) -> Any:
+    for key in name.split("."):
+        cfg = cfg._get_node(key)
+    return cfg
 
 
 CHOICES = st.fixed_dictionaries({}, optional={g: st.sampled_from(names) for g, names in options().items()})
