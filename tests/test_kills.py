@@ -5,14 +5,12 @@ A process is killed at its n-th change of a file, or after a share of the time t
 
 import contextlib
 import csv
-import http.client
 import multiprocessing as mp
 import os
 import random
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -22,10 +20,8 @@ import pytest
 import yaml
 
 from anomalib_lite.rendering.sheet import SheetConfig, write_sheets
-from tests.annotate.conftest import write_crops
 from tests.jobs.test_generate import arguments as generate
 from tests.jobs.test_generate import products  # noqa: F401 - a fixture
-from tests.servers import Client, token_of
 from tests.sweeps.conftest import COMMAND, fake_training
 
 pytestmark = pytest.mark.slow
@@ -75,7 +71,7 @@ def here(path: object) -> bool:
 def start() -> Callable[..., BaseProcess]:
     """Starts a command in a process that has all libraries already: start(folder, command, limit=0)."""
     context = mp.get_context("forkserver")
-    jobs = ("train", "generate", "segment", "predict", "sweep", "annotate")
+    jobs = ("train", "generate", "segment", "predict", "sweep")
     context.set_forkserver_preload(
         ["tests.test_kills", "lightning", "timm", *(f"anomalib_lite.jobs.{j}" for j in jobs)]
     )
@@ -197,52 +193,3 @@ def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(
         assert found.keys() == expected.keys(), f"{moment}: {found.keys() ^ expected.keys()}"
         assert not (differ := [name for name in found if found[name] != expected[name]]), f"{moment}: {differ}"
     assert kills == AT_A_CHANGE + AT_A_TIME
-
-
-def served(folder: Path, process: BaseProcess) -> Client | None:
-    """A client of the labelling page, once it answers; None where its process is gone before."""
-    while process.is_alive():
-        found = re.findall(r"http://127\.0\.0\.1:(\d+)", (folder / "said.log").read_text())
-        if found and (folder / "said.log").read_text().count("http://") > int((folder / "seen").read_text()):
-            port = int(found[-1])
-            return Client(port, token_of(Client(port).get("/").body))
-        time.sleep(0.02)
-    return None
-
-
-@pytest.mark.parametrize("number", range(AT_A_CHANGE + AT_A_TIME))
-def test_a_killed_annotate_has_every_answer_that_it_confirmed(number: int, start: Callable, tmp_path: Path):
-    draw, crops = random.Random(number), tmp_path / "crops"
-    names = write_crops(crops, 30)
-    (tmp_path / "said.log").write_text("")
-    (tmp_path / "seen").write_text("0")
-    command = ["annotate", "crops=crops", "port=0", "open_browser=false"]
-    process = start(tmp_path, command, draw.randrange(1, 60) if number < AT_A_CHANGE else 0)
-    confirmed: dict[str, str] = {}
-    timer = threading.Timer(1 + draw.random() * 1.5, lambda: os.killpg(process.pid, signal.SIGKILL))
-    if number >= AT_A_CHANGE:
-        timer.start()
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        if (client := served(tmp_path, process)) is not None:
-            ids = {crop["name"]: crop["id"] for crop in client.get("/api/state").json["crops"]}
-            while True:  # until the process is gone
-                name, label = draw.choice(names), draw.choice(["OK", "NOK"])
-                if client.post("/api/answer", {"id": ids[name], "label": label, "defect": None}).status == 200:
-                    confirmed[name] = label
-    process.join()
-    timer.cancel()
-    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said.log").read_text()
-    (tmp_path / "seen").write_text(str((tmp_path / "said.log").read_text().count("http://")))
-    again = start(tmp_path, command)
-    try:
-        client = served(tmp_path, again)
-        assert client is not None, (tmp_path / "said.log").read_text()
-        there = {crop["name"]: crop["label"] for crop in client.get("/api/state").json["crops"] if crop["label"]}
-        other = {name for name in there.keys() | confirmed.keys() if there.get(name) != confirmed.get(name)}
-        assert len(other) <= 1, "but for the one answer on its way"
-        if there:
-            with (crops / "labels.csv").open(newline="") as stream:
-                assert {row["crop"]: row["label"] for row in csv.DictReader(stream)} == there
-    finally:
-        os.killpg(again.pid, signal.SIGKILL)
-        again.join()
