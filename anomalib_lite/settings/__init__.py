@@ -1,9 +1,10 @@
 """What can be set: each option's type, default, range and meaning, as Hydra's structured configs.
 
-Files of conf/ begin with one of these (`defaults: [/schema/<group>/<name>@_here_]`) and hold what differs from it.
+Files of conf/ begin with one of these (`defaults: [/schema/<class>@_here_]`) and hold what differs from it.
 Whoever composes a configuration asks here where conf/ lies, so here the dataclasses become known to Hydra.
 """
 
+import dataclasses
 from pathlib import Path
 
 import yaml
@@ -31,11 +32,10 @@ def family(option: str, group: str = "detector") -> str:
 
 def _register() -> None:
     store = ConfigStore.instance()
-    for name, verb in verbs.VERBS.items():
-        store.store(group="schema", name=name, node=verb)
-    for group, options in (data.OPTIONS | detectors.OPTIONS | training.OPTIONS).items():
-        for name, option in options.items():
-            store.store(group=f"schema/{group}", name=name, node=option)
+    for room in (data, detectors, training, verbs):
+        for name, kind in vars(room).items():
+            if dataclasses.is_dataclass(kind):
+                store.store(group="schema", name=name, node=kind)
     OmegaConf.register_new_resolver("anomalib_lite.family", family, replace=True)  # presets are looked up by family
     OmegaConf.register_new_resolver("anomalib_lite.score", lambda name: detectors.SCORES.get(name, "max"), replace=True)
 

@@ -177,14 +177,3 @@ class Sheet:
     brightness: float = setting(0.2, "change of a panel's light, at most", least=0, below=1)
     nok_share: float = setting(0.1, "of the products", least=0, most=1)
     perspective: float = setting(0.012, "how much larger a panel's nearer side is, at most", least=0)
-
-
-OPTIONS: dict[str, dict[str, type]] = {
-    "data": {
-        "mvtec_ad": MVTecAD, "btad": BTAD, "mpdd": MPDD, "visa": VisA, "real_iad": RealIAD, "mtd": MTD,
-        "ksdd": KSDD, "ksdd2": KSDD2, "mvtec_ad_2": MVTecAD2, "mvtec_loco": MVTecLOCO, "folder": Folder,
-        "deeppcb": DeepPCB, "panels": Panels,
-    },
-    "panels": {"aligned": Segmentation},
-    "sheet": {"sheet": Sheet},
-}  # fmt: skip

@@ -358,18 +358,6 @@ class TopK(Scoring):
     score: Any = setting(TopKScore, "the mean of the largest pixels: steadier, blinder to tiny defects")
 
 
-OPTIONS: dict[str, dict[str, type]] = {
-    "backbone": {"backbone": Backbone},
-    "detector": {
-        "fusion": Fusion, "stfpm": STFPM, "reverse_distillation": ReverseDistillation, "padim": PaDiM,
-        "patchcore": PatchCore, "subspace": SubspaceAD, "anomalydino": AnomalyDINO, "superadd": SuperADD,
-        "template": Template, "simplenet": SimpleNet, "dinomaly": Dinomaly, "efficientad": EfficientAD,
-    },
-    "tta": {"none": View},
-    "tiling": {"none": NoTiling, "grid": Tiling},
-    "scoring": {"max": Scoring, "topk": TopK},
-}  # fmt: skip
-
 SCORES = {  # else: max
     "patchcore_local": "topk", "subspace": "topk", "anomalydino": "topk", "superadd": "topk_fine", "dinomaly": "topk",
 }  # fmt: skip

@@ -290,14 +290,3 @@ class Defects:
     types: dict[str, DefectType] = setting({}, "by name; the one with most points wins")
     severity: Severity = field(default_factory=Severity)
     names: dict[str, str] = setting({}, "a data set's own defect names -> types, for the confusion matrix")
-
-
-OPTIONS: dict[str, dict[str, type]] = {
-    "defects": {"defects": Defects},
-    "mode": {"mode": Mode},
-    "augment": {"none": Augment},
-    "teacher": {"teacher": Teacher},
-    "generator": {"none": NoGenerator, "histaugan": HistAuGAN, "singan": SinGAN},
-    "trainer": {"cpu": Trainer},
-    "tracking": {"tracking": Tracking, "wandb": WandB},
-}

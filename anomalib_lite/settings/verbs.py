@@ -170,7 +170,7 @@ class Export(Trained):
     output: str | None = setting(None, "folder to write to; null: <run>/export-<format>-<precision>")
     limit: int = setting(200, "held-out OK and test images that the file is held against, at most", least=1)
     tolerance: float | None = setting(
-        None, "of maps and scores, as a share of their range; null: 1e-4 for fp32, 0.02 fp16, 1 int8", above=0
+        None, "by which maps and scores may differ, of their range; null: 1e-4 for fp32, 0.02 fp16, 1 int8", above=0
     )
 
 
@@ -266,10 +266,3 @@ class Compare(Verb):
         0.01, "of image AUROC: a difference of two runs that surely lies within it is practically none", above=0
     )
     resamples: int = setting(5000, "of the bootstrap", least=100)
-
-
-VERBS = {
-    "train": Train, "review": Review, "generate": Generate, "evaluate": Evaluate, "predict": Predict,
-    "segment": Segment, "annotate": Annotate, "demo": Demo, "sweep": Sweep, "weights": Weights,
-    "compare": Compare, "export": Export, "submit": Submit, "serve": Serve,
-}  # fmt: skip
