@@ -48,32 +48,23 @@ def test_in_values_from_files(monkeypatch: pytest.MonkeyPatch):
     assert cfg.whole.runs == "/home/me/runs"
 
 
-@pytest.mark.parametrize("given", ["paths.runs=~/runs", "paths.runs='~/runs'"])
+@pytest.mark.parametrize("given", ["command line", "file"])
 def test_a_sweeps_record_lies_among_the_runs_and_nothing_in_the_current_folder(
     run_verb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ):
-    home, here = tmp_path / "home", tmp_path / "here"
-    home.mkdir()
-    here.mkdir()
+    home, here, conf = (tmp_path / name for name in ("home", "here", "conf/experiment"))
+    for folder in (home, here, conf):
+        folder.mkdir(parents=True)
+    (conf / "mine.yaml").write_text("# @package _global_\npaths: {runs: ~/runs}\n")
+    from_file = [f"hydra.searchpath=[file://{conf.parent}]", "experiment=mine"]
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    done = run_verb("train", "-m", "data=mvtec_ad", "data.root=~/nowhere", "seed=0,1", given)
+    own = from_file if given == "file" else ["paths.runs=~/runs"]
+    done = run_verb("train", "-m", "data=mvtec_ad", "data.root=~/nowhere", "seed=0,1", *own)
     assert f"{home}/nowhere" in done.err and "2 of 2 jobs of the sweep failed" in done.err
     assert list(here.iterdir()) == []
     (record,) = (home / "runs/multirun").glob("*/multirun.yaml")
     assert "seed=0,1" in yaml.safe_load(record.read_text())["hydra"]["overrides"]["task"]
-
-
-def test_a_sweeps_record_lies_among_the_runs_that_a_file_names(
-    run_verb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "conf/experiment").mkdir(parents=True)
-    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\npaths: {runs: ~/runs}\n")
-    run_verb(
-        "train", "-m", f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine", "data=mvtec_ad", "data.root=x"
-    )
-    assert len(list((tmp_path / "home/runs/multirun").glob("*/multirun.yaml"))) == 1
 
 
 EVAL_MODE = (

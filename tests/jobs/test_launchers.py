@@ -1,6 +1,5 @@
 """The same jobs on each launcher: the same figures as one after the other, and failures told at the end."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -8,33 +7,48 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import HEAD, NODE, ray_cluster, slurm
-from tests.commands import command_line, in_process, read_json
+from tests.commands import Outcome, command_line, in_process, read_json
 from tests.wandb_files import offline_runs
 
 FOUR = ("scoring=max,topk", "seed=0,1")  # two trainings, each needed by two jobs
 FAILING = "data.val_share=0.2,7"  # each of the four once as it is, and once so that it fails
 
 
-def results(folder: Path) -> dict[str, tuple[bytes, ...]]:
-    """By run: what must not depend on where it ran."""
+Results = dict[str, tuple[bytes, ...]]  # by run, the files that must not depend on where it ran
+
+
+def results(folder: Path) -> Results:
     names = ("metrics.json", "predictions.csv", "threshold.json", "model.safetensors")
     runs = [run for run in (folder / "runs/default").iterdir() if run.is_dir()]
     return {run.name: tuple((run / name).read_bytes() for name in names) for run in runs}
 
 
+def told(done: Outcome, folder: Path) -> None:
+    """The jobs that failed are named with what to type to see them alone; the others are done."""
+    assert done.status == 1, done.err
+    assert len(results(folder)) == 4, "what is refused begins no run"
+    listed = done.err[done.err.index("4 of 8 jobs of the sweep failed:\n") :].splitlines()
+    for command, said in zip(listed[1:9:2], listed[2:9:2], strict=True):
+        words = shlex.split(command)
+        assert words[:2] == ["anomalib-lite", "train"] and "data.val_share=7" in words
+        assert said.strip() == "data.val_share must be above 0 and below 1, not 7.0."
+    (records,) = (folder / "runs/multirun").glob("*/jobs.json")
+    assert sorted(entry["state"] for entry in read_json(records)) == 4 * ["done"] + 4 * ["failed"]
+
+
 @pytest.fixture(scope="module")
-def basic(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, ...]]:
+def basic(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One job after the other."""
     folder = tmp_path_factory.mktemp("basic")
-    done = in_process("train", "-m", *tiny, *FOUR, f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts")
-    assert done.status == 0, done.err
-    assert len(results(folder)) == 4
+    paths = [f"paths.runs={folder}/runs", f"paths.artifacts={folder}/artifacts"]
+    told(in_process("train", "-m", *tiny, *FOUR, FAILING, *paths), folder)
     return results(folder)
 
 
-def check(folder: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]], *launcher: str, **environment: str):
+def check(folder: Path, tiny: list[str], basic: Results, *launcher: str, **environment: str):
     """From a folder of its own, with paths relative to it, as a user starts it."""
     done = command_line("train", "-m", *tiny, *FOUR, FAILING, *launcher, cwd=folder, **environment)
-    assert done.status == 1, done.err
+    told(done, folder)
     assert "UserWarning" not in done.err
     assert results(folder) == basic
     assert not list(folder.rglob("*.lock")) and not list(folder.rglob(".jobs-*"))
@@ -42,18 +56,8 @@ def check(folder: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]], *l
     assert all(len(re.findall("saved: ", log)) == 1 for log in logs), "each run's log is of its own job alone"
     assert len(list((folder / "artifacts").glob("trained-*"))) == 2
 
-    told = done.err[done.err.index("4 of 8 jobs of the sweep failed:\n") :].splitlines()
-    for command, said in zip(told[1:9:2], told[2:9:2], strict=True):
-        words = shlex.split(command)
-        assert words[:2] == ["anomalib-lite", "train"] and "data.val_share=7" in words
-        assert said.strip() == "data.val_share must be above 0 and below 1, not 7.0."
-    (records,) = (folder / "runs/multirun").glob("*/jobs.json")
-    assert sorted(entry["state"] for entry in json.loads(records.read_text())) == 4 * ["done"] + 4 * ["failed"]
 
-
-def test_joblib_with_two_workers_and_a_wandb_run_of_each_job(
-    tmp_path: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]]
-):
+def test_joblib_with_two_workers_and_a_wandb_run_of_each_job(tmp_path: Path, tiny: list[str], basic: Results):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     tracked = [value for value in tiny if not value.startswith("tracking")]
     check(tmp_path, tracked, basic, "hydra/launcher=joblib", "tracking=wandb")
@@ -66,7 +70,7 @@ def test_joblib_with_two_workers_and_a_wandb_run_of_each_job(
             assert run.summary[name] == pytest.approx(metrics[name])
 
 
-def test_a_real_slurm(tmp_path: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]]):
+def test_a_real_slurm(tmp_path: Path, tiny: list[str], basic: Results):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with slurm() as environment:
         launcher = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
@@ -74,13 +78,17 @@ def test_a_real_slurm(tmp_path: Path, tiny: list[str], basic: dict[str, tuple[by
     assert list((tmp_path / "runs/multirun").glob("*/submitit/*/*_result.pkl")), "Slurm ran them"
 
 
-def test_a_ray_cluster_of_two_nodes(tmp_path: Path, tiny: list[str], basic: dict[str, tuple[bytes, ...]]):
+def test_a_ray_cluster_of_two_nodes(tmp_path: Path, tiny: list[str], basic: Results):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     where = ("+hydra.callbacks.where._target_=tests.clusters.Where", f"+hydra.callbacks.where.folder={tmp_path}/where")
     with ray_cluster() as (address, environment):
         launcher = ("hydra/launcher=ray_cluster", f"hydra.launcher.ray.init.address={address}", *where)
         check(tmp_path, tiny, basic, *launcher, **environment)
     assert {path.read_text() for path in (tmp_path / "where").iterdir()} == {HEAD, NODE}
+
+
+def test_one_after_the_other(basic: Results):
+    assert len(basic) == 4
 
 
 def test_a_launcher_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

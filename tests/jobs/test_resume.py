@@ -163,15 +163,6 @@ def test_a_torn_checkpoint_is_said_and_the_training_starts_anew(
     assert len(epochs_trained) == 12 and same(only_run(tmp_path), undisturbed)
 
 
-def test_force_starts_from_the_beginning(run_verb: Command, words: list[str], tmp_path: Path, undisturbed: Path):
-    run = trained(*words[1:])
-    (run / "checkpoints").mkdir()
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"of an older training")
-    done = run_verb(*words, "force=true")
-    assert done.status == 0 and "resuming" not in done.err
-    assert same(run, undisturbed)
-
-
 class Planted:
     """A pickle of it makes a folder when it is read."""
 

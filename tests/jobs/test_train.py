@@ -1,8 +1,6 @@
 """The verb train: what a run leaves behind, that it repeats, and what it says to bad images."""
 
-import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,11 +122,13 @@ def test_a_run_that_is_done_is_not_run_again_unless_forced(run_verb: Command, ti
     run = trained(*tiny)
     before = (run / "metrics.json").read_bytes()
     (run / "model.safetensors").write_bytes(b"sentinel")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/last.ckpt").write_bytes(b"of an older training")
     again = run_verb("train", *tiny)
     assert again.status == 0 and f"already done: {run}" in again.err
     assert (run / "model.safetensors").read_bytes() == b"sentinel"
     forced = run_verb("train", *tiny, "force=true")
-    assert forced.status == 0 and "trained before" not in forced.err
+    assert forced.status == 0 and "trained before" not in forced.err and "resuming" not in forced.err
     assert (run / "model.safetensors").read_bytes() != b"sentinel"
     assert (run / "metrics.json").read_bytes() == before and only_run(tmp_path) == run
 
@@ -214,20 +214,3 @@ def test_bad_images_are_named_without_a_traceback(
     for run in (tmp_path / "runs/default").glob("*"):  # one that was begun says that it failed
         status = read_json(run / "status.json")
         assert status["state"] == "failed" and "UserError" in status["error"]
-
-
-def test_in_a_sweep_the_other_jobs_go_on(run_verb: Command, tiny: list[str], tmp_path: Path):
-    """Jobs of a user's mistakes, and one that works."""
-    shared = [override for override in tiny if not override.startswith("image_size")]
-    done = run_verb("train", "-m", *shared, "data.val_share=7,0.2", "image_size=4,48")
-    assert done.status == 1
-    runs = {run.name: read_json(run / "status.json") for run in (tmp_path / "runs/default").iterdir()}
-    assert [s["state"] for s in runs.values()] == ["done"], "what is refused begins no run"
-    listed = done.err.split("3 of 4 jobs of the sweep failed:\n")[1].splitlines()
-    commands = [shlex.split(line) for line in listed if line.startswith("  anomalib-lite train preset=smoke ")]
-    for words, (share, size) in zip(commands, [(7, 4), (7, 48), (0.2, 4)], strict=True):
-        assert {f"data.val_share={share}", f"image_size={size}"} <= set(words)
-    assert "data.val_share must be above 0 and below 1, not 7.0" in listed[1]
-    assert listed[-1] == "The same command starts them again, and no job that is done."
-    (records,) = (tmp_path / "runs/multirun").glob("*/jobs.json")
-    assert [entry["state"] for entry in json.loads(records.read_text())] == ["failed", "failed", "failed", "done"]

@@ -14,12 +14,18 @@ import yaml
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.sweeps.run import run_sweep
+from anomalib_lite.sweeps.spec import Sweep
 from anomalib_lite.sweeps.study import Study, conclude
 from tests.commands import one_thread, read_rows
 from tests.sweeps.conftest import COMMAND, Write, fake_training
 
 NAME = ("experiment_name=fake",)
+STUDY = Path("study")
 UNIFORM = {"x": {"min": 0.0, "max": 4.0}}
+
+
+def ran(sweep: Sweep, trials: int | None = None, **more: Any) -> Study:
+    return run_sweep(sweep, NAME, STUDY, fake_training, trials, **more)
 
 
 @pytest.fixture(autouse=True)
@@ -38,26 +44,26 @@ def drawn(study: Study) -> list[dict[str, Any]]:
 
 def test_a_grid_is_tried_once(sweep_of: Write, capsys: pytest.CaptureFixture):
     sweep = sweep_of(parameters={"x": {"values": [3, 1, 2]}, "note": {"values": ["a b=c", None]}})
-    study = run_sweep(sweep, NAME, Path("study"), fake_training, parallel=2)
+    study = ran(sweep, parallel=2)
     assert sorted((v["x"], str(v["note"])) for v in drawn(study)) == [
         (x, note) for x in (1, 2, 3) for note in ("None", "a b=c")
     ]
     assert len(starts()) == 6
-    assert conclude(study, NAME, Path("study")) is None
+    assert conclude(study, NAME, STUDY) is None
     said = capsys.readouterr().out
     assert "best: anomalib-lite train experiment_name=fake x=1 \"note='a b=c'\"" in said
     assert "6 trials (6 done)" in said
     rows = read_rows(Path("study/trials.csv"))
     assert {(r["state"], r["figure"], r["x"]) for r in rows} == {("done", f"{x}.0", str(x)) for x in (1, 2, 3)}
 
-    again = run_sweep(sweep, NAME, Path("study"), fake_training)
+    again = ran(sweep)
     assert len(starts()) == 6 and drawn(again) == drawn(study)
 
 
 def test_failures_stop_nothing_and_are_told(sweep_of: Write):
     sweep = sweep_of(parameters={"x": {"values": [-1, 13, 2]}})
-    study = run_sweep(sweep, NAME, Path("study"), fake_training)
-    told = conclude(study, NAME, Path("study")) or ""
+    study = ran(sweep)
+    told = conclude(study, NAME, STUDY) or ""
     assert told.startswith("2 trial(s) of the sweep failed:")
     assert (
         "error: x must not be negative: -1.0 (exit status 2)\n    anomalib-lite train experiment_name=fake x=-1" in told
@@ -69,15 +75,15 @@ def test_failures_stop_nothing_and_are_told(sweep_of: Write):
 def test_figures_of_metrics_status_and_history(sweep_of: Write):
     names = ["figure", "validation/mean", "validation.mean", "ms_per_image", "val_loss"]
     sweep = sweep_of(parameters={"x": {"values": [2]}}, metrics=[{"name": name} for name in names])
-    study = run_sweep(sweep, NAME, Path("study"), fake_training)
+    study = ran(sweep)
     assert study.ended()[0].values == [2, -2, -2, 8, 2]
 
 
 def test_of_several_figures_the_front_is_told(sweep_of: Write, capsys: pytest.CaptureFixture):
     metrics = [{"name": "figure", "goal": "minimize"}, {"name": "ms_per_image", "goal": "minimize"}]
     sweep = sweep_of(parameters={"x": {"values": [1, 2]}, "epochs": {"values": [1, 2]}}, metrics=metrics)
-    study = run_sweep(sweep, NAME, Path("study"), fake_training)
-    conclude(study, NAME, Path("study"))
+    study = ran(sweep)
+    conclude(study, NAME, STUDY)
     assert "no other trial beats these in all (minimize figure, minimize ms_per_image):" in capsys.readouterr().out
     assert {study.values(t)["x"] for t in study.best()} == {1, 2}
 
@@ -99,20 +105,20 @@ def test_tpe_finds_what_random_does_not(sweep_of: Write):
 
 def test_a_kill_while_the_study_is_written_leaves_no_lock(sweep_of: Write):
     sweep = sweep_of(parameters={"x": {"values": [1]}})
-    run_sweep(sweep, NAME, Path("study"), fake_training)
+    ran(sweep)
     os.symlink("study.journal", "study/study.journal.lock")  # what Optuna's own lock leaves; it would wait for ever
-    assert len(run_sweep(sweep, NAME, Path("study"), fake_training).ended()) == 1
+    assert len(ran(sweep).ended()) == 1
 
 
 def test_a_sweep_without_end_asks_for_one(sweep_of: Write):
     with pytest.raises(UserError, match="say how many, e"):
-        run_sweep(sweep_of(method="random", parameters=UNIFORM), NAME, Path("study"), fake_training)
+        ran(sweep_of(method="random", parameters=UNIFORM))
 
 
 def test_more_trials_go_on_from_those_before(sweep_of: Write):
     sweep = sweep_of(method="bayes", parameters=UNIFORM)
-    run_sweep(sweep, NAME, Path("study"), fake_training, 2, seed=5)
-    parts = run_sweep(sweep, NAME, Path("study"), fake_training, 4, seed=5)
+    ran(sweep, 2, seed=5)
+    parts = ran(sweep, 4, seed=5)
     assert len(starts()) == 4
     whole = run_sweep(sweep, ("experiment_name=other",), Path("other"), fake_training, 4, seed=5)
     assert drawn(parts) == drawn(whole)
@@ -127,9 +133,9 @@ def test_a_trial_that_falls_behind_is_stopped(sweep_of: Write):
     def training(overrides: list[str]) -> list[str]:
         return fake_training([*overrides, *(slow if float(overrides[-1][2:]) > 1 else [good])])
 
-    study = run_sweep(sweep, NAME, Path("study"), training)
+    study = run_sweep(sweep, NAME, STUDY, training)
     assert [t.state.name for t in study.ended()] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
-    assert conclude(study, NAME, Path("study")) is None
+    assert conclude(study, NAME, STUDY) is None
     for folder in Path("runs/fake").iterdir():
         status = json.loads((folder / "status.json").read_text())
         assert status["state"] == ("pruned" if "pause" in folder.name else "done")
@@ -179,7 +185,7 @@ def test_a_killed_sweep_goes_on_where_it_was(sweep_of: Write, tmp_path: Path):
     interrupted = len(starts())
     subprocess.run(driver, cwd=tmp_path, env=one_thread(), check=True)
     assert len(set(starts())) == 5 and len(starts()) <= max(6, interrupted + 3)
-    resumed = Study(sweep, Path("study"), seed=0)
+    resumed = Study(sweep, STUDY, seed=0)
     undisturbed = run_sweep(sweep, ("experiment_name=whole",), Path("whole"), fake_training, 5)
     assert sorted(v["x"] for v in drawn(resumed)) == sorted(v["x"] for v in drawn(undisturbed))
 
@@ -215,6 +221,6 @@ def test_an_interrupted_sweep_ends_its_trials(sweep_of: Write, monkeypatch: pyte
 
     monkeypatch.setattr("anomalib_lite.sweeps.run.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep_of(parameters={"x": {"values": [1, 2, 3]}}), NAME, Path("study"), training, parallel=2)
+        run_sweep(sweep_of(parameters={"x": {"values": [1, 2, 3]}}), NAME, STUDY, training, parallel=2)
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert len(commands) == 2 and not any(" ".join(command) in running for command in commands)
