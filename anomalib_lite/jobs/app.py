@@ -132,13 +132,12 @@ def texts(value: Any) -> list[str]:
 
 def named(key: str, arguments: Sequence[str]) -> list[str]:
     """A word that is neither an override nor a flag becomes `key=WORD`; a file's name may look like an override."""
-
-    def is_word(argument: str, before: str) -> bool:
+    read = []
+    for argument, before in zip(arguments, ["", *arguments], strict=False):
         flag = argument.startswith("-") or before in ("--cfg", "-c")
-        return not flag and ("=" not in argument or Path(argument).is_file())
-
-    pairs = zip(arguments, ["", *arguments], strict=False)
-    return [override(key, argument) if is_word(argument, before) else argument for argument, before in pairs]
+        word = "=" not in argument or Path(argument).is_file()
+        read.append(override(key, argument) if word and not flag else argument)
+    return read
 
 
 def silence() -> None:
