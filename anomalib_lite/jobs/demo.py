@@ -6,7 +6,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.folder import COLUMNS, csv_line
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
-from anomalib_lite.jobs.segment import Cut, Panel, cut_panels, write_manifest
+from anomalib_lite.jobs.segment import Cut, cut_panels, write_manifest
 from anomalib_lite.registration.cropping import Found, SegmentOptions, crop
 from anomalib_lite.rendering.product import VERSION
 from anomalib_lite.rendering.sheet import Placed, SheetConfig, read_truth, write_sheets
@@ -82,28 +82,29 @@ def _fill(folder: Path, output: Path, sheet: SheetConfig, cfg: DictConfig) -> No
     write_sheets(folder / "truth", cfg.n_panels, sheet, cfg.seed, cfg.workers or os.cpu_count() or 1)
     for name in ("panels", "template.png"):
         os.rename(folder / "truth" / name, folder / name)
-    panels = [Panel(path, path.stem) for path in sorted((folder / "panels").iterdir())]
+    panels = {path: path.stem for path in sorted((folder / "panels").iterdir())}
     template = read_image(folder / "template.png")
     options = SegmentOptions(
         max_objects=sheet.rows * sheet.columns, max_angle=max(SegmentOptions.max_angle, sheet.angle + 1)
     )
-    cuts: list[tuple[Panel, Cut]] = []
-    for panel, result in zip(panels, cut_panels(panels, template, options, folder, cfg.workers), strict=True):
+    cuts: list[Cut] = []
+    for result in cut_panels(panels, template, options, folder, cfg.workers).values():
         if isinstance(result, UserError):
             raise result
-        cuts += [(panel, cut) for cut in result]
-    write_manifest(folder / "manifest.csv", [(output / panel.path.relative_to(folder), cut) for panel, cut in cuts])
-    _label(folder, panels, cuts)
+        cuts += result
+    moved = [replace(cut, panel=output / cut.panel.relative_to(folder)) for cut in cuts]
+    write_manifest(folder / "manifest.csv", moved)
+    _label(folder, list(panels), cuts)
 
 
-def _label(folder: Path, panels: list[Panel], cuts: list[tuple[Panel, Cut]]) -> None:
+def _label(folder: Path, panels: list[Path], cuts: list[Cut]) -> None:
     truth = read_truth(folder / "truth" / "truth.json")
     answers: list[Answer] = []
     lines = [csv_line(*COLUMNS)]
     for panel in panels:
-        own = [cut for other, cut in cuts if other is panel]
-        placed = truth[panel.path.relative_to(folder).as_posix()]
-        mask = read_mask(folder / "truth" / "masks" / panel.path.name)
+        own = [cut for cut in cuts if cut.panel == panel]
+        placed = truth[panel.relative_to(folder).as_posix()]
+        mask = read_mask(folder / "truth" / "masks" / panel.name)
         for cut, product in zip(own, match_truth([cut.found for cut in own], placed), strict=True):
             if product is None:
                 log.warning("%s shows no product: it is in the manifest, and has no label", cut.crop)

@@ -3,7 +3,7 @@
 import csv
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,34 +42,26 @@ class SkippedPanels(UserError):
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A panel's file, and its crops' name without number and ending, relative to the output folder."""
-
-    path: Path
-    name: str
-
-
-@dataclass(frozen=True)
 class Cut:
-    """One product, and its crop's file relative to the output folder."""
+    """One product: its panel's file, where it lies there, and its crop's file relative to the output folder."""
 
+    panel: Path
     found: Found
     crop: str
 
 
-Cuts = list[Cut] | UserError  # of one panel, or why it could not be used
+Cuts = dict[Path, list[Cut] | UserError]  # by panel: its products, or why it could not be used
 
 
 @app("segment", HELP)
 def main(cfg: DictConfig) -> None:
     options = instantiate(cfg.panels)
     paths = expand(texts(cfg.images), Path())
-    panels = [Panel(path, name) for path, name in zip(paths, output_names(paths), strict=True)]
+    panels = dict(zip(paths, output_names(paths), strict=True))
     template = read_template(Path(cfg.template), cfg.template_box)
     output = Path(cfg.output)
     _make_room(output / "manifest.csv", cfg.force)
-    results = cut_panels(panels, template, options, output, cfg.workers)
-    _conclude(panels, results, options, output / "manifest.csv")
+    _conclude(cut_panels(panels, template, options, output, cfg.workers), options, output / "manifest.csv")
 
 
 def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
@@ -91,33 +83,37 @@ def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
 
 
 def cut_panels(
-    panels: Sequence[Panel], template: np.ndarray, options: SegmentOptions, output: Path, workers: int | None
-) -> list[Cuts]:
-    """Writes crops and overviews of all panels, `workers` at a time (None: one a core); a result for each of them."""
+    panels: Mapping[Path, str], template: np.ndarray, options: SegmentOptions, output: Path, workers: int | None
+) -> Cuts:
+    """Writes crops and overviews of all panels, `workers` at a time (None: one a core).
 
-    def work(panel: Panel) -> Cuts:
+    panels: by their file, what their crops are called, without number and ending.
+    """
+
+    def work(panel: Path) -> list[Cut] | UserError:
         try:
-            return _cut_panel(panel, template, options, output)
+            return _cut_panel(panel, panels[panel], template, options, output)
         except UserError as error:
             return error
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return list(tqdm(pool.map(work, panels), "segment", len(panels), unit="panel", leave=False))
+        results = tqdm(pool.map(work, panels), "segment", len(panels), unit="panel", leave=False)
+        return dict(zip(panels, results, strict=True))
 
 
-def write_manifest(path: Path, cuts: Iterable[tuple[Path, Cut]]) -> None:
+def write_manifest(path: Path, cuts: Iterable[Cut]) -> None:
     """The table of the crops, each with its panel."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
-        writer.writerows([panel.as_posix(), *_numbers(cut.found), cut.crop] for panel, cut in cuts)
+        writer.writerows([cut.panel.as_posix(), *_numbers(cut.found), cut.crop] for cut in cuts)
 
 
-def _cut_panel(panel: Panel, template: np.ndarray, options: SegmentOptions, output: Path) -> list[Cut]:
-    image = read_image(panel.path)
+def _cut_panel(panel: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path) -> list[Cut]:
+    image = read_image(panel)
     found = segment(image, template, options)
-    cuts = [Cut(product, f"crops/{panel.name}_{number:02d}.png") for number, product in enumerate(found)]
-    overview = output / "overview" / f"{panel.name}.jpg"
+    cuts = [Cut(panel, product, f"crops/{name}_{number:02d}.png") for number, product in enumerate(found)]
+    overview = output / "overview" / f"{name}.jpg"
     pictures = {output / cut.crop: crop(image, cut.found) for cut in cuts}
     for path, picture in (pictures | {overview: draw_overview(image, found)}).items():
         with atomic_path(path) as temporary:
@@ -148,24 +144,24 @@ def _make_room(manifest: Path, force: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def _conclude(panels: Sequence[Panel], results: Sequence[Cuts], options: SegmentOptions, manifest: Path) -> None:
-    skipped = [f"{panel.path}: {r}" for panel, r in zip(panels, results, strict=True) if isinstance(r, UserError)]
-    if len(skipped) == len(panels):
+def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
+    skipped = [f"{panel}: {error}" for panel, error in results.items() if isinstance(error, UserError)]
+    if len(skipped) == len(results):
         raise UserError("No panel could be used:\n  " + "\n  ".join(skipped))
-    used = [(p, cuts) for p, cuts in zip(panels, results, strict=True) if not isinstance(cuts, UserError)]
-    rows = [(panel.path, cut) for panel, cuts in used for cut in cuts]
-    write_manifest(manifest, rows)
-    empty = [str(panel.path) for panel, cuts in used if not cuts]
+    used = {panel: cuts for panel, cuts in results.items() if not isinstance(cuts, UserError)}
+    products = [cut for cuts in used.values() for cut in cuts]
+    write_manifest(manifest, products)
+    empty = [str(panel) for panel, cuts in used.items() if not cuts]
     if empty:
         log.warning(
             "no product in %d of %d panels, first %s: if there are some, look at overview/, take a sharper template, "
             "lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
-            len(empty), len(panels), empty[0], options.min_score, options.max_angle,
+            len(empty), len(results), empty[0], options.min_score, options.max_angle,
         )  # fmt: skip
-    print(f"{len(rows)} products in {len(used)} panels: {manifest}")
+    print(f"{len(products)} products in {len(used)} panels: {manifest}")
     if skipped:
         listed = "\n  ".join(skipped)
-        raise SkippedPanels(f"{len(skipped)} of {len(panels)} panels could not be used and were skipped:\n  {listed}")
+        raise SkippedPanels(f"{len(skipped)} of {len(results)} panels could not be used and were skipped:\n  {listed}")
 
 
 if __name__ == "__main__":
