@@ -36,6 +36,13 @@ def test_the_configuration_shown_is_the_one_with_presets_and_overrides(run_verb:
     assert (own["image_size"], own["tracking"]) == (64, {"kind": "none"}), "the command line has the last word"
 
 
+def test_help_shows_the_options_of_ones_own_files(run_verb: Command, tmp_path: Path):
+    (tmp_path / "my conf/detector").mkdir(parents=True)
+    (tmp_path / "my conf/detector/mine.yaml").write_text("# Mine.\ndefaults: [padim, _self_]\nstride: 4\n")
+    shown = run_verb("train", "--config-dir", "my conf", "detector=mine", "--help").out
+    assert re.search(r"^  stride: 4 +# px between", shown, re.M)
+
+
 def test_the_overview_names_every_verb(run_verb: Command):
     for arguments, status in (([], 2), (["--help"], 0), (["-h"], 0), (["help"], 0)):
         done = run_verb(*arguments)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -81,7 +82,7 @@ def app(verb: str, help: str, words: Words = list) -> Callable[[Job], Callable[[
         def main() -> None:
             try:
                 sys.argv[1:] = arguments = prepared(words(sys.argv[1:]))
-                if {"-h", "--help"} & set(arguments):
+                if get_args_parser().parse_args(arguments).help:
                     say(_help(verb, help, arguments))
                     return
                 start = multirun.begin(verb, arguments)
@@ -132,12 +133,9 @@ def texts(value: Any) -> list[str]:
 
 def named(key: str, arguments: Sequence[str]) -> list[str]:
     """A word that is neither an override nor a flag becomes `key=WORD`; a file's name may look like an override."""
-    read = []
-    for argument, before in zip(arguments, ["", *arguments], strict=False):
-        flag = argument.startswith("-") or before in ("--cfg", "-c")
-        word = "=" not in argument or Path(argument).is_file()
-        read.append(override(key, argument) if word and not flag else argument)
-    return read
+    given = get_args_parser().parse_args(arguments).overrides
+    words = [argument for argument in given if "=" not in argument or Path(argument).is_file()]
+    return [override(key, argument) if argument in words else argument for argument in arguments]
 
 
 def silence() -> None:
@@ -246,8 +244,10 @@ def _composed(verb: str, arguments: Sequence[str], **more: bool) -> DictConfig:
 
 def _help(verb: str, text: str, arguments: Sequence[str]) -> str:
     """Shows what the configuration is with these arguments, each option with its meaning."""
+    given = get_args_parser().parse_args(arguments)
+    own = [override("hydra.searchpath", [f"file://{Path(given.config_dir).absolute()}"])] if given.config_dir else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = _composed(verb, [a for a in arguments if not a.startswith("-")])
+        cfg = _composed(verb, [*given.overrides, *own])
     return HELP_PAGE.format(text=text, groups=_groups_of(verb), options=explain(cfg))
 
 

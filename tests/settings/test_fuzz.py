@@ -52,7 +52,7 @@ def _node(cfg: DictConfig, name: str) -> Any:
 
 
 CHOICES = st.fixed_dictionaries({}, optional={g: st.sampled_from(names) for g, names in options().items()})
-EXAMPLES = int(os.environ.get("ANOMALIB_LITE_FUZZ", 25))
+EXAMPLES = int(os.environ.get("ANOMALIB_LITE_FUZZ", 15))
 
 
 @settings(
