@@ -36,18 +36,15 @@ def _pil(kind: str, mode: str = "RGB", **options: object) -> Maker:
     return lambda path: path.write_bytes(encoded(kind, mode, **options))
 
 
-def _exif(turn: int, kind: str = "JPEG") -> Maker:
+def _turned(turn: int) -> Maker:
     exif = Image.Exif()
     exif[0x0112] = turn
-    return _pil(kind, exif=exif.tobytes())
+    return _pil("JPEG", exif=exif.tobytes())
 
 
-def _frames(kind: str) -> Maker:
-    def make(path: Path) -> None:
-        frames = [Image.fromarray(picture(seed)) for seed in range(3)]
-        frames[0].save(path, kind, save_all=True, append_images=frames[1:])
-
-    return make
+def _moving(path: Path) -> None:
+    frames = [Image.fromarray(picture(seed)) for seed in range(3)]
+    frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:])
 
 
 def _tiff(pixels: np.ndarray, **options: object) -> Maker:
@@ -66,68 +63,42 @@ def _sized(height: int, width: int) -> Maker:
     return lambda path: Image.fromarray(picture(size=(height, width))).save(path)
 
 
-def _noisy_float(bad: float | None = None) -> np.ndarray:
-    values = picture().astype(np.float32) / 255
-    if bad is not None:
-        values[3, 4] = bad
-    return values
-
-
 PNG, JPEG, TIFF = encoded("PNG"), encoded("JPEG"), encoded("TIFF")
 GREY16 = picture()[..., 0].astype(np.uint16) * 257
 CONTENTS: dict[str, tuple[str, Maker]] = {  # name of the file -> what becomes of it, and how it is made
     "empty.png": (REFUSED, _bytes(b"")),
-    "one_byte.jpg": (REFUSED, _bytes(b"\xff")),
-    "text.png": (REFUSED, _bytes(b"not an image\n")),
     "html.jpg": (REFUSED, _bytes(b"<html><body>404</body></html>")),
-    "pdf.png": (REFUSED, _bytes(b"%PDF-1.4\n%...")),
-    "svg.png": (REFUSED, _bytes(b'<svg xmlns="http://www.w3.org/2000/svg"/>')),
     "zeros.bmp": (REFUSED, _bytes(b"\0" * 4096)),
     "truncated_png.png": (REFUSED, _bytes(PNG[: len(PNG) // 2])),
     "header_alone.png": (REFUSED, _bytes(PNG[:33])),
-    "truncated_jpeg.jpg": (REFUSED, _bytes(JPEG[: len(JPEG) // 2])),
     "no_end.jpg": (REFUSED, _bytes(JPEG[:-2])),
     "truncated_tiff.tif": (REFUSED, _bytes(TIFF[: len(TIFF) // 2])),
     "truncated_webp.webp": (REFUSED, _bytes(encoded("WEBP")[:400])),
     "bomb.png": (REFUSED, _bytes(_bomb(60_000, 60_000))),
     "no_pixels.png": (REFUSED, _bytes(_bomb(0, 0))),
+    "float_nan.tif": (REFUSED, _tiff(np.full((8, 8, 3), np.nan, np.float32), photometric="rgb")),
+    "int32.tif": (REFUSED, _tiff(picture()[..., 0].astype(np.int32))),
+    "pages.tif": (REFUSED, _tiff(np.stack([picture(0), picture(1)]), photometric="rgb")),
+    "moving.webp": (REFUSED, _moving),
     "jpeg_called.png": (READ, _bytes(JPEG)),
-    "png_called.jpg": (READ, _bytes(PNG)),
     "tiff_called.png": (READ, _bytes(TIFF)),
-    "trailing_png.png": (READ, _bytes(PNG + b"more")),
-    "trailing_jpeg.jpg": (READ, _bytes(JPEG + b"\0" * 100)),
+    "trailing.png": (READ, _bytes(PNG + b"more")),
     "cmyk.jpg": (READ, _pil("JPEG", "CMYK")),
-    "grey_jpeg.jpg": (READ, _pil("JPEG", "L")),
-    "progressive.jpg": (READ, _pil("JPEG", progressive=True)),
     "palette.png": (READ, _pil("PNG", "P")),
     "one_bit.png": (READ, _pil("PNG", "1")),
-    "grey.png": (READ, _pil("PNG", "L")),
     "grey_alpha.png": (READ, _pil("PNG", "LA")),
-    "alpha.png": (READ, _pil("PNG", "RGBA")),
-    "sixteen_bits.png": (READ, lambda path: Image.fromarray(GREY16).save(path)),
-    "sixteen_bits_tiff.tif": (READ, _tiff(GREY16)),
-    "twelve_bits.tif": (READ, _tiff(GREY16 // 16)),
+    "sixteen_bits.tif": (READ, _tiff(GREY16)),
     "colour_16.tif": (READ, _tiff(picture().astype(np.uint16) * 257, photometric="rgb")),
-    "float.tif": (REFUSED, _tiff(_noisy_float(), photometric="rgb")),
-    "float_nan.tif": (REFUSED, _tiff(_noisy_float(np.nan), photometric="rgb")),
-    "float_inf.tif": (REFUSED, _tiff(_noisy_float(np.inf), photometric="rgb")),
-    "int32.tif": (REFUSED, _tiff(picture()[..., 0].astype(np.int32))),
     "lzw.tif": (READ, _pil("TIFF", compression="tiff_lzw")),
-    "pages.tif": (REFUSED, _tiff(np.stack([picture(0), picture(1)]), photometric="rgb")),
-    "animated.gif": (REFUSED, _frames("GIF")),
-    "moving.webp": (REFUSED, _frames("WEBP")),
     "still.gif": (READ, _pil("GIF", "P")),
     "lossless.webp": (READ, _pil("WEBP", lossless=True)),
-    "bitmap.bmp": (READ, _pil("BMP")),
     "pixmap.ppm": (READ, _pil("PPM")),
     "plain.jp2": (READ, _pil("JPEG2000")),
     "one_pixel.png": (READ, _sized(1, 1)),
-    "one_row.png": (READ, _sized(1, 500)),
     "one_column.png": (READ, _sized(500, 1)),
     "very_wide.png": (READ, _sized(20, 20_000)),
-    **{f"turned_{turn}.jpg": (READ, _exif(turn)) for turn in range(1, 9)},
-    "turned_png.png": (READ, _exif(6, "PNG")),
-    "turned_9.jpg": (READ, _exif(9)),  # no such turn
+    "turned_6.jpg": (READ, _turned(6)),
+    "turned_9.jpg": (READ, _turned(9)),  # no such turn
 }
 WHOLE = (  # images by odd names
     "with space.png", "  leading.png", "'single'.png", '"double".png', "new\nline.png", "tab\t.png", "emoji😀.png",
