@@ -44,7 +44,7 @@ def _turned(turn: int) -> Maker:
 
 def _moving(path: Path) -> None:
     frames = [Image.fromarray(picture(seed)) for seed in range(3)]
-    frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:])
+    frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
 def _tiff(pixels: np.ndarray, **options: object) -> Maker:
@@ -67,6 +67,7 @@ PNG, JPEG, TIFF = encoded("PNG"), encoded("JPEG"), encoded("TIFF")
 GREY16 = picture()[..., 0].astype(np.uint16) * 257
 CONTENTS: dict[str, tuple[str, Maker]] = {  # name of the file -> what becomes of it, and how it is made
     "empty.png": (REFUSED, _bytes(b"")),
+    "text.png": (REFUSED, _bytes(b"not an image\n")),
     "html.jpg": (REFUSED, _bytes(b"<html><body>404</body></html>")),
     "zeros.bmp": (REFUSED, _bytes(b"\0" * 4096)),
     "truncated_png.png": (REFUSED, _bytes(PNG[: len(PNG) // 2])),
@@ -80,6 +81,7 @@ CONTENTS: dict[str, tuple[str, Maker]] = {  # name of the file -> what becomes o
     "int32.tif": (REFUSED, _tiff(picture()[..., 0].astype(np.int32))),
     "pages.tif": (REFUSED, _tiff(np.stack([picture(0), picture(1)]), photometric="rgb")),
     "moving.webp": (REFUSED, _moving),
+    "moving.gif": (REFUSED, _moving),
     "jpeg_called.png": (READ, _bytes(JPEG)),
     "tiff_called.png": (READ, _bytes(TIFF)),
     "trailing.png": (READ, _bytes(PNG + b"more")),
