@@ -81,7 +81,7 @@ CONTENTS: dict[str, tuple[str, Maker]] = {  # name of the file -> what becomes o
     "int32.tif": (REFUSED, _tiff(picture()[..., 0].astype(np.int32))),
     "pages.tif": (REFUSED, _tiff(np.stack([picture(0), picture(1)]), photometric="rgb")),
     "moving.webp": (REFUSED, _moving),
-    "moving.gif": (REFUSED, _moving),
+    "animated.gif": (REFUSED, _moving),
     "jpeg_called.png": (READ, _bytes(JPEG)),
     "tiff_called.png": (READ, _bytes(TIFF)),
     "trailing.png": (READ, _bytes(PNG + b"more")),
