@@ -66,7 +66,6 @@ REFUSED = {  # what is typed -> what is said
     "train data=mvtec_ad data.categry=bottle": "Did you mean: data.category",
     "predict imges=photos": "Did you mean: images?",
     "evaluate rnu=x": "Did you mean: run?",
-    "evaluate run=/nowhere tracking=wandb": "sends nothing to Weights & Biases",
     "predict": "error: Not set: images, run.",
     "evaluate": "error: Not set: run.",
     "train data=mtd": "error: Not set: data.root.",

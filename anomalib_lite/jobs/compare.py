@@ -35,10 +35,11 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.comparison.table import read_table
 
     folders = find_runs(texts(cfg.runs))
-    table = read_table(folders, cfg.factors and texts(cfg.factors))
+    table = read_table(folders, texts(cfg.factors) if cfg.factors else None)
     for run, state, reason in table.left_out:
         log.warning("left out, %s: %s (%s)", state, run, reason)
-    found = compare(table, cfg.metrics and texts(cfg.metrics), cfg.reference, cfg.resamples, cfg.margin)
+    metrics = texts(cfg.metrics) if cfg.metrics else None
+    found = compare(table, metrics, cfg.reference, cfg.resamples, cfg.margin)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     say(write_all(found, output))
 
