@@ -195,12 +195,12 @@ def _mask(masks: Path, pattern: str, image: Path) -> Path | None:
     """None where the data set has no masks for this type at all; a single absent one is an error."""
     if not masks.is_dir():
         return None
-    name = pattern.format(stem=image.stem)
-    found = sorted(masks.glob(f"{glob.escape(image.stem)}.*")) if pattern.endswith("*") else [masks / name]
-    if len(found) != 1 or not found[0].exists():
+    found = list(masks.glob(pattern.format(stem=glob.escape(image.stem))))
+    if len(found) != 1:
+        wanted = masks.absolute() / pattern.format(stem=image.stem)
         raise UserError(
-            f"The mask {masks.absolute() / name} of {image.name} is missing. Add it, or remove the image; without any "
-            f"masks for '{masks.name}' (no such folder) pixel metrics leave this type out."
+            f"The mask {wanted} of {image.name} is missing. Add it, or remove the image; without any masks for "
+            f"'{masks.name}' (no such folder) pixel metrics leave this type out."
         )
     return found[0]
 

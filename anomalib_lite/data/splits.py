@@ -70,7 +70,7 @@ def make_splits(
             test = [*kept, *test]
         train, val = (ok, held_out) if held_out else hold_out(ok, val_share, split_seed, root)
         if shots is not None:
-            if not isinstance(shots, int) or not 1 <= shots <= len(train):
+            if not 1 <= shots <= len(train):
                 raise UserError(f"data.shots must lie between 1 and the {len(train)} OK images there are, not {shots}.")
             _, train = _drawn(train, shots, shots_seed, root)
             log.info("%d OK images are learned from, %d others are held out for the threshold", len(train), len(val))
