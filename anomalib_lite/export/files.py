@@ -48,7 +48,7 @@ def write_graph(
         return
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         source = Path(folder) / "model.onnx"
-        _write_onnx(graph, source, batch, text)
+        _write_onnx(graph, source, batch, text, precision)
         if file.suffix == ".xml":
             _write_openvino(source, file, text, half=precision == "fp16")
         else:
@@ -66,13 +66,19 @@ def _program(graph: Deployed, batch: int | None) -> torch.export.ExportedProgram
         return torch.export.export(graph.eval(), (), example, dynamic_shapes=shapes, strict=False)
 
 
-def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str) -> None:
+def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str, precision: str) -> None:
     import onnx  # half a second, and torch's exporter seconds
 
     program = _program(graph, batch)
     with _quiet():
         made = torch.onnx.export(
-            program, dynamo=True, verbose=False, opset_version=OPSET, output_names=list(OUTPUTS), external_data=False
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            output_names=list(OUTPUTS),
+            external_data=False,
+            optimize=precision != "int8",  # it would turn small 8-bit weights back into floats
         )
     if made is None:
         raise RuntimeError("torch.onnx.export made nothing")

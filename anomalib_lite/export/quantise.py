@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.backbones.folding import Folded, Pointwise, fold, replace, watch
+from anomalib_lite.backbones.folding import Folded, fold, replace, watch
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
@@ -37,17 +37,25 @@ class Convolution(nn.Module):
         super().__init__()
         self.conv, self.inwards = conv, inwards
         weight = conv.weight.detach()
-        scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / MOST
+        scale = weight.flatten(1).abs().amax(1) / MOST
+        scale = scale.clamp_min(1e-12).maximum(_least_scale(conv.bias, inwards.scale))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
         self.register_buffer("whole", (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8))
-        del conv.weight
 
     def forward(self, values: Tensor) -> Tensor:
         weight = torch.ops.quantized_decomposed.dequantize_per_channel(
             self.whole, self.scale, self.zero, 0, -MOST, MOST, torch.int8
         )
-        return self.conv._conv_forward(self.inwards(values), weight, self.conv.bias)
+        return torch.func.functional_call(self.conv, {"weight": weight}, (self.inwards(values),))
+
+
+def _least_scale(bias: Tensor | None, inwards: float) -> Tensor:
+    """Of a channel's weights, so that its bias fits into 32 bits in units of both scales, as ONNX Runtime holds it.
+
+    A channel whose weights are all but zero, as batch normalisation leaves some, would else lose its bias.
+    """
+    return torch.zeros(1) if bias is None else bias.detach().abs() / (inwards * 2**30)
 
 
 @torch.no_grad()
@@ -62,7 +70,7 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
     ranges: dict[nn.Module, tuple[float, float]] = {}
 
     def measure(module: Any, inputs: Any, output: Tensor) -> None:
-        for values in [inputs[0]] * (type(module) in (nn.Conv2d, Pointwise)) + [output] * isinstance(module, Folded):
+        for values in [inputs[0]] * isinstance(module, nn.Conv2d) + [output] * isinstance(module, Folded):
             low, high = ranges.get(module, (0.0, 0.0))
             ranges[module] = min(low, float(values.min())), max(high, float(values.max()))
 
