@@ -3,8 +3,7 @@
 Everywhere in this project an image or a pixel is flagged where its value > threshold.
 """
 
-from anomalib_lite.metrics.counts import MetricResult
-from anomalib_lite.metrics.image import ImageMetrics, alarm_metrics
+from anomalib_lite.metrics.image import ImageMetrics, MetricResult, alarm_metrics
 from anomalib_lite.metrics.pixel import PixelMetrics, Regions
 
 __all__ = ["ImageMetrics", "MetricResult", "PixelMetrics", "Regions", "alarm_metrics"]

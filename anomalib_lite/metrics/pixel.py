@@ -7,17 +7,17 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics.counts import (
+from anomalib_lite.metrics.image import (
     UNNAMED,
     Array,
     Labels,
     MetricResult,
     Names,
     absent,
-    aupro,
     auroc,
     average_precision,
     f1_max,
+    from_above,
     known_labels,
     one_each,
     to_numpy,
@@ -168,6 +168,28 @@ class PixelMetrics:
         if counted.saturated is not None:
             values["auspro"] = aupro(ok, counted.saturated[used], SPRO_LIMIT)
         return MetricResult(values, notes, counts)
+
+
+def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
+    """Area under the mean per-region overlap over the false-positive rates up to `limit`, divided by it.
+
+    The curve starts at (0, 0) and is cut at the limit by linear interpolation. Bergmann et al., "The MVTec Anomaly
+    Detection Dataset", IJCV 2021, section 4.3.
+
+    Args:
+        ok: counts of defect-free pixels.
+        overlap: each defect pixel weighted by 1 / size of its region (any common factor).
+        limit: in (0, 1].
+    """
+    rate = np.concatenate([[0.0], from_above(ok)])
+    pro = np.concatenate([[0.0], from_above(overlap)])
+    rate, pro = rate / rate[-1], pro / pro[-1]
+    inside = int(np.searchsorted(rate, limit, side="right"))
+    if inside < len(rate):
+        step = (limit - rate[inside - 1]) / (rate[inside] - rate[inside - 1])
+        cut = pro[inside - 1] + step * (pro[inside] - pro[inside - 1])
+        rate, pro = np.append(rate[:inside], limit), np.append(pro[:inside], cut)
+    return float(np.trapezoid(pro, rate) / limit)
 
 
 def to_bins(map: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from anomalib_lite.data.sample import Outcome
-from anomalib_lite.metrics.counts import count_ties
+from anomalib_lite.metrics.image import count_ties
 from anomalib_lite.report import ink
 from anomalib_lite.report.cases import kind
 
@@ -141,7 +141,7 @@ def image_curves(outcomes: Sequence[Outcome]) -> dict[str, Curve]:
     scores, above = np.array([o.score for o in known]), np.array([o.nok for o in known])
     recall, false_alarms = above[labels].mean(), above[~labels].mean()
     precision = labels[above].mean() if above.any() else 1.0
-    points = pixel_points(*count_ties(scores, labels)[1:])
+    points = pixel_points(*count_ties(scores, labels))
     return {
         "roc": Curve(*points["roc"], (false_alarms, recall)),
         "precision_recall": Curve(*points["pr"], (recall, precision)),
@@ -200,7 +200,7 @@ def training_curves(history: pd.DataFrame, steps: str = "epoch") -> Figure | Non
         return None
     values = history.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan).groupby(steps).mean()
     shown = [name for name in values if name.rpartition("/")[2] not in _NOT_A_CURVE]
-    values = values[shown].dropna(axis=1, how="all")
+    values = values[shown].dropna(axis=1, thresh=2)  # one value is no curve
     quantities: dict[str, list[str]] = {}
     for column in values:
         head, _, tail = column.replace("/", "_").partition("_")

@@ -7,8 +7,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, alarm_metrics
-from anomalib_lite.metrics.counts import auroc, average_precision
-from anomalib_lite.metrics.image import IMAGE_METRICS, image_metrics
+from anomalib_lite.metrics.image import IMAGE_METRICS, auroc, average_precision, image_metrics
 
 DRAWS = {
     "continuous": lambda rng, n: rng.normal(size=n),

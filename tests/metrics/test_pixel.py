@@ -99,30 +99,6 @@ def test_known_answer():
     assert values["aupro"] == pytest.approx(0.5 / 9 + 8 / 9)
 
 
-def test_a_region_counts_the_same_whatever_its_size():
-    maps = np.zeros((2, 40, 40), np.float32)
-    masks = np.zeros((2, 40, 40), bool)
-    masks[0, :30, :30] = masks[0, 35, 35] = True  # 900 pixels missed, one found
-    maps[0, 35, 35] = 1
-    found = 0.5
-    assert measured(maps, masks).values["aupro"] == pytest.approx(found + (1 - found) * 0.15)
-
-
-def test_diagonal_neighbours_are_one_region():
-    masks = np.zeros((1, 6, 6), bool)
-    masks[0, [0, 1, 2], [0, 1, 2]] = masks[0, 5, 5] = True
-    assert measured(np.ones((1, 6, 6), np.float32), masks).counts["regions"] == 2
-
-
-def test_false_positive_rate_is_over_all_ok_pixels_good_images_included():
-    masks = np.zeros((2, 10, 10), bool)
-    masks[0, 0, 0] = True
-    maps = np.zeros((2, 10, 10), np.float32)
-    maps[1] = 1  # every pixel of the good image ranks above the defect: the first 100 of 199 OK pixels
-    assert measured(maps, masks).values["aupro"] == 0
-    assert measured(maps, masks).counts["ok_pixels"] == 199
-
-
 def test_shapes_types_and_the_sign_of_zero_do_not_matter():
     rng = np.random.default_rng(0)
     masks = blobs(rng, count=4)

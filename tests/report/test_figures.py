@@ -151,7 +151,7 @@ def test_long_curves_are_averaged_over_neighbours() -> None:
 def test_names_with_dollars_are_no_formulas(tmp_path: Path, outcomes) -> None:
     name = r"$\frac{a$ <b>"
     items = [judged(1, 3.0, name), judged(0, 1.0)]
-    history = pd.DataFrame({"epoch": [0], name: 1.0, f"train_{name}": 2.0, f"val_{name}": 3.0})
+    history = pd.DataFrame({"epoch": [0, 1], name: 1.0, f"train_{name}": 2.0, f"val_{name}": 3.0})
     sheet = draw_sheet([Block([outcomes[0].image], name)], 1)
     for drawing in (score_histogram(items, 2.0), training_curves(history), sheet):
         ink.save_png(drawing, tmp_path / "drawn.png")  # half a formula would be an error here
