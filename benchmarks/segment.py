@@ -23,8 +23,9 @@ import cv2
 import numpy as np
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.registration.cropping import SegmentOptions, crop, segment
-from anomalib_lite.rendering.sheet import SheetConfig, read_truth, write_sheets
+from anomalib_lite.registration.cropping import crop, segment
+from anomalib_lite.rendering.sheet import read_truth, write_sheets
+from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
 FOUND_WITHIN = 0.05  # a product is found where its centre is this near to the truth, in product sides
 

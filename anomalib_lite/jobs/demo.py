@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from anomalib_lite.annotate.crops import LABELS_NAME, mask_key
@@ -20,11 +19,12 @@ from anomalib_lite.data.folder import COLUMNS, csv_line
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.segment import Cut, cut_panels, write_manifest
-from anomalib_lite.registration.cropping import Found, SegmentOptions, crop
+from anomalib_lite.registration.cropping import Found, crop
 from anomalib_lite.rendering.product import VERSION
-from anomalib_lite.rendering.sheet import Placed, SheetConfig, read_truth, write_sheets
+from anomalib_lite.rendering.sheet import Placed, read_truth, write_sheets
 from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_image, write_json, write_text
+from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ SAME = 0.33  # of a product's side, within which a found product's centre is tha
 
 @app("demo", HELP)
 def main(cfg: DictConfig) -> None:
-    sheet, output = instantiate(cfg.sheet), Path(cfg.output)
+    sheet, output = SheetConfig(**cfg.sheet), Path(cfg.output)
     settings = {"renderer": VERSION, "n_panels": cfg.n_panels, "seed": cfg.seed, "sheet": asdict(sheet)}
     if _is_there(output, settings, cfg.force):
         print(f"{output} is whole and is kept; force=true deletes it and makes it anew.")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -17,8 +16,9 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, texts
-from anomalib_lite.registration.cropping import Found, SegmentOptions, crop, draw_overview, segment
+from anomalib_lite.registration.cropping import Found, crop, draw_overview, segment
 from anomalib_lite.runs.atomic import atomic_path, write_image
+from anomalib_lite.settings.data import SegmentOptions
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ Cuts = dict[Path, list[Cut] | UserError]  # by panel: its products, or why it co
 
 @app("segment", HELP)
 def main(cfg: DictConfig) -> None:
-    options = instantiate(cfg.panels)
+    options = SegmentOptions(**cfg.panels)
     paths = expand(texts(cfg.images), Path())
     panels = dict(zip(paths, output_names(paths), strict=True))
     template = read_template(Path(cfg.template), cfg.template_box)

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.matching import ALIGN_DETAIL, APART, Match, Pyramid, SegmentOptions, find_matches
+from anomalib_lite.registration.matching import ALIGN_DETAIL, APART, Match, Pyramid, find_matches
 from anomalib_lite.registration.template import align, corners_of, correlation, cut, rescaled
+from anomalib_lite.settings.data import SegmentOptions
 
 _TRUSTED = 0.12  # an alignment that moves a corner farther, in template sides, has lost the product
 _SURE = 0.75  # products whose median score is lower may have a border that the template does not show

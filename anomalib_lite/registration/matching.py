@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from anomalib_lite.errors import UserError
+from anomalib_lite.settings.data import SegmentOptions
 
 COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
 FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
@@ -42,37 +42,6 @@ class Match:
         linear = self.scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         shift = np.array([self.x, self.y]) - linear @ (shape[1] / 2, shape[0] / 2)
         return np.column_stack([linear, shift])
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """At most `max_objects` places that score `min_score`.
-
-    Angles in degrees to either side, scales as factors of the template's size. motion: how a product may differ from
-    the template in place, `none` for upright boxes of whole pixels.
-    """
-
-    max_objects: int = 8
-    min_score: float = 0.4
-    max_angle: float = 4.0
-    angle_step: float = 2.0
-    min_scale: float = 1.0
-    max_scale: float = 1.0
-    motion: str = "affine"
-
-    def __post_init__(self) -> None:
-        if self.max_scale < self.min_scale:
-            raise UserError(f"max_scale ({self.max_scale:g}) must not be below min_scale ({self.min_scale:g}).")
-
-    @property
-    def angles(self) -> list[float]:
-        turns = np.arange(1, int(self.max_angle / self.angle_step + 1e-6) + 1) * self.angle_step
-        return [*(-turns[::-1]).tolist(), 0.0, *turns.tolist()]
-
-    @property
-    def scales(self) -> list[float]:
-        count = max(1, int(np.ceil((self.max_scale - self.min_scale) / _SCALE_STEP - 1e-6)) + 1)
-        return np.linspace(self.min_scale, self.max_scale, count).tolist()
 
 
 class Pyramid:
@@ -130,7 +99,7 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
     factor = pyramid.coarsest
     small, pattern = pyramid.at(factor)
     matches: list[Match] = []
-    for scale, angle in itertools.product(options.scales, options.angles):
+    for scale, angle in itertools.product(_scales(options), _angles(options)):
         turned = _turned(pattern, angle, scale)
         if turned.shape[0] <= small.shape[0] and turned.shape[1] <= small.shape[1]:
             matches += _local_maxima(_correlate(small, turned), turned.shape, angle, scale, _SLACK * options.min_score)
@@ -144,6 +113,16 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
         matches = [_follow(small, pattern, replace(m, x=2 * m.x, y=2 * m.y)) for m in matches]
     best = suppress(matches, pattern.shape, APART)[: 2 * options.max_objects]
     return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
+
+
+def _angles(options: SegmentOptions) -> list[float]:
+    turns = np.arange(1, int(options.max_angle / options.angle_step + 1e-6) + 1) * options.angle_step
+    return [*(-turns[::-1]).tolist(), 0.0, *turns.tolist()]
+
+
+def _scales(options: SegmentOptions) -> list[float]:
+    count = int(np.ceil((options.max_scale - options.min_scale) / _SCALE_STEP - 1e-6)) + 1
+    return np.linspace(options.min_scale, options.max_scale, max(1, count)).tolist()
 
 
 def suppress(matches: Sequence[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.photo import Light, draw_camera, draw_light, photograph
 from anomalib_lite.rendering.product import draw_flaw, render_template, render_with_mask
@@ -18,32 +17,9 @@ from anomalib_lite.rendering.raster import Pose, Seed, image_seed, make_grid, pr
 from anomalib_lite.rendering.surface import Wear, card_texture
 from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_image, write_json
+from anomalib_lite.settings.data import SheetConfig
 
 CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-
-
-@dataclass(frozen=True)
-class SheetConfig:
-    """How panels are photographed; the products are as wide as `fill` times the room each has."""
-
-    width: int = 1600
-    height: int = 1200
-    rows: int = 2
-    columns: int = 4
-    fill: float = 0.82
-    shift: float = 0.04  # of a product from its place, in product widths, at most
-    angle: float = 3.0  # of a product, in degrees, at most
-    brightness: float = 0.2  # change of a panel's light, at most
-    perspective: float = 0.012  # how much larger a panel's nearer side is, at most
-    nok_share: float = 0.1  # of the products
-
-    def __post_init__(self) -> None:
-        if self.product_size < 32:
-            raise UserError(f"The products of a panel need at least 32 pixels, and these get {self.product_size}.")
-
-    @property
-    def product_size(self) -> int:
-        return int(self.fill * min(self.width / self.columns, self.height / self.rows))
 
 
 @dataclass(frozen=True)

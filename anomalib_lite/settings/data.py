@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.settings.fields import setting
 
 LAYOUTS = "anomalib_lite.data.layouts"
@@ -149,10 +150,9 @@ class Panels(Reader):
 
 
 @dataclass
-class Segmentation:
+class SegmentOptions:
     """conf/panels: how products are found in photographs of panels."""
 
-    _target_: str = "anomalib_lite.registration.matching.SegmentOptions"
     max_objects: int = setting(8, "products in one panel", least=1)
     min_score: float = setting(0.4, "correlation with the template after alignment", above=0, below=1)
     max_angle: float = setting(4.0, "degrees to either side", least=0, most=180)
@@ -161,12 +161,15 @@ class Segmentation:
     max_scale: float = setting(1.0, "size against the template's", above=0)
     motion: str = setting("affine", "what alignment may change", choices=("none", "translation", "euclidean", "affine"))
 
+    def __post_init__(self) -> None:
+        if self.max_scale < self.min_scale:
+            raise UserError(f"max_scale ({self.max_scale:g}) must not be below min_scale ({self.min_scale:g}).")
+
 
 @dataclass
-class Sheet:
+class SheetConfig:
     """The demo's photographs."""
 
-    _target_: str = "anomalib_lite.rendering.sheet.SheetConfig"
     width: int = setting(1600, "px of a photograph", least=64)
     height: int = setting(1200, "px of a photograph", least=64)
     rows: int = setting(2, "of products", least=1)
@@ -177,3 +180,12 @@ class Sheet:
     brightness: float = setting(0.2, "change of a panel's light, at most", least=0, below=1)
     nok_share: float = setting(0.1, "of the products", least=0, most=1)
     perspective: float = setting(0.012, "how much larger a panel's nearer side is, at most", least=0)
+
+    @property
+    def product_size(self) -> int:
+        """px of a product's side."""
+        return int(self.fill * min(self.width / self.columns, self.height / self.rows))
+
+    def __post_init__(self) -> None:
+        if self.product_size < 32:
+            raise UserError(f"The products of a panel need at least 32 pixels, and these get {self.product_size}.")

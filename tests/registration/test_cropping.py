@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.cropping import SegmentOptions, crop, draw_overview, segment
+from anomalib_lite.registration.cropping import crop, draw_overview, segment
 from anomalib_lite.rendering.product import render_template
-from anomalib_lite.rendering.sheet import SheetConfig, render_sheet
+from anomalib_lite.rendering.sheet import render_sheet
+from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
 WIDE = SegmentOptions(max_objects=16)  # more than there are, so that false ones would show
 CONFIG = SheetConfig(width=880, height=660)

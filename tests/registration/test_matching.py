@@ -5,14 +5,8 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.matching import (
-    Match,
-    Pyramid,
-    SegmentOptions,
-    find_matches,
-    local_contrast,
-    suppress,
-)
+from anomalib_lite.registration.matching import Match, Pyramid, find_matches, local_contrast, suppress
+from anomalib_lite.settings.data import SegmentOptions
 
 STRAIGHT = SegmentOptions(max_angle=0)
 
@@ -86,12 +80,6 @@ def test_local_contrast_ignores_brightness_and_gain():
     noise = local_contrast(rng.integers(8, 11, (200, 200)).astype(np.uint8), 8)
     stripes = local_contrast(np.tile(np.repeat([20, 200], 5).astype(np.uint8), (200, 20)), 8)
     assert noise.std() < 0.3 and stripes.std() > 0.8
-
-
-def test_the_search_covers_the_range_of_angles_and_scales():
-    options = SegmentOptions(max_angle=4, angle_step=2, min_scale=0.9, max_scale=1.0)
-    assert options.angles == [-4, -2, 0, 2, 4] and STRAIGHT.angles == [0]
-    assert options.scales == pytest.approx([0.9, 0.9 + 0.1 / 3, 1 - 0.1 / 3, 1.0])
 
 
 def test_scales_that_no_size_fits_are_named():

@@ -8,7 +8,8 @@ import pytest
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.raster import image_seed
-from anomalib_lite.rendering.sheet import SheetConfig, read_truth, render_sheet, write_sheets
+from anomalib_lite.rendering.sheet import read_truth, render_sheet, write_sheets
+from anomalib_lite.settings.data import SheetConfig
 
 TINY = SheetConfig(width=240, height=160)
 SHEET = SheetConfig(width=880, height=660)
