@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomalib_lite.backbones.folding import fold, folded
+from anomalib_lite.backbones.folding import fold
 from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights
 from anomalib_lite.errors import UserError
 
@@ -42,7 +42,6 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.net, self.patch = net, patch
-        self.folded: dict[str, tuple[str, float]] = {}  # batch normalisations by name: their convolutions, and eps
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.channels, self.strides = self._measure()
@@ -57,23 +56,10 @@ class Backbone(nn.Module):
         self.requires_grad_(False).eval()
         plain, image = self.net, torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
         expected, self.net = self(image), deepcopy(plain)
-        names = {module: name for name, module in self.net.named_modules()}
-        pairs = fold([self.net], lambda: self(image))
-        if all(map(_close, self(image), expected)):
-            self.folded = {names[norm]: (names[conv], norm.eps) for norm, conv in pairs.items()}
-        else:
+        fold([self.net], lambda: self(image))
+        if not all(map(_close, self(image), expected)):
             self.net = plain
         return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A run that was trained before anything was folded holds the batch normalisations apart."""
-        for norm, (conv, eps) in self.folded.items():
-            start, place = f"{prefix}net.{norm}.", f"{prefix}net.{conv}."
-            apart = {k.removeprefix(start): state_dict.pop(k) for k in list(state_dict) if k.startswith(start)}
-            if apart:
-                known = state_dict[f"{place}weight"], state_dict.get(f"{place}bias")
-                state_dict[f"{place}weight"], state_dict[f"{place}bias"] = folded(*known, eps, apart)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         features = self.net((self._fitted(image) - self.mean) / self.std)

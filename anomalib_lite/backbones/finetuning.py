@@ -132,8 +132,6 @@ class Settings:
             raise UserError(
                 f"teacher.nok: {type(self.task).__name__} learns from OK images alone; take finetuned_classifier."
             )
-        if not 0 < self.held_out < 1:
-            raise UserError(f"teacher.held_out must lie between 0 and 1, but is {self.held_out}.")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def pointwise(values: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1)) -> Tensor:
@@ -32,11 +32,11 @@ class Folded(nn.Sequential):
 
 
 @torch.no_grad()
-def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
     """Folds, in place, each batch normalisation of the networks whose input is a convolution's output.
 
-    run: calls the networks once, in eval mode, on any images. Returns what was folded into what. A network that reads a
-    convolution's output otherwise, too, must be left out: its numbers would change.
+    run: calls the networks once, in eval mode, on any images. A network that reads a convolution's output otherwise,
+    too, must be left out: its numbers would change.
     """
     made: list[tuple[Tensor, nn.Conv2d]] = []
     pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
@@ -49,24 +49,11 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.Batch
 
     watch(networks, pair, run)
     for norm, conv in pairs.items():
-        state = norm.state_dict()
-        conv.weight, conv.bias = folded(conv.weight, conv.bias, norm.eps, state)
+        fused = fuse_conv_bn_eval(conv, norm).requires_grad_(False)
+        conv.weight, conv.bias = fused.weight, fused.bias
         if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             conv.__class__ = Pointwise
-    activations = {norm: getattr(norm, "act", None) for norm in pairs}
-    replace(
-        networks, {norm: Folded(*([act] if isinstance(act, nn.Module) else [])) for norm, act in activations.items()}
-    )
-    return pairs
-
-
-def folded(
-    weight: Tensor, bias: Tensor | None, eps: float, norm: Mapping[str, Tensor]
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """A convolution's weight and bias with a batch normalisation's state in them; they learn nothing."""
-    mean, variance = norm["running_mean"], norm["running_var"]
-    both = fuse_conv_bn_weights(weight, bias, mean, variance, eps, norm.get("weight"), norm.get("bias"))
-    return tuple(nn.Parameter(part.detach(), requires_grad=False) for part in both)  # type: ignore[return-value]
+    replace(networks, {norm: Folded(*norm.children()) for norm in pairs})
 
 
 def watch(networks: Sequence[nn.Module], hook: Any, run: Callable[[], Any]) -> None:

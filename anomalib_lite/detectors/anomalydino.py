@@ -13,7 +13,6 @@ from anomalib_lite.detectors.model import Batches, Finish
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.errors import UserError
 
-MASKS = ("auto", "on", "off")
 MIDDLE = 0.2  # of each side is outside of the middle
 COVERED = 0.35  # of the middle is at least product
 TRIED = 16  # OK images that tell whether there is a ground
@@ -47,8 +46,6 @@ class AnomalyDINO(PatchCore):
     ) -> None:
         own = {"stride": None, "pool": 0, "bank": 1.0, "coreset": "random", "cosine": True, "turns": 8}
         super().__init__(backbone, levels, **own | settings)
-        if mask not in MASKS:
-            raise UserError(f"detector.mask must be one of {', '.join(MASKS)}, not '{mask}'.")
         self.mask, self.threshold = mask, threshold
         self.register_buffer("masked", torch.tensor(mask == "on"))
         self.settled = False

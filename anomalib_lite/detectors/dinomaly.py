@@ -11,7 +11,6 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import grid_of, half_squared_distance, size_of, stack
 from anomalib_lite.detectors.model import weighted_mean
-from anomalib_lite.errors import UserError
 
 HEAD = 64  # channels of one attention head
 
@@ -27,8 +26,8 @@ class Dinomaly(Distillation):
     back.
 
     groups: of consecutive layers, each given back as their mean (stacked, where widths differ). depth: blocks of the
-    decoder. width: its channels, a multiple of 64; None: the layers' own. stride: px between the positions; None: as of
-    the finest layer. dropout: of the bottleneck. discard: share of the positions, those best answered, whose gradient
+    decoder, of as many channels as the layers have. stride: px between the positions; None: as of the finest layer.
+    dropout: of the bottleneck. discard: share of the positions, those best answered, whose gradient
     is multiplied by `easy`; it grows from 0 within the first `ramp` of the training. The other settings are those of
     Distillation.
     """
@@ -41,7 +40,6 @@ class Dinomaly(Distillation):
         optimizer: Callable[..., torch.optim.Optimizer],
         groups: int = 2,
         depth: int = 4,
-        width: int | None = None,
         stride: int | None = None,
         dropout: float = 0.2,
         discard: float = 0.9,
@@ -52,13 +50,11 @@ class Dinomaly(Distillation):
         super().__init__(backbone, optimizer, **{"seed": 0} | settings)
         channels = self.teacher.channels
         self.alike = len(set(channels)) == 1
-        width = width or (channels[0] if self.alike else HEAD * -(-sum(channels) // HEAD))
-        if width % HEAD:
-            raise UserError(f"detector.width must be a multiple of {HEAD}, not {width}: heads have {HEAD} channels.")
+        inside = channels[0] if self.alike else sum(channels)
+        width = HEAD * -(-inside // HEAD)
         self.groups, self.stride = grouped(len(channels), groups), stride
         self.blocks = grouped(depth, len(self.groups))
         self.discard, self.easy, self.ramp, self.total = discard, easy, ramp, 1
-        inside = channels[0] if self.alike else sum(channels)
         self.bottleneck = bottleneck(inside, width, dropout)
         self.decoder = nn.ModuleList(Block(width) for _ in range(depth))
         outside = [channels[0] if self.alike else sum(channels[i] for i in group) for group in self.groups]
@@ -115,8 +111,6 @@ def hard_mined(target: Tensor, answer: Tensor, rate: float, easy: float) -> Tens
 
 def grouped(count: int, groups: int) -> list[list[int]]:
     """Numbers 0 to count - 1 in consecutive groups of nearly one size, at most as many as there are numbers."""
-    if count < 1 or groups < 1:
-        raise UserError("detector.groups and detector.depth must be 1 or more.")
     groups = min(groups, count)
     return [list(range(k * count // groups, (k + 1) * count // groups)) for k in range(groups)]
 

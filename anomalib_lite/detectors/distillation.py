@@ -13,7 +13,7 @@ from tqdm import tqdm
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.levels import check_fusion, fuse, half_squared_distance
+from anomalib_lite.detectors.levels import fuse, half_squared_distance
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.residual import SelectedResidualModel
 
@@ -137,7 +137,6 @@ class Distillation(FeatureLearner):
         **training: Any,
     ) -> None:
         super().__init__(backbone, optimizer, **training)
-        check_fusion(fusion)
         self.gaussian, self.fusion = gaussian, fusion
         if gaussian is not None:
             gaussian.keep(len(self.teacher.channels))

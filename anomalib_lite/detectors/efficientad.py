@@ -168,7 +168,7 @@ class EfficientAD(FeatureLearner):
         """Mean and standard deviation of each channel."""
         moments = Moments()
         for features in batches:
-            moments.update(features.movedim(1, -1).flatten(0, 2).cpu())
+            moments.update_all(features.cpu())
         mean, covariance = moments.mean_and_covariance()
         self.mean.copy_(mean.view_as(self.mean))
         self.scale.copy_(covariance.diagonal().clamp_min(1e-12).sqrt().view_as(self.scale))

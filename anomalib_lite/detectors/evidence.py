@@ -66,7 +66,7 @@ class Gaussians(Evidence):
     def fit(self, looks: Tensor, placed: bool) -> None:
         moments = Moments()
         for part in looks.split(4 * BLOCK):  # few large products: each goes through all covariances
-            PositionGaussian.update(moments, part.float())
+            moments.update_places(part.float())
         self.gaussian.fit(moments.spread(looks.shape[-2:], self.reach if placed else None))
 
     def distance(self, looks: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class Subspace(Evidence):
     def fit(self, looks: Tensor, placed: bool) -> None:
         moments = Moments()
         for part in looks.split(BLOCK):
-            moments.update(part.float().movedim(1, -1).flatten(0, 2))
+            moments.update_all(part.float())
         self.subspace.fit(moments)
 
     def distance(self, looks: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class Whole(Evidence):
 
     def fit(self, looks: Tensor, placed: bool) -> None:
         moments = Moments()
-        PositionGaussian.update(moments, looks.float().mean((2, 3), keepdim=True))
+        moments.update_places(looks.float().mean((2, 3), keepdim=True))
         self.gaussian.fit(moments)
 
     def distance(self, looks: Tensor) -> Tensor:

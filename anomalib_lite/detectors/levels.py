@@ -8,8 +8,6 @@ from torch import Tensor
 
 from anomalib_lite.errors import UserError
 
-FUSIONS = ("product", "sum")
-
 
 def stack(features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Levels (B, C_l, h_l, w_l) -> (B, sum of C_l, *size): finer ones averaged down, coarser ones bilinear."""
@@ -58,19 +56,11 @@ def mean_squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (teacher - student).square().mean(1, keepdim=True)
 
 
-def check_fusion(how: str) -> None:
-    """Errors: UserError where `fuse` knows no such way."""
-    if how not in FUSIONS:
-        raise UserError(f"fusion must be {' or '.join(FUSIONS)}, not '{how}'.")
-
-
 def fuse(maps: Sequence[Tensor], how: str) -> Tensor:
     """One map (B, 1, h, w) at the finest resolution from those of several levels.
 
     how: `product`, as the geometric mean, which ranks as the product does and keeps the unit; or `sum`, as the mean.
-    Errors: see `check_fusion`.
     """
-    check_fusion(how)
     size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
     resized = torch.stack([F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps])
     if how == "product":

@@ -56,7 +56,7 @@ class PaDiM(Method):
             moments = Moments()
             for batch in tqdm(batches, f"Gaussians, image {view.label}", len(batches), delay=2, leave=False):
                 image = view.apply(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
-                PositionGaussian.update(moments, self._features(image).cpu())
+                moments.update_places(self._features(image).cpu())
             gaussian.fit(moments)
             gaussian.to(device)
         self.notes = {"channels": len(self.kept), "positions": self.gaussians[0].mean.shape[0]}

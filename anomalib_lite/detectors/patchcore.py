@@ -23,8 +23,6 @@ from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import Moments, PerView, Whitening
 from anomalib_lite.errors import UserError
 
-CORESETS = ("greedy", "random", "thinned")
-
 
 class PatchCore(Method):
     """The map is the distance of each position's features from the nearest remembered patch of an OK image.
@@ -69,10 +67,6 @@ class PatchCore(Method):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if coreset not in CORESETS:
-            raise UserError(f"detector.coreset must be one of {', '.join(CORESETS)}, not '{coreset}'.")
-        if bank <= 0 or (isinstance(bank, float) and bank > 1):
-            raise UserError(f"detector.bank must be a number of patches, or a share in (0, 1], not {bank}.")
         if radius is not None and (reweight or turns > 1):
             raise UserError(
                 "detector.radius compares each place with its own alone: reweight is of all places, and turned copies "

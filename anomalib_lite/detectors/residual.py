@@ -1,7 +1,7 @@
 """The student's residual on OK images: Gaussians over groups of feature levels, and the choice between such models."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -14,9 +14,9 @@ from tqdm import tqdm
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.levels import check_fusion, fuse, size_of
+from anomalib_lite.detectors.levels import fuse, size_of
 from anomalib_lite.detectors.model import Batches, Finish
-from anomalib_lite.detectors.statistics import Modules, Moments, NamedModules, PositionGaussian
+from anomalib_lite.detectors.statistics import Modules, Moments, NamedModules, PositionGaussian, names_below
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
@@ -41,7 +41,6 @@ class ResidualModel(nn.Module):
         fusion: str = "product",
     ) -> None:
         super().__init__()
-        check_fusion(fusion)
         self.groups = [list(group) for group in groups]
         self.fusion = fusion
         self.gaussians = Modules[PositionGaussian](PositionGaussian(shrinkage, ridge) for _ in self.groups)
@@ -58,7 +57,7 @@ class ResidualModel(nn.Module):
         moments = [Moments() for _ in self.groups]
         for features in batches:
             for own, group in zip(moments, self.groups, strict=True):
-                PositionGaussian.update(own, self._stack(features, group))
+                own.update_places(self._stack(features, group))
         for gaussian, own in zip(self.gaussians, moments, strict=True):
             gaussian.fit(own)
 
@@ -113,9 +112,7 @@ class SelectedResidualModel(nn.Module):
             "detector.gaussian names the backbone's layers 0 to %d by their place, and backbone.layers gives %d: the "
             "residual models work with those", named, levels,
         )  # fmt: skip
-        self.candidates = NamedModules[ResidualModel](
-            {name: model for name, model in self.candidates.items() if model.keep(levels)}
-        )
+        self._take({name for name, model in self.candidates.items() if model.keep(levels)})
         if not self.candidates:
             raise UserError(
                 f"No group of detector.gaussian.candidates names one of the {levels} layers of backbone.layers, "
@@ -131,22 +128,22 @@ class SelectedResidualModel(nn.Module):
         prediction. Chosen in the first view; each view has Gaussians of its own, since a mirrored product is another.
         """
         if len(self.candidates) > 1:
-            self._choose(batches, lambda batch: residuals(batch, views[0]), finish, views[0])
+            self._choose(batches, residuals, finish, views[0])
         (model,) = self.candidates.values()
         self.views = Modules(deepcopy(model) for _ in views[1:])
         for own, view in zip((model, *self.views), views, strict=True):
             seen = tqdm(batches, f"calibrate {view.label}", delay=2, leave=False)
             own.fit(residuals(batch, view) for batch in seen)
 
-    def _choose(self, batches: Batches, residuals: Callable[[Batch], list[Tensor]], finish: Finish, view: View) -> None:
+    def _choose(self, batches: Batches, residuals: Residuals, finish: Finish, view: View) -> None:
         images = batches.dataset
         tried = list(range(0, len(images), self.folds))
+        single = len(images) == 1  # both learned from and tried on
         for model in self.candidates.values():
-            # a single image is both learned from and tried on
-            model.fit(_rows(residuals(b), (b.index % self.folds != 0) | (len(images) == 1)) for b in batches)
+            model.fit([f[(b.index % self.folds != 0) | single] for f in residuals(b, view)] for b in batches)
         trials = {name: (ImageMetrics(), PixelMetrics()) for name in self.candidates}
         for batch in drawn_batches(images, tried, self.synthetic, np.random.default_rng(self.seed)):
-            features = residuals(batch)
+            features = residuals(batch, view)
             for name, (by_image, by_pixel) in trials.items():
                 coarse = view.undo(self.candidates[name](features))  # the masks are of the image as it is
                 map, score = finish(coarse, batch.image.shape[-2:])
@@ -156,18 +153,17 @@ class SelectedResidualModel(nn.Module):
             self.trials[name] = {key: round(value, 4) for key, value in figures(by_image, by_pixel).items()}
         best = max(self.trials, key=lambda name: sum(self.trials[name].values()))
         log.info("residual model '%s' suits the OK images best: %s", best, self.trials)
-        self.candidates = NamedModules[ResidualModel]({best: self.candidates[best]})
+        self._take({best})
+
+    def _take(self, names: Collection[str]) -> None:
+        """Leaves these candidates alone."""
+        self.candidates = NamedModules[ResidualModel]({n: m for n, m in self.candidates.items() if n in names})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A saved model holds the chosen candidate alone, and one twin of it for each further view."""
-        head = f"{prefix}candidates."
-        stored = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
-        if stored:
-            self.candidates = NamedModules[ResidualModel](
-                {name: model for name, model in self.candidates.items() if name in stored}
-            )
-            head = f"{prefix}views."
-            twins = {key.removeprefix(head).split(".")[0] for key in state_dict if key.startswith(head)}
+        if stored := names_below(f"{prefix}candidates.", state_dict):
+            self._take(stored)
+            twins = names_below(f"{prefix}views.", state_dict)
             # while training goes on nothing is chosen yet, and there are no twins
             self.views = Modules(deepcopy(next(iter(self.candidates.values()))) for _ in twins)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -177,7 +173,3 @@ def figures(by_image: ImageMetrics, by_pixel: PixelMetrics) -> dict[str, float]:
     """What choices between settings go by; one that cannot be had counts as 0."""
     values = by_image.compute().values | by_pixel.compute().values
     return {key: values[key] or 0.0 for key in CRITERIA}
-
-
-def _rows(features: Sequence[Tensor], wanted: Tensor) -> list[Tensor]:
-    return [f[wanted] for f in features]

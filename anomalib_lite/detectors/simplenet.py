@@ -84,7 +84,7 @@ class SimpleNet(FeatureLearner):
 
     def look_at(self, features: list[Tensor]) -> None:
         if self.whitening is not None:
-            self._moments.update(features[0].movedim(1, -1).flatten(0, 2).cpu())
+            self._moments.update_all(features[0].cpu())
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         """Truncated L1 (the paper's equations 5 and 6), weighted by image."""

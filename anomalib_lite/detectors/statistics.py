@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from anomalib_lite.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,7 +32,15 @@ class NamedModules(nn.ModuleDict, Generic[M]):
 
 
 class Fitted(nn.Module):
-    """A module whose buffers start empty and take whatever shape a state dict brings."""
+    """A module whose buffers start empty and take whatever shape a state dict brings.
+
+    empty: names of float buffers.
+    """
+
+    def __init__(self, *empty: str) -> None:
+        super().__init__()
+        for name in empty:
+            self.register_buffer(name, torch.empty(0))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self.named_buffers(recurse=False):
@@ -57,10 +63,15 @@ class PerView(Modules[M]):
         self.extend(self.make() for _ in range(count))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = {key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)}
+        saved = names_below(prefix, state_dict)
         if saved and len(saved) != len(self):
             self.reset(len(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def names_below(prefix: str, state_dict: Iterable[str]) -> set[str]:
+    """Of the parts that a state dict holds of a module."""
+    return {key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)}
 
 
 TINY = 1e-12  # a variance below is rounding
@@ -84,6 +95,14 @@ class Moments:
         self.count += rows.shape[-2]
         self.first += rows.sum(-2)
         (self.second.addmm_ if rows.ndim == 2 else self.second.baddbmm_)(rows.mT, rows)
+
+    def update_all(self, features: Tensor) -> None:
+        """Adds features (B, C, h, w), all places as one population."""
+        self.update(features.movedim(1, -1).flatten(0, 2))
+
+    def update_places(self, features: Tensor) -> None:
+        """Adds features (B, C, h, w), each of the h * w places as a population of its own."""
+        self.update(features.flatten(2).permute(2, 0, 1))
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         mean = self.first / self.count
@@ -125,10 +144,8 @@ class Whitening(Fitted):
     matrix: Tensor
 
     def __init__(self, shrinkage: float = 0.01) -> None:
-        super().__init__()
+        super().__init__("mean", "matrix")
         self.shrinkage = shrinkage
-        self.register_buffer("mean", torch.empty(0))
-        self.register_buffer("matrix", torch.empty(0))
 
     def fit(self, moments: Moments) -> None:
         mean, covariance = moments.mean_and_covariance()
@@ -154,10 +171,8 @@ class PrincipalSubspace(Fitted):
     outside: Tensor
 
     def __init__(self, share: float = 0.99) -> None:
-        super().__init__()
+        super().__init__("mean", "outside")
         self.share = share
-        self.register_buffer("mean", torch.empty(0))
-        self.register_buffer("outside", torch.empty(0))
 
     def fit(self, moments: Moments) -> None:
         mean, covariance = moments.mean_and_covariance()
@@ -188,17 +203,8 @@ class PositionGaussian(Fitted):
     precision_root: Tensor
 
     def __init__(self, shrinkage: float | str = "auto", ridge: float = 0.01) -> None:
-        super().__init__()
-        if isinstance(shrinkage, str) and shrinkage != "auto":
-            raise UserError(f"A Gaussian's shrinkage must be auto or a number from 0 to 1, not '{shrinkage}'.")
+        super().__init__("mean", "precision_root")
         self.shrinkage, self.ridge = shrinkage, ridge
-        self.register_buffer("mean", torch.empty(0))
-        self.register_buffer("precision_root", torch.empty(0))
-
-    @staticmethod
-    def update(moments: Moments, features: Tensor) -> None:
-        """Adds features (B, C, h, w) to the moments of each of their h * w positions."""
-        moments.update(features.flatten(2).permute(2, 0, 1))
 
     def fit(self, moments: Moments) -> None:
         mean, own = moments.mean_and_covariance()

@@ -52,7 +52,7 @@ class STFPM(Distillation):
     def look_at(self, features: list[Tensor]) -> None:
         if self.whitening is not None:
             for own, feature in zip(self._moments, features, strict=True):
-                own.update(feature.movedim(1, -1).flatten(0, 2))
+                own.update_all(feature)
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         answers = self.student(image)

@@ -14,8 +14,6 @@ from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import Moments, PrincipalSubspace
 from anomalib_lite.errors import UserError
 
-MERGES = ("stack", "mean")
-
 
 class SubspaceAD(Method):
     """The map is the squared distance of each position's features from their principal components over all positions.
@@ -46,10 +44,9 @@ class SubspaceAD(Method):
         self.backbone = backbone().frozen()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
         widths = {self.backbone.channels[level] for level in self.levels}
-        if merge not in MERGES or (merge == "mean" and len(widths) > 1):
+        if merge == "mean" and len(widths) > 1:
             raise UserError(
-                f"detector.merge must be stack, or mean where all layers have the same channels; it is '{merge}', and "
-                f"they have {', '.join(map(str, sorted(widths)))}."
+                f"detector.merge=mean wants layers of the same channels, and these have {sorted(widths)}: take stack."
             )
         self.stride, self.merge, self.turns, self.few = stride, merge, turns, few
         self.subspace = PrincipalSubspace(share)
@@ -61,7 +58,7 @@ class SubspaceAD(Method):
         for look in turned(views, self.turns if len(batches.dataset) <= self.few else 1):
             for batch in tqdm(batches, f"components, image {look[0].label}", len(batches), delay=2, leave=False):
                 image = looked_at(batch.image.to(device), look).contiguous(memory_format=torch.channels_last)
-                moments.update(self._features(image).movedim(1, -1).flatten(0, 2).cpu())
+                moments.update_all(self._features(image).cpu())
         self.subspace.cpu().fit(moments)
         self.subspace.to(device)
         dropped, channels = self.subspace.outside.shape

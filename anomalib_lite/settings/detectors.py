@@ -19,6 +19,7 @@ FUSION = ("product", "sum")
 STEPS = "of the training, at least, in whole epochs and in place of epochs; 0: as many epochs as said"
 POOL = "positions to either side over which a patch is averaged; 0: none"
 SEPARATE, COSINE = "a bank for each layer, and the mean of their maps", "compare directions, by 1 - cosine"
+BANK = "patches that are remembered; up to 1.0: that share of the candidates"
 CORESETS = ("greedy", "random", "thinned")
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
@@ -29,9 +30,16 @@ ONE_CYCLE = {
     "pct_start": 0.1,
     "cycle_momentum": False,
 }
-
-
 LATE_DROP = {"_target_": f"{ROOM}.efficientad.late_drop", "_partial_": True, "share": 0.8}
+
+
+def _share_or_auto(value: Any) -> str:
+    return "" if value == "auto" or (not isinstance(value, str) and 0 <= value <= 1) else "auto or from 0 to 1"
+
+
+def _bank(value: int | float) -> str:
+    whole = isinstance(value, int)
+    return "" if (value >= 1 if whole else 0 < value <= 1) else "a number of patches, or a share of them up to 1.0"
 
 
 @dataclass
@@ -49,7 +57,7 @@ class Backbone:
 class Residual:
     _target_: str = f"{ROOM}.residual.ResidualModel"
     groups: Any = setting(MISSING, "the backbone's layers, by their place, that share a Gaussian")
-    shrinkage: float | str = setting("auto", SHRINKAGE, least=0, most=1)
+    shrinkage: float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
     fusion: str = setting("product", "of the groups' maps", choices=FUSION)
 
@@ -131,7 +139,6 @@ class Dinomaly:
     scheduler: Any = setting(ONE_CYCLE | {"final_div_factor": 0.4}, "of the learning rate; null: constant")
     groups: int = setting(2, "of consecutive layers, each given back as a whole", least=1)
     depth: int = setting(4, "blocks of the decoder; 8 in the paper", least=1)
-    width: int | None = setting(None, "channels of the decoder, a multiple of 64; null: as the layers have", least=64)
     stride: int | None = setting(None, "px between the positions; null: as of the finest layer", least=1)
     dropout: float = setting(0.2, "of the bottleneck", least=0, below=1)
     discard: float = setting(0.9, "share of the positions, those answered best, that count less", least=0, below=1)
@@ -189,7 +196,7 @@ class PaDiM:
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int = setting(8, "px between the positions", least=1)
     channels: int | None = setting(160, "more are drawn from at random, as in the paper; null: all", least=1)
-    shrinkage: float | str = setting("auto", SHRINKAGE, least=0, most=1)
+    shrinkage: float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
     seed: int = setting(II("seed"), "of the drawn channels", least=0)
 
@@ -202,7 +209,7 @@ class PatchCore:
     pool: int = setting(1, POOL, least=0)
     whitening: Any = setting(None, "null: raw features; or {_target_: ...Whitening, _partial_: true, shrinkage: 0.01}")
     separate: bool = setting(False, SEPARATE)
-    bank: int | float = setting(4000, "patches that are remembered; below 1: that share of the candidates", above=0)
+    bank: int | float = setting(4000, BANK, rule=_bank)
     coreset: str = setting(
         "greedy", "greedy: patches that cover all candidates; thinned: fewer where they lie close",
         choices=CORESETS,
@@ -238,7 +245,7 @@ class AnomalyDINO(PatchCore):
     _target_: str = f"{ROOM}.anomalydino.AnomalyDINO"
     stride: int | None = setting(None, STRIDE, least=1)
     pool: int = setting(0, POOL, least=0)
-    bank: int | float = setting(1.0, "patches that are remembered; up to 1.0: that share of the candidates", above=0)
+    bank: int | float = setting(1.0, BANK, rule=_bank)
     coreset: str = setting("random", "of which patches, where not of all", choices=CORESETS)
     cosine: bool = setting(True, COSINE)
     turns: int = setting(8, TURNS, least=1)
@@ -256,7 +263,7 @@ class SuperADD(PatchCore):
     stride: int | None = setting(None, STRIDE, least=1)
     pool: int = setting(0, POOL, least=0)
     separate: bool = setting(True, SEPARATE)
-    bank: int | float = setting(100_000, "patches that are remembered of each layer", above=0)
+    bank: int | float = setting(100_000, "patches that are remembered of each layer", rule=_bank)
     coreset: str = setting("thinned", "of which patches", choices=CORESETS)
     candidates_mb: float = setting(1024, "MB for the patches that the banks are chosen from", above=0)
     brightness: list[float] = setting([0.8, 1.2], "factors, between which each remembered image's is drawn", above=0)

@@ -13,7 +13,6 @@ from anomalib_lite.detectors.levels import (
     mean_squared_distance,
     stack,
 )
-from anomalib_lite.detectors.residual import ResidualModel
 from anomalib_lite.errors import UserError
 
 FINE, COARSE = torch.rand(2, 3, 8, 12), torch.rand(2, 5, 4, 6)
@@ -70,10 +69,3 @@ def test_maps_are_fused_at_the_finest_resolution() -> None:
     fine, coarse = random(2, 1, 8, 6) + 0.1, torch.full((2, 1, 4, 3), 4.0)
     torch.testing.assert_close(fuse([coarse, fine], "product"), 2 * fine.sqrt())
     torch.testing.assert_close(fuse([coarse, fine], "sum"), (4 + fine) / 2)
-
-
-def test_an_unknown_fusion_names_the_known_ones_before_anything_is_trained() -> None:
-    with pytest.raises(UserError, match="fusion must be product or sum, not 'mean'"):
-        fuse([random(1, 1, 2, 2)], "mean")
-    with pytest.raises(UserError, match="product or sum, not 'Product'"):
-        ResidualModel([[0]], fusion="Product")
