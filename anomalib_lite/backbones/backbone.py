@@ -1,6 +1,5 @@
 """Name -> a network cut into multi-scale features."""
 
-import difflib
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.backbones.folding import fold
-from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights
+from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights, similar
 from anomalib_lite.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -55,7 +54,7 @@ class Backbone(nn.Module):
         """
         self.requires_grad_(False).eval()
         plain, image = self.net, torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-        expected, self.net = self(image), deepcopy(plain)
+        expected, self.net = self(image), deepcopy(plain).eval()  # a graph's copy forgets the mode
         fold([self.net], lambda: self(image))
         if not all(map(_close, self(image), expected)):
             self.net = plain
@@ -153,16 +152,15 @@ def _levels(
         raise UserError(
             f"'{name}' has no feature levels {list(layers)}: choose others with backbone.layers."
         ) from error
-    if norm and sizes:
+    normed = norm and bool(sizes)
+    if normed or weights != "none":
         whole = timm.create_model(name, **sizes)
         load_weights(whole, weights, name)
-        net = FeatureGetterNet(whole, tuple(sorted(layers)), norm=True)
-    elif weights != "none":
-        whole = timm.create_model(name, **sizes)
-        load_weights(whole, weights, name)
-        # feature networks of timm flatten some names (`stages.0` to `stages_0`): the tensors and their order stay
-        flat = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
-        net.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
+        if normed:
+            net = FeatureGetterNet(whole, tuple(sorted(layers)), norm=True)
+        else:  # feature networks flatten some names (`stages.0` to `stages_0`): the tensors and their order stay
+            flat = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+            net.load_state_dict({key: flat[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
     _cut(net)
     patch = getattr(getattr(getattr(net, "model", net), "patch_embed", None), "patch_size", None)
     return net, tuple(patch) if sizes and patch else None
@@ -192,9 +190,8 @@ def _create(name: str, **how: Any) -> tuple[nn.Module, dict[str, Any]]:
                 continue
         return timm.create_model(name, **how), {}
     except RuntimeError as error:
-        near = difflib.get_close_matches(name, timm.list_models(), 5, 0.5)
         what = " with features_only" if how else ""
-        raise UserError(f"timm has no model '{name}'{what} ({error}). Similar: {', '.join(near) or 'none'}.") from error
+        raise UserError(f"timm has no model '{name}'{what} ({error}). {similar(name, timm.list_models())}") from error
 
 
 def _cut(net: nn.Module) -> None:
@@ -237,12 +234,11 @@ def cut_at(model: nn.Module, modules: Sequence[str], name: str) -> nn.Module:
 
 
 def _unknown(module: str, known: Sequence[str], name: str) -> str:
-    near = difflib.get_close_matches(module, known, 5, 0.5)
     parent = module.rpartition(".")[0]
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]
     beside = [k for k in known if k.rpartition(".")[0] == parent]
     return (
-        f"'{name}' has no module '{module}' for backbone.layers. Similar: {', '.join(near) or 'none'}. "
+        f"'{name}' has no module '{module}' for backbone.layers. {similar(module, known)} "
         f"In {parent or 'the network'}: {', '.join(beside[:20])}."
     )

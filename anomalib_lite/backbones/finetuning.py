@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 
-log = logging.getLogger(__name__)
 Normalisation = nn.modules.batchnorm._BatchNorm  # all that keeps statistics
 HELD_OUT = 2**31 - 1  # in the place of an epoch: the held-out examples are the same after each
 
@@ -98,12 +96,8 @@ class OKAgainstGenerated(Task):
 
 @dataclass(frozen=True)
 class Settings:
-    """unfreeze: how many of the backbone's last blocks learn; None: all. head_epochs: epochs at the beginning in which
-    the head learns alone. batch_size: images; a task may make several examples of one. batches: in an epoch, at most,
-    of other images each time, so that large sets take no longer. optimizer: made from the parameters; scheduler: from
-    the optimizer and `total_steps`, or None. hidden: widths of the head's hidden layers. held_out: share of the images
-    that the accuracy is measured on. image_size: px, one number or (height, width); None: the run's. nok: files,
-    folders or patterns of NOK images that take part, with `nok_weight`.
+    """The options of `settings.training.Teacher`. optimizer: made from the parameters; scheduler: from the optimizer
+    and `total_steps`, or None.
     """
 
     task: Task

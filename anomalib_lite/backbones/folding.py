@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def pointwise(values: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1)) -> Tensor:
@@ -49,8 +49,9 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
 
     watch(networks, pair, run)
     for norm, conv in pairs.items():
-        fused = fuse_conv_bn_eval(conv, norm).requires_grad_(False)
-        conv.weight, conv.bias = fused.weight, fused.bias
+        mean, variance = norm.running_mean, norm.running_var
+        fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
+        conv.weight, conv.bias = (nn.Parameter(part.detach(), requires_grad=False) for part in fused)
         if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             conv.__class__ = Pointwise
     replace(networks, {norm: Folded(*norm.children()) for norm in pairs})

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
         if placed.is_file():
             _load_file(model, placed)
         else:
-            model.load_state_dict(_download(model, name))
+            model.load_state_dict(_download(name))
     elif weights != "none":
         _load_file(model, Path(weights).expanduser())
 
@@ -73,11 +74,15 @@ def facts(name: str) -> Facts:
         with torch.device("meta"):  # counted, not made
             state = timm.create_model(name).state_dict()
     except RuntimeError as error:
-        near = ", ".join(difflib.get_close_matches(name, timm.list_pretrained(), 5, 0.5)) or "none"
-        raise UserError(f"timm has no model '{name}'. Similar: {near}.") from error
+        raise UserError(f"timm has no model '{name}'. {similar(name, timm.list_pretrained())}") from error
     config = timm.get_pretrained_cfg(name)
     licence, repository = (config.license, config.hf_hub_id) if config else (None, None)
     return Facts(sum(4 * value.numel() for value in state.values()) / 1e6, licence or "unknown", repository or None)
+
+
+def similar(name: str, known: Sequence[str]) -> str:
+    """The names that a wrong one may have meant, as a sentence."""
+    return f"Similar: {', '.join(difflib.get_close_matches(name, known, 5, 0.5)) or 'none'}."
 
 
 def place_for(name: str) -> Path:
@@ -110,12 +115,10 @@ def fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     known = facts(name)
-    if known.repository is None:
-        raise UserError(f"timm has no pretrained weights for '{name}': set backbone.weights to a file.")
     try:
-        return Path(hf_hub_download(known.repository, HUB_FILE))
+        return Path(hf_hub_download(known.repository or "", HUB_FILE))
     except Exception as error:  # of the hub, of the network, of the disk
-        raise UserError(_offline(name, known, error)) from error
+        raise _unavailable(name, known, error) from error
 
 
 def save_cut(net: nn.Module, path: Path) -> None:
@@ -155,20 +158,19 @@ def _bundled_file(name: str) -> Path:
     return next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
 
 
-def _download(model: nn.Module, name: str) -> dict[str, torch.Tensor]:
+def _download(name: str) -> dict[str, torch.Tensor]:
     import timm
 
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors
-        known = facts(name)
-        if known.repository is None:
-            raise UserError(f"timm has no pretrained weights for '{name}': set backbone.weights to a file.") from error
-        raise UserError(_offline(name, known, error)) from error
+        raise _unavailable(name, facts(name), error) from error
 
 
-def _offline(name: str, known: Facts, error: Exception) -> str:
-    return (
+def _unavailable(name: str, known: Facts, error: Exception) -> UserError:
+    if known.repository is None:
+        return UserError(f"timm has no pretrained weights for '{name}': set backbone.weights to a file.")
+    return UserError(
         f"The pretrained weights of '{name}' could not be downloaded ({error}). Offline: on another machine, fetch "
         f"{HUB_FILE} ({known.megabytes:.0f} MB, licence {known.terms}) of {known.repository} from the Hugging Face "
         f"hub, and copy it to {place_for(name)}; or anywhere, and name it with "
