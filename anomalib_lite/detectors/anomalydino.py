@@ -26,10 +26,8 @@ class AnomalyDINO(PatchCore):
     threshold. As in the authors' code, tokens of the ground are remembered too, and few images are turned. Which
     products have a ground the authors decide by eye, and the component's sign by whether the middle is covered; here
     the sign is the one that covers more of the middle, and `auto` decides on OK images: a ground is left out where the
-    middle is covered, and the border at most half as much. So textures keep all their places.
-
-    mask: auto, on, or off. threshold: of the first principal component; 10 in the paper, for DINOv2's normalised
-    tokens; None: half its standard deviation in the image, which fits any backbone. The other settings are PatchCore's.
+    middle is covered, and the border at most half as much. So textures keep all their places. The paper's threshold of
+    10 is for DINOv2's normalised tokens. Options: `settings.detectors.AnomalyDINO`.
     """
 
     masked: Tensor

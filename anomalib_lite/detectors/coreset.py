@@ -9,8 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.detectors.model import Batches
 
+BATCH = 16  # images that are looked at at once
 QUERIES, ROWS = 1024, 4096  # rows of a block: its distances take 16 MB
 POOL = 4096  # candidates that are searched between two passes over all
 BLOCK = 2048  # candidates that are thinned among each other
@@ -37,25 +39,18 @@ def looked_at(image: Tensor, look: Look) -> Tensor:
 
 
 def gather_images(
-    batches: Batches, features: Callable[[Tensor], Tensor], view: View, bank: int | float, limit_mb: float
+    images: ImageSet, features: Callable[[Tensor], Tensor], view: View, bank: int | float, limit_mb: float
 ) -> Tensor:
     """Features (places, images, C) of whole images, evenly chosen: as many as asked for that fit, at least one.
 
     features: images (B, 3, H, W) -> (B, C, h, w). bank: patches, or as a float, the share of all.
     """
-    found: list[Tensor] = []
-    chosen, first, images = torch.empty(0), 0, len(batches.dataset)
-    for batch in tqdm(batches, f"patches, image {view.label}", len(batches), delay=2, leave=False):
-        if not found:
-            size = features(batch.image[:1])[0].numel()
-            places = size // features(batch.image[:1]).shape[1]
-            wanted = round(bank * images) if isinstance(bank, float) else bank // places
-            count = max(1, min(wanted, images, int(limit_mb * 2**20 / (4 * size))))
-            chosen = torch.linspace(0, images - 1, count).round().long()
-        own = chosen[(chosen >= first) & (chosen < first + len(batch.image))] - first
-        if len(own):
-            found.append(features(view.apply(batch.image[own])).flatten(2).permute(2, 0, 1))
-        first += len(batch.image)
+    first = features(images[[0]].image)[0]
+    wanted = round(bank * len(images)) if isinstance(bank, float) else bank // first[0].numel()
+    count = max(1, min(wanted, len(images), int(limit_mb * 2**20 / (4 * first.numel()))))
+    chosen = torch.linspace(0, len(images) - 1, count).round().long().split(BATCH)
+    parts = tqdm(chosen, f"patches, image {view.label}", delay=2, leave=False)
+    found = [features(view.apply(images[part.tolist()].image)).flatten(2).permute(2, 0, 1) for part in parts]
     return torch.cat(found, 1)
 
 

@@ -23,13 +23,7 @@ class Dinomaly(Distillation):
     attention that cannot focus, groups of layers that need not be told apart, and gradients that shrink where the
     answer is good already. With layers of one width, those of a vision transformer, it is the paper's method, on the
     patches' tokens alone. Layers of other backbones are brought to one grid and stacked, and linear heads give them
-    back.
-
-    groups: of consecutive layers, each given back as their mean (stacked, where widths differ). depth: blocks of the
-    decoder, of as many channels as the layers have. stride: px between the positions; None: as of the finest layer.
-    dropout: of the bottleneck. discard: share of the positions, those best answered, whose gradient
-    is multiplied by `easy`; it grows from 0 within the first `ramp` of the training. The other settings are those of
-    Distillation.
+    back. Options: `settings.detectors.Dinomaly`.
     """
 
     learners = ("bottleneck", "decoder", "heads")

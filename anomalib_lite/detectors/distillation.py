@@ -1,7 +1,6 @@
 """What students share: they give back a frozen teacher's features, and err where the image is anomalous."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -16,8 +15,6 @@ from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.levels import fuse, half_squared_distance
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.residual import SelectedResidualModel
-
-log = logging.getLogger(__name__)
 
 
 class FeatureLearner(Method):
@@ -76,11 +73,12 @@ class FeatureLearner(Method):
     def prepare(self, batches: Batches) -> None:
         if self.folds is not None:
             self.tried = list(range(0, len(batches.dataset), self.folds))
-        for features in self.cache.fill(batches, "teacher's features"):
-            self.look_at(features)
+        self.fit_statistics(self.cache.fill(batches, "teacher's features"))
 
-    def look_at(self, features: list[Tensor]) -> None:
-        """A batch of the teacher's features of OK images, before the training."""
+    def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
+        """Before the training, of all features of OK images; a subclass goes through them once, to their end."""
+        for _ in batches:
+            pass
 
     def training_step(self, batch: Batch) -> Tensor:
         features, weight = self.cache.get(batch), self.weights(batch)
@@ -205,14 +203,9 @@ class FeatureCache:
         for batch in tqdm(batches, describe, len(batches), delay=2, leave=False):
             features = self._compute(batch.image)
             if kept is None:
-                needed = sum(f[0].numel() for f in features) * 4 * total / 2**20
-                log.debug("%s: %.0f MB of %.0f MB", describe, needed, self.limit_mb)
+                fits = sum(f[0].numel() for f in features) * 4 * total / 2**20 <= self.limit_mb
                 # channels last, as convolutions give and want them
-                kept = (
-                    [torch.empty((total, *f.shape[2:], f.shape[1])) for f in features]
-                    if needed <= self.limit_mb
-                    else []
-                )
+                kept = [torch.empty((total, *f.shape[2:], f.shape[1])) for f in features if fits]
             for store, feature in zip(kept, features, strict=False):
                 store[batch.index.cpu()] = feature.movedim(1, -1).cpu()
             yield features

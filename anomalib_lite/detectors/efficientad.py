@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice, pairwise, repeat
 from typing import Any
 
@@ -19,7 +19,7 @@ from anomalib_lite.data.sample import OK, Batch, Sample
 from anomalib_lite.detectors.distillation import FeatureLearner
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, mean_squared_distance, stack
 from anomalib_lite.detectors.model import Batches, Finish, weighted_mean
-from anomalib_lite.detectors.statistics import Moments
+from anomalib_lite.detectors.statistics import TINY, Moments
 
 WHOLE = 256  # px of the images that the autoencoder sees, whatever the size of those given
 SIZES = (3, 8, 15, 32, 63, 127)  # of the autoencoder's decoder
@@ -34,14 +34,8 @@ class EfficientAD(FeatureLearner):
     2024. The paper's teacher is a small network (PDN) that was distilled from a WideResNet101 on ImageNet. Here it is
     the backbone itself or, with `distill`, a PDN that learned the backbone's features of the OK images alone. So it
     knows less of what the product is not; `penalty` images make up for some of it, as ImageNet does in the paper. The
-    images are padded by reflection, where the paper leaves a border without a map.
-
-    levels, stride: the backbone's layers by their place (None: all), and the px between the positions, 4 (the paper's)
-    or 8. width: of the student and the PDN, 128 in the paper's small model. inner: of the autoencoder, 64 in the paper.
-    hard: the share of the differences, the smallest, that the student does not learn from. penalty: a folder of images
-    of anything else, on which the student is to answer nothing; None: without. distill: steps of the PDN's
-    distillation; 0: the backbone is the teacher. folds: one in so many training images is not learned from, but sets
-    the two maps' scales. The other settings are those of FeatureLearner.
+    images are padded by reflection, where the paper leaves a border without a map. Images that are not learned from,
+    one in `folds`, set the two maps' scales. Options: `settings.detectors.EfficientAD`.
     """
 
     learners = ("student", "autoencoder")
@@ -82,18 +76,21 @@ class EfficientAD(FeatureLearner):
 
     def prepare(self, batches: Batches) -> None:
         if self.pdn is not None:
-            self._fit_statistics([self._of_backbone(batch.image) for batch in batches])
+            self.fit_statistics([self._of_backbone(batch.image)] for batch in batches)
             self._distil(self.pdn, batches)
-        self._seen: list[Tensor] = []
         super().prepare(batches)
-        self._fit_statistics(self._seen)
-        del self._seen
         if self.penalty is not None:
             files = list_images(require_folder(self.penalty, "The folder of other photographs", "detector.penalty"))
             self._others = ImageSet([Sample(file, OK) for file in files], batches.dataset.size)
 
-    def look_at(self, features: list[Tensor]) -> None:
-        self._seen.append(features[0])
+    def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
+        """Mean and standard deviation of each channel."""
+        moments = Moments()
+        for (features,) in batches:
+            moments.update_all(features.cpu())
+        mean, covariance = moments.mean_and_covariance()
+        self.mean.copy_(mean.view_as(self.mean))
+        self.scale.copy_(covariance.diagonal().clamp_min(TINY).sqrt().view_as(self.scale))
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         """The paper's equations 1 to 5, each image weighted."""
@@ -120,15 +117,11 @@ class EfficientAD(FeatureLearner):
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         """The unit of both maps, from images that were not learned from."""
-        seen: list[list[Tensor]] = [[], []]
-        for view in views:
-            for index in self.tried:
-                image = view.apply(batches.dataset[[index]].image.to(self.device))
-                for values, map in zip(seen, self._both(image), strict=True):
-                    values.append(map.flatten().cpu())
-        for kind, values in enumerate(seen):
-            low, high = torch.cat(values).double().quantile(torch.tensor(QUANTILES).double()).tolist()
-            self.unit[kind] = max(high - low, 1e-12) / 0.1
+        images = [batches.dataset[[index]].image.to(self.device) for index in self.tried]
+        maps = [self._both(view.apply(image)) for view in views for image in images]
+        for kind, own in enumerate(zip(*maps, strict=True)):
+            low, high = torch.cat(own).flatten().cpu().double().quantile(torch.tensor(QUANTILES).double()).tolist()
+            self.unit[kind] = max(high - low, TINY) / 0.1
         self.notes = {"scaled_by": len(self.tried)}
         self.cache.clear()
 
@@ -163,15 +156,6 @@ class EfficientAD(FeatureLearner):
         factors = (0.8 + 0.4 * torch.rand(len(image))).tolist()
         changes = [View(**{CHANGES[kind]: factor}) for kind, factor in zip(kinds, factors, strict=True)]
         return torch.cat([view.apply(one) for view, one in zip(changes, image.split(1), strict=True)])
-
-    def _fit_statistics(self, batches: Sequence[Tensor]) -> None:
-        """Mean and standard deviation of each channel."""
-        moments = Moments()
-        for features in batches:
-            moments.update_all(features.cpu())
-        mean, covariance = moments.mean_and_covariance()
-        self.mean.copy_(mean.view_as(self.mean))
-        self.scale.copy_(covariance.diagonal().clamp_min(1e-12).sqrt().view_as(self.scale))
 
     @torch.enable_grad()
     def _distil(self, pdn: PDN, batches: Batches) -> None:

@@ -45,7 +45,8 @@ Finish = Callable[[Tensor, Sequence[int]], Prediction]  # a coarse map (B, 1, h,
 
 
 class Method(Fitted):
-    """Base of all methods: one file each, no blur, score, views, augmentation or configuration file in it.
+    """Base of all methods: one file each, no blur, score, views, augmentation or configuration file in it. What their
+    options mean is told once, in `anomalib_lite/settings/detectors.py`, which `--help` shows.
 
     Buffers may start empty: a saved method brings their shapes.
 

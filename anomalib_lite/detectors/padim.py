@@ -19,12 +19,9 @@ class PaDiM(Method):
 
     Defard, Setkov, Loesch, Audigier, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
     Localization", ICPR 2021. The distance is divided by the root of the number of channels, which makes it about 1 on
-    OK images. Nothing is trained; of test-time views, each has Gaussians of its own.
-
-    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions; finer layers
-    are averaged down to that grid, coarser ones interpolated (the paper repeats them). channels: more than these are
-    drawn from at random by `seed`, as in the paper; None keeps all, with their full covariance. shrinkage, ridge: see
-    PositionGaussian; the paper has no shrinkage and a fixed 0.01 on the diagonal.
+    OK images. Nothing is trained; of test-time views, each has Gaussians of its own. Finer layers are averaged down to
+    the grid, coarser ones interpolated (the paper repeats them); the paper has no shrinkage and a fixed 0.01 on the
+    diagonal. Options: `settings.detectors.PaDiM`.
     """
 
     fitted = ("gaussians",)

@@ -31,17 +31,9 @@ class PatchCore(Method):
     Nothing is trained; a bank holds patches of all test-time views. With a radius, which RAD (2026) brought, a patch is
     compared with those from near its own place alone; then each view has banks of its own, of whole images.
 
-    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions; None: as of
-    the finest of them. pool: positions to either side over which a patch is averaged. whitening: makes the whitening
-    that the patches are compared in, fitted on the candidates; None: raw features, as in the paper. separate: a bank
-    for each level, and the mean of their maps; else one of all levels together. bank: how many patches a bank
-    remembers, or as a float <= 1, their share of the candidates. coreset: `greedy` covers the candidates (the paper's),
-    `random` draws, `thinned` draws fewer where they lie close (see `thinned`). candidates_mb: memory for the patches
-    that the bank is chosen from, as many of each image, or with a radius as many images, as fit. projection: dimensions
-    in which the coreset is chosen. reweight: neighbours whose density weights the score and, with it, the image's map
-    (the paper's equation 7, b there); 0: not. cosine, radius, density: see `Bank`; density is how many neighbours, 0
-    none. turns: copies of each image, turned by parts of a circle, that are remembered too where there are at most
-    `few` images.
+    Of each image as many candidates, or with a radius as many images, are gathered as `candidates_mb` holds; the bank
+    is chosen from them. `reweight` is the b of the paper's equation 7, which here weights the image's whole map. See
+    `Bank` for `cosine`, `radius` and `density`. Options: `settings.detectors.PatchCore`.
     """
 
     fitted: tuple[str, ...] | None = ("banks", "whitening")
@@ -86,24 +78,25 @@ class PatchCore(Method):
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        if self.radius is not None:
-            self.banks.reset(len(views) * len(self.widths))
-            for number, view in enumerate(views):
-                limit = self.candidates_mb / len(views)
-                places = gather_images(batches, self._seen, view, self.size, limit)
-                if self.whitening is not None:
-                    self._whiten(self.whitening, places.flatten(0, 1), fit=number == 0)
-                self._remember(number, places, lambda rows: rows)
-            self.notes = {"images_remembered": places.shape[1], "patch_channels": places.shape[2]}
-            return
         looks = turned(views, self.turns if len(batches.dataset) <= self.few else 1)
-        patches = gather_candidates(batches, self._seen, looks, self.candidates_mb, generator)
-        if self.whitening is not None:
-            self._whiten(self.whitening, patches)
-        self.banks.reset(len(self.widths))
-        self._remember(0, patches, partial(self._chosen, generator))
-        kept = len(self.banks[0].patches)
-        self.notes = {"candidates": len(patches), "bank": kept, "patch_channels": patches.shape[1]}
+        local = self.radius is not None
+        groups = [[look] for look in looks] if local else [looks]  # that share banks
+        self.banks.reset(len(groups) * len(self.widths))
+        banks = iter(self.banks)
+        for number, group in enumerate(groups):
+            if local:
+                limit = self.candidates_mb / len(groups)
+                patches = gather_images(batches.dataset, self._seen, group[0][0], self.size, limit)
+            else:
+                patches = gather_candidates(batches, self._seen, group, self.candidates_mb, generator)
+            if self.whitening is not None:
+                self._whiten(self.whitening, patches.flatten(0, -2), fit=number == 0)
+            for part in patches.split(self.widths, -1):
+                rows = F.normalize(part, dim=-1) if self.cosine else part.contiguous()
+                kept = rows if local else self._chosen(generator, rows)
+                next(banks).remember(kept.to(self.device), rows, self.density, self.reweight)
+        told = {"images_remembered": patches.shape[1]} if local else {"candidates": len(patches), "bank": len(kept)}
+        self.notes = {**told, "patch_channels": patches.shape[-1]}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         return self._merged(self._maps(self._features(image), view))
@@ -117,13 +110,6 @@ class PatchCore(Method):
 
     def _merged(self, maps: Sequence[Tensor]) -> Tensor:
         return maps[0] if len(maps) == 1 else torch.stack(list(maps)).mean(0)
-
-    def _remember(self, view: int, patches: Tensor, choose: Callable[[Tensor], Tensor]) -> None:
-        """Fills the banks of a view with some of the patches (..., C)."""
-        for number, part in enumerate(patches.split(self.widths, -1)):
-            rows = F.normalize(part, dim=-1) if self.cosine else part.contiguous()
-            kept = choose(rows).to(self.device)
-            self.banks[view * len(self.widths) + number].remember(kept, rows, self.density, self.reweight)
 
     def _chosen(self, generator: torch.Generator, patches: Tensor) -> Tensor:
         count = max(1, round(self.size * len(patches))) if isinstance(self.size, float) else self.size

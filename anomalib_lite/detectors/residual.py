@@ -6,15 +6,13 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.sample import Batch
-from anomalib_lite.detectors.levels import fuse, size_of
+from anomalib_lite.detectors.levels import fuse, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish
 from anomalib_lite.detectors.statistics import Modules, Moments, NamedModules, PositionGaussian, names_below
 from anomalib_lite.errors import UserError
@@ -68,8 +66,8 @@ class ResidualModel(nn.Module):
 
     @staticmethod
     def _stack(features: Sequence[Tensor], group: Sequence[int]) -> Tensor:
-        size = min((size_of(features[level]) for level in group), key=lambda s: s[0] * s[1])
-        return torch.cat([F.adaptive_avg_pool2d(features[level], size) for level in group], dim=1)
+        taken = [features[level] for level in group]
+        return stack(taken, min((size_of(f) for f in taken), key=lambda s: s[0] * s[1]))
 
 
 class SelectedResidualModel(nn.Module):

@@ -21,9 +21,8 @@ class ReverseDistillation(Distillation):
 
     Deng, Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022. The student never sees
     the image: only what the bottleneck lets through. Works on any convolutional backbone with two or more layers whose
-    strides grow by powers of two. With `gaussian` None and `fusion` sum it is the paper's method.
-
-    blocks: residual blocks a level. The other settings are those of Distillation.
+    strides grow by powers of two. With `gaussian` None and `fusion` sum it is the paper's method. Options:
+    `settings.detectors.ReverseDistillation`.
     """
 
     learners = ("bottleneck", "decoder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -31,13 +31,9 @@ class SimpleNet(FeatureLearner):
     Liu, Zhou, Xu, Wang, "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023. Trained
     longer it gets worse at telling real defects. So one in `folds` training images is not learned from, but gets
     defects drawn into copies; the epoch is kept whose maps find those best (mean of image AUROC, pixel AUROC and
-    AUPRO). The authors keep the epoch that does best on the test images.
-
-    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions. whitening:
-    makes the whitening in which noise is added, fitted on OK images, so that noise is as large in directions of small
-    variance; None: raw features, as in the paper. noise: its standard deviation. hidden: width of the discriminator.
-    adaptor_lr: learning rate of the feature adaptor. synthetic: defects that are
-    drawn. The other settings are those of FeatureLearner.
+    AUPRO). The authors keep the epoch that does best on the test images. Noise is added to features whitened on OK
+    images, so that it is as large in directions of small variance; in the paper, to raw ones. Options:
+    `settings.detectors.SimpleNet`.
     """
 
     learners = ("network",)
@@ -73,18 +69,17 @@ class SimpleNet(FeatureLearner):
         return [stack(averaged, grid_of(image, self.stride))]
 
     def prepare(self, batches: Batches) -> None:
-        self._moments = Moments()
         super().prepare(batches)
-        if self.whitening is not None:
-            self.whitening.fit(self._moments)
-        del self._moments
         drawn = drawn_batches(batches.dataset, self.tried, self.synthetic, np.random.default_rng(self.seed))
         with torch.no_grad():
             self._drawn = [(self.features(batch.image.to(self.device))[0], batch) for batch in drawn]
 
-    def look_at(self, features: list[Tensor]) -> None:
+    def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
+        moments = Moments()
+        for (features,) in batches:
+            moments.update_all(features.cpu())
         if self.whitening is not None:
-            self._moments.update_all(features[0].cpu())
+            self.whitening.fit(moments)
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         """Truncated L1 (the paper's equations 5 and 6), weighted by image."""
@@ -93,7 +88,7 @@ class SimpleNet(FeatureLearner):
         adapted = self.network.adaptor(self._rows(features[0]))
         noisy = adapted + self.noise * torch.randn_like(adapted)
         judged = self.network.judge(torch.cat([adapted, noisy]).flatten(0, 1)).view(2, len(weight), -1)
-        losses = truncated(judged[0], 1).mean(1) + truncated(judged[1], -1).mean(1)
+        losses = (MARGIN - judged[0]).clamp_min(0).mean(1) + (MARGIN + judged[1]).clamp_min(0).mean(1)
         return weighted_mean(losses, weight)
 
     def learned(self) -> list[Any]:
@@ -152,8 +147,3 @@ class Discriminator(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
-
-
-def truncated(judged: Tensor, sign: int) -> Tensor:
-    """How far a judgement is from being beyond the margin on its side; nothing beyond."""
-    return (MARGIN - sign * judged).clamp_min(0)

@@ -1,6 +1,6 @@
 """Student-teacher feature pyramid matching, calibrated on OK images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import mean_squared_distance
-from anomalib_lite.detectors.model import Batches, weighted_mean
+from anomalib_lite.detectors.model import weighted_mean
 from anomalib_lite.detectors.statistics import Modules, Moments, Whitening
 
 
@@ -21,8 +21,7 @@ class STFPM(Distillation):
     whitening: the student learns, through a 1 x 1 convolution, the teacher's features whitened by their statistics on
     OK images, so that directions of small variance count as much as those of large variance.
     gaussian: the student's residual on OK images is modelled by Gaussians; their Mahalanobis distance is the map.
-
-    The other settings are those of Distillation; `backbone` is also called with `weights="none"`, for the student.
+    `backbone` is also called with `weights="none"`, for the student. Options: `settings.detectors.STFPM`.
     """
 
     learners = ("student", "heads")
@@ -42,17 +41,15 @@ class STFPM(Distillation):
         self.heads = nn.ModuleList(nn.Conv2d(c, c, 1) for c in channels) if whitening else None
         self.built()
 
-    def prepare(self, batches: Batches) -> None:
-        self._moments = [Moments() for _ in self.teacher.channels]
-        super().prepare(batches)
-        for whitening, own in zip(self.whitening or (), self._moments, strict=False):
-            whitening.fit(own)
-        del self._moments
-
-    def look_at(self, features: list[Tensor]) -> None:
-        if self.whitening is not None:
-            for own, feature in zip(self._moments, features, strict=True):
+    def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
+        if self.whitening is None:
+            return super().fit_statistics(batches)
+        moments = [Moments() for _ in self.whitening]
+        for features in batches:
+            for own, feature in zip(moments, features, strict=True):
                 own.update_all(feature)
+        for whitening, own in zip(self.whitening, moments, strict=True):
+            whitening.fit(own)
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         answers = self.student(image)

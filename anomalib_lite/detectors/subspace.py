@@ -20,12 +20,8 @@ class SubspaceAD(Method):
 
     Lendering, Akdag, Bondarev, "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026.
     Nothing is trained, and no patch is remembered. One subspace holds for all views. The paper turns the few images by
-    30 random angles; here they are multiples of one angle, so that a run repeats itself.
-
-    levels: which of the backbone's layers, by their place; None: all. stride: px between the positions; None: as of
-    the finest of them. merge: layers are stacked, or averaged as in the paper, which takes layers of one width. share:
-    of the variance that the components hold. turns: copies of each image, turned by parts of a circle, that are learned
-    from too where there are at most `few` images.
+    30 random angles; here they are multiples of one angle, so that a run repeats itself. Options:
+    `settings.detectors.SubspaceAD`.
     """
 
     fitted = ("subspace",)

@@ -18,9 +18,7 @@ class SuperADD(PatchCore):
     Roming, Lehnerer, Funk, Michel, Maier, Laengle, Beyerer, "SuperADD: Training-free Class-agnostic Anomaly
     Segmentation", 2026, the winner of the VAND 4.0 challenge. Nothing is trained. Large images are looked at in
     overlapping windows, which is `tiling=grid`; the authors put the windows' features together, tiling their maps.
-
-    brightness: factors, between which one is drawn for each OK image that is remembered. The other settings are
-    PatchCore's; in `bank` tokens of each layer.
+    Options: `settings.detectors.SuperADD`.
     """
 
     def __init__(

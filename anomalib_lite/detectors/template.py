@@ -13,7 +13,7 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.statistics import Modules, PerView
+from anomalib_lite.detectors.statistics import Modules, Moments, PerView
 from anomalib_lite.detectors.template_terms import NormalDifference, feature_distance, pixel_difference, shrink
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import Alignment
@@ -26,13 +26,8 @@ class TemplateComparison(Method):
 
     Nothing is trained. Features of several levels are each searched for within some positions of the other picture
     (`feature_distance`), pixels within some pixels (`pixel_difference`), both ways. Each of these terms is measured in
-    standard deviations of the OK images' own differences; the map is their weighted mean.
-
-    alignment: see Alignment; None where the images already lie pixel on pixel. reach: for each of the backbone's layers
-    the positions searched to either side; None leaves the features out, and the backbone is not built. tolerance: px,
-    likewise of the pixel term; None leaves it out. pixel_weight: of the pixel term against 1 for each layer.
-    pixel_blur: px, sigma of a blur of both pictures before the pixel term, against noise. normal: makes what is normal
-    of a term from the unit of its differences (NormalDifference).
+    standard deviations of the OK images' own differences; the map is their weighted mean. Without `reach` the backbone
+    is not built. Options: `settings.detectors.Template`.
     """
 
     fitted = ("normal",)
@@ -73,16 +68,14 @@ class TemplateComparison(Method):
         if all(one.scope == "none" for normal in self.normal for one in normal):
             return
         for normal, view in zip(self.normal, views, strict=True):
-            sums: list[Tensor] = []  # of each term (2, 1, h, w): the differences', and their squares'
-            count = 0
+            moments = [Moments() for _ in self.weights]
             for batch in tqdm(batches, f"OK pairs, image {view.label}", len(batches), delay=2, leave=False):
                 image, template = (view.apply(t.to(device)) for t in (batch.image, required(batch.template)))
-                terms = [t.double() for t in self.differences(image, *self.align(image, template))]
-                new = [torch.stack([t.sum(0), t.square().sum(0)]) for t in terms]
-                sums = [a + b for a, b in zip(sums, new, strict=True)] if count else new
-                count += len(batch)
-            for own, (total, squares) in zip(normal, sums, strict=True):
-                own.fit(count, total[None], squares[None])
+                terms = self.differences(image, *self.align(image, template))
+                for seen, term in zip(moments, terms, strict=True):
+                    seen.update_places(term)
+            for own, seen, term in zip(normal, moments, terms, strict=True):
+                own.fit(seen, size_of(term))
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         aligned, seen = self.align(image, required(template))

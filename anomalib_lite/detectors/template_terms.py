@@ -1,12 +1,10 @@
 """How an image differs from a template that lies over it, and what of that is normal."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalib_lite.detectors.statistics import Fitted
+from anomalib_lite.detectors.statistics import Fitted, Moments
 
 
 def feature_distance(image: Tensor, template: Tensor, reach: int) -> Tensor:
@@ -45,23 +43,23 @@ def pixel_difference(image: Tensor, template: Tensor, tolerance: int) -> Tensor:
 
 def shrink(seen: Tensor, by: int) -> Tensor:
     """True where all of `seen` (B, 1, H, W) within `by` px is True; beyond the border nothing is seen."""
-    padded = F.pad(~seen, (by, by, by, by), value=True)
-    return ~_running(_running(padded, by, -1, torch.logical_or), by, -2, torch.logical_or)
+    unseen = F.pad((~seen).float(), (by, by, by, by), value=1.0)
+    return F.max_pool2d(unseen, 2 * by + 1, 1) == 0
 
 
 def _highest(picture: Tensor, tolerance: int) -> Tensor:
     """The largest value within a square of `tolerance` px to each side; max_pool2d takes five times as long."""
     padded = F.pad(picture, (tolerance,) * 4, value=-torch.inf)
-    return _running(_running(padded, tolerance, -1, torch.maximum), tolerance, -2, torch.maximum)
+    return _running(_running(padded, tolerance, -1), tolerance, -2)
 
 
-def _running(picture: Tensor, by: int, dim: int, larger: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _running(picture: Tensor, by: int, dim: int) -> Tensor:
     """The largest of every 2 * by + 1 neighbours along `dim`, which gets 2 * by shorter."""
     side, width = 2 * by + 1, 1
     while width < side:  # from windows of `width` to those of up to twice that
         step = min(width, side - width)
         length = picture.shape[dim] - step
-        picture = larger(picture.narrow(dim, 0, length), picture.narrow(dim, step, length))
+        picture = torch.maximum(picture.narrow(dim, 0, length), picture.narrow(dim, step, length))
         width += step
     return picture
 
@@ -95,28 +93,21 @@ class NormalDifference(Fitted):
         self.register_buffer("mean", torch.zeros(1, 1, 1, 1))
         self.register_buffer("deviation", torch.full((1, 1, 1, 1), unit))
 
-    def fit(self, count: int, total: Tensor, squares: Tensor) -> None:
-        """From sums over `count` OK images of the difference and of its square, (1, 1, h, w) in float64."""
-        if self.scope == "none" or not count:
-            return
-        mean, second = total / count, squares / count
-        overall = mean.mean((-2, -1), keepdim=True)
-        spread = (second.mean((-2, -1), keepdim=True) - overall.square()).clamp_min(0)
-        variance = spread
+    def fit(self, moments: Moments, grid: tuple[int, int]) -> None:
+        """moments: of the OK images' differences, each place of the grid (h, w) apart."""
+        mean, variance = moments.spread(grid, None).mean_and_covariance()
+        size = (1, 1)
         if self.scope == "position":
-            mean, second = self._averaged(mean), self._averaged(second)
-            variance = (1 - self.shrinkage) * (second - mean.square()).clamp_min(0) + self.shrinkage * spread
-            overall = mean
+            mean, own = moments.spread(grid, self.smooth).mean_and_covariance()
+            variance = (1 - self.shrinkage) * own.clamp_min(0) + self.shrinkage * variance.clamp_min(0)
+            size = grid
         floor = (1e-3 * self.unit) ** 2  # OK images that equal their template leave no variance
-        self.mean, self.deviation = overall.float(), variance.clamp_min(floor).sqrt().float()
+        self.mean = mean.float().view(1, 1, *size)
+        self.deviation = variance.clamp_min(floor).sqrt().float().view(1, 1, *size)
 
     def forward(self, difference: Tensor) -> Tensor:
         mean, deviation = (self._sized(t, difference) for t in (self.mean, self.deviation))
         return ((difference - mean) / deviation).clamp_min(0)
-
-    def _averaged(self, map: Tensor) -> Tensor:
-        side = 2 * self.smooth + 1
-        return F.avg_pool2d(map, side, 1, self.smooth, count_include_pad=False)
 
     @staticmethod
     def _sized(fitted: Tensor, map: Tensor) -> Tensor:
