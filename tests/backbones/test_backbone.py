@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from anomalib_lite.backbones import Backbone, build
@@ -60,17 +59,6 @@ def test_a_cut_network_gives_the_whole_ones_features_in_its_order(
     # nothing is kept behind the last of them: all that is there takes part in the features
     sum(f.square().mean() for f in cut.train()(IMAGE)).backward()
     assert [n for n, p in cut.named_parameters() if p.grad is None] == []
-
-
-def test_torchvisions_file_gives_torchvisions_features(tmp_path: Path):
-    torch.manual_seed(0)
-    whole = torchvision.models.resnet18(weights=None)
-    torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    expected = hooked(whole, ["layer1", "layer3"], (IMAGE - mean.view(3, 1, 1)) / std.view(3, 1, 1))
-    cut = build("resnet18.tv_in1k", (1, 3), str(tmp_path / "weights.pth"))
-    for own, theirs in zip(features(cut, IMAGE), expected, strict=True):
-        assert torch.equal(own, theirs)
 
 
 @pytest.mark.parametrize(

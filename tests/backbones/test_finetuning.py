@@ -163,12 +163,8 @@ def test_cutpaste_makes_one_example_of_each_class(samples: list[Sample]):
     assert torch.equal(examples.image[:3], batch.image)
     assert all((examples.image[i] != batch.image[i % 3]).any() for i in range(3, 9))
     assert not torch.equal(CutPaste().examples(batch, 6).image, examples.image)
-
-
-def test_what_is_pasted_depends_on_the_image_and_the_seed_not_on_the_batch(samples: list[Sample]):
-    images = ImageSet(samples[:3], SIZE)
-    together, alone = CutPaste().examples(images[[2, 0, 1]], 5), CutPaste().examples(images[[0]], 5)
-    assert torch.equal(together.image[[1, 4, 7]], alone.image)
+    alone = CutPaste().examples(images[[0]], 5)
+    assert torch.equal(examples.image[[1, 4, 7]], alone.image), "what is pasted does not depend on the batch"
 
 
 def test_the_classifier_takes_generated_images_as_they_are(samples: list[Sample]):
@@ -200,16 +196,9 @@ def test_one_logit_is_the_cross_entropy_of_two():
     assert np.allclose(classification_loss(two, label), expected)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"head_epochs": 1}, r"head_epochs \(1\) must be fewer than teacher\.epochs \(1\)"),
-        ({"held_out": 0.0}, r"teacher\.held_out must lie between 0 and 1"),
-    ],
-)
-def test_settings_under_which_nothing_is_learned_or_measured_are_refused(values: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        replace(QUICK, **values)
+def test_settings_under_which_nothing_is_learned_are_refused():
+    with pytest.raises(UserError, match=r"head_epochs \(1\) must be fewer than teacher\.epochs \(1\)"):
+        replace(QUICK, head_epochs=1)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def images(folder: Path, count: int = 12, size: tuple[int, int] = SIZE) -> Image
     return ImageSet([Sample(write_image(folder / f"{i}.png", i), OK) for i in range(count)], size)
 
 
+def marked(images: ImageSet) -> Batch:
+    """Two OK images, the second with a white square."""
+    batch = images[[0, 1]]
+    batch.image[1, :, 8:24, 24:40] = 1.0
+    return batch
+
+
 def model(method: Method, views: Views = ({},)) -> Model:
     return Model(method, TestTimeAugmentation(views), GaussianBlur(1.0), MaxScore())
 

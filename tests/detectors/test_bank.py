@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors.bank import Bank
-from anomalib_lite.detectors.coreset import looked_at, nearest_near, thinned, turned
+from anomalib_lite.detectors.coreset import looked_at, thinned, turned
 
 H, W, C = 5, 7, 6
 
@@ -44,17 +45,6 @@ def test_places_near_by_are_those_of_brute_force(radius: int, cosine: bool, dens
     np.testing.assert_allclose(bank(features)[:, 0], expected, atol=1e-5)
 
 
-def test_a_radius_that_reaches_everywhere_is_none_at_all():
-    features, patches = drawn(2, C, H, W), drawn(H * W, 4, C)
-    near, everywhere = Bank(radius=6), Bank()
-    near.remember(patches, patches)
-    everywhere.remember(patches.flatten(0, 1), patches)
-    torch.testing.assert_close(near(features), everywhere(features))
-    _, index = nearest_near(features, patches, 6)
-    rows = features.flatten(2).transpose(1, 2).flatten(0, 1)
-    assert torch.equal(index, torch.cdist(rows, patches.flatten(0, 1)).argmin(1))
-
-
 def test_local_density_is_that_of_all_candidates():
     """What is remembered may be a few of them; their neighbours are counted among all."""
     candidates, features = drawn(200, C), drawn(1, C, H, W)
@@ -85,8 +75,6 @@ def test_thinning_keeps_as_many_as_asked_for(rows: int, count: int):
 
 
 def test_turned_copies_are_quarter_turns_exactly():
-    from anomalib_lite.augment.tta import View
-
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     looks = turned([View()], 4)
     assert looked_at(image, looks[0]) is image

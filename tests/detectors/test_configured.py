@@ -13,10 +13,11 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import build_model
+from anomalib_lite.errors import UserError
 from anomalib_lite.settings import conf_dir
+from anomalib_lite.settings.fields import check
 from tests.made import write_image
 
-PUBLISHED = ["padim", "patchcore", "reverse_distillation"]
 DETECTORS = sorted(path.stem for path in (conf_dir() / "detector").glob("*.yaml"))
 SIZE = (64, 96)
 SMALL = {  # where trying several candidates, or hundreds of defects, would take long
@@ -58,37 +59,56 @@ def fitted(cfg: DictConfig, images: ImageSet) -> Model:
     return model
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, tmp_path: Path):
-    """In two views: maps of the images' size, not negative; an image is judged alike alone and among others; plain
-    tensors bring back the same model; the same seed makes the same one anew.
+WHITENED = "detector.whitening={_target_:anomalib_lite.detectors.statistics.Whitening,_partial_:true,shrinkage:0.01}"
+
+
+@pytest.mark.parametrize(
+    ("detector", "options"),
+    [
+        *((detector, ()) for detector in DETECTORS),
+        ("patchcore", ("detector.reweight=9", WHITENED)), ("patchcore", ("detector.density=9", "detector.bank=1.0")),
+    ],
+)  # fmt: skip
+def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, options: tuple[str, ...], tmp_path: Path):
+    """In two views: maps of the images' size, not negative; an image is judged alike alone and among others; the
+    backbone stays as it is; plain tensors bring back the same model; the same seed makes the same one anew.
     """
-    cfg = configured(
-        f"detector={detector}",
-        "preset=smoke",
-        "image_size=64",
-        "tta.views=[{},{flip:horizontal}]",
-        *SMALL.get(detector, []),
-    )
+    views, small = "tta.views=[{},{flip:horizontal}]", SMALL.get(detector, [])
+    cfg = configured(f"detector={detector}", "preset=smoke", "image_size=64", views, *small, *options)
     model = fitted(cfg, images)
     assert len(model.views.views) == 2
     assert model.method.needs_template == ("template" in detector)
     map, score = model.predict_batch(images[[0, 1, 2]])
-    assert map.shape == (3, 1, *SIZE) and map.isfinite().all() and (map >= 0).all() and score.shape == (3,)
+    assert map.shape == (3, 1, *SIZE) and map.dtype == torch.float32 and map.isfinite().all() and (map >= 0).all()
+    assert score.shape == (3,) and score.isfinite().all()
     alone = model.predict_batch(images[[1]])
     torch.testing.assert_close(alone.map[0], map[1], rtol=1e-3, atol=1e-3 * float(map.max()))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    untouched, kept = built(cfg).state_dict(), model.state_dict()
+    looked_through = [k for k in kept if k.split(".")[1] in ("backbone", "teacher", "looker")]
+    assert bool(looked_through) == (detector != "template_pixels")
+    assert all(torch.equal(kept[k], untouched[k]) for k in looked_through)
+    save_file({k: v.contiguous() for k, v in kept.items()}, tmp_path / "model.safetensors")
     fresh = build_model(cfg, weights="none")
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(fresh.predict_batch(images[[0, 1, 2]]).map, map)
     assert torch.equal(fitted(cfg, images).predict_batch(images[[0, 1, 2]]).map, map)
+    if not model.method.epochs:
+        batch = images[[0, 1, 2]]
+        batch.image[0, :, 20:44, 32:64] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
+        _, score = model.predict_batch(batch)
+        assert score[0] > score[1:].max()
 
 
-@pytest.mark.parametrize("detector", ["anomalydino", "superadd", "dinomaly", "efficientad", "simplenet"])
+@pytest.mark.parametrize(
+    "detector",
+    ["anomalydino", "superadd", "subspace", "patchcore_local", "dinomaly", "efficientad", "simplenet"],
+)
 def test_an_untrained_transformer_serves_as_well(images: ImageSet, detector: str):
     vit = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.layers=[5,8,11]"]
     model = fitted(configured(f"detector={detector}", "preset=smoke", "image_size=64", *vit), images)
-    map, score = model.predict_batch(images[[0, 1]])
+    batch = images[[0, 1]]
+    batch.image[1] = 1 - batch.image[1]
+    map, score = model.predict_batch(batch)
     assert map.shape == (2, 1, *SIZE) and map.isfinite().all() and (map >= 0).all() and map.std() > 0
     assert score.isfinite().all()
 
@@ -107,16 +127,32 @@ def test_a_variant_inherits_its_familys_preset(choice: str, epochs: int, whitene
     assert configured(f"detector={choice}", "preset=smoke").detector.epochs == 1
 
 
-@pytest.mark.parametrize("detector", PUBLISHED)
-def test_the_papers_preset_is_the_papers(detector: str):
+@pytest.mark.parametrize(
+    ("detector", "size", "settings"),
+    [
+        ("padim", 224, {"stride": 4, "levels": [0, 1, 2]}),
+        ("patchcore", 224, {"size": 0.1, "reweight": 9, "whitening": None, "seed": 3}),
+        ("reverse_distillation", 256, {"epochs": 200, "scheduler": None, "gaussian": None}),
+    ],
+)
+def test_the_papers_preset_is_the_papers(detector: str, size: int, settings: dict):
     cfg = configured(f"detector={detector}", "preset=paper")
-    model, size = built(cfg).method, cfg.image_size
-    assert (type(model).__name__, size, cfg.detector.get("seed", 3)) in {
-        ("PaDiM", 224, 3), ("PatchCore", 224, 3), ("ReverseDistillation", 256, 3),
-    }  # fmt: skip
-    if detector == "padim":
-        assert (len(model.kept), model.stride, model.levels) == (100, 4, [0, 1, 2])
-    elif detector == "patchcore":
-        assert (model.size, model.reweight, model.whitening) == (0.1, 9, None)
-    else:
-        assert (model.epochs, model.scheduler, model.optimizer.keywords["lr"]) == (200, None, 5e-3)
+    method = built(cfg).method
+    assert cfg.image_size == size and {name: getattr(method, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("detector", "setting", "wanted"),
+    [
+        ("patchcore", "bank=0", "a number of patches, or a share of them"),
+        ("patchcore", "bank=1.5", "a number of patches, or a share of them"),
+        ("patchcore", "coreset=kmeans", "one of greedy, random, thinned"),
+        ("padim", "shrinkage=automatic", "auto or from 0 to 1"),
+        ("stfpm", "gaussian.candidates.joint.shrinkage=2.0", "auto or from 0 to 1"),
+        ("stfpm", "gaussian.candidates.joint.fusion=mean", "one of product, sum"),
+        ("template", "normal.scope=pixel", "one of position, global, none"),
+    ],
+)
+def test_senseless_settings_are_refused(detector: str, setting: str, wanted: str):
+    with pytest.raises(UserError, match=rf"detector\.{setting.split('=')[0]} must be {wanted}"):
+        check(configured(f"detector={detector}", f"detector.{setting}"))

@@ -57,13 +57,9 @@ def test_of_each_image_as_many_are_drawn_as_fit(limit: int):
     assert (rows // 100).bincount().tolist() == [limit // IMAGES] * IMAGES
 
 
-def test_one_of_each_image_is_kept_however_small_the_limit():
+def test_one_of_each_image_is_kept_and_views_share_the_limit():
     assert len(gather(0)) == IMAGES
-
-
-def test_views_share_the_limit():
-    rows = gather(megabytes(60), (View(), View("horizontal")))
-    assert len(rows) == 60
+    assert len(gather(megabytes(60), (View(), View("horizontal")))) == 60
 
 
 def test_draws_follow_the_generator():
@@ -109,11 +105,8 @@ def test_nothing_is_chosen_twice_even_among_copies():
     assert {i % 40 for i in chosen[:40]} == set(range(40)), "each distinct row comes before any copy"
 
 
-def test_more_than_there_are_gives_all():
+def test_more_than_there_are_gives_all_and_one_is_the_first():
     assert sorted(greedy_centres(made(30, 4), 100).tolist()) == list(range(30))
-
-
-def test_one_centre_is_the_first():
     assert greedy_centres(made(30, 4), 1, 17).tolist() == [17]
 
 
@@ -123,11 +116,7 @@ def test_the_projection_keeps_distances():
     ratio = torch.pdist(projected) / torch.pdist(rows)
     assert projected.shape == (300, 64)
     assert ratio.mean().item() == pytest.approx(1, abs=0.03) and ratio.std() < 0.12  # 1 / sqrt(2 * 64) = 0.09
-
-
-def test_the_projection_leaves_short_rows_alone():
-    rows = made(10, 8)
-    assert random_projection(rows, 64, torch.Generator().manual_seed(0)) is rows
+    assert random_projection(rows, 400, torch.Generator()) is rows
 
 
 def distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
@@ -157,7 +146,4 @@ def test_several_come_nearest_first():
     expected = distances(QUERIES, BANK)
     assert index.tolist() == expected.argsort(1)[:, :4].tolist()
     np.testing.assert_allclose(found, np.sort(expected, axis=1)[:, :4], rtol=1e-6)
-
-
-def test_of_few_rows_all_are_several():
-    assert nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3)
+    assert nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3), "of few rows all are several"

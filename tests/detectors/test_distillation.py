@@ -1,17 +1,101 @@
-"""Features are computed once where they fit, and are the same either way."""
+"""What all students keep, whatever they learn; and features that are computed once where they fit."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 
 from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.data.sample import OK, UNNUMBERED, Sample
-from anomalib_lite.detectors.distillation import FeatureCache
-from tests.made import write_image
+from anomalib_lite.data.sample import UNNUMBERED, Batch
+from anomalib_lite.detectors.distillation import Distillation, FeatureCache
+from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
+from anomalib_lite.detectors.reverse_distillation import ReverseDistillation
+from anomalib_lite.detectors.statistics import Whitening
+from anomalib_lite.detectors.stfpm import STFPM
+from tests.detectors import small
 
-COUNT, SIZE = 7, (24, 32)
-MEGABYTES = COUNT * (3 * 24 * 32 + 6 * 12 * 16) * 4 / 2**20  # of the two levels below
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+ADAM = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999))
+STUDENTS = {
+    "stfpm_plain": partial(STFPM, small.backbone, SGD),
+    "stfpm": partial(STFPM, small.backbone, SGD, whitening=partial(Whitening, 0.01)),
+    "reverse_distillation": partial(ReverseDistillation, small.backbone, ADAM, blocks=1),
+}
+
+
+def student(name: str, cache_mb: float = 100) -> Distillation:
+    torch.manual_seed(0)
+    gaussian = None if name.endswith("plain") else SelectedResidualModel({"levels": ResidualModel([[0], [1]])})
+    return STUDENTS[name](gaussian=gaussian, cache_mb=cache_mb)
+
+
+def loss(model: Distillation, batch: Batch) -> float:
+    return model.training_step(batch).item()
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_teacher_never_changes_and_never_trains_and_the_student_does(images: ImageSet, name: str):
+    model, teacher, learning = student(name, cache_mb=0), set(), set()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for module in model.teacher.modules():
+        module.register_forward_hook(lambda module, *_: teacher.add(module.training))
+    learners = [part for name in model.learners if (part := getattr(model, name)) is not None]
+    step = model.training_step
+    model.training_step = lambda batch: (
+        learning.update(m.training for part in learners for m in part.modules()) or step(batch)
+    )
+    small.fit(model, images, epochs=2)
+    assert teacher == {False} and learning == {True}
+    assert all(torch.equal(v, before[f"teacher.{k}"]) for k, v in model.teacher.state_dict().items())
+    assert not any(torch.equal(v, before[k]) for k, v in model.trained_state().items() if k.endswith("weight"))
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_training_lowers_the_loss_and_marks_what_is_new(images: ImageSet, name: str):
+    model, whole = student(name), images[list(range(12))]
+    model.prepare(loader(images, 4))
+    before = loss(model.eval(), whole)
+    small.fit(model.train(), images, epochs=12)
+    assert loss(model.eval(), whole) < 0.8 * before
+    assert small.predict(model, small.marked(images)).score.diff() > 0
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_weight_counts_like_copies(images: ImageSet, name: str):
+    """In evaluation mode, since copies would also shift the batch's statistics."""
+    model = student(name)
+    model.prepare(loader(images, 4))
+    model.eval()
+
+    def weighted(indices: list[int], weights: list[float]) -> float:
+        batch = images[indices]
+        batch.weight = torch.tensor(weights)
+        return loss(model, batch)
+
+    copies = weighted([0, 0, 0, 1, 2], [1.0] * 5)
+    assert weighted([0, 1, 2], [3, 1, 1]) == pytest.approx(copies, rel=1e-5)
+    assert weighted([0, 1, 2], [0.75, 0.25, 0.25]) == pytest.approx(copies, rel=1e-5)  # only the ratio counts
+    assert abs(weighted([0, 1, 2], [1, 1, 1]) / copies - 1) > 1e-5
+    assert weighted([0, 5], [1, 0]) == pytest.approx(weighted([0], [1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_kept_features_train_the_same_student_which_is_all_that_is_learned(images: ImageSet, name: str):
+    """Runs that differ only in what comes after the training share `trained_state`."""
+    kept, fresh, again = (student(name, cache_mb) for cache_mb in (100, 0, 100))
+    for model in (kept, fresh):
+        small.fit(model, images, epochs=2)
+    for key, value in kept.trained_state().items():
+        torch.testing.assert_close(value, fresh.trained_state()[key], rtol=1e-3, atol=1e-4, msg=key)
+    again.prepare(loader(images, 4))
+    again.load_state_dict(kept.trained_state(), strict=False)
+    small.model(again).calibrate(loader(images, 4))
+    for own, other in zip(*(small.predict(m, images[[0, 3, 5]]) for m in (kept, again)), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+COUNT, (HEIGHT, WIDTH) = 12, small.SIZE
+MEGABYTES = COUNT * (3 * HEIGHT * WIDTH + 6 * HEIGHT * WIDTH / 4) * 4 / 2**20  # of the two levels below
 
 
 class Teacher:
@@ -26,82 +110,42 @@ class Teacher:
         return [image * 2, torch.cat([half, -half], dim=1)]
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
-    return ImageSet([Sample(write_image(tmp_path / f"{i}.png", i), OK) for i in range(COUNT)], SIZE)
-
-
-def cached(images: ImageSet, limit_mb: float) -> tuple[FeatureCache, Teacher, list[list[torch.Tensor]]]:
+def cached(images: ImageSet, limit_mb: float = 100) -> tuple[FeatureCache, Teacher]:
     teacher = Teacher()
     cache = FeatureCache(teacher, limit_mb)
-    return cache, teacher, list(cache.fill(loader(images, 3), "features"))
-
-
-def test_filling_yields_the_features_of_every_batch(images: ImageSet):
-    _, teacher, yielded = cached(images, 100)
-    assert [len(features[0]) for features in yielded] == [3, 3, 1] and teacher.seen == COUNT
-    assert torch.equal(yielded[1][0], images[[3, 4, 5]].image * 2)
+    filled = [features[0] for features in cache.fill(loader(images, 5), "features")]
+    assert torch.equal(torch.cat(filled), images[list(range(COUNT))].image * 2) and teacher.seen == COUNT
+    return cache, teacher
 
 
 @pytest.mark.parametrize("limit_mb", [100, 1.01 * MEGABYTES, 0.99 * MEGABYTES, 0])
 def test_features_come_in_any_order_and_are_computed_again_only_where_they_do_not_fit(
     images: ImageSet, limit_mb: float
 ):
-    cache, teacher, _ = cached(images, limit_mb)
-    before = teacher.seen
+    cache, teacher = cached(images, limit_mb)
     for indices in ([5, 0, 6], [2], [6, 5, 4, 3, 2, 1, 0]):
         batch = images[indices]
         for found, expected in zip(cache.get(batch), Teacher()(batch.image), strict=True):
-            assert torch.equal(found, expected)
-    assert teacher.seen - before == (0 if limit_mb > MEGABYTES else 11)
+            assert torch.equal(found, expected) and not found.requires_grad
+            found.zero_()  # what is given is a copy
+    assert teacher.seen - COUNT == (0 if limit_mb > MEGABYTES else 11)
 
 
 def test_an_image_that_is_no_samples_own_is_never_taken_from_memory(images: ImageSet):
-    cache, _, _ = cached(images, 100)
-    batch = images[[1, 2, 3]]
-    plain, flipped = batch.image.clone(), batch.image.flip(-1)
-    batch.image = torch.stack([plain[0], flipped[1], flipped[2]])
-    batch.index[1], batch.index[2] = UNNUMBERED, len(images)  # drawn, and beyond those that were kept
-    assert torch.equal(cache.get(batch)[0], batch.image * 2)
-
-
-def test_numbered_images_are_not_computed_again_beside_others(images: ImageSet):
-    cache, teacher, _ = cached(images, 100)
-    batch, before = images[[1, 2]], teacher.seen
-    batch.index[1] = UNNUMBERED
-    cache.get(batch)
-    assert teacher.seen == before + 1
-
-
-def test_features_computed_in_lower_precision_join_the_kept_ones(images: ImageSet):
-    """Under autocast, those of augmented images come as bfloat16."""
-    cache, teacher, _ = cached(images, 100)
+    """It alone is computed, in bfloat16 under autocast, and joins the kept ones."""
+    cache, teacher = cached(images)
     cache.compute = lambda image: [feature.bfloat16() for feature in teacher(image)]
-    batch = images[[1, 2]]
-    batch.index[1] = UNNUMBERED
+    batch = images[[1, 2, 3]]
+    batch.image[1:] = batch.image[1:].flip(-1)
+    batch.index[1], batch.index[2] = UNNUMBERED, len(images)  # drawn, and beyond those that were kept
     found = cache.get(batch)[0]
-    assert found.dtype == torch.float32 and torch.equal(found[0], batch.image[0] * 2)
-    torch.testing.assert_close(found[1], batch.image[1] * 2, atol=1e-2, rtol=1e-2)
+    assert found.dtype == torch.float32 and torch.equal(found[0], batch.image[0] * 2) and teacher.seen == COUNT + 2
+    torch.testing.assert_close(found[1:], batch.image[1:] * 2, atol=1e-2, rtol=1e-2)
 
 
-def test_an_interrupted_filling_is_not_used(images: ImageSet):
-    teacher = Teacher()
-    cache = FeatureCache(teacher, 100)
-    next(cache.fill(loader(images, 3), "features"))
-    cache.get(images[[6]])
-    assert teacher.seen == 4
-
-
-def test_cleared_memory_is_not_used(images: ImageSet):
-    cache, teacher, _ = cached(images, 100)
+def test_neither_cleared_memory_nor_an_interrupted_filling_is_used(images: ImageSet):
+    cache, teacher = cached(images)
     cache.clear()
+    next(cache.fill(loader(images, 5), "features"))
     cache.get(images[[0]])
-    assert teacher.seen == COUNT + 1
-
-
-def test_kept_features_need_no_gradient_and_survive_changes_to_what_was_given(images: ImageSet):
-    cache, _, _ = cached(images, 100)
-    given = cache.get(images[[0]])
-    expected = given[0].clone()
-    given[0].zero_()
-    assert torch.equal(cache.get(images[[0]])[0], expected) and not expected.requires_grad
+    assert teacher.seen == COUNT + 5 + 1

@@ -13,6 +13,7 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, UNNUMBERED, Batch, Sample
 from anomalib_lite.detectors.model import Method
 from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
+from anomalib_lite.detectors.statistics import Moments, PositionGaussian
 from anomalib_lite.errors import UserError
 from tests.detectors import small
 
@@ -23,27 +24,18 @@ def levels(count: int, seed: int = 0, shift: float = 0.0) -> list[torch.Tensor]:
     return [torch.randn(count, *shape, generator=generator) + shift for shape in shapes]
 
 
-def test_a_group_is_stacked_on_its_coarsest_grid_and_measured_by_mahalanobis() -> None:
-    """Oracle: numpy, position by position. A batch of which all is held back changes nothing."""
-    model = ResidualModel([[1, 2]], shrinkage=0.0, ridge=0.0)
-    training = levels(60)
+def test_a_group_is_stacked_on_its_coarsest_grid_and_has_one_gaussian() -> None:
+    """A batch of which all is held back changes nothing."""
+    model, training, new = ResidualModel([[1, 2]], shrinkage=0.0, ridge=0.0), levels(60), levels(3, seed=1)
     model.fit([f[a:b] for f in training] for a, b in ((0, 0), (0, 25), (25, 25), (25, 60)))
-    new = levels(3, seed=1)
-    found = model(new)
-    assert found.shape == (3, 1, 2, 2)
+    gaussian, moments = PositionGaussian(0.0, 0.0), Moments()
 
-    def stacked(features: list[torch.Tensor]) -> np.ndarray:
-        fine = features[1].numpy().reshape(-1, 4, 2, 2, 2, 2).mean(axis=(3, 5))
-        return np.concatenate([fine, features[2].numpy()], axis=1).astype(np.float64)
+    def stacked(features: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([features[1].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)), features[2]], 1)
 
-    known, asked = stacked(training), stacked(new)
-    for y in range(2):
-        for x in range(2):
-            rows = known[:, :, y, x]
-            precision = np.linalg.inv(np.cov(rows.T, bias=True))
-            difference = asked[:, :, y, x] - rows.mean(0)
-            expected = np.einsum("bi,ij,bj->b", difference, precision, difference) / rows.shape[1]
-            np.testing.assert_allclose(found[:, 0, y, x].numpy(), expected, rtol=1e-4)
+    moments.update_places(stacked(training))
+    gaussian.fit(moments)
+    torch.testing.assert_close(model(new), gaussian(stacked(new)), rtol=1e-4, atol=0)
 
 
 def test_groups_are_fused_at_the_finest_grid() -> None:
@@ -52,13 +44,6 @@ def test_groups_are_fused_at_the_finest_grid() -> None:
     near, far = model(levels(4, seed=2)), model(levels(4, seed=2, shift=8.0))
     assert near.shape == (4, 1, 8, 8)
     assert (near >= 0).all() and far.min() > near.max()
-
-
-def test_a_saved_model_gives_the_same_map() -> None:
-    model, fresh = ResidualModel([[0], [1, 2]]), ResidualModel([[0], [1, 2]])
-    model.fit([levels(30)])
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(model(levels(2, seed=3)), fresh(levels(2, seed=3)))
 
 
 @pytest.fixture
@@ -85,19 +70,23 @@ class Seeing:
 
 
 def chosen(images: ImageSet, choose: str = "auto") -> tuple[SelectedResidualModel, Seeing]:
-    model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, choose, synthetic=24)
-    residuals = Seeing()
+    model, residuals = candidates(choose), Seeing()
     model.fit(loader(images, 8), residuals, small.model(Method()).finish)
     return model, residuals
+
+
+def candidates(choose: str = "auto") -> SelectedResidualModel:
+    return SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, choose, synthetic=24)
 
 
 def test_the_model_that_finds_drawn_defects_is_kept_alone(images: ImageSet) -> None:
     model, residuals = chosen(images)
     assert list(model.candidates) == ["seeing"] and residuals.drawn > 12
     assert model.trials["seeing"]["pixel_auroc"] > 0.8 > model.trials["blind"]["pixel_auroc"]
-    fixed, _ = chosen(images, "seeing")
-    probe = [torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)]
+    fixed, loaded, probe = chosen(images, "seeing")[0], candidates(), [torch.rand(2, 3, 16, 16)] * 2
     assert torch.equal(model(probe), fixed(probe)), "the choice is fitted again on all images"
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(model(probe), loaded(probe))
 
 
 def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(images: ImageSet) -> None:
@@ -105,7 +94,7 @@ def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(im
         def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
             return [view.apply(feature) for feature in super().__call__(batch, view)]
 
-    model = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, synthetic=24)
+    model = candidates()
     model.fit(loader(images, 8), Mirrored(), small.model(Method()).finish, [View("both")])
     assert model.trials["seeing"]["pixel_auroc"] > 0.8
 
@@ -115,14 +104,6 @@ def test_a_fixed_choice_tries_nothing(images: ImageSet) -> None:
     assert list(model.candidates) == ["blind"] and residuals.drawn == 0 and model.trials == {}
 
 
-def test_a_saved_choice_loads_into_an_open_one(images: ImageSet) -> None:
-    model, _ = chosen(images)
-    fresh = SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])})
-    fresh.load_state_dict(model.state_dict())
-    probe = [torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)]
-    assert torch.equal(model(probe), fresh(probe))
-
-
 def test_an_unknown_choice_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match="auto or one of blind"):
         SelectedResidualModel({"blind": ResidualModel([[1]])}, choose="bland")
@@ -130,20 +111,14 @@ def test_an_unknown_choice_names_the_valid_ones() -> None:
 
 def test_a_model_that_has_not_chosen_yet_loads_too() -> None:
     """As a checkpoint in the middle of the training holds it."""
-    candidates = {"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}
-    open_one = SelectedResidualModel(candidates)
-    again = SelectedResidualModel({name: ResidualModel([[0]]) for name in candidates})
-    again.load_state_dict(open_one.state_dict())
+    again = candidates()
+    again.load_state_dict(candidates().state_dict())
     assert list(again.candidates) == ["blind", "seeing"] and len(again.views) == 0
 
 
 def test_fewer_layers_leave_the_other_groups(caplog: pytest.LogCaptureFixture) -> None:
-    candidates = {
-        "levels": ResidualModel([[0], [1], [2]]),
-        "joint": ResidualModel([[1, 2]]),
-        "last": ResidualModel([[2]]),
-    }
-    model = SelectedResidualModel(candidates)
+    groups = {"levels": [[0], [1], [2]], "joint": [[1, 2]], "last": [[2]]}
+    model = SelectedResidualModel({name: ResidualModel(own) for name, own in groups.items()})
     model.keep(3)
     assert list(model.candidates) == ["levels", "joint", "last"] and not caplog.text
     model.keep(2)

@@ -13,25 +13,10 @@ from anomalib_lite.detectors.statistics import Whitening
 from tests.detectors import small
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    return small.images(tmp_path_factory.mktemp("images"))
-
-
 def detector(noise: float = 0.3, whiten: bool = True) -> SimpleNet:
     torch.manual_seed(0)
-    optimizer = partial(torch.optim.AdamW, lr=5e-3)
-    whitening = Whitening if whiten else None
-    return SimpleNet(
-        small.backbone,
-        optimizer,
-        levels=None,
-        whitening=whitening,
-        noise=noise,
-        hidden=16,
-        adaptor_lr=5e-3,
-        synthetic=8,
-    )
+    options = {"whitening": Whitening if whiten else None, "noise": noise, "hidden": 16, "adaptor_lr": 5e-3}
+    return SimpleNet(small.backbone, partial(torch.optim.AdamW, lr=5e-3), levels=None, synthetic=8, **options)
 
 
 def test_the_loss_is_the_papers(images: ImageSet):
@@ -57,9 +42,7 @@ def test_the_loss_is_the_papers(images: ImageSet):
 def test_training_marks_what_is_new(images: ImageSet):
     model = small.fit(detector(), images, epochs=12)
     assert model.notes["epochs"] == 12 and model.progress[2] > 0
-    batch = images[[1, 2]]
-    batch.image[1, :, 8:24, 24:40] = 1.0
-    score = small.predict(model, batch).score
+    score = small.predict(model, small.marked(images)).score
     assert score[1] > 2 * score[0]
 
 

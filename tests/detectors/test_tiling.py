@@ -92,8 +92,7 @@ FAMILIES = [name for name in DETECTORS if name.rpartition("_")[0] not in DETECTO
 @pytest.mark.parametrize(
     ("detector", "tiling"),
     [(name, "full=true") for name in FAMILIES]
-    + [(name, f"statistics={how}") for name in ("padim", "stfpm") for how in ("shared", "own")]
-    + [("patchcore", "statistics=own"), ("fusion", "statistics=own")],
+    + [(name, "statistics=own") for name in ("padim", "stfpm", "patchcore", "fusion")],
 )
 def test_every_detector_learns_from_tiles_and_is_saved_with_them(images: ImageSet, detector: str, tiling: str):
     if tiling == "full=true" and detector in ("anomalydino", "efficientad"):
