@@ -117,8 +117,8 @@ class EfficientAD(FeatureLearner):
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         """The unit of both maps, from images that were not learned from."""
-        images = [batches.dataset[[index]].image.to(self.device) for index in self.tried]
-        maps = [self._both(view.apply(image)) for view in views for image in images]
+        images, device = batches.dataset, self.device
+        maps = [self._both(view.apply(images[[k]].image.to(device))) for view in views for k in self.tried]
         for kind, own in enumerate(zip(*maps, strict=True)):
             low, high = torch.cat(own).flatten().cpu().double().quantile(torch.tensor(QUANTILES).double()).tolist()
             self.unit[kind] = max(high - low, TINY) / 0.1
