@@ -67,15 +67,10 @@ def test_a_sweeps_record_lies_among_the_runs_and_nothing_in_the_current_folder(
     assert "seed=0,1" in yaml.safe_load(record.read_text())["hydra"]["overrides"]["task"]
 
 
-EVAL_MODE = (
-    "Found 184 module(s) in eval mode at the start of training. This may lead to unexpected behavior during training."
-)
-
-
 @pytest.mark.parametrize(
     ("message", "heard"),
     [
-        (EVAL_MODE, False),
+        ("Found 184 module(s) in eval mode at the start of training. This may lead to unexpected behavior.", False),
         ("`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec)` instead.", False),
         ("Found 3 duplicates at the start of training", True),
         ("the training images' eval mode", True),

@@ -104,9 +104,3 @@ def test_the_agent_hands_on_values_of_any_shape(agent_argv: Any, tmp_path: Path)
     assert shown["detector"]["scheduler"] is None and shown["paths"]["artifacts"] == "a b=c, [d]/e's"
     assert shown["force"] is True and shown["backbone"]["weights"] == "none" and shown["experiment_name"] == "1"
     assert shown["image_size"] == [64, 96]
-
-
-def test_why_the_commands_do_not_use_args_no_hyphens(agent_argv: Any):
-    """It writes Python's repr: None becomes a string, and a dictionary or a `=` cannot be read at all."""
-    argv = agent_argv(["anomalib-lite", "${args_no_hyphens}"], {"a": None, "b": {"c": 1}, "d": "e=f", "g": "1"})
-    assert argv == ["anomalib-lite", "a=None", "b={'c': 1}", "d=e=f", "g=1"]
