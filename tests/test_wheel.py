@@ -54,6 +54,6 @@ def test_installed_elsewhere_it_runs_from_an_empty_folder(wheel: Path, tmp_path:
 
     where = "from anomalib_lite import settings as c; print(c.__file__, c.conf_dir())"
     assert run("-c", where).split() == [str(site / "anomalib_lite" / name) for name in ("settings/__init__.py", "conf")]
-    shown = yaml.safe_load(run("-m", "anomalib_lite.cli", "train", "--cfg", "job"))
+    shown = yaml.safe_load(run(str(site / "bin" / "anomalib-lite"), "train", "--cfg", "job"))
     assert shown["detector"]["_target_"] == "anomalib_lite.detectors.fusion.Fusion"
     assert os.listdir(empty) == []

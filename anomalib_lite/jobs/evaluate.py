@@ -34,13 +34,8 @@ report.html; of several runs or data sets also evaluations.csv, one row each.
   anomalib-lite evaluate run='[runs/a, runs/detectors/*-s0-*]'   several runs, or a folder of them
   anomalib-lite evaluate run=runs/detectors 'sets={tiles: {data: mtd, root: DIR}, own: null}'   several sets"""
 
-METRICS = (
-    "image_auroc",
-    "pixel_auroc",
-    "aupro",
-    "image_detection_rate",
-    "image_false_alarm_rate",
-)  # columns of the table
+# columns of the table; the last is LOCO's alone
+METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_detection_rate", "image_false_alarm_rate", "auspro")
 Measured = tuple[str, str, dict[str, Any]]  # run, data set, its metrics
 
 
@@ -137,13 +132,11 @@ def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> 
     import pandas as pd  # half a second
 
     if done:
-        table = pd.DataFrame(
-            [
-                {"run": run, "data": name}
-                | {key: metrics.get(key) for key in (*METRICS, *(("auspro",) if "auspro" in metrics else ()))}
-                for run, name, metrics in done
-            ]
-        )
+        rows = [
+            {"run": run, "data": name} | {key: metrics[key] for key in METRICS if key in metrics}
+            for run, name, metrics in done
+        ]
+        table = pd.DataFrame(rows)
         write_text(folder / "evaluations.csv", table.to_csv(index=False, float_format="%.6f"))
         say(table.to_string(index=False, float_format="%.4f", na_rep="-"))
         say(folder / "evaluations.csv")

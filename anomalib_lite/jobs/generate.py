@@ -109,8 +109,8 @@ def _conclude(folder: Path) -> float | None:
 
 def _folder(cfg: DictConfig, data_hash: str) -> Path:
     choices = HydraConfig.get().runtime.choices
-    defining = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "output"])
-    config: dict[str, Any] = OmegaConf.to_container(defining, resolve=True)  # type: ignore[assignment]
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    del config["output"]
     parts = [choices["data"], *categories(cfg), choices["generator"], choices["mode"], f"s{cfg.seed}"]
     return Path(cfg.output) / folder_name([*parts, run_hash(config, data_hash)])
 
