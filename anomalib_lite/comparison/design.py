@@ -14,7 +14,7 @@ from anomalib_lite.comparison.table import ABSENT, RunTable, levels
 from anomalib_lite.errors import UserError
 
 DATA = "data"
-EFFECTS = ("factor", "level", "baseline", "mean", "difference", "low", "high", "contexts", "p_student", "p_holm")
+EFFECTS = ("factor", "level", "baseline", "mean", "difference", "low", "high", "contexts", "p_student")
 LOWER_IS_BETTER = ("image_false_alarm_rate", *COSTS)
 
 
@@ -125,16 +125,14 @@ def marginal_effects(view: View, baselines: Mapping[str, str], generator: np.ran
         means = contexts.dropna().groupby(DATA).mean().mean()  # no rows: all NaN
         for level in contexts.columns:
             gains = (contexts[level] - contexts[baseline]).dropna()
-            row = {"factor": factor, "level": level, "baseline": baseline, "mean": float(means.get(level, np.nan))}
-            d = None
-            if level != baseline and len(gains):
-                d = difference(_by_block(gains), generator)
-                row |= {"difference": d.mean, "low": d.interval.low, "high": d.interval.high, "p_student": d.p_student}
-            rows.append(row | {"contexts": len(gains)})
-            found.append(d)
-    count = sum(d is not None for d in found)
+            tested = difference(_by_block(gains) if level != baseline else [], generator)
+            middle = float(means.get(level, np.nan))
+            gained = (tested.mean, *tested.interval, len(gains), tested.p_student)
+            rows.append((factor, level, baseline, middle, *gained))
+            found.append(tested)
+    count = sum(tested.pairs > 0 for tested in found)
     table = pd.DataFrame(rows, columns=list(EFFECTS)).astype(dict.fromkeys(("difference", "low", "high"), float))
-    table["p_holm"] = holm([np.nan if d is None else d.p(count) for d in found])
+    table["p_holm"] = holm([tested.p(count) for tested in found])
     reach = table.groupby("factor")["difference"].agg(lambda d: max(0.0, d.max()) - min(0.0, d.min()))
     return table.sort_values("factor", key=lambda f: -f.map(reach).fillna(0.0), kind="stable", ignore_index=True)
 

@@ -123,12 +123,17 @@ class Difference(NamedTuple):
         return self.p_flips if self.constant else max(self.p_flips, self.p_student)
 
 
+UNTESTED = Difference(math.nan, Interval(), math.nan, math.nan, math.nan, 0, "", math.nan, False)
+
+
 def difference(strata: Strata, generator: np.random.Generator) -> Difference:
-    """strata: one array a data set, the differences of its seeds. At least one pair.
+    """strata: one array a data set, the differences of its seeds; without any nothing is known.
 
     Data sets in which one seed alone is paired say nothing about seeds, and are left out where others have more.
     Where all have one, the data sets are taken as a sample of all such data sets (Demšar 2006, section 3.2).
     """
+    if not strata:
+        return UNTESTED
     several = [values for values in strata if len(values) > 1]
     varies = "seeds" if several else "data sets" if len(strata) > 1 else ""
     used = several or [np.concatenate(strata)]

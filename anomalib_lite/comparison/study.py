@@ -181,30 +181,27 @@ def compare_pairs(view: View, reference: str | None, resamples: int, generator: 
         both = [*x, *y] if view.sign > 0 else [*y, *x]
         share = float(st.improvements(*(values[None] for values in both))[0])
         drawn = st.bootstrap(both, st.improvements, resamples, generator)
-        shared = view.paired(a, b)
-        found.append(st.difference(shared, generator) if shared else None)
+        found.append(st.difference(view.paired(a, b), generator))
         rows.append({"setting": a, "less": b} | _tested(found[-1], len(pairs)) | {"improvement": share})
         rows[-1] |= ends("improvement_", drawn) | {"better": gain > 0}
     table = pd.DataFrame(rows)
     if not pairs:
         return table
-    table["p_holm"] = st.holm([np.nan if d is None else d.p(len(pairs)) for d in found])
+    table["p_holm"] = st.holm([d.p(len(pairs)) for d in found])
     table["significant"] = table["p_holm"] < st.SIGNIFICANT
     table["verdict"] = [_verdict(row, d) for row, d in zip(table.to_dict("records"), found, strict=True)]
     return table
 
 
-def _tested(found: st.Difference | None, rows: int) -> dict[str, object]:
-    if found is None:
-        found = st.Difference(np.nan, Interval(), np.nan, np.nan, np.nan, 0, "", np.nan, False)
+def _tested(found: st.Difference, rows: int) -> dict[str, object]:
     by = "both tests" if found.flips_decide(rows) else "Student alone"
     cells = {"difference": found.mean, **ends("", found.interval), "pairs": found.pairs, "deviation": found.deviation}
     cells |= {"p_student": found.p_student, "p_sign_flips": found.p_flips, "p_least": found.p_least}
     return cells | {"holm_of": "sign flips" if found.constant else by, "varies": found.varies}
 
 
-def _verdict(pair: Mapping[str, object], found: st.Difference | None) -> str:
-    if found is None:
+def _verdict(pair: Mapping[str, object], found: st.Difference) -> str:
+    if not found.pairs:
         return "no seed in common"
     if not found.varies:
         return "one seed: no statement about chance"
