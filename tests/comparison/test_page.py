@@ -54,6 +54,7 @@ def test_the_page_sorts_switches_and_draws(folder: Path, browser: Any):
     assert figures.count() == 5 and all(box["width"] > 600 for box in (f.bounding_box() for f in figures.all()))
     assert "<b>flips</b>" in page.locator(".study:not([hidden]) figure").nth(2).inner_text()
     assert "ValueError: boom" in page.inner_text("main")
+    assert "the middle 95 % of the means of 100 tables" in page.inner_text("main")
     assert errors == [] and asked == [f"file://{folder}/compare.html"]
     page.close()
 
