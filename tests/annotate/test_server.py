@@ -161,7 +161,7 @@ def test_every_post_of_the_running_server_is_guarded(client: Client, folder: Pat
             assert client.post(path, body, **attack).status in (401, 403, 421), (path, attack)
     assert client.get("/api/state").json["version"] == 0
     assert not (folder / "labels.csv").exists() and not (folder / "masks").exists()
-    assert [client.post(path, body).status for path, body in posts.items()] == [200] * 3
+    assert [client.post(path, body).status for path, body in posts] == [200] * 3
 
 
 BY_PATH = """/static/../server.py /static/%2e%2e/server.py /static/..%2f..%2fserver.py /../../etc/passwd /image/..
