@@ -130,14 +130,13 @@ class Confusion:
     """Types found beside types that a data set names.
 
     truth, found: names of the rows and columns of counts, int (n, m); the last column is `NOTHING`. accuracy: of images
-    on which a defect was found, if any. unmapped: images whose name for the defect stands for no type.
+    on which a defect was found, if any.
     """
 
     truth: tuple[str, ...]
     found: tuple[str, ...]
     counts: np.ndarray
     accuracy: float | None
-    unmapped: int = 0
 
 
 def confusion(
@@ -153,8 +152,7 @@ def confusion(
             counts[columns.index(mapping[name]), columns.index(kind or NOTHING)] += 1
     detected = int(counts[:, :-1].sum())
     accuracy = float(np.trace(counts[:, :-1]) / detected) if detected else None
-    unmapped = sum(name is not None and name not in mapping for name in names)
-    return Confusion(tuple(types), columns, counts, accuracy, unmapped)
+    return Confusion(tuple(types), columns, counts, accuracy)
 
 
 def matching(defects: Sequence[Defect], mask: np.ndarray | None) -> Defect | None:

@@ -80,9 +80,7 @@ def edge_displacement(found: np.ndarray, wanted: np.ndarray, near: np.ndarray) -
 
 def outline(mask: np.ndarray) -> np.ndarray:
     """A mask's outermost pixels, bool (H, W); the picture's border is none."""
-    padded = np.pad(mask, 1, mode="edge").astype(np.uint8)
-    inner = cv2.erode(padded, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    return mask & ~inner[1:-1, 1:-1].astype(bool)
+    return mask & ~ndimage.binary_erosion(mask, border_value=1)
 
 
 @dataclass(frozen=True)

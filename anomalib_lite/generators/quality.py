@@ -214,10 +214,7 @@ def look_at(images: Iterable[np.ndarray], net: Backbone) -> SeenImages:
             # scaled so that squared distances are the means over positions and layers
             parts = [u.flatten(1) / (u.shape[2] * u.shape[3] * len(units)) ** 0.5 for u in units]
             directions.append(torch.cat(parts, dim=1))
-    compared = torch.cat(directions)[:COMPARED]
-    squares = (compared**2).sum(dim=1)
-    distances = squares[:, None] + squares[None] - 2 * compared @ compared.T
-    apart = distances.clamp(min=0)[np.triu_indices(len(compared), 1)]
+    apart = torch.pdist(torch.cat(directions)[:COMPARED]).square()
     return SeenImages(torch.cat(pooled).numpy(), apart.double().numpy())
 
 

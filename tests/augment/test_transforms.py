@@ -82,16 +82,6 @@ def test_changed_images_lose_their_number_and_take_their_weight(batch: Batch) ->
     assert (batch.weight == 1).all() and torch.equal(batch.index, torch.arange(8)), "the given batch stays as it is"
 
 
-def test_how_often_an_image_is_flipped() -> None:
-    image = torch.rand(500, 3, 4, 4)
-    flags = torch.ones(500)
-    many = Batch(image, image[:, :1] > 2, flags.bool(), flags.long(), flags, torch.arange(500))
-    moved = Augment([K.RandomHorizontalFlip(p=0.3)])(many, 0)
-    flipped = moved.index == UNNUMBERED
-    assert 0.2 < flipped.float().mean() < 0.4
-    assert torch.equal(moved.image[flipped], image[flipped].flip(-1))
-
-
 def test_a_generator_restyles_before_the_transforms(batch: Batch) -> None:
     def white(image: Tensor, share: float) -> Tensor:
         return torch.where(torch.arange(len(image)).view(-1, 1, 1, 1) < share * len(image), 1.0, image)

@@ -15,6 +15,14 @@ def seen(mask: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.5)
 
 
+def flawed(seed: int, place: tuple[slice, slice], paint) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph with a defect, painted in a colour or made of the perfect picture; and the defect's mask."""
+    image, mask = perfect(), np.zeros(SHAPE, bool)
+    mask[place] = True
+    image[mask] = paint(image)[mask] if callable(paint) else paint
+    return photograph(seed, image), mask
+
+
 def inspect(inspector, image, mask):
     return inspector.inspect(seen(mask), image, 0.1)
 
@@ -33,39 +41,25 @@ def test_all_defect(inspector):
 
 
 def test_a_defect_on_the_border(inspector):
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    mask[40:52, 118:] = True
-    image[mask] = (70, 130, 190)
-    (defect,) = inspect(inspector, photograph(51, image), mask)
+    (defect,) = inspect(inspector, *flawed(51, np.s_[40:52, 118:], (70, 130, 190)))
     x, y, width, height = defect.box
     assert x + width == 128 and abs(y - 40) <= 2 and abs(height - 12) <= 3
     assert defect.kind == "colour_scratch" and defect.areas["background"] == 1
 
 
-def test_blurred_text(inspector):
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    mask[74:94, 34:60] = True
-    image[mask] = cv2.GaussianBlur(image, (0, 0), 2)[mask]
-    (defect,) = inspect(inspector, photograph(52, image), mask)
-    assert defect.kind == "blurry_text" and defect.confidence > 0.5
-    assert defect.measures["sharpness_loss"] > 0.4
-
-
-def test_a_broken_edge(inspector):
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    mask[4:22, 60:70] = True
-    image[mask] = (28, 28, 32)
-    (defect,) = inspect(inspector, photograph(53, image), mask)
-    assert defect.kind == "structural" and 4 <= defect.measures["edge_displacement_px"] <= 13
-
-
-def test_another_colour_inside(inspector):
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    cv2.circle(image, (64, 20), 5, (90, 160, 205), -1)
-    mask[15:26, 59:70] = True
-    (defect,) = inspect(inspector, photograph(54, image), mask)
-    assert defect.kind == "colour_scratch" and defect.measures["colour_difference"] > 20
-    assert defect.measures["area_px"] == pytest.approx(95, rel=0.35)
+@pytest.mark.parametrize(
+    ("place", "paint", "kind", "measure", "least", "most"),
+    [
+        (np.s_[74:94, 34:60], lambda p: cv2.GaussianBlur(p, (0, 0), 2), "blurry_text", "sharpness_loss", 0.4, 1),
+        (np.s_[4:22, 60:70], (28, 28, 32), "structural", "edge_displacement_px", 4, 13),
+        (np.s_[15:26, 59:70], (90, 160, 205), "colour_scratch", "colour_difference", 20, 100),
+        (np.s_[15:26, 59:70], (90, 160, 205), "colour_scratch", "area_px", 80, 150),
+    ],
+)
+def test_a_flaw_has_its_type_and_measure(inspector, place, paint, kind, measure, least, most):
+    (defect,) = inspect(inspector, *flawed(52, place, paint))
+    assert defect.kind == kind and defect.confidence > 0.5
+    assert least < defect.measures[measure] < most
 
 
 def test_the_outline_comes_from_the_picture_and_not_from_the_blurred_map(inspector):
@@ -78,10 +72,7 @@ def test_the_outline_comes_from_the_picture_and_not_from_the_blurred_map(inspect
 
 
 def test_larger_pictures_and_smaller_maps_are_brought_to_one_size(inspector):
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    image[16:26, 60:68] = (60, 120, 200)
-    mask[16:26, 60:68] = True
-    picture = photograph(56, image)
+    picture, mask = flawed(56, np.s_[16:26, 60:68], (60, 120, 200))
     (one,) = inspect(inspector, picture, mask)
     large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     (two,) = inspector.inspect(cv2.resize(seen(mask), (64, 48)), large, 0.1)
@@ -91,10 +82,8 @@ def test_larger_pictures_and_smaller_maps_are_brought_to_one_size(inspector):
 
 def test_millimetres_follow_the_photograph_on_disk(good):
     inspector = prepare_inspector(settings(scale_mm_per_px=0.1), good[:4], MapLevels(0, 0.02), perfect())
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    image[16:26, 60:68] = (60, 120, 200)
-    mask[16:26, 60:68] = True
-    large = cv2.resize(photograph(57, image), None, fx=4, fy=2)  # 512 x 192 px: pixels of 0.4 x 0.2 mm when inspected
+    picture, mask = flawed(57, np.s_[16:26, 60:68], (60, 120, 200))
+    large = cv2.resize(picture, None, fx=4, fy=2)  # 512 x 192 px: pixels of 0.4 x 0.2 mm when inspected
     (defect,) = inspect(inspector, large, mask)
     assert defect.measures["area_mm2"] == pytest.approx(defect.measures["area_px"] * 0.4 * 0.2)
     assert defect.measures["length_mm"] == pytest.approx(defect.measures["length_px"] * (0.4 * 0.2) ** 0.5)
@@ -105,10 +94,7 @@ def test_a_users_area_and_type(good):
     config["layout"] |= {"areas": {"corner": [[0.8, 0.0, 0.2, 0.3]]}}
     config["types"] |= {"corner_dirt": {"areas": {"corner": 9.0}}}
     inspector = prepare_inspector(config, good[:4], MapLevels(0, 0.02), perfect())
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    image[5:15, 110:120] = 150
-    mask[5:15, 110:120] = True
-    (defect,) = inspect(inspector, photograph(58, image), mask)
+    (defect,) = inspect(inspector, *flawed(58, np.s_[5:15, 110:120], (150, 150, 150)))
     assert defect.kind == "corner_dirt" and defect.areas["corner"] == 1
 
 
@@ -123,15 +109,18 @@ def test_textures_are_measured_against_their_surroundings():
     assert defect.measures["colour_difference"] > 20 and defect.measures["edge_displacement_px"] is None
 
 
-def test_saved_finds_the_same(inspector, tmp_path):
-    inspector.save(tmp_path / "defects", settings())
-    loaded = load_inspector(tmp_path / "defects")
-    mask = np.zeros(SHAPE, bool)
-    mask[15:26, 59:70] = True
-    image = perfect()
-    image[mask] = (90, 160, 205)
-    first, second = (inspect(each, photograph(59, image), mask) for each in (inspector, loaded))
+def test_saved_finds_the_same_and_a_damaged_folder_is_refused(inspector, tmp_path):
+    inspector.save(tmp_path, settings())
+    loaded = load_inspector(tmp_path)
+    case = flawed(59, np.s_[15:26, 59:70], (90, 160, 205))
+    first, second = (inspect(each, *case) for each in (inspector, loaded))
     assert [d.record() for d in first] == [d.record() for d in second]
+    whole = (tmp_path / "inspector.npz").read_bytes()
+    (tmp_path / "inspector.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="no whole inspector"):
+        load_inspector(tmp_path)
+    with pytest.raises(UserError, match="train the run again"):
+        load_inspector(tmp_path / "nowhere")
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +136,3 @@ def test_each_flaw_of_the_built_in_product_has_its_type(rendered, flaw):
     product = render_product(192, (8, 1), flaw, 0.7)
     found = rendered.inspect(cv2.GaussianBlur(product.mask.astype(np.float32), (0, 0), 3), product.image, 0.05)
     assert matching(found, product.mask).kind == rendered.settings.names[flaw]
-
-
-def test_a_damaged_folder_is_refused(inspector, tmp_path):
-    inspector.save(tmp_path, settings())
-    whole = (tmp_path / "inspector.npz").read_bytes()
-    (tmp_path / "inspector.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="no whole inspector"):
-        load_inspector(tmp_path)
-    with pytest.raises(UserError, match="train the run again"):
-        load_inspector(tmp_path / "nowhere")

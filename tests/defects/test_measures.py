@@ -121,51 +121,39 @@ def test_print_that_did_not_change_says_nothing():
     assert ink_gained(good, good, text, text) is None and blur_likeness(good, good, text) == 0
 
 
-@pytest.mark.parametrize(("length", "width"), [(60, 1), (60, 3), (80, 6), (50, 9)])
-def test_a_straight_stroke(length, width):
-    mask = np.zeros((40, 100), bool)
-    mask[10 : 10 + width, 5 : 5 + length] = True
-    found_length, found_width, _ = length_width_and_pieces(mask)
-    assert found_length == pytest.approx(length, abs=1.5) and found_width == pytest.approx(width, rel=0.04)
+ROWS, COLUMNS = np.mgrid[:120, :120]
+ACROSS, ALONG = (COLUMNS - ROWS) / 2**0.5, (COLUMNS + ROWS - 120) / 2**0.5
 
 
-def test_a_diagonal_stroke():
-    rows, columns = np.mgrid[:120, :120]
-    across, along = (columns - rows) / 2**0.5, (columns + rows - 120) / 2**0.5
-    length, width, _ = length_width_and_pieces((abs(across) <= 3) & (abs(along) <= 40))
-    assert length == pytest.approx(80, rel=0.05) and width == pytest.approx(6, rel=0.08)
+def box(*places: tuple[slice, slice]) -> np.ndarray:
+    mask = np.zeros((120, 120), bool)
+    for place in places:
+        mask[place] = True
+    return mask
 
 
-def test_a_stroke_up_to_the_border():
-    mask = np.zeros((20, 50), bool)
-    mask[17:20] = True
-    length, width, _ = length_width_and_pieces(mask)
-    assert length == pytest.approx(50, abs=1.5) and width == pytest.approx(3, rel=0.04)
+@pytest.mark.parametrize(
+    ("mask", "length", "width", "pieces"),
+    [
+        (box(np.s_[10:11, 5:65]), 60, 1, 1),
+        (box(np.s_[10:13, 5:65]), 60, 3, 1),
+        (box(np.s_[10:16, 5:85]), 80, 6, 1),
+        (box(np.s_[10:19, 5:55]), 50, 9, 1),
+        (box(np.s_[117:120, :]), 120, 3, 1),  # at the border
+        ((abs(ACROSS) <= 3) & (abs(ALONG) <= 40), 80, 6, 1),
+        (box(np.s_[20:23, 20:80], np.s_[20:80, 20:23]), 117, 3, 1),  # bent: measured along
+        ((ROWS - 30) ** 2 + (COLUMNS - 30) ** 2 <= 20**2, 40, np.pi / 4 * 40, 1),
+        (box(np.s_[10, 5:25], np.s_[10, 35:55]), 40, 1, 2),
+        (box(np.s_[2, 2]), 1, 1, 1),
+    ],
+)
+def test_length_and_width_of_known_shapes(mask, length, width, pieces):
+    found_length, found_width, found_pieces = length_width_and_pieces(mask)
+    assert found_length == pytest.approx(length, rel=0.06) and found_width == pytest.approx(width, rel=0.08)
+    assert found_pieces == pieces
 
 
-def test_a_bent_stroke_is_measured_along():
-    mask = np.zeros((100, 100), bool)
-    mask[20:23, 20:80] = mask[20:80, 20:23] = True
-    assert length_width_and_pieces(mask)[0] == pytest.approx(117, rel=0.04)
-
-
-def test_a_disc():
-    rows, columns = np.mgrid[:60, :60]
-    length, width, _ = length_width_and_pieces((rows - 30) ** 2 + (columns - 30) ** 2 <= 20**2)
-    assert length == pytest.approx(40, rel=0.06) and width == pytest.approx(np.pi / 4 * 40, rel=0.06)
-
-
-def test_pieces_add_up():
-    mask = np.zeros((20, 60), bool)
-    mask[10, 5:25] = mask[10, 35:55] = True
-    length, _, pieces = length_width_and_pieces(mask)
-    assert pieces == 2 and length == pytest.approx(40, abs=2)
-
-
-def test_one_pixel_and_everything():
-    one = np.zeros((5, 5), bool)
-    one[2, 2] = True
-    assert length_width_and_pieces(one) == (1.0, 1.0, 1)
+def test_everything_is_one_piece():
     length, width, _ = length_width_and_pieces(np.ones((30, 30), bool))
     assert 30 <= length <= 45 and length * width == pytest.approx(900)
 
@@ -181,17 +169,13 @@ def test_an_edge_shifted_by_a_known_distance(shift):
     assert edge_displacement(half_plane(40 + shift), half_plane(40), near) == abs(shift)
 
 
-def test_no_edge_near_is_no_displacement():
-    near = np.zeros((60, 80), bool)
-    near[:, :10] = True
-    assert edge_displacement(half_plane(40), half_plane(44), near) == 0
-
-
 def test_a_part_far_from_all_others_is_not_displaced_farther_than_it_is_large():
     found, near = half_plane(10), np.zeros((60, 80), bool)
     found[30:34, 70:73] = near[30:34, 70:73] = True
     assert edge_displacement(found, half_plane(10), near) == 5  # the diagonal of 4 x 3
     assert edge_displacement(found, np.zeros_like(found), near) == 5
+    elsewhere = np.arange(80)[None] < np.full((60, 1), 10)
+    assert edge_displacement(half_plane(40), half_plane(44), elsewhere) == 0  # no edge is near
 
 
 def test_the_border_of_the_picture_is_no_outline():

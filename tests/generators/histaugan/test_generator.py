@@ -33,15 +33,6 @@ def test_every_ok_image_gives_its_content_once_before_any_twice(build: Build, on
     assert {one.origin for one in made} == {"generated"}
 
 
-def test_a_fitted_gan_is_the_loaded_one(build: Build, ok: list[Path], tmp_path: Path, one_domain: Path) -> None:
-    gan = build()
-    gan.fit(ok, None, tmp_path / "again", seed=3)
-    assert filecmp.cmp(one_domain / WEIGHTS, tmp_path / "again" / WEIGHTS, shallow=False)
-    ours, theirs = next(gan.sample(1, 0, ok)), next(loaded(build, one_domain).sample(1, 0, ok))
-    assert np.array_equal(ours.image, theirs.image)
-    assert sorted(file.name for file in one_domain.iterdir()) == ["histaugan.json", WEIGHTS]
-
-
 def test_the_template_has_its_domain_and_its_share(ok: list[Path], build: Build, two_domains: Path) -> None:
     origins = [one.origin for one in loaded(build, two_domains, template_share=0.5).sample(40, 0, ok)]
     assert 10 < origins.count("template_generated") < 30
