@@ -18,6 +18,7 @@ OWN = (
     "registration",
     "rendering",
     "scoring",
+    "settings.training",
 )
 KNOWN = (  # makers of objects that do nothing by being made; torch.hub, torch.load and the like would run foreign code
     *(f"anomalib_lite.{room}" for room in OWN),

@@ -98,6 +98,8 @@ class Architecture:
 
 @dataclass
 class LossWeights:
+    """The official ones, but for latent_regression, which is 10 there (preset=paper)."""
+
     _target_: str = f"{HISTAUGAN}.LossWeights"
     adversarial: float = setting(1.0, "weight", least=0)
     domain_discriminator: float = setting(1.0, "weight", least=0)
@@ -123,6 +125,11 @@ class GANSchedule:
     checkpoint_every: int = setting(1, "epochs", least=1)
 
 
+def finetuning_schedule() -> GANSchedule:
+    """Rates of the discriminators as the official code has them."""
+    return GANSchedule(epochs=10, decay_epoch=10, learning_rate=1e-4, discriminator_rate=1.0, content_rate=0.4)
+
+
 @dataclass
 class HistAuGAN(Generator):
     _target_: str = f"{HISTAUGAN}.HistAuGAN"
@@ -141,10 +148,7 @@ class HistAuGAN(Generator):
     finetune: str | None = setting(
         None, "on crops of the template, after a training on OK images alone", choices=("standard", "blockwise")
     )
-    finetuning: Any = setting(
-        lambda: GANSchedule(epochs=10, decay_epoch=10, learning_rate=1e-4, discriminator_rate=1.0, content_rate=0.4),
-        "of the fine-tuning",
-    )
+    finetuning: Any = setting(finetuning_schedule, "of the fine-tuning")
     start_from: str | None = setting(None, "folder of a finished GAN of one domain to fine-tune; null trains one")
 
 

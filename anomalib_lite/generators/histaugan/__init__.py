@@ -1,7 +1,7 @@
 """HistAuGAN: multi-domain style transfer with disentangled content and attribute."""
 
 from anomalib_lite.generators.histaugan.generator import HistAuGAN
-from anomalib_lite.generators.histaugan.module import LossWeights, Schedule
-from anomalib_lite.generators.histaugan.networks import Architecture
+from anomalib_lite.settings.training import Architecture, LossWeights
+from anomalib_lite.settings.training import GANSchedule as Schedule
 
 __all__ = ["Architecture", "HistAuGAN", "LossWeights", "Schedule"]

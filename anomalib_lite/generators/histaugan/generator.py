@@ -23,18 +23,15 @@ from anomalib_lite.data.images import ImageSet, to_float
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator, Progress, device_for
-from anomalib_lite.generators.histaugan.module import Finetuning, HistAuGANModule, LossWeights, Schedule, Thaw
-from anomalib_lite.generators.histaugan.networks import STRIDE, Architecture, Networks
+from anomalib_lite.generators.histaugan.module import HistAuGANModule, Thaw
+from anomalib_lite.generators.histaugan.networks import STRIDE, Networks
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.checkpoints import WholeCheckpoints, resumable
+from anomalib_lite.settings.training import Architecture, GANSchedule, LossWeights, finetuning_schedule
 
 Sampling = Literal["random", "statistics", "encoded"]
 DESCRIPTION, WEIGHTS, CHECKPOINTS = "histaugan.json", "histaugan.safetensors", "checkpoints"
 Size = int | Sequence[int]
-# rates of the discriminators as the official code has them
-FINETUNING = Schedule(
-    epochs=10, decay_epoch=10, learning_rate=1e-4, discriminator_rate=1.0, content_rate=0.4, checkpoint_every=1
-)
 
 
 class HistAuGAN(Generator):
@@ -57,23 +54,23 @@ class HistAuGAN(Generator):
         self,
         size: Size = 128,
         crop: Size = 96,
-        architecture: Architecture = Architecture(),  # noqa: B008 - frozen
-        losses: LossWeights = LossWeights(),  # noqa: B008
-        schedule: Schedule = Schedule(),  # noqa: B008
+        architecture: Architecture | None = None,
+        losses: LossWeights | None = None,
+        schedule: GANSchedule | None = None,
         flip: bool = True,
         template_probability: float = 0.1,
         template_share: float = 0.5,
         sampling: Sampling = "statistics",
-        finetune: Finetuning | None = None,
-        finetuning: Schedule = FINETUNING,
+        finetune: Literal["standard", "blockwise"] | None = None,
+        finetuning: GANSchedule | None = None,
         start_from: str | Path | None = None,
         accelerator: str = "cpu",
         precision: str = "32-true",
     ) -> None:
         self.size, self.crop = _pair(size), _pair(crop)
-        self.architecture, self.losses = architecture, losses
+        self.architecture, self.losses = architecture or Architecture(), losses or LossWeights()
         self.accelerator, self.precision = accelerator, precision
-        self.schedule, self.finetuning = schedule, finetuning
+        self.schedule, self.finetuning = schedule or GANSchedule(), finetuning or finetuning_schedule()
         self.flip, self.template_probability, self.template_share = flip, template_probability, template_share
         self.sampling, self.finetune, self.start_from = sampling, finetune, start_from
         self._check()

@@ -4,7 +4,7 @@ each in its turn, and which blocks learn in a fine-tuning.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anomalib_lite.generators.histaugan.networks import Networks
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
+from anomalib_lite.settings.training import GANSchedule, LossWeights
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,6 @@ def cross(networks: Networks, image: Tensor, domain: Tensor, noise: torch.Genera
     return Crossing(content, mean, log_variance, own, encoded, random, back, drawn, found)
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """The official ones, but for latent_regression, which is 10 there (preset=paper): so much forces every attribute to
-    be seen, in colours that no product has.
-    """
-
-    adversarial: float = 1.0
-    domain_discriminator: float = 1.0
-    domain_generator: float = 5.0
-    content_confusion: float = 1.0
-    self_reconstruction: float = 10.0
-    cross_cycle: float = 10.0
-    content_l2: float = 0.01
-    attribute_kl: float = 0.01
-    latent_regression: float = 1.0
-
-
 def towards(logits: Tensor, target: float | Tensor) -> Tensor:
     """Binary cross-entropy of logits towards a target, one for all or one each."""
     return F.binary_cross_entropy_with_logits(logits, torch.as_tensor(target).to(logits).expand_as(logits))
@@ -97,26 +81,6 @@ CONTENT_CLIP = 5.0  # norm of its gradient
 BETAS = (0.5, 0.999)  # Adam's
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """batch: images a step, at least 2. decay_epoch: the learning rates fall to a tenth every so many epochs.
-
-    discriminator_rate, content_rate: the image and the content discriminators' learning rates, as factors of it.
-    """
-
-    epochs: int = 25
-    decay_epoch: int = 20
-    batch: int = 2
-    learning_rate: float = 1e-3
-    discriminator_rate: float = 0.5
-    content_rate: float = 0.04
-    weight_decay: float = 1e-4
-    checkpoint_every: int = 1  # epochs
-
-    def rate(self, epoch: int) -> float:
-        return self.learning_rate * 0.1 ** (epoch // self.decay_epoch)
-
-
 class HistAuGANModule(LightningModule):
     """Trains `networks` on batches of images (B, 3, H, W) in [0, 1] and domains (B,) int64.
 
@@ -125,7 +89,7 @@ class HistAuGANModule(LightningModule):
     discriminator's steps are left out.
     """
 
-    def __init__(self, networks: Networks, weights: LossWeights, schedule: Schedule, seed: int) -> None:
+    def __init__(self, networks: Networks, weights: LossWeights, schedule: GANSchedule, seed: int) -> None:
         super().__init__()
         self.networks, self.weights, self.schedule, self.seed = networks, weights, schedule, seed
         self.automatic_optimization = False
@@ -141,10 +105,12 @@ class HistAuGANModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.noise = torch.Generator(self.device).manual_seed(1_000_003 * self.seed + self.current_epoch)
-        factors = (1.0, self.schedule.discriminator_rate, self.schedule.content_rate)
+        schedule = self.schedule
+        factors = (1.0, schedule.discriminator_rate, schedule.content_rate)
+        rate = schedule.learning_rate * 0.1 ** (self.current_epoch // schedule.decay_epoch)
         for optimizer, factor in zip(self._optimizers(), factors, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = factor * self.schedule.rate(self.current_epoch)
+                group["lr"] = factor * rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
         image, domain = 2 * batch[0] - 1, self.networks.one_hot(batch[1])
@@ -232,9 +198,6 @@ def learner_terms(
         terms["domain"] = weights.domain_generator, named[0] + named[1]
         terms["content_confusion"] = weights.content_confusion, hidden
     return terms
-
-
-Finetuning = Literal["standard", "blockwise"]
 
 
 def blocks(networks: Networks) -> list[nn.ModuleList]:

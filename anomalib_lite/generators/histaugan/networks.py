@@ -1,7 +1,6 @@
 """Encoders, decoder and discriminators of one GAN, as in DRIT."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -9,28 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomalib_lite.settings.training import Architecture
+
 STRIDE = 4  # of the content
 INIT_STD = 0.02  # of convolutions
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Widths and depths, narrow enough for two cores; preset=paper has the official ones.
-
-    Attributes:
-        channels: Of the first layer; the content has four times as many.
-        attributes: Numbers that say colour and light; more than these vary by is filled with texture.
-        discriminator_layers: Halvings; fewer judge smaller patches.
-        attribute_init: Std of the attribute encoder's first weights, see `initialise`.
-    """
-
-    channels: int = 8
-    attributes: int = 4
-    content_blocks: int = 4
-    decoder_blocks: int = 3
-    discriminator_channels: int = 16
-    discriminator_layers: int = 4
-    attribute_init: float | None = None
 
 
 class Networks(nn.Module):

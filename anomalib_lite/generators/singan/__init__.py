@@ -1,5 +1,7 @@
 """SinGAN: new images from a single one."""
 
-from anomalib_lite.generators.singan.generator import Schedule, Shape, SinGAN
+from anomalib_lite.generators.singan.generator import SinGAN
+from anomalib_lite.settings.training import ScaleSchedule as Schedule
+from anomalib_lite.settings.training import Shape
 
 __all__ = ["Schedule", "Shape", "SinGAN"]

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -51,40 +50,11 @@ from anomalib_lite.generators.singan.pyramid import (
 )
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
+from anomalib_lite.settings.training import ScaleSchedule, Shape
 
 log = logging.getLogger(__name__)
 EVERY = 10  # iterations between two logged values
 SUMMARY = "singan.json"  # written last
-
-
-@dataclass(frozen=True)
-class Shape:
-    """factor, max_size, min_size: see `pyramid_sizes`. width, max_width: channels of the coarsest scale and at most.
-    noise: the amplitude at finer scales, as a share of what the scales below leave open.
-    """
-
-    factor: float = 0.75
-    max_size: int = 128
-    min_size: int = 25
-    width: int = 16
-    max_width: int = 16
-    noise: float = 0.1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """iterations: at each scale, each of so many critic and generator steps. learning_rate, beta1: Adam's. decay_at:
-    share of the iterations after which the rate is a tenth. penalty, reconstruction: the losses' weights.
-    """
-
-    iterations: int = 400
-    critic_steps: int = 1
-    generator_steps: int = 1
-    learning_rate: float = 5e-4
-    beta1: float = 0.5
-    decay_at: float = 0.8
-    penalty: float = 0.1
-    reconstruction: float = 10.0
 
 
 class SinGAN(Generator):
@@ -102,8 +72,8 @@ class SinGAN(Generator):
 
     def __init__(
         self,
-        shape: Shape = Shape(),
-        schedule: Schedule = Schedule(),
+        shape: Shape | None = None,
+        schedule: ScaleSchedule | None = None,
         images: int = 1,
         start_scale: int = 3,
         stretch: Sequence[float] = (1.0, 1.0),
@@ -114,7 +84,7 @@ class SinGAN(Generator):
             raise UserError(
                 f"SinGAN needs images >= 1 and two positive numbers as stretch, not {images} and {list(stretch)}."
             )
-        self.shape, self.schedule = shape, schedule
+        self.shape, self.schedule = shape or Shape(), schedule or ScaleSchedule()
         self.accelerator, self.precision = accelerator, precision
         self.images, self.start_scale = images, start_scale
         self.stretch = (float(stretch[0]), float(stretch[1]))
@@ -247,7 +217,7 @@ class ScaleTraining:
     """
 
     def __init__(
-        self, scale: Scale, below: Pyramid, real: Tensor, schedule: Schedule, draw: torch.Generator, fabric: Fabric
+        self, scale: Scale, below: Pyramid, real: Tensor, schedule: ScaleSchedule, draw: torch.Generator, fabric: Fabric
     ) -> None:
         device, s = fabric.device, schedule
         below.to(device)

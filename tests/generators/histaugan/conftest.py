@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.generators.histaugan import HistAuGAN
-from anomalib_lite.generators.histaugan.module import Schedule
-from anomalib_lite.generators.histaugan.networks import Architecture
+from anomalib_lite.generators.histaugan import Architecture, HistAuGAN, Schedule
 from tests.made import write_image
 
 TINY = Architecture(channels=4, attributes=4, content_blocks=1, decoder_blocks=1, discriminator_channels=4)

@@ -11,11 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from anomalib_lite.generators.base import LossLog, read_losses
-from anomalib_lite.generators.histaugan import HistAuGAN
+from anomalib_lite.generators.histaugan import Architecture, HistAuGAN, LossWeights, Schedule
 from anomalib_lite.generators.histaugan.module import (
     HistAuGANModule,
-    LossWeights,
-    Schedule,
     Thaw,
     attribute_kl,
     blocks,
@@ -24,7 +22,7 @@ from anomalib_lite.generators.histaugan.module import (
     learner_terms,
     towards,
 )
-from anomalib_lite.generators.histaugan.networks import Architecture, Networks
+from anomalib_lite.generators.histaugan.networks import Networks
 
 
 def softplus(x: float) -> float:
@@ -79,7 +77,9 @@ def test_contents_go_round_and_come_back(batch: int) -> None:
         cross(ideal(), image[:1], domain[:1], torch.Generator())
 
 
-TINY = Architecture(4, 4, 1, 1, 4, 3)
+TINY = Architecture(
+    channels=4, attributes=4, content_blocks=1, decoder_blocks=1, discriminator_channels=4, discriminator_layers=3
+)
 LEARNED = {"adversarial", "self_reconstruction", "cross_cycle", "content_l2", "attribute_kl", "latent_regression"}
 LEARNED |= {"discriminator_encoded", "discriminator_random"}
 OF_DOMAINS = {"domain", "content_confusion", "content_discriminator"}
@@ -146,9 +146,15 @@ def test_two_of_three_steps_with_two_domains_are_the_content_discriminators() ->
     assert pattern(1) == "--------"
 
 
-def test_rates_fall_to_a_tenth() -> None:
-    schedule = Schedule(learning_rate=1e-4, decay_epoch=600)
-    assert [schedule.rate(epoch) for epoch in (0, 599, 600, 1199)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+def test_rates_fall_to_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(learning_rate=1e-4, decay_epoch=600, discriminator_rate=1.0, content_rate=0.4)
+    module = HistAuGANModule(Networks(TINY, 2, (32, 32)), LossWeights(), schedule, 0)
+    optimizers = module.configure_optimizers()
+    monkeypatch.setattr(module, "optimizers", lambda: optimizers)
+    for epoch, rate in ((0, 1e-4), (599, 1e-4), (600, 1e-5), (1199, 1e-5)):
+        monkeypatch.setattr(HistAuGANModule, "current_epoch", epoch)
+        module.on_train_epoch_start()
+        assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([rate, rate, 0.4 * rate])
 
 
 def test_blocks_thaw_from_the_output_backwards() -> None:

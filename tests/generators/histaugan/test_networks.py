@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_lite.generators.histaugan.networks import Architecture, Networks
+from anomalib_lite.generators.histaugan import Architecture
+from anomalib_lite.generators.histaugan.networks import Networks
 
-OFFICIAL = Architecture(64, 8, 4, 3, 64, 6, 0.02)
-SMALL = Architecture(4, 8, 1, 1, 4, 6)
+OFFICIAL = Architecture(
+    channels=64, attributes=8, discriminator_channels=64, discriminator_layers=6, attribute_init=0.02
+)
+SMALL = Architecture(
+    channels=4, attributes=8, content_blocks=1, decoder_blocks=1, discriminator_channels=4, discriminator_layers=6
+)
 
 
 def count(module: nn.Module) -> int:

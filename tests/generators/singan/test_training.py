@@ -9,8 +9,8 @@ import torch
 from lightning import Fabric
 from safetensors.torch import load_file
 
-from anomalib_lite.generators.singan import generator
-from anomalib_lite.generators.singan.generator import ScaleTraining, Schedule
+from anomalib_lite.generators.singan import Schedule, generator
+from anomalib_lite.generators.singan.generator import ScaleTraining
 from anomalib_lite.generators.singan.pyramid import (
     Critic,
     Pyramid,
