@@ -2,17 +2,19 @@
 goes on, and the attributes it leaves.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -108,7 +110,7 @@ class HistAuGAN(Generator):
         images = Images(ok, template, self.size, self.crop, self.flip, self.template_probability)
         networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
-        train(module, images, len(ok), folder, self.accelerator, self.precision, logger)
+        self._train(module, images, len(ok), folder, logger)
         origins = ["generated", "template_generated"][: networks.domains]
         finish(networks, images, folder, seed, {"size": list(self.size), "origins": origins})
 
@@ -124,8 +126,27 @@ class HistAuGAN(Generator):
         networks.train().requires_grad_(True)
         module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
         thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
-        train(module, images, len(ok), folder, self.accelerator, self.precision, logger, thaw)
+        self._train(module, images, len(ok), folder, logger, thaw)
         finish(networks, images, folder, seed, {"size": list(images.size), "origins": ["template_generated"]})
+
+    def _train(
+        self, module: HistAuGANModule, images: Images, length: int, folder: Path, logger: Any, thaw: Sequence[Thaw] = ()
+    ) -> None:
+        """Goes on from the last checkpoint in `folder`, if there is one. length: draws an epoch.
+
+        Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows; UserError for a checkpoint that holds code.
+        """
+        schedule, last = module.schedule, folder / CHECKPOINTS / "last.ckpt"
+        keep = ModelCheckpoint(
+            last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
+        )
+        trainer = Trainer(
+            accelerator=self.accelerator, devices=1, precision=cast("Any", self.precision), max_epochs=schedule.epochs,
+            callbacks=[*thaw, keep, Progress()], logger=logger or False, default_root_dir=folder, log_every_n_steps=1,
+            enable_model_summary=False, use_distributed_sampler=False, plugins=[WholeCheckpoints()],
+        )  # fmt: skip
+        batches = DataLoader(images, schedule.batch, sampler=Draws(images, length, schedule.batch, module.seed))
+        trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
 
     def load(self, folder: Path) -> None:
         self.networks, self._encoded, notes = read(folder)
@@ -273,34 +294,6 @@ class Draws(Sampler[Draw]):
             if len(self.images.of_domain) > 1 and rng.random() < self.images.template_probability:
                 domain, image = 1, int(rng.choice(self.images.of_domain[1]))
             yield self.images.draw(rng, domain, image)
-
-
-def train(
-    module: HistAuGANModule,
-    images: Images,
-    length: int,
-    folder: Path,
-    accelerator: str,
-    precision: Any,
-    logger: Any,
-    callbacks: Sequence[Callback] = (),
-) -> None:
-    """Goes on from the last checkpoint in `folder`, if there is one. length: draws an epoch.
-
-    Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows; UserError for a checkpoint that holds code.
-    """
-    schedule, last = module.schedule, folder / CHECKPOINTS / "last.ckpt"
-    keep = ModelCheckpoint(
-        last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
-    )
-    callbacks = [*callbacks, keep, Progress()]
-    trainer = Trainer(
-        accelerator=accelerator, devices=1, precision=precision, max_epochs=schedule.epochs, callbacks=callbacks,
-        logger=logger or False, default_root_dir=folder, log_every_n_steps=1, enable_model_summary=False,
-        use_distributed_sampler=False, plugins=[WholeCheckpoints()],
-    )  # fmt: skip
-    batches = DataLoader(images, schedule.batch, sampler=Draws(images, length, schedule.batch, module.seed))
-    trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
 
 
 def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: dict[str, Any]) -> None:
