@@ -1,7 +1,6 @@
 """What the configuration builds: by default what Python does, with preset=paper what the authors published."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from anomalib_lite.generators.histaugan import HistAuGAN
 from anomalib_lite.generators.singan import SinGAN
 from anomalib_lite.generators.singan.pyramid import channels, pyramid_sizes
 from anomalib_lite.settings import conf_dir
-from tests.made import write_image
 
 DRAWING = ("count", "seed", "structure_guard")
 
@@ -53,15 +51,10 @@ def test_the_papers_presets_are_the_official_codes(verb: str) -> None:
     assert widths == [32] * 4 + [64] * 4 + [128] * 2
 
 
-def test_smoke_is_small_and_options_reach_the_gan(tmp_path: Path) -> None:
+def test_smoke_is_small_and_options_reach_the_gan() -> None:
     gan = build("histaugan", "preset=smoke", "generator.size=[64,96]", "generator.finetune=blockwise")
     assert (gan.size, gan.finetune, gan.schedule.epochs) == ((64, 96), "blockwise", 1)
     assert build("histaugan", "trainer.precision=bf16-mixed").precision == "bf16-mixed"
-    ok = [write_image(tmp_path / f"{i}.png", seed=i, size=(40, 40), mark=True) for i in range(3)]
-    singan = build("singan", "preset=smoke", "generator.images=2")
-    singan.fit(ok, None, tmp_path / "singan", 0)
-    (sample,) = singan.sample(1, 0, ok)
-    assert sample.image.shape == (32, 32, 3)
 
 
 def test_what_changes_the_sampling_alone_needs_no_new_training() -> None:

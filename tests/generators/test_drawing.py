@@ -38,18 +38,6 @@ def test_enough_images_are_kept_although_some_are_damaged(ok, tmp_path):
     assert min(one.ssim for one in drawn if one.kept) > max(one.ssim for one in drawn if not one.kept)
 
 
-def test_the_first_of_many_are_those_of_few_and_a_seed_repeats(ok, tmp_path):
-    generator = trained(tiny.Recolour, ok, tmp_path, damage=4)
-
-    def kept(count: int, seed: int) -> list[np.ndarray]:
-        return [one.made.image for one in start_drawing(generator, count, seed, ok, 0.01).images if one.kept]
-
-    few, many, other = kept(3, 0), kept(6, 0), [one.made.image for one in start_drawing(generator, 3, 1, ok).images]
-    assert len(few) == 3 and len(many) == 6
-    assert all(np.array_equal(a, b) for a, b in zip(few, many[:3], strict=True))
-    assert not any(np.array_equal(few[0], image) for image in other)
-
-
 def test_a_generator_that_only_damages_is_given_up(ok, tmp_path):
     drawn = list(start_drawing(trained(tiny.Recolour, ok, tmp_path, damage=1), 5, 0, ok, 0.01).images)
     assert len(drawn) == 5 * MOST_DRAWS and not any(one.kept for one in drawn)

@@ -10,7 +10,6 @@ from PIL import Image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan.pyramid import (
     Scale,
-    channels,
     pyramid_sizes,
     random_noise,
     random_sample,
@@ -45,11 +44,6 @@ def test_scales_follow_one_factor_that_is_not_below_the_one_asked_for():
     assert np.ptp(steps) < 0.03  # no more than whole pixels make
     with pytest.raises(UserError, match="min_size"):
         pyramid_sizes(400, 40, 0.75, 200, 25)
-
-
-def test_channels_double_every_fourth_scale_up_to_the_most():
-    assert [channels(n, 32, 128) for n in range(11)] == [32] * 4 + [64] * 4 + [128] * 3
-    assert channels(40, 32, 128) == 128
 
 
 def test_pixels_survive_the_way_to_the_networks_range_and_back():
