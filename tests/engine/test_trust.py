@@ -59,7 +59,7 @@ def test_what_takes_a_run_refuses_a_planted_target(run_verb: Command, tmp_path: 
     planted = {"_target_": "os.mkdir", "path": str(mark)}
     OmegaConf.save({"detector": planted, "data": planted}, run / "config.yaml")
     (run / "threshold.json").write_text('{"image": 1}')
-    (run / "data.json").write_text("{}")
+    (run / "data.json").write_text('{"hash": 1}')
     (run / "model.safetensors").write_bytes(b"")
     more = {"predict": ["images=."], "train": ["data=folder", "data.ok=."]}.get(verb, [])
     done = run_verb(verb, f"{'start_from' if verb == 'train' else 'run'}={run}", *more)
