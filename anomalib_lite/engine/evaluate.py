@@ -45,12 +45,16 @@ class Evaluation:
         outcomes: One for each image, in the samples' order; those that a page may show keep image, map and mask.
         pixel_points: Of the pixel curves, or None.
         seconds: That the model took, apart from what is done with its maps.
+        threshold: That the images were judged by.
+        collector: The defects that were found, or None.
     """
 
     metrics: dict[str, Any]
     outcomes: list[Outcome]
     pixel_points: Mapping[str, Any] | None
     seconds: float
+    threshold: Threshold
+    collector: DefectCollector | None
 
 
 def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterator[tuple[Batch, Prediction]]:
@@ -141,7 +145,7 @@ def evaluate(
     from anomalib_lite.report.figures import pixel_points  # what draws takes a second, and 90 MB
 
     points = pixel_points(*total.pixels.total().pixels) if metrics["pixel_auroc"] is not None else None
-    return Evaluation(metrics, outcomes, points, seconds)
+    return Evaluation(metrics, outcomes, points, seconds, threshold, collector)
 
 
 def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -95,7 +95,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         with run.stage("validate"):
             result.metrics["validation"] = validate(model, judging, plan.aupro_limit)
     with run.stage("report"):
-        conclude(run, model, result, threshold, tracker, plan.tracking.kind != "none", collector, train)
+        conclude(run, model, result, tracker, plan.tracking.kind != "none", train)
     shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)  # needed to resume alone
     return result
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,19 @@ JOURNAL = ".predictions"  # its first line says what the folder's results are ma
 TABLES = ("predictions.csv", "defects.csv", "defects.json")
 PICTURES = {"overlays": "*.png", "maps": "*.tiff", "defects": "*.png"}  # folders of an output, and what lies in them
 Stamp = tuple[int, int]  # of a file: bytes, and time of the last change in ns
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers of images: judged, those of them that are NOK, and why the others were refused."""
+
+    judged: int
+    flagged: int
+    refused: list[str]
+
+    @property
+    def given(self) -> int:
+        return self.judged + len(self.refused)
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -49,8 +63,7 @@ class Journal:
         self._open = ExitStack()
         try:
             self._open.enter_context(alone(output, inside=True, wait=False))
-            self.resumed = self._begins_with(first)
-            if not self.resumed:
+            if not self._begins_with(first):
                 make_room(output)
                 self.path.write_bytes(first)
             self._stream = self._open.enter_context(self.path.open("r+b"))
@@ -66,34 +79,32 @@ class Journal:
         known = self._known.get(str(image))
         return known is not None and known[0] == stamp_of(image)
 
-    def add(self, record: Mapping[str, Any], stamp: Stamp) -> None:
-        """An answer: `Judging.record` with the pictures' name; or the image and, as `refused`, why there is none.
+    def add(self, answer: Mapping[str, Any], stamp: Stamp, name: str) -> None:
+        """answer: `Judging.record`; or the image and, as `refused`, why there is none. name: of the image's pictures.
 
         Errors: UserError where the disk is full.
         """
-        line = json.dumps({**record, "stamp": stamp}).encode() + b"\n"
+        line = json.dumps({**answer, "stamp": stamp, "name": name}).encode() + b"\n"
         place = self._stream.seek(0, 2)
         try:
             self._stream.write(line)
             self._stream.flush()  # it is the system's now: a kill of this process does not lose it
         except OSError as error:
             raise disk_full(error, self.path) or error from error
-        self._take(record, stamp, place)
+        self._take(answer, stamp, name, place)
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """All that counts, from the file."""
         with self.path.open("rb") as stream:
             for _, place, _ in list(self._known.values()):
                 stream.seek(place)
-                yield json.loads(stream.readline())
+                answer = json.loads(stream.readline())
+                yield {key: value for key, value in answer.items() if key not in ("stamp", "name")}
 
-    def counts(self) -> Counter[str]:
-        """Images by verdict, OK or NOK; those that were refused as the empty word."""
-        return Counter(verdict for _, _, verdict in self._known.values())
-
-    def refusals(self) -> list[str]:
-        """Why images were not judged."""
-        return [answer["refused"] for answer in self.answers() if "refused" in answer]
+    def summary(self) -> Summary:
+        counts = Counter(verdict for _, _, verdict in self._known.values())
+        refused = [answer["refused"] for answer in self.answers() if "refused" in answer] if counts[""] else []
+        return Summary(counts["OK"] + counts["NOK"], counts["NOK"], refused)
 
     def write_tables(self, inspector: Inspector | None) -> None:
         """predictions.csv (image, score, nok); with an inspector defects.csv and defects.json."""
@@ -136,15 +147,14 @@ class Journal:
                 self._stream.truncate(place)
                 break
             answer = json.loads(line)
-            self._take(answer, tuple(answer["stamp"]), place)
+            self._take(answer, tuple(answer["stamp"]), answer["name"], place)
             place += len(line)
 
-    def _take(self, record: Mapping[str, Any], stamp: Stamp, place: int) -> None:
-        image = record["image"]
+    def _take(self, answer: Mapping[str, Any], stamp: Stamp, name: str, place: int) -> None:
+        image = answer["image"]
         self._known.pop(image, None)
-        self._known[image] = (stamp, place, "" if "refused" in record else "NOK" if record["nok"] else "OK")
-        if "name" in record:
-            self.names[record["name"]] = image
+        self._known[image] = (stamp, place, "" if "refused" in answer else "NOK" if answer["nok"] else "OK")
+        self.names[name] = image
 
 
 def make_room(output: Path) -> None:

@@ -159,5 +159,5 @@ def evaluate_run(trained: TrainedRun, test: Sequence[Sample], output: RunFolder,
         collector = open_collector(trained.run.path, trained.threshold)
         result = evaluate(trained.model, images, trained.threshold, judge.batch_size, judge.aupro_limit, collector)
     with output.stage("report"):
-        conclude(output, trained.model, result, trained.threshold, Tracker(), page, collector)
+        conclude(output, trained.model, result, Tracker(), page)
     return result

@@ -6,65 +6,45 @@ from typing import Any
 
 from anomalib_lite.data.files import short_name
 from anomalib_lite.data.images import ImageSet, to_pixels
-from anomalib_lite.data.sample import Outcome
-from anomalib_lite.defects import DefectCollector
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.evaluate import Evaluation
 from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
 from anomalib_lite.report.pictures import overlay
 from anomalib_lite.runs.folder import MODEL, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Findings, Tracker, with_status
-from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
 TRACKED_PICTURES = 16  # of each kind
 
 
 def conclude(
-    run: RunFolder,
-    model: Model,
-    result: Evaluation,
-    threshold: Threshold,
-    tracker: Tracker,
-    page: bool = True,
-    collector: DefectCollector | None = None,
-    train: ImageSet | None = None,
+    run: RunFolder, model: Model, result: Evaluation, tracker: Tracker, page: bool, train: ImageSet | None = None
 ) -> None:
     """Writes the results into the run's folder, and tracks them.
 
-    Args:
-        run: Where they belong.
-        model: What made them.
-        result: The measured outcomes.
-        threshold: That they were judged by.
-        tracker: Gets the figures, too.
-        page: Whether report.html and figures/ are written.
-        collector: The defects that were found, or None.
-        train: The images that were learned from, of which a tracked run shows some.
+    page: whether report.html and figures/ are written. train: images that were learned from, of which a tracked run
+    shows some.
     """
     run.write_metrics(result.metrics)
-    run.write_predictions(row_of(outcome) for outcome in result.outcomes)
-    if collector is not None:
-        collector.write(run.path)
+    run.write_predictions(
+        {
+            "image": str(outcome.sample.image),
+            "label": outcome.sample.label,
+            "defect": outcome.sample.defect,
+            "score": outcome.score,
+            "nok": outcome.nok,
+            "category": outcome.sample.category,
+        }
+        for outcome in result.outcomes
+    )
+    if result.collector is not None:
+        result.collector.write(run.path)
     if page:
         from anomalib_lite.report.page import write_report  # what draws takes a second
 
-        write_report(run, result.outcomes, threshold, result.pixel_points, collector)
+        write_report(run, result.outcomes, result.threshold, result.pixel_points, result.collector)
     if tracker.logger:
-        tracker.log_result(_findings(run, model, result, threshold, collector, train))
-
-
-def row_of(outcome: Outcome) -> dict[str, Any]:
-    """A row of predictions.csv."""
-    sample = outcome.sample
-    return {
-        "image": str(sample.image),
-        "label": sample.label,
-        "defect": sample.defect,
-        "score": outcome.score,
-        "nok": outcome.nok,
-        "category": sample.category,
-    }
+        tracker.log_result(_findings(run, model, result, train))
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:
@@ -102,14 +82,8 @@ def in_words(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _findings(
-    run: RunFolder,
-    model: Model,
-    result: Evaluation,
-    threshold: Threshold,
-    collector: DefectCollector | None,
-    train: ImageSet | None,
-) -> Findings:
+def _findings(run: RunFolder, model: Model, result: Evaluation, train: ImageSet | None) -> Findings:
+    threshold = result.threshold
     shown: dict[str, list[Any]] = {"failures": [], "cases": []}
     for outcome in (result.outcomes[i] for i in select_cases(result.outcomes, threshold)):
         heading = "failures" if verdict(outcome) in MISTAKES else "cases"
@@ -124,7 +98,7 @@ def _findings(
     return Findings(
         metrics=with_status(result.metrics, run.status),
         pictures=shown,
-        defects=collector.rows() if collector else None,
+        defects=result.collector.rows() if result.collector else None,
         curves={name: (curve.x, curve.y, AXES[name].x, AXES[name].y) for name, curve in curves.items()},
         files={
             "model": [run.path / name for name in (MODEL, THRESHOLD, "config.yaml")],

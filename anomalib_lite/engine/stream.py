@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from anomalib_lite import __version__
 from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.data.files import list_images, output_names
-from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, make_room, stamp_of
+from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, make_room, stamp_of
 from anomalib_lite.engine.judging import Judged, Judging, Picture, in_order
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
@@ -32,19 +33,6 @@ PATIENCE = 30.0  # s that a file may stay unchanged and unreadable before it is 
 TABLES_EVERY = 5.0  # s between two writings of the tables while new images come
 
 Tell = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Numbers of images: judged, those of them that are NOK, and why the others were refused."""
-
-    judged: int
-    flagged: int
-    refused: list[str]
-
-    @property
-    def given(self) -> int:
-        return self.judged + len(self.refused)
 
 
 @dataclass(frozen=True)
@@ -71,11 +59,11 @@ def predict(judging: Judging, paths: Sequence[Path], output: Path, wanted: Wante
     with contextlib.closing(journal):
         if wanted.told is not None:
             for answer in journal.answers():
-                wanted.told(_public(answer))
+                wanted.told(answer)
         left = [(p, name) for p, name in zip(paths, output_names(paths), strict=True) if not journal.knows(p)]
         with tqdm(total=len(paths), initial=len(paths) - len(left), desc="predict", unit=" images", delay=2) as bar:
-            _Stream(judging, journal, wanted, bar.update).run(left)
-        summary = _summary(journal)
+            _Stream(judging, journal, wanted, done=bar.update).run(left)
+        summary = journal.summary()
         if not summary.judged:
             make_room(output)
             with contextlib.suppress(OSError):
@@ -124,35 +112,32 @@ def watch(
             if not ready:
                 stop.wait(max(POLL, 3 * listed))
         journal.write_tables(judging.inspector)
-        return _summary(journal)
+        return journal.summary()
 
 
+@dataclass(frozen=True)
 class _Stream:
     """Images through decoding, judging and writing, answers in the images' order.
 
-    keep: whether an image that cannot be read is refused for good.
+    done: called after each. keep: whether an image that cannot be read is refused for good.
     """
 
-    def __init__(
-        self,
-        judging: Judging,
-        journal: Journal,
-        wanted: Wanted,
-        done: Callable[[], Any] = lambda: None,
-        keep: Callable[[Path], bool] = lambda path: True,
-    ) -> None:
-        self.judging, self.journal, self.wanted, self.done, self.keep = judging, journal, wanted, done, keep
-        self.threads = min(4, os.cpu_count() or 1)
+    judging: Judging
+    journal: Journal
+    wanted: Wanted
+    done: Callable[[], Any] = lambda: None
+    keep: Callable[[Path], bool] = lambda path: True
 
     def run(self, images: Iterable[tuple[Path, str]]) -> None:
         """Images with the names of their pictures."""
-        with ThreadPoolExecutor(self.threads) as pool:
+        threads = min(4, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads) as pool:
             opened = in_order(pool, self._open, images, self.judging.at_once)
-            for answer, stamp in in_order(pool, self._finish, self._judged(opened), 2 * self.threads):
+            for answer, stamp, name in in_order(pool, self._finish, self._judged(opened), 2 * threads):
                 if answer is not None:
-                    self.journal.add(answer, stamp)
+                    self.journal.add(answer, stamp, name)
                     if self.wanted.told is not None:
-                        self.wanted.told(_public(answer))
+                        self.wanted.told(answer)
                 self.done()
 
     def _open(self, image: tuple[Path, str]) -> tuple[Path, str, Stamp, Picture | UnreadableImage]:
@@ -163,27 +148,29 @@ class _Stream:
         except UnreadableImage as error:
             return path, name, stamp, error
 
-    def _judged(self, opened: Iterable[Any]) -> Iterator[tuple[Path, str, Stamp, Judged | UnreadableImage]]:
-        batch: list[Any] = []
-        for item in opened:
-            batch.append(item)
-            pictures = [p for *_, p in batch if isinstance(p, Picture)]
-            if len(pictures) == self.judging.at_once or sum(p.pixels.nbytes for p in pictures) > BATCH_BYTES:
-                yield from self._answered(batch)
-                batch = []
-        yield from self._answered(batch)
+    def _judged(self, opened: Iterator[Any]) -> Iterator[tuple[Path, str, Stamp, Judged | UnreadableImage]]:
+        while batch := list(self._batch(opened)):
+            pictures = [found for *_, found in batch if isinstance(found, Picture)]
+            answers = iter(self.judging.judge(pictures) if pictures else [])
+            for path, name, stamp, found in batch:
+                yield path, name, stamp, next(answers) if isinstance(found, Picture) else found
 
-    def _answered(self, batch: list[Any]) -> Iterator[Any]:
-        pictures = [p for *_, p in batch if isinstance(p, Picture)]
-        answers = iter(self.judging.judge(pictures) if pictures else [])
-        for path, name, stamp, found in batch:
-            yield path, name, stamp, next(answers) if isinstance(found, Picture) else found
+    def _batch(self, opened: Iterator[Any]) -> Iterator[Any]:
+        """The next ones that are judged together: fewer of large pictures."""
+        size = 0
+        for item in islice(opened, self.judging.at_once):
+            yield item
+            size += item[-1].pixels.nbytes if isinstance(item[-1], Picture) else 0
+            if size > BATCH_BYTES:
+                return
 
-    def _finish(self, item: tuple[Path, str, Stamp, Judged | UnreadableImage]) -> tuple[dict[str, Any] | None, Stamp]:
+    def _finish(
+        self, item: tuple[Path, str, Stamp, Judged | UnreadableImage]
+    ) -> tuple[dict[str, Any] | None, Stamp, str]:
         """The pictures are written before the journal knows of the image."""
         path, name, stamp, found = item
         if isinstance(found, UnreadableImage):
-            return ({"image": str(path), "refused": str(found)} if self.keep(path) else None), stamp
+            return ({"image": str(path), "refused": str(found)} if self.keep(path) else None), stamp, name
         judged, output = self.judging.inspect(found), self.journal.output
         assert judged.outcome.map is not None
         if self.wanted.maps:
@@ -192,7 +179,7 @@ class _Stream:
             _write_pixels(output / "overlays" / f"{name}.png", self.judging.overlay(judged)[..., ::-1])
             if (drawn := self.judging.outlines(judged)) is not None:
                 _write_pixels(output / "defects" / f"{name}.png", drawn[..., ::-1])
-        return self.judging.record(judged) | {"name": name}, stamp
+        return self.judging.record(judged), stamp, name
 
 
 class _Waiting:
@@ -249,15 +236,6 @@ def _made_with(judging: Judging, wanted: Wanted, bases: Sequence[str]) -> dict[s
         "overlays": wanted.overlays, "maps": wanted.maps,
         "region": None if region is None else zlib.crc32(region.cpu().numpy().tobytes()),
     }  # fmt: skip
-
-
-def _summary(journal: Journal) -> Summary:
-    counts = journal.counts()
-    return Summary(counts["OK"] + counts["NOK"], counts["NOK"], journal.refusals())
-
-
-def _public(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name not in ("stamp", "name")}
 
 
 def _name(image: Path, folder: Path, journal: Journal) -> str:
