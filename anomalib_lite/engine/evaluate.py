@@ -121,7 +121,7 @@ def evaluate(
     collector: DefectCollector | None = None,
 ) -> Evaluation:
     """Goes once through the images; memory does not grow with their number. collector: of the defects."""
-    total, by_category = _Measured(aupro_limit), defaultdict[str, _Measured](lambda: _Measured(aupro_limit))
+    total, by_category = Measured(aupro_limit), defaultdict[str, Measured](lambda: Measured(aupro_limit))
     inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "evaluate"):
@@ -167,7 +167,7 @@ def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, An
 
     The same images get the same defects whatever the model and its batches are, so that runs compare.
     """
-    measured, size = _Measured(aupro_limit), model.at_once(DRAWN_BATCH)
+    measured, size = Measured(aupro_limit), model.at_once(DRAWN_BATCH)
     batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size)
     for batch in tqdm(batches, "validate", -(-(len(images) + DRAWN) // size), delay=2, leave=False):
         prediction = model.predict_batch(batch)
@@ -247,14 +247,18 @@ def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-class _Measured:
+class Measured:
     """Metrics of some of the images; the pixels' counts take 24 MB a defect type."""
 
-    def __init__(self, aupro_limit: float) -> None:
+    def __init__(self, aupro_limit: float = 0.3) -> None:
         self.images, self.pixels = ImageMetrics(), PixelMetrics(limit=aupro_limit)
 
     def add(
-        self, outcome: Outcome, part: tuple[slice, slice], inspected: np.ndarray | None, regions: Regions | None
+        self,
+        outcome: Outcome,
+        part: tuple[slice, slice] = (slice(None), slice(None)),
+        inspected: np.ndarray | None = None,
+        regions: Regions | None = None,
     ) -> None:
         """part: rows and columns that no letterbox added. inspected: bool (H, W), None for everywhere. regions: the
         defects one by one, where they are known.
@@ -271,7 +275,7 @@ class _Measured:
         return self.images.compute().values | self.pixels.compute().values
 
 
-def _summary(measured: _Measured, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
+def _summary(measured: Measured, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
     whole, maps, alarms = measured.images.compute(), measured.pixels.compute(), _alarms(outcomes)
     by_pixel = measured.pixels.compute_by_defect()
     per_defect = {}
@@ -292,7 +296,7 @@ def _summary(measured: _Measured, outcomes: Sequence[Outcome], threshold: Thresh
     }
 
 
-def _of_categories(parts: Mapping[str, _Measured], outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
+def _of_categories(parts: Mapping[str, Measured], outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
     """`categories`: rows by name, `mean_of_categories`: of what all of them have; nothing where there are none."""
     rows: dict[str, dict[str, Any]] = {}
     for name, measured in sorted(parts.items()):

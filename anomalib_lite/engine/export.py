@@ -8,27 +8,24 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from anomalib_lite import __version__
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.fingerprint import check_same_data
 from anomalib_lite.data.images import loader, to_pixels
-from anomalib_lite.data.sample import Sample, Splits
+from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.detectors.model import Batches
 from anomalib_lite.engine.build import SHARED, build_data
-from anomalib_lite.engine.evaluate import INSPECTOR, find_threshold
+from anomalib_lite.engine.evaluate import INSPECTOR, Measured, find_threshold
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
-from anomalib_lite.export.files import FORMATS, write_graph
-from anomalib_lite.export.graph import Deployed
+from anomalib_lite.export.graph import FORMATS, Deployed, write_graph
 from anomalib_lite.export.quantise import quantise
 from anomalib_lite.export.session import Exported, packed
-from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 from anomalib_lite.runs.atomic import PART
 from anomalib_lite.runs.folder import TEMPLATE
 
@@ -37,6 +34,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "export" / "examples"
 ROUNDING = 1e-4  # relative difference from the threshold within which rounding decides
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 1.0}  # largest difference, see `Difference`
 FALL = {"fp32": 0.0005, "fp16": 0.002, "int8": 0.01}  # by which an AUROC may fall, where there are NOK images
+AUROCS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+T = TypeVar("T")
 CALIBRATION = 64  # OK training images that int8 finds its ranges by
 
 
@@ -177,11 +176,8 @@ def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, 
 
 def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) -> Difference:
     """The file judges what is decoded from disk, at its own size; the run judges as always."""
-    images = trained.judge.images(samples, keep=False)
-    limit, changed, close, took = trained.threshold.image, 0, 0, []
-    off = np.zeros((len(samples), 2))  # of the map of the same pixels, and of those that the graph resizes
-    scores, maxima, minima = np.zeros((len(samples), 2)), [], []
-    figures = [(ImageMetrics(), PixelMetrics()) for _ in range(2)]
+    images, limit, rows = trained.judge.images(samples, keep=False), trained.threshold.image, []
+    before, now = Measured(), Measured()
     for k, sample in enumerate(tqdm(samples, "compare", delay=2, leave=False)):
         batch, pixels = images[[k]], read_image(sample.image, sample.bits)[None]
         template = exported.laid_over(batch.image, batch.template)
@@ -189,32 +185,30 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) 
         expected = trained.model.predict_batch(batch)
         middle = time.perf_counter()
         map, score, nok = exported.run(pixels, template)
-        took.append((middle - begin, time.perf_counter() - middle))
+        end = time.perf_counter()
         same = exported.run(to_pixels(batch.image), template)[0]
         right, known = expected.map[0, 0].numpy(), float(expected.score[0])
-        off[k] = [np.abs(one[0] - right).max() for one in (same, map)]
-        scores[k] = known, score[0]
-        maxima.append(right.max())
-        minima.append(right.min())
-        if bool(nok[0]) != trained.threshold.nok(known):
-            changed += 1
-            close += abs(known - limit) <= ROUNDING * abs(limit)
-        for (by_image, by_pixel), one, value in zip(figures, (right, map[0]), scores[k], strict=True):
-            by_image.update(torch.tensor([value]), batch.label.tolist())
-            masks = [mask if has else None for mask, has in zip(batch.mask[:, 0], batch.has_mask, strict=True)]
-            by_pixel.update(torch.from_numpy(one)[None], masks, batch.label.tolist())
-    scale = max(float(max(maxima) - min(minima)), 1e-12)
-    by_map, by_own_size = (float(value) / scale for value in off.max(0))
-    by_score = float(np.abs(scores[:, 1] - scores[:, 0]).max() / max(np.ptp(scores[:, 0]), 1e-12))
-    eager, file = (1000 * float(np.median(column)) for column in zip(*took, strict=True))
-    return Difference(len(samples), by_map, by_own_size, by_score, changed, close, _aurocs(*figures), (eager, file))
-
-
-def _aurocs(*figures: tuple[ImageMetrics, PixelMetrics]) -> dict[str, tuple[float, float]]:
-    before, now = (image.compute().values | pixel.compute().values for image, pixel in figures)
-    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
-    pairs = {word: (before[key], now[key]) for key, word in names.items()}
-    return {word: (old, new) for word, (old, new) in pairs.items() if old is not None and new is not None}
+        off, own = (np.abs(one[0] - right).max() for one in (same, map))
+        changed = bool(nok[0]) != trained.threshold.nok(known)
+        rows.append((off, own, right.min(), right.max(), known, score[0], changed, middle - begin, end - middle))
+        mask = batch.mask[0, 0].numpy() if batch.has_mask[0] else None
+        for measured, one, value in ((before, right, known), (now, map[0], float(score[0]))):
+            measured.add(Outcome(sample, value, False, map=one, mask=mask))
+    off, own, low, high, known, score, changed, eager, file = np.array(rows, float).T
+    maps, scores = max(high.max() - low.min(), 1e-12), max(np.ptp(known), 1e-12)
+    on_limit = np.abs(known - limit) <= ROUNDING * abs(limit)
+    old, new = before.values(), now.values()
+    aurocs = {word: (old[key], new[key]) for key, word in AUROCS.items()}
+    return Difference(
+        images=len(samples),
+        map=float(off.max() / maps),
+        own_size=float(own.max() / maps),
+        score=float(np.abs(score - known).max() / scores),
+        verdicts=int(changed.sum()),
+        on_limit=int((changed * on_limit).sum()),
+        aurocs={word: (a, b) for word, (a, b) in aurocs.items() if a is not None and b is not None},
+        milliseconds=(1000 * float(np.median(eager)), 1000 * float(np.median(file))),
+    )
 
 
 def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
@@ -226,15 +220,13 @@ def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
     judge, config = trained.judge, trained.run.config["scoring"]
     model = deepcopy(trained.model).cpu().eval()
     train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
-    chosen = np.linspace(0, len(train) - 1, min(len(train), CALIBRATION)).round().astype(int).tolist()
-    quantise(model, [train[[k]] for k in chosen])
+    quantise(model, [train[[k]] for k in _evenly(range(len(train)), CALIBRATION)])
     model.calibrate(cast(Batches, loader(model.seen(train), judge.batch_size)), judge.batch_size)
     rule = config["false_alarm_rate"], config["pixel_percentile"], config["pixel_factor"]
     threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *rule)
     return replace(trained, model=model, threshold=threshold)
 
 
-def _evenly(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    if len(samples) <= limit:
-        return list(samples)
-    return [samples[k] for k in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
+def _evenly(items: Sequence[T], limit: int) -> list[T]:
+    """All of them, or so many."""
+    return [items[k] for k in np.linspace(0, len(items) - 1, min(len(items), limit)).round().astype(int)]

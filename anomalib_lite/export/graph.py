@@ -1,8 +1,16 @@
-"""The graph that is exported: pixels of any size -> map, score and verdict."""
+"""The graph that is exported, pixels of any size -> map, score and verdict; and its file, which tells of itself."""
 
-from collections.abc import Sequence
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +21,11 @@ from anomalib_lite.export.resize import Resize
 from anomalib_lite.registration.template import Alignment
 
 OUTPUTS = ("map", "score", "nok")
+FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+PRECISIONS = ("fp32", "fp16", "int8")
+ABOUT = "anomalib_lite"  # the key of the metadata
+OPSET = 20
+SMALL = 4096  # numbers; smaller tensors stay in single precision, and so do means, which are subtracted
 
 
 class Deployed(nn.Module):
@@ -61,3 +74,109 @@ def _comparison(model: Model) -> tuple[bool, Alignment | None]:
     for comparison in found:
         comparison.laid_over = True
     return True, found[0].alignment
+
+
+def write_graph(
+    graph: Deployed, file: Path, precision: str, about: Mapping[str, Any], batch: int | None = None
+) -> None:
+    """Writes the file, and OpenVINO's weights beside it.
+
+    Args:
+        graph: What is exported; on the CPU.
+        file: One of FORMATS by its ending.
+        precision: One of PRECISIONS; torch knows fp32 alone. Of int8 the graph's networks are rounded already.
+        about: JSON-ready; becomes the file's metadata.
+        batch: Images that are judged at once; None: any number.
+
+    Errors: UserError for what a format cannot hold.
+    """
+    text = json.dumps(about)
+    if file.suffix == ".pt2":
+        if precision != "fp32":
+            raise UserError("format=torch keeps the numbers as they are: take precision=fp32, or format=onnx.")
+        torch.export.save(_program(graph, batch), file, extra_files={ABOUT: text})
+        return
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        source = Path(folder) / "model.onnx"
+        _write_onnx(graph, source, batch, text, precision)
+        if file.suffix == ".xml":
+            _write_openvino(source, file, text, half=precision == "fp16")
+        else:
+            if precision == "fp16":
+                _halve(source)
+            source.replace(file)
+
+
+def _program(graph: Deployed, batch: int | None) -> torch.export.ExportedProgram:
+    open_, example = torch.export.Dim.DYNAMIC, graph.example(batch)
+    first = {} if batch else {0: open_}
+    shapes = {name: first | ({1: open_, 2: open_} if name == "pixels" else {}) for name in example}
+    torch.compiler.reset()  # else branches of an earlier graph come back, with its number of images
+    with torch.no_grad(), _quiet():
+        return torch.export.export(graph.eval(), (), example, dynamic_shapes=shapes, strict=False)
+
+
+def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str, precision: str) -> None:
+    import onnx  # half a second, and torch's exporter seconds
+
+    program = _program(graph, batch)
+    with _quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            output_names=list(OUTPUTS),
+            external_data=False,
+            optimize=precision != "int8",  # it would turn small 8-bit weights back into floats
+        )
+    if made is None:
+        raise RuntimeError("torch.onnx.export made nothing")
+    try:
+        model = made.model_proto
+        onnx.helper.set_model_props(model, {ABOUT: about})
+        onnx.save(model, file)
+    except ValueError as error:  # protobuf's limit
+        raise UserError(f"The graph is larger than the 2 GB of an ONNX file ({error}): take format=torch.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters tell of each step and of the next version's names."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _halve(file: Path) -> None:
+    """Large weights in half precision; whoever runs the file casts them back once, when it is loaded."""
+    import onnx
+
+    model = onnx.load(file)
+    casts = []
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < SMALL or weight.name.endswith("mean"):
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = weight.name
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, file)
+
+
+def _write_openvino(source: Path, file: Path, about: str, half: bool) -> None:
+    import openvino as ov
+
+    model = ov.convert_model(source)
+    model.set_rt_info(about, ABOUT)
+    ov.save_model(model, file, compress_to_fp16=half)

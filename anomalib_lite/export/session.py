@@ -16,7 +16,7 @@ from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.detectors.template import required
 from anomalib_lite.errors import UserError
-from anomalib_lite.export.files import ABOUT, FORMATS
+from anomalib_lite.export.graph import ABOUT, FORMATS
 from anomalib_lite.registration.template import Alignment
 
 Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
@@ -76,8 +76,19 @@ class Exported:
         return [np.concatenate(outputs)[: len(pixels)] for outputs in zip(*parts, strict=True)]
 
     def laid_over(self, image: Tensor, template: Tensor | None) -> np.ndarray | None:
-        """What the graph wants beside the pixels: see `lay_over`; None where it compares with nothing."""
-        return lay_over(self.alignment, image, template) if self.needs_template else None
+        """What the graph wants beside the pixels: templates (B, 3, h, w) laid over images, as float32 (B, h, w, 4);
+        None where it compares with nothing.
+        """
+        if not self.needs_template:
+            return None
+        laid = []
+        pairs = zip(*(t.permute(0, 2, 3, 1).float().numpy() for t in (image, required(template))), strict=True)
+        for one, other in pairs:
+            seen = np.ones(one.shape[:2], bool)
+            if self.alignment is not None:
+                other, seen = self.alignment(np.ascontiguousarray(one), np.ascontiguousarray(other))
+            laid.append(np.dstack([other, seen]).astype(np.float32))
+        return np.stack(laid)
 
     def predict_batch(self, batch: Batch) -> Prediction:
         """As a model's."""
@@ -99,18 +110,6 @@ def unpacked(text: str) -> Tensor:
     picture = cv2.imdecode(np.frombuffer(b64decode(text), np.uint8), cv2.IMREAD_GRAYSCALE)
     assert picture is not None
     return torch.from_numpy(picture > 0)[None, None]
-
-
-def lay_over(alignment: Alignment | None, image: Tensor, template: Tensor | None) -> np.ndarray:
-    """Templates (B, 3, h, w) over images, as an exported graph takes them: float32 (B, h, w, 4)."""
-    pairs = zip(*(t.permute(0, 2, 3, 1).float().numpy() for t in (image, required(template))), strict=True)
-    laid = []
-    for one, other in pairs:
-        seen = np.ones(one.shape[:2], bool)
-        if alignment is not None:
-            other, seen = alignment(np.ascontiguousarray(one), np.ascontiguousarray(other))
-        laid.append(np.dstack([other, seen]).astype(np.float32))
-    return np.stack(laid)
 
 
 def _onnx(file: Path, threads: int) -> tuple[Run, str]:

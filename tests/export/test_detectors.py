@@ -9,8 +9,7 @@ from anomalib_lite.data.images import ImageSet, to_pixels
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
-from anomalib_lite.export.files import write_graph
-from anomalib_lite.export.graph import Deployed
+from anomalib_lite.export.graph import Deployed, write_graph
 from anomalib_lite.export.session import Exported
 from tests.detectors.test_configured import DETECTORS, SMALL, configured, fitted
 from tests.made import write_image

@@ -20,7 +20,7 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.engine.export import export_run
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.errors import UserError
-from anomalib_lite.export.files import write_graph
+from anomalib_lite.export.graph import write_graph
 from anomalib_lite.export.quantise import quantise
 from anomalib_lite.export.resize import Resize
 from anomalib_lite.export.session import Exported
