@@ -84,13 +84,6 @@ def test_moved_data_and_moved_weights_keep_what_was_made_of_them(ok, tmp_path, m
     assert len(trainings()) == 2
 
 
-def test_the_first_images_of_many_are_those_of_few(make):
-    few, many = make(order(damage=2)).samples, make(order(damage=2, count=5)).samples
-    assert len(few) == 3 and len(many) == 5
-    for a, b in zip(few, many[:3], strict=True):
-        assert a.image.read_bytes() == b.image.read_bytes()
-
-
 def test_a_killed_training_goes_on(tmp_path, make, trainings):
     with pytest.raises(RuntimeError, match="killed"):
         make(order(fail_at=1))
@@ -140,9 +133,7 @@ def test_fewer_than_asked_for_is_said(make, caplog):
     [
         ({"count": 0}, "generator.count is a whole number, 1 or more"),
         ({"count": "many"}, "but is many"),
-        ({"structure_guard": {"quantile": 2}}, "between 0 and 1"),
         ({"damage": 1}, "All 12 images that Recolour made have a damaged structure"),
-        ({"target": "Silent"}, "Silent gives no image"),
         ({"target": "Refusing"}, "not with these images"),
         ({"images": []}, "there are none"),
     ],

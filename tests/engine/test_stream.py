@@ -1,11 +1,12 @@
 """Predictions at scale: a killed command loses and repeats nothing, and a watched folder is answered image by image."""
 
-import csv
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from anomalib_lite.engine.judging import Judging
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.engine.stream import Wanted, _Waiting, being_written, predict, watch
 from anomalib_lite.errors import UserError
-from tests.commands import Command
+from tests.commands import Command, read_rows
 from tests.made import write_image
 
 
@@ -40,14 +41,10 @@ def images(small_panels: Path, tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "in").rglob("*.png"))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
     judging: Judging, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    """Another command that was killed in the same folder before leaves nothing there."""
     read: list[Path] = []
     monkeypatch.setattr(judging_module, "read_image", lambda path, *a: read.append(path) or read_image(path, *a))
     whole = predict(judging, images, tmp_path / "whole", Wanted(overlays=False, maps=False))
@@ -56,52 +53,42 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
 
     told: list[dict[str, Any]] = []
 
-    def tell(answer: dict[str, Any]) -> None:
-        told.append(answer)
-        if len(told) == 4:
-            raise Killed
+    def until(count: int) -> Callable[[dict[str, Any]], None]:
+        def tell(answer: dict[str, Any]) -> None:
+            told.append(answer)
+            if len(told) == count:
+                raise Killed
 
-    with pytest.raises(Killed):
-        predict(judging, images, tmp_path / "out", Wanted(maps=False, overlays=False, told=tell))
+        return tell
+
+    for count, maps in ((1, True), (5, False)):
+        with pytest.raises(Killed):
+            predict(judging, images, tmp_path / "out", Wanted(maps=maps, overlays=False, told=until(count)))
+    assert not list((tmp_path / "out/maps").rglob("*.tiff"))
     assert not (tmp_path / "out/predictions.csv").exists()
     with (tmp_path / "out" / JOURNAL).open("ab") as stream:
         stream.write(b'{"image": "cut o')
-    first, told[:] = [answer["image"] for answer in told], []
+    first, told[:] = [answer["image"] for answer in told[1:]], []
     read.clear()
     wanted = Wanted(maps=False, overlays=False, told=told.append)
     assert predict(judging, images, tmp_path / "out", wanted) == whole
     assert not set(map(str, read)) & set(first) and len(read) == len(images) - len(first)
     assert [answer["image"] for answer in told] == [str(path) for path in images], "the first answers are told again"
     for name in ("predictions.csv", "defects.csv"):
-        ours, theirs = rows(tmp_path / "out" / name), rows(tmp_path / "whole" / name)
+        ours, theirs = read_rows(tmp_path / "out" / name), read_rows(tmp_path / "whole" / name)
         assert [row["image"] for row in ours] == [row["image"] for row in theirs]
-        assert {row["image"] for row in ours} <= {str(path) for path in images}
     assert not (tmp_path / "out" / JOURNAL).exists()
-
-
-def test_another_command_begins_anew(judging: Judging, images: list[Path], tmp_path: Path):
-    def kill(_: dict[str, Any]) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        predict(judging, images, tmp_path / "out", Wanted(overlays=False, told=kill))
-    told: list[dict[str, Any]] = []
-    predict(judging, images[:3], tmp_path / "out", Wanted(overlays=False, maps=False, told=told.append))
-    assert len(told) == 3 and not list((tmp_path / "out/maps").rglob("*.tiff"))
 
 
 def test_boxes_lie_in_the_files_own_pixels(judging: Judging, small_panels: Path):
     """A picture of three times the size has boxes of three times the size."""
-    path = next(iter(sorted((small_panels / "test/stain").iterdir())))
+    path = min((small_panels / "test/stain").iterdir())
     judged = judging.inspect(judging.judge([judging.open(path)])[0])
-    record = judging.record(judged)
-    large = judging_module.replace(
-        judged, outcome=judging_module.replace(judged.outcome, image=np.zeros((288, 288, 3), np.uint8))
-    )
-    boxes = [defect["box_in_image"] for defect in record["defects"]]
-    assert boxes and json.dumps(record)
-    for own, triple in zip(boxes, judging.record(large)["defects"], strict=True):
-        assert triple["box_in_image"] == pytest.approx([3 * side for side in own], abs=3)
+    large = replace(judged, outcome=replace(judged.outcome, image=np.zeros((288, 288, 3), np.uint8)))
+    own, triple = (judging.record(one)["defects"] for one in (judged, large))
+    assert own and json.dumps(own)
+    for small, big in zip(own, triple, strict=True):
+        assert big["box_in_image"] == pytest.approx([3 * side for side in small["box_in_image"]], abs=3)
 
 
 def test_json_lines_are_all_that_stdout_gets(run_verb: Command, smoke_run: Path, images: list[Path], tmp_path: Path):
@@ -112,59 +99,48 @@ def test_json_lines_are_all_that_stdout_gets(run_verb: Command, smoke_run: Path,
     assert [answer["image"] for answer in answers if "refused" in answer] == [str(tmp_path / "in/good/broken.png")]
 
 
-@pytest.fixture
-def watching(judging: Judging, tmp_path: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Starts a watch of tmp_path/camera, anew after an earlier one; gives the list of what it answers."""
-    running: list[tuple[threading.Thread, threading.Event]] = []
-
-    def end() -> None:
-        for thread, stop in running:
-            stop.set()
-            thread.join(60)
-
-    def start() -> list[dict[str, Any]]:
-        end()
-        told: list[dict[str, Any]] = []
-        stop = threading.Event()
-        wanted = Wanted(overlays=False, told=told.append)
-        arguments = (judging, [tmp_path / "camera"], tmp_path / "out", wanted, stop, 0.2)
-        running.append((threading.Thread(target=watch, args=arguments, daemon=True), stop))
-        running[-1][0].start()
-        return told
-
-    start.end = end  # type: ignore[attr-defined]
-    yield start
-    end()
+@contextmanager
+def watching(judging: Judging, folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """A watch of folder/camera; gives the list of what it answers."""
+    told: list[dict[str, Any]] = []
+    stop = threading.Event()
+    wanted = Wanted(overlays=False, told=told.append)
+    arguments = (judging, [folder / "camera"], folder / "out", wanted, stop, 0.2)
+    thread = threading.Thread(target=watch, args=arguments, daemon=True)
+    thread.start()
+    try:
+        yield told
+    finally:
+        stop.set()
+        thread.join(60)
 
 
-def wait_for(reached: Callable[[], bool]) -> None:
+def wait_for(told: list[dict[str, Any]], count: int) -> None:
     until = time.monotonic() + 60
-    while not reached():
+    while len(told) < count:
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
-def test_a_watched_folder_is_answered_once_also_after_a_restart(watching: Any, tmp_path: Path):
+def test_a_watched_folder_is_answered_once_also_after_a_restart(judging: Judging, tmp_path: Path):
     write_image(tmp_path / "camera/a.png", 0, (96, 96))
-    told = watching()
-    wait_for(lambda: len(told) == 1)
     half = write_image(tmp_path / "next.png", 1, (96, 96)).read_bytes()
-    with (tmp_path / "camera/b.png").open("wb") as stream:
-        stream.write(half[:500])
-        stream.flush()
-        write_image(tmp_path / "camera/line2/a.png", 2, (96, 96))
-        wait_for(lambda: len(told) == 2)
-        assert told[1]["image"].endswith("line2/a.png"), "what is half written waits"
-        stream.write(half[500:])
-    wait_for(lambda: len(told) == 3)
+    with watching(judging, tmp_path) as told:
+        wait_for(told, 1)
+        with (tmp_path / "camera/b.png").open("wb") as stream:
+            stream.write(half[:500])
+            stream.flush()
+            write_image(tmp_path / "camera/line2/a.png", 2, (96, 96))
+            wait_for(told, 2)
+            assert told[1]["image"].endswith("line2/a.png"), "what is half written waits"
+            stream.write(half[500:])
+        wait_for(told, 3)
     assert "refused" not in told[2] and told[2]["image"].endswith("b.png")
-    again = watching()
-    write_image(tmp_path / "camera/a.bmp", 3, (96, 96))
-    wait_for(lambda: len(again) == 1)
-    watching.end()
-    assert [Path(row["image"]).name for row in rows(tmp_path / "out/predictions.csv")] == [
-        "a.png", "a.png", "b.png", "a.bmp",
-    ]  # fmt: skip
+    with watching(judging, tmp_path) as again:
+        write_image(tmp_path / "camera/a.bmp", 3, (96, 96))
+        wait_for(again, 1)
+    answered = [Path(row["image"]).name for row in read_rows(tmp_path / "out/predictions.csv")]
+    assert answered == ["a.png", "a.png", "b.png", "a.bmp"]
     maps = {p.relative_to(tmp_path / "out/maps").as_posix() for p in (tmp_path / "out/maps").rglob("*.tiff")}
     assert maps == {"a.tiff", "line2/a.tiff", "b.tiff", "a_bmp.tiff"}
 

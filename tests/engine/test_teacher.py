@@ -16,8 +16,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.torch import load_file
+from torch import nn
 
+from anomalib_lite.backbones.finetuning import Outcome, finetune
 from anomalib_lite.data.fingerprint import fingerprint
+from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.engine import teacher
 from anomalib_lite.engine.build import plain
@@ -86,11 +89,11 @@ def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there
 
 
 def test_what_was_measured_lies_beside_the_weights(configure: Compose, splits: Splits):
-    cfg = configure("teacher=finetuned", "teacher.unfreeze=1", "teacher.epochs=2")
+    cfg = configure("teacher=finetuned", "teacher.unfreeze=1", "teacher.epochs=2", "teacher.image_size=[32,40]")
     folder = Path(weights(cfg, splits)).parent
     record = json.loads((folder / "outcome.json").read_text())
     assert record["task"] == "CutPaste" and record["classes"] == ["normal", "cutpaste", "scar"]
-    assert record["blocks"] == ["blocks.1.1"] and record["image_size"] == [48, 48]
+    assert record["blocks"] == ["blocks.1.1"] and record["image_size"] == [32, 40]
     assert record["images"] + record["held_out_images"] == len(splits.train) and record["held_out_images"] == 1
     assert record["accuracy_by_chance"] == pytest.approx(1 / 3) and 0 <= record["accuracy_after"] <= 1
     header, *rows = (folder / "history.csv").read_text().splitlines()
@@ -139,14 +142,6 @@ def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
     assert unweighted == key("teacher=finetuned_classifier")
 
 
-def test_its_own_image_size_is_taken(configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch):
-    sizes = []
-    monkeypatch.setattr(teacher, "_make", lambda asked, samples, folder: sizes.append(asked.image_size))
-    weights(configure("teacher=finetuned", "teacher.image_size=32"), splits)
-    weights(configure("teacher=finetuned", "teacher.image_size=[32,40]"), splits)
-    assert sizes == [(32, 32), (32, 40)]
-
-
 def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(
     configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ):
@@ -164,36 +159,32 @@ def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(
     assert load_file(weights(cfg, splits))
 
 
-def test_template_and_nok_images_are_never_held_out(configure: Compose, splits: Splits, tmp_path: Path):
+def test_template_and_nok_images_take_part_with_their_weight_and_are_never_held_out(
+    configure: Compose, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     bad = [write_image(tmp_path / f"bad/{i}.png", 50 + i, mark=True) for i in range(3)]
     golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template", weight=2.0)
     drawn = tuple(Sample(write_image(tmp_path / f"{i}.png", 60 + i), OK, origin="generated") for i in range(7))
-    cfg = configure("teacher=finetuned_classifier", f"teacher.nok={bad[0].parent}", "teacher.held_out=0.3")
-    settings = teaching(cfg).settings
-    nok = teacher._nok(teaching(cfg), {"OK training": splits.train, "test": splits.test})
-    assert [(s.image, s.weight) for s in nok] == [(path, 10) for path in bad]
-    samples = settings.task.samples([*splits.train, golden], [*drawn, *nok])
-    train, held_out = teacher._hold_out(samples, settings)
-    assert {s.image for s in train} | {s.image for s in held_out} == {s.image for s in samples}
-    assert len(train) + len(held_out) == len(samples)
-    assert {*bad, golden.image} <= {s.image for s in train}
+    classifier = ["teacher=finetuned_classifier", f"teacher.nok={bad[0].parent}"]
+    seen: list[list[Sample]] = []
+
+    def noted(backbone: nn.Module, learned: ImageSet, tried: ImageSet, *_: object, **__: object) -> Outcome:
+        seen[:] = [learned.samples, tried.samples]
+        return finetune(backbone, learned, tried, *_, **__)
+
+    monkeypatch.setattr(teacher, "finetune", noted)
+    parts = []
+    for seed in (0, 1):
+        cfg = configure(*classifier, "teacher.held_out=0.3", f"teacher.seed={seed}")
+        assert weights(cfg, splits, [*splits.train, golden], drawn)
+        parts.append(seen[:])
+    (train, held_out), (_, others) = parts
+    weight = {s.image: s.weight for s in train}
+    assert [weight[path] / weight[golden.image] for path in bad] == [pytest.approx(10 / 2)] * 3
+    assert {s.image for s in train + held_out} == {s.image for s in (*splits.train, golden, *drawn)} | set(bad)
+    assert len(train) + len(held_out) == len(splits.train) + 1 + 7 + 3
     assert {s.label for s in held_out} == {0, 1} and len(held_out) == 4  # of 8 real and of 7 generated ones
-    assert teacher._hold_out(samples, settings)[1] == held_out
-    assert teacher._hold_out(samples, replace(settings, seed=1))[1] != held_out
-
-
-def test_nok_images_take_part_with_their_weight(configure: Compose, splits: Splits, tmp_path: Path):
-    """The weight 10 of the configuration reaches the training, and the classes are told apart with them."""
-    write_image(tmp_path / "bad/0.png", 50, mark=True)
-    seen = []
-    cfg = configure("teacher=finetuned_classifier", f"teacher.nok={tmp_path / 'bad'}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "_make", lambda asked, samples, folder: seen.extend(samples))
-        weights(cfg, splits)
-    (nok,) = [s for s in seen if s.label == 1]
-    (ok,) = {s.weight for s in seen if s.label == 0}
-    assert nok.weight / ok == pytest.approx(10)
-    assert Path(weights(configure("teacher=finetuned_classifier", f"teacher.nok={tmp_path / 'bad'}"), splits)).parent
+    assert others != held_out
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["by its path", "copied elsewhere"])

@@ -44,12 +44,9 @@ def test_a_device_that_is_not_here_is_refused_in_words(accelerator: str):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("detector", ["padim", "stfpm"])
-def test_it_is_refused_before_anything_runs(run_verb: Command, tiny: list[str], tmp_path: Path, detector: str):
-    rest = [option for option in tiny if not option.startswith("detector.")]
-    for trainer in ("trainer=ddp", "trainer.accelerator=cuda"):
-        done = run_verb("train", *rest, f"detector={detector}", trainer, f"paths.artifacts={tmp_path}/a")
-        assert done.status == 2 and "cannot be had here" in done.err and "Traceback" not in done.err
+def test_it_is_refused_before_anything_runs(run_verb: Command, tiny: list[str], tmp_path: Path):
+    done = run_verb("train", *tiny, "trainer=ddp", f"paths.artifacts={tmp_path}/a")
+    assert done.status == 2 and "cannot be had here" in done.err and "Traceback" not in done.err
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob("runs/default/*"))
 
 

@@ -1,11 +1,11 @@
 """Exported files: the run's own numbers from pixels of any size, in every format, and what a file says of itself."""
 
-import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from anomalib_lite.export.graph import write_graph
 from anomalib_lite.export.quantise import quantise
 from anomalib_lite.export.resize import Resize
 from anomalib_lite.export.session import Exported
-from tests.commands import in_process, read_rows
+from tests.commands import in_process, only_run, read_json, read_rows
 from tests.made import write_image
 
 NET = ["backbone=timm", "backbone.name=test_efficientnet", "backbone.weights=none", "backbone.layers=[1,2,3]"]
@@ -36,10 +36,10 @@ def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seconds, with two views."""
     home = tmp_path_factory.mktemp("exported")
     asked = [a for a in tiny if "gaussian" not in a and a != "defects=none"]
-    asked += [*NET, "tta=flips", f"paths.runs={home}/runs", f"paths.artifacts={home}/artifacts"]
+    asked += [*NET, "tta.views=[{},{flip:horizontal}]", f"paths.runs={home}/runs", f"paths.artifacts={home}/artifacts"]
     done = in_process("train", *asked, "detector=padim")
     assert done.status == 0, done.err
-    return next((home / "runs/default").iterdir())
+    return only_run(home)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,18 @@ def exported(run: Path) -> Path:
     return run / "export-onnx-fp32/model.onnx"
 
 
-def scores(path: Path) -> dict[str, tuple[float, str]]:
-    """Score and verdict by the image's folder and name."""
-    with path.open(newline="") as stream:
-        return {"/".join(Path(r["image"]).parts[-2:]): (float(r["score"]), r["nok"]) for r in csv.DictReader(stream)}
+Verdicts = dict[str, tuple[float, bool]]  # score and verdict by the image's folder and name
 
 
-def alike(found: dict[str, tuple[float, str]], known: dict[str, tuple[float, str]]) -> None:
+def verdicts(rows: Iterable[tuple[str, str, bool]]) -> Verdicts:
+    return {"/".join(Path(image).parts[-2:]): (float(score), nok) for image, score, nok in rows}
+
+
+def written(folder: Path) -> Verdicts:
+    return verdicts((r["image"], r["score"], r["nok"] == "1") for r in read_rows(folder / "predictions.csv"))
+
+
+def alike(found: Verdicts, known: Verdicts) -> None:
     assert found.keys() == known.keys()
     for name, (score, nok) in found.items():
         assert score == pytest.approx(known[name][0], rel=1e-4) and nok == known[name][1], name
@@ -81,33 +86,32 @@ def test_a_graph_resizes_as_opencv_does():
 
 def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: Path, exported: Path, tmp_path: Path):
     """Also the same regions, of the same types. And the example beside the file, which decodes and resizes itself."""
-    known = scores(run / "predictions.csv")
-    images = [row["image"] for row in csv.DictReader((run / "predictions.csv").open(newline=""))]
+    known = written(run)
+    images = [row["image"] for row in read_rows(run / "predictions.csv")]
     regions: list[list[list[str]]] = []
-    listed = f"images=[{','.join(images)}]"
     for name, source in (("run", run), ("file", exported), ("folder", exported.parent)):
+        listed = f"images=[{','.join(images)}]"
         done = in_process("predict", f"run={source}", listed, f"output={tmp_path}/{name}", "overlays=false")
         assert done.status == 0, done.err
-        alike(scores(tmp_path / name / "predictions.csv"), known)
+        alike(written(tmp_path / name), known)
         regions.append([[row[k] for k in REGION] for row in read_rows(tmp_path / name / "defects.csv")])
     assert regions[0] and regions[0] == regions[1] == regions[2]
-    folder = open_run(run).run.config["data"]
-    own = ["data=mvtec_ad", f"data.root={folder['root']}", f"data.category={folder['category']}"]
-    for name, source in (("evaluated", run), ("evaluated file", exported)):
+    data = open_run(run).run.config["data"]
+    own = ["data=mvtec_ad", f"data.root={data['root']}", f"data.category={data['category']}"]
+    for name, source, named in (("evaluated", run, []), ("evaluated file", exported, own)):
         asked = [f"run={source}", f"output={tmp_path}/{name}", "report=false"]
-        done = in_process("evaluate", *asked, *(own if source == exported else []))
+        done = in_process("evaluate", *asked, *named)
         assert done.status == 0, done.err
-        alike(scores(tmp_path / name / "predictions.csv"), known)
-        figures = json.loads((tmp_path / name / "metrics.json").read_text())
+        alike(written(tmp_path / name), known)
+        figures, expected = (read_json(folder / "metrics.json") for folder in (tmp_path / name, run))
         for figure in ("image_auroc", "pixel_auroc", "aupro", "image_false_alarm_rate", "image_detection_rate"):
-            assert figures[figure] == pytest.approx(json.loads((run / "metrics.json").read_text())[figure], abs=1e-6)
+            assert figures[figure] == pytest.approx(expected[figure], abs=1e-6)
     done = in_process("evaluate", f"run={exported}", f"output={tmp_path}/none", "report=false")
     assert done.status and "name them, e.g. data=folder" in done.err
     command = [sys.executable, exported.parent / "predict.py", exported, *images]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     said = [line.split("\t") for line in lines]
-    found = {"/".join(Path(name).parts[-2:]): (float(score), str(int(v == "NOK"))) for name, score, v, _ in said}
-    alike(found, known)
+    alike(verdicts((name, score, verdict == "NOK") for name, score, verdict, _ in said), known)
 
 
 def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported: Path, tmp_path: Path):
@@ -127,9 +131,8 @@ def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported: Path, tm
 
 def test_a_file_says_what_it_is(run: Path, exported: Path):
     about = Exported(exported).about
-    threshold = json.loads((run / "threshold.json").read_text())
-    assert about["threshold"] == threshold and "probability of at most" in about["promise"]
-    assert about["data"]["fingerprint"] == json.loads((run / "data.json").read_text())["fingerprint"]
+    assert about["threshold"] == read_json(run / "threshold.json") and "probability of at most" in about["promise"]
+    assert about["data"]["fingerprint"] == read_json(run / "data.json")["fingerprint"]
     assert (about["detector"], about["size"], about["precision"]) == ("PaDiM", [48, 48], "fp32")
     assert about["version"] and "MIT" in about["licence"]
     assert str(run.parent) not in json.dumps(about), "no paths of this machine"
@@ -143,9 +146,8 @@ def test_other_formats_and_precisions(
 ):
     """They stay near the run; a file of a fixed batch judges any number; half precision halves the file."""
     file, found = export_run(open_run(run), tmp_path, format, precision, batch, tolerance=10)
-    assert (
-        max(found.map, found.score) <= {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]
-    )  # of a network of random weights
+    allowed = {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]  # of a network of random weights
+    assert max(found.map, found.score) <= allowed
     map, score, nok = Exported(file, trusted=["pt2"]).run(np.zeros((3, 64, 64, 3), np.uint8))
     assert map.shape == (3, 48, 48) and score.shape == nok.shape == (3,)
     if precision == "fp16":
@@ -187,14 +189,15 @@ def test_a_file_that_differs_does_not_stay(run: Path, tmp_path: Path, monkeypatc
 
 
 def test_what_cannot_be_is_refused(run: Path, exported: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="precision=fp32"):
-        export_run(open_run(run), tmp_path, "torch", "int8")
-    with pytest.raises(UserError, match="exported already"):
-        export_run(open_run(exported), tmp_path, "onnx", "fp32")
     trained = open_run(run)
     boxed = replace(trained, judge=replace(trained.judge, resize="letterbox"))
-    with pytest.raises(UserError, match="resize=stretch"):
-        export_run(boxed, tmp_path, "onnx", "fp32")
+    for asked, format, precision, reason in (
+        (trained, "torch", "int8", "precision=fp32"),
+        (open_run(exported), "onnx", "fp32", "exported already"),
+        (boxed, "onnx", "fp32", "resize=stretch"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            export_run(asked, tmp_path, format, precision)
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(exported.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):

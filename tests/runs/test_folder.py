@@ -30,9 +30,9 @@ def config(**changes) -> dict:
 
 
 SAME = [{"paths__runs": "/elsewhere"}, {"paths__artifacts": "/cache"}, {"force": True}, {"tracking__kind": "wandb"},
-        {"ram_limit_mb": 1}, {"experiment_name": "other"}, {"data__root": "/moved"}]  # fmt: skip
+        {"ram_limit_mb": 1}, {"experiment_name": "other"}, {"data__root": "/moved"}, {"validate": False}]  # fmt: skip
 OTHER = [{"seed": 1}, {"image_size": [256, 256]}, {"detector__epochs": 6}, {"data__val_share": 0.3},
-         {"backbone": {"name": "resnet18"}}]  # fmt: skip
+         {"backbone": {"name": "resnet18"}}, {"validate": True}]  # fmt: skip
 
 
 def test_what_may_change_the_result_changes_the_name_and_nothing_else_does():

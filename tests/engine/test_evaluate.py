@@ -1,19 +1,23 @@
-"""The figure that settings may be chosen by: OK images with drawn defects, apart from threshold and test images."""
+"""The figure that settings may be chosen by, of OK images with drawn defects; and the inspector of defects."""
 
-import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Batch, Sample
+from anomalib_lite.defects import LevelsOfMaps
 from anomalib_lite.detectors.model import Prediction
-from anomalib_lite.engine.evaluate import DRAWN, hold_back, validate
+from anomalib_lite.engine.evaluate import DRAWN, hold_back, make_inspector, open_collector, validate
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.folder import run_hash
-from tests.commands import Command
-from tests.made import write_category
+from anomalib_lite.scoring import threshold_from_ok
+from tests.commands import Command, only_run, read_json
+from tests.defects.conftest import SHAPE, perfect, photograph, settings
+from tests.defects.test_collect import case, outcome
+from tests.made import write_category, write_pixels
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +62,25 @@ def test_what_finds_drawn_defects_is_told_from_what_does_not(images: ImageSet):
     assert good == validate(Known(images), images, 0.3), "the same defects again"  # type: ignore[arg-type]
 
 
-def test_off_it_leaves_the_name_of_a_run_as_it_was():
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.create({"seed": 0, "data": {}})
-    names = [run_hash(OmegaConf.merge(plain, more), "f") for more in ({}, {"validate": False}, {"validate": True})]
-    assert names[0] == names[1] != names[2]
-
-
 def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(
-    run_verb: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    run_verb: Command, tiny: list[str], tmp_path: Path
 ):
-    folder = write_category(tmp_path_factory.mktemp("set") / "stripes", train=20, good=2, defects={"dot": 2})
-    done = run_verb(
-        "train", "preset=smoke", "detector=stfpm", "tracking=none", "defects=none", "data=mvtec_ad",
-        f"data.root={folder.parent}", "data.category=stripes", "image_size=48", "batch_size=4",
-        "detector.gaussian.choose=levels", "validate=true",
-    )  # fmt: skip
+    done = run_verb("train", *tiny, "data.val_share=0.4", "validate=true")
     assert done.status == 0, done.err
     assert "drawn defects on held-out OK images: image AUROC" in done.out + done.err
-    metrics = json.loads(next((tmp_path / "runs").rglob("metrics.json")).read_text())
+    metrics = read_json(only_run(tmp_path) / "metrics.json")
     assert metrics["validation"]["ok_images"] == 2 and metrics["threshold"]["n"] == 2
     assert 0 <= metrics["validation"]["mean"] <= 1
+
+
+def test_an_inspector_is_made_in_training_and_opened_again(tmp_path: Path):
+    files = [write_pixels(tmp_path / f"train/{i}.png", photograph(i)[..., ::-1]) for i in range(6)]
+    black = write_pixels(tmp_path / "generated.png", np.zeros((*SHAPE, 3), np.uint8))
+    train = ImageSet([Sample(black, OK, origin="generated"), *(Sample(file, OK) for file in files)], SHAPE)
+    golden = write_pixels(tmp_path / "golden.png", cv2.resize(perfect(), None, fx=2, fy=2)[..., ::-1])
+    make_inspector(settings(), tmp_path, train, LevelsOfMaps(), golden)
+    collector = open_collector(tmp_path, threshold_from_ok([0.1], [0.1]))
+    assert collector.inspector.reference.alike > 0.95, "the generated, black image had no part in it"
+    picture, values, mask = case(9, 14)
+    (defect,) = collector.add(outcome("stain/7.png", picture, values, "stain", mask)).defects
+    assert defect.kind == "colour_scratch" and collector.metrics()["type_accuracy"] == 1
