@@ -61,6 +61,12 @@ def read_judge(settings: Mapping[str, Any]) -> Judge:
     )
 
 
+def threshold_rule(settings: Mapping[str, Any]) -> tuple[float, float | None, float]:
+    """False-alarm rate, and percentile and factor of the pixel threshold (None and any: it keeps the rate, too)."""
+    scoring = settings["scoring"]
+    return scoring["false_alarm_rate"], scoring["pixel_percentile"], scoring["pixel_factor"]
+
+
 @dataclass(frozen=True)
 class Plan(Judge):
     """A training as objects and plain values.
@@ -74,8 +80,7 @@ class Plan(Judge):
         generates: Whether images of the generator take part.
         restyles: Whether the generator changes training images.
         teaching: How the backbone is fine-tuned; None where it stays as it is.
-        inspector: Settings of the inspector; None or without types: there is none.
-        pixel_rule: Percentile and factor of the pixel threshold; None and any: it keeps the false-alarm rate.
+        rule: See `threshold_rule`.
         keep: Which epoch is kept, `last` or `best`.
         validate: Whether half of the held-out images judge the run by drawn defects.
         force: Whether what is there already is made anew.
@@ -92,11 +97,9 @@ class Plan(Judge):
     generates: bool
     restyles: bool
     teaching: Teaching | None
-    inspector: Mapping[str, Any] | None
     tracking: Tracking
     artifacts: Path
-    false_alarm_rate: float
-    pixel_rule: tuple[float | None, float]
+    rule: tuple[float, float | None, float]
     keep: str
     validate: bool
     force: bool
@@ -128,11 +131,9 @@ def build_plan(cfg: DictConfig) -> Plan:
         generates=learns and order.generator is not None and judge.mode.generated != 0,
         restyles=learns and restyles,
         teaching=teaching if learns else None,
-        inspector=settings["defects"],
         tracking=Tracking(**settings["tracking"]),
         artifacts=Path(str(cfg.paths.artifacts)),
-        false_alarm_rate=cfg.scoring.false_alarm_rate,
-        pixel_rule=(cfg.scoring.pixel_percentile, cfg.scoring.pixel_factor),
+        rule=threshold_rule(settings),
         start_from=Path(str(cfg.start_from)) if cfg.start_from else None,
         missed=tuple(expand(cfg.missed, Path())),
         reviewer=_reviewer(cfg, devices) if cfg.contamination else None,

@@ -38,15 +38,9 @@ INSPECTOR = "inspector"  # folder in a run's folder
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model says of labelled images.
-
-    Attributes:
-        metrics: What metrics.json holds.
-        outcomes: One for each image, in the samples' order; those that a page may show keep image, map and mask.
-        pixel_points: Of the pixel curves, or None.
-        seconds: That the model took, apart from what is done with its maps.
-        threshold: That the images were judged by.
-        collector: The defects that were found, or None.
+    """What a model says of labelled images. metrics: what metrics.json holds. outcomes: one for each image, in the
+    samples' order; those that a page may show keep image, map and mask. pixel_points: of the pixel curves. seconds:
+    that the model took, apart from what is done with its maps. collector: of the defects.
     """
 
     metrics: dict[str, Any]
@@ -186,12 +180,7 @@ def make_inspector(
 ) -> None:
     """Finds an inspector from the real OK training images, and saves it in the run's folder.
 
-    Args:
-        settings: The group `defects`; None or without types: there is none.
-        run: The run's folder.
-        train: The training images.
-        levels: Of the maps of held-out OK images.
-        template: The picture of the perfect product, or None.
+    settings: the group `defects`; None or without types: there is none. levels: of the maps of held-out OK images.
     """
     if not settings or not settings.get("types"):
         return

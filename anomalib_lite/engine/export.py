@@ -19,7 +19,7 @@ from anomalib_lite.data.fingerprint import check_same_data
 from anomalib_lite.data.images import loader, to_pixels
 from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.detectors.model import Batches
-from anomalib_lite.engine.build import SHARED, build_data
+from anomalib_lite.engine.build import SHARED, build_data, threshold_rule
 from anomalib_lite.engine.evaluate import INSPECTOR, Measured, find_threshold
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
@@ -44,7 +44,6 @@ class Difference:
     """An exported file against its run, on images as they lie on disk.
 
     Attributes:
-        images: How many.
         map: The largest difference of a map from the run's, of the same resized pixels; as a share of the range of the
             run's maps over all images.
         own_size: The same of pictures at their own size, which the graph resizes: a grey level of one pixel may differ.
@@ -95,7 +94,7 @@ def export_run(
         trained: The run.
         folder: To write to.
         format: One of FORMATS.
-        precision: One of PRECISIONS.
+        precision: fp32, fp16 or int8.
         batch: Images that are judged at once; None: any number, of OpenVINO one.
         limit: Held-out OK and test images that it is held against, at most.
         tolerance: Of maps and scores, see `Difference`; None: by precision.
@@ -217,13 +216,11 @@ def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
     Rounding is far louder than what statistics of OK images know: left as they were, they would call all of it
     anomalous.
     """
-    judge, config = trained.judge, trained.run.config["scoring"]
-    model = deepcopy(trained.model).cpu().eval()
+    judge, model = trained.judge, deepcopy(trained.model).cpu().eval()
     train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
     quantise(model, [train[[k]] for k in _evenly(range(len(train)), CALIBRATION)])
     model.calibrate(cast(Batches, loader(model.seen(train), judge.batch_size)), judge.batch_size)
-    rule = config["false_alarm_rate"], config["pixel_percentile"], config["pixel_factor"]
-    threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *rule)
+    threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *threshold_rule(trained.run.config))
     return replace(trained, model=model, threshold=threshold)
 
 

@@ -83,7 +83,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         note = f"it holds for images like those kept: {len(left_out)} OK images that looked NOK were left out"
         threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
     with run.stage("inspector"):
-        make_inspector(plan.inspector, run.path, train, levels, inputs.template)
+        make_inspector(plan.settings["defects"], run.path, train, levels, inputs.template)
         collector = open_collector(run.path, threshold)
     run.status["model_mb"] = round(save_model(run.path, model, threshold) / 2**20, 2)
     log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
@@ -109,7 +109,7 @@ def _set_threshold(
         model.method.reconsider(OnDevice(loader(missed, plan.batch_size), plan.devices.first))
         run.status |= model.method.notes
     with run.stage("threshold"):
-        threshold, levels = find_threshold(model, held_out, plan.batch_size, plan.false_alarm_rate, *plan.pixel_rule)
+        threshold, levels = find_threshold(model, held_out, plan.batch_size, *plan.rule)
         if len(missed):
             threshold = lowered(model, threshold, missed, plan.batch_size)
     return threshold, levels
@@ -229,16 +229,10 @@ def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is learned from.
-
-    Attributes:
-        splits: Training images in the order real, generated, template, weighted by origin.
-        real: How many of the training images are real.
-        teacher: File of the backbone's weights, None for its own source.
-        template: The golden image, None without one or where each image has its own.
-        generated: Report folder of the generated images, or None.
-        restyler: See `Augment`.
-        key: JSON-ready; with the configuration it defines the training.
+    """What is learned from. splits: training images in the order real, generated, template, weighted by origin. real:
+    how many of them are real. teacher: file of the backbone's weights, None for its own source. template: the golden
+    image, None without one or where each image has its own. generated: report folder of the generated images.
+    restyler: see `Augment`. key: JSON-ready; with the configuration it defines the training.
     """
 
     splits: Splits

@@ -30,14 +30,9 @@ KEPT_DROPS = 24  # dropped images that stay to be looked at
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of a generator.
-
-    Attributes:
-        generator: Untrained; it is trained or loaded in place.
-        settings: What it was built from, JSON-ready. They name its artifacts.
-        seed: Of the training and of the images.
-        count: How many images; None for as many as there are OK ones.
-        quantile: Of the structure guard; None where it is off.
+    """What is asked of a generator, which is trained or loaded in place. settings: what it was built from, JSON-ready;
+    they name its artifacts. seed: of the training and of the images. count: of images; None: as many as there are OK
+    ones. quantile: of the structure guard; None where it is off.
     """
 
     generator: Generator
@@ -75,12 +70,7 @@ class GeneratedSet:
 
 
 def read_order(settings: Mapping[str, Any], seed: int) -> Order:
-    """The order in the group `generator` of a configuration.
-
-    Args:
-        settings: The group as a plain mapping, resolved.
-        seed: Of the run, where the group names none.
-    """
+    """The order in the group `generator` of a configuration, plain and resolved. seed: where the group names none."""
     own = dict(settings)
     count, own_seed, guard = (own.pop(key, None) for key in ("count", "seed", "structure_guard"))
     guard = {"enabled": True, "quantile": 0.01} | (guard or {})

@@ -2,7 +2,6 @@
 
 import logging
 import tarfile
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from anomalib_lite.data.files import list_images, require_folder
 from anomalib_lite.engine.judging import Judging
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.atomic import atomic_path, write_image
 
 log = logging.getLogger(__name__)
 
 OBJECTS = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
 SPLITS = ("test_private", "test_private_mixed")
 MAPS, MASKS = "anomaly_images", "anomaly_images_thresholded"
-LARGEST = float(np.finfo(np.float16).max)
 
 
 def object_of(trained: TrainedRun) -> str:
@@ -33,13 +31,13 @@ def object_of(trained: TrainedRun) -> str:
     return str(category)
 
 
-def write_object(trained: TrainedRun, root: Path, output: Path, splits: Sequence[str] = SPLITS) -> int:
+def write_object(trained: TrainedRun, root: Path, output: Path) -> int:
     """Maps (float16 TIFF) and masks (PNG of 0 and 255) of one object's images, at their own size; returns how many.
 
     A pixel is anomalous above the run's pixel threshold, which comes from held-out OK images.
     """
     name, judging, count = object_of(trained), Judging(trained), 0
-    for split in splits:
+    for split in SPLITS:
         folder = require_folder(root / name / split, f"The split {split} of {name}", "root")
         paths = iter(list_images(folder))
         while batch := [judging.open(path) for path in islice(paths, judging.at_once)]:
@@ -49,9 +47,9 @@ def write_object(trained: TrainedRun, root: Path, output: Path, splits: Sequence
                 whole = cv2.resize(map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
                 place = Path(name) / split / judged.outcome.sample.image.stem
                 with atomic_path(output / MAPS / place.with_suffix(".tiff")) as temporary:
-                    tifffile.imwrite(temporary, whole.clip(max=LARGEST).astype(np.float16))
+                    tifffile.imwrite(temporary, whole.clip(max=np.finfo(np.float16).max).astype(np.float16))
                 with atomic_path(output / MASKS / place.with_suffix(".png")) as temporary:
-                    cv2.imwrite(str(temporary), np.uint8(255) * (whole > trained.threshold.pixel).astype(np.uint8))
+                    write_image(temporary, whole > trained.threshold.pixel)
                 count += 1
         log.info("%s, %s: %d images in all so far", name, split, count)
     return count

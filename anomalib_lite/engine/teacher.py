@@ -32,16 +32,9 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a teacher is made.
-
-    Attributes:
-        settings: Of the fine-tuning.
-        backbone: Makes the network with the weights that it starts from.
-        recipe: What both were built from, JSON-ready: with the images, it names the artifact.
-        image_size: (height, width) in px; that of the run unless the teacher has its own.
-        root: Folder that `settings.nok` is relative to.
-        ram_limit_mb: See `ImageSet`.
-        accelerator, precision: As Lightning's Trainer names them.
+    """How a teacher is made. backbone: makes the network with the weights that it starts from. recipe: what both were
+    built from, JSON-ready: with the images, it names the artifact. image_size: (height, width) in px. root: folder that
+    `settings.nok` is relative to. accelerator, precision: as Lightning's Trainer names them.
     """
 
     settings: Settings
@@ -84,18 +77,15 @@ def finetuned_weights(
     held_out: Sequence[Sample] = (),
     generated: Sequence[Sample] = (),
 ) -> Path:
-    """The file of the fine-tuned backbone, made where it is not there yet.
-
-    Beside it lie outcome.json (accuracies on held-out images, blocks, seconds) and history.csv.
+    """The file of the fine-tuned backbone, made where it is not there yet; beside it lie outcome.json (accuracies on
+    held-out images, blocks, seconds) and history.csv.
 
     Args:
         teaching: How it is made.
-        ok: The OK training images and, in template mode, the template, each with its weight; no held-out ones, which
-            set the threshold.
+        ok: The OK training images and, in template mode, the template, each with its weight.
         data_hash: Fingerprint of the data that they come from.
         artifacts: Folder of results that several runs share.
-        test: Images that must not take part.
-        held_out: As `test`: the run's held-out OK images.
+        test, held_out: The run's test images and held-out OK images, which must not take part.
         generated: Those of a generator, for a task that wants them.
     """
     task = teaching.settings.task

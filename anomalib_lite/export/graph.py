@@ -22,7 +22,6 @@ from anomalib_lite.registration.template import Alignment
 
 OUTPUTS = ("map", "score", "nok")
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
-PRECISIONS = ("fp32", "fp16", "int8")
 ABOUT = "anomalib_lite"  # the key of the metadata
 OPSET = 20
 SMALL = 4096  # numbers; smaller tensors stay in single precision, and so do means, which are subtracted
@@ -84,7 +83,7 @@ def write_graph(
     Args:
         graph: What is exported; on the CPU.
         file: One of FORMATS by its ending.
-        precision: One of PRECISIONS; torch knows fp32 alone. Of int8 the graph's networks are rounded already.
+        precision: fp32, fp16 or int8; torch knows fp32 alone. Of int8 the graph's networks are rounded already.
         about: JSON-ready; becomes the file's metadata.
         batch: Images that are judged at once; None: any number.
 

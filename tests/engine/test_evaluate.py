@@ -17,14 +17,13 @@ from anomalib_lite.scoring import threshold_from_ok
 from tests.commands import Command, only_run, read_json
 from tests.defects.conftest import SHAPE, perfect, photograph, settings
 from tests.defects.test_collect import case, outcome
-from tests.made import write_category, write_pixels
+from tests.made import write_image, write_pixels
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    folder = write_category(tmp_path_factory.mktemp("val") / "stripes", train=9, good=1, defects={"dot": 1})
-    files = sorted((folder / "train" / "good").iterdir())
-    return ImageSet([Sample(file, OK) for file in files], (48, 48))
+    folder = tmp_path_factory.mktemp("val")
+    return ImageSet([Sample(write_image(folder / f"{k}.png", k), OK) for k in range(9)], (48, 48))
 
 
 class Known:
