@@ -75,8 +75,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         )
         warn_near_copies(train, test)
     held_out, judging = hold_back(val) if plan.validate else (val, None)
-    if train_model(plan, run, model, train, val, inputs, tracker.logger):
-        tracker.log_history(run.path / HISTORY)
+    train_model(plan, run, model, train, val, inputs, tracker)
     model.to(plan.devices.first).eval()
     threshold, levels = _set_threshold(plan, run, model, held_out, inputs.template)
     if plan.reviewer:
@@ -85,8 +84,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     with run.stage("inspector"):
         make_inspector(plan.settings["defects"], run.path, train, levels, inputs.template)
         collector = open_collector(run.path, threshold)
-    run.status["model_mb"] = round(save_model(run.path, model, threshold) / 2**20, 2)
-    log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
+    save_model(run, model, threshold)
     with run.stage("evaluate"):
         result = evaluate(model, test, threshold, plan.batch_size, plan.aupro_limit, collector)
     if len(test):
@@ -116,16 +114,16 @@ def _set_threshold(
 
 
 def train_model(
-    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
-) -> bool:
+    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, tracker: Tracker
+) -> None:
     """Statistics of the OK images, the training if the method has one, and the calibration.
 
     Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
     only in what comes after the training (`Method.after_training`, scoring, tta) train once: the trained weights are
     an artifact. A run that starts from another one takes its model, and calibrates it on all images anew, which is
-    what fitting to all of them at once would have given. Returns whether the curves are still to be tracked.
+    what fitting to all of them at once would have given.
     """
-    device, method, made = plan.devices.first, model.method, True
+    device, method = plan.devices.first, model.method
     in_order = OnDevice(loader(model.seen(train.part(slice(inputs.real))), plan.batch_size), device)
     if plan.start_from:
         model.load_state_dict(load_file(plan.start_from))
@@ -135,22 +133,21 @@ def train_model(
         if method.steps:
             method.epochs = -(-method.steps // len(loader(model.seen(train), plan.batch_size, plan.seed)))
         if method.epochs:
-            made = _take_trained(plan, run, model, train, val, inputs, logger)
+            _take_trained(plan, run, model, train, val, inputs, tracker)
     with run.stage("calibrate"):
         model.to(device).calibrate(in_order, plan.batch_size)  # Lightning takes it back to the CPU
     run.status |= method.notes
-    return not made or plan.devices.shared
 
 
 def _take_trained(
-    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, logger: Any
-) -> bool:
-    """The trained weights, and whether they were trained just now."""
+    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, tracker: Tracker
+) -> None:
+    """The trained weights, where there are none of such a training from one made now."""
     trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
-    tracked = None if plan.devices.shared else logger  # a tracker belongs to the process that opened it
+    logger = None if plan.devices.shared else tracker.logger  # a tracker belongs to the process that opened it
     with run.stage("train"):
         made = artifact(
-            trained, lambda folder: _train(plan, run, model, train, val, tracked, folder), replace=plan.force
+            trained, lambda folder: _train(plan, run, model, train, val, logger, folder), replace=plan.force
         )
         if not made:
             log.info("trained before: %s", trained)
@@ -158,15 +155,17 @@ def _take_trained(
                 shutil.copyfile(trained / HISTORY, temporary)
     model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
     run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
-    return made
+    if not made or plan.devices.shared:
+        tracker.log_history(run.path / HISTORY)
 
 
-def save_model(folder: Path, model: Model, threshold: Threshold) -> int:
-    """Writes model.safetensors and threshold.json; returns the model's size in bytes."""
-    with atomic_path(folder / MODEL) as temporary:
+def save_model(run: RunFolder, model: Model, threshold: Threshold) -> None:
+    """Writes model.safetensors and threshold.json."""
+    with atomic_path(run.path / MODEL) as temporary:
         save_file(_on_cpu(model.state_dict()), temporary)
-    write_json(folder / THRESHOLD, threshold.to_dict())
-    return (folder / MODEL).stat().st_size
+    write_json(run.path / THRESHOLD, threshold.to_dict())
+    run.status["model_mb"] = round((run.path / MODEL).stat().st_size / 2**20, 2)
+    log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
 
 
 def _keep_inputs(run: RunFolder, inputs: Inputs, backbone: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from anomalib_lite.engine.trainer import OnDevice
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reviewer:
     device: torch.device
     batch_size: int
     seed: int = 0
-    folds: int = FOLDS
+    folds: int = 5
     share: float = 0.0
 
     def scores(self, images: ImageSet) -> np.ndarray:
@@ -53,15 +53,15 @@ class Reviewer:
         """All images, the least usual first; the first `most` with picture and map, of the models of all the others."""
         scores = self.scores(images)
         order, most = np.argsort(-scores, kind="stable").tolist(), min(most, len(images) // 2)
-        first = images.part(order[:most])
         model = self._fitted(images, order[most:])
-        shown = [Outcome(s, float(scores[k]), False) for s, k in zip(first.samples, order, strict=False)]
-        for batch, prediction in run_over(model, loader(first, model.at_once(self.batch_size)), "draw the worst"):
-            pixels = to_pixels(batch.image)
-            for k, index in enumerate(batch.index.tolist()):
-                map = prediction.map[k, 0].numpy().copy()
-                shown[index] = replace(shown[index], image=pixels[k].copy(), map=map)
-        return shown + [Outcome(images.samples[k], float(scores[k]), False) for k in order[most:]]
+        batches, pictures = loader(images.part(order[:most]), model.at_once(self.batch_size)), list[Any]()
+        for batch, prediction in run_over(model, batches, "draw the worst"):
+            pictures += zip(to_pixels(batch.image), prediction.map[:, 0].numpy(), strict=True)
+        pictures += [(None, None)] * (len(images) - most)
+        return [
+            Outcome(images.samples[k], float(scores[k]), False, image=image, map=map)
+            for k, (image, map) in zip(order, pictures, strict=True)
+        ]
 
     def _round(self, images: ImageSet, fold: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         scores = np.empty(len(images))

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,7 +25,7 @@ from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.engine import teacher
 from anomalib_lite.engine.build import plain
-from anomalib_lite.engine.teacher import Teaching, finetuned_weights, read_teaching
+from anomalib_lite.engine.teacher import finetuned_weights, read_teaching
 from anomalib_lite.errors import UserError
 from anomalib_lite.settings import conf_dir
 from tests.made import write_image
@@ -33,20 +34,30 @@ QUICK = ["teacher.epochs=1", "teacher.head_epochs=0", "teacher.hidden=[8]", "tea
 Compose = Callable[..., DictConfig]
 
 
-@pytest.fixture
-def configure(tiny: list[str], tmp_path: Path) -> Compose:
-    def configure(*overrides: str) -> DictConfig:
-        quick = QUICK if any(o.startswith("teacher=f") and o != "teacher=frozen" for o in overrides) else []
-        shared = [*tiny, "backbone.layers=[1]", f"paths.artifacts={tmp_path / 'artifacts'}"]
+@pytest.fixture(scope="module")
+def composed(tiny: list[str]) -> Callable[[str], DictConfig]:
+    """The configuration of a choice of the group `teacher`, composed once."""
+
+    def compose_once(choice: str) -> DictConfig:
+        quick = [] if choice == "teacher=frozen" else QUICK
         with initialize_config_dir(str(conf_dir()), version_base=None):
-            return compose("train", [*shared, *overrides[:1], *quick, *overrides[1:]])
+            return compose("train", [*tiny, "backbone.layers=[1]", choice, *quick])
+
+    return cache(compose_once)
+
+
+@pytest.fixture
+def configure(composed: Callable[[str], DictConfig], tmp_path: Path) -> Compose:
+    def configure(choice: str, *changes: str) -> DictConfig:
+        changed = OmegaConf.from_dotlist([f"paths.artifacts={tmp_path / 'artifacts'}", *changes])
+        return OmegaConf.merge(composed(choice), changed)
 
     return configure
 
 
 @pytest.fixture
 def splits(configure: Compose) -> Splits:
-    return instantiate(configure().data)
+    return instantiate(configure("teacher=frozen").data)
 
 
 def made(cfg: DictConfig) -> set[str]:
@@ -54,16 +65,11 @@ def made(cfg: DictConfig) -> set[str]:
     return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
 
 
-def teaching(cfg: DictConfig) -> Teaching:
-    asked = read_teaching(plain(cfg), (cfg.image_size, cfg.image_size))
-    assert asked is not None
-    return asked
-
-
 def weights(cfg: DictConfig, splits: Splits, ok: list[Sample] | None = None, generated: tuple[Sample, ...] = ()) -> str:
-    learned, artifacts = splits.train if ok is None else ok, Path(cfg.paths.artifacts)
-    data_hash = fingerprint(splits)
-    return str(finetuned_weights(teaching(cfg), learned, data_hash, artifacts, splits.test, splits.val, generated))
+    asked, learned = read_teaching(plain(cfg), (cfg.image_size, cfg.image_size)), splits.train if ok is None else ok
+    assert asked is not None
+    hashed, artifacts = fingerprint(splits), Path(cfg.paths.artifacts)
+    return str(finetuned_weights(asked, learned, hashed, artifacts, splits.test, splits.val, generated))
 
 
 @pytest.mark.parametrize("choice", ["finetuned", "finetuned_classifier"])
