@@ -36,7 +36,7 @@ def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seconds, with two views."""
     home = tmp_path_factory.mktemp("exported")
     asked = [a for a in tiny if "gaussian" not in a and a != "defects=none"]
-    asked += [*NET, "tta.views=[{},{flip:horizontal}]", f"paths.runs={home}/runs", f"paths.artifacts={home}/artifacts"]
+    asked += [*NET, "tta=flips", f"paths.runs={home}/runs", f"paths.artifacts={home}/artifacts"]
     done = in_process("train", *asked, "detector=padim")
     assert done.status == 0, done.err
     return only_run(home)
