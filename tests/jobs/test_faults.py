@@ -1,4 +1,4 @@
-"""What happens around a command: data that cannot be written to, moves, another process at work."""
+"""What happens around a command: clocks, data that cannot be written to, moves, another process at work."""
 
 from __future__ import annotations
 
@@ -13,8 +13,54 @@ from pathlib import Path
 import pytest
 
 from anomalib_lite.runs.artifacts import alone
-from tests.commands import Command, command_line, one_thread, trained
+from tests.commands import Command, command_line, one_thread, only_run, scores, trained
 from tests.conftest import Seal
+
+# the clock of the day goes back by a minute at each reading, the monotonic one is left alone
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+#include <sys/time.h>
+static long readings;
+int clock_gettime(clockid_t id, struct timespec *t) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int done = real(id, t);
+  if (id == CLOCK_REALTIME) t->tv_sec -= 60 * ++readings;
+  return done;
+}
+int gettimeofday(struct timeval *t, void *zone) {
+  struct timespec s;
+  int done = clock_gettime(CLOCK_REALTIME, &s);
+  t->tv_sec = s.tv_sec, t->tv_usec = s.tv_nsec / 1000;
+  return done;
+}
+time_t time(time_t *t) {
+  struct timespec s;
+  clock_gettime(CLOCK_REALTIME, &s);
+  if (t) *t = s.tv_sec;
+  return s.tv_sec;
+}
+"""
+
+
+@pytest.mark.slow
+def test_a_clock_that_goes_back_changes_nothing(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path):
+    if not (compiler := shutil.which("cc")):
+        pytest.skip("no compiler for a clock of its own")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    library = tmp_path / "clock.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "clock.c", "-ldl"], check=True)
+    (tmp_path / "back").mkdir()
+    done = command_line("train", *tiny, cwd=tmp_path / "back", LD_PRELOAD=str(library))
+    assert done.status == 0 and "Traceback" not in done.err, done.err
+    run, images = only_run(tmp_path / "back"), f"images={tiny_set}/test"
+    done = command_line("predict", f"run={run}", images, cwd=tmp_path / "back", LD_PRELOAD=str(library))
+    assert done.status == 0, done.err
+    assert run_verb("train", *tiny).status == 0 and run_verb("predict", f"run={only_run(tmp_path)}", images).status == 0
+    assert scores(run / "predictions.csv") == scores(only_run(tmp_path) / "predictions.csv")
+    assert scores(tmp_path / "back/predictions/predictions.csv") == scores(tmp_path / "predictions/predictions.csv")
 
 
 def test_data_need_not_be_writable(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path, sealed: Seal):
