@@ -49,10 +49,14 @@ class Guard:
         hosts: The names in a Host header that mean this server; None: it answers to any.
         token: What the header `Authorization: Bearer TOKEN` must hold.
         secret: Whether a request of this method and path needs the token.
+        most: Bytes that a request's body may have, which it must then tell ahead; None: the app sees to that.
     """
 
-    def __init__(self, app: Any, hosts: Collection[str] | None, token: str, secret: Callable[[str, str], bool]) -> None:
-        self.app, self.hosts, self.token, self.secret = app, hosts, token, secret
+    def __init__(
+        self, app: Any, hosts: Collection[str] | None, token: str, secret: Callable[[str, str], bool],
+        most: int | None = None,
+    ) -> None:  # fmt: skip
+        self.app, self.hosts, self.token, self.secret, self.most = app, hosts, token, secret, most
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Status and reason, None where the request may pass; header names in lower case."""
@@ -67,6 +71,12 @@ class Guard:
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if self.secret(method, path) and not hmac.compare_digest(given.encode(), self.token.encode()):
             return 401, "a token is needed: Authorization: Bearer TOKEN"
+        if self.most is not None and method == "POST":
+            length = headers.get("content-length", "")
+            if not length.isdecimal():
+                return 411, "the request must tell its length"
+            if int(length) > self.most:
+                return 413, f"a request may have {self.most / 2**20:.4g} MiB"
         return None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -90,9 +100,10 @@ def bind(host: str, port: int) -> socket.socket:
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]  # what Python adds says the address once more
         raise UserError(
-            f"The server cannot listen at {host}:{port} ({error.strerror or error}): choose another port, for example "
-            "port=8766, or port=0 for any free one."
+            f"The server cannot listen at {host}:{port} ({reason}): choose another port, for example port=8766, or "
+            "port=0 for any free one."
         ) from None
     # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())

@@ -24,6 +24,8 @@ from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loop
 
 log = logging.getLogger(__name__)
 
+MAX_BODY = 64 * 2**20  # bytes of a drawn mask's PNG, far above any
+
 
 @dataclass(frozen=True)
 class Labelling:
@@ -151,7 +153,8 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
 def guarded(labelling: Labelling, host: str, port: int) -> Guard:
     """The app, which answers the page that it served itself, and nobody else."""
     token = secrets.token_urlsafe(32)
-    return Guard(build_app(labelling, token), allowed_hosts(host, port), token, lambda method, path: method == "POST")
+    app, hosts = build_app(labelling, token), allowed_hosts(host, port)
+    return Guard(app, hosts, token, lambda method, path: method == "POST", MAX_BODY)
 
 
 def _find(store: Store, crop_id: str) -> Crop:

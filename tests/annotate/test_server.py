@@ -11,7 +11,7 @@ import pytest
 
 from anomalib_lite.annotate import store as store_module
 from anomalib_lite.annotate.crops import Score
-from anomalib_lite.annotate.server import listen, run_session
+from anomalib_lite.annotate.server import MAX_BODY, listen, run_session
 from anomalib_lite.annotate.store import Journal
 from anomalib_lite.errors import UserError
 from anomalib_lite.web import Guard, allowed_hosts
@@ -164,6 +164,14 @@ def test_every_post_of_the_running_server_is_guarded(client: Client, folder: Pat
     assert [client.post(path, body).status for path, body in posts] == [200] * 3
 
 
+def test_a_body_that_is_too_long_or_of_no_length_is_refused_before_it_is_read(client: Client):
+    path = f"/api/mask/{first_id(client)}"
+    for body, status in ((bytes(MAX_BODY + 1), 413), (iter([drawn_mask()]), 411)):
+        reply = client.post(path, body)
+        assert reply.status == status and reply.json["detail"]
+    assert client.post(path, drawn_mask()).status == 200
+
+
 BY_PATH = """/static/../server.py /static/%2e%2e/server.py /static/..%2f..%2fserver.py /../../etc/passwd /image/..
     /image/../labels.csv /image/%2e%2e%2fcrop_000.png /mask/.. //etc/passwd /static//etc/passwd /image/crop_000.png
     /static/index.html /static/__init__.py /docs /openapi.json"""
@@ -201,7 +209,7 @@ def test_the_server_listens_on_the_loopback_address_alone_at_a_port_that_is_free
     with listen("127.0.0.1", 0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
         assert listening.proto == socket.IPPROTO_TCP, "or each answer would wait for Nagle"
-        with pytest.raises(UserError, match="port=0"):
+        with pytest.raises(UserError, match=r"\(Address already in use\): .* port=0"):
             listen("127.0.0.1", listening.getsockname()[1])
 
 
