@@ -3,10 +3,11 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from anomalib_lite.defects.layout import BUILT_IN
 from anomalib_lite.defects.measures import UNITS, Values
@@ -70,12 +71,10 @@ def read_settings(config: Mapping[str, Any]) -> Defects:
     Errors: UserError for unknown keys, areas, measures and types, naming the valid ones, and for values that do not go
     together.
     """
-    try:
-        settings = _filled(Defects, config)
-        for terms in settings.severity.by_type.values():  # OmegaConf leaves dictionaries in dictionaries plain
-            terms.update({name: _filled(Term, term) for name, term in terms.items()})
-    except OmegaConfBaseException as error:
-        raise UserError(f"The settings of the defects cannot be read: {error}") from error
+    settings = _filled(Defects, config, "defects")
+    for kind, terms in settings.severity.by_type.items():  # OmegaConf leaves dictionaries in dictionaries plain
+        where = f"defects.severity.by_type.{kind}"
+        terms.update({name: _filled(Term, term, f"{where}.{name}") for name, term in terms.items()})
     _check_types(settings)
     _check_severity(settings.severity, settings.types)
     if settings.regions.zone > settings.regions.core:
@@ -87,9 +86,14 @@ def read_settings(config: Mapping[str, Any]) -> Defects:
     return settings
 
 
-def _filled(kind: type, value: Any) -> Any:
-    """Plain values as a dataclass of the settings."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), value))
+def _filled(kind: type, value: Any, where: str) -> Any:
+    """Plain values as a dataclass of the settings. Errors: UserError."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), value))
+    except OmegaConfBaseException as error:
+        valid = ", ".join(field.name for field in fields(error.object_type)) if is_dataclass(error.object_type) else ""
+        known = f" There are: {valid}." if valid and isinstance(error, ConfigKeyError) else ""
+        raise UserError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}.{known}") from error
 
 
 def _check_types(settings: Defects) -> None:
