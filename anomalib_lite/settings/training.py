@@ -206,7 +206,10 @@ class Trainer:
 
 @dataclass
 class Tracking:
-    kind: str = setting(MISSING, "csv: files in the run folder; none: no page either", choices=("wandb", "csv", "none"))
+    kind: str = setting(
+        MISSING, "wandb: Weights & Biases, too; csv: files in the run folder; none: no page either",
+        choices=("wandb", "csv", "none"),
+    )  # fmt: skip
 
 
 @dataclass

@@ -96,7 +96,7 @@ class Train(Detecting):
         None, "NOK photographs that were passed: the threshold is lowered until it finds them; files, folders, patterns"
     )
     contamination: float = setting(
-        0.0, "share of the OK images that may be NOK: so many least like the rest are left out", least=0, most=0.5
+        0.0, "share of OK images that may be NOK: that many, the least like the rest, are left out", least=0, most=0.5
     )
     trust: Any = setting([], "packages of your own whose code the run of start_from may name")
     force: bool = setting(False, "true: run again although the run folder says it is done")
@@ -170,7 +170,7 @@ class Export(Trained):
     output: str | None = setting(None, "folder to write to; null: <run>/export-<format>-<precision>")
     limit: int = setting(200, "held-out OK and test images that the file is held against, at most", least=1)
     tolerance: float | None = setting(
-        None, "by which maps and scores may differ, of their range; null: 1e-4 for fp32, 0.02 fp16, 1 int8", above=0
+        None, "largest difference of maps and scores, over their range; null: 1e-4 for fp32, 0.02 fp16, 1 int8", above=0
     )
 
 
@@ -207,7 +207,7 @@ class Segment(Verb):
 @dataclass
 class Annotate(Verb):
     crops: str = setting(
-        "segmented/manifest.csv", "what segment wrote, or a folder of crops; labels.csv and masks/ are written there"
+        "segmented/manifest.csv", "segment's manifest, or a folder of crops; labels.csv and masks/ are written there"
     )
     template: str | None = setting(None, "the perfect product's picture, to compare with; null: the last OK crop")
     types: list[str] = setting(
