@@ -19,6 +19,8 @@ import numpy as np
 from anomalib_lite.errors import UserError
 
 PART = ".part-"  # in the names of temporary files
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 # how libraries say that a disk is full which have no error number: safetensors, torch
 FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "failed writing file")
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
@@ -40,6 +42,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors makes files that their owner alone may read
         os.replace(temporary, target)
     except Exception as error:
         full = disk_full(error, target)
