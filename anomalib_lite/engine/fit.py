@@ -58,15 +58,15 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     """Trains, sets the threshold on held-out OK images, measures on the test images, and fills the run's folder."""
     if plan.reviewer:
         with run.stage("review"):
-            images = plan.images([*splits.train, *splits.val], "to review")
-            splits, left_out = without_worst(plan.reviewer, splits, images)
+            reviewed = [*splits.train, *splits.val]  # their pixels are not kept while the others are learned from
+            splits, left_out = without_worst(plan.reviewer, splits, plan.images(reviewed, "to review"))
         run.status["left_out"] = [str(image) for image in left_out]
         log.warning("%d OK images look least like the others and are left out, see status.json", len(left_out))
     splits = dataclasses.replace(splits, test=unknown(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
+    model = plan.model(inputs.teacher, inputs.restyler)  # downloads the backbone's weights where they are not here
     _keep_inputs(run, inputs, plan.settings["backbone"])
-    model = plan.model(inputs.teacher, inputs.restyler)
     tiled = model.tiling is not None  # of large images none is kept
     with run.stage("decode"):
         train, val, test = (

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import yaml
 from safetensors import safe_open
+from safetensors.torch import save_file
 
+from anomalib_lite.backbones import weights
+from anomalib_lite.backbones.weights import place_for
 from tests.commands import Command, only_run, read_json, read_rows, trained
 from tests.made import write_category, write_image, write_mask
 
@@ -105,6 +109,24 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
     assert "category=..." in run_verb("predict", *asked).err
     wrong = run_verb("predict", *asked, "category=bolt")
     assert wrong.status == 2 and "those of cap, nut" in wrong.err
+
+
+def test_weights_that_the_training_itself_downloads_are_named(
+    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = "test_resnet.r160_in1k"
+    state = timm.create_model(name).state_dict()
+
+    def download(name: str) -> dict[str, Any]:
+        place_for(name).parent.mkdir(parents=True)
+        save_file(state, place_for(name))
+        return state
+
+    monkeypatch.setattr(weights, "_download", download)
+    run = trained(*tiny, f"backbone.name={name}", "backbone.weights=timm")
+    assert read_json(run / "status.json")["weights"]["file"] == place_for(name).name
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_verb: Command, tiny: list[str], tmp_path: Path):
