@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.data.images import ImageSet
+from anomalib_lite.data.images import ImageSet, at_once
 from anomalib_lite.detectors.model import Batches
 
-BATCH = 16  # images that are looked at at once
+BATCH = 16  # images that are looked at at once, fewer of large ones
 QUERIES, ROWS = 1024, 4096  # rows of a block: its distances take 16 MB
 POOL = 4096  # candidates that are searched between two passes over all
 BLOCK = 2048  # candidates that are thinned among each other
@@ -48,7 +48,7 @@ def gather_images(
     first = features(images[[0]].image)[0]
     wanted = round(bank * len(images)) if isinstance(bank, float) else bank // first[0].numel()
     count = max(1, min(wanted, len(images), int(limit_mb * 2**20 / (4 * first.numel()))))
-    chosen = torch.linspace(0, len(images) - 1, count).round().long().split(BATCH)
+    chosen = torch.linspace(0, len(images) - 1, count).round().long().split(at_once(BATCH, images.size))
     parts = tqdm(chosen, f"patches, image {view.label}", delay=2, leave=False)
     found = [features(view.apply(images[part.tolist()].image)).flatten(2).permute(2, 0, 1) for part in parts]
     return torch.cat(found, 1)

@@ -10,6 +10,7 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors import coreset
 from anomalib_lite.detectors.coreset import (
     gather_candidates,
+    gather_images,
     greedy_centres,
     nearest,
     nearest_several,
@@ -48,6 +49,22 @@ def test_all_are_taken_where_they_fit():
     rows = gather(megabytes(IMAGES * POSITIONS))
     assert sorted(rows[:, 0].tolist()) == [100 * i + p for i in range(IMAGES) for p in range(POSITIONS)]
     assert (rows == rows[:, :1]).all(), "a row is one position's channels"
+
+
+@pytest.mark.parametrize(("side", "most"), [(32, 16), (512, 2), (2048, 1)])
+def test_whole_images_are_looked_at_fewer_together_the_larger_they_are(side: int, most: int):
+    class Numbers:
+        size, asked = (side, side), list[int]()
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, indices: list[int]) -> SimpleNamespace:
+            self.asked.append(len(indices))
+            return SimpleNamespace(image=torch.tensor(indices).float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2))
+
+    found = gather_images(Numbers(), lambda image: image, View(), 1.0, 1.0)
+    assert max(Numbers.asked) == most and torch.equal(found, torch.arange(20.0).view(1, -1, 1).expand(4, -1, 1))
 
 
 @pytest.mark.parametrize("limit", [IMAGES * POSITIONS - 1, 55, 10])
