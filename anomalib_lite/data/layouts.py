@@ -101,6 +101,7 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Unpack[Dr
         return [
             (cast("Part", row["split"]), _labelled(base, row["image"], row["mask"], row["label"] == "normal"))
             for row in own
+            if row["split"] in PARTS
         ]
 
     return _read(base, category, images, drawing)

@@ -66,11 +66,11 @@ def make_splits(
             uses = "to learn from" + ", one for the threshold" * (not held_out) + ", one to test on" * drawn
             raise UserError(f"{len(ok)} OK images{same} are too few: one is needed {uses}. Add OK images.")
         if drawn:
-            ok, kept = hold_out(ok, test_share, split_seed + SALT, root, 1 + (not held_out))
+            ok, kept = hold_out(ok, test_share, split_seed + SALT, root, 1 + (not held_out), "data.test_ok_share")
             test = [*kept, *test]
         train, val = (ok, held_out) if held_out else hold_out(ok, val_share, split_seed, root)
         if shots is not None:
-            if not 1 <= shots <= len(train):
+            if not isinstance(shots, int) or not 1 <= shots <= len(train):
                 raise UserError(f"data.shots must lie between 1 and the {len(train)} OK images there are, not {shots}.")
             _, train = _drawn(train, shots, shots_seed, root)
             log.info("%d OK images are learned from, %d others are held out for the threshold", len(train), len(val))
@@ -99,9 +99,13 @@ def union(parts: Sequence[Splits]) -> Splits:
 
 
 def hold_out(
-    samples: Sequence[Sample], share: float, seed: int, root: Path, rest: int = 1
+    samples: Sequence[Sample], share: float, seed: int, root: Path, rest: int = 1, option: str = "data.val_share"
 ) -> tuple[list[Sample], list[Sample]]:
-    """(others, chosen): `share` of the samples, see `_drawn`. rest: how many others are left at least."""
+    """(others, chosen): `share` of the samples, see `_drawn`. rest: how many others are left at least. Errors: UserError
+    for a share, which `option` sets, out of range: the settings of a reader of one's own have no ranges.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"{option} must lie between 0 and 1, not {share}.")
     return _drawn(samples, min(math.ceil(share * len(samples)), len(samples) - rest), seed, root)
 
 

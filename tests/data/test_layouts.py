@@ -86,6 +86,7 @@ def write_listed(root: Path, image: str, mask: str) -> list[tuple[str, str, str,
 def write_visa(root: Path) -> None:
     rows = write_listed(root.parent, "set/Data/Images/{}/{}.JPG", "set/Data/Masks/{}/{}.png")
     lines = [f"set,{s},{'normal' if k == 'OK' else 'anomaly'},{image},{mask or ''}" for s, k, image, mask in rows]
+    lines.append("set,val,normal,of/another/split.JPG,")
     (root.parent / "split_csv").mkdir()
     (root.parent / "split_csv/1cls.csv").write_text("\n".join(["object,split,label,image,mask", *lines]))
 

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,22 @@ def test_few_shots_are_drawn_by_a_seed_from_what_is_not_held_out(tmp_path: Path)
     for shots in (0, 41):
         with pytest.raises(UserError, match=r"data\.shots must lie between 1 and the 40"):
             make_splits(many(tmp_path), [], tmp_path, shots=shots)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("val_share", 0, "data.val_share must lie between 0 and 1, not 0"),
+        ("val_share", 1.5, "data.val_share must"),
+        ("test_share", -0.1, "data.test_ok_share must"),
+        ("shots", 2.5, "data.shots must lie between 1 and the 40 OK images"),
+    ],
+)
+def test_settings_of_a_reader_of_ones_own_are_refused_out_of_range(
+    tmp_path: Path, setting: str, value: Any, message: str
+):
+    with pytest.raises(UserError, match=message):
+        make_splits(many(tmp_path), [], tmp_path, **{setting: value})
 
 
 def test_images_that_the_data_set_holds_out_are_held_out(tmp_path: Path):
