@@ -7,6 +7,7 @@ import netrc
 import os
 import re
 import shutil
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,14 +204,22 @@ def _server() -> str:
 
 
 def _reachable(address: str) -> bool:
-    """Whether anything answers there within PATIENCE."""
-    try:
-        urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE)  # noqa: S310 - the user's own address
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
+    """Whether anything answers there within PATIENCE; looking up a name knows no time limit of its own."""
+    answered: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE)  # noqa: S310 - the user's own address
+        except urllib.error.HTTPError:
+            pass  # an answer, too
+        except (OSError, ValueError):
+            return
+        answered.append(True)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return bool(answered)
 
 
 def has_key() -> bool:

@@ -4,6 +4,7 @@ import netrc
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch: pytest
     assert not tracking.has_key()
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert tracking.has_key()
+
+
+def test_a_name_that_is_looked_up_for_long_does_not_hold_a_training_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(2) or [])
+    begin = time.monotonic()
+    assert not tracking._reachable("http://wandb.example.org")
+    assert time.monotonic() - begin < 1
 
 
 def test_the_id_is_of_the_experiment_and_the_hash():
