@@ -75,11 +75,12 @@ class SimpleNet(FeatureLearner):
             self._drawn = [(self.features(batch.image.to(self.device))[0], batch) for batch in drawn]
 
     def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
+        if self.whitening is None:
+            return super().fit_statistics(batches)
         moments = Moments()
         for (features,) in batches:
             moments.update_all(features.cpu())
-        if self.whitening is not None:
-            self.whitening.fit(moments)
+        self.whitening.fit(moments)
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         """Truncated L1 (the paper's equations 5 and 6), weighted by image."""
