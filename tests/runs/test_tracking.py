@@ -47,10 +47,10 @@ def test_a_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch: pytest
 
 def test_a_name_that_is_looked_up_for_long_does_not_hold_a_training_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(2) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3) or [])
     begin = time.monotonic()
     assert not tracking._reachable("http://wandb.example.org")
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 2
 
 
 def test_the_id_is_of_the_experiment_and_the_hash():
