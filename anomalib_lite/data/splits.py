@@ -101,8 +101,9 @@ def union(parts: Sequence[Splits]) -> Splits:
 def hold_out(
     samples: Sequence[Sample], share: float, seed: int, root: Path, rest: int = 1, option: str = "data.val_share"
 ) -> tuple[list[Sample], list[Sample]]:
-    """(others, chosen): `share` of the samples, see `_drawn`. rest: how many others are left at least. Errors: UserError
-    for a share, which `option` sets, out of range: the settings of a reader of one's own have no ranges.
+    """(others, chosen): `share` of the samples, see `_drawn`. rest: how many others are left at least.
+
+    Errors: UserError for a share, which `option` sets, out of range: the settings of one's own reader have no ranges.
     """
     if not 0 < share < 1:
         raise UserError(f"{option} must lie between 0 and 1, not {share}.")
