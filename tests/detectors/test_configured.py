@@ -151,8 +151,15 @@ def test_the_papers_preset_is_the_papers(detector: str, size: int, settings: dic
         ("stfpm", "gaussian.candidates.joint.shrinkage=2.0", "auto or from 0 to 1"),
         ("stfpm", "gaussian.candidates.joint.fusion=mean", "one of product, sum"),
         ("template", "normal.scope=pixel", "one of position, global, none"),
+        ("fusion_template", "compare.normal.scope=pixel", "one of position, global, none"),
+        ("padim", "shrinkage=2", "auto or from 0 to 1"),
     ],
 )
 def test_senseless_settings_are_refused(detector: str, setting: str, wanted: str):
     with pytest.raises(UserError, match=rf"detector\.{setting.split('=')[0]} must be {wanted}"):
         check(configured(f"detector={detector}", f"detector.{setting}"))
+
+
+@pytest.mark.parametrize("setting", ["shrinkage=0", "shrinkage=1", "shrinkage=0.5", "shrinkage=auto"])
+def test_a_share_may_be_written_as_help_does(setting: str):
+    check(configured("detector=padim", f"detector.{setting}"))
