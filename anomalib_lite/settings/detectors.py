@@ -57,7 +57,7 @@ class Backbone:
 class Residual:
     _target_: str = f"{ROOM}.residual.ResidualModel"
     groups: Any = setting(MISSING, "the backbone's layers, by their place, that share a Gaussian")
-    shrinkage: float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
+    shrinkage: int | float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
     fusion: str = setting("product", "of the groups' maps", choices=FUSION)
 
@@ -196,7 +196,7 @@ class PaDiM:
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int = setting(8, "px between the positions", least=1)
     channels: int | None = setting(160, "more are drawn from at random, as in the paper; null: all", least=1)
-    shrinkage: float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
+    shrinkage: int | float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
     seed: int = setting(II("seed"), "of the drawn channels", least=0)
 
