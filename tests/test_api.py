@@ -42,6 +42,12 @@ def test_what_the_command_line_refuses_is_refused(arguments: list[str], said: st
         anomalib_lite.train(*arguments)
 
 
+def test_a_flag_that_is_none_is_an_error_and_not_the_end_of_the_program():
+    for verb in ("weights", "sweep", "predict"):  # two of them take words
+        with pytest.raises(UserError, match="--nope"):
+            anomalib_lite.command(verb, "--nope")
+
+
 def test_other_names_are_no_functions():
     with pytest.raises(AttributeError, match="no sing"):
         _ = anomalib_lite.sing

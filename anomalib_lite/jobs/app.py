@@ -133,7 +133,7 @@ def texts(value: Any) -> list[str]:
 
 def named(key: str, arguments: Sequence[str]) -> list[str]:
     """A word that is neither an override nor a flag becomes `key=WORD`; a file's name may look like an override."""
-    given = get_args_parser().parse_args(arguments).overrides
+    given = get_args_parser().parse_known_args(arguments)[0].overrides  # what is unknown Hydra refuses
     words = [argument for argument in given if "=" not in argument or Path(argument).is_file()]
     return [override(key, argument) if argument in words else argument for argument in arguments]
 
