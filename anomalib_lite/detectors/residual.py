@@ -17,6 +17,7 @@ from anomalib_lite.detectors.model import Batches, Finish
 from anomalib_lite.detectors.statistics import Modules, Moments, NamedModules, PositionGaussian, names_below
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
+from anomalib_lite.settings.detectors import FUSION
 
 log = logging.getLogger(__name__)
 Residuals = Callable[[Batch, View], list[Tensor]]
@@ -39,6 +40,8 @@ class ResidualModel(nn.Module):
         fusion: str = "product",
     ) -> None:
         super().__init__()
+        if fusion not in FUSION:  # the settings of a candidate of one's own have no ranges
+            raise UserError(f"A candidate's fusion must be {' or '.join(FUSION)}, not '{fusion}'.")
         self.groups = [list(group) for group in groups]
         self.fusion = fusion
         self.gaussians = Modules[PositionGaussian](PositionGaussian(shrinkage, ridge) for _ in self.groups)

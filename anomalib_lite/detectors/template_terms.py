@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.detectors.statistics import Fitted, Moments
+from anomalib_lite.errors import UserError
+
+SCOPES = ("position", "global", "none")
 
 
 def feature_distance(image: Tensor, template: Tensor, reach: int) -> Tensor:
@@ -89,6 +92,8 @@ class NormalDifference(Fitted):
 
     def __init__(self, scope: str, unit: float, shrinkage: float = 0.1, smooth: int = 1) -> None:
         super().__init__()
+        if scope not in SCOPES:  # the settings of a fusion's comparison have no ranges
+            raise UserError(f"The scope of normal differences must be one of {', '.join(SCOPES)}, not '{scope}'.")
         self.scope, self.unit, self.shrinkage, self.smooth = scope, unit, shrinkage, smooth
         self.register_buffer("mean", torch.zeros(1, 1, 1, 1))
         self.register_buffer("deviation", torch.full((1, 1, 1, 1), unit))

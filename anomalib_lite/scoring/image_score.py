@@ -15,13 +15,15 @@ class GaussianBlur(nn.Module):
 
     map (B, 1, H, W) -> (B, 1, H, W). sigma in px, 0 leaves the map as it is. Under autocast the blur still runs in
     the map's own precision, since rounding a map to bfloat16 would tie its scores.
-    Errors: UserError for a map no larger than the kernel's reach of 4 sigma.
+    Errors: UserError for a sigma that is none, and for a map no larger than the kernel's reach of 4 sigma.
     """
 
     kernel: torch.Tensor
 
     def __init__(self, sigma: float = 4.0) -> None:
         super().__init__()
+        if not 0 <= sigma < float("inf"):
+            raise UserError(f"The blur's sigma must be a number of pixels, 0 or more, not {sigma}.")
         self.sigma = sigma
         self.radius = int(4 * sigma + 0.5)
         offsets = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from lightning import Trainer
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
@@ -151,13 +152,28 @@ def test_the_papers_preset_is_the_papers(detector: str, size: int, settings: dic
         ("stfpm", "gaussian.candidates.joint.shrinkage=2.0", "auto or from 0 to 1"),
         ("stfpm", "gaussian.candidates.joint.fusion=mean", "one of product, sum"),
         ("template", "normal.scope=pixel", "one of position, global, none"),
-        ("fusion_template", "compare.normal.scope=pixel", "one of position, global, none"),
         ("padim", "shrinkage=2", "auto or from 0 to 1"),
     ],
 )
 def test_senseless_settings_are_refused(detector: str, setting: str, wanted: str):
     with pytest.raises(UserError, match=rf"detector\.{setting.split('=')[0]} must be {wanted}"):
         check(configured(f"detector={detector}", f"detector.{setting}"))
+
+
+OWN = "{_target_:anomalib_lite.detectors.residual.ResidualModel,groups:[[0]],fusion:mean}"
+
+
+@pytest.mark.parametrize(
+    ("detector", "setting", "wanted"),
+    [
+        ("fusion_template", "detector.compare.normal.scope=pixel", "one of position, global, none"),
+        ("fusion_template", "detector.compare.pixel_blur.sigma=-1", "0 or more"),
+        ("stfpm", f"+detector.gaussian.candidates.own={OWN}", "product or sum"),
+    ],
+)
+def test_so_are_those_that_no_schema_knows(detector: str, setting: str, wanted: str):
+    with pytest.raises((UserError, InstantiationException), match=wanted):
+        built(configured(f"detector={detector}", setting))
 
 
 @pytest.mark.parametrize("setting", ["shrinkage=0", "shrinkage=1", "shrinkage=0.5", "shrinkage=auto"])
