@@ -131,12 +131,26 @@ def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str, prec
         )
     if made is None:
         raise RuntimeError("torch.onnx.export made nothing")
+    if precision == "int8":  # all else is made constant, or ONNX Runtime could not join limits and convolutions
+        from onnxscript.optimizer import fold_constants
+
+        fold_constants(made.model, should_fold=lambda node: False if node.op_type == "DequantizeLinear" else None)
     try:
         model = made.model_proto
+        for node in _nodes(model.graph):  # lines of code that it comes from, with paths of this machine
+            node.ClearField("metadata_props")
         onnx.helper.set_model_props(model, {ABOUT: about})
         onnx.save(model, file)
     except ValueError as error:  # protobuf's limit
         raise UserError(f"The graph is larger than the 2 GB of an ONNX file ({error}): take format=torch.") from error
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Of an ONNX graph and of the branches in it."""
+    for node in graph.node:
+        yield node
+        for branch in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
+            yield from _nodes(branch)
 
 
 @contextmanager
