@@ -50,8 +50,9 @@ def cautions(study: Study) -> list[str]:
     said, rows = [], len(pairs)
     tested = pairs[pairs["pairs"] > 0]
     if (tested["holm_of"] == "Student alone").any():
+        fewest = tested["pairs"].min()
         said.append(
-            f"With {tested['pairs'].min()} pairs of runs no test free of assumptions can decide: the sign-flip test "
+            f"With {fewest} pair{'s' if fewest > 1 else ''} of runs no test free of assumptions can decide: the sign-flip test "
             f"cannot go below p = {tested['p_least'].max():.2g}, and needs {pairs_needed(rows)} pairs for {rows} "
             f"row{'s' if rows > 1 else ''}. What is concluded rests on differences between seeds being normally "
             "distributed."
