@@ -52,10 +52,10 @@ def cautions(study: Study) -> list[str]:
     if (tested["holm_of"] == "Student alone").any():
         fewest = tested["pairs"].min()
         said.append(
-            f"With {fewest} pair{'s' if fewest > 1 else ''} of runs no test free of assumptions can decide: the sign-flip "
-            f"test cannot go below p = {tested['p_least'].max():.2g}, and needs {pairs_needed(rows)} pairs for {rows} "
-            f"row{'s' if rows > 1 else ''}. What is concluded rests on differences between seeds being normally "
-            "distributed."
+            f"With {fewest} pair{'s' if fewest > 1 else ''} of runs no test free of assumptions can decide: the "
+            f"sign-flip test cannot go below p = {tested['p_least'].max():.2g}, and needs {pairs_needed(rows)} pairs "
+            f"for {rows} row{'s' if rows > 1 else ''}. What is concluded rests on differences between seeds being "
+            "normally distributed."
         )
     if rows >= len(study.summaries) > 3:
         said.append(
