@@ -37,8 +37,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.conv, self.inwards = conv, inwards
         weight = conv.weight.detach()
-        scale = weight.flatten(1).abs().amax(1) / MOST
-        scale = scale.clamp_min(1e-12).maximum(_least_scale(conv.bias, inwards.scale))
+        scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / MOST
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
         self.register_buffer("whole", (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8))
@@ -48,14 +47,6 @@ class Convolution(nn.Module):
             self.whole, self.scale, self.zero, 0, -MOST, MOST, torch.int8
         )
         return torch.func.functional_call(self.conv, {"weight": weight}, (self.inwards(values),))
-
-
-def _least_scale(bias: Tensor | None, inwards: float) -> Tensor:
-    """Of a channel's weights, so that its bias fits into 32 bits in units of both scales, as ONNX Runtime holds it.
-
-    A channel whose weights are all but zero, as batch normalisation leaves some, would else lose its bias.
-    """
-    return torch.zeros(1) if bias is None else bias.detach().abs() / (inwards * 2**30)
 
 
 @torch.no_grad()
