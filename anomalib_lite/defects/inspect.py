@@ -14,7 +14,7 @@ from anomalib_lite.data.decode import resize_image
 from anomalib_lite.defects.layout import TEXT, Layout, find_layout
 from anomalib_lite.defects.measures import Scene, box_of, measure, occupied
 from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, relit
-from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions
+from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions, join_overlapping
 from anomalib_lite.defects.rules import accepts, classify, grade_of, read_settings, severity_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -75,7 +75,8 @@ class Inspector:
         regions = find_regions(values, threshold, self.levels.low, self.levels.base, self.settings.regions)
         if regions and self.reference.fixed:
             scene, difference = self._compared(scene, np.any([region.zone for region in regions], axis=0))
-        masks = [self._extent(region, scene, difference) for region in regions]
+        extents = [self._extent(region, scene, difference) for region in regions]
+        regions, masks = join_overlapping(regions, extents, values)
         everywhere = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
         found = [
             self._defect(region, mask, scene, everywhere, region.peak / threshold if threshold > 0 else 0.0)

@@ -100,6 +100,29 @@ def _pieces(values: np.ndarray, high: float, low: float, base: float, config: Re
     return pieces, zones
 
 
+def join_overlapping(
+    regions: Iterable[Region], extents: Iterable[np.ndarray], values: np.ndarray
+) -> tuple[list[Region], list[np.ndarray]]:
+    """Regions whose defects share more than half of the smaller one's pixels as one, with their extents (H, W).
+
+    Two peaks of a map above one broken edge have zones that overlap, and the picture shows one and the same defect in
+    both.
+    """
+    found: list[tuple[Region, np.ndarray]] = []
+    for region, mask in zip(regions, extents, strict=True):
+        same = [k for k, (_, other) in enumerate(found) if _is_same(mask, other)]
+        for k in reversed(same):
+            other_region, other = found.pop(k)
+            core, zone, mask = region.mask | other_region.mask, region.zone | other_region.zone, mask | other
+            region = Region(core, zone, max(region.peak, other_region.peak), float(values[core].mean()))
+        found.append((region, mask))
+    return [region for region, _ in found], [mask for _, mask in found]
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(2 * np.count_nonzero(one & other) > min(np.count_nonzero(one), np.count_nonzero(other)))
+
+
 def extent(
     region: Region, change: np.ndarray, usual: float, rare: float, in_text: bool, config: Extent | None = None
 ) -> np.ndarray:

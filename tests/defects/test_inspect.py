@@ -4,6 +4,7 @@ import pytest
 
 from anomalib_lite.defects import Inspector, MapLevels, load_inspector, prepare_inspector
 from anomalib_lite.defects.collect import matching
+from anomalib_lite.defects.regions import find_regions
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product, render_template
@@ -74,6 +75,21 @@ def test_the_outline_comes_from_the_picture_and_not_from_the_blurred_map(inspect
     (defect,) = inspect(inspector, photograph(55, image), mask > 0)
     assert defect.measures["length_px"] == pytest.approx(46, rel=0.25)
     assert defect.measures["area_px"] < 0.85 * (seen(mask) > seen(mask).max() / 2).sum()
+
+
+def test_two_peaks_of_the_map_over_one_defect_are_one_defect(inspector):
+    image, ends, line = perfect(), np.zeros(SHAPE, bool), np.zeros(SHAPE, np.uint8)
+    cv2.line(image, (44, 20), (84, 20), (90, 160, 205), 4)
+    cv2.line(line, (44, 20), (84, 20), 1, 4)
+    ends[16:24, 42:56] = ends[16:24, 72:86] = True
+    bridge = np.zeros(SHAPE, bool)
+    bridge[16:24, 56:72] = True
+    values = np.maximum(seen(ends), 0.45 * seen(ends | bridge))  # above the bar of a zone, below that of a core
+    picture = photograph(58, image)
+    assert len(find_regions(values, 0.1, 0.02, config=inspector.settings.regions)) == 2
+    (defect,) = inspector.inspect(values, picture, 0.1)
+    assert defect.measures["area_px"] == pytest.approx(int(line.sum()), rel=0.35)
+    assert defect.peak == pytest.approx(values.max())
 
 
 def test_larger_pictures_and_smaller_maps_are_brought_to_one_size(inspector):
