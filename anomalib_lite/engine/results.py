@@ -70,6 +70,9 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         for name, row in metrics["per_defect"].items():
             figures = [f"{number(row.get(key)):{max(7, len(column))}}" for key, column in names.items()]
             lines.append("  ".join([f"{name:{width}} {row['n']:4d}", *figures, f"{row['recall']:5.0%}"]))
+    if (rejected := metrics.get("image_false_alarm_rate")) is not None:
+        good = metrics["counts"]["ok_images"]
+        lines.append(f"{round(rejected * good)} of {good} good images rejected ({rejected:.1%})")
     if drawn := metrics.get("validation"):
         lines.append(f"drawn defects on held-out OK images: {three(drawn)}")
     reasons: dict[str, list[str]] = {}

@@ -95,6 +95,8 @@ def test_evaluation_of_loco_has_its_own_metric_by_kind_of_anomaly_too(root: Path
     shown = f"{metrics['auspro']:.4f}"
     assert f"AU-sPRO {shown}" in in_words(metrics) and ("AU-sPRO", shown) in [c[:2] for c in words.cards(metrics)]
     assert [len(values) for _, values in words.defect_rows(metrics)] == [6, 6]
+    good = metrics["counts"]["ok_images"]
+    assert f" of {good} good images rejected (" in in_words(metrics)
 
     (root / "box/defects_config.json").unlink()
     metrics = measured(Lucky())
