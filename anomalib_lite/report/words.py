@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report.cases import verdict
 from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.runs.overrides import command_line
 
 if TYPE_CHECKING:
     from anomalib_lite.scoring import Threshold  # with torch
@@ -114,10 +115,13 @@ def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
     chosen = status.get("choice", {})
     records = chosen.get("candidates", [])
     columns = list(dict.fromkeys(key for record in records for key in record if key != "name"))
-    rows = [[(record["name"], None), *(_cell(key, record.get(key)) for key in columns)] for record in records]
+    rows = [
+        {"cells": [(r["name"], None), *(_cell(key, r.get(key)) for key in columns)], "marked": r.get("taken") is True}
+        for r in records
+    ]
     return {
         "head": ["candidate", *map(title, columns)],
-        "rows": [{"cells": cells} for cells in rows],
+        "rows": rows,
         "words": 1,
         "why": chosen.get("words") or _WHY,
     } if rows else None  # fmt: skip
@@ -125,8 +129,8 @@ def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:
     """Which members of a fusion made the score, the largest share first; empty for a single method."""
-    known = sorted(((share, name) for name, share in evidence.items() if share > 0), reverse=True)
-    words = ", ".join(f"{name} {percent(round(share, 2))}" for share, name in known)
+    known = sorted(((round(share, 2), name) for name, share in evidence.items()), reverse=True)
+    words = ", ".join(f"{name} {percent(share)}".replace(" %", "\u00a0%") for share, name in known if share > 0)
     return words and (f"alarm raised by {words}" if nok else f"score from {words}")
 
 
@@ -150,7 +154,11 @@ def subtitle(run: RunFolder) -> str:
 def tables(record: Mapping[str, Any], skip: Sequence[str] = ()) -> list[Table]:
     """A nested record as titled lists of (name, value): its plain values first, then each sub-record."""
     entries = [(key, value) for key, value in record.items() if key not in skip and value is not None]
-    plain = [(key, plain_words(value)) for key, value in entries if not isinstance(value, Mapping)]
+    plain = [
+        (_TITLES.get(key, key), _typed(value) if key in ("command", "overrides") else plain_words(value))
+        for key, value in entries
+        if not isinstance(value, Mapping)
+    ]
     nested = [
         (key, [(name, plain_words(item)) for name, item in value.items()])
         for key, value in entries
@@ -188,6 +196,12 @@ def plain_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain_words, value)) or NOT_THERE
     return NOT_THERE if value in (None, "") else str(value)
+
+
+def _typed(words: Sequence[str]) -> str:
+    """As one types it into a shell; the first word of a command is `anomalib-lite VERB`."""
+    start = list(words[:1]) if words and "=" not in words[0] else []
+    return " ".join([*start, command_line(words[len(start) :])]).strip() or NOT_THERE
 
 
 def _cell(column: str, value: Any) -> tuple[str, Any]:

@@ -114,8 +114,8 @@ class Threshold:
         rate = f"{100 * self.promised_rate:.3g} %"
         says = f"about {rate} (it was given, so nothing is guaranteed)" if self.given else f"at most {rate}"
         return (
-            f"Threshold {self.image:.4g}: a new OK image is rejected with a probability of {says}; by the {self.n} "
-            f"held-out ones, nine times in ten between {low} and {high}.{f' {self.note}.' if self.note else ''}"
+            f"Threshold {self.image:.4g}: a new OK image is rejected with a probability of {says}; nine times in "
+            f"ten, {self.n} held-out ones give a rate between {low} and {high}.{f' {self.note}.' if self.note else ''}"
         )
 
 

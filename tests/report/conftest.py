@@ -15,7 +15,7 @@ from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.scoring import Threshold
 
 THRESHOLD = Threshold(2.0, 2.0, 0.05, 40, 0.0488, (0.0088, 0.1097))
-VOID = {"meta", "link", "img", "input", "br", "path", "image", "use"}
+VOID = {"meta", "link", "img", "input", "br", "wbr", "path", "image", "use"}
 
 
 def judged(label: int | None, score: float, defect: str | None = None, name: str = "a/b.png", **others) -> Outcome:

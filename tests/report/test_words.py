@@ -48,26 +48,32 @@ def test_products_stand_in_their_order_and_their_mean_last() -> None:
 
 def test_stages_and_tables() -> None:
     assert view.stages({"fit": 100, "test": 25.0}) == [("fit", "1 min 40 s", 1.0), ("test", "25 s", 0.25)]
+    assert view.tables({"command": ["anomalib-lite train", "a=b c"], "model_mb": 1.5}) == [
+        ("", [("command", "anomalib-lite train 'a=b c'"), ("Model (MB)", "1.5")])
+    ]
     assert view.tables({"a": 1, "b": {"c": None}, "skip": 2, "empty": {}}, skip=["skip"]) == [
         ("", [("a", "1")]), ("b", [("c", "–")]),
     ]  # fmt: skip
 
 
 def test_evidence_is_named_by_its_share() -> None:
-    assert view.evidence_words({"colour": 0.25, "STFPM": 0.75, "edges": 0.0}, True) == (
-        "alarm raised by STFPM 75 %, colour 25 %"
+    assert view.evidence_words({"colour": 0.25, "STFPM": 0.747, "edges": 0.003}, True) == (
+        "alarm raised by STFPM 75\u00a0%, colour 25\u00a0%"
     )
     assert view.evidence_words({}, True) == ""
 
 
 def test_the_choice_is_a_table_of_whatever_was_measured() -> None:
-    candidates = [{"name": "STFPM", "image_auroc": 0.91, "seconds": 75.0}, {"name": "colour", "image_auroc": None}]
+    candidates = [
+        {"name": "STFPM", "seconds": 75.0, "taken": True},
+        {"name": "colour", "seconds": None, "taken": False},
+    ]
     found = view.choice({"choice": {"candidates": candidates, "words": "Why."}})
     assert found == {
-        "head": ["candidate", "Image AUROC", "seconds"],
+        "head": ["candidate", "seconds", "taken"],
         "rows": [
-            {"cells": [("STFPM", None), ("0.9100", 0.91), ("1 min 15 s", 75.0)]},
-            {"cells": [("colour", None), ("–", ""), ("–", "")]},
+            {"cells": [("STFPM", None), ("1 min 15 s", 75.0), ("yes", "")], "marked": True},
+            {"cells": [("colour", None), ("–", ""), ("no", "")], "marked": False},
         ],
         "words": 1,
         "why": "Why.",
