@@ -43,7 +43,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_panels(artifacts: Path) -> Path:
     """The folder of the rendered data set that preset=smoke uses."""
-    from anomalib_lite.rendering.product import PanelsConfig, write_dataset
+    from anomalib_lite.rendering.product import write_dataset
+    from anomalib_lite.settings.data import PanelsConfig
 
     return write_dataset(artifacts, PanelsConfig(**SMOKE_PANELS))
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from anomalib_lite.rendering.raster import Grid, Pose, Seed, draw_pose, image_se
 from anomalib_lite.rendering.surface import PERFECT, Wear, render_surface
 from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_image
+from anomalib_lite.settings.data import PanelsConfig
 
 VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
 VISIBLE = 0.035  # a pixel belongs to a defect where it changes the display value by more than this
@@ -104,44 +106,29 @@ def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(bool)
 
 
-@dataclass(frozen=True)
-class PanelsConfig:
-    """What is rendered; the folder's name is a hash of these values."""
-
-    size: int = 256
-    seed: int = 0
-    n_train: int = 200
-    n_test_good: int = 60
-    n_per_defect: int = 12
-    severity: tuple[float, float] = SEVERITIES
-    jitter: float = 1.0
-    defects: tuple[str, ...] = tuple(DEFECTS)
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.defects) - set(DEFECTS):
-            raise UserError(f"Unknown defects {sorted(unknown)}. Choose from: {', '.join(DEFECTS)}.")
-        if self.severity[0] > self.severity[1]:
-            raise UserError(f"The severity range must rise, but is {list(self.severity)}.")
-
-    @property
-    def key(self) -> str:
-        text = json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
     """The folder of the data set, rendered if it is not below `artifacts` yet: train/good, test/good, test/<defect>,
     ground_truth/<defect>/<stem>_mask.png and template.png. A pixel depends on the seed and on the image's split, class
     and number alone: larger sets begin with the smaller ones.
+
+    Errors: UserError for defects that are none, and for a range that does not rise.
     """
-    target = Path(artifacts) / f"panels-{config.key}"
-    artifact(target, lambda folder: _render_into(folder, config, workers))
+    names, severity = list(DEFECTS if config.defects is None else config.defects), list(config.severity)
+    if unknown := set(names) - set(DEFECTS):
+        raise UserError(f"Unknown defects {sorted(unknown)}. Choose from: {', '.join(DEFECTS)}.")
+    if severity != sorted(severity):
+        raise UserError(f"The severity range must rise, but is {severity}.")
+    values = vars(config) | {"version": VERSION, "severity": severity, "defects": names}
+    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    target = Path(artifacts) / f"panels-{key}"
+    artifact(target, lambda folder: _render_into(folder, config, names, workers))
     return target
 
 
-def _render_into(folder: Path, config: PanelsConfig, workers: int | None) -> None:
+def _render_into(folder: Path, config: PanelsConfig, defects: Sequence[str], workers: int | None) -> None:
     counts = {("train", "good"): config.n_train, ("test", "good"): config.n_test_good}
-    counts |= {("test", defect): config.n_per_defect for defect in config.defects}
+    counts |= {("test", defect): config.n_per_defect for defect in defects}
+    low, high = config.severity
     write_image(folder / "template.png", render_template(config.size))
     jobs = [(*place, number) for place, count in counts.items() for number in range(count)]
 
@@ -149,7 +136,7 @@ def _render_into(folder: Path, config: PanelsConfig, workers: int | None) -> Non
         split, name, number = job
         seed = image_seed(config.seed, *job)
         defect = None if name == "good" else name
-        severity = None if defect is None else float(stream(seed, "severity").uniform(*config.severity))
+        severity = None if defect is None else float(stream(seed, "severity").uniform(low, high))
         product = render_product(config.size, seed, defect, severity, draw_conditions(seed, config.jitter))
         write_image(folder / split / name / f"{number:03d}.png", product.image)
         if defect is not None:

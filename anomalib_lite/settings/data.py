@@ -135,10 +135,9 @@ class DeepPCB(Reader):
 
 
 @dataclass
-class Panels(Reader):
-    _target_: str = "anomalib_lite.data.panels.read"
-    root: str = setting(II("paths.artifacts"), "rendered below it on first use")
-    template: str | None = setting("rendered", "the perfect product's picture, another file, or null")
+class PanelsConfig:
+    """What of the built-in product is rendered; its folder's name is a hash of these values."""
+
     size: int = setting(256, "px of a crop's side", least=32)
     seed: int = setting(0, "of the rendering", least=0)
     n_train: int = setting(200, "OK images, the held-out ones included", least=3)
@@ -147,6 +146,13 @@ class Panels(Reader):
     severity: list[float] = setting([0.1, 0.9], "range that each defect's is drawn from", least=0, most=1)
     jitter: float = setting(1.0, "scale of shift, turn and perspective between products", least=0)
     defects: list[str] | None = setting(None, "names of defects; null: all ten")
+
+
+@dataclass
+class Panels(PanelsConfig, Reader):
+    _target_: str = "anomalib_lite.data.panels.read"
+    root: str = setting(II("paths.artifacts"), "rendered below it on first use")
+    template: str | None = setting("rendered", "the perfect product's picture, another file, or null")
 
 
 @dataclass
