@@ -23,9 +23,8 @@ from anomalib_lite.engine.review import Reviewer
 from anomalib_lite.engine.teacher import Teaching, read_teaching
 from anomalib_lite.engine.trainer import Devices, MakeTrainer, devices_of
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.tracking import Tracking
 from anomalib_lite.scoring import GaussianBlur, MaxScore
-from anomalib_lite.settings.training import Mode
+from anomalib_lite.settings.training import Mode, WandB
 
 # of a configuration, used by a training and by whoever judges with its result
 SHARED = ("resize", "batch_size", "ram_limit_mb", "seed", "threads")
@@ -97,7 +96,7 @@ class Plan(Judge):
     generates: bool
     restyles: bool
     teaching: Teaching | None
-    tracking: Tracking
+    tracking: WandB
     artifacts: Path
     rule: tuple[float, float | None, float]
     keep: str
@@ -131,7 +130,7 @@ def build_plan(cfg: DictConfig) -> Plan:
         generates=learns and order.generator is not None and judge.mode.generated != 0,
         restyles=learns and restyles,
         teaching=teaching if learns else None,
-        tracking=Tracking(**settings["tracking"]),
+        tracking=WandB(**settings["tracking"]),
         artifacts=Path(str(cfg.paths.artifacts)),
         rule=threshold_rule(settings),
         start_from=Path(str(cfg.start_from)) if cfg.start_from else None,

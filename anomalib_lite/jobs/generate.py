@@ -21,7 +21,8 @@ from anomalib_lite.jobs.train import categories
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.environment import chosen, environment
 from anomalib_lite.runs.folder import RunFolder, folder_name, run_hash
-from anomalib_lite.runs.tracking import Tracking, tracked
+from anomalib_lite.runs.tracking import tracked
+from anomalib_lite.settings.training import WandB
 
 if TYPE_CHECKING:
     from anomalib_lite.engine.generate import GeneratedSet
@@ -61,7 +62,7 @@ def main(cfg: DictConfig) -> float | None:
     prepare_process(cfg.seed, cfg.threads)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     run.start(config, environment(cfg.seed, data_hash) | chosen())
-    with run.guarded(), tracked(Tracking(**cfg.tracking), run, cfg.force) as tracker:
+    with run.guarded(), tracked(WandB(**cfg.tracking), run, cfg.force) as tracker:
         with run.stage("generate"):
             order = read_order(config["generator"], cfg.seed)
             artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)

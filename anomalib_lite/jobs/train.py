@@ -31,7 +31,8 @@ from anomalib_lite.runs.folder import (
     open_finished,
     run_hash,
 )
-from anomalib_lite.runs.tracking import Tracking, track_again, tracked
+from anomalib_lite.runs.tracking import track_again, tracked
+from anomalib_lite.settings.training import WandB
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def train(cfg: DictConfig) -> RunFolder:
         run = RunFolder(folder)
         if run.done and not cfg.force:
             log.info("already done: %s (force=true runs it again)", run.path)
-            track_again(Tracking(**cfg.tracking), run)
+            track_again(WandB(**cfg.tracking), run)
             say(run.path)
         else:
             _train(cfg, run, splits, data_hash)

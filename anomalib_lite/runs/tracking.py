@@ -20,6 +20,7 @@ import numpy as np
 
 from anomalib_lite.runs.folder import UNDEFINING, WHERE, RunFolder
 from anomalib_lite.runs.overrides import flat
+from anomalib_lite.settings.training import WandB
 
 log = logging.getLogger(__name__)
 STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json, tracked beside the metrics
@@ -31,19 +32,6 @@ OFF: dict[str, Any] = {
     "x_disable_meta": True, "x_disable_machine_info": True, "x_disable_stats": True, "x_save_requirements": False,
     "disable_git": True, "disable_code": True, "save_code": False, "host": "", "console": "off", "silent": True,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """kind: wandb, csv (the run folder's own files) or none (no page either). project, group: in Weights & Biases.
-    mode: online, offline or None: online where a key is set. artifacts: whether model and report are tracked, too.
-    """
-
-    kind: str = "none"
-    project: str | None = None
-    group: str | None = None
-    mode: str | None = None
-    artifacts: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ class Tracker:
 
 
 @contextmanager
-def tracked(tracking: Tracking, run: RunFolder, anew: bool = False) -> Iterator[Tracker]:
+def tracked(tracking: WandB, run: RunFolder, anew: bool = False) -> Iterator[Tracker]:
     """The tracker of a run; it is finished when the block ends, so that the next job of a sweep gets its own run.
 
     anew: what an earlier start of the run tracked is about to be replaced.
@@ -93,7 +81,7 @@ def tracked(tracking: Tracking, run: RunFolder, anew: bool = False) -> Iterator[
         tracker.finish(code)
 
 
-def track_again(tracking: Tracking, run: RunFolder) -> None:
+def track_again(tracking: WandB, run: RunFolder) -> None:
     """Reports a run that was done before, where a W&B agent asked for it: its sweep waits for the result."""
     if tracking.kind == "wandb" and of_agent():
         with tracked(tracking, run) as tracker:
@@ -108,7 +96,7 @@ def with_status(metrics: Mapping[str, Any], status: Mapping[str, Any]) -> dict[s
 class WandbTracker(Tracker):
     """One Weights & Biases run, whose files lie in the run folder."""
 
-    def __init__(self, tracking: Tracking, run: RunFolder) -> None:
+    def __init__(self, tracking: WandB, run: RunFolder) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would speak to its makers, offline as well
         import wandb  # a second, as is the next
         from lightning.pytorch.loggers import WandbLogger
@@ -189,7 +177,7 @@ def run_name(folder: Path, overrides: Sequence[str]) -> str:
     return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"  # what varies is mostly said last
 
 
-def _mode(tracking: Tracking) -> Any:  # one of wandb's own words
+def _mode(tracking: WandB) -> Any:  # one of wandb's own words
     """Online where a key is set and the server answers; nobody waits for one that does not."""
     mode = tracking.mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "online" and not _reachable(_server()):

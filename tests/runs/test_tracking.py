@@ -12,6 +12,7 @@ import wandb
 
 from anomalib_lite.runs import tracking
 from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.settings.training import WandB
 from tests.commands import Command, one_thread
 from tests.wandb_files import offline_runs
 
@@ -21,7 +22,7 @@ METRICS = ("image_auroc", "aupro", "per_defect/dot/recall", "threshold/image", "
 
 @pytest.mark.parametrize("kind", ["csv", "none"])
 def test_without_a_service_nothing_is_written(tmp_path: Path, kind: str):
-    with tracking.tracked(tracking.Tracking(kind), RunFolder(tmp_path)) as tracker:
+    with tracking.tracked(WandB(kind), RunFolder(tmp_path)) as tracker:
         tracker.log_result(tracking.Findings({"image_auroc": 1.0}))
         tracker.log_history(tmp_path / "history.csv")
     assert list(tmp_path.iterdir()) == [] and tracker.logger is False
@@ -64,8 +65,9 @@ def test_the_id_is_of_the_experiment_and_the_hash():
 TWICE = """
 from pathlib import Path
 from anomalib_lite.runs.folder import RunFolder
-from anomalib_lite.runs.tracking import Findings, Tracking, tracked
-tracking = Tracking("wandb", "p", "g", artifacts=False)
+from anomalib_lite.runs.tracking import Findings, tracked
+from anomalib_lite.settings.training import WandB
+tracking = WandB("wandb", "p", "g", artifacts=False)
 run = RunFolder(Path("runs/default/panels-stfpm-s1-0123456789"))
 run.start({"seed": 1}, {})
 try:
