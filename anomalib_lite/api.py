@@ -4,14 +4,15 @@ import importlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from anomalib_lite.data.files import expand
 from anomalib_lite.data.sample import Outcome
-from anomalib_lite.engine.judging import Judging, in_order
 from anomalib_lite.engine.predict import TrainedRun, open_run
+from anomalib_lite.engine.stream import in_order
 from anomalib_lite.jobs import train as verb
 from anomalib_lite.jobs.app import call
 from anomalib_lite.runs.overrides import overrides as as_overrides
@@ -60,10 +61,10 @@ def predict(
     Errors: UserError for a run that is none, and where an image cannot be read.
     """
     trained = run if isinstance(run, TrainedRun) else load(run)
-    judging = Judging(trained, template)
+    trained = replace(trained, template=template)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        opened = in_order(pool, judging.open, expand(images, Path()), judging.at_once)
-        while batch := list(islice(opened, judging.at_once)):
-            outcomes += [judged.outcome for judged in pool.map(judging.inspect, judging.judge(batch))]
+        opened = in_order(pool, trained.open, expand(images, Path()), trained.at_once)
+        while batch := list(islice(opened, trained.at_once)):
+            outcomes += [judged.outcome for judged in pool.map(trained.inspect, trained.answers(batch))]
     return outcomes

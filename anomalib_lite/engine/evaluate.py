@@ -18,7 +18,7 @@ from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image, resize_mask
 from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
-from anomalib_lite.defects import DefectCollector, LevelsOfMaps, load_inspector, prepare_inspector
+from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics
@@ -112,9 +112,10 @@ def evaluate(
     threshold: Threshold,
     batch_size: int,
     aupro_limit: float,
-    collector: DefectCollector | None = None,
+    inspector: Inspector | None = None,
 ) -> Evaluation:
-    """Goes once through the images; memory does not grow with their number. collector: of the defects."""
+    """Goes once through the images; memory does not grow with their number. inspector: finds the defects."""
+    collector = None if inspector is None else DefectCollector(inspector, threshold.pixel)
     total, by_category = Measured(aupro_limit), defaultdict[str, Measured](lambda: Measured(aupro_limit))
     inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
@@ -192,12 +193,12 @@ def make_inspector(
     prepare_inspector(settings, pictures, levels.compute(), golden).save(run / INSPECTOR, settings)
 
 
-def open_collector(run: Path, threshold: Threshold) -> DefectCollector | None:
-    """An empty one for a finished training's inspector; None where it has none."""
+def open_inspector(run: Path) -> Inspector | None:
+    """A finished training's; None where it has none."""
     if not (run / INSPECTOR).is_dir():
         return None
     try:
-        return DefectCollector(load_inspector(run / INSPECTOR), threshold.pixel)
+        return load_inspector(run / INSPECTOR)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{run / INSPECTOR} is torn ({error}). Train the run again with force=true.") from error
 

@@ -34,7 +34,7 @@ from anomalib_lite.engine.evaluate import (
     hold_back,
     lowered,
     make_inspector,
-    open_collector,
+    open_inspector,
     validate,
 )
 from anomalib_lite.engine.generate import generated_set, train_generator
@@ -83,10 +83,10 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
     with run.stage("inspector"):
         make_inspector(plan.settings["defects"], run.path, train, levels, inputs.template)
-        collector = open_collector(run.path, threshold)
+        inspector = open_inspector(run.path)
     save_model(run, model, threshold)
     with run.stage("evaluate"):
-        result = evaluate(model, test, threshold, plan.batch_size, plan.aupro_limit, collector)
+        result = evaluate(model, test, threshold, plan.batch_size, plan.aupro_limit, inspector)
     if len(test):
         run.status["ms_per_image"] = round(1000 * result.seconds / len(test), 2)
     if judging is not None:

@@ -80,7 +80,7 @@ class Journal:
         return known is not None and known[0] == stamp_of(image)
 
     def add(self, answer: Mapping[str, Any], stamp: Stamp, name: str) -> None:
-        """answer: `Judging.record`; or the image and, as `refused`, why there is none. name: of the image's pictures.
+        """answer: `TrainedRun.record`; or the image and, as `refused`, why there is none. name: of its pictures.
 
         Errors: UserError where the disk is full.
         """

@@ -1,29 +1,35 @@
-"""A trained run: opened, shown data as its mode has it, and measured."""
+"""A trained run: opened, asked about pictures, shown data as its mode has it, and measured."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from anomalib_lite.data.images import inspected
-from anomalib_lite.data.sample import Sample, Splits
+from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.images import ImageSet, at_once, content, inspected
+from anomalib_lite.data.sample import Outcome, Sample, Splits
+from anomalib_lite.defects import Inspector
+from anomalib_lite.defects.collect import draw_defects
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Judge, build_model, read_judge
-from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_collector
+from anomalib_lite.engine.evaluate import Evaluation, evaluate, open_inspector
 from anomalib_lite.engine.results import conclude
 from anomalib_lite.engine.trainer import MakeTrainer, devices_of
 from anomalib_lite.engine.trust import check_targets
 from anomalib_lite.errors import UserError
 from anomalib_lite.export.session import Exported, exported_file
+from anomalib_lite.report.pictures import overlay
 from anomalib_lite.runs.folder import MODEL, TEMPLATE, RunFolder, open_finished
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
@@ -32,13 +38,39 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A decoded file: pixels at its own size, uint8 (H, W, 3), and as the detector sees it."""
+
+    sample: Sample
+    pixels: np.ndarray
+    shown: np.ndarray
+
+
+@dataclass(frozen=True)
+class Judged:
+    """outcome: with picture and map, its defects once `inspect` has found them. seen: the picture and the map that
+    defects are found in: of a letterboxed one as the detector saw it. inside: rows and columns of `seen` that hold the
+    picture.
+    """
+
+    outcome: Outcome
+    seen: tuple[np.ndarray, np.ndarray]
+    inside: tuple[slice, slice]
+
+
+@dataclass(frozen=True)
 class TrainedRun:
-    """A finished training, ready to judge images."""
+    """A finished training, ready to judge images. All but `answers` may be called by several threads at once.
+
+    inspector: finds defects in maps; None where there is none. template: the golden image; None: the run's own.
+    """
 
     run: RunFolder
     judge: Judge
     model: Model
     threshold: Threshold
+    inspector: Inspector | None
+    template: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -66,9 +98,19 @@ class TrainedRun:
 
     @property
     def golden(self) -> Path | None:
-        """The template that all images of the training shared, in the colours of its OK images."""
-        path = self.run.path / TEMPLATE
-        return path if path.is_file() else None
+        """The template given, or the one that all images of the training shared, in the colours of its OK images."""
+        own = self.run.path / TEMPLATE
+        return self.template or (own if own.is_file() else None)
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are judged together."""
+        return at_once(self.model.at_once(self.judge.batch_size), self.judge.size)
+
+    @cached_property
+    def _images(self) -> ImageSet:
+        """How pictures become batches."""
+        return self.judge.images([])
 
     def of(self, category: str | None) -> TrainedRun:
         """The same run with the threshold of one of its products. Errors: UserError where there is none of its own."""
@@ -105,6 +147,75 @@ class TrainedRun:
             return splits.with_template(None)
         return splits.with_template(self.golden) if own and self.golden else splits
 
+    def open(self, path: Path, data: bytes | None = None) -> Picture:
+        """A file, or the content of one that is called so. Errors: UnreadableImage."""
+        bits = self.known.get("bits")
+        pixels = read_image(path, bits, data)
+        shown = self._images.shown(pixels, path)
+        return Picture(Sample(path, None, template=self.golden, bits=bits), pixels, shown)
+
+    def answers(self, pictures: Sequence[Picture]) -> list[Judged]:
+        """The model's answers, without defects."""
+        shown, samples = np.stack([p.shown for p in pictures]), [p.sample for p in pictures]
+        shapes = [p.pixels.shape[:2] for p in pictures]
+        batch = self._images.batch(samples, shown, np.zeros(shown.shape[:3], bool), shapes, range(len(samples)))
+        map, score = self.model.predict_batch(batch)
+        maps, judged = map.float().cpu().numpy()[:, 0], []
+        for k, picture in enumerate(pictures):
+            value, whole = float(score[k]), maps[k].copy()
+            inside = (slice(0, whole.shape[0]), slice(0, whole.shape[1]))
+            seen = (picture.pixels, whole)
+            if batch.inside is not None:
+                inside, seen = content(batch.inside[k]), (picture.shown, whole)
+            own = np.ascontiguousarray(whole[inside])
+            nok = self.threshold.nok(value)
+            judged.append(Judged(Outcome(picture.sample, value, nok, image=picture.pixels, map=own), seen, inside))
+        return judged
+
+    def inspect(self, judged: Judged) -> Judged:
+        """The same with its defects; without an inspector there are none."""
+        if self.inspector is None:
+            return judged
+        pixels, map = judged.seen
+        defects = self.inspector.inspect(map, pixels, self.threshold.pixel)
+        return replace(judged, outcome=replace(judged.outcome, defects=defects))
+
+    def overlay(self, judged: Judged) -> np.ndarray:
+        """The map over the picture, RGB at the picture's own size."""
+        outcome = judged.outcome
+        assert outcome.image is not None and outcome.map is not None
+        return overlay(outcome.image, outcome.map, self.threshold.pixel)
+
+    def outlines(self, judged: Judged) -> np.ndarray | None:
+        """The defects drawn into the picture that they were found in; None where there are none."""
+        if self.inspector is None or not judged.outcome.defects:
+            return None
+        return draw_defects(judged.seen[0], judged.outcome.defects, self.inspector.settings.types)
+
+    def record(self, judged: Judged) -> dict[str, Any]:
+        """JSON-ready: image, score, nok, accepted (None without an inspector), and defects, the worst first.
+
+        A defect's `box` is in px of the inspection, `box_in_image` (x, y, width, height) in those of the file.
+        """
+        outcome = judged.outcome
+        accepted = self.inspector.accepts(outcome.defects) if self.inspector else None
+        defects = [d.record() | {"box_in_image": self._in_image(d.box, judged)} for d in outcome.defects]
+        where = str(outcome.sample.image)
+        return {"image": where, "score": outcome.score, "nok": outcome.nok, "accepted": accepted, "defects": defects}
+
+    def _in_image(self, box: tuple[int, int, int, int], judged: Judged) -> list[int]:
+        assert self.inspector is not None and judged.outcome.image is not None
+        sides = []
+        for axis, (start, length) in enumerate(((box[1], box[3]), (box[0], box[2]))):
+            inside, own = judged.inside[axis], judged.outcome.image.shape[axis]
+            scale = judged.seen[1].shape[axis] / self.inspector.reference.shape[axis]
+            ends = [
+                (edge * scale - inside.start) * own / (inside.stop - inside.start) for edge in (start, start + length)
+            ]
+            first, last = (min(max(round(end), 0), own) for end in ends)
+            sides.append((first, last - first))
+        return [sides[1][0], sides[0][0], sides[1][1], sides[0][1]]
+
 
 def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     """A finished run with its model on its device, or what `export` wrote. The backbone's weights come from the run.
@@ -132,14 +243,15 @@ def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     if judge.threads:
         torch.set_num_threads(judge.threads)
     model.load_state_dict(tensors)
-    return TrainedRun(run, judge, model.to(device).eval(), threshold)
+    return TrainedRun(run, judge, model.to(device).eval(), threshold, open_inspector(run.path))
 
 
 def _open_exported(exported: Exported) -> TrainedRun:
     about = exported.about
     judge = read_judge({**about["settings"], "image_size": about["size"], "scoring": about["settings"]})
     threshold = Threshold.from_dict(about["threshold"])
-    return TrainedRun(RunFolder(exported.file.parent), judge, cast(Model, exported), threshold)
+    run = RunFolder(exported.file.parent)
+    return TrainedRun(run, judge, cast(Model, exported), threshold, open_inspector(run.path))
 
 
 def _device(trainer: MakeTrainer) -> torch.device:
@@ -156,8 +268,8 @@ def evaluate_run(trained: TrainedRun, test: Sequence[Sample], output: RunFolder,
     with output.stage("decode"):
         images = judge.images(test, "test")
     with output.stage("evaluate"):
-        collector = open_collector(trained.run.path, trained.threshold)
-        result = evaluate(trained.model, images, trained.threshold, judge.batch_size, judge.aupro_limit, collector)
+        settings = (judge.batch_size, judge.aupro_limit, trained.inspector)
+        result = evaluate(trained.model, images, trained.threshold, *settings)
     with output.stage("report"):
         conclude(output, trained.model, result, Tracker(), page)
     return result

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from anomalib_lite import __version__
 from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.data.files import list_images, output_names
 from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, make_room, stamp_of
-from anomalib_lite.engine.judging import Judged, Judging, Picture, in_order
+from anomalib_lite.engine.predict import Judged, Picture, TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.folder import MODEL
@@ -32,6 +33,8 @@ POLL = 0.5  # s between two looks into a watched folder
 PATIENCE = 30.0  # s that a file may stay unchanged and unreadable before it is refused
 TABLES_EVERY = 5.0  # s between two writings of the tables while new images come
 
+A = TypeVar("A")
+B = TypeVar("B")
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -46,7 +49,7 @@ class Wanted:
     told: Tell | None = None
 
 
-def predict(judging: Judging, paths: Sequence[Path], output: Path, wanted: Wanted) -> Summary:
+def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, wanted: Wanted) -> Summary:
     """Judges images, and writes predictions.csv, defects.*, overlays/, defects/ and maps/ to the output folder.
 
     The same call goes on where a killed one stopped. What another call wrote there is removed first: results of two
@@ -55,34 +58,34 @@ def predict(judging: Judging, paths: Sequence[Path], output: Path, wanted: Wante
     """
     _keep_apart(output, paths)
     base = os.path.commonpath([p.absolute().parent for p in paths])
-    journal = Journal(output, _made_with(judging, wanted, [base]))
+    journal = Journal(output, _made_with(trained, wanted, [base]))
     with contextlib.closing(journal):
         if wanted.told is not None:
             for answer in journal.answers():
                 wanted.told(answer)
         left = [(p, name) for p, name in zip(paths, output_names(paths), strict=True) if not journal.knows(p)]
         with tqdm(total=len(paths), initial=len(paths) - len(left), desc="predict", unit=" images", delay=2) as bar:
-            _Stream(judging, journal, wanted, done=bar.update).run(left)
+            _Stream(trained, journal, wanted, done=bar.update).run(left)
         summary = journal.summary()
         if not summary.judged:
             make_room(output)
             with contextlib.suppress(OSError):
                 output.rmdir()
             raise UserError("None of the images can be read:\n  " + "\n  ".join(summary.refused))
-        journal.write_tables(judging.inspector)
+        journal.write_tables(trained.inspector)
     journal.remove()
     return summary
 
 
 def watch(
-    judging: Judging, folders: Sequence[Path], output: Path, wanted: Wanted, stop: Event, settle: float = 2.0
+    trained: TrainedRun, folders: Sequence[Path], output: Path, wanted: Wanted, stop: Event, settle: float = 2.0
 ) -> Summary:
     """Judges the images that lie in folders, and those that come, until `stop` is set; each once, also by a later call.
 
     The tables are written when nothing waits, and at the end.
 
     Args:
-        judging: Who judges.
+        trained: Who judges.
         folders: Folders, with all that lies below them.
         output: A folder outside of these.
         wanted: What is written.
@@ -93,8 +96,8 @@ def watch(
         if output.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"The output {output} lies in the watched folder {folder}: choose another one.")
     bases = [str(folder.resolve()) for folder in folders]
-    journal, waiting, written = Journal(output, _made_with(judging, wanted, bases)), _Waiting(settle), 0.0
-    stream = _Stream(judging, journal, wanted, keep=lambda path: not waiting.patient(path))
+    journal, waiting, written = Journal(output, _made_with(trained, wanted, bases)), _Waiting(settle), 0.0
+    stream = _Stream(trained, journal, wanted, keep=lambda path: not waiting.patient(path))
     dirty = True
     with contextlib.closing(journal):
         while not stop.is_set():
@@ -107,11 +110,11 @@ def watch(
             dirty |= bool(ready)
             if dirty and not ready and time.monotonic() > written:
                 begin = time.monotonic()
-                journal.write_tables(judging.inspector)
+                journal.write_tables(trained.inspector)
                 dirty, written = False, time.monotonic() + max(TABLES_EVERY, 20 * (time.monotonic() - begin))
             if not ready:
                 stop.wait(max(POLL, 3 * listed))
-        journal.write_tables(judging.inspector)
+        journal.write_tables(trained.inspector)
         return journal.summary()
 
 
@@ -122,7 +125,7 @@ class _Stream:
     done: called after each. keep: whether an image that cannot be read is refused for good.
     """
 
-    judging: Judging
+    trained: TrainedRun
     journal: Journal
     wanted: Wanted
     done: Callable[[], Any] = lambda: None
@@ -132,7 +135,7 @@ class _Stream:
         """Images with the names of their pictures."""
         threads = min(4, os.cpu_count() or 1)
         with ThreadPoolExecutor(threads) as pool:
-            opened = in_order(pool, self._open, images, self.judging.at_once)
+            opened = in_order(pool, self._open, images, self.trained.at_once)
             for answer, stamp, name in in_order(pool, self._finish, self._judged(opened), 2 * threads):
                 if answer is not None:
                     self.journal.add(answer, stamp, name)
@@ -144,21 +147,21 @@ class _Stream:
         path, name = image
         stamp = stamp_of(path)
         try:
-            return path, name, stamp, self.judging.open(path)
+            return path, name, stamp, self.trained.open(path)
         except UnreadableImage as error:
             return path, name, stamp, error
 
     def _judged(self, opened: Iterator[Any]) -> Iterator[tuple[Path, str, Stamp, Judged | UnreadableImage]]:
         while batch := list(self._batch(opened)):
             pictures = [found for *_, found in batch if isinstance(found, Picture)]
-            answers = iter(self.judging.judge(pictures) if pictures else [])
+            answers = iter(self.trained.answers(pictures) if pictures else [])
             for path, name, stamp, found in batch:
                 yield path, name, stamp, next(answers) if isinstance(found, Picture) else found
 
     def _batch(self, opened: Iterator[Any]) -> Iterator[Any]:
         """The next ones that are judged together: fewer of large pictures."""
         size = 0
-        for item in islice(opened, self.judging.at_once):
+        for item in islice(opened, self.trained.at_once):
             yield item
             size += item[-1].pixels.nbytes if isinstance(item[-1], Picture) else 0
             if size > BATCH_BYTES:
@@ -171,15 +174,27 @@ class _Stream:
         path, name, stamp, found = item
         if isinstance(found, UnreadableImage):
             return ({"image": str(path), "refused": str(found)} if self.keep(path) else None), stamp, name
-        judged, output = self.judging.inspect(found), self.journal.output
+        judged, output = self.trained.inspect(found), self.journal.output
         assert judged.outcome.map is not None
         if self.wanted.maps:
             _write_pixels(output / "maps" / f"{name}.tiff", judged.outcome.map)
         if self.wanted.overlays:
-            _write_pixels(output / "overlays" / f"{name}.png", self.judging.overlay(judged)[..., ::-1])
-            if (drawn := self.judging.outlines(judged)) is not None:
+            _write_pixels(output / "overlays" / f"{name}.png", self.trained.overlay(judged)[..., ::-1])
+            if (drawn := self.trained.outlines(judged)) is not None:
                 _write_pixels(output / "defects" / f"{name}.png", drawn[..., ::-1])
-        return self.judging.record(judged), stamp, name
+        return self.trained.record(judged), stamp, name
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
+    """`pool.map` that takes no more than `ahead` items before their results are asked for."""
+    source, waiting = iter(items), deque[Future[B]]()
+    for item in islice(source, ahead):
+        waiting.append(pool.submit(work, item))
+    while waiting:
+        done = waiting.popleft().result()
+        for item in islice(source, 1):
+            waiting.append(pool.submit(work, item))
+        yield done
 
 
 class _Waiting:
@@ -226,13 +241,12 @@ def being_written(path: Path) -> bool:
     return False
 
 
-def _made_with(judging: Judging, wanted: Wanted, bases: Sequence[str]) -> dict[str, Any]:
-    trained = judging.trained
+def _made_with(trained: TrainedRun, wanted: Wanted, bases: Sequence[str]) -> dict[str, Any]:
     model = trained.path if trained.path.is_file() else trained.path / MODEL
     region = getattr(trained.model, "region", None)
     return {
         "version": __version__, "run": str(trained.path.resolve()), "model": stamp_of(model),
-        "threshold": repr(trained.threshold), "template": str(judging.golden), "images": list(bases),
+        "threshold": repr(trained.threshold), "template": str(trained.golden), "images": list(bases),
         "overlays": wanted.overlays, "maps": wanted.maps,
         "region": None if region is None else zlib.crc32(region.cpu().numpy().tobytes()),
     }  # fmt: skip

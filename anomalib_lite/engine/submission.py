@@ -10,7 +10,6 @@ import numpy as np
 import tifffile
 
 from anomalib_lite.data.files import list_images, require_folder
-from anomalib_lite.engine.judging import Judging
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_image
@@ -36,12 +35,12 @@ def write_object(trained: TrainedRun, root: Path, output: Path) -> int:
 
     A pixel is anomalous above the run's pixel threshold, which comes from held-out OK images.
     """
-    name, judging, count = object_of(trained), Judging(trained), 0
+    name, count = object_of(trained), 0
     for split in SPLITS:
         folder = require_folder(root / name / split, f"The split {split} of {name}", "root")
         paths = iter(list_images(folder))
-        while batch := [judging.open(path) for path in islice(paths, judging.at_once)]:
-            for judged in judging.judge(batch):
+        while batch := [trained.open(path) for path in islice(paths, trained.at_once)]:
+            for judged in trained.answers(batch):
                 picture, map = judged.outcome.image, judged.outcome.map
                 assert picture is not None and map is not None
                 whole = cv2.resize(map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)

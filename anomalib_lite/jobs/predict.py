@@ -1,17 +1,23 @@
 """The verb predict."""
 
+from __future__ import annotations
+
 import json
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from anomalib_lite.data.files import expand, require_folder
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
+
+if TYPE_CHECKING:
+    from anomalib_lite.engine.predict import TrainedRun
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +48,9 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
 
 @app("predict", HELP, hydra_arguments)
 def main(cfg: DictConfig) -> None:
-    from anomalib_lite.engine.judging import Judging  # torch takes seconds
-    from anomalib_lite.engine.predict import open_run
-    from anomalib_lite.engine.stream import Wanted, predict, watch
+    from anomalib_lite.engine.stream import Wanted, predict, watch  # torch takes seconds
 
-    trained = open_run(cfg.run, texts(cfg.trust)).of(cfg.category)
-    trained = trained.at(cfg.threshold, cfg.false_alarm_rate).within(cfg.roi, cfg.ignore)
-    output, judging = Path(cfg.output), Judging(trained, Path(cfg.template) if cfg.template else None)
+    trained, output = answering(cfg), Path(cfg.output)
     wanted, speak = Wanted(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say
     if cfg.watch:
         folders = [require_folder(name, "The folder to watch", "images") for name in texts(cfg.images)]
@@ -56,9 +58,9 @@ def main(cfg: DictConfig) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):  # what is under way is finished
             signal.signal(number, lambda *_: stop.set())
         log.info("watching %s (Ctrl-C ends it)", ", ".join(map(str, folders)))
-        done = watch(judging, folders, output, wanted, stop, cfg.settle)
+        done = watch(trained, folders, output, wanted, stop, cfg.settle)
     else:
-        done = predict(judging, expand(texts(cfg.images), Path()), output, wanted)
+        done = predict(trained, expand(texts(cfg.images), Path()), output, wanted)
     speak(f"{done.given} images given: {done.judged} judged, {len(done.refused)} refused")
     speak(f"{done.judged} images, {done.flagged} above the threshold {trained.threshold.image:.4g} of {trained.path}")
     if cfg.threshold is not None or cfg.false_alarm_rate is not None:
@@ -69,6 +71,14 @@ def main(cfg: DictConfig) -> None:
         raise SkippedImages(
             f"{len(done.refused)} of {done.given} images could not be read and were skipped:\n  {listed}"
         )
+
+
+def answering(cfg: DictConfig) -> TrainedRun:
+    """The run that is asked, with the threshold, the region and the template that it is given."""
+    from anomalib_lite.engine.predict import open_run
+
+    run = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category).at(cfg.threshold, cfg.false_alarm_rate)
+    return replace(run.within(cfg.roi, cfg.ignore), template=Path(cfg.template) if cfg.template else None)
 
 
 def _line(answer: dict[str, Any]) -> None:

@@ -1,10 +1,9 @@
 """The verb serve."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-from anomalib_lite.jobs.app import app, texts
+from anomalib_lite.jobs.app import app
+from anomalib_lite.jobs.predict import answering
 
 HELP = """Answers images over HTTP with a trained run, and serves a page to try it on.
 
@@ -19,14 +18,10 @@ listens on this machine alone; with another host each request needs the token th
 
 @app("serve", HELP)
 def main(cfg: DictConfig) -> None:
-    from anomalib_lite.engine.judging import Judging  # torch takes seconds
-    from anomalib_lite.engine.predict import open_run
-    from anomalib_lite.serve.server import Limits, run_server
+    from anomalib_lite.serve.server import Limits, run_server  # torch takes seconds
 
-    trained = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category)
-    trained = trained.at(cfg.threshold, cfg.false_alarm_rate).within(cfg.roi, cfg.ignore)
     limits = Limits(int(cfg.max_mb * 2**20), int(cfg.max_megapixels * 10**6), cfg.queue)
-    run_server(Judging(trained, Path(cfg.template) if cfg.template else None), cfg.host, cfg.port, limits)
+    run_server(answering(cfg), cfg.host, cfg.port, limits)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from anomalib_lite.data.decode import UnreadableImage
-from anomalib_lite.engine.judging import Judged, Judging, Picture
+from anomalib_lite.engine.predict import Judged, Picture, TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loopback, serving, url_of
 
@@ -101,16 +101,16 @@ class Numbers:
         self.under_way = Gauge("anomalib_lite_under_way", "Requests under way", **of_this)
 
 
-def build_app(judging: Judging, limits: Limits) -> FastAPI:
+def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
     """Routes without their guard."""
     app, numbers, overlays = app_with_page(__package__), Numbers(), OrderedDict[str, bytes]()
-    batches = Batches(lambda pictures: _judge(judging, pictures), judging.at_once)
+    batches = Batches(lambda pictures: _judge(trained, pictures), trained.at_once)
     under_way: set[Request] = set()
     numbers.under_way.set_function(lambda: len(under_way))
 
     @app.get("/about")
     def about() -> dict[str, Any]:
-        return {"run": judging.trained.path.name, "threshold": judging.trained.threshold.image}
+        return {"run": trained.path.name, "threshold": trained.threshold.image}
 
     @app.post("/predict")
     async def predict(request: Request, overlay: Overlay = "none", name: str = "image") -> Response:
@@ -121,8 +121,8 @@ def build_app(judging: Judging, limits: Limits) -> FastAPI:
                 words = f"too many images wait: try again in {seconds} s"
                 raise HTTPException(503, words, {"retry-after": str(seconds)})
             under_way.add(request)
-            judged = await _judged(judging, batches, request, Path(name), limits)
-            answer = await run_in_threadpool(_answer, judging, judged, overlay, overlays)
+            judged = await _judged(trained, batches, request, Path(name), limits)
+            answer = await run_in_threadpool(_answer, trained, judged, overlay, overlays)
         except HTTPException as error:
             status = error.status_code
             raise
@@ -168,11 +168,11 @@ def guarded(app: FastAPI, host: str, port: int, token: str = "") -> Guard:
     return Guard(app, None, token, lambda method, path: not (path in OPEN or path.startswith("/static/")))
 
 
-def run_server(judging: Judging, host: str, port: int, limits: Limits) -> None:
+def run_server(trained: TrainedRun, host: str, port: int, limits: Limits) -> None:
     """Serves until SIGTERM or Ctrl-C, and answers what it has accepted. Errors: UserError where an option is unfit."""
     token = "" if is_loopback(host) else _token()
     with bind(host, port) as listening:
-        app = guarded(build_app(judging, limits), host, listening.getsockname()[1], token)
+        app = guarded(build_app(trained, limits), host, listening.getsockname()[1], token)
         log.info("inspecting at %s (Ctrl-C or SIGTERM ends it)", url_of(host, listening))
         with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn hands the signal on once all is answered
             serving(app, STOP_SECONDS, CONNECTIONS).run(sockets=[listening])
@@ -188,14 +188,14 @@ def _token() -> str:
     return token
 
 
-async def _judged(judging: Judging, batches: Batches, request: Request, name: Path, limits: Limits) -> Judged:
+async def _judged(trained: TrainedRun, batches: Batches, request: Request, name: Path, limits: Limits) -> Judged:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             data = await _body(request, limits.body)
     except TimeoutError:
         raise HTTPException(408, f"the upload took more than {BODY_SECONDS} s") from None
     try:
-        picture = await run_in_threadpool(_open, judging, name, data, limits.pixels)
+        picture = await run_in_threadpool(_open, trained, name, data, limits.pixels)
     except UnreadableImage as error:
         raise HTTPException(422, str(error)) from error
     return await asyncio.wrap_future(batches.submit(picture))
@@ -223,7 +223,7 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _open(judging: Judging, name: Path, data: bytes, most: int) -> Picture:
+def _open(trained: TrainedRun, name: Path, data: bytes, most: int) -> Picture:
     """Errors: UnreadableImage, also for a small file that holds a huge picture."""
     try:
         with Image.open(io.BytesIO(data)) as header:
@@ -234,25 +234,25 @@ def _open(judging: Judging, name: Path, data: bytes, most: int) -> Picture:
         ) from error
     if width * height > most:
         raise UnreadableImage(f"{name} has {width} x {height} px, more than {most / 1e6:g} million.")
-    return judging.open(name, data)
+    return trained.open(name, data)
 
 
-def _judge(judging: Judging, pictures: Any) -> list[Judged]:
-    return [judging.inspect(judged) for judged in judging.judge(pictures)]
+def _judge(trained: TrainedRun, pictures: Any) -> list[Judged]:
+    return [trained.inspect(judged) for judged in trained.answers(pictures)]
 
 
-def _answer(judging: Judging, judged: Judged, overlay: str, overlays: OrderedDict[str, bytes]) -> dict[str, Any]:
-    outcome, threshold = judged.outcome, judging.trained.threshold
+def _answer(trained: TrainedRun, judged: Judged, overlay: str, overlays: OrderedDict[str, bytes]) -> dict[str, Any]:
+    outcome, threshold = judged.outcome, trained.threshold
     assert outcome.image is not None
-    answer = judging.record(judged)
-    types = judging.inspector.settings.types if judging.inspector else {}
+    answer = trained.record(judged)
+    types = trained.inspector.settings.types if trained.inspector else {}
     for defect in answer["defects"]:
         defect |= {"title": types[defect["type"]].title, "colour": types[defect["type"]].colour}
     height, width = outcome.image.shape[:2]
     verdict = "NOK" if outcome.nok else "OK"
     answer |= {"threshold": threshold.image, "verdict": verdict, "width": width, "height": height}
     if overlay != "none":
-        picture = cv2.imencode(".jpg", judging.overlay(judged)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+        picture = cv2.imencode(".jpg", trained.overlay(judged)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
         if overlay == "base64":
             answer["overlay"] = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
         else:

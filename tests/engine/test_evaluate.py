@@ -9,9 +9,9 @@ import torch
 
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Batch, Sample
-from anomalib_lite.defects import LevelsOfMaps
+from anomalib_lite.defects import DefectCollector, LevelsOfMaps
 from anomalib_lite.detectors.model import Prediction
-from anomalib_lite.engine.evaluate import DRAWN, hold_back, make_inspector, open_collector, validate
+from anomalib_lite.engine.evaluate import DRAWN, hold_back, make_inspector, open_inspector, validate
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import threshold_from_ok
 from tests.commands import Command, only_run, read_json
@@ -78,7 +78,7 @@ def test_an_inspector_is_made_in_training_and_opened_again(tmp_path: Path):
     train = ImageSet([Sample(black, OK, origin="generated"), *(Sample(file, OK) for file in files)], SHAPE)
     golden = write_pixels(tmp_path / "golden.png", cv2.resize(perfect(), None, fx=2, fy=2)[..., ::-1])
     make_inspector(settings(), tmp_path, train, LevelsOfMaps(), golden)
-    collector = open_collector(tmp_path, threshold_from_ok([0.1], [0.1]))
+    collector = DefectCollector(open_inspector(tmp_path), threshold_from_ok([0.1], [0.1]).pixel)
     assert collector.inspector.reference.alike > 0.95, "the generated, black image had no part in it"
     picture, values, mask = case(9, 14)
     (defect,) = collector.add(outcome("stain/7.png", picture, values, "stain", mask)).defects

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.engine import judging as judging_module
+from anomalib_lite.engine import predict as predict_module
 from anomalib_lite.engine.journal import JOURNAL
-from anomalib_lite.engine.judging import Judging
-from anomalib_lite.engine.predict import open_run
+from anomalib_lite.engine.predict import TrainedRun, open_run
 from anomalib_lite.engine.stream import Wanted, _Waiting, being_written, predict, watch
 from anomalib_lite.errors import UserError
 from tests.commands import Command, read_rows
@@ -29,8 +28,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def judging(smoke_run: Path) -> Judging:
-    return Judging(open_run(smoke_run))
+def trained(smoke_run: Path) -> TrainedRun:
+    return open_run(smoke_run)
 
 
 @pytest.fixture
@@ -42,12 +41,12 @@ def images(small_panels: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
-    judging: Judging, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedRun, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Another command that was killed in the same folder before leaves nothing there."""
     read: list[Path] = []
-    monkeypatch.setattr(judging_module, "read_image", lambda path, *a: read.append(path) or read_image(path, *a))
-    whole = predict(judging, images, tmp_path / "whole", Wanted(overlays=False, maps=False))
+    monkeypatch.setattr(predict_module, "read_image", lambda path, *a: read.append(path) or read_image(path, *a))
+    whole = predict(trained, images, tmp_path / "whole", Wanted(overlays=False, maps=False))
     assert (whole.judged, len(whole.refused), whole.given) == (10, 1, 11)
     assert sorted(read) == images, "each image is read once"
 
@@ -63,7 +62,7 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
 
     for count, maps in ((1, True), (5, False)):
         with pytest.raises(Killed):
-            predict(judging, images, tmp_path / "out", Wanted(maps=maps, overlays=False, told=until(count)))
+            predict(trained, images, tmp_path / "out", Wanted(maps=maps, overlays=False, told=until(count)))
     assert not list((tmp_path / "out/maps").rglob("*.tiff"))
     assert not (tmp_path / "out/predictions.csv").exists()
     with (tmp_path / "out" / JOURNAL).open("ab") as stream:
@@ -71,7 +70,7 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
     first, told[:] = [answer["image"] for answer in told[1:]], []
     read.clear()
     wanted = Wanted(maps=False, overlays=False, told=told.append)
-    assert predict(judging, images, tmp_path / "out", wanted) == whole
+    assert predict(trained, images, tmp_path / "out", wanted) == whole
     assert not set(map(str, read)) & set(first) and len(read) == len(images) - len(first)
     assert [answer["image"] for answer in told] == [str(path) for path in images], "the first answers are told again"
     for name in ("predictions.csv", "defects.csv"):
@@ -80,12 +79,12 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
     assert not (tmp_path / "out" / JOURNAL).exists()
 
 
-def test_boxes_lie_in_the_files_own_pixels(judging: Judging, small_panels: Path):
+def test_boxes_lie_in_the_files_own_pixels(trained: TrainedRun, small_panels: Path):
     """A picture of three times the size has boxes of three times the size."""
     path = min((small_panels / "test/stain").iterdir())
-    judged = judging.inspect(judging.judge([judging.open(path)])[0])
+    judged = trained.inspect(trained.answers([trained.open(path)])[0])
     large = replace(judged, outcome=replace(judged.outcome, image=np.zeros((288, 288, 3), np.uint8)))
-    own, triple = (judging.record(one)["defects"] for one in (judged, large))
+    own, triple = (trained.record(one)["defects"] for one in (judged, large))
     assert own and json.dumps(own)
     for small, big in zip(own, triple, strict=True):
         assert big["box_in_image"] == pytest.approx([3 * side for side in small["box_in_image"]], abs=3)
@@ -100,12 +99,12 @@ def test_json_lines_are_all_that_stdout_gets(run_verb: Command, smoke_run: Path,
 
 
 @contextmanager
-def watching(judging: Judging, folder: Path) -> Iterator[list[dict[str, Any]]]:
+def watching(trained: TrainedRun, folder: Path) -> Iterator[list[dict[str, Any]]]:
     """A watch of folder/camera; gives the list of what it answers."""
     told: list[dict[str, Any]] = []
     stop = threading.Event()
     wanted = Wanted(overlays=False, told=told.append)
-    arguments = (judging, [folder / "camera"], folder / "out", wanted, stop, 0.2)
+    arguments = (trained, [folder / "camera"], folder / "out", wanted, stop, 0.2)
     thread = threading.Thread(target=watch, args=arguments, daemon=True)
     thread.start()
     try:
@@ -122,10 +121,10 @@ def wait_for(told: list[dict[str, Any]], count: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_watched_folder_is_answered_once_also_after_a_restart(judging: Judging, tmp_path: Path):
+def test_a_watched_folder_is_answered_once_also_after_a_restart(trained: TrainedRun, tmp_path: Path):
     write_image(tmp_path / "camera/a.png", 0, (96, 96))
     half = write_image(tmp_path / "next.png", 1, (96, 96)).read_bytes()
-    with watching(judging, tmp_path) as told:
+    with watching(trained, tmp_path) as told:
         wait_for(told, 1)
         with (tmp_path / "camera/b.png").open("wb") as stream:
             stream.write(half[:500])
@@ -136,7 +135,7 @@ def test_a_watched_folder_is_answered_once_also_after_a_restart(judging: Judging
             stream.write(half[500:])
         wait_for(told, 3)
     assert "refused" not in told[2] and told[2]["image"].endswith("b.png")
-    with watching(judging, tmp_path) as again:
+    with watching(trained, tmp_path) as again:
         write_image(tmp_path / "camera/a.bmp", 3, (96, 96))
         wait_for(again, 1)
     answered = [Path(row["image"]).name for row in read_rows(tmp_path / "out/predictions.csv")]
@@ -162,7 +161,7 @@ def test_a_file_that_changes_or_is_open_is_not_settled(tmp_path: Path):
     assert waiting.settled(path)
 
 
-def test_answers_do_not_fall_into_the_watched_folder(judging: Judging, tmp_path: Path):
+def test_answers_do_not_fall_into_the_watched_folder(trained: TrainedRun, tmp_path: Path):
     (tmp_path / "camera").mkdir()
     with pytest.raises(UserError, match="choose another one"):
-        watch(judging, [tmp_path / "camera"], tmp_path / "camera/out", Wanted(), threading.Event())
+        watch(trained, [tmp_path / "camera"], tmp_path / "camera/out", Wanted(), threading.Event())

@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.engine.judging import Judging
-from anomalib_lite.engine.predict import open_run
+from anomalib_lite.engine.predict import TrainedRun, open_run
 from anomalib_lite.serve.server import Batches, Limits, build_app, guarded
 from tests.commands import one_thread
 from tests.corpus import READ, REFUSED, fill
@@ -29,8 +28,8 @@ from tests.servers import TOKEN, Client, served
 HALF = "POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{}\r\ncontent-length: 5000\r\n\r\nhalf"  # of a request
 
 
-def serve(judging: Judging, limits: Limits, token: str = "") -> AbstractContextManager[Client]:
-    app = build_app(judging, limits)
+def serve(trained: TrainedRun, limits: Limits, token: str = "") -> AbstractContextManager[Client]:
+    app = build_app(trained, limits)
     return served(lambda port: guarded(app, "127.0.0.1", port, token))
 
 
@@ -53,13 +52,13 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def judging(smoke_run: Path) -> Judging:
-    return Judging(open_run(smoke_run))
+def trained(smoke_run: Path) -> TrainedRun:
+    return open_run(smoke_run)
 
 
 @pytest.fixture(scope="module")
-def client(judging: Judging) -> Iterator[Client]:
-    with serve(judging, Limits(body=2**20, pixels=10**6, room=4)) as client:
+def client(trained: TrainedRun) -> Iterator[Client]:
+    with serve(trained, Limits(body=2**20, pixels=10**6, room=4)) as client:
         yield client
 
 
@@ -69,16 +68,16 @@ def good(small_panels: Path) -> bytes:
 
 
 def test_answers_are_those_of_predict_with_an_overlay_where_it_is_asked_for(
-    client: Client, judging: Judging, small_panels: Path
+    client: Client, trained: TrainedRun, small_panels: Path
 ):
     for path in (small_panels / "test/stain/000.png", small_panels / "test/good/000.png"):
         reply = client.post("/predict?overlay=base64&name=a.png", path.read_bytes())
         answer = reply.json
         assert reply.status == 200, answer
-        record = judging.record(judging.inspect(judging.judge([judging.open(path)])[0]))
+        record = trained.record(trained.inspect(trained.answers([trained.open(path)])[0]))
         assert answer["score"] == pytest.approx(record["score"], rel=1e-6) and answer["nok"] == record["nok"]
         assert [d["box"] for d in answer["defects"]] == [d["box"] for d in record["defects"]]
-        assert answer["image"] == "a.png" and answer["threshold"] == judging.trained.threshold.image
+        assert answer["image"] == "a.png" and answer["threshold"] == trained.threshold.image
         picture = np.frombuffer(base64.b64decode(answer["overlay"].partition(",")[2]), np.uint8)
         assert cv2.imdecode(picture, cv2.IMREAD_COLOR).shape == (96, 96, 3) == (answer["height"], answer["width"], 3)
     link = client.get(client.post("/predict?overlay=link", path.read_bytes()).json["overlay"])
@@ -125,8 +124,8 @@ def test_pages_of_other_sites_may_not_speak_to_it(client: Client):
     assert client.get("/static/app.js").status == 200 and client.get("/static/../server.py").status == 404
 
 
-def test_another_host_wants_a_token(judging: Judging, good: bytes):
-    with serve(judging, Limits(), TOKEN) as client:
+def test_another_host_wants_a_token(trained: TrainedRun, good: bytes):
+    with serve(trained, Limits(), TOKEN) as client:
         for path in ("/predict", "/metrics", "/about", "/overlay/x"):
             assert client.ask("POST" if path == "/predict" else "GET", path, good).status == 401
         assert client.post("/predict", good, authorization="Bearer " + TOKEN[:-1]).status == 401
@@ -144,14 +143,14 @@ def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_i
     with started(smoke_run, "host=0.0.0.0", f"roi={roi}", ANOMALIB_LITE_TOKEN=TOKEN) as (_, client, line):
         assert TOKEN not in line and client.post("/predict", good).status == 401
         reply = client.post("/predict", good, authorization=f"Bearer {TOKEN}")
-        half = Judging(open_run(smoke_run).within(roi, None))
+        half = open_run(smoke_run).within(roi, None)
         known = half.judge([half.open(small_panels / "test/good/000.png")])[0].outcome.score
         assert reply.status == 200 and reply.json["score"] == pytest.approx(known, rel=1e-6)
 
 
-def test_it_takes_the_files_that_predict_takes(judging: Judging, tmp_path: Path):
+def test_it_takes_the_files_that_predict_takes(trained: TrainedRun, tmp_path: Path):
     fates = {name: fate for name, fate in fill(tmp_path / "corpus").items() if fate in (READ, REFUSED)}
-    with serve(judging, Limits(body=2**25, pixels=2**26, room=4)) as client:
+    with serve(trained, Limits(body=2**25, pixels=2**26, room=4)) as client:
         for name, fate in fates.items():
             path = tmp_path / "corpus" / name
             if path.is_file():
