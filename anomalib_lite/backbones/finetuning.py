@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -22,6 +22,7 @@ from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
+from anomalib_lite.settings.training import Teacher
 
 Normalisation = nn.modules.batchnorm._BatchNorm  # all that keeps statistics
 HELD_OUT = 2**31 - 1  # in the place of an epoch: the held-out examples are the same after each
@@ -94,27 +95,9 @@ class OKAgainstGenerated(Task):
         return Examples(image, torch.arange(2).repeat_interleave(len(batch)), batch.weight.repeat(2))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of `settings.training.Teacher`. optimizer: made from the parameters; scheduler: from the optimizer
-    and `total_steps`, or None.
-    """
-
-    task: Task
-    epochs: int
-    batch_size: int
-    optimizer: Callable[..., torch.optim.Optimizer]
-    scheduler: Callable[..., Any] | None = None
-    batches: int | None = None
-    head_epochs: int = 0
-    hidden: Sequence[int] = (512, 128)
-    dropout: float = 0.0
-    unfreeze: int | None = None
-    held_out: float = 0.15
-    image_size: int | Sequence[int] | None = None
-    seed: int = 0
-    nok: str | Sequence[str] | None = None
-    nok_weight: float = 10.0
+@dataclass
+class Settings(Teacher):
+    """optimizer: made from the parameters; scheduler: from the optimizer and `total_steps`, or None."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.head_epochs < self.epochs:

@@ -7,7 +7,7 @@ GROUP/ID/STEM_temp.jpg and the boxes `x1 y1 x2 y2 type`. Copper is dark.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import require_folder
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import Drawing, make_splits
+from anomalib_lite.data.splits import make_splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import write_image
@@ -50,7 +50,7 @@ class Box(NamedTuple):
     score: float = 1.0
 
 
-def read(root: str | Path, artifacts: str | Path, test_list: str = "test", **drawing: Unpack[Drawing]) -> Splits:
+def read(root: str | Path, artifacts: str | Path, test_list: str = "test", **drawing: Any) -> Splits:
     """The scans of `test_list`, each with its own template, to test on; OK pairs simulated from the templates of
     trainval.txt to learn from.
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from anomalib_lite.data.files import common_tail, expand, locate, require_folder, same_form
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
+from anomalib_lite.data.splits import make_splits, ok_samples
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def read(
     test_ok: Patterns = None,
     manifest: str | Path | None = None,
     test_ok_share: float = 0.2,
-    **drawing: Unpack[Drawing],
+    **drawing: Any,
 ) -> Splits:
     """OK images to learn from and NOK images to test on.
 

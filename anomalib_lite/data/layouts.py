@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Unpack, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from anomalib_lite.data.decode import mask_files, read_image, read_mask
 from anomalib_lite.data.files import list_folders, list_images, require_folder
 from anomalib_lite.data.folder import read_table
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import Drawing, make_splits, ok_samples
+from anomalib_lite.data.splits import make_splits, ok_samples
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Layout:
 
 
 def read(
-    layout: Layout, root: str | Path, category: Categories = None, test: str | None = None, **drawing: Unpack[Drawing]
+    layout: Layout, root: str | Path, category: Categories = None, test: str | None = None, **drawing: Any
 ) -> Splits:
     """One category, or several as one data set, whose defect types are then named `<category>/<defect>`.
 
@@ -87,7 +87,7 @@ mvtec_ad_2 = partial(
 )
 
 
-def visa(root: str | Path, category: Categories = "candle", **drawing: Unpack[Drawing]) -> Splits:
+def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> Splits:
     """VisA by the table of its one-class split: Zou et al., "SPot-the-Difference", ECCV 2022."""
     base = require_folder(root, "VisA")
     table = base / "split_csv" / "1cls.csv"
@@ -108,7 +108,7 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Unpack[Dr
 
 
 def real_iad(
-    root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Unpack[Drawing]
+    root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Any
 ) -> Splits:
     """Real-IAD by the lists of its one-class split, all five views: Wang et al., CVPR 2024. images: folder by size."""
 
@@ -127,7 +127,7 @@ def real_iad(
     return _read(root, category, read_list, drawing)
 
 
-def ksdd(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
+def ksdd(root: str | Path, **drawing: Any) -> Splits:
     """KolektorSDD: a folder an item, masks `<name>_label.bmp`, black where the surface is good; of each item the last
     good image is tested, the others are learned from. Tabernik et al., "Segmentation-based deep-learning approach for
     surface-defect detection", Journal of Intelligent Manufacturing 2020.
@@ -143,7 +143,7 @@ def ksdd(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
     return _read(root, None, images, drawing)
 
 
-def ksdd2(root: str | Path, **drawing: Unpack[Drawing]) -> Splits:
+def ksdd2(root: str | Path, **drawing: Any) -> Splits:
     """KolektorSDD2: images with masks `<name>_GT.png`, black where the surface is good; of the training folder the
     good ones are learned from. Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
     """
@@ -161,7 +161,7 @@ def _beside_masks(folder: Path, ending: str) -> list[Sample]:
     return [_labelled(folder, i.name, m.name, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
 
 
-def _read(root: str | Path, category: Categories, reader: Reader, drawing: Drawing) -> Splits:
+def _read(root: str | Path, category: Categories, reader: Reader, drawing: dict[str, Any]) -> Splits:
     base = require_folder(root, "The data set")
     names = [None] if category is None else [category] if isinstance(category, (str, int)) else list(category)
     pools: dict[Part, list[Sample]] = {"train": [], "held_out": [], "test": []}

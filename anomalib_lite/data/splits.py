@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 from anomalib_lite.data.decode import DEPTHS, brightest, depth_of
 from anomalib_lite.data.files import same_form
@@ -22,20 +21,6 @@ log = logging.getLogger(__name__)
 
 PROBED = 32  # images that a data set's bit depth is read from
 SALT = 1_000_003  # so that the test images are not the ones that the validation split would take first
-
-
-class Drawing(TypedDict, total=False):
-    """What every reader takes. template: image of one golden product. val_share: of the OK images, held out for the
-    threshold, by split_seed. shots: how many of the others are learned from, drawn by shots_seed; None takes all.
-    bits: those that 16-bit files use; None reads it from the OK images.
-    """
-
-    template: str | Path | None
-    val_share: float
-    split_seed: int
-    shots: int | None
-    shots_seed: int
-    bits: int | None
 
 
 def make_splits(
@@ -53,6 +38,7 @@ def make_splits(
 ) -> Splits:
     """held_out: OK images that the data set itself keeps for thresholds; else `val_share` of `ok` is.
     test_share: of `ok`, kept for testing. Without OK images to learn from there is only what to test on.
+    The others are what every reader takes, see `settings.data.Reader`.
 
     Errors: UserError for too few images, for one content with two labels, and for settings out of range.
     """

@@ -18,6 +18,7 @@ from anomalib_lite.engine.trainer import OnDevice
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
+FOLDS = 5  # parts that the images are dealt into
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,6 @@ class Reviewer:
 
     Attributes:
         make: Makes an untrained model whose method trains nothing by gradient.
-        folds: How many parts the images are dealt into.
         share: Of the images that looked worst, left out when the models are fitted a second time, so that NOK images
             among them do not pass for normal; 0: one round.
     """
@@ -35,7 +35,6 @@ class Reviewer:
     device: torch.device
     batch_size: int
     seed: int = 0
-    folds: int = 5
     share: float = 0.0
 
     def scores(self, images: ImageSet) -> np.ndarray:
@@ -43,9 +42,9 @@ class Reviewer:
 
         Errors: UserError for a method that trains, and for too few images.
         """
-        if len(images) < 2 * self.folds:
-            raise UserError(f"{len(images)} OK images are too few for {self.folds} folds: {2 * self.folds} are needed.")
-        fold = np.random.default_rng(self.seed).permutation(len(images)) % self.folds
+        if len(images) < 2 * FOLDS:
+            raise UserError(f"{len(images)} OK images are too few for {FOLDS} folds: {2 * FOLDS} are needed.")
+        fold = np.random.default_rng(self.seed).permutation(len(images)) % FOLDS
         scores = self._round(images, fold, np.zeros(len(images), bool))
         return self._round(images, fold, worst(scores, self.share)) if self.share else scores
 
@@ -65,8 +64,8 @@ class Reviewer:
 
     def _round(self, images: ImageSet, fold: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         scores = np.empty(len(images))
-        for k in range(self.folds):
-            log.info("review: fold %d of %d", k + 1, self.folds)
+        for k in range(FOLDS):
+            log.info("review: fold %d of %d", k + 1, FOLDS)
             own = np.flatnonzero(fold == k)
             model = self._fitted(images, np.flatnonzero((fold != k) & ~left_out).tolist())
             judged = run_over(model, loader(images.part(own.tolist()), model.at_once(self.batch_size)), f"fold {k + 1}")

@@ -52,9 +52,6 @@ def read_teaching(config: Mapping[str, Any], image_size: tuple[int, int]) -> Tea
     settings: Settings | None = instantiate(config["teacher"], _convert_="all")
     if settings is None:
         return None
-    size = settings.image_size
-    if size is not None:
-        image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
     teacher = {key: value for key, value in config["teacher"].items() if key != "nok"}  # those images are read
     return Teaching(
         settings,

@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     device = devices_of(instantiate(cfg.trainer, _convert_="all")).first
     given = [*splits.train, *splits.val, *(s for s in splits.test if splits.drawn and s.label == OK)]
     images = ImageSet(given, image_size(cfg.image_size), cfg.ram_limit_mb, "to review", cfg.resize)
-    reviewer = Reviewer(partial(build_model, cfg), device, cfg.batch_size, cfg.seed, cfg.folds, cfg.contamination)
+    reviewer = Reviewer(partial(build_model, cfg), device, cfg.batch_size, cfg.seed, share=cfg.contamination)
     outcomes = reviewer.outcomes(images, cfg.worst)
     output = Path(cfg.output)
     write_csv(output / "predictions.csv", [("image", "score"), *((o.sample.image, o.score) for o in outcomes)])

@@ -55,7 +55,6 @@ class Teacher:
     dropout: float = setting(0.0, "share", least=0, below=1)
     unfreeze: int | None = setting(None, "n: the last n blocks of the backbone learn; null: all", least=0)
     held_out: float = setting(0.15, "of the images, to measure the accuracy on", above=0, below=1)
-    image_size: Any = setting(None, "px; null: the run's", rule=pixels)
     seed: int = setting(0, "the teacher's own: a multirun over seed shares one teacher", least=0)
     nok: Any = setting(None, "NOK images that take part: files, folders or patterns below data.root; no test images")
     nok_weight: float = setting(10, "of them", least=0)

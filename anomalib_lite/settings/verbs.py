@@ -104,7 +104,6 @@ class Train(Detecting):
 
 @dataclass
 class Review(Detecting):
-    folds: int = setting(5, "parts that the OK images are dealt into", least=2)
     contamination: float = setting(0.1, "share that is left out when all are judged a second time", least=0, most=0.5)
     worst: int = setting(30, "images that are shown", least=1)
     output: str = setting("review", "folder to write to")

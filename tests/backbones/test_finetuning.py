@@ -30,7 +30,7 @@ from tests.made import write_image
 
 SIZE = (48, 48)
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-QUICK = Settings(CutPaste(), epochs=1, batch_size=5, batches=2, optimizer=SGD, hidden=(16,))
+QUICK = Settings(task=CutPaste(), epochs=1, batch_size=5, batches=2, optimizer=SGD, hidden=(16,))
 
 
 @pytest.fixture(scope="module")

@@ -95,11 +95,11 @@ def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there
 
 
 def test_what_was_measured_lies_beside_the_weights(configure: Compose, splits: Splits):
-    cfg = configure("teacher=finetuned", "teacher.unfreeze=1", "teacher.epochs=2", "teacher.image_size=[32,40]")
+    cfg = configure("teacher=finetuned", "teacher.unfreeze=1", "teacher.epochs=2", "image_size=40")
     folder = Path(weights(cfg, splits)).parent
     record = json.loads((folder / "outcome.json").read_text())
     assert record["task"] == "CutPaste" and record["classes"] == ["normal", "cutpaste", "scar"]
-    assert record["blocks"] == ["blocks.1.1"] and record["image_size"] == [32, 40]
+    assert record["blocks"] == ["blocks.1.1"] and record["image_size"] == [40, 40]
     assert record["images"] + record["held_out_images"] == len(splits.train) and record["held_out_images"] == 1
     assert record["accuracy_by_chance"] == pytest.approx(1 / 3) and 0 <= record["accuracy_after"] <= 1
     header, *rows = (folder / "history.csv").read_text().splitlines()
