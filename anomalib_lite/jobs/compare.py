@@ -42,7 +42,3 @@ def main(cfg: DictConfig) -> None:
     found = compare(table, metrics, cfg.reference, cfg.resamples, cfg.margin)
     output = Path(cfg.output) if cfg.output else common_folder(folders) / "comparison"
     say(write_all(found, output))
-
-
-if __name__ == "__main__":
-    main()

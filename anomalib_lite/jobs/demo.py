@@ -143,7 +143,3 @@ def crop_mask(mask: np.ndarray, found: Found) -> np.ndarray:
     """
     share = crop(mask.astype(np.float32), found)
     return share >= 0.5 if (share >= 0.5).any() else share > 0
-
-
-if __name__ == "__main__":
-    main()

@@ -143,7 +143,3 @@ def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> 
     if failed:
         listed = "\n".join(f"  {line}" for line in failed)
         raise UserError(f"{len(failed)} of {len(done) + len(failed)} could not be measured:\n{listed}")
-
-
-if __name__ == "__main__":
-    main()

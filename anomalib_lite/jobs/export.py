@@ -33,7 +33,3 @@ def main(cfg: DictConfig) -> None:
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")) if part.is_file())
     say(found.in_words())
     say(f"{file} ({size / 2**20:.1f} MB)")
-
-
-if __name__ == "__main__":
-    main()

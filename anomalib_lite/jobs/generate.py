@@ -114,7 +114,3 @@ def _folder(cfg: DictConfig, data_hash: str) -> Path:
     del config["output"]
     parts = [choices["data"], *categories(cfg), choices["generator"], choices["mode"], f"s{cfg.seed}"]
     return Path(cfg.output) / folder_name([*parts, run_hash(config, data_hash)])
-
-
-if __name__ == "__main__":
-    main()

@@ -83,7 +83,3 @@ def answering(cfg: DictConfig) -> TrainedRun:
 
 def _line(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()

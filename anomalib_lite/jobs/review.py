@@ -60,7 +60,3 @@ def main(cfg: DictConfig) -> None:
     for outcome in outcomes[:10]:
         say(f"{outcome.score:6.2f}  {outcome.sample.image}")
     say(output / "worst.png")
-
-
-if __name__ == "__main__":
-    main()

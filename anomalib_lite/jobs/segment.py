@@ -162,7 +162,3 @@ def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
     if skipped:
         listed = "\n  ".join(skipped)
         raise SkippedPanels(f"{len(skipped)} of {len(results)} panels could not be used and were skipped:\n  {listed}")
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,3 @@ def main(cfg: DictConfig) -> None:
 
     limits = Limits(int(cfg.max_mb * 2**20), int(cfg.max_megapixels * 10**6), cfg.queue)
     run_server(answering(cfg), cfg.host, cfg.port, limits)
-
-
-if __name__ == "__main__":
-    main()

@@ -38,7 +38,3 @@ def main(cfg: DictConfig) -> None:
     for name, run in trained.items():
         say(f"{name}: {write_object(run, root, output)} images by {run.run.path}")
     say(pack(output))
-
-
-if __name__ == "__main__":
-    main()

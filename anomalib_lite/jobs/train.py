@@ -153,7 +153,3 @@ def categories(cfg: DictConfig) -> Sequence[Any]:
     """Those of the data, for a folder's name."""
     category = cfg.data.get("category")
     return list(category) if OmegaConf.is_list(category) else [] if category is None else [category]
-
-
-if __name__ == "__main__":
-    main()

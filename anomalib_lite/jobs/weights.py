@@ -41,7 +41,3 @@ def main(cfg: DictConfig) -> None:
     say(f"{name}: {about.megabytes:.0f} MB, licence {about.terms}")
     if file := fetch(name) if source == "timm" else find_file(name, source):
         say(f"{file}\nsha256 {content_hash(file)}")
-
-
-if __name__ == "__main__":
-    main()

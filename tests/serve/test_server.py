@@ -144,7 +144,7 @@ def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_i
         assert TOKEN not in line and client.post("/predict", good).status == 401
         reply = client.post("/predict", good, authorization=f"Bearer {TOKEN}")
         half = open_run(smoke_run).within(roi, None)
-        known = half.judge([half.open(small_panels / "test/good/000.png")])[0].outcome.score
+        known = half.answers([half.open(small_panels / "test/good/000.png")])[0].outcome.score
         assert reply.status == 200 and reply.json["score"] == pytest.approx(known, rel=1e-6)
 
 
