@@ -26,8 +26,6 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
     method: `histogram` (each channel's cumulative histogram), `reinhard` (mean and standard deviation of each channel
     in CIELAB; Reinhard et al., "Color Transfer between Images", IEEE CG&A 2001, who use the related lαβ).
     """
-    if method not in METHODS:
-        raise UserError(f"Colours are matched by {', '.join(METHODS)} or none, not by '{method}'.")
     if not references:
         raise UserError("The template's colours cannot be matched: there is no OK image to match them to.")
     pool = np.concatenate([_spread(image) for image in references])[:, None]

@@ -35,10 +35,6 @@ class Augment(nn.Module):
         restyler: A trained generator's: images (B, 3, H, W) in [0, 1] and the probability -> as many images.
         """
         super().__init__()
-        if weight < 0:
-            raise UserError(f"augment.weight must not be negative, but is {weight}.")
-        if not 0 <= restyle <= 1:
-            raise UserError(f"augment.restyle is a probability between 0 and 1, not {restyle}.")
         for transform in transforms:
             _check(transform)
         self.transforms, self.restyle, self.weight, self.seed = nn.ModuleList(transforms), restyle, weight, seed

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from anomalib_lite.errors import UserError
 
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
-REDUCE = ("mean", "max")
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
@@ -75,8 +74,6 @@ class TestTimeAugmentation(nn.Module):
         super().__init__()
         if not views:
             raise UserError("tta.views is empty: name at least one view, e.g. {} for the image as it is.")
-        if reduce not in REDUCE:
-            raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
         known = [field.name for field in fields(View)]
         for view in views:
             if wrong := [str(key) for key in view if key not in known]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomalib_lite.detectors.bank import Bank
 from anomalib_lite.detectors.looks import NAMES, blurred
-from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
+from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
 from anomalib_lite.errors import UserError
 
 FEW = 8  # images; of fewer, nothing is asked of random turns
@@ -51,23 +51,19 @@ class Evidence(Fitted):
 
 
 class Gaussians(Evidence):
-    """The squared Mahalanobis distance from a Gaussian at each place, or from one for all places.
-
-    reach: places to either side whose OK images a Gaussian is fitted to, too, as if the images had been shifted.
-    """
+    """The squared Mahalanobis distance from a Gaussian at each place, or from one for all places."""
 
     knows_place = True
 
-    def __init__(self, of: str, blur: float = 0.0, ridge: float = 0.01, reach: int = 0) -> None:
+    def __init__(self, of: str, blur: float = 0.0, ridge: float = 0.01) -> None:
         super().__init__(of, blur)
-        self.reach = reach
         self.gaussian = PositionGaussian("auto", ridge)
 
     def fit(self, looks: Tensor, placed: bool) -> None:
         moments = Moments()
         for part in looks.split(4 * BLOCK):  # few large products: each goes through all covariances
             moments.update_places(part.float())
-        self.gaussian.fit(moments.spread(looks.shape[-2:], self.reach if placed else None))
+        self.gaussian.fit(moments if placed else moments.spread(looks.shape[-2:], None))
 
     def distance(self, looks: Tensor) -> Tensor:
         return self.gaussian(looks)
@@ -80,66 +76,29 @@ class Gaussians(Evidence):
 class Neighbours(Evidence):
     """The distance to the nearest remembered patch, of directions averaged over 3 x 3 places.
 
-    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn.
-
-    Args:
-        bank: Patches that are remembered.
-        radius: Compares a place with patches of up to so many places beside it alone, of all images, as RAD (2026);
-            None, or where a place means nothing: from anywhere.
-        density: Neighbours whose mean distance from a remembered patch is taken off that patch's (LDKNN); 0: nothing.
+    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn, of so many patches.
     """
 
-    def __init__(
-        self, of: str = "deep", blur: float = 0.0, bank: int = 4000, radius: int | None = None, density: int = 0
-    ) -> None:
+    def __init__(self, of: str = "deep", blur: float = 0.0, bank: int = 4000) -> None:
         super().__init__(of, blur)
-        self.size, self.radius, self.density = bank, radius, density
-        self.bank = Bank(cosine=True)
+        self.size, self.bank = bank, Bank(cosine=True)
 
     def fit(self, looks: Tensor, placed: bool) -> None:
-        near = placed and self.radius is not None
-        quota = looks[0, 0].numel() if near else max(1, -(-self.size // len(looks)))
-        generator = torch.Generator().manual_seed(len(looks))
+        quota, generator = max(1, -(-self.size // len(looks))), torch.Generator().manual_seed(len(looks))
         drawn = []
         for part in looks.split(BLOCK):
             rows = F.normalize(self._averaged(part.float()), dim=1).flatten(2).transpose(1, 2)
-            if near:
-                drawn.append(rows.transpose(0, 1))
-                continue
             order = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
             drawn.append(rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-        patches = torch.cat(drawn, 1 if near else 0)
-        patches = patches if near else patches[: self.size]
-        self.bank.radius = self.radius if near else None
-        self.bank.remember(patches.contiguous(), patches, self.density)
+        patches = torch.cat(drawn)[: self.size]
+        self.bank.remember(patches, patches)
 
     def distance(self, looks: Tensor) -> Tensor:
-        self.bank.radius = self.radius if self.bank.patches.dim() == 3 else None  # as what was loaded was fitted
         return self.bank(self._averaged(looks))
 
     @staticmethod
     def _averaged(looks: Tensor) -> Tensor:
         return F.avg_pool2d(looks, 3, 1, 1, count_include_pad=False)
-
-
-class Subspace(Evidence):
-    """The squared residual outside the principal components of the OK images' looks, at all places together.
-
-    share: of the variance that the components hold.
-    """
-
-    def __init__(self, of: str = "deep", blur: float = 0.0, share: float = 0.99) -> None:
-        super().__init__(of, blur)
-        self.subspace = PrincipalSubspace(share)
-
-    def fit(self, looks: Tensor, placed: bool) -> None:
-        moments = Moments()
-        for part in looks.split(BLOCK):
-            moments.update_all(part.float())
-        self.subspace.fit(moments)
-
-    def distance(self, looks: Tensor) -> Tensor:
-        return self.subspace(looks)
 
 
 class Whole(Evidence):

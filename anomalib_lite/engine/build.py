@@ -183,10 +183,8 @@ def nothing(**_: Any) -> None:
 
 def image_size(value: Any) -> tuple[int, int]:
     """(height, width) from one number or from a pair."""
-    pair = [value, value] if isinstance(value, int) else list(value) if hasattr(value, "__iter__") else []
-    if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
-        raise UserError(f"image_size is a whole number of px, or [height, width], not {value!r}.")
-    return (pair[0], pair[1])
+    height, width = [value, value] if isinstance(value, int) else value
+    return height, width
 
 
 def _check_choices(

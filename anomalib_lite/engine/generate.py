@@ -41,13 +41,6 @@ class Order:
     count: int | None = None
     quantile: float | None = 0.01
 
-    def __post_init__(self) -> None:
-        if self.count is not None and (not isinstance(self.count, int) or self.count is True or self.count < 1):
-            raise UserError(
-                f"generator.count is a whole number, 1 or more, or null for as many as there are OK images, but is "
-                f"{self.count}. generator=none makes no images."
-            )
-
     @property
     def name(self) -> str:
         return type(self.generator).__name__

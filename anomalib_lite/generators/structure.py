@@ -121,8 +121,6 @@ def fit_guard(images: Sequence[np.ndarray], quantile: float, seed: int) -> Struc
 
     images: uint8 (H, W, 3), as large as the generated ones. quantile: share of undamaged images that may be lost.
     """
-    if not 0 < quantile < 1:
-        raise UserError(f"generator.structure_guard.quantile must lie between 0 and 1, but is {quantile}.")
     if not images:
         raise UserError("The structure guard needs real OK images to learn from, and there are none.")
     rng = np.random.default_rng(seed)

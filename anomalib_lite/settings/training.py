@@ -63,7 +63,7 @@ class Teacher:
 @dataclass
 class StructureGuard:
     enabled: bool = setting(True, "whether images whose structure is damaged are dropped")
-    quantile: float = setting(0.01, "share of undamaged images that may be lost: higher is stricter", least=0, most=1)
+    quantile: float = setting(0.01, "share of undamaged images that may be lost: higher is stricter", above=0, below=1)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class NoGenerator:
     """What is drawn from any generator."""
 
     _target_: str = "anomalib_lite.engine.build.nothing"
-    count: int | None = setting(None, "images; null: as many as there are OK training images", least=0)
+    count: int | None = setting(None, "images; null: as many as there are OK training images", least=1)
     seed: int = setting(0, "the generator's own: a multirun over seed shares one trained generator", least=0)
     structure_guard: StructureGuard = field(default_factory=StructureGuard)
 
@@ -138,7 +138,7 @@ class HistAuGAN(Generator):
     losses: Any = setting(LossWeights, "of the training")
     schedule: Any = setting(GANSchedule, "of the training")
     flip: bool = setting(True, "half of the crops are mirrored, left to right")
-    template_probability: float = setting(0.1, "that a training step draws the template", least=0, most=1)
+    template_probability: float = setting(0.1, "that a training step draws the template", least=0, below=1)
     template_share: float = setting(0.5, "of the samples that get the template's domain", least=0, most=1)
     sampling: str = setting(
         "statistics", "of attributes: the domain's mean and spread, N(0, I), or those of one of its images",

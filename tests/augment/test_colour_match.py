@@ -64,11 +64,9 @@ def test_grey_images_give_a_grey_template(method: str):
     assert np.ptp(matched, axis=2).max() <= 1
 
 
-def test_none_leaves_the_template_alone_and_others_are_refused(tmp_path: Path):
+def test_none_leaves_the_template_alone_and_without_ok_images_nothing_is_matched(tmp_path: Path):
     template, path = photograph(11), tmp_path / "t.png"
     assert matched_template(path, [], tmp_path / "artifacts", "none") == path
-    with pytest.raises(UserError, match="by histogram, reinhard or none, not by 'sepia'"):
-        match_colours(template, [template], "sepia")
     with pytest.raises(UserError, match="there is no OK image to match them to"):
         match_colours(template, [])
 
@@ -83,9 +81,6 @@ def files(tmp_path: Path) -> tuple[Path, list[Path]]:
 def test_the_file_is_written_once_for_its_images(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     template, ok = files
     artifacts = tmp_path / "artifacts"
-    with pytest.raises(UserError, match="not by 'sepia'"):
-        matched_template(template, ok, artifacts, "sepia")
-    assert list(artifacts.iterdir()) == []
     first, reinhard = (matched_template(template, ok, artifacts, how) for how in ("histogram", "reinhard"))
     assert len({first, reinhard, matched_template(template, ok[:2], artifacts)}) == 3
     expected = match_colours(read_image(template), [read_image(p) for p in ok], "reinhard")

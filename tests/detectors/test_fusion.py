@@ -15,7 +15,7 @@ from anomalib_lite.backbones import build
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.layouts import mtd
 from anomalib_lite.data.sample import NOK, Sample
-from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Whole
 from anomalib_lite.detectors.fusion import Fusion
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.detectors.template_terms import NormalDifference
@@ -24,10 +24,9 @@ from tests.detectors import small
 
 EVIDENCE = {
     "fine": lambda: Gaussians("fine", 4.0),
-    "deep": lambda: Gaussians("deep", reach=1),
+    "deep": lambda: Gaussians("deep"),
     "colour": lambda: Gaussians("colour"),
     "neighbours": lambda: Neighbours("deep", bank=50),
-    "subspace": lambda: Subspace("deep"),
     "whole": lambda: Whole("deep"),
 }
 
@@ -116,7 +115,7 @@ def test_defects_that_were_passed_choose_among_fusions_as_good_on_drawn_ones(ima
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"how": "mean"}, "auto, max"), ({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")],
+    [({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")],
 )
 def test_a_wrong_name_is_refused_with_the_valid_ones(options: Any, message: str):
     with pytest.raises(UserError, match=message):
@@ -152,9 +151,8 @@ def test_tiles_that_lie_anyhow_have_no_statistics_of_single_places(datasets_root
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
         samples.append(replace(sample, image=tmp_path / f"{number}.png"))
     net = partial(build, "tf_efficientnet_lite0", [1, 2, 3], "bundled")
-    made = Fusion(net, {"deep": Gaussians("deep"), "near": Neighbours("deep", radius=1)}, learned=False, drawn=(8, 8))
+    made = Fusion(net, {"deep": Gaussians("deep")}, learned=False, drawn=(8, 8))
     small.fit(made, ImageSet(samples, (256, 256)))
     evidence = made.members[0].evidence
     assert (len(evidence["deep"].gaussian.mean) == 1) == moved
-    assert evidence["near"].bank.patches.dim() == (2 if moved else 3)
     assert ("nothing is learned for single places" in made.notes["choice"]["words"]) == moved

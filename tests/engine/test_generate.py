@@ -131,8 +131,6 @@ def test_fewer_than_asked_for_is_said(make, caplog):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"count": 0}, "generator.count is a whole number, 1 or more"),
-        ({"count": "many"}, "but is many"),
         ({"damage": 1}, "All 12 images that Recolour made have a damaged structure"),
         ({"target": "Refusing"}, "not with these images"),
         ({"images": []}, "there are none"),

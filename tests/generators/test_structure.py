@@ -128,9 +128,6 @@ def test_copies_are_images_of_the_same_size_and_parts_change_places(real):
     assert np.array_equal(np.sort(damaged.reshape(-1)), np.sort(image.reshape(-1)))
 
 
-@pytest.mark.parametrize(
-    ("images", "quantile", "message"), [([], 0.01, "there are none"), ([1], 1.5, "between 0 and 1")]
-)
-def test_what_cannot_be_learned_from_is_explained(images, quantile, message):
-    with pytest.raises(UserError, match=message):
-        fit_guard([product() for _ in images], quantile, seed=0)
+def test_no_image_cannot_be_learned_from():
+    with pytest.raises(UserError, match="there are none"):
+        fit_guard([], 0.01, seed=0)

@@ -86,12 +86,6 @@ class HistAuGAN(Generator):
             )
         if min(self.schedule.batch, self.finetuning.batch) < 2:
             raise UserError("HistAuGAN crosses the images of a batch with each other: its batch must be 2 or more.")
-        if self.sampling not in ("random", "statistics", "encoded"):
-            raise UserError(f"HistAuGAN's sampling is random, statistics or encoded, not '{self.sampling}'.")
-        if self.finetune not in (None, "standard", "blockwise"):
-            raise UserError(f"HistAuGAN's finetune is null, standard or blockwise, not '{self.finetune}'.")
-        if not (0 <= self.template_probability < 1 and 0 <= self.template_share <= 1):
-            raise UserError("HistAuGAN's template_probability and template_share lie between 0 and 1.")
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
         if not ok:

@@ -80,10 +80,8 @@ class SinGAN(Generator):
         accelerator: str = "cpu",
         precision: str = "32-true",
     ) -> None:
-        if images < 1 or min(stretch) <= 0 or len(stretch) != 2:
-            raise UserError(
-                f"SinGAN needs images >= 1 and two positive numbers as stretch, not {images} and {list(stretch)}."
-            )
+        if len(stretch) != 2:
+            raise UserError(f"generator.stretch is two numbers, for height and width, not {list(stretch)}.")
         self.shape, self.schedule = shape or Shape(), schedule or ScaleSchedule()
         self.accelerator, self.precision = accelerator, precision
         self.images, self.start_scale = images, start_scale

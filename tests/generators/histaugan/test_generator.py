@@ -155,15 +155,9 @@ def test_finetuning_trains_what_it_starts_from(
 
 
 def test_errors_say_what_to_do(build: Build, ok: list[Path], template: Path, tmp_path: Path, two_domains: Path) -> None:
-    for options, words in (
-        ({"crop": 30}, "multiple of 4"),
-        ({"crop": 44}, "fit in the images"),
-        ({"sampling": "noise"}, "random, statistics or encoded"),
-        ({"finetune": "all"}, "standard or blockwise"),
-        ({"template_probability": 1.0}, "between 0 and 1"),
-    ):
+    for crop, words in ((30, "multiple of 4"), (44, "fit in the images")):
         with pytest.raises(UserError, match=words):
-            build(**options)
+            build(crop=crop)
     with pytest.raises(UserError, match="needs a template"):
         build(finetune="standard").fit(ok, None, tmp_path, 0)
     with pytest.raises(UserError, match="there are none"):
