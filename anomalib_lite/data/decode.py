@@ -1,6 +1,7 @@
 """Files -> pixels."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -107,6 +108,12 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
+    """Height and width with the same aspect, of at most so many px."""
+    scale = min(1.0, longest / max(shape[:2]))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

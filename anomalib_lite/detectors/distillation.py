@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from anomalib_lite.augment.transforms import torch_seed
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
@@ -85,7 +85,7 @@ class FeatureLearner(Method):
         if self.seed is None:
             return self.loss_of(features, batch, weight)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, int(self.step))).generate_state(1)[0]))
+            torch.manual_seed(torch_seed((self.seed, int(self.step))))
             loss = self.loss_of(features, batch, weight)
         self.step += 1
         return loss

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalib_lite.detectors.bank import Bank
+from anomalib_lite.detectors.coreset import Bank
 from anomalib_lite.detectors.looks import NAMES, blurred
 from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
 from anomalib_lite.errors import UserError

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.bank import Bank
 from anomalib_lite.detectors.coreset import (
+    Bank,
     gather_candidates,
     gather_images,
     greedy_centres,

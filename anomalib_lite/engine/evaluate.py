@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import drawn_batches
-from anomalib_lite.data.decode import read_image, resize_image, resize_mask
+from anomalib_lite.data.decode import read_image, resize_image, resize_mask, shrunk
 from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load_inspector, prepare_inspector
@@ -229,12 +229,6 @@ def _for_page(outcome: Outcome) -> Outcome:
     map = F.adaptive_max_pool2d(torch.from_numpy(outcome.map)[None], size)[0].numpy()
     mask = None if outcome.mask is None else resize_mask(outcome.mask, *size)
     return replace(outcome, image=resize_image(outcome.image, *size), map=map, mask=mask)
-
-
-def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
-    """Height and width with the same aspect, of at most so many px."""
-    scale = min(1.0, longest / max(shape))
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 class Measured:

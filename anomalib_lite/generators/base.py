@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.decode import read_image, resize_image, shrunk
 from anomalib_lite.data.sample import Origin
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.structure import MOST_IMAGES, StructureGuard, edge_overlap, fit_guard, luminance_ssim
@@ -119,17 +119,12 @@ def start_drawing(
     first = next(stream, None)
     if first is None:
         raise UserError(f"{type(generator).__name__} gives no image at all.")
-    size = compared_size(first.image)
+    size = shrunk(first.image.shape, COMPARED_SIDE)
     guard = None
     if quantile is not None:
         chosen = np.random.default_rng(seed).permutation(len(ok))[:MOST_IMAGES]
         guard = fit_guard([resize_image(read_image(ok[i]), *size) for i in chosen], quantile, seed)
     return Drawing(guard, size, _draw(chain([first], stream), count, guard, ok))
-
-
-def compared_size(image: np.ndarray) -> tuple[int, int]:
-    scale = min(1.0, COMPARED_SIDE / max(image.shape[:2]))
-    return max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
 
 
 def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None, ok: Sequence[Path]) -> Iterator[Drawn]:
@@ -138,7 +133,7 @@ def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None,
     for made in stream:
         if not 0 <= made.content < len(ok):
             raise ValueError(f"a generated image names OK image {made.content} as its content, of {len(ok)}")
-        size = compared_size(made.image)
+        size = shrunk(made.image.shape, COMPARED_SIDE)
         image, content = resize_image(made.image, *size), content_at(made.content, size)
         overlap = edge_overlap(image, content)
         keep = guard is None or guard.keeps(overlap)

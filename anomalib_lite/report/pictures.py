@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from anomalib_lite.data.decode import resize_image, shrunk
 from anomalib_lite.data.files import short_name
 from anomalib_lite.data.sample import Outcome
 from anomalib_lite.report.cases import MISTAKES, kind, verdict
@@ -54,12 +55,7 @@ def picture(outcome: Outcome, threshold: "Threshold") -> dict[str, Any]:
 
 def thumbnail(image: np.ndarray, side: int = SIDE) -> np.ndarray:
     """The image (H, W, 3) uint8 with its longer side at most `side` pixels; a smaller one stays as it is."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1.0:
-        return np.ascontiguousarray(image)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resize_image(image, *shrunk(image.shape, side)))
 
 
 def data_uri(image: np.ndarray, quality: int = _QUALITY) -> str:

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.detectors.bank import Bank
-from anomalib_lite.detectors.coreset import looked_at, thinned, turned
+from anomalib_lite.detectors.coreset import Bank, looked_at, thinned, turned
 
 H, W, C = 5, 7, 6
 

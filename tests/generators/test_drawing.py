@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from anomalib_lite.data.decode import shrunk
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import MOST_DRAWS, LossLog, compared_size, read_losses, start_drawing
+from anomalib_lite.generators.base import MOST_DRAWS, LossLog, read_losses, start_drawing
 from tests.generators import tiny
 from tests.generators.test_structure import product
 
@@ -53,8 +53,8 @@ def test_a_generator_without_images_or_with_strange_ones_is_named(ok, tmp_path):
 
 
 def test_large_images_are_compared_small():
-    assert compared_size(np.zeros((1024, 512, 3), np.uint8)) == (256, 128)
-    assert compared_size(np.zeros((100, 80, 3), np.uint8)) == (100, 80)
+    assert shrunk((1024, 512, 3), 256) == (256, 128)
+    assert shrunk((100, 80, 3), 256) == (100, 80)
 
 
 class OneLoss(LightningModule):
