@@ -11,8 +11,7 @@ from typing import Any
 
 from anomalib_lite.data.files import expand
 from anomalib_lite.data.sample import Outcome
-from anomalib_lite.engine.predict import TrainedRun, open_run
-from anomalib_lite.engine.stream import in_order
+from anomalib_lite.engine.predict import TrainedRun, in_order, open_run
 from anomalib_lite.jobs import train as verb
 from anomalib_lite.jobs.app import call
 from anomalib_lite.runs.overrides import overrides as as_overrides

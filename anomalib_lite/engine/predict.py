@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,6 +38,9 @@ from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,18 @@ def _device(trainer: MakeTrainer) -> torch.device:
     except UserError as error:
         log.warning("%s The CPU judges instead.", error)
         return torch.device("cpu")
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
+    """`pool.map` that takes no more than `ahead` items before their results are asked for."""
+    source, waiting = iter(items), deque[Future[B]]()
+    for item in islice(source, ahead):
+        waiting.append(pool.submit(work, item))
+    while waiting:
+        done = waiting.popleft().result()
+        for item in islice(source, 1):
+            waiting.append(pool.submit(work, item))
+        yield done
 
 
 def evaluate_run(trained: TrainedRun, test: Sequence[Sample], output: RunFolder, page: bool = True) -> Evaluation:

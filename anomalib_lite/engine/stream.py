@@ -6,14 +6,13 @@ import os
 import signal
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ from anomalib_lite import __version__
 from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.data.files import list_images, output_names
 from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, make_room, stamp_of
-from anomalib_lite.engine.predict import Judged, Picture, TrainedRun
+from anomalib_lite.engine.predict import Judged, Picture, TrainedRun, in_order
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.folder import MODEL
@@ -33,8 +32,6 @@ POLL = 0.5  # s between two looks into a watched folder
 PATIENCE = 30.0  # s that a file may stay unchanged and unreadable before it is refused
 TABLES_EVERY = 5.0  # s between two writings of the tables while new images come
 
-A = TypeVar("A")
-B = TypeVar("B")
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -183,18 +180,6 @@ class _Stream:
             if (drawn := self.trained.outlines(judged)) is not None:
                 _write_pixels(output / "defects" / f"{name}.png", drawn[..., ::-1])
         return self.trained.record(judged), stamp, name
-
-
-def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
-    """`pool.map` that takes no more than `ahead` items before their results are asked for."""
-    source, waiting = iter(items), deque[Future[B]]()
-    for item in islice(source, ahead):
-        waiting.append(pool.submit(work, item))
-    while waiting:
-        done = waiting.popleft().result()
-        for item in islice(source, 1):
-            waiting.append(pool.submit(work, item))
-        yield done
 
 
 class _Waiting:
