@@ -103,7 +103,7 @@ def find_reference(table: RunTable, asked: str) -> str:
     if len(found) != 1:
         listed = "\n  ".join(found or table.variants)
         said = "fits several settings" if found else "is none of the settings"
-        raise UserError(f"reference='{asked}' {said}:\n  {listed}")
+        raise UserError(f"reference='{asked}' {said}; write the whole of one, or its run:\n  {listed}")
     return found[0]
 
 

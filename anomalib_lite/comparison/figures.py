@@ -65,7 +65,8 @@ def interactions_figure(study: Study) -> Figure:
         axis.set_ylim(*_room(table["mean"], 1.0))
         axis.set_xticks(range(len(table[first].cat.categories)), table[first].cat.categories)
         axis.set_xlabel(first)
-        legend = axis.legend(title=second, fontsize=8, title_fontsize=8, frameon=False, labelcolor=ink.INK)
+        legend = axis.legend(title=second, fontsize=8, title_fontsize=8, facecolor=ink.PAPER, labelcolor=ink.INK)
+        legend.get_frame().set_linewidth(0)
         legend.get_title().set_color(ink.MUTED)
         ink.entitle(axis, "" if table.attrs["whole"] else "not all combinations run alike")
     return drawing
@@ -136,7 +137,7 @@ def _forest(
     axis.hlines(rows, lows.clip(lower=low), highs.clip(upper=high), colors=colours.tolist(), linewidth=1.2)
     if dots:
         row = np.repeat(rows, list(map(len, dots)))
-        axis.scatter(np.concatenate(dots), row, s=11, c=colours[row], alpha=0.45, linewidths=0)
+        axis.scatter(np.concatenate(dots), row, s=26, c=colours[row], alpha=0.5, linewidths=0, zorder=2.5)
     axis.scatter(means, rows, s=30, marker="D", c=colours, zorder=3)
     axis.set_ylim(len(means) - 0.3, -0.7)
     axis.locator_params(axis="x", nbins=5)

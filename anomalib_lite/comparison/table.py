@@ -121,11 +121,14 @@ def name_blocks(runs: Sequence[Run], told_apart: Sequence[str] = ()) -> tuple[li
         # of a path its last part, since a data set that moves as a whole stays the same
         said = [{k: label(v) for k, v in flat(runs[i].config.get("data") or {}, ".").items()} for i in own]
         ends = [{k: v.rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in said]
-        settings = pd.DataFrame(ends, index=own).fillna(ABSENT)
+        table = pd.DataFrame(ends, index=own)  # a setting that only some have tells nothing: their reader is another
+        keys, settings = [key for key in table if table[key].nunique() > 1], table.fillna(ABSENT)
         seeds = [key for key in settings if all(settings[key][i] == str(runs[i].seed) for i in own)]
-        keys = [key for key in settings if key not in seeds and settings[key].nunique() > 1]
-        for i in own if keys else ():
-            names[i] = f"{name} ({' '.join(f'{key}={settings[key][i]}' for key in keys)})"
+        keys = [key for key in keys if key not in seeds]
+        for i in own:
+            there = [key for key in keys if settings[key][i] != ABSENT]
+            if words := [f"{key}={settings[key][i]}" for key in there if len(keys) == 1 or settings[key][i] != "null"]:
+                names[i] = f"{name} ({' '.join(words)})"
         same_words = len({(names[i], *settings.loc[i, seeds]) for i in own}) < len(prints)
         if not keys and not same_words:
             continue

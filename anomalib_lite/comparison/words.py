@@ -150,7 +150,8 @@ def document(found: Comparison) -> str:
     """compare.md, which the terminal shows, too."""
     runs, seeds = len(found.table.rows), found.table.rows["seed"].nunique()
     lines = [f"# Comparison of {runs} runs", ""]
-    lines += [f"Varied: {', '.join(found.table.factors) or 'seeds alone'}; {seeds} seeds.", ""]
+    counted = f"{seeds} seed{'s' if seeds != 1 else ''}"
+    lines += [f"Varied: {', '.join(found.table.factors) or 'seeds alone'}; {counted}.", ""]
     lines += ["Tables show means ± standard deviations between seeds.", ""]
     lines += [f"- {note}" for note in found.table.notes] + ([""] if found.table.notes else [])
     for view in found.views:

@@ -83,6 +83,15 @@ def test_one_name_with_different_contents_is_two_data_sets(tmp_path: Path):
     assert table(tmp_path, "data.val_share").rows.data.tolist() == ["mtd", "mtd"]
 
 
+def test_data_of_another_reader_and_what_is_null_do_not_lengthen_the_names(tmp_path: Path):
+    for i, template in enumerate((None, "/other/golden.png")):
+        changes = {"data.val_share": i / 8, "data.template": template}
+        write_run(tmp_path, f"r{i}", VALUES, config=changes, fingerprint=f"{i}" * 64)
+    joined = {"data": {"_target_": "anomalib_lite.data.join", "parts": ["old", "new"]}}
+    write_run(tmp_path, "r2", VALUES, config=joined, fingerprint="2" * 64)
+    assert sorted(table(tmp_path).rows.data) == ["mtd", "mtd (val_share=0)", "mtd (val_share=0.125 template=golden.png)"]
+
+
 @pytest.mark.parametrize("shots", [(1, 1, 1), (1, 1, 4)])
 def test_images_that_a_seed_draws_are_what_repeats(tmp_path: Path, shots: tuple[int, ...]):
     for i, (seed, count) in enumerate(zip((0, 1, 0), shots, strict=True)):
