@@ -68,6 +68,8 @@ REFUSED = {  # what is typed -> what is said
     "evaluate rnu=x": "Did you mean: run?",
     "predict": "error: Not set: images, run.",
     "evaluate": "error: Not set: run.",
+    "predict runs/a photos": "error: runs/a stands alone: write KEY=runs/a.",
+    "weights backbone=resnet18": "error: weights takes none of backbone=resnet18.",
     "train data=mtd": "error: Not set: data.root.",
     "train backbone=timm": "error: Not set: backbone.name.",
     "train seed=-1": "seed must be 0 or more and below 4294967296, not -1",

@@ -120,8 +120,7 @@ def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path)
             elif match == path or search.is_image(match):
                 images.append(match)
         if not images:
-            known = ", ".join(SUFFIXES)
-            raise UserError(f"No image found at {path} (a file, a folder or a glob pattern; {known}).")
+            raise UserError(f"No image found at {path}{_why_none(path, search)}.")
         for image in sorted(images, key=lambda p: (len(p.parts), p)):
             found.setdefault(image.resolve(), image)
     search.say(root if str(root) != "." else ", ".join(sorted({str(p.parent) for p in found.values()})[:3]))
@@ -189,6 +188,15 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+
+
+def _why_none(path: Path, search: _Search) -> str:
+    base, rest = _literal_part(path)
+    if rest and not set(rest[0]) & set("*?["):
+        return f": {base / rest[0]} does not exist"
+    if gone := search.passed["gone"]:
+        return f": {len(gone)} links lead nowhere, such as {min(gone)}"
+    return f" (a file, a folder or a glob pattern; {', '.join(SUFFIXES)})"
 
 
 def _literal_part(path: Path) -> tuple[Path, list[str]]:

@@ -137,7 +137,8 @@ def read_table(path: Path, needed: Iterable[str], what: str = "") -> list[tuple[
         columns = [name.strip().lower() for name in next(rows, [])]
         if lacking := [name for name in needed if name not in columns]:
             there = ", ".join(columns) or "none"
-            raise UserError(f"{path} lacks the column {' and '.join(lacking)}; it has: {there}. {what}".rstrip())
+            lacks = f"the column{'s' if len(lacking) > 1 else ''} {' and '.join(lacking)}"
+            raise UserError(f"{path} lacks {lacks}; it has: {there}. {what}".rstrip())
         empty = dict.fromkeys(columns, "")
         return [
             (rows.line_num, empty | {n: v.strip() for n, v in zip(columns, row, strict=False)}) for row in rows if row
@@ -154,6 +155,8 @@ def read_labels(path: Path) -> list[LabelRow]:
     wanted = "A labels table has crop, label (OK or NOK) and, if known, defect and mask; `annotate` writes one."
     seen: dict[str, LabelRow] = {}
     for line, row in read_table(path, ("crop", "label"), wanted):
+        if not any(row.values()):  # a spreadsheet leaves such rows at the end
+            continue
         label = row["label"].upper()
         if label not in LABELS:
             raise UserError(f"{path}, line {line}: the label must be OK or NOK, not '{row['label']}'.")

@@ -270,6 +270,9 @@ def _spoken(error: BaseException | None) -> UserError | None:
 
 def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> UserError:
     """What Hydra could not compose: how to write a value, which keys look alike, what a value has to be."""
+    alone = [a for a in get_args_parser().parse_known_args(arguments)[0].overrides if "=" not in a and a[:1] != "~"]
+    if alone:
+        return UserError(f"{alone[0]} stands alone: write KEY={alone[0]}. --help lists the keys.")
     arguments = [a for a in arguments if "=" in a]
     if unread := [a for a in arguments if not _readable(a)]:
         key, _, value = unread[0].partition("=")
@@ -288,6 +291,8 @@ def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> User
         try:
             cfg = compose(verb, choices)
         except HydraException:
+            if "No match in the defaults list" in str(error):
+                return UserError(f"{verb} takes none of {', '.join(choices)}. --help lists what it takes.")
             return UserError(str(error))  # of a group it lists the valid choices
     return UserError("\n".join(_unknown_keys(cfg, arguments)) or str(error))
 

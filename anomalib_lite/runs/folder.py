@@ -232,9 +232,10 @@ def open_finished(path: str | Path) -> RunFolder:
     run = RunFolder(Path(path).expanduser())
     for name in ("config.yaml", MODEL, THRESHOLD, DATA):
         if not (run.path / name).is_file():
+            why = f"holds no finished training ({name} is missing)" if run.path.exists() else "does not exist"
             raise UserError(
-                f"{run.path.absolute()} holds no finished training ({name} is missing). Name the folder that "
-                "`anomalib-lite train` printed, e.g. run=runs/default/..."
+                f"{run.path.absolute()} {why}. Name the folder that `anomalib-lite train` printed, e.g. "
+                "run=runs/default/..."
             )
     if not (run.config and run._json(THRESHOLD) and run.data):
         raise UserError(f"{run.path.absolute()} cannot be used: {run.torn[0]} is torn. Train it again with force=true.")

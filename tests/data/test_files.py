@@ -65,7 +65,17 @@ def test_broken_links_and_other_files_are_said(tmp_path: Path, caplog):
     assert "lost.png" in caplog.text and "notes.txt" in caplog.text
 
 
-@pytest.mark.parametrize("pattern", ["empty", "none/*.png", "absent.png", "empty/*"])
+def test_what_does_not_exist_is_said_and_links_that_lead_nowhere(tmp_path: Path):
+    touch(tmp_path, "x/notes.txt")
+    for pattern in ("y", "y/*.png", "x/1.png"):
+        with pytest.raises(UserError, match=rf": {re.escape(str(tmp_path / pattern.removesuffix('/*.png')))} does not"):
+            expand(pattern, tmp_path)
+    (tmp_path / "x/1.png").symlink_to(tmp_path / "absent.png")
+    with pytest.raises(UserError, match=r": 1 links lead nowhere, such as .*1\.png"):
+        expand("x", tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["empty", "empty/*"])
 def test_a_pattern_without_images_is_named_with_the_formats(tmp_path: Path, pattern: str):
     touch(tmp_path, "empty/notes.txt")
     assert expand(None, tmp_path) == []

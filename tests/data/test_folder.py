@@ -162,5 +162,11 @@ def test_a_wrong_row_is_named_by_its_line(root: Path, row: str, message: str):
 def test_a_table_that_is_absent_or_lacks_columns_is_refused(root: Path):
     with pytest.raises(UserError, match="manifest does not exist"):
         folder.read(manifest=root / "absent.csv")
-    with pytest.raises(UserError, match="lacks the column crop and label; it has: a, b"):
+    with pytest.raises(UserError, match="lacks the columns crop and label; it has: a, b"):
         folder.read(manifest=manifest(root, header="a,b"))
+
+
+def test_rows_without_any_field_are_passed_over(root: Path):
+    path = manifest(root, "nok/riss/a.png,NOK,riss,", ",,,", " , ,,,,,")
+    write_image(root / "nok/riss/a.png", 700, mark=True)
+    assert len(bad(folder.read(manifest=path))) == 1
