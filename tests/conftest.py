@@ -120,3 +120,13 @@ def run_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """
     monkeypatch.chdir(tmp_path)
     return in_process
+
+
+@pytest.fixture
+def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[str]]]:
+    """The trainings of the generators that need none, each as the words (process, images, template, seed)."""
+    from tests.generators.tiny import TRAININGS
+
+    record = tmp_path / "trainings.txt"
+    monkeypatch.setenv(TRAININGS, str(record))
+    return lambda: [line.split() for line in record.read_text().splitlines()] if record.is_file() else []

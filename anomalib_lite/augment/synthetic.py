@@ -305,16 +305,11 @@ def _islands(
 
 
 def drawn_batches(
-    images: ImageSet,
-    tried: Sequence[int],
-    count: int,
-    rng: np.random.Generator,
-    size: int = 16,
-    kinds: Sequence[Kind] | None = None,
+    images: ImageSet, tried: Sequence[int], count: int, rng: np.random.Generator, size: int = 16
 ) -> Iterator[Batch]:
     """The images numbered `tried` as they are, then `count` copies of them with one drawn defect each, with masks.
 
-    size: of the batches. kinds: of the defects, see `synthesize`.
+    size: of the batches.
     """
     plain = [(index, False) for index in tried]
     drawn = [(tried[k % len(tried)], True) for k in range(count)]
@@ -326,7 +321,7 @@ def drawn_batches(
         textures = to_pixels(others.image)
         for k, (_, defective) in enumerate(part):
             if defective:
-                pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds)
+                pixels[k], mask = synthesize(pixels[k], textures[k], rng)
                 batch.mask[k, 0] = torch.from_numpy(mask)
                 batch.label[k] = NOK if mask.any() else OK
         batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)

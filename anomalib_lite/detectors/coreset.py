@@ -97,7 +97,7 @@ def random_projection(rows: Tensor, dimensions: int, generator: torch.Generator)
     return rows @ matrix.to(rows)
 
 
-def greedy_centres(rows: Tensor, count: int, first: int = 0, describe: str = "coreset") -> Tensor:
+def greedy_centres(rows: Tensor, count: int, first: int = 0) -> Tensor:
     """Indices (count,) of rows (N, D), each the farthest from those before it (Gonzalez, 1985), the first given.
 
     Gives the order of the plain algorithm, which goes through all rows after each choice, up to rounding. Distances to
@@ -109,7 +109,7 @@ def greedy_centres(rows: Tensor, count: int, first: int = 0, describe: str = "co
     squares = rows.square().sum(1)
     nearest = rows.new_full((len(rows),), torch.inf)
     chosen, waiting = [first], [first]
-    with tqdm(total=count, desc=describe, initial=1, delay=2, leave=False) as bar:
+    with tqdm(total=count, desc="coreset", initial=1, delay=2, leave=False) as bar:
         while len(chosen) < count:
             _approach(nearest, rows, squares, torch.tensor(waiting, device=rows.device))
             nearest[waiting] = -1

@@ -13,7 +13,6 @@ from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.engine.generate import Order, generated_set, read_order, train_generator
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.product import draw_conditions, render_product
-from tests.generators.tiny import TRAININGS
 from tests.made import write_pixels
 
 
@@ -24,14 +23,6 @@ def ok(tmp_path_factory) -> list[Sample]:
         image = render_product(64, i, None, None, draw_conditions(i, 1.0)).image
         write_pixels(folder / f"{i:03d}.png", image[..., ::-1])
     return [Sample(path, OK) for path in sorted(folder.iterdir())]
-
-
-@pytest.fixture
-def trainings(tmp_path, monkeypatch):
-    """The trainings so far, each as the words (process, images, template, seed)."""
-    record = tmp_path / "trainings.txt"
-    monkeypatch.setenv(TRAININGS, str(record))
-    return lambda: [line.split() for line in record.read_text().splitlines()] if record.is_file() else []
 
 
 def order(target: str = "Recolour", seed: int = 0, **generator) -> Order:

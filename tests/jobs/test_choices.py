@@ -1,6 +1,7 @@
 """Modes, augmentation and test-time augmentation as a user combines them; senseless combinations are refused."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,6 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.settings.training import Mode
 from tests.commands import Command, read_json, scores, trained
-from tests.generators.tiny import TRAININGS
 from tests.made import write_pixels
 
 
@@ -90,11 +90,9 @@ def test_a_template_that_is_held_out_or_tested_on_is_refused(
 
 
 def test_generated_images_train_by_their_weight_and_a_sweep_trains_their_generator_once(
-    run_verb: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_verb: Command, tiny: list[str], trainings: Callable[[], list]
 ):
     """At weight 0 the training is the one without them, to the byte."""
-    record = tmp_path / "trainings.txt"
-    monkeypatch.setenv(TRAININGS, str(record))
     made = [
         *tiny, "generator._target_=tests.generators.tiny.Recolour", "generator.structure_guard.enabled=false",
         "generator.count=6",
@@ -102,7 +100,7 @@ def test_generated_images_train_by_their_weight_and_a_sweep_trains_their_generat
     unweighted, weighted, _ = (
         trained(*made, f"mode.generated={weight}", f"seed={seed}") for weight, seed in ((0, 0), (0.5, 0), (0.5, 1))
     )
-    assert len(record.read_text().splitlines()) == 1, "one generator for all weights and seeds"
+    assert len(trainings()) == 1, "one generator for all weights and seeds"
     assert history(unweighted) == history(trained(*tiny)) != history(weighted)
 
 

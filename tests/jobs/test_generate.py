@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from anomalib_lite.rendering.product import draw_conditions, render_product
-from tests.generators.tiny import TRAININGS
 from tests.made import write_pixels
 
 
@@ -21,14 +20,6 @@ def products(tmp_path_factory) -> Path:
         name = f"train/good/{i:03d}.png" if i < 10 else "test/good/000.png" if i == 10 else "template.png"
         write_pixels(folder / name, image[..., ::-1])
     return folder
-
-
-@pytest.fixture
-def trainings(tmp_path, monkeypatch):
-    """The trainings so far, each as the words (process, images, template, seed)."""
-    record = tmp_path / "trainings.txt"
-    monkeypatch.setenv(TRAININGS, str(record))
-    return lambda: [line.split() for line in record.read_text().splitlines()]
 
 
 def arguments(products: Path, *more: str) -> list[str]:

@@ -1,6 +1,5 @@
 """A training that was cut off goes on, and ends where an undisturbed one ends, its random augmentation included."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from lightning import Trainer
 
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine import fit as training
-from anomalib_lite.errors import UserError
-from anomalib_lite.runs.checkpoints import resumable
 from anomalib_lite.runs.folder import RunFolder
 from tests.commands import Command, killed_at_a_checkpoint, only_run, trained
 from tests.conftest import Seal
@@ -161,23 +158,6 @@ def test_a_torn_checkpoint_is_said_and_the_training_starts_anew(
     done = run_verb(*words)
     assert done.status == 0 and "is torn" in done.err and "resuming" not in done.err
     assert len(epochs_trained) == 12 and same(only_run(tmp_path), undisturbed)
-
-
-class Planted:
-    """A pickle of it makes a folder when it is read."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
-def test_a_planted_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
-    torch.save({"state_dict": Planted(tmp_path / "mark")}, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="holds code"):
-        resumable(tmp_path)
-    assert not (tmp_path / "mark").exists()
 
 
 def test_a_place_that_cannot_be_written_to_is_told_of(
