@@ -1,6 +1,7 @@
 """From an anomaly map and its picture to defects with type, measures and severity."""
 
 import json
+import logging
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +14,25 @@ import numpy as np
 from anomalib_lite.data.decode import resize_image
 from anomalib_lite.defects.layout import TEXT, Layout, find_layout
 from anomalib_lite.defects.measures import Scene, box_of, measure, occupied
-from anomalib_lite.defects.reference import Palette, Reference, change, find_pose, fit_reference, lay_over, relit
+from anomalib_lite.defects.reference import (
+    Palette,
+    Reference,
+    change,
+    find_pose,
+    fit_reference,
+    lay_over,
+    likeness,
+    relit,
+)
 from anomalib_lite.defects.regions import MapLevels, Region, extent, find_regions, join_overlapping
 from anomalib_lite.defects.rules import accepts, classify, grade_of, read_settings, severity_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.settings.training import Defects
+
+log = logging.getLogger(__name__)
+
+FOREIGN = 0.5  # correlation of a template with the OK images' median: of its own product it has more than 0.8
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,11 @@ def prepare_inspector(
     """
     settings = read_settings(config)
     reference = fit_reference(ok_images, template, settings.alignment)
+    if template is not None and reference.fixed and (alike := likeness(reference.image, template)) < FOREIGN:
+        log.warning(
+            "the template does not look like the OK images (correlation %.2f): is it of this product, lying as they?",
+            alike,
+        )
     drawn, picture = settings.layout, reference.image if template is None else template
     if not reference.fixed:  # a texture: it has neither text nor contour of its own, but what a user drew counts
         foreground = "none" if drawn.foreground in ("otsu", "grabcut") else drawn.foreground

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.backbones.weights import find_file
 from anomalib_lite.data.fingerprint import digest, unknown
-from anomalib_lite.data.images import ImageSet, loader, warn_near_copies
+from anomalib_lite.data.images import ImageSet, loader, warn_grey_and_colour, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import refuse_held_back, templates_of, weighted
 from anomalib_lite.defects import LevelsOfMaps
@@ -74,6 +74,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
             for name, samples in inputs.splits
         )
         warn_near_copies(train, test)
+        warn_grey_and_colour(train, test)
     held_out, judging = hold_back(val) if plan.validate else (val, None)
     train_model(plan, run, model, train, val, inputs, tracker)
     model.to(plan.devices.first).eval()

@@ -89,7 +89,11 @@ def test_data_of_another_reader_and_what_is_null_do_not_lengthen_the_names(tmp_p
         write_run(tmp_path, f"r{i}", VALUES, config=changes, fingerprint=f"{i}" * 64)
     joined = {"data": {"_target_": "anomalib_lite.data.join", "parts": ["old", "new"]}}
     write_run(tmp_path, "r2", VALUES, config=joined, fingerprint="2" * 64)
-    assert sorted(table(tmp_path).rows.data) == ["mtd", "mtd (val_share=0)", "mtd (val_share=0.125 template=golden.png)"]
+    assert sorted(table(tmp_path).rows.data) == [
+        "mtd",
+        "mtd (val_share=0)",
+        "mtd (val_share=0.125 template=golden.png)",
+    ]
 
 
 @pytest.mark.parametrize("shots", [(1, 1, 1), (1, 1, 4)])

@@ -15,6 +15,7 @@ from anomalib_lite.data.images import (
     content,
     letterbox,
     loader,
+    warn_grey_and_colour,
     warn_near_copies,
 )
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
@@ -119,6 +120,17 @@ def test_a_saved_again_copy_among_the_tested_is_said_and_others_are_not(tmp_path
     again = write_pixels(tmp_path / "again.jpg", cv2.imread(str(learned[7])))
     warn_near_copies(sets[0], ImageSet([Sample(p, OK) for p in [*tested, again]], (128, 128)))
     assert f"1 tested images look like copies of learned ones, such as {again} of {learned[7]}" in caplog.text
+
+
+def test_grey_images_among_coloured_ones_are_said(tmp_path: Path, caplog):
+    coloured = [write_image(tmp_path / f"{i}.png", i, (64, 64)) for i in range(6)]
+    grey = [write_pixels(tmp_path / f"grey{i}.jpg", cv2.imread(str(coloured[i]), 0)) for i in range(3)]
+    first, second, third = (ImageSet([Sample(p, OK) for p in s], SIZE) for s in (coloured[:4], coloured[4:], grey))
+    warn_grey_and_colour(first, second)
+    warn_grey_and_colour(third, third)
+    assert not caplog.text
+    warn_grey_and_colour(first, third)
+    assert "0 of 4 images learned from and 3 of 3 tested ones are grey, the others in colour" in caplog.text
 
 
 def test_templates_come_along_where_all_have_one(samples: list[Sample], tmp_path: Path):

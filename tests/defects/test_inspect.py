@@ -119,6 +119,13 @@ def test_a_users_area_and_type(good):
     assert defect.kind == "corner_dirt" and defect.areas["corner"] == 1
 
 
+def test_a_template_of_another_product_is_said(good, caplog):
+    prepare_inspector(settings(), good[:4], MapLevels(0, 0.02), perfect())
+    assert not caplog.text
+    prepare_inspector(settings(), good[:4], MapLevels(0, 0.02), 255 - perfect())
+    assert "the template does not look like the OK images (correlation -" in caplog.text
+
+
 def test_textures_are_measured_against_their_surroundings():
     rng = np.random.default_rng(0)
     grain = [rng.integers(60, 200, (64, 64, 3)).astype(np.uint8) for _ in range(8)]

@@ -114,7 +114,7 @@ def test_a_folder_without_a_trained_model_is_refused_and_one_with_a_torn_file_to
             open_finished(tmp_path)
         (tmp_path / name).write_text('{"seed": 3}')
     assert open_finished(str(tmp_path)).config == {"seed": 3}
-    with pytest.raises(UserError, match="nowhere does not exist. Name the folder"):
+    with pytest.raises(UserError, match=r"nowhere does not exist\. Name the folder"):
         open_finished(tmp_path / "nowhere")
     for name in set(files) - {"model.safetensors"}:
         (tmp_path / name).write_text('{"se')
