@@ -79,6 +79,8 @@ def in_words(metrics: Mapping[str, Any]) -> str:
     for name, reason in metrics["missing"].items():
         reasons.setdefault(reason, []).append(name)
     for reason, absent in reasons.items():
+        if any(reason in other for other in reasons if other != reason):
+            continue  # said with it
         log.info("%s%s", "" if absent == ["images"] else f"{', '.join(absent)} not available: ", reason)
     if metrics["threshold"]["note"]:
         lines.append(metrics["threshold"]["note"])

@@ -65,7 +65,8 @@ class Reviewer:
     def _round(self, images: ImageSet, fold: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         scores = np.empty(len(images))
         for k in range(FOLDS):
-            log.info("review: fold %d of %d", k + 1, FOLDS)
+            again = ", without the least usual ones" if left_out.any() else ""
+            log.info("review: fold %d of %d%s", k + 1, FOLDS, again)
             own = np.flatnonzero(fold == k)
             model = self._fitted(images, np.flatnonzero((fold != k) & ~left_out).tolist())
             judged = run_over(model, loader(images.part(own.tolist()), model.at_once(self.batch_size)), f"fold {k + 1}")

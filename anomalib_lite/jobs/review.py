@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         for o in outcomes
         if o.image is not None and o.map is not None
     ]
-    sheet = draw_sheet(blocks, 4, scale=True)
+    sheet = draw_sheet(blocks, 4, scale=True, one="usual")
     if sheet is not None:
         ink.save_png(sheet, output / "worst.png", dpi=100)
     say(f"{len(outcomes)} OK images; the least usual, by how many times the usual score:")

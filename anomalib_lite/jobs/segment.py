@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -154,11 +155,13 @@ def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
     empty = [str(panel) for panel, cuts in used.items() if not cuts]
     if empty:
         log.warning(
-            "no product in %d of %d panels, first %s: if there are some, look at overview/, take a sharper template, "
-            "lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
+            "no product in %d of %d panels, first %s: if there are some, look at overview/, take a sharper template of "
+            "this very product, lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
             len(empty), len(results), empty[0], options.min_score, options.max_angle,
         )  # fmt: skip
     print(f"{len(products)} products in {len(used)} panels: {manifest}")
+    if products:
+        print("Next:", shlex.join(["anomalib-lite", "annotate", f"crops={manifest}"]))
     if skipped:
         listed = "\n  ".join(skipped)
         raise SkippedPanels(f"{len(skipped)} of {len(results)} panels could not be used and were skipped:\n  {listed}")

@@ -27,7 +27,9 @@ class Block:
     alarming: bool = False  # the words at the right are set in the colour of defects
 
 
-def draw_sheet(blocks: Sequence[Block], columns: int, scale: bool = False, side: int = TILE) -> Figure | None:
+def draw_sheet(
+    blocks: Sequence[Block], columns: int, scale: bool = False, side: int = TILE, one: str = "threshold"
+) -> Figure | None:
     """Draws blocks, all of as many tiles, at most `columns` in a row; None without blocks. Made for `ink.save_png` at
     100 dpi, where one pixel of a tile is one pixel of the picture.
 
@@ -36,6 +38,7 @@ def draw_sheet(blocks: Sequence[Block], columns: int, scale: bool = False, side:
         columns: blocks in a row, at most.
         scale: draws the colour scale of heat maps below.
         side: of a tile, in pixels.
+        one: what the maps' colours are multiples of.
     """
     if not blocks:
         return None
@@ -50,7 +53,7 @@ def draw_sheet(blocks: Sequence[Block], columns: int, scale: bool = False, side:
         row, column = divmod(place, columns)
         _draw_block(axis, canvas, block, column * across + _MARGIN, row * down + _CAPTION - 4, side)
     if scale:
-        _draw_scale(axis, canvas)
+        _draw_scale(axis, canvas, one)
     axis.imshow(canvas, interpolation="nearest", aspect="auto")
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return drawing
@@ -77,10 +80,10 @@ def _draw_block(axis: Axes, canvas: np.ndarray, block: Block, left: int, top: in
     axis.text(right, top - 7, block.right, fontsize=8, color=colour, ha="right", parse_math=False)
 
 
-def _draw_scale(axis: Axes, canvas: np.ndarray) -> None:
+def _draw_scale(axis: Axes, canvas: np.ndarray, one: str) -> None:
     height, width = canvas.shape[:2]
     bar, top = min(360, width - 80), height - _FOOT + 14
     canvas[top : top + 10, _MARGIN : _MARGIN + bar] = colour_bar(bar, 10)
     for position, label in tick_positions():
         x, where = _MARGIN + position * (bar - 1), "center" if position else "left"
-        axis.text(x, top + 28, label, fontsize=8, color=ink.MUTED, ha=where)
+        axis.text(x, top + 28, one if label == "threshold" else label, fontsize=8, color=ink.MUTED, ha=where)

@@ -132,6 +132,9 @@ def test_crops_passed_over_come_at_the_end_and_then_it_is_done(desk: Open):
 def test_filters_and_orders_choose_what_is_shown(desk: Open):
     scores = {"crop_003.png": Score(0.9, True), "crop_001.png": Score(0.2, False), "crop_007.png": Score(0.5, None)}
     one = desk(scores=scores)
+    assert one.name == "crop_003.png", "where there are scores, the least usual comes first"
+    one.page.select_option("#order", "given")
+    one.wait_for("#name", "crop_000.png")
     assert one.page.is_hidden("#suggestion")
     one.page.select_option("#order", "suspicious")
     one.wait_for("#name", "crop_003.png")

@@ -5,7 +5,7 @@ import { Brush } from "./brush.js";
 import { listen } from "./keys.js";
 import { Modes } from "./modes.js";
 import { Preloader } from "./preload.js";
-import { afterAnswer, allFilters, arrange, ORDERS } from "./queue.js";
+import { afterAnswer, allFilters, arrange } from "./queue.js";
 import * as page from "./render.js";
 import { View } from "./view.js";
 
@@ -217,7 +217,8 @@ async function start() {
   $("#size").addEventListener("input", (event) => modes.size(Number(event.target.value)));
   $("#gain").addEventListener("input", (event) => document.body.style.setProperty("--gain", event.target.value));
   const left = state.crops.some((crop) => crop.label === null);
-  await choose(left ? "unlabelled" : "all", ORDERS[0][0]);
+  const hasScores = state.crops.some((crop) => crop.score !== null);
+  await choose(left ? "unlabelled" : "all", hasScores ? "suspicious" : "given");
   if (state.notes.length) page.banner(state.notes.join(" "), "warning");
 }
 
