@@ -108,7 +108,9 @@ class Fusion(Method):
             give_back()
             if members is first:
                 share, placed = self._place_counts(images, shown)
+                give_back()
             maps = members.cpu().fit(shown, placed, self.seed)
+            give_back()
             if members is first:
                 use, chosen = self.use, self.how != "auto" or len(images) >= ENOUGH
                 if placed and not chosen:  # what ignores the place knows least of an aligned product
@@ -257,7 +259,7 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
     trials: list[Trial] = []
 
     def tried(names: Sequence[str], way: str) -> Trial:
-        ok, drawn = (fuse({n: getattr(maps[n], part) for n in names}, way) for part in ("ok", "drawn"))
+        ok, drawn = (_fused([getattr(maps[n], part).split(BATCH) for n in names], names, way) for part in ("ok", "drawn"))
         tops = ok.flatten(1).amax(1).sort().values
         trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask), tops))
         return trials[-1]
@@ -278,6 +280,11 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
     taken = other if other.clearly_better(best[0]) else best[0]
     log.info("chosen on OK images with drawn defects: %s", taken.name)
     return sorted(trials, key=lambda trial: (trial is not taken, -trial.worth))
+
+
+def _fused(parts: Sequence[Sequence[Tensor]], names: Sequence[str], how: str) -> Tensor:
+    """A few images at a time: what comes on the way is several times as large as all maps."""
+    return torch.cat([fuse(dict(zip(names, few, strict=True)), how) for few in zip(*parts, strict=True)])
 
 
 def _worth(trial: Trial) -> float:

@@ -12,6 +12,7 @@ from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
 from anomalib_lite.detectors.learned import Networks, drawn_places
 from anomalib_lite.detectors.looks import Looks
 from anomalib_lite.detectors.statistics import NamedModules
+from anomalib_lite.runs.folder import give_back
 
 # the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean, that of what is unusual
 HOW = ("max", "lse", "sum", "soft")
@@ -104,6 +105,7 @@ class Members(nn.Module):
             if name in self.sources:
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
+            give_back()
         if self.networks is not None:
             maps[LEARNED] = _learn(self.networks, ok_deviations, drawn_deviations, shown, seed)
         for place, name in enumerate(self.names):
@@ -226,7 +228,7 @@ def _learn(networks: Networks, ok: list[Tensor], drawn: list[Tensor], shown: Sho
         rows.clear()
         networks.learn(number, places, labels, seed + number)
         for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
-            for block in _blocks(chosen):
+            for block in _blocks(chosen, BLOCK // 2):
                 into[block] = networks([d[block] for d in own], number)
     return found
 
@@ -239,9 +241,9 @@ def _places(
         yield drawn_places([d[block] for d in deviations], covered, generator)
 
 
-def _blocks(chosen: Tensor) -> tuple[Tensor, ...]:
+def _blocks(chosen: Tensor, size: int = BLOCK) -> tuple[Tensor, ...]:
     numbers = chosen.nonzero()[:, 0]
-    return numbers.split(BLOCK) if len(numbers) else ()
+    return numbers.split(size) if len(numbers) else ()
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def names_below(prefix: str, state_dict: Iterable[str]) -> set[str]:
 
 
 TINY = 1e-12  # a variance below is rounding
-BLOCK = 1 << 20  # numbers of covariances that are inverted at a time
+BLOCK = 1 << 18  # numbers of covariances that are inverted at a time
 
 
 class Moments:
@@ -88,7 +88,7 @@ class Moments:
         """rows: (..., N, C), also none; leading dimensions are separate populations."""
         if not rows.shape[-2]:  # all of a small batch is held back
             return
-        rows = rows.contiguous().double()  # strided, the products would take three times as long
+        rows = torch.empty(rows.shape, dtype=torch.double, device=rows.device).copy_(rows)  # strided, products are slow
         if not self.count:
             self.first = torch.zeros_like(rows[..., 0, :])
             self.second = rows.new_zeros(*self.first.shape, rows.shape[-1])
@@ -107,7 +107,7 @@ class Moments:
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         mean = self.first / self.count
         covariance = self.second / self.count
-        return mean, covariance.sub_(mean.unsqueeze(-1) * mean.unsqueeze(-2))
+        return mean, covariance.addcmul_(mean.unsqueeze(-1), mean.unsqueeze(-2), value=-1)
 
     def spread(self, grid: Sequence[int], reach: int | None) -> Moments:
         """Of populations that are the places of a grid: each with those of its neighbours up to `reach` places away.

@@ -139,7 +139,7 @@ def evaluate(
     give_back()
     from anomalib_lite.report.figures import pixel_points  # what draws takes a second, and 90 MB
 
-    points = pixel_points(*total.pixels.total().pixels) if metrics["pixel_auroc"] is not None else None
+    points = pixel_points(*total.pixels.total().from_bin()[:3]) if metrics["pixel_auroc"] is not None else None
     return Evaluation(metrics, outcomes, points, seconds, threshold, collector)
 
 
@@ -232,7 +232,7 @@ def _for_page(outcome: Outcome) -> Outcome:
 
 
 class Measured:
-    """Metrics of some of the images; the pixels' counts take 24 MB a defect type."""
+    """Metrics of some of the images."""
 
     def __init__(self, aupro_limit: float = 0.3) -> None:
         self.images, self.pixels = ImageMetrics(), PixelMetrics(limit=aupro_limit)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import cv2
 import numpy as np
@@ -29,7 +30,8 @@ SPRO_LIMIT = 0.05  # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, s
 Regions = Sequence[tuple[np.ndarray, float]]  # each defect, bool (H, W), and the share of it that is enough
 GOOD = ""  # the group of the images without a defect
 SHIFT = 11  # bits of a float32 that its bin leaves out
-BINS = 1 << (31 - SHIFT)
+OCTAVE = 1 << (23 - SHIFT)  # bins from a power of two to the next; 256 powers make 2^20 bins
+OK, DEFECT, OVERLAP, SATURATED = range(4)
 # Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
 # regions.
 _ONE_REGION = 1 << 38
@@ -37,14 +39,18 @@ _ONE_REGION = 1 << 38
 
 @dataclass
 class Histograms:
-    """pixels: int64 (3, BINS), 24 MiB: OK pixels, defect pixels, and defect pixels weighted by 1 / size of their
-    region. images: int64 (4,): OK and NOK images, images without a mask, and regions. saturated: int64 (BINS,), 8 MiB,
-    of each region the largest pixels that are enough, weighted by 1 / their number; None where regions are unknown.
+    """Counts by bin, of the octaves alone that maps have values in: 128 KiB each, some twenty on the whole.
+
+    starts: (256,), where each octave's bins begin, -1 where there are none yet. pixels: int64 (4, bins): OK pixels,
+    defect pixels, defect pixels weighted by 1 / size of their region, and of each region the largest pixels that are
+    enough, weighted by 1 / their number. images: int64 (4,): OK and NOK images, images without a mask, and regions.
+    one_by_one: whether regions were given, or else nothing is known of what is enough.
     """
 
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros((3, BINS), np.int64))
+    starts: np.ndarray = field(default_factory=lambda: np.full(256, -1))
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((4, 0), np.int64))
     images: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
-    saturated: np.ndarray | None = None
+    one_by_one: bool = False
 
     def add(
         self, bins: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
@@ -52,25 +58,50 @@ class Histograms:
         """Adds one image (H, W): the bin of each pixel; mask, or None to leave the image out; counted: the pixels that
         count, None for all.
         """
-        ok, defect, overlap = self.pixels
         if mask is None:
             self.images[2] += 1
             return
-        np.add.at(ok, bins.ravel() if counted is None else bins[counted], 1)
+        octaves = bins // OCTAVE
+        self._reach(np.flatnonzero(np.bincount(octaves.ravel())))
+        places = self.starts[octaves] + bins % OCTAVE
+        np.add.at(self.pixels[OK], places.ravel() if counted is None else places[counted], 1)
         if not mask.any():
             self.images[0] += 1
             return
-        found = bins[mask]
-        np.subtract.at(ok, found, 1)
-        np.add.at(defect, found, 1)
+        found = places[mask]
+        np.subtract.at(self.pixels[OK], found, 1)
+        np.add.at(self.pixels[DEFECT], found, 1)
         weights, parts = _region_weights(mask)
-        np.add.at(overlap, found, weights)
+        np.add.at(self.pixels[OVERLAP], found, weights)
         self.images[[1, 3]] += 1, parts
-        if regions is not None:
-            self.saturated = np.zeros(BINS, np.int64) if self.saturated is None else self.saturated
-            for region, enough in regions:
-                found = np.sort(bins[region if counted is None else region & counted])[::-1]
-                np.add.at(self.saturated, found, _saturating(len(found), enough))
+        for region, enough in regions or ():
+            inside = region if counted is None else region & counted
+            found = places[inside][np.argsort(bins[inside])[::-1]]
+            np.add.at(self.pixels[SATURATED], found, _saturating(len(found), enough))
+        self.one_by_one |= regions is not None
+
+    def merge(self, other: Self) -> None:
+        octaves = np.flatnonzero(other.starts >= 0)
+        self._reach(octaves)
+        inside = np.arange(OCTAVE)
+        for octave in octaves:
+            self.pixels[:, self.starts[octave] + inside] += other.pixels[:, other.starts[octave] + inside]
+        self.images += other.images
+        self.one_by_one |= other.one_by_one
+
+    def from_bin(self, first: int = 0) -> np.ndarray:
+        """(4, N), by ascending bin from the first on, of bins that hold anything."""
+        octaves = np.flatnonzero(self.starts >= 0)
+        begins = np.stack([octaves * OCTAVE, self.starts[octaves]])
+        bins, places = (begins[:, :, None] + np.arange(OCTAVE)).reshape(2, -1)
+        counts = self.pixels[:, places[bins >= first]]
+        return counts[:, counts[:SATURATED].any(0)]
+
+    def _reach(self, octaves: np.ndarray) -> None:
+        new = octaves[self.starts[octaves] < 0]
+        self.starts[new] = self.pixels.shape[1] + OCTAVE * np.arange(len(new))
+        if len(new):
+            self.pixels = np.concatenate([self.pixels, np.zeros((4, OCTAVE * len(new)), np.int64)], 1)
 
 
 class PixelMetrics:
@@ -123,12 +154,9 @@ class PixelMetrics:
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """The sum of the groups with these names, of all without."""
-        groups = [self.groups[name] for name in (self.groups if names is None else names)]
-        total = Histograms(groups[0].pixels.copy(), np.sum([group.images for group in groups], axis=0))
-        for group in groups[1:]:
-            total.pixels += group.pixels
-        saturated = [group.saturated for group in groups if group.saturated is not None]
-        total.saturated = np.sum(saturated, axis=0) if saturated else None
+        total = Histograms()
+        for name in self.groups if names is None else names:
+            total.merge(self.groups[name])
         return total
 
     def compute(self) -> MetricResult:
@@ -137,10 +165,9 @@ class PixelMetrics:
 
     def f1(self, threshold: float) -> float | None:
         """Of the pixels above a threshold that was fixed before (segF1 of MVTec AD 2); None without defect pixels."""
-        first = int(to_bins(np.array([threshold]))[0]) + 1
-        pixels = [group.pixels[:2] for group in self.groups.values()]
-        flagged, found = (sum(int(rows[kind, first:].sum()) for rows in pixels) for kind in (0, 1))
-        defective = sum(int(rows[1].sum()) for rows in pixels)
+        total = self.total()
+        flagged, found = total.from_bin(int(to_bins(np.array([threshold]))[0]) + 1)[[OK, DEFECT]].sum(1).tolist()
+        defective = int(total.pixels[DEFECT].sum())
         return 2 * found / (found + flagged + defective) if defective else None
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
@@ -148,8 +175,7 @@ class PixelMetrics:
         return {name: self._compute(self.total((GOOD, name))) for name in sorted(self.groups) if name != GOOD}
 
     def _compute(self, counted: Histograms) -> MetricResult:
-        used = np.flatnonzero(counted.pixels.any(axis=0))
-        ok, defect, overlap = counted.pixels[:, used]
+        ok, defect, overlap, saturated = counted.from_bin()
         images = counted.images.tolist()
         counts = dict(zip(("ok_images", "nok_images", "images_without_mask", "regions"), images, strict=True))
         counts |= {"ok_pixels": int(ok.sum()), "nok_pixels": int(defect.sum())}
@@ -165,8 +191,8 @@ class PixelMetrics:
             "pixel_f1_max": f1_max(ok, defect),
             "aupro": aupro(ok, overlap, self.limit),
         }
-        if counted.saturated is not None:
-            values["auspro"] = aupro(ok, counted.saturated[used], SPRO_LIMIT)
+        if counted.one_by_one:
+            values["auspro"] = aupro(ok, saturated, SPRO_LIMIT)
         return MetricResult(values, notes, counts)
 
 
@@ -193,7 +219,7 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
 
 
 def to_bins(map: np.ndarray) -> np.ndarray:
-    """The bin in [0, BINS) of each value, by the leading bits of its float32, as the index type.
+    """The bin in [0, 2^20) of each value, by the leading bits of its float32, as the index type.
 
     Errors: UserError unless every value is finite and >= 0.
     """

@@ -79,7 +79,7 @@ def test_pixel_points_of_the_counted_histograms_enclose_the_metrics_own_areas() 
     maps = (rng.gamma(2.0, 1.0, masks.shape) + 2.0 * masks).astype(np.float32)
     counted = PixelMetrics()
     counted.update(maps, masks, labels=[1, 1, 1, 0])
-    values, points = counted.compute().values, pixel_points(*counted.total().pixels)
+    values, points = counted.compute().values, pixel_points(*counted.total().from_bin()[:3])
     assert pixel_points(np.zeros(2), np.ones(2)) == pixel_points(np.ones(2), np.zeros(2)) == {}
     assert auc(*points["roc"]) == pytest.approx(values["pixel_auroc"], abs=1e-3)
     grid = np.linspace(0, 0.3, 3001)
