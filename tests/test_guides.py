@@ -12,7 +12,7 @@ from tests.made import write_image
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NAMED = re.compile(r"^# (mine/\S+)\n")  # the first line of a block that is a file
+NAMED = re.compile(r"^(?:# @package \S+\n)?# (mine/\S+)\n")  # the first line of a block that is a file, taken whole
 # of a training, where the guide does not say
 QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none", "defects": "none"}
 
@@ -37,7 +37,7 @@ def test_a_guide_works_as_it_is_written(guide: Path, own_folder: Path, run_verb:
         if named := NAMED.match(text):
             path = own_folder / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.partition("\n")[2])
+            path.write_text(text)
             files += 1
         elif language == "bash":
             commands += [line for line in text.replace("\\\n", " ").splitlines() if "anomalib-lite" in line]

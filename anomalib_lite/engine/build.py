@@ -213,7 +213,7 @@ def _check_choices(
     if mode.with_template and not method.needs_template and finetuning is None:
         raise UserError(
             f"mode=template changes nothing here: {name} neither compares with a template nor trains on it. Take "
-            "mode=no_template, detector=template, or teacher=finetuned_classifier."
+            "mode=no_template, detector=fusion_template or template, or teacher=finetuned_classifier."
         )
 
 
