@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.detectors.coreset import Bank
-from anomalib_lite.detectors.looks import NAMES, blurred
+from anomalib_lite.detectors.looks import NAMES
 from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
 from anomalib_lite.errors import UserError
+from anomalib_lite.scoring.separable import enlarged
 
 FEW = 8  # images; of fewer, nothing is asked of random turns
 BLOCK = 8  # images that are handled at once
@@ -46,8 +47,7 @@ class Evidence(Fitted):
 
     def smoothed(self, distance: Tensor, grid: Sequence[int]) -> Tensor:
         """Distances (B, 1, h, w) -> the logarithm of their smoothed map (B, 1, *grid)."""
-        fine = F.interpolate(distance, size=tuple(grid), mode="bilinear", align_corners=False)
-        return blurred(fine, self.blur * min(grid) / 256).clamp_min(1e-9).log()
+        return enlarged(distance, grid, self.blur * min(grid) / 256, 3, "edge").clamp_min(1e-9).log()
 
 
 class Gaussians(Evidence):

@@ -15,6 +15,7 @@ from anomalib_lite.backbones.folding import pointwise
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import blurred
 from anomalib_lite.detectors.statistics import Modules
+from anomalib_lite.scoring.separable import bilinear
 
 HIDDEN = (128, 64)
 PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
@@ -64,9 +65,13 @@ class Networks(nn.Module):
         logits = []
         for one in range(self.count) if number is None else (number,):
             a, b = (slice(one * size, (one + 1) * size) for size in HIDDEN)
-            parts = (_on_grid(pointwise(looks, own[a]), grid) for looks, own in known.values())  # both are linear
-            inner = sum(parts, self.bias[a].view(1, -1, 1, 1)).relu_()
-            hidden = pointwise(inner, weight[b], bias[b]).relu_()
+            first, *others = (  # both are linear; the first look is on the grid
+                _on_grid(pointwise(looks, own[a], None if k else self.bias[a]), grid)
+                for k, (looks, own) in enumerate(known.values())
+            )
+            for part in others:
+                first.add_(part)
+            hidden = pointwise(first.relu_(), weight[b], bias[b]).relu_()
             logits.append(pointwise(hidden, last[one, None], last_bias[one, None]))
         return blurred(torch.stack(logits).mean(0).contiguous(), self.blur * min(grid) / 256)
 
@@ -150,14 +155,10 @@ def described_at(deviation: Tensor, sizes: Tensor, places: Tensor, grid: tuple[i
     if size_of(deviation) == grid:
         return torch.cat([tamed(deviation.flatten(1)[:, places].float()), sizes.flatten(1)[:, places]]).T
     look = torch.cat([tamed(deviation.float()), sizes])
-    down, across = (_weights(own, wanted) for own, wanted in zip(size_of(look), grid, strict=True))
+    pairs = zip(size_of(look), grid, strict=True)
+    down, across = (torch.from_numpy(bilinear(*pair)).to(look) for pair in pairs)
     rows = torch.einsum("ph,chw->pcw", down[places // grid[1]], look)
     return torch.einsum("pcw,pw->pc", rows, across[places % grid[1]])
-
-
-def _weights(own: int, wanted: int) -> Tensor:
-    """(wanted, own): of each position, in a linear interpolation to so many."""
-    return F.interpolate(torch.eye(own)[None], size=wanted, mode="linear", align_corners=False)[0].T
 
 
 def _on_grid(picture: Tensor, grid: Sequence[int]) -> Tensor:

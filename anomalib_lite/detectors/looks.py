@@ -10,9 +10,11 @@ from anomalib_lite.augment.tta import GREY
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import size_of, stack
 from anomalib_lite.detectors.template import TemplateComparison, required
+from anomalib_lite.scoring.separable import averaged, enlarged
 
 LIGHT = (0.950456, 1.0, 1.088754)  # XYZ of white, D65
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))  # of the roots of XYZ; 16 is taken off the first
 COLOUR_SCALES = (1.5, 4.0)  # px by which the colours are blurred, at an image of 256 px
 SHARPNESS_SCALE = 4.0  # px over which gradients are averaged, likewise
 NAMES = ("colour", "sharpness", "fine", "middle", "deep", "template")
@@ -73,11 +75,9 @@ class Looker(nn.Module):
         features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         fine, rest = features[0], features[1:] or features[:1]
         coarse = min((size_of(f) for f in rest), key=lambda s: s[0] * s[1])
-        return {
-            "fine": fine[:, self.fine_kept],
-            "middle": rest[0][:, self.middle_kept],
-            "deep": stack(rest, coarse)[:, self.deep_kept],
-        }
+        whole = {"fine": fine, "middle": rest[0], "deep": stack(rest, coarse)}
+        kept = {name: getattr(self, f"{name}_kept") for name in whole}
+        return {name: look if len(kept[name]) == look.shape[1] else look[:, kept[name]] for name, look in whole.items()}
 
 
 def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -89,31 +89,21 @@ def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     light = 100 * F.conv2d(image, image.new_tensor(GREY).view(1, 3, 1, 1))
     down = (light[:, :, 2:] - light[:, :, :-2]).square()
     across = (light[..., 2:] - light[..., :-2]).square()
-    energy = (F.adaptive_avg_pool2d(down, grid) + F.adaptive_avg_pool2d(across, grid)) / 4
+    energy = (averaged(down, grid) + averaged(across, grid)) / 4
     sharpness = blurred(energy, SHARPNESS_SCALE * unit / cell)
     return torch.cat([blurred(lab, sigma) for sigma in sigmas], 1), (sharpness + 0.5).log()
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
     """sRGB (B, 3, H, W) in [0, 1] -> CIE Lab of the same shape, lightness 0 to 100, white point D65."""
-    linear = torch.where(image > 0.04045, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, image / 12.92)
+    light = (image.clamp_min(0.04045) + 0.055) / 1.055
+    linear = torch.where(image > 0.04045, light.square() * (0.4 * light.log()).exp(), image / 12.92)  # light ** 2.4
     matrix = image.new_tensor(XYZ) / image.new_tensor(LIGHT)[:, None]
     xyz = F.conv2d(linear, matrix[:, :, None, None])
-    root = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
-    x, y, z = root.unbind(1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+    root = torch.where(xyz > 0.008856, (xyz.clamp_min(0.008856).log() / 3).exp(), 7.787 * xyz + 16 / 116)
+    return F.conv2d(root, image.new_tensor(LAB)[:, :, None, None], image.new_tensor((-16.0, 0.0, 0.0)))
 
 
 def blurred(picture: Tensor, sigma: float) -> Tensor:
     """Gaussian blur over three standard deviations, borders repeated: (B, C, H, W) -> the same shape."""
-    radius = int(3 * sigma + 0.5)
-    if radius == 0:
-        return picture
-    offsets = torch.arange(-radius, radius + 1, dtype=picture.dtype, device=picture.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    batch, channels, height, width = picture.shape
-    flat = picture.reshape(batch * channels, 1, height, width)
-    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel)
-    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3))
-    return flat.view(batch, channels, height, width)
+    return enlarged(picture, size_of(picture), sigma, 3, "edge") if sigma * 3 >= 0.5 else picture

@@ -148,8 +148,10 @@ class Members(nn.Module):
         if LEARNED in taken and self.networks is not None:
             maps[LEARNED] = self.networks(list(deviations.values()))
         places = {name: place for place, name in enumerate(self.names)}
-        units = {name: (m - self.centre[places[name]]) / self.spread[places[name]] for name, m in maps.items()}
-        return {name: sharpened(m) for name, m in units.items()}
+        chosen = [places[name] for name in maps]
+        centre, spread = (part[chosen].view(1, -1, 1, 1) for part in (self.centre, self.spread))
+        units = sharpened((torch.cat(list(maps.values()), 1) - centre) / spread)
+        return dict(zip(maps, units.split(1, 1), strict=True))
 
 
 def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
@@ -169,7 +171,7 @@ def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
 
 
 def sharpened(map: Tensor) -> Tensor:
-    """A map (B, 1, h, w), each place lowered by a share of what it lies below the highest place around it.
+    """Maps (B, C, h, w), each place lowered by a share of what it lies below the highest place around it.
 
     What spills over from a large defect then ranks below a small defect of another image. The maximum stays.
     """

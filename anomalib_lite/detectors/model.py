@@ -21,6 +21,7 @@ from anomalib_lite.detectors.statistics import TINY, Fitted
 from anomalib_lite.detectors.tiling import TileSet, Tiling
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import stop_where_diverged
+from anomalib_lite.scoring import GaussianBlur
 
 LEVEL_IMAGES = 8  # that tell how the tiles' maps compare with the whole image's
 
@@ -123,7 +124,7 @@ class Model(LightningModule):
     Args:
         method: Makes a coarse map of images.
         views: How a test image is looked at, and how the views' maps become one.
-        blur: Maps (B, 1, H, W) to the same shape.
+        blur: Smooths maps, coarse ones while it enlarges them.
         score: Maps (B, 1, H, W) to (B,).
         augment: Random changes of the training batches, or None.
         tiling: How images are cut into tiles that the method sees as images; None: it sees them whole.
@@ -139,7 +140,7 @@ class Model(LightningModule):
         self,
         method: Method,
         views: TestTimeAugmentation,
-        blur: nn.Module,
+        blur: GaussianBlur,
         score: nn.Module,
         augment: Augment | None = None,
         tiling: Tiling | None = None,
@@ -201,20 +202,19 @@ class Model(LightningModule):
 
     def finish(self, coarse: Tensor, size: Sequence[int], inside: Tensor | None = None) -> Prediction:
         """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, 0 outside, and its score."""
-        fine = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False)
-        if self.region is not None and self.region.shape[-2:] == fine.shape[-2:]:  # of tiles there is no region
+        if self.region is not None and self.region.shape[-2:] == tuple(size):  # of tiles there is no region
             inside = self.region if inside is None else inside & self.region
         if inside is None:
-            smooth = self.blur(fine)
+            smooth = self.blur.enlarged(coarse, size)
         else:
+            fine = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False)
             weight = inside.to(fine)
             smooth = weight * self.blur(fine * weight) / self.blur(weight).clamp_min(TINY)
         return Prediction(smooth, self.score(smooth))
 
     def check(self, size: Sequence[int]) -> None:
         """Errors: UserError where images of this height and width cannot be judged."""
-        if check := getattr(self.blur, "check", None):
-            check(size if self.tiling is None else self.tiling.size)
+        self.blur.check(size if self.tiling is None else self.tiling.size)
 
     @property
     def needs_template(self) -> bool:

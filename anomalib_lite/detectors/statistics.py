@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Sequence, ValuesView
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -75,6 +76,7 @@ def names_below(prefix: str, state_dict: Iterable[str]) -> set[str]:
 
 
 TINY = 1e-12  # a variance below is rounding
+WIDE, PARTS = 64, 4  # of triangular factors of more rows, so many parts are multiplied apart: most zeros are not read
 BLOCK = 1 << 18  # numbers of covariances that are inverted at a time
 
 
@@ -229,12 +231,19 @@ class PositionGaussian(Fitted):
 
     def deviations(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape, uncorrelated and of unit variance where the model is right."""
-        return self._whitened(features).permute(1, 2, 0).reshape(features.shape)
+        batch, channels, height, width = features.shape
+        rows = self._whitened(features).transpose(0, 1)
+        return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def _whitened(self, features: Tensor) -> Tensor:
         """(positions, B, C): rows, since of one image a product with columns takes three times as long."""
-        rows = features.flatten(2).permute(2, 0, 1).contiguous()  # strided, each position would be copied apart
-        return (rows - self.mean.unsqueeze(1)) @ self.precision_root.mT
+        rows = features.permute(0, 2, 3, 1).flatten(1, 2).transpose(0, 1)
+        rows = rows.contiguous()  # strided, each position would be copied apart
+        rows = rows - self.mean.unsqueeze(1)
+        channels = rows.shape[-1]
+        bounds = [channels * part // PARTS for part in range(PARTS + 1)] if channels > WIDE else [0, channels]
+        parts = (rows[..., :end] @ self.precision_root[:, start:end, :end].mT for start, end in pairwise(bounds))
+        return torch.cat(list(parts), -1)
 
 
 def oas_share(covariance: Tensor, count: int) -> Tensor:

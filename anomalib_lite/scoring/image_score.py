@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.scoring.separable import enlarged, gaussian
 
 
 class GaussianBlur(nn.Module):
@@ -26,9 +27,7 @@ class GaussianBlur(nn.Module):
             raise UserError(f"The blur's sigma must be a number of pixels, 0 or more, not {sigma}.")
         self.sigma = sigma
         self.radius = int(4 * sigma + 0.5)
-        offsets = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if self.radius else torch.ones(1, dtype=torch.float64)
-        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+        self.register_buffer("kernel", torch.from_numpy(gaussian(sigma, self.radius)).float(), persistent=False)
 
     def check(self, size: Sequence[int]) -> None:
         """Errors: UserError where maps of this height and width are too small to be blurred."""
@@ -47,6 +46,14 @@ class GaussianBlur(nn.Module):
         with _full_precision(map):
             columns = self._down(map)
             return self._down(columns.transpose(2, 3).contiguous()).transpose(2, 3).contiguous()
+
+    def enlarged(self, map: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """A coarse map (B, 1, h, w), bilinearly at another size, and blurred."""
+        if tuple(map.shape[-2:]) == tuple(size):
+            return self(map)
+        self.check(size)
+        with _full_precision(map):
+            return enlarged(map, size, self.sigma, 4, "reflect")
 
     def _down(self, map: torch.Tensor) -> torch.Tensor:
         """Blur along H, columns as channels: a depthwise convolution then runs over whole rows."""
