@@ -104,7 +104,8 @@ def to_svg(drawing: Figure) -> str:
 
 
 def _clean(tag: re.Match[str]) -> str:
-    text = re.sub(r' id="(?![mp][0-9a-f]{8})[^"]*"', "", tag.group())  # keeps what markers and clips refer to
+    # keeps what markers, clips and the dots of a scatter refer to
+    text = re.sub(r' id="(?![mp][0-9a-f]{8}|C[0-9a-f]+_[0-9a-f]+_)[^"]*"', "", tag.group())
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
     for colour, variable in _VARIABLES.items():

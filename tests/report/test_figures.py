@@ -186,3 +186,11 @@ def test_an_image_fills_its_tiles_longer_side_and_is_centred(shape: tuple[int, i
     rows, columns = ((tile != BESIDE).any(axis=(1, 2)), (tile != BESIDE).any(axis=(0, 2)))
     assert (rows.sum(), columns.sum()) == inside
     assert abs((40 - rows.sum()) // 2 - rows.argmax()) <= 1 and abs((40 - columns.sum()) // 2 - columns.argmax()) <= 1
+
+
+def test_every_dot_of_a_scatter_is_drawn_in_a_page() -> None:
+    drawing, (axis,) = ink.grid(1, 4, 3)
+    axis.scatter(range(40), range(40), c=[ink.OK, ink.NOK] * 20, alpha=0.5)
+    svg = ink.to_svg(drawing)
+    used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+    assert svg.count("<use") >= 40 and used <= set(re.findall(r' id="([^"]+)"', svg))
