@@ -259,7 +259,9 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
     trials: list[Trial] = []
 
     def tried(names: Sequence[str], way: str) -> Trial:
-        ok, drawn = (_fused([getattr(maps[n], part).split(BATCH) for n in names], names, way) for part in ("ok", "drawn"))
+        ok, drawn = (
+            _fused([getattr(maps[n], part).split(BATCH) for n in names], names, way) for part in ("ok", "drawn")
+        )
         tops = ok.flatten(1).amax(1).sort().values
         trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask), tops))
         return trials[-1]
