@@ -141,7 +141,9 @@ def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
         other = first.setdefault(content[sample.image], sample)
         if None not in (sample.label, other.label) and sample.label != other.label:
             raise UserError(
-                f"{sample.image} is the same image as {other.image}, but one of them is OK and the other NOK. "
+                f"{sample.image} is listed as OK and as NOK. Remove the wrong entry."
+                if sample.image == other.image
+                else f"{sample.image} is the same image as {other.image}, but one of them is OK and the other NOK. "
                 "Remove the wrong one."
             )
         if other is not sample:

@@ -295,16 +295,18 @@ def _worth(trial: Trial) -> float:
 
 def _told(trials: Sequence[Trial], share: float, placed: bool, chosen: bool, seconds: float) -> dict[str, Any]:
     """The choice for status.json: the best trials and each member alone, and in words what they were judged by."""
-    own = "each place has statistics of its own"
+    own = "so products lie alike, and each place has statistics of its own"
     if not placed:
-        own = "that is little, or as much as when they are turned at random, and nothing is learned for single places"
+        own = "that is little, or as much as when they are turned at random, so nothing is learned for single places"
     judged = (
-        f"{len(trials)} fusions were judged by defects drawn into OK images that nothing had learned from, and the "
-        "networks by kinds of defects that they had not learned."
+        f"{len(trials)} fusions of members were judged by defects drawn into OK images that nothing had learned from, "
+        "and the networks by kinds of defects that they had not learned. What a fusion is worth is two thirds of its "
+        "image AUROC and one third of its AUPRO on them. A fusion takes the largest of its members' maps (max), the "
+        "logarithm of the sum of their exponentials (lse), or the weighted mean of what is more than usual (soft)."
     )
     if not chosen:
         judged = f"With fewer than {ENOUGH} OK images nothing is chosen: they are too few to tell which fusion is best."
-    where = f"The place explains {share:.0%} of what the OK images vary by: {own}."
+    where = f"Where on the product a patch lies explains {share:.0%} of how the OK images' patches differ: {own}."
     words = f"{judged} {where} All that took {seconds:.0f} s."
     candidates = [
         {

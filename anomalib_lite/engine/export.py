@@ -73,9 +73,9 @@ class Difference:
         figures = "".join(f"{name} {before:.4f}, now {now:.4f}; " for name, (before, now) in self.aurocs.items())
         return (
             f"{self.images} images, against the run: largest difference of a map {self.map:.2g} of the maps' range "
-            f"({self.own_size:.2g} where the graph resizes), of a score {self.score:.2g} of theirs; {self.verdicts} "
-            f"verdicts changed ({self.on_limit} of them on the threshold itself); {figures}{eager:.1f} ms an image "
-            f"before, {exported:.1f} ms now"
+            f"({self.own_size:.2g} where the graph resizes), of a score {self.score:.2g} of theirs; verdicts that "
+            f"changed: {self.verdicts} ({self.on_limit} of them on the threshold itself); {figures}{eager:.1f} ms an "
+            f"image before, {exported:.1f} ms now"
         )
 
 
