@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomalib_lite.detectors.coreset import Bank
 from anomalib_lite.detectors.looks import NAMES
-from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian
+from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring.separable import enlarged
 
@@ -76,29 +76,66 @@ class Gaussians(Evidence):
 class Neighbours(Evidence):
     """The distance to the nearest remembered patch, of directions averaged over 3 x 3 places.
 
-    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn, of so many patches.
+    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn.
+
+    Args:
+        bank: Patches that are remembered.
+        radius: Compares a place with patches of up to so many places beside it alone, of all images, as RAD (2026);
+            None, or where a place means nothing: from anywhere.
+        density: Neighbours whose mean distance from a remembered patch is taken off that patch's (LDKNN); 0: nothing.
     """
 
-    def __init__(self, of: str = "deep", blur: float = 0.0, bank: int = 4000) -> None:
+    def __init__(
+        self, of: str = "deep", blur: float = 0.0, bank: int = 4000, radius: int | None = None, density: int = 0
+    ) -> None:
         super().__init__(of, blur)
-        self.size, self.bank = bank, Bank(cosine=True)
+        self.size, self.radius, self.density = bank, radius, density
+        self.bank = Bank(cosine=True)
 
     def fit(self, looks: Tensor, placed: bool) -> None:
-        quota, generator = max(1, -(-self.size // len(looks))), torch.Generator().manual_seed(len(looks))
+        near = placed and self.radius is not None
+        quota = looks[0, 0].numel() if near else max(1, -(-self.size // len(looks)))
+        generator = torch.Generator().manual_seed(len(looks))
         drawn = []
         for part in looks.split(BLOCK):
             rows = F.normalize(self._averaged(part.float()), dim=1).flatten(2).transpose(1, 2)
+            if near:
+                drawn.append(rows.transpose(0, 1))
+                continue
             order = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
             drawn.append(rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-        patches = torch.cat(drawn)[: self.size]
-        self.bank.remember(patches, patches)
+        patches = torch.cat(drawn, 1 if near else 0)
+        patches = patches if near else patches[: self.size]
+        self.bank.radius = self.radius if near else None
+        self.bank.remember(patches.contiguous(), patches, self.density)
 
     def distance(self, looks: Tensor) -> Tensor:
+        self.bank.radius = self.radius if self.bank.patches.dim() == 3 else None  # as what was loaded was fitted
         return self.bank(self._averaged(looks))
 
     @staticmethod
     def _averaged(looks: Tensor) -> Tensor:
         return F.avg_pool2d(looks, 3, 1, 1, count_include_pad=False)
+
+
+class Subspace(Evidence):
+    """The squared residual outside the principal components of the OK images' looks, at all places together.
+
+    share: of the variance that the components hold.
+    """
+
+    def __init__(self, of: str = "deep", blur: float = 0.0, share: float = 0.99) -> None:
+        super().__init__(of, blur)
+        self.subspace = PrincipalSubspace(share)
+
+    def fit(self, looks: Tensor, placed: bool) -> None:
+        moments = Moments()
+        for part in looks.split(BLOCK):
+            moments.update_all(part.float())
+        self.subspace.fit(moments)
+
+    def distance(self, looks: Tensor) -> Tensor:
+        return self.subspace(looks)
 
 
 class Whole(Evidence):

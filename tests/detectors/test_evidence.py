@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from anomalib_lite.detectors.evidence import Gaussians, Neighbours, place_counts, share_of_place
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, place_counts, share_of_place
 from anomalib_lite.detectors.learned import Networks, described, described_at, drawn_places, log_sizes
 from anomalib_lite.detectors.looks import appearance, rgb_to_lab
 from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge, sharpened
@@ -48,14 +48,16 @@ def test_the_place_explains_all_of_an_aligned_product_and_nothing_of_noise():
     assert share_of_place([turned]) < 0.05
 
 
-def test_a_gaussian_knows_its_place_only_where_places_mean_something():
-    known, own = placed(60), Gaussians("deep")
+@pytest.mark.parametrize("own", [Gaussians("deep"), Subspace("deep", share=0.8)])
+def test_a_gaussian_knows_its_place_only_where_places_mean_something(own: Gaussians | Subspace):
+    known = placed(60)
     moved = known[:1].roll(3, dims=3)  # OK looks at another place
     own.fit(known, placed=True)
     here, there = own.distance(known[:1]).mean(), own.distance(moved).mean()
     own.fit(known, placed=False)
     assert torch.allclose(own.distance(moved).mean(), own.distance(known[:1]).mean(), rtol=1e-4)
-    assert there > 3 * here
+    if isinstance(own, Gaussians):
+        assert there > 3 * here
 
 
 def test_deviations_are_white_and_their_mean_square_is_the_distance():
@@ -67,13 +69,31 @@ def test_deviations_are_white_and_their_mean_square_is_the_distance():
     assert found.mean().abs() < 0.01 and found.var() == pytest.approx(1, abs=0.05)
 
 
-def test_neighbours_are_those_of_brute_force():
+@pytest.mark.parametrize(("placed", "density"), [(False, 0), (True, 0), (False, 3)])
+def test_neighbours_are_those_of_brute_force(placed: bool, density: int):
     known, asked = noise(4, 5, 6, 8).abs(), noise(2, 5, 6, 8, seed=1).abs()
-    own = Neighbours("deep", bank=4 * 48)
-    own.fit(known, placed=True)
+    own = Neighbours("deep", bank=4 * 48, radius=1, density=density)
+    own.fit(known, placed=placed)
     bank, rows = (F.normalize(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), dim=1) for x in (known, asked))
-    expected = 1 - torch.einsum("bchw,ncyx->bhwnyx", rows.double(), bank.double()).flatten(3).amax(3)
-    assert torch.allclose(own.distance(asked)[:, 0].double(), expected, atol=1e-5)
+    bank, rows = (x.double().permute(0, 2, 3, 1) for x in (bank, rows))
+    distance = 1 - torch.einsum("bhwc,nyxc->bhwnyx", rows, bank)
+    if placed:  # a place's own row and column, and those beside it
+        down, across = torch.arange(6), torch.arange(8)
+        far = (down[:, None, None, None] - down[:, None]).abs() > 1
+        far = far | ((across[:, None, None] - across).abs() > 1)[None]
+        distance = distance + 9 * far[None, :, :, None]
+    if density:
+        between = torch.cdist(bank.flatten(0, 2), bank.flatten(0, 2)).square() / 2
+        usual = between.sort(1).values[:, 1 : density + 1].mean(1).view(4, 6, 8)
+        nearest = distance.flatten(3).argmin(3)
+        expected = (distance.flatten(3).amin(3) - usual.flatten()[nearest]).clamp_min(0)
+    else:
+        expected = distance.flatten(3).amin(3)
+    found = own.distance(asked)
+    assert torch.allclose(found[:, 0].double(), expected, atol=1e-5)
+    fresh = Neighbours("deep", radius=1)
+    fresh.load_state_dict(own.state_dict())
+    assert torch.equal(fresh.distance(asked), found), "what was saved knows whether places count"
 
 
 def test_turning_tells_whether_a_place_means_anything():

@@ -15,7 +15,7 @@ from anomalib_lite.backbones import build
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.layouts import mtd
 from anomalib_lite.data.sample import NOK, Sample
-from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Whole
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.detectors.template_terms import NormalDifference
@@ -27,6 +27,7 @@ EVIDENCE = {
     "deep": lambda: Gaussians("deep"),
     "colour": lambda: Gaussians("colour"),
     "neighbours": lambda: Neighbours("deep", bank=50),
+    "subspace": lambda: Subspace("deep"),
     "whole": lambda: Whole("deep"),
 }
 
@@ -151,8 +152,9 @@ def test_tiles_that_lie_anyhow_have_no_statistics_of_single_places(datasets_root
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
         samples.append(replace(sample, image=tmp_path / f"{number}.png"))
     net = partial(build, "tf_efficientnet_lite0", [1, 2, 3], "bundled")
-    made = Fusion(net, {"deep": Gaussians("deep")}, learned=False, drawn=(8, 8))
+    made = Fusion(net, {"deep": Gaussians("deep"), "near": Neighbours("deep", radius=1)}, learned=False, drawn=(8, 8))
     small.fit(made, ImageSet(samples, (256, 256)))
     evidence = made.members[0].evidence
     assert (len(evidence["deep"].gaussian.mean) == 1) == moved
+    assert evidence["near"].bank.patches.dim() == (2 if moved else 3)
     assert ("nothing is learned for single places" in made.notes["choice"]["words"]) == moved
