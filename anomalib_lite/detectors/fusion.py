@@ -252,7 +252,8 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
     """What was tried, what is taken first.
 
     Each way of fusing starts from all members, and goes on without the one that it is best without, while that is no
-    worse: of two equals the smaller one is faster, and has proved as good on defects that it was not chosen by.
+    worse: of two equals the smaller one is faster, and has proved as good on defects that it was not chosen by. The
+    networks stay: each is judged by kinds of defects that it has not learned, and together they have learned them all.
     The mean of what is unusual is taken unless another way, or one member alone, is clearly better: it averages the
     members' errors, where a maximum has the largest of them.
     """
@@ -272,7 +273,8 @@ def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str)
         best.append(tried(use, way))
         while how == "auto" and len(best[-1].members) > 2:
             names = best[-1].members
-            without = max((tried([n for n in names if n != name], way) for name in names), key=_worth)
+            leaving = [name for name in names if name != LEARNED]
+            without = max((tried([n for n in names if n != name], way) for name in leaving), key=_worth)
             if without.worth < best[-1].worth:
                 break
             best[-1] = without

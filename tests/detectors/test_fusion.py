@@ -16,7 +16,8 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.layouts import mtd
 from anomalib_lite.data.sample import NOK, Sample
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
-from anomalib_lite.detectors.fusion import Fusion
+from anomalib_lite.detectors.fusion import Fusion, choose
+from anomalib_lite.detectors.members import LEARNED, Maps, Shown
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.detectors.template_terms import NormalDifference
 from anomalib_lite.errors import UserError
@@ -112,6 +113,21 @@ def test_defects_that_were_passed_choose_among_fusions_as_good_on_drawn_ones(ima
     taken, said = ("fine", "fine stays") if price else ("colour", "colour was taken in place of fine")
     assert made.members[0]._chosen() == ([taken], "sum") and said in made.notes["choice"]["words"]
     assert [row["name"] for row in made.notes["choice"]["candidates"] if row["taken"]] == [taken]
+
+
+def test_networks_are_judged_at_a_handicap_and_so_stay():
+    """Two members know where a defect is, one and the networks nothing."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(40, 1, 8, 8)
+    mask[:, :, 2:4, 2:4] = 1
+    parts = {
+        name: Maps(*(torch.randn(40, 1, 8, 8, generator=generator) + known * at for at in (0, mask)))
+        for name, known in (("fine", 2), ("deep", 2), ("colour", 0), (LEARNED, 0))
+    }
+    shown = Shown({}, {}, mask, torch.zeros(40), torch.arange(40), torch.arange(40) % 4)
+    trials = choose(parts, shown, list(parts), "auto")
+    assert any("colour" not in trial.members for trial in trials if len(trial.members) > 1)
+    assert all(LEARNED in trial.members for trial in trials if len(trial.members) > 1)
 
 
 @pytest.mark.parametrize(
