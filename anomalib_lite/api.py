@@ -60,7 +60,7 @@ def predict(
     Errors: UserError for a run that is none, and where an image cannot be read.
     """
     trained = run if isinstance(run, TrainedRun) else load(run)
-    trained = replace(trained, template=template)
+    trained = trained if template is None else replace(trained, template=template)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         opened = in_order(pool, trained.open, expand(images, Path()), trained.at_once)

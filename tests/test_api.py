@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,9 @@ def test_train_load_and_predict_are_the_verbs(run_verb: Command, tmp_path: Path,
     assert [float(r["score"]) for r in rows] == [o.score for o in outcomes]
     assert [r["nok"] == "1" for r in rows] == [o.nok for o in outcomes]
     assert outcomes[0].map.shape == (48, 48) and outcomes[0].image.dtype == "uint8"
+    golden = made / "train/good/000.png"
+    again = anomalib_lite.predict(replace(run, template=golden), made / "test/dot")
+    assert {o.sample.template for o in again} == {golden}, "a run that was given a template keeps it"
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def _why_none(path: Path, search: _Search) -> str:
     if rest and not set(rest[0]) & set("*?["):
         return f": {base / rest[0]} does not exist"
     if gone := search.passed["gone"]:
-        return f": {len(gone)} links lead nowhere, such as {min(gone)}"
+        return f" (links that lead nowhere: {len(gone)}, such as {min(gone)})"
     return f" (a file, a folder or a glob pattern; {', '.join(SUFFIXES)})"
 
 

@@ -280,8 +280,8 @@ def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
 
 
 def warn_grey_and_colour(learned: ImageSet, tested: ImageSet) -> None:
-    """Says where some images are grey and others are not: a score may then tell cameras apart rather than defects. At
-    next to no cost; only of sets that are kept.
+    """Says where some images of a category are grey and others are not: a score may then tell cameras apart rather than
+    defects. At next to no cost; only of sets that are kept.
     """
     if learned._pixels is None or tested._pixels is None:
         return
@@ -291,8 +291,9 @@ def warn_grey_and_colour(learned: ImageSet, tested: ImageSet) -> None:
         return (seen.max(-1) - seen.min(-1)).mean((1, 2)) < GREY
 
     mine, theirs = grey(learned._pixels), grey(tested._pixels)
-    count = int(mine.sum() + theirs.sum())
-    if 0 < count < len(mine) + len(theirs):
+    seen = {(sample.category, bool(one)) for sample, one in zip(learned.samples, mine, strict=True)}
+    seen |= {(sample.category, bool(one)) for sample, one in zip(tested.samples, theirs, strict=True)}
+    if len(seen) > len({category for category, _ in seen}):
         log.warning(
             "%d of %d images learned from and %d of %d tested ones are grey, the others in colour: scores may tell "
             "that apart rather than defects",

@@ -156,7 +156,8 @@ def prepare_inspector(
     reference = fit_reference(ok_images, template, settings.alignment)
     if template is not None and reference.fixed and (alike := likeness(reference.image, template)) < FOREIGN:
         log.warning(
-            "the template does not look like the OK images (correlation %.2f): is it of this product, lying alike?",
+            "the template does not look like the OK images (correlation %.2f): does it show this product, in the same "
+            "position?",
             alike,
         )
     drawn, picture = settings.layout, reference.image if template is None else template

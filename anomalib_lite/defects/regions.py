@@ -110,9 +110,8 @@ def join_overlapping(
     """
     found: list[tuple[Region, np.ndarray]] = []
     for region, mask in zip(regions, extents, strict=True):
-        same = [k for k, (_, other) in enumerate(found) if _is_same(mask, other)]
-        for k in reversed(same):
-            other_region, other = found.pop(k)
+        while same := [k for k, (_, other) in enumerate(found) if _is_same(mask, other)]:
+            other_region, other = found.pop(same[-1])
             core, zone, mask = region.mask | other_region.mask, region.zone | other_region.zone, mask | other
             region = Region(core, zone, max(region.peak, other_region.peak), float(values[core].mean()))
         found.append((region, mask))

@@ -290,9 +290,10 @@ def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> User
         choices = [a for a in arguments if a.split("=")[0] in _groups() and "," not in a]
         try:
             cfg = compose(verb, choices)
-        except HydraException:
-            if "No match in the defaults list" in str(error):
-                return UserError(f"{verb} takes none of {', '.join(choices)}. --help lists what it takes.")
+        except HydraException as refused:
+            if "No match in the defaults list" in str(refused):
+                wrong = [a for a in choices if f"'{a.split('=')[0]}'" in str(refused)]
+                return UserError(f"{verb} does not take {', '.join(wrong or choices)}. --help lists what it takes.")
             return UserError(str(error))  # of a group it lists the valid choices
     return UserError("\n".join(_unknown_keys(cfg, arguments)) or str(error))
 

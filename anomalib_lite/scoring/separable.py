@@ -44,8 +44,10 @@ def gaussian(sigma: float, radius: int) -> np.ndarray:
 def _smoothing(own: int, wanted: int, sigma: float, reach: float, border: Any) -> np.ndarray:
     radius = int(reach * sigma + 0.5)
     padded = np.pad(bilinear(own, wanted), ((radius, radius), (0, 0)), mode=border)
-    parts = [weight * padded[k : k + wanted] for k, weight in enumerate(gaussian(sigma, radius))]
-    return np.stack(parts).sum(0).astype(np.float32)
+    found = np.zeros((wanted, own))
+    for k, weight in enumerate(gaussian(sigma, radius)):  # never all of them at once: of a large map each takes 10 MB
+        found += weight * padded[k : k + wanted]
+    return found.astype(np.float32)
 
 
 @lru_cache

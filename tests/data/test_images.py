@@ -128,7 +128,9 @@ def test_grey_images_among_coloured_ones_are_said(tmp_path: Path, caplog):
     first, second, third = (ImageSet([Sample(p, OK) for p in s], SIZE) for s in (coloured[:4], coloured[4:], grey))
     warn_grey_and_colour(first, second)
     warn_grey_and_colour(third, third)
-    assert not caplog.text
+    both = [Sample(p, OK, category=name) for name, paths in (("a", coloured), ("b", grey)) for p in paths]
+    warn_grey_and_colour(ImageSet(both, SIZE), ImageSet(both[::4], SIZE))
+    assert not caplog.text, "one product may be grey and another in colour"
     warn_grey_and_colour(first, third)
     assert "0 of 4 images learned from and 3 of 3 tested ones are grey, the others in colour" in caplog.text
 

@@ -9,6 +9,7 @@ from anomalib_lite.defects.regions import (
     Region,
     extent,
     find_regions,
+    join_overlapping,
 )
 from anomalib_lite.errors import UserError
 from anomalib_lite.settings.training import Extent, Regions
@@ -101,3 +102,15 @@ def test_levels_are_the_medians_of_good_maps():
     for height in (1.0, 2.0, 50.0):
         levels.update(np.full((1, 1, 32, 32), height, np.float32))
     assert levels.compute() == MapLevels(2.0, 2.0)
+
+
+def test_what_two_joined_regions_cover_together_joins_them_too():
+    """Of a third one neither covers half, both together do."""
+    bounds = [(0, 20), (14, 30), (6, 26), (40, 50)]
+    extents = [np.isin(np.arange(60)[None], np.arange(*pair)) for pair in bounds]
+    extents[1][:, 17:20] = extents[2][:, 12:18] = False
+    regions = [Region(mask, mask, float(k), float(k)) for k, mask in enumerate(extents)]
+    found, masks = join_overlapping(regions, extents, np.ones((1, 60), np.float32))
+    assert [int(mask.sum()) for mask in masks] == [30, 10]
+    assert [(region.peak, region.mean) for region in found] == [(2.0, 1.0), (3.0, 3.0)]
+    assert not any(2 * (a & b).sum() > min(a.sum(), b.sum()) for a, b in [masks])

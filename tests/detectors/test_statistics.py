@@ -123,6 +123,20 @@ def test_the_map_is_the_mahalanobis_distance_of_each_position(shrinkage: float, 
             np.testing.assert_allclose(found[:, 0, y, x].numpy(), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("places", [6, 1])
+def test_many_channels_are_whitened_in_parts_as_all_at_once(places: int):
+    known = torch.randn(200, 70, 2, 3, generator=torch.Generator().manual_seed(0))
+    gaussian, moments = PositionGaussian(), Moments()
+    moments.update_places(known)
+    gaussian.fit(moments if places > 1 else moments.spread((2, 3), None))
+    asked = known[:3] * 2 + 1
+    found = gaussian.deviations(asked)
+    roots, means = (part.expand(6, *part.shape[1:]) for part in (gaussian.precision_root, gaussian.mean))
+    expected = torch.einsum("pij,bjp->bip", roots, asked.flatten(2) - means.T).view(3, 70, 2, 3)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gaussian(asked), expected.square().mean(1, keepdim=True), atol=1e-4, rtol=1e-4)
+
+
 def test_the_map_is_one_on_average_where_the_model_is_right():
     assert fitted(made(2000, 0), shrinkage=0.0, ridge=0.0)(made(2000, 1)).mean().item() == pytest.approx(1, abs=0.02)
 

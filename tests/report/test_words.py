@@ -65,15 +65,15 @@ def test_evidence_is_named_by_its_share() -> None:
 
 def test_the_choice_is_a_table_of_whatever_was_measured() -> None:
     candidates = [
-        {"name": "STFPM", "seconds": 75.0, "taken": True},
-        {"name": "colour", "seconds": None, "taken": False},
+        {"name": "STFPM", "image_auroc": 0.91, "seconds": 75.0, "taken": True},
+        {"name": "colour", "image_auroc": None, "taken": False},
     ]
     found = view.choice({"choice": {"candidates": candidates, "words": "Why."}})
     assert found == {
-        "head": ["candidate", "seconds", "taken"],
+        "head": ["candidate", "Image AUROC", "seconds", "taken"],
         "rows": [
-            {"cells": [("STFPM", None), ("1 min 15 s", 75.0), ("yes", "")], "marked": True},
-            {"cells": [("colour", None), ("–", ""), ("no", "")], "marked": False},
+            {"cells": [("STFPM", None), ("0.9100", 0.91), ("1 min 15 s", 75.0), ("yes", "")], "marked": True},
+            {"cells": [("colour", None), ("–", ""), ("–", ""), ("no", "")], "marked": False},
         ],
         "words": 1,
         "why": "Why.",
