@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from anomalib_lite.errors import UserError
 
+REDUCE = ("mean", "max")
+
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
@@ -78,6 +80,8 @@ class TestTimeAugmentation(nn.Module):
         for view in views:
             if wrong := [str(key) for key in view if key not in known]:
                 raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
+        if reduce not in REDUCE:  # else anything would mean `max`
+            raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
         self.views = [View(**view) for view in views]
         self.how = reduce
 

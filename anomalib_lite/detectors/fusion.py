@@ -77,6 +77,8 @@ class Fusion(Method):
     ) -> None:
         super().__init__()
         names = [*members, *([LEARNED] if learned else [])]
+        if how not in ("auto", *HOW):  # else anything would mean `sum`
+            raise UserError(f"detector.how must be auto, {', '.join(HOW)}, not '{how}'.")
         if wrong := [name for name in use or () if name not in names] or (use is not None and not use):
             raise UserError(f"detector.use={list(use or [])} must name some of {', '.join(names)}: {wrong}.")
         self.looker = Looker(backbone, channels, seed, compare)

@@ -84,3 +84,5 @@ def test_wrong_views_are_refused() -> None:
         TestTimeAugmentation([{"mirror": "both"}])
     with pytest.raises(UserError, match="0 or more"):
         View(brightness=-1)
+    with pytest.raises(UserError, match="mean, max"):
+        TestTimeAugmentation([{}], "median")

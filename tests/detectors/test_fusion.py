@@ -132,7 +132,7 @@ def test_networks_are_judged_at_a_handicap_and_so_stay():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")],
+    [({"how": "mean"}, "auto, max"), ({"use": ["deepest"]}, "fine, learned"), ({"use": []}, "must name some")],
 )
 def test_a_wrong_name_is_refused_with_the_valid_ones(options: Any, message: str):
     with pytest.raises(UserError, match=message):
