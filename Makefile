@@ -48,7 +48,7 @@ docs: install ## the documentation as a site: site/index.html
 bench: install ## speed, as ratios within one run; peer.py, predict.py, annotate_load.py, serve.py and large_images.py want arguments or an hour
 	@for file in $(filter-out %/peer.py %/annotate_load.py %/predict.py %/serve.py %/large_images.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-reproduce: install ## run an experiment, compare with its committed table: NAME=calibration ARGS='data.root=/path/to/mtd'
+reproduce: install ## run an experiment, compare with its committed table: NAME=backbones, with ANOMALIB_LITE_DATASETS=DIR where it needs real data
 	$(BIN)/python experiments/reproduce.py $(NAME) $(ARGS)
 
 reproduce-all: install ## all experiments whose data are there (ANOMALIB_LITE_DATASETS=DIR); hours

@@ -1,6 +1,6 @@
 """Runs an experiment and compares its table with the committed one, within the experiment's stated tolerance.
 
-usage: python experiments/reproduce.py NAME [override ...]     e.g. calibration data.root=/path/to/mtd
+usage: python experiments/reproduce.py NAME [override ...]     e.g. calibration
        python experiments/reproduce.py --all [override ...]
 
 experiments/NAME/experiment.yaml says what to run; the overrides go to every training. Runs that are done are not

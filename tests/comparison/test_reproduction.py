@@ -53,12 +53,12 @@ def test_every_experiment_says_what_to_run_and_has_its_table(name: str):
 
 def test_absent_data_are_asked_for_and_overrides_reach_the_trainings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv(reproduce.VARIABLE, raising=False)
-    calibration = reproduce.load("calibration")
+    tiles = reproduce.Experiment("tiles", ["anomalib-lite train -m data=mtd data.root={mtd}"], {"aupro": 0.01}, 1)
     with pytest.raises(UserError, match=r"needs real data \(mtd\): set ANOMALIB_LITE_DATASETS=DIR \(DIR/mtd\)"):
-        reproduce.places(calibration, [])
-    assert reproduce.places(calibration, ["data.root=/x"]) == {"mtd": "/x"}
+        reproduce.places(tiles, [])
+    assert reproduce.places(tiles, ["data.root=/x"]) == {"mtd": "/x"}
     (tmp_path / "mtd").mkdir()
     monkeypatch.setenv(reproduce.VARIABLE, str(tmp_path))
-    known = reproduce.places(calibration, [])
-    started = reproduce.arguments(calibration.commands[0], known, ["force=true"])
-    assert started[3:] == ["train", "-m", "experiment=calibration", f"data.root={tmp_path}/mtd", "force=true"]
+    known = reproduce.places(tiles, [])
+    started = reproduce.arguments(tiles.commands[0], known, ["force=true"])
+    assert started[3:] == ["train", "-m", "data=mtd", f"data.root={tmp_path}/mtd", "force=true"]
