@@ -131,12 +131,12 @@ def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str, prec
         )
     if made is None:
         raise RuntimeError("torch.onnx.export made nothing")
-    if precision == "int8":  # all else is made constant, or ONNX Runtime could not join limits and convolutions
-        from onnxscript.optimizer import fold_constants
+    from onnxscript.optimizer import fold_constants
 
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each node that it leaves as it is
-        keep, limits = {"DequantizeLinear": False}, {"input_size_limit": 1 << 30, "output_size_limit": 1 << 30}
-        fold_constants(made.model, should_fold=lambda node: keep.get(node.op_type), **limits)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each node that it leaves as it is
+    # all but 8-bit weights is made constant, or ONNX Runtime could not join limits and convolutions
+    keep, limits = {"DequantizeLinear": False}, {"input_size_limit": 1 << 30, "output_size_limit": 1 << 30}
+    fold_constants(made.model, should_fold=lambda node: keep.get(node.op_type), **limits)
     try:
         model = made.model_proto
         for node in _nodes(model.graph):  # lines of code that it comes from, with paths of this machine
