@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from anomalib_lite.errors import UserError
 
-REDUCE = ("mean", "max")
-
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+REDUCE = ("mean", "max")
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ class TestTimeAugmentation(nn.Module):
         super().__init__()
         if not views:
             raise UserError("tta.views is empty: name at least one view, e.g. {} for the image as it is.")
+        if reduce not in REDUCE:  # else anything would mean `max`
+            raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
         known = [field.name for field in fields(View)]
         for view in views:
             if wrong := [str(key) for key in view if key not in known]:
                 raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
-        if reduce not in REDUCE:  # else anything would mean `max`
-            raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
         self.views = [View(**view) for view in views]
         self.how = reduce
 
