@@ -92,9 +92,9 @@ class TrainedRun:
         """What an exported file says of itself; of a run nothing."""
         return self.model.about if isinstance(self.model, Exported) else {}
 
-    @property
+    @cached_property
     def known(self) -> dict[str, Any]:
-        """What the training kept of its data."""
+        """What the training kept of its data: read once, not for each picture."""
         return self.about["data"] if self.exported else self.run.data
 
     @property
@@ -102,7 +102,7 @@ class TrainedRun:
         """What the run measured on its test images."""
         return self.run.metrics
 
-    @property
+    @cached_property
     def golden(self) -> Path | None:
         """The template given, or the one that all images of the training shared, in the colours of its OK images."""
         own = self.run.path / TEMPLATE
