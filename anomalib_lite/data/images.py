@@ -226,14 +226,23 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
     region = np.ones(size, bool)
     for option, file in (("roi", roi), ("ignore", ignore)):
         if file:
+            path = Path(str(file)).expanduser()
             try:
-                mask = read_mask(Path(str(file)).expanduser())
+                mask = read_mask(path)
+                photo = path.is_file() and _is_photo(read_image(path))
             except UnreadableImage as error:
                 raise UserError(f"{option}: {error}") from error
+            if photo:
+                raise UserError(f"{option}: {path} looks like a photograph; give a mask in black and white.")
             region &= _fitted(mask, size, resize) == (option == "roi")
     if not region.any():
         raise UserError("roi and ignore leave no pixel to inspect: white is what roi shows, and what ignore hides.")
     return torch.from_numpy(region)[None, None]
+
+
+def _is_photo(pixels: np.ndarray) -> bool:
+    """Whether most pixels are neither black nor white, and there are more levels than a mask of labels has."""
+    return len(np.unique(pixels)) > 64 and float(np.mean((pixels > 25) & (pixels < 230))) > 0.5
 
 
 def letterbox(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:

@@ -151,17 +151,18 @@ def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
         raise UserError("No panel could be used:\n  " + "\n  ".join(skipped))
     used = {panel: cuts for panel, cuts in results.items() if not isinstance(cuts, UserError)}
     products = [cut for cuts in used.values() for cut in cuts]
+    if empty := [str(panel) for panel, cuts in used.items() if not cuts]:
+        advice = (
+            f"no product in {len(empty)} of {len(results)} panels, first {empty[0]}: if there are some, look at "
+            "overview/, take a sharper template of this very product, lower panels.min_score "
+            f"({options.min_score:g}) or widen panels.max_angle ({options.max_angle:g}) and the scales"
+        )
+        if not products:
+            raise UserError(f"Nothing was cut: {advice}.")
+        log.warning(advice)
     write_manifest(manifest, products)
-    empty = [str(panel) for panel, cuts in used.items() if not cuts]
-    if empty:
-        log.warning(
-            "no product in %d of %d panels, first %s: if there are some, look at overview/, take a sharper template of "
-            "this very product, lower panels.min_score (%g) or widen panels.max_angle (%g) and the scales",
-            len(empty), len(results), empty[0], options.min_score, options.max_angle,
-        )  # fmt: skip
     print(f"{len(products)} products in {len(used)} panels: {manifest}")
-    if products:
-        print("Next:", shlex.join(["anomalib-lite", "annotate", f"crops={manifest}"]))
+    print("Next:", shlex.join(["anomalib-lite", "annotate", f"crops={manifest}"]))
     if skipped:
         listed = "\n  ".join(skipped)
         raise SkippedPanels(f"{len(skipped)} of {len(results)} panels could not be used and were skipped:\n  {listed}")

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def older_code(made: Mapping[str, Any]) -> str:
+    """Which program an environment was recorded by, and which this is, where they differ; else nothing."""
+    versions, commits = made.get("packages", {}), (made.get("git_commit"), _commit())
+    then, now = (
+        f"{version} ({(commit or 'no commit')[:9]})"
+        for version, commit in zip((versions.get("anomalib_lite"), _version("anomalib_lite")), commits, strict=True)
+    )
+    return f"made by anomalib_lite {then}, this is {now}; " if then != now else ""
 
 
 def _version(name: str) -> str | None:

@@ -54,6 +54,8 @@ def test_a_defect_beyond_the_region_raises_no_alarm(run_verb: Command, folder: P
     assert nothing.status == 2 and "no pixel" in nothing.err
     refused = run_verb("train", *OWN, "roi=nosuch.png")
     assert refused.status == 2 and "nosuch.png" in refused.err
+    refused = run_verb("train", *OWN, f"roi={damaged / 'right.png'}")
+    assert refused.status == 2 and "looks like a photograph" in refused.err
 
 
 def test_pixels_beyond_the_region_do_not_count():

@@ -52,6 +52,10 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_
         assert (a["x"], a["y"], a["score"]) == (c["x"], c["y"], c["score"])
     assert {p.name for p in (tmp_path / "segmented/overview").iterdir()} >= {"a.jpg", "d_empty.jpg"}
     assert len(find_crops(tmp_path / "segmented/manifest.csv").crops) == 24
+    nothing = ["images=panels/d_empty.png", f"template={sheets}/template.png", "output=none"]
+    done = command_line("segment", *nothing, cwd=tmp_path)
+    assert done.status == 2 and "Nothing was cut: no product in 1 of 1 panels" in done.err
+    assert not (tmp_path / "none/manifest.csv").exists()
 
 
 def test_a_template_cut_from_a_panel_and_an_earlier_manifest(sheets, here, run_verb):

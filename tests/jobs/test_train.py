@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from anomalib_lite.backbones import weights
 from anomalib_lite.backbones.weights import place_for
+from anomalib_lite.runs.atomic import write_json
 from tests.commands import Command, only_run, read_json, read_rows, trained
 from tests.made import write_category, write_image, write_mask
 
@@ -148,7 +149,10 @@ def test_a_run_that_is_done_is_not_run_again_unless_forced(run_verb: Command, ti
     (run / "checkpoints/last.ckpt").write_bytes(b"of an older training")
     again = run_verb("train", *tiny)
     assert again.status == 0 and f"already done: {run.relative_to(tmp_path)}" in again.err
-    assert (run / "model.safetensors").read_bytes() == b"sentinel"
+    assert (run / "model.safetensors").read_bytes() == b"sentinel" and "made by" not in again.err
+    made = read_json(run / "environment.json")
+    write_json(run / "environment.json", made | {"git_commit": "0123456789abcdef"})
+    assert "(012345678), this is" in run_verb("train", *tiny).err
     forced = run_verb("train", *tiny, "force=true")
     assert forced.status == 0 and "trained before" not in forced.err and "resuming" not in forced.err
     assert (run / "model.safetensors").read_bytes() != b"sentinel"
