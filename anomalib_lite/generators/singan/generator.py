@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +49,8 @@ from anomalib_lite.generators.singan.pyramid import (
     write_scale,
     write_tensors,
 )
-from anomalib_lite.runs.atomic import write_json
+from anomalib_lite.runs.artifacts import artifact_key, content_hash
+from anomalib_lite.runs.atomic import write_json, write_text
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 from anomalib_lite.settings.training import ScaleSchedule, Shape
 
@@ -89,9 +91,16 @@ class SinGAN(Generator):
         self.pyramids: list[Pyramid] = []
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json."""
+        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json. Goes on from the scales of
+        a training that was cut short, if it had the same images and settings.
+        """
         contents = spread(len(ok), self.images, seed)
         self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
+        made_of = artifact_key([content_hash(path) for path in ok], seed, asdict(self.shape), asdict(self.schedule))
+        if not (folder / (mark := f"of-{made_of}")).is_file():
+            for old in (*folder.glob("of-*"), *folder.glob("image-*/scale-*.safetensors"), *folder.glob(SUMMARY)):
+                old.unlink()
+            write_text(folder / mark, "")
         notes, steps = [], 0
         for number, pyramid in enumerate(self.pyramids):
             name = f"image {number + 1}/{self.images}"
