@@ -91,8 +91,8 @@ class SinGAN(Generator):
         self.pyramids: list[Pyramid] = []
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json. Goes on from the scales of
-        a training that was cut short, if it had the same images and settings.
+        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json. Goes on from the scales
+        of a training that was cut short, if it had the same images and settings.
         """
         contents = spread(len(ok), self.images, seed)
         self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
