@@ -305,11 +305,16 @@ def _islands(
 
 
 def drawn_batches(
-    images: ImageSet, tried: Sequence[int], count: int, rng: np.random.Generator, size: int = 16
+    images: ImageSet,
+    tried: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+    size: int = 16,
+    kinds: Sequence[Kind] | None = None,
 ) -> Iterator[Batch]:
     """The images numbered `tried` as they are, then `count` copies of them with one drawn defect each, with masks.
 
-    size: of the batches.
+    size: of the batches. kinds: as for `synthesize`.
     """
     plain = [(index, False) for index in tried]
     drawn = [(tried[k % len(tried)], True) for k in range(count)]
@@ -321,7 +326,7 @@ def drawn_batches(
         textures = to_pixels(others.image)
         for k, (_, defective) in enumerate(part):
             if defective:
-                pixels[k], mask = synthesize(pixels[k], textures[k], rng)
+                pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds)
                 batch.mask[k, 0] = torch.from_numpy(mask)
                 batch.label[k] = NOK if mask.any() else OK
         batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from anomalib_lite.augment.cutpaste import PASTED
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image, resize_mask, shrunk
 from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
@@ -158,12 +159,13 @@ def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 
 def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
-    """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects.
+    """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects, of kinds that
+    no detector learns from.
 
     The same images get the same defects whatever the model and its batches are, so that runs compare.
     """
     measured, size = Measured(aupro_limit), model.at_once(DRAWN_BATCH)
-    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size)
+    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size, PASTED)
     for batch in tqdm(batches, "validate", -(-(len(images) + DRAWN) // size), delay=2, leave=False):
         prediction = model.predict_batch(batch)
         labels = batch.label.tolist()

@@ -85,7 +85,7 @@ class Train(Detecting):
         "last", "the epoch that is kept; best: of the lowest loss on held-out OK images", choices=("last", "best")
     )
     validate: bool = setting(
-        False, "true: half of the held-out images judge the run by drawn defects, the others set the threshold"
+        False, "true: half of the held-out images judge the run by pasted defects, the others set the threshold"
     )
     roi: str | None = setting(None, "image file, of the photographs' shape: white is inspected, all else is not")
     ignore: str | None = setting(None, "likewise: white is not inspected")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from anomalib_lite.augment import cutpaste as module
-from anomalib_lite.augment.cutpaste import cutpaste, scar
+from anomalib_lite.augment.cutpaste import PASTED, blended, cutpaste, scar, small
+from anomalib_lite.augment.synthetic import synthesize
 
 
 def textured(seed: int, size: tuple[int, int] = (128, 160)) -> np.ndarray:
@@ -20,7 +21,7 @@ def box(mask: np.ndarray) -> tuple[int, int]:
     return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
 
 
-@pytest.mark.parametrize("paste", [cutpaste, scar])
+@pytest.mark.parametrize("paste", [cutpaste, small, scar])
 def test_the_same_seed_pastes_the_same_and_input_stays(paste):
     image = textured(0)
     before = image.copy()
@@ -35,6 +36,27 @@ def test_a_rectangle_covers_the_papers_share():
         height, width = box(changed(image, cutpaste(image, np.random.default_rng(seed))))
         assert 0.018 < height * width / image[..., 0].size < 0.16
         assert 0.27 < width / height < 3.6
+
+
+def test_of_a_blended_patch_only_what_bends_is_seen():
+    """Poisson's equation takes the patch's second derivatives and the image's values around it: a slope has none."""
+    slope = np.repeat(np.linspace(40, 160, 128, dtype=np.float32)[None], 96, 0)
+    image, steeper = (np.repeat(np.rint(s)[..., None], 3, 2).astype(np.float32) for s in (slope, 250 - slope))
+    bent = textured(6, slope.shape).astype(np.float32)
+    for seed in range(20):
+        (_, same), (_, other) = (blended(image, source, np.random.default_rng(seed)) for source in (steeper, bent))
+        assert np.abs(same - image).max() <= 5 and np.abs(other - image).max() > 30
+        height, width = box(changed(image, other))
+        assert height * width < 0.25 * slope.size
+
+
+@pytest.mark.parametrize("size", [(16, 16), (96, 128)])
+@pytest.mark.parametrize("kind", PASTED)
+def test_each_kind_is_drawn_into_images_of_any_size(kind, size: tuple[int, int]):
+    image, other = textured(4, size), textured(5, size)
+    drawn = [synthesize(image, other, np.random.default_rng(seed), [kind]) for seed in range(10)]
+    assert all(mask.any() and (mask >= (changed(image, after) & mask)).all() for after, mask in drawn)
+    assert len({after.tobytes() for after, _ in drawn}) > 5
 
 
 @pytest.mark.parametrize("side", [128, 256, 512])
@@ -72,7 +94,7 @@ def test_flat_background_is_not_pasted_onto_itself():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 300)])
-@pytest.mark.parametrize("paste", [cutpaste, scar])
+@pytest.mark.parametrize("paste", [cutpaste, small, scar])
 def test_tiny_and_narrow_images_are_served(paste, size: tuple[int, int]):
     image = textured(4, size)
     for seed in range(20):
