@@ -9,9 +9,15 @@ import pytest
 from tests.commands import one_thread
 
 CODE = """
-import sys, anomalib_lite.engine.fit
-early = {"torch._dynamo", "torch._inductor", "scipy.signal", "pandas", "wandb", "matplotlib"} & set(sys.modules)
-assert not early, early
+import sys, anomalib_lite.engine.fit, torch
+from anomalib_lite.detectors.learned import Networks
+Networks({"fine": 1}).learn(0, torch.rand(9, 3), torch.arange(9) % 2, 0)
+late = {"torch._dynamo", "torch._inductor", "triton", "scipy.signal", "pandas", "wandb", "matplotlib"}
+assert late.isdisjoint(sys.modules), late & set(sys.modules)
+import lightning
+from lightning.pytorch.utilities.model_summary import ModelSummary
+from torch.utils.flop_counter import FlopCounterMode
+assert isinstance(ModelSummary(lightning.LightningModule())._flop_counter, FlopCounterMode)
 import torch, scipy.signal, lightning.fabric.wrappers, wandb, torch._dynamo
 assert torch._dynamo.__file__ and scipy.signal.windows.hamming(5)[2] == 1 and wandb.__file__
 compiled = torch.compile(torch.nn.Identity(), backend="eager")

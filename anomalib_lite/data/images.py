@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -68,7 +67,7 @@ class ImageSet(Dataset[Batch]):
         self.samples, self.size, self.resize = list(samples), size, resize
         self._templates: dict[Path, np.ndarray] = {}
         self._pixels: np.ndarray | None = None
-        self._masks: np.ndarray | None = None
+        self._masks: list[np.ndarray] | None = None
         self._shapes: np.ndarray = np.tile(np.array(size), (len(self.samples), 1))  # of the files' own pictures
         fits = len(self.samples) * size[0] * size[1] * 4 <= ram_limit_mb * 2**20
         if fits or (spool and self.samples):
@@ -119,27 +118,29 @@ class ImageSet(Dataset[Batch]):
 
     def _release(self) -> None:
         """What was read from a file no longer counts as this process's memory."""
-        for kept in (self._pixels, self._masks):
-            if isinstance(kept, np.memmap):
-                kept._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        if isinstance(self._pixels, np.memmap):
+            self._pixels._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def part(self, chosen: slice | Sequence[int]) -> ImageSet:
         """Some of the samples; those of a slice share their pixels."""
         part = copy(self)
-        part.samples = self.samples[chosen] if isinstance(chosen, slice) else [self.samples[k] for k in chosen]
-        part._shapes = self._shapes[chosen]
+        numbers = range(len(self))[chosen] if isinstance(chosen, slice) else chosen
+        part.samples, part._shapes = [self.samples[k] for k in numbers], self._shapes[chosen]
         if self._pixels is not None and self._masks is not None:
-            part._pixels, part._masks = self._pixels[chosen], self._masks[chosen]
+            part._pixels, part._masks = self._pixels[chosen], [self._masks[k] for k in numbers]
         return part
 
     def _keep(self, name: str, in_memory: bool) -> None:
-        pixels, masks = _room((len(self), *self.size, 3), in_memory), _room((len(self), *self.size), in_memory, bool)
+        pixels = _room((len(self), *self.size, 3), in_memory)
+        masks = [np.zeros(self.size, bool)] * len(self)  # one for all where there is nothing
         self._pixels, self._masks = pixels, masks
         broken: list[str] = []
 
         def keep(index: int) -> None:
             try:
-                pixels[index], masks[index] = self._decode(index)
+                pixels[index], mask = self._decode(index)
+                if mask.any():
+                    masks[index] = mask
             except UnreadableImage as error:
                 broken.append(str(error))
             self._release()
@@ -259,12 +260,12 @@ def content(inside: Tensor) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def _room(shape: tuple[int, ...], in_memory: bool, kind: Any = np.uint8) -> np.ndarray:
-    """An array of zeros in memory, or in a file that is gone with it."""
+def _room(shape: tuple[int, ...], in_memory: bool) -> np.ndarray:
+    """An array of zeros, uint8, in memory, or in a file that is gone with it."""
     if in_memory:
-        return np.zeros(shape, kind)
+        return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile() as file:
-        return np.memmap(file, kind, "w+", shape=shape)
+        return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:

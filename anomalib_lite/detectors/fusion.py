@@ -156,10 +156,11 @@ class Fusion(Method):
             return place_counts([[shown.ok["fine"], shown.ok["deep"]]], self.seed)
         probed = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).round().long().tolist()
         image, turned = images[probed].image, []
-        size = at_once(BATCH, images.size)
+        size = -(-at_once(BATCH, images.size) // 2)  # all turns are kept beside what a pass takes
         for turn in range(0, 4, 1 if image.shape[-1] == image.shape[-2] else 2):
             looks = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(size)]
             turned.append([torch.cat([look[name].cpu() for look in looks]) for name in ("fine", "deep")])
+        give_back()
         return place_counts(turned, self.seed)
 
     def _show(self, images: ImageSet, view: View) -> Shown:

@@ -105,9 +105,13 @@ class Members(nn.Module):
             if name in self.sources:
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
+            del deviations
             give_back()
         if self.networks is not None:
             maps[LEARNED] = _learn(self.networks, ok_deviations, drawn_deviations, shown, seed)
+            ok_deviations.clear()
+            drawn_deviations.clear()
+            give_back()
         for place, name in enumerate(self.names):
             maxima = maps[name].ok.flatten(1).amax(1)
             self.centre[place] = maxima.mean()
@@ -229,6 +233,8 @@ def _learn(networks: Networks, ok: list[Tensor], drawn: list[Tensor], shown: Sho
         places, labels = (torch.cat(x) for x in zip(*rows, strict=True))
         rows.clear()
         networks.learn(number, places, labels, seed + number)
+        del places, labels
+        give_back()
         for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
             for block in _blocks(chosen, BLOCK // 2):
                 into[block] = networks([d[block] for d in own], number)

@@ -107,8 +107,9 @@ class Moments:
         self.update(features.flatten(2).permute(2, 0, 1))
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """Once: of many places the sums are large, and become the covariances."""
         mean = self.first / self.count
-        covariance = self.second / self.count
+        covariance, self.second = self.second.div_(self.count), torch.zeros(())
         return mean, covariance.addcmul_(mean.unsqueeze(-1), mean.unsqueeze(-2), value=-1)
 
     def spread(self, grid: Sequence[int], reach: int | None) -> Moments:
@@ -216,15 +217,15 @@ class PositionGaussian(Fitted):
         if scale <= TINY * mean.square().mean():  # of one image nothing varies: the spread over its positions stands in
             scale = mean.var(0, correction=0).mean()
         floor = self.ridge * scale.clamp_min(TINY) * identity
-        self.mean, roots = mean.float(), []
-        for part in own.split(max(1, BLOCK // pooled.numel())):  # what comes on the way is as large as all of them
+        self.mean, self.precision_root = mean.float(), torch.empty(own.shape, device=own.device)
+        size = max(1, BLOCK // pooled.numel())  # at a time: what comes on the way is as large as all of them
+        for part, root in zip(own.split(size), self.precision_root.split(size), strict=True):
             if isinstance(self.shrinkage, str):
                 covariance = _shrunk(part, pooled + floor, moments.count)
             else:
                 covariance = (1 - self.shrinkage) * part + self.shrinkage * pooled
             lower = torch.linalg.cholesky(covariance + floor)
-            roots.append(torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False).float())
-        self.precision_root = torch.cat(roots).contiguous()
+            root.copy_(torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False))
 
     def forward(self, features: Tensor) -> Tensor:
         return self._whitened(features).square().mean(2).T.reshape(features.shape[0], 1, *features.shape[2:])

@@ -6,9 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, place_counts, share_of_place
-from anomalib_lite.detectors.learned import Networks, described, described_at, drawn_places, log_sizes
+from anomalib_lite.detectors.learned import (
+    DECAY,
+    RATE,
+    RISE,
+    Networks,
+    OneCycle,
+    described,
+    described_at,
+    drawn_places,
+    log_sizes,
+)
 from anomalib_lite.detectors.looks import appearance, rgb_to_lab
 from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge, sharpened
 from anomalib_lite.errors import UserError
@@ -149,6 +162,22 @@ def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
     assert torch.allclose(networks(deviations), (each[0] + each[1]) / 2, atol=1e-5)
     assert roc_auc_score(mask.flatten().numpy(), networks(deviations).flatten().numpy()) > 0.95
     assert described(deviations[1]).shape == (16, 5, 4, 4)
+
+
+@pytest.mark.parametrize("total", [2, 7, 200])
+def test_steps_are_those_of_torchs_adamw_in_one_cycle_to_the_bit(total: int):
+    torch.manual_seed(0)
+    nets = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    own, theirs = OneCycle(list(nets[0].parameters()), total), AdamW(nets[1].parameters(), RATE, weight_decay=DECAY)
+    scheduler = OneCycleLR(theirs, RATE, total_steps=total, pct_start=RISE)
+    for rows in torch.randn(total - 1, 8, 5):
+        own.step(torch.autograd.grad(nets[0](rows).square().mean(), own.parameters))
+        theirs.zero_grad()
+        nets[1](rows).square().mean().backward()
+        theirs.step()
+        scheduler.step()
+        assert all(map(torch.equal, *(net.parameters() for net in nets)))
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (3, 5)])
