@@ -206,10 +206,11 @@ def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:
     maps = Maps(torch.zeros(len(ok), 1, *grid), torch.zeros(len(drawn), 1, *grid))
     deviations = Maps(torch.empty(0), torch.empty(0))
     if isinstance(own, Gaussians):
-        deviations = Maps(torch.zeros_like(ok), torch.zeros_like(drawn))
+        deviations = Maps(torch.empty_like(ok), torch.empty_like(drawn))  # which take memory as they are filled
     for fold in shown.fold.unique():
         twin = deepcopy(own)
         twin.fit(ok[shown.fold != fold], placed)
+        give_back()
         for name, looks, held in (("ok", ok, shown.fold == fold), ("drawn", drawn, shown.fold[shown.source] == fold)):
             for block in _blocks(held):
                 if isinstance(twin, Gaussians):
