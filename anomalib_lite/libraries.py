@@ -95,11 +95,8 @@ def all_kept() -> Iterator[None]:
             gc.enable()
 
 
-with (
-    all_kept(),
-    stand_ins(),
-    suppress(ImportError),
-):  # of another version, which asks for more: it comes in full where it is used
+# an ImportError: a library of another version asks a stand-in for more; it comes in full where it is used
+with all_kept(), stand_ins(), suppress(ImportError):
     importlib.import_module("torch")
     importlib.import_module("torchvision")
     importlib.import_module("timm")
