@@ -29,6 +29,10 @@ AROUND = 2  # cells to either side over which the size of the deviations is aver
 Deviations = Sequence[Tensor]  # by look: (N, C, h, w), each on its own grid
 
 
+class Rounding(nn.Identity):
+    """Where an exported graph of int8 rounds values, or weights; all others leave them as they are."""
+
+
 class Networks(nn.Module):
     """Several networks beside each other; the mean of their logits is the map.
 
@@ -48,6 +52,7 @@ class Networks(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count * first))
         self.second = nn.Conv2d(count * first, count * second, 1, groups=count)
         self.third = nn.Conv2d(count * second, count, 1, groups=count)
+        self.looks, self.hidden, self.weights = Rounding(), Rounding(), Rounding()
         self.requires_grad_(False)
 
     def forward(self, deviations: Deviations, number: int | None = None) -> Tensor:
@@ -62,18 +67,18 @@ class Networks(nn.Module):
             own = [k for k, one in enumerate(sizes) if one == size]
             looks = torch.cat([described(deviations[k].float()) for k in own], 1)
             weights = torch.cat([self.first[k].weight for k in own], 1)
-            known[size] = looks.contiguous(memory_format=torch.channels_last), weights
+            known[size] = self.looks(looks.contiguous(memory_format=torch.channels_last)), weights
         (weight, bias), (last, last_bias) = self.second.parameters(), self.third.parameters()
         logits = []
         for one in range(self.count) if number is None else (number,):
             a, b = (slice(one * size, (one + 1) * size) for size in HIDDEN)
             first, *others = (  # both are linear; the first look is on the grid
-                _on_grid(pointwise(looks, own[a], None if k else self.bias[a]), grid)
+                _on_grid(pointwise(looks, self.weights(own[a]), None if k else self.bias[a]), grid)
                 for k, (looks, own) in enumerate(known.values())
             )
             for part in others:
                 first.add_(part)
-            hidden = pointwise(first.relu_(), weight[b], bias[b]).relu_()
+            hidden = pointwise(self.hidden(first.relu_()), self.weights(weight[b]), bias[b]).relu_()
             logits.append(pointwise(hidden, last[one, None], last_bias[one, None]))
         return blurred(torch.stack(logits).mean(0).contiguous(), self.blur * min(grid) / 256)
 

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from anomalib_lite import __version__
+from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.fingerprint import check_same_data
 from anomalib_lite.data.images import loader, to_pixels
@@ -24,7 +25,7 @@ from anomalib_lite.engine.evaluate import INSPECTOR, Measured, find_threshold
 from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.export.graph import FORMATS, Deployed, write_graph
-from anomalib_lite.export.quantise import quantise
+from anomalib_lite.export.quantise import quantise, quantise_learned
 from anomalib_lite.export.session import Exported, packed
 from anomalib_lite.runs.atomic import PART
 from anomalib_lite.runs.folder import TEMPLATE
@@ -36,7 +37,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 1.0}  # largest difference, see
 FALL = {"fp32": 0.0005, "fp16": 0.002, "int8": 0.01}  # by which an AUROC may fall, where there are NOK images
 AUROCS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 T = TypeVar("T")
-CALIBRATION = 64  # OK training images that int8 finds its ranges by
+CALIBRATION = 64  # training images that int8 finds its ranges by
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,8 @@ def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
     train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
     quantise(model, [train[[k]] for k in _evenly(range(len(train)), CALIBRATION)])
     model.calibrate(cast(Batches, loader(model.seen(train), judge.batch_size)), judge.batch_size)
+    some = _evenly(range(len(train)), CALIBRATION // 2)
+    quantise_learned(model, drawn_batches(train, some, len(some), np.random.default_rng(0), 1))
     threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *threshold_rule(trained.run.config))
     return replace(trained, model=model, threshold=threshold)
 
