@@ -65,7 +65,7 @@ class Networks(nn.Module):
         known = {}  # by size, what is described of all looks of that size, and the first layer's weights for it
         for size in dict.fromkeys(sizes):
             own = [k for k, one in enumerate(sizes) if one == size]
-            looks = torch.cat([described(deviations[k].float()) for k in own], 1)
+            looks = described([deviations[k].float() for k in own])
             weights = torch.cat([self.first[k].weight for k in own], 1)
             known[size] = self.looks(looks.contiguous(memory_format=torch.channels_last)), weights
         (weight, bias), (last, last_bias) = self.second.parameters(), self.third.parameters()
@@ -103,9 +103,10 @@ class Networks(nn.Module):
         last[number], last_bias[number] = layers[2].weight[0, :, None, None], layers[2].bias[0]
 
 
-def described(deviation: Tensor) -> Tensor:
-    """Deviations (B, C, h, w) -> (B, C + 2, h, w): tamed, and their size at each place and around it."""
-    return torch.cat([tamed(deviation), log_sizes(deviation)], 1)
+def described(deviations: Deviations) -> Tensor:
+    """Deviations (B, C, h, w) of one grid -> (B, sum of C + 2, h, w): each tamed, and its sizes (see `log_sizes`)."""
+    sizes = log_sizes(deviations).split(2, 1)
+    return torch.cat([part for d, own in zip(deviations, sizes, strict=True) for part in (tamed(d), own)], 1)
 
 
 def tamed(deviation: Tensor) -> Tensor:
@@ -114,12 +115,12 @@ def tamed(deviation: Tensor) -> Tensor:
     return deviation.sign() * torch.log1p(size + square / (1 + (square + 1).sqrt()))
 
 
-def log_sizes(deviation: Tensor) -> Tensor:
-    """Deviations (B, C, h, w) -> (B, 2, h, w): their logarithmic size at each place and around it."""
-    size = deviation.square().mean(1, keepdim=True)
+def log_sizes(deviations: Deviations) -> Tensor:
+    """Deviations (B, C, h, w) of one grid -> (B, 2 K, h, w): of each, its logarithmic size at a place and around it."""
+    size = torch.cat([deviation.square().mean(1, keepdim=True) for deviation in deviations], 1)
     window = 2 * AROUND + 1
     around = F.avg_pool2d(size, window, 1, AROUND, count_include_pad=False) if min(size.shape[-2:]) > AROUND else size
-    return (torch.cat([size, around], 1) + 0.1).log()
+    return (torch.stack([size, around], 2).flatten(1, 2) + 0.1).log()
 
 
 def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -135,7 +136,7 @@ def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generato
         generator: Draws the places.
     """
     grid = size_of(deviations[0])
-    sizes = [log_sizes(deviation.float()) for deviation in deviations]
+    sizes = [log_sizes([deviation.float()]) for deviation in deviations]
     size = torch.stack([_on_grid(own, grid)[:, 0] for own in sizes]).sum(0).flatten(1)
     near = F.max_pool2d(mask, 2 * NEAR + 1, 1, NEAR) > 0
     taken, labels = [], []

@@ -84,7 +84,7 @@ def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) in [0, 1] -> colour (B, 6, *grid) and sharpness (B, 1, *grid)."""
     cell = min(image.shape[-2:]) / min(grid)  # px; what is averaged over one is already blurred by its side / sqrt(12)
     unit = min(image.shape[-2:]) / 256
-    lab = F.adaptive_avg_pool2d(rgb_to_lab(F.avg_pool2d(image, 2, ceil_mode=True)), grid)
+    lab = F.adaptive_avg_pool2d(rgb_to_lab(halved(image)), grid)
     sigmas = [max((scale * unit / cell) ** 2 - 1 / 12, 0.0) ** 0.5 for scale in COLOUR_SCALES]
     light = 100 * F.conv2d(image, image.new_tensor(GREY).view(1, 3, 1, 1))
     down = (light[:, :, 2:] - light[:, :, :-2]).square()
@@ -92,6 +92,16 @@ def appearance(image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     energy = (averaged(down, grid) + averaged(across, grid)) / 4
     sharpness = blurred(energy, SHARPNESS_SCALE * unit / cell)
     return torch.cat([blurred(lab, sigma) for sigma in sigmas], 1), (sharpness + 0.5).log()
+
+
+def halved(image: Tensor) -> Tensor:
+    """Images (B, 3, H, W) -> means of 2 x 2 px, of those that there are at the border.
+
+    A convolution takes half as long as torch's pooling, and OpenVINO's would have each pixel padded to 16 channels.
+    """
+    height, width = size_of(image)
+    whole = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else image
+    return F.conv2d(whole, image.new_full((3, 1, 2, 2), 0.25), stride=2, groups=3)
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:

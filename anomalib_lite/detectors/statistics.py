@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Sequence, ValuesView
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -77,6 +79,7 @@ def names_below(prefix: str, state_dict: Iterable[str]) -> set[str]:
 
 TINY = 1e-12  # a variance below is rounding
 WIDE, PARTS = 64, 4  # of triangular factors of more rows, so many parts are multiplied apart: most zeros are not read
+NARROW = 8  # channels, up to which a product is written out
 BLOCK = 1 << 18  # numbers of covariances that are inverted at a time
 
 
@@ -228,23 +231,24 @@ class PositionGaussian(Fitted):
             root.copy_(torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self._whitened(features).square().mean(2).T.reshape(features.shape[0], 1, *features.shape[2:])
+        return self.deviations(features).square().mean(1, keepdim=True)
 
     def deviations(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance where the model is right."""
-        batch, channels, height, width = features.shape
-        rows = self._whitened(features).transpose(0, 1)
-        return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance where the model is right.
 
-    def _whitened(self, features: Tensor) -> Tensor:
-        """(positions, B, C): rows, since of one image a product with columns takes three times as long."""
+        By products with rows, (positions, B, C): of one image those with columns take three times as long.
+        """
+        batch, channels, height, width = features.shape
+        if channels <= NARROW:  # products this small take longer to call than to compute
+            centred, columns = features.flatten(2) - self.mean.T, self.precision_root.permute(2, 1, 0)
+            terms = (centred[:, k : k + 1] * column for k, column in enumerate(columns))
+            return reduce(add, terms).view_as(features)
         rows = features.permute(0, 2, 3, 1).flatten(1, 2).transpose(0, 1)
-        rows = rows.contiguous()  # strided, each position would be copied apart
-        rows = rows - self.mean.unsqueeze(1)
-        channels = rows.shape[-1]
+        rows = rows.contiguous() - self.mean.unsqueeze(1)  # strided, each position would be copied apart
         bounds = [channels * part // PARTS for part in range(PARTS + 1)] if channels > WIDE else [0, channels]
         parts = (rows[..., :end] @ self.precision_root[:, start:end, :end].mT for start, end in pairwise(bounds))
-        return torch.cat(list(parts), -1)
+        rows = torch.cat(list(parts), -1).transpose(0, 1)
+        return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def oas_share(covariance: Tensor, count: int) -> Tensor:

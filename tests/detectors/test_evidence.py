@@ -161,7 +161,7 @@ def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
     each = [networks(deviations, number) for number in range(2)]
     assert torch.allclose(networks(deviations), (each[0] + each[1]) / 2, atol=1e-5)
     assert roc_auc_score(mask.flatten().numpy(), networks(deviations).flatten().numpy()) > 0.95
-    assert described(deviations[1]).shape == (16, 5, 4, 4)
+    assert described([deviations[1]]).shape == (16, 5, 4, 4)
 
 
 @pytest.mark.parametrize("total", [2, 7, 200])
@@ -184,10 +184,10 @@ def test_steps_are_those_of_torchs_adamw_in_one_cycle_to_the_bit(total: int):
 def test_a_drawn_place_is_described_as_the_whole_map_is(grid: tuple[int, int]):
     """Of the coarser looks only the drawn places are interpolated."""
     deviation, places = 5 * noise(1, 3, *grid), torch.tensor([0, 9, 41, 63])
-    whole = torch.cat([deviation.asinh(), log_sizes(deviation)], 1)
+    whole = torch.cat([deviation.asinh(), log_sizes([deviation])], 1)
     wanted = F.interpolate(whole, size=(8, 8), mode="bilinear", align_corners=False)[0].flatten(1)[:, places].T
-    found = described_at(deviation[0], log_sizes(deviation)[0], places, (8, 8))
-    assert torch.allclose(found, wanted, atol=1e-5) and torch.allclose(described(deviation), whole, atol=1e-5)
+    found = described_at(deviation[0], log_sizes([deviation])[0], places, (8, 8))
+    assert torch.allclose(found, wanted, atol=1e-5) and torch.allclose(described([deviation]), whole, atol=1e-5)
 
 
 def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
