@@ -18,11 +18,12 @@ import torch
 
 from anomalib_lite.backbones import build
 from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.detectors.learned import Networks
 from anomalib_lite.engine.export import export_run
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.errors import UserError
 from anomalib_lite.export.graph import write_graph
-from anomalib_lite.export.quantise import quantise
+from anomalib_lite.export.quantise import quantise, quantise_learned
 from anomalib_lite.export.resize import Resize
 from anomalib_lite.export.session import Exported
 from tests.commands import in_process, only_run, read_json, read_rows
@@ -159,7 +160,7 @@ def test_other_formats_and_precisions(
 def test_the_networks_of_8_bits_are_the_files(tmp_path: Path):
     """With all that ONNX Runtime makes faster: floats left among 8 bits would be rounded by it, channels all alike."""
 
-    class Networks(torch.nn.Module):
+    class Looker(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = build("tf_efficientnet_lite0", [1, 2, 3], "bundled").frozen()
@@ -172,7 +173,7 @@ def test_the_networks_of_8_bits_are_the_files(tmp_path: Path):
 
     images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images = torch.nn.functional.interpolate(images, size=128, mode="bicubic").clamp(0, 1)
-    networks = Networks().eval()
+    networks = Looker().eval()
     quantise(networks, list(images[2:, None]))
     write_graph(networks, tmp_path / "model.onnx", "int8", {}, batch=2)
     graph = onnx.load(tmp_path / "model.onnx").graph
@@ -185,6 +186,36 @@ def test_the_networks_of_8_bits_are_the_files(tmp_path: Path):
     assert kinds["QLinearConv"] > 5 * kinds["Conv"], "and most are computed in 8 bits, not only stored"
     for found, known in zip(session.run(None, {"image": images[:2].numpy()}), networks(images[:2]), strict=True):
         assert np.linalg.norm(found - known.detach().numpy()) < 0.1 * np.linalg.norm(known.detach().numpy())
+
+
+def test_networks_that_learned_from_drawn_defects_are_computed_in_8_bits(tmp_path: Path):
+    class Judge(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.networks = Networks({"fine": 24, "deep": 40})
+
+        def forward(self, fine: torch.Tensor, deep: torch.Tensor) -> list[torch.Tensor]:
+            return [self.networks([fine, deep], number) for number in range(3)]
+
+        def predict_batch(self, looks: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+            return self(*looks)
+
+        example = staticmethod(lambda batch: looks)
+
+    generator = torch.Generator().manual_seed(0)
+    looks = {n: 3 * torch.randn(1, c, s, s, generator=generator) for n, c, s in (("fine", 24, 32), ("deep", 40, 16))}
+    judge = Judge().eval()
+    exact = torch.cat(judge(**looks))
+    quantise_learned(judge, [tuple(looks.values())])
+    rounded = torch.cat(judge(**looks))
+    assert 0 < (rounded - exact).norm() < 0.1 * (exact - exact.mean()).norm()
+    write_graph(judge, tmp_path / "model.onnx", "int8", {}, batch=1)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    maker = {name: node.op_type for node in graph.node for name in node.output}
+    kinds = Counter(maker.get(node.input[1]) for node in graph.node if node.op_type == "Conv")
+    assert kinds["DequantizeLinear"] == 3 * 3, "of each network two first convolutions and the second"
+    found = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {n: v.numpy() for n, v in looks.items()})
+    assert np.linalg.norm(np.concatenate(found) - rounded.numpy()) < 0.02 * np.linalg.norm(rounded.numpy())
 
 
 def test_a_file_that_differs_does_not_stay(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
