@@ -74,7 +74,7 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         good = metrics["counts"]["ok_images"]
         lines.append(f"{round(rejected * good)} of {good} good images rejected ({rejected:.1%})")
     if drawn := metrics.get("validation"):
-        lines.append(f"drawn defects on held-out OK images: {three(drawn)}")
+        lines.append(f"pasted defects on held-out OK images: {three(drawn)}")
     reasons: dict[str, list[str]] = {}
     for name, reason in metrics["missing"].items():
         reasons.setdefault(reason, []).append(name)
