@@ -81,8 +81,8 @@ def stand_ins() -> Iterator[None]:
 
 @contextmanager
 def all_kept() -> Iterator[None]:
-    """Nothing that an import makes is garbage; to look for some takes a fifth of the time. A command, which has made
-    nothing else so far, does not look through it later, either.
+    """Imports leave hardly any garbage, and looking for it takes a fifth of their time. A command does not look through
+    what it has made until then later, either.
     """
     looking = gc.isenabled()
     gc.disable()

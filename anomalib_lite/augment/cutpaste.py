@@ -4,11 +4,11 @@ Li, Sohn, Yoon, Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detecti
 are the paper's, given for sides of 256 px and scaled with the image. One addition: a paste that nobody could see (flat
 background onto flat background) is drawn again, because its label would be wrong.
 
-`PASTED` are kinds as in `augment.synthetic`. No detector learns from them, so they judge all detectors alike.
+`UNLEARNED` are kinds as in `augment.synthetic` that no detector learns from: they judge all alike. CutPaste's rectangle
+is not among them, since it is close to `synthetic.patch`.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import cv2
 import numpy as np
@@ -18,8 +18,6 @@ from anomalib_lite.augment.synthetic import Drawn, Kind
 VISIBLE = 6  # grey levels
 TRIES = 8
 JITTER = 0.1  # of brightness, contrast, saturation and hue
-
-SMALL, LARGE = (0.001, 0.02), (0.02, 0.15)  # shares of the area
 
 Paste = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -34,20 +32,15 @@ def scar(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _visibly(image, _strip, rng)
 
 
-def small(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """CutPaste with a rectangle of 0.1 to 2 % of the area."""
-    return _visibly(image, partial(_rectangle, share=SMALL), rng)
-
-
 def blended(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A rectangle of 0.5 to 8 % of another image, pasted without a seam by solving Poisson's equation.
+    """A rectangle of 0.2 to 8 % of another image's area, pasted without a seam by solving Poisson's equation.
 
     Schlüter et al., "Natural Synthetic Anomalies for Self-Supervised Anomaly Detection and Localization", ECCV 2022;
     their sizes follow each product, these do not. At least 12 px a side, since OpenCV leaves the rim as it was.
     """
     here, there = image.astype(np.uint8), other.astype(np.uint8)
-    sides = np.sqrt(rng.uniform(0.005, 0.08)) * rng.uniform(0.6, 1.6, 2) * image.shape[:2]
-    h, w = _within(image[2:, 2:], *np.maximum(sides, 12))
+    area, aspect = rng.uniform(0.002, 0.08) * image.shape[0] * image.shape[1], rng.uniform(0.4, 2.5)
+    h, w = _within(image[2:, 2:], *np.maximum(np.sqrt([area * aspect, area / aspect]), 12))
     patch = _cut(there, h, w, rng)
     y, x = (int(rng.integers(1, side - own)) for side, own in zip(image.shape[:2], (h, w), strict=True))
     middle = x + w // 2, y + h // 2
@@ -55,11 +48,12 @@ def blended(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> D
     return np.ones(image.shape[:2], np.float32), changed.astype(np.float32)
 
 
-def _drawn(paste: Paste, image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    return np.ones(image.shape[:2], np.float32), paste(image.astype(np.uint8), rng).astype(np.float32)
+def scarred(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """CutPaste's scar."""
+    return np.ones(image.shape[:2], np.float32), scar(image.astype(np.uint8), rng).astype(np.float32)
 
 
-PASTED: tuple[Kind, ...] = (*(partial(_drawn, paste) for paste in (cutpaste, small, scar)), blended)
+UNLEARNED: tuple[Kind, ...] = (scarred, blended)
 
 
 def _visibly(image: np.ndarray, paste: Paste, rng: np.random.Generator) -> np.ndarray:
@@ -70,9 +64,9 @@ def _visibly(image: np.ndarray, paste: Paste, rng: np.random.Generator) -> np.nd
     return pasted
 
 
-def _rectangle(image: np.ndarray, rng: np.random.Generator, share: tuple[float, float] = LARGE) -> np.ndarray:
+def _rectangle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = image.shape[:2]
-    area = rng.uniform(*share) * height * width
+    area = rng.uniform(0.02, 0.15) * height * width
     aspect = rng.uniform(0.3, 1) if rng.random() < 0.5 else rng.uniform(1, 3.3)
     h, w = _within(image, np.sqrt(area / aspect), np.sqrt(area * aspect))
     patch = _jittered(_cut(image, h, w, rng), rng)

@@ -220,7 +220,7 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
     """Where images of this size are inspected, bool (1, 1, H, W): where the picture `roi` is white and `ignore` is not;
     None for everywhere.
 
-    Errors: UserError where one cannot be read, and where nothing is left.
+    Errors: UserError where one cannot be read or is a photograph, and where nothing is left.
     """
     if not (roi or ignore):
         return None
@@ -242,8 +242,11 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
 
 
 def _is_photo(pixels: np.ndarray) -> bool:
-    """Whether most pixels are neither black nor white, and there are more levels than a mask of labels has."""
-    return len(np.unique(pixels)) > 64 and float(np.mean((pixels > 25) & (pixels < 230))) > 0.5
+    """Whether most pixels are neither black nor white, of more levels than a mask of labels has. A photograph that is
+    mostly black or white is not known as one.
+    """
+    levels = np.bincount(pixels.ravel(), minlength=256)
+    return bool(np.count_nonzero(levels) > 64 and levels[26:230].sum() > 0.5 * pixels.size)
 
 
 def letterbox(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:

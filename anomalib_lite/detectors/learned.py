@@ -21,7 +21,8 @@ from anomalib_lite.scoring.separable import bilinear
 HIDDEN = (128, 64)
 PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
 BATCH, RATE, DECAY, DROPOUT = 512, 4e-3, 1e-3, 0.1
-RISE, MOMENTA, SQUARES, TINY = 0.2, (0.85, 0.95), 0.999, 1e-8  # share of the steps; as torch's own
+RISE = 0.2  # share of the steps
+MOMENTA, SQUARES, TINY = (0.85, 0.95), 0.999, 1e-8  # torch's defaults
 HARD = 16  # of an OK image, one in so many places counts as hard: those that deviate most
 NEAR = 4  # cells from a defect within which a place is close to it
 AROUND = 2  # cells to either side over which the size of the deviations is averaged
@@ -195,7 +196,7 @@ def _trained(rows: Tensor, defective: Tensor, epochs: int) -> list[nn.Linear]:
 
 class OneCycle:
     """AdamW with the rate and the first momentum of one cycle, to the bit as `torch.optim` has them: its optimizers
-    load torch's compiler, 2 s and 145 MB.
+    load torch's compiler, which takes seconds and 145 MB.
     """
 
     def __init__(self, parameters: Sequence[Tensor], total: int) -> None:

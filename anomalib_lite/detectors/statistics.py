@@ -110,7 +110,9 @@ class Moments:
         self.update(features.flatten(2).permute(2, 0, 1))
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """Once: of many places the sums are large, and become the covariances."""
+        """Mean (..., C) and covariance (..., C, C). To be asked once: the sums, which are large of many places, become
+        the covariance; those of a `spread` by 0 are its origin's, too.
+        """
         mean = self.first / self.count
         covariance, self.second = self.second.div_(self.count), torch.zeros(())
         return mean, covariance.addcmul_(mean.unsqueeze(-1), mean.unsqueeze(-2), value=-1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from anomalib_lite.augment.cutpaste import PASTED
+from anomalib_lite.augment.cutpaste import UNLEARNED
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image, resize_mask, shrunk
 from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
@@ -162,10 +162,10 @@ def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, An
     """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects, of kinds that
     no detector learns from.
 
-    The same images get the same defects whatever the model and its batches are, so that runs compare.
+    The same images get the same defects whatever the model is, so that runs of one image size and tiling compare.
     """
     measured, size = Measured(aupro_limit), model.at_once(DRAWN_BATCH)
-    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size, PASTED)
+    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size, UNLEARNED)
     for batch in tqdm(batches, "validate", -(-(len(images) + DRAWN) // size), delay=2, leave=False):
         prediction = model.predict_batch(batch)
         labels = batch.label.tolist()

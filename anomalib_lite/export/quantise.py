@@ -32,8 +32,8 @@ class Rounded(nn.Module):
         return known.dequantize_per_tensor(whole, self.scale, self.zero, 0, LEVELS, torch.uint8)
 
 
-class Weights(nn.Module):
-    """Weights of a convolution in 8 bits, a scale for each output channel."""
+class RoundedWeights(nn.Module):
+    """RoundedWeights of a convolution in 8 bits, a scale for each output channel."""
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / MOST
@@ -47,7 +47,7 @@ class Convolution(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, inwards: Rounded) -> None:
         super().__init__()
-        self.conv, self.inwards, self.weights = conv, inwards, Weights()
+        self.conv, self.inwards, self.weights = conv, inwards, RoundedWeights()
 
     def forward(self, values: Tensor) -> Tensor:
         weight = self.weights(self.conv.weight)
@@ -60,8 +60,6 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
 
     Batch normalisation is folded into the convolution before it. Errors: UserError where there is no convolution.
     """
-    import torch.ao.quantization.fx._decomposed  # noqa: F401  # the operations, half a second
-
     networks = [module for name, module in model.named_modules() if name.split(".")[-1] in NETWORKS]
     fold(networks, lambda: model.predict_batch(batches[0]))
     ranges = _ranges(networks, model, batches)
@@ -80,11 +78,13 @@ def quantise_learned(model: Model, batches: Iterable[Batch]) -> None:
     networks = [module for module in model.modules() if isinstance(module, Networks)]
     ranges = _ranges(networks, model, batches) if networks else {}
     points = {point: Rounded(*limits) for point, limits in ranges.items()}
-    replace(networks, points | {own.weights: Weights() for own in networks})
+    replace(networks, points | {own.weights: RoundedWeights() for own in networks})
 
 
 def _ranges(networks: Sequence[nn.Module], model: Model, batches: Iterable[Batch]) -> dict[nn.Module, Range]:
     """Of what goes into convolutions, and of what comes out of activations and points of rounding."""
+    import torch.ao.quantization.fx._decomposed  # noqa: F401  # the operations, half a second
+
     ranges: dict[nn.Module, Range] = {}
 
     def measure(module: Any, inputs: Any, output: Tensor) -> None:

@@ -158,7 +158,7 @@ def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
             f"({options.min_score:g}) or widen panels.max_angle ({options.max_angle:g}) and the scales"
         )
         if not products:
-            raise UserError(f"Nothing was cut: {advice}.")
+            raise UserError("\n  ".join([f"Nothing was cut: {advice}.", *skipped]))
         log.warning(advice)
     write_manifest(manifest, products)
     print(f"{len(products)} products in {len(used)} panels: {manifest}")

@@ -20,7 +20,7 @@ from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.jobs.multirun import command
 from anomalib_lite.runs.artifacts import alone
 from anomalib_lite.runs.atomic import write_json
-from anomalib_lite.runs.environment import chosen, environment, older_code
+from anomalib_lite.runs.environment import chosen, environment, other_code
 from anomalib_lite.runs.folder import (
     CHECKPOINTS,
     DATA,
@@ -80,7 +80,7 @@ def train(cfg: DictConfig) -> RunFolder:
     with alone(folder, inside=True):  # who is asked for the same run at the same time waits, and finds it done
         run = RunFolder(folder)
         if run.done and not cfg.force:
-            log.info("already done: %s (%sforce=true runs it again)", run.path, older_code(run.environment))
+            log.info("already done: %s (%sforce=true runs it again)", run.path, other_code(run.environment))
             track_again(WandB(**cfg.tracking), run)
             say(run.path)
         else:

@@ -34,14 +34,20 @@ def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:
     }
 
 
-def older_code(made: Mapping[str, Any]) -> str:
-    """Which program an environment was recorded by, and which this is, where they differ; else nothing."""
-    versions, commits = made.get("packages", {}), (made.get("git_commit"), _commit())
-    then, now = (
-        f"{version} ({(commit or 'no commit')[:9]})"
-        for version, commit in zip((versions.get("anomalib_lite"), _version("anomalib_lite")), commits, strict=True)
-    )
+def other_code(made: Mapping[str, Any]) -> str:
+    """Which program an environment was recorded by, and which this is, where they differ; else, or if it is unknown,
+    nothing.
+    """
+    if not made:
+        return ""
+    then = _program(made.get("packages", {}).get("anomalib_lite"), made.get("git_commit"))
+    now = _program(_version("anomalib_lite"), _commit())
     return f"made by anomalib_lite {then}, this is {now}; " if then != now else ""
+
+
+def _program(version: str | None, commit: str | None) -> str:
+    digits, plus, changes = (commit or "no commit").partition("+")
+    return f"{version} ({digits[:9]}{plus}{changes})"
 
 
 def _version(name: str) -> str | None:

@@ -47,6 +47,8 @@ def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     for switch in ("validate", "start_from", "missed", "contamination", "roi", "ignore"):
         if not defining.get(switch):  # off, it changes nothing
             defining.pop(switch, None)
+    if "validate" in defining:
+        defining["validate"] = "unlearned"  # the kinds of defects: a run that others judged is another run
     defining["data"] = _placeless(defining.get("data", {}))
     if (defining.get("teacher") or {}).get("nok"):
         nok = named_content(defining["teacher"]["nok"], config.get("data", {}).get("root"))

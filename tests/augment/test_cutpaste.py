@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from anomalib_lite.augment import cutpaste as module
-from anomalib_lite.augment.cutpaste import PASTED, blended, cutpaste, scar, small
-from anomalib_lite.augment.synthetic import synthesize
+from anomalib_lite.augment.cutpaste import UNLEARNED, blended, cutpaste, scar
+from anomalib_lite.augment.synthetic import VISIBLE, synthesize
 
 
 def textured(seed: int, size: tuple[int, int] = (128, 160)) -> np.ndarray:
@@ -21,7 +21,7 @@ def box(mask: np.ndarray) -> tuple[int, int]:
     return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
 
 
-@pytest.mark.parametrize("paste", [cutpaste, small, scar])
+@pytest.mark.parametrize("paste", [cutpaste, scar])
 def test_the_same_seed_pastes_the_same_and_input_stays(paste):
     image = textured(0)
     before = image.copy()
@@ -51,11 +51,12 @@ def test_of_a_blended_patch_only_what_bends_is_seen():
 
 
 @pytest.mark.parametrize("size", [(16, 16), (96, 128)])
-@pytest.mark.parametrize("kind", PASTED)
+@pytest.mark.parametrize("kind", UNLEARNED)
 def test_each_kind_is_drawn_into_images_of_any_size(kind, size: tuple[int, int]):
     image, other = textured(4, size), textured(5, size)
     drawn = [synthesize(image, other, np.random.default_rng(seed), [kind]) for seed in range(10)]
-    assert all(mask.any() and (mask >= (changed(image, after) & mask)).all() for after, mask in drawn)
+    for after, mask in drawn:
+        assert mask.any() and (mask >= (np.abs(after.astype(np.int16) - image).max(axis=2) > VISIBLE)).all()
     assert len({after.tobytes() for after, _ in drawn}) > 5
 
 
@@ -94,7 +95,7 @@ def test_flat_background_is_not_pasted_onto_itself():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 300)])
-@pytest.mark.parametrize("paste", [cutpaste, small, scar])
+@pytest.mark.parametrize("paste", [cutpaste, scar])
 def test_tiny_and_narrow_images_are_served(paste, size: tuple[int, int]):
     image = textured(4, size)
     for seed in range(20):

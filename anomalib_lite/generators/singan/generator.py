@@ -96,7 +96,8 @@ class SinGAN(Generator):
         """
         contents = spread(len(ok), self.images, seed)
         self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
-        made_of = artifact_key([content_hash(path) for path in ok], seed, asdict(self.shape), asdict(self.schedule))
+        images, settings = [content_hash(ok[c]) for c in contents], (asdict(self.shape), asdict(self.schedule))
+        made_of = artifact_key(images, seed, settings, self.precision)
         if not (folder / (mark := f"of-{made_of}")).is_file():
             for old in (*folder.glob("of-*"), *folder.glob("image-*/scale-*.safetensors"), *folder.glob(SUMMARY)):
                 old.unlink()
