@@ -50,7 +50,7 @@ from anomalib_lite.generators.singan.pyramid import (
     write_tensors,
 )
 from anomalib_lite.runs.artifacts import artifact_key, content_hash
-from anomalib_lite.runs.atomic import write_json, write_text
+from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 from anomalib_lite.settings.training import ScaleSchedule, Shape
 
@@ -98,10 +98,11 @@ class SinGAN(Generator):
         self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
         images, settings = [content_hash(ok[c]) for c in contents], (asdict(self.shape), asdict(self.schedule))
         made_of = artifact_key(images, seed, settings, self.precision)
-        if not (folder / (mark := f"of-{made_of}")).is_file():
-            for old in (*folder.glob("of-*"), *folder.glob("image-*/scale-*.safetensors"), *folder.glob(SUMMARY)):
-                old.unlink()
-            write_text(folder / mark, "")
+        mark = folder / "made_of.json"
+        if not mark.is_file() or json.loads(mark.read_text()) != made_of:
+            for old in (*folder.glob("image-*/scale-*.safetensors"), folder / SUMMARY):
+                old.unlink(missing_ok=True)
+            write_json(mark, made_of)
         notes, steps = [], 0
         for number, pyramid in enumerate(self.pyramids):
             name = f"image {number + 1}/{self.images}"
