@@ -47,8 +47,6 @@ FILES = ("contact_sheet.png", "generated.html", "quality.json", "images.csv")
 @app("generate", HELP)
 def main(cfg: DictConfig) -> float | None:
     """Returns the kernel distance to the real images, for sweepers to minimise."""
-    if cfg.generator._target_.endswith(".nothing"):  # whatever the choice is called, its parts may be replaced
-        raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
     splits = instantiate(cfg.data)
     need_training_images(splits)
     data_hash = fingerprint(splits)
@@ -61,10 +59,12 @@ def main(cfg: DictConfig) -> float | None:
 
     prepare_process(cfg.seed, cfg.threads)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    order = read_order(config["generator"], cfg.seed)
+    if order.generator is None:
+        raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
     run.start(config, environment(cfg.seed, data_hash) | chosen())
     with run.guarded(), tracked(WandB(**cfg.tracking), run, cfg.force) as tracker:
         with run.stage("generate"):
-            order = read_order(config["generator"], cfg.seed)
             artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)
             made = generated_set(order, splits.train, template, data_hash, artifacts, tracker, anew=cfg.force)
         _copy(made, run.path)
