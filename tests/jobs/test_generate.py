@@ -72,8 +72,8 @@ def test_a_template_takes_part_in_its_mode_alone(products, run_verb, tmp_path, t
 
 
 def test_no_generator_is_explained_and_help_names_them(products, run_verb):
-    done = run_verb("generate", "generator=none", "tracking=none", "data=mvtec_ad", f"data.root={products.parent}")
-    assert done.status == 2 and "generator=none makes no images" in done.err
+    done = run_verb(*[a for a in arguments(products) if not a.startswith("generator.")])
+    assert done.status == 2 and "generator=none makes no images" in done.err and not Path("generated").exists()
     done = run_verb("generate", "--help")
     assert done.status == 0
     for words in ("anomalib-lite generate generator=singan", "structure_guard", "histaugan"):
