@@ -13,9 +13,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from anomalib_lite.augment.synthetic import Drawn, Kind
+from anomalib_lite.augment.synthetic import VISIBLE, Drawn, Kind
 
-VISIBLE = 6  # grey levels
 TRIES = 8
 JITTER = 0.1  # of brightness, contrast, saturation and hue
 

@@ -33,7 +33,7 @@ class Rounded(nn.Module):
 
 
 class RoundedWeights(nn.Module):
-    """RoundedWeights of a convolution in 8 bits, a scale for each output channel."""
+    """Weights of a convolution in 8 bits, a scale for each output channel."""
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / MOST
