@@ -241,12 +241,13 @@ class PositionGaussian(Fitted):
         By products with rows, (positions, B, C): of one image those with columns take three times as long.
         """
         batch, channels, height, width = features.shape
+        grid = (height, width) if len(self.mean) > 1 else (1, 1)
+        centred = features - self.mean.T.unflatten(1, grid)
         if channels <= NARROW:  # products this small take longer to call than to compute
-            centred, columns = features.flatten(2) - self.mean.T, self.precision_root.permute(2, 1, 0)
-            terms = (centred[:, k : k + 1] * column for k, column in enumerate(columns))
-            return reduce(add, terms).view_as(features)
-        rows = features.permute(0, 2, 3, 1).flatten(1, 2).transpose(0, 1)
-        rows = rows.contiguous() - self.mean.unsqueeze(1)  # strided, each position would be copied apart
+            columns = self.precision_root.permute(2, 1, 0).unflatten(2, grid)
+            return reduce(add, (centred[:, k : k + 1] * column for k, column in enumerate(columns)))
+        rows = centred.permute(0, 2, 3, 1).flatten(1, 2).transpose(0, 1)
+        rows = rows.contiguous()  # strided, each position would be copied apart
         bounds = [channels * part // PARTS for part in range(PARTS + 1)] if channels > WIDE else [0, channels]
         parts = (rows[..., :end] @ self.precision_root[:, start:end, :end].mT for start, end in pairwise(bounds))
         rows = torch.cat(list(parts), -1).transpose(0, 1)
