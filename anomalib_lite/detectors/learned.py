@@ -7,6 +7,8 @@ seen before.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from anomalib_lite.backbones.folding import pointwise
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.looks import blurred
 from anomalib_lite.detectors.statistics import Modules
-from anomalib_lite.scoring.separable import bilinear
+from anomalib_lite.scoring.separable import averaged_around, bilinear
 
 HIDDEN = (128, 64)
 PLACES = 64  # places of an image that are learned from: of a defect, and of what is OK
@@ -53,7 +55,7 @@ class Networks(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count * first))
         self.second = nn.Conv2d(count * first, count * second, 1, groups=count)
         self.third = nn.Conv2d(count * second, count, 1, groups=count)
-        self.looks, self.hidden, self.weights = Rounding(), Rounding(), Rounding()
+        self.looks, self.parts, self.hidden, self.last, self.weights = (Rounding() for _ in range(5))
         self.requires_grad_(False)
 
     def forward(self, deviations: Deviations, number: int | None = None) -> Tensor:
@@ -74,14 +76,14 @@ class Networks(nn.Module):
         for one in range(self.count) if number is None else (number,):
             a, b = (slice(one * size, (one + 1) * size) for size in HIDDEN)
             first, *others = (  # both are linear; the first look is on the grid
-                _on_grid(pointwise(looks, self.weights(own[a]), None if k else self.bias[a]), grid)
+                _on_grid(self.parts(pointwise(looks, self.weights(own[a]), None if k else self.bias[a])), grid)
                 for k, (looks, own) in enumerate(known.values())
             )
             for part in others:
                 first.add_(part)
             hidden = pointwise(self.hidden(first.relu_()), self.weights(weight[b]), bias[b]).relu_()
-            logits.append(pointwise(hidden, last[one, None], last_bias[one, None]))
-        return blurred(torch.stack(logits).mean(0).contiguous(), self.blur * min(grid) / 256)
+            logits.append(pointwise(self.last(hidden), self.weights(last[one, None]), last_bias[one, None]))
+        return blurred((reduce(add, logits) / len(logits)).contiguous(), self.blur * min(grid) / 256)
 
     def learn(self, number: int, rows: Tensor, defective: Tensor, seed: int) -> None:
         """Trains one network on the places' descriptions (N, D), standardised in place; some are defective (N,)."""
@@ -119,9 +121,7 @@ def tamed(deviation: Tensor) -> Tensor:
 def log_sizes(deviations: Deviations) -> Tensor:
     """Deviations (B, C, h, w) of one grid -> (B, 2 K, h, w): of each, its logarithmic size at a place and around it."""
     size = torch.cat([deviation.square().mean(1, keepdim=True) for deviation in deviations], 1)
-    window = 2 * AROUND + 1
-    around = F.avg_pool2d(size, window, 1, AROUND, count_include_pad=False) if min(size.shape[-2:]) > AROUND else size
-    return (torch.stack([size, around], 2).flatten(1, 2) + 0.1).log()
+    return (torch.stack([size, averaged_around(size, AROUND)], 2).flatten(1, 2) + 0.1).log()
 
 
 def drawn_places(deviations: Deviations, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -165,13 +165,13 @@ def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
     sum of what exceeds the usual, so that no member that knows nothing holds others down. What is learned counts as
     much in sums as all other members together.
     """
-    stacked = torch.stack(list(maps.values()))
+    beside = torch.cat(list(maps.values()), 1)
     if how == "max":
-        return stacked.amax(0)
+        return beside.amax(1, keepdim=True)
     if how == "lse":
-        return stacked.logsumexp(0)
-    stacked = unusual(stacked) if how == "soft" else stacked
-    return (stacked * stacked.new_tensor(_weights(list(maps))).view(-1, 1, 1, 1, 1)).sum(0)
+        return beside.logsumexp(1, keepdim=True)
+    beside = unusual(beside) if how == "soft" else beside
+    return (beside * beside.new_tensor(_weights(list(maps))).view(-1, 1, 1)).sum(1, keepdim=True)
 
 
 def sharpened(map: Tensor) -> Tensor:

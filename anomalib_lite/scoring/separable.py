@@ -22,6 +22,11 @@ def averaged(map: Tensor, size: Sequence[int]) -> Tensor:
     return _product(map, size, _averaging)
 
 
+def averaged_around(map: Tensor, reach: int) -> Tensor:
+    """(B, C, h, w) -> the same shape, means over up to `reach` places to either side, of those that there are."""
+    return _product(map, map.shape[-2:], lambda own, _: _box(own, reach))
+
+
 def _product(map: Tensor, size: Sequence[int], make: Callable[[int, int], np.ndarray]) -> Tensor:
     pairs = zip(map.shape[-2:], size, strict=True)
     down, across = (torch.from_numpy(make(int(own), int(wanted))).to(map) for own, wanted in pairs)
@@ -55,3 +60,9 @@ def _averaging(own: int, wanted: int) -> np.ndarray:
     first, last = np.arange(wanted) * own // wanted, -(-(np.arange(wanted) + 1) * own // wanted)
     inside = (first[:, None] <= np.arange(own)) & (np.arange(own) < last[:, None])
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
+@lru_cache
+def _box(size: int, reach: int) -> np.ndarray:
+    near = np.abs(np.arange(size)[:, None] - np.arange(size)) <= reach
+    return (near / near.sum(1, keepdims=True)).astype(np.float32)
