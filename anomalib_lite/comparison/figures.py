@@ -1,4 +1,4 @@
-"""Figures of a comparison: means and differences with their intervals, interactions, and quality against its price."""
+"""Figures of a comparison: means and differences with intervals, interactions, and quality against cost."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.report import ink
 from anomalib_lite.report.words import title
 
-ROW = 0.27  # inches a setting
-LABELLED = 8  # settings of a front that are named beside their points
-LONGEST = 72  # letters of a row's label
-PAIRS = 12  # shown at most
-INTERACTIONS = 9  # likewise
+ROW = 0.27  # inches per setting
+LABELLED = 8  # settings on a Pareto front that are labelled
+LONGEST = 72  # characters of a row label
+PAIRS = 12  # pairs shown at most
+INTERACTIONS = 9  # interactions shown at most
 
 
-def means_figure(found: Comparison, metric: str) -> Figure:
-    """One panel a data set, one row a setting: its seeds, its mean and Student's interval."""
-    studies = [study for study in found.studies if study.metric == metric and len(study.view.blocks) == 1]
-    names = [v for v in found.table.variants if any(v in study.view.variants for study in studies)]
+def means_figure(comparison: Comparison, metric: str) -> Figure:
+    """Draws one panel per data set with one row per setting: its seeds, its mean and Student's interval."""
+    studies = [study for study in comparison.studies if study.metric == metric and len(study.view.blocks) == 1]
+    names = [v for v in comparison.table.variants if any(v in study.view.variants for study in studies)]
     width = 2.7 + _width(names) / len(studies)
     drawing, axes = ink.grid(len(studies), width, 0.95 + ROW * len(names), columns=len(studies))
     for axis, study in zip(axes, studies, strict=True):
@@ -31,7 +31,7 @@ def means_figure(found: Comparison, metric: str) -> Figure:
 
 
 def settings_figure(study: Study) -> Figure:
-    """As `means_figure`, of one study, the best setting first. A dot is a seed's mean over the data sets."""
+    """Draws one study like `means_figure`, the best setting first; a dot is a seed's mean over the data sets."""
     names = list(study.summaries.sort_values(["best", "mean"], ascending=False)["setting"])
     drawing, axis = _frame(names)
     _means(axis, study, names, True)
@@ -39,20 +39,23 @@ def settings_figure(study: Study) -> Figure:
 
 
 def effects_figure(study: Study) -> Figure:
-    """Each level's difference to its factor's baseline, with Student's interval."""
+    """Draws the difference of each level to its factor's baseline, with Student's interval."""
     rows = study.effects.dropna(subset=["difference"])
     names = [f"{row.factor}: {row.level} less {row.baseline}" for row in rows.itertuples()]
     return _differences(study, rows, names)
 
 
 def pairs_figure(study: Study) -> Figure:
-    """The differences of settings with Student's interval, the surest first."""
+    """Draws the differences between settings with Student's interval, the most significant first."""
     rows = study.pairs.dropna(subset=["difference"]).sort_values(["p_holm", "p_student"], kind="stable").head(PAIRS)
     return _differences(study, rows, [f"{row.setting} less {row.less}" for row in rows.itertuples()])
 
 
 def interactions_figure(study: Study) -> Figure:
-    """One panel for each two factors: the first one's levels along the axis, a line for each of the second's."""
+    """Draws one panel per pair of factors: levels of the first along the axis, one line per level of the second.
+
+    Parallel lines mean that there is no interaction.
+    """
     shown = study.interactions[:INTERACTIONS]
     drawing, axes = ink.grid(len(shown), 10.4 / min(3, len(shown)), 3.1)
     ink.place(drawing, 0.6, 0.5, top=0.35, gap=0.6)
@@ -68,13 +71,13 @@ def interactions_figure(study: Study) -> Figure:
         legend = axis.legend(title=second, fontsize=8, title_fontsize=8, facecolor=ink.PAPER, labelcolor=ink.INK)
         legend.get_frame().set_linewidth(0)
         legend.get_title().set_color(ink.MUTED)
-        ink.entitle(axis, "" if table.attrs["whole"] else "not all combinations run alike")
+        ink.entitle(axis, "" if table.attrs["whole"] else "some combinations were not run")
     return drawing
 
 
 def ranks_figure(study: Study) -> Figure:
-    """Critical-difference diagram (Demšar 2006, figure 1): mean ranks, the best on top, and bars over those not told
-    apart.
+    """Draws a critical-difference diagram (Demšar 2006, figure 1): mean ranks, the best on top, and bars that join
+    settings without a significant difference.
     """
     ranks = study.ranks
     assert ranks is not None
@@ -94,17 +97,17 @@ def ranks_figure(study: Study) -> Figure:
 
 
 def price_figure(study: Study) -> Figure:
-    """Quality against milliseconds and against megabytes; the fronts are joined."""
+    """Draws quality against milliseconds and against megabytes, with both Pareto fronts."""
     drawing, axes = ink.grid(2, 5.2, 3.7)
     ink.place(drawing, 0.7, 0.5, gap=0.75)
-    _price(axes[0], study, "ms_per_image", "fastest", "milliseconds an image")
+    _price(axes[0], study, "ms_per_image", "fastest", "milliseconds per image")
     _price(axes[1], study, "model_mb", "smallest", "megabytes of the model")
     return drawing
 
 
 def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
     rows, seeds = study.summaries.set_index("setting").reindex(names), []
-    for name in names:  # of each seed that all data sets have the mean over them
+    for name in names:  # mean over the data sets for each seed that all of them have
         series = [study.view.series[name, block] for block in study.view.blocks if name in study.view.variants]
         shared = sorted(set.intersection(*map(set, series))) if series else []
         seeds.append([float(np.mean([one[seed] for one in series])) for seed in shared])
@@ -130,7 +133,7 @@ def _forest(
     marked: pd.Series,
     dots: Sequence[Sequence[float]] = (),
 ) -> None:
-    """A row each, the first on top. Intervals that are far wider than what lies between the means are cut off."""
+    """Draws one row per mean, the first on top. Intervals far wider than the range of the means are cut off."""
     shown = np.concatenate([means, *dots, [] if dots else [0.0]])
     low, high = _room(shown, 0.6)
     rows, colours = np.arange(len(means)), np.where(marked, ink.NOK, ink.OK)
@@ -145,45 +148,45 @@ def _forest(
 
 
 def _room(values: np.ndarray | pd.Series, share: float) -> tuple[float, float]:
-    """The range of the values and this share of it on both sides."""
+    """Returns the range of the values, extended on both sides by a share of its width."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = share * (high - low) or 1e-3
     return low - room, high + room
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Of a figure's rows; of long ones the middle is left out, so that there is room for the figure."""
+    """Returns row labels; the middle of long ones is left out."""
     head = LONGEST // 3
     tail = LONGEST - head - 1
     return [name if len(name) <= LONGEST else f"{name[:head]}…{name[-tail:]}" for name in names]
 
 
 def _width(names: Sequence[str]) -> float:
-    """Inches that the labels of the rows take."""
+    """Returns the width of the row labels in inches."""
     return 0.8 + 0.075 * max(map(len, _labels(names)))
 
 
 def _frame(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure of one row a name."""
+    """Creates a figure with one row per name."""
     drawing, axis = ink.figure(10.4, 0.75 + ROW * len(names))
     ink.place(drawing, _width(names) - 0.5, 0.55)
     return drawing, axis
 
 
 def _price(axis: Axes, study: Study, cost: str, on_front: str, words: str) -> None:
-    known = study.summaries.dropna(subset=[cost]).sort_values(cost)
+    measured = study.summaries.dropna(subset=[cost]).sort_values(cost)
     axis.set_xlabel(words)
     axis.set_ylabel(title(study.metric))
-    if known.empty:
+    if measured.empty:
         axis.text(0.5, 0.5, "not measured", color=ink.MUTED, ha="center", va="center", transform=axis.transAxes)
         return
-    behind, first = known[~known[on_front]], known[known[on_front]]
-    axis.step(first[cost], first["mean"], where="post", color=ink.NOK, linewidth=1.2, alpha=0.6)
-    axis.scatter(behind[cost], behind["mean"], s=30, color=ink.OK_PALE, edgecolors=ink.OK, zorder=3)
-    axis.scatter(first[cost], first["mean"], s=44, color=ink.NOK, zorder=4)
+    dominated, front = measured[~measured[on_front]], measured[measured[on_front]]
+    axis.step(front[cost], front["mean"], where="post", color=ink.NOK, linewidth=1.2, alpha=0.6)
+    axis.scatter(dominated[cost], dominated["mean"], s=30, color=ink.OK_PALE, edgecolors=ink.OK, zorder=3)
+    axis.scatter(front[cost], front["mean"], s=44, color=ink.NOK, zorder=4)
     axis.margins(0.14)
     middle = sum(axis.get_xlim()) / 2
-    for name, x, y in first[["setting", cost, "mean"]].head(LABELLED).itertuples(index=False):
+    for name, x, y in front[["setting", cost, "mean"]].head(LABELLED).itertuples(index=False):
         right = x < middle
         axis.annotate(
             name, (x, y), xytext=(7 if right else -7, 6), textcoords="offset points",

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: compare.html with all in it, compare.md, its tables and figures."""
+"""Writes the results of a comparison: compare.html, compare.md, tables and figures."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +21,10 @@ from anomalib_lite.report import ink
 from anomalib_lite.report.words import title
 from anomalib_lite.runs.atomic import atomic_path, write_text
 
-SEEDS = (3, 5, 10, 20)  # for which the visible difference is told
-Cell = tuple[str, Any]  # a text and its sort key, None where the text itself is the key
-Sheet = dict[str, Any]  # a table of the page: head, rows, and how many columns hold words
-# heading -> kind and name of `_column`
+SEEDS = (3, 5, 10, 20)  # numbers of seeds for which the detectable difference is shown
+Cell = tuple[str, Any]  # a text and its sort key; None: the text is the key
+Sheet = dict[str, Any]  # a table of the page: head, rows, and the number of text columns
+# heading -> (kind, name), the arguments of `_column`
 EFFECTS = {
     "mean": ("value", "mean"),
     "difference": ("gain", "difference"),
@@ -49,26 +49,30 @@ IMAGES = {
 }
 
 
-def write_all(found: Comparison, folder: Path) -> str:
-    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/; returns compare.md and
-    where the page lies."""
-    write_csv(found.table.rows, folder / "runs.csv")
+def write_all(comparison: Comparison, folder: Path) -> str:
+    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/ into a folder.
+
+    Returns:
+        The text of compare.md and the path of the page, for the terminal.
+    """
+    write_csv(comparison.table.rows, folder / "runs.csv")
     with atomic_path(folder / "runs.parquet") as temporary:
-        found.table.rows.to_parquet(temporary, index=False)
-    pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in found.studies]
+        comparison.table.rows.to_parquet(temporary, index=False)
+    pairs = [study.pairs.assign(data=study.view.title, metric=study.metric) for study in comparison.studies]
     write_csv(pd.concat(pairs).reindex(columns=["data", "metric", *pairs[0].columns[:-2]]), folder / "pairs.csv")
-    write_csv(found.images, folder / "images.csv")
-    document = words.document(found)
+    write_csv(comparison.images, folder / "images.csv")
+    document = words.document(comparison)
     write_text(folder / "compare.md", document)
-    for metric in found.metrics:
-        ink.save_png(figures.means_figure(found, metric), folder / "figures" / f"{metric}.png")
+    for metric in comparison.metrics:
+        ink.save_png(figures.means_figure(comparison, metric), folder / "figures" / f"{metric}.png")
     page = folder / "compare.html"
-    write_text(page, render_page(found))
+    write_text(page, render_page(comparison))
     return f"{document}\n\n{page}"
 
 
-def render_page(found: Comparison) -> str:
-    table = found.table
+def render_page(comparison: Comparison) -> str:
+    """Returns compare.html."""
+    table = comparison.table
     varied = " × ".join(f"{name} ({table.rows[name].nunique()})" for name in table.factors) or "seeds alone"
     seeds = table.rows["seed"].nunique()
     on = ", ".join(table.blocks) if len(table.blocks) <= 4 else f"{len(table.blocks)} data sets"
@@ -76,23 +80,23 @@ def render_page(found: Comparison) -> str:
         title=f"Comparison of {len(table.rows)} runs",
         subtitle=f"{varied}, on {on}; {seeds} seed{'s' if seeds != 1 else ''}",
         notes=table.notes,
-        views=[(view.title, len(view.variants)) for view in found.views],
+        views=[(view.title, len(view.variants)) for view in comparison.views],
         all_settings=len(table.variants),
-        metrics=[title(metric) for metric in found.metrics],
-        reference=found.reference,
-        parts=[_part(found, study) for study in tqdm(found.studies, "page", delay=2, leave=False)],
-        resamples=f"{found.resamples:,}",
+        metrics=[title(metric) for metric in comparison.metrics],
+        reference=comparison.reference,
+        parts=[_part(comparison, study) for study in tqdm(comparison.studies, "page", delay=2, leave=False)],
+        resamples=f"{comparison.resamples:,}",
         left_out=_sheet(pd.DataFrame(table.left_out, columns=["run", "state", "reason"])),
         gaps=_sheet(find_gaps(table)),
-        images=_sheet(found.images, ["data", "setting", "seed", "verdict"], IMAGES),
-        margin=found.margin,
-        runs=_runs(found),
+        images=_sheet(comparison.images, ["data", "setting", "seed", "verdict"], IMAGES),
+        margin=comparison.margin,
+        runs=_runs(comparison),
     )
 
 
-def _part(found: Comparison, study: Study) -> dict[str, Any]:
-    """What the template lays out of one study."""
-    needed, places = [(n, words.visible(study, n)) for n in SEEDS], digits(study.metric)
+def _part(comparison: Comparison, study: Study) -> dict[str, Any]:
+    """Returns the template's variables for one study."""
+    detectable, places = [(n, words.visible(study, n)) for n in SEEDS], digits(study.metric)
     priced = study.summaries[["ms_per_image", "model_mb"]].notna().any(axis=None)
     drawn: dict[str, tuple[Callable[[Study], Figure], bool]] = {
         "settings_figure": (figures.settings_figure, True),
@@ -103,23 +107,23 @@ def _part(found: Comparison, study: Study) -> dict[str, Any]:
         "interactions": (figures.interactions_figure, bool(study.interactions)),
     }
     return {
-        "view": [view.title for view in found.views].index(study.view.title),
-        "metric": found.metrics.index(study.metric),
-        "commands": words.best_commands(found, study),
+        "view": [view.title for view in comparison.views].index(study.view.title),
+        "metric": comparison.metrics.index(study.metric),
+        "commands": words.best_commands(comparison, study),
         "sentences": words.findings(study) + words.cautions(study),
-        "settings": _settings(found, study),
+        "settings": _settings(comparison, study),
         "effects": _effects(study) if len(study.effects) else None,
         "pairs": _pairs(study) if len(study.pairs) else None,
-        "seeds": [(n, number(least, places)) for n, least in needed if least],
+        "seeds": [(n, number(least, places)) for n, least in detectable if least],
     } | {
-        name: Markup(ink.to_svg(draw(study))) if there else ""  # noqa: S704 - our own drawing
-        for name, (draw, there) in drawn.items()
+        name: Markup(ink.to_svg(draw(study))) if needed else ""  # noqa: S704 - our own drawing
+        for name, (draw, needed) in drawn.items()
     }
 
 
-def _settings(found: Comparison, study: Study) -> Sheet:
-    rows, factors = study.summaries.sort_values(["best", "mean"], ascending=False), found.table.factors
-    chosen = pd.DataFrame([found.table.variants[s] for s in rows["setting"]], rows.index, factors)
+def _settings(comparison: Comparison, study: Study) -> Sheet:
+    rows, factors = study.summaries.sort_values(["best", "mean"], ascending=False), comparison.table.factors
+    chosen = pd.DataFrame([comparison.table.variants[s] for s in rows["setting"]], rows.index, factors)
     shown = {
         "mean": ("value", "mean"),
         "deviation": ("value", "deviation"),
@@ -143,10 +147,10 @@ def _pairs(study: Study) -> Sheet:
     return _sheet(rows, ["setting", "less", "verdict"], PAIRS, digits(study.metric), rows["significant"])
 
 
-def _runs(found: Comparison) -> Sheet:
-    rows, factors = found.table.rows, found.table.factors
-    costs = [name for name in COSTS if name in rows and name not in found.metrics]
-    shown = {"seed": ("count", "seed")} | {name: ("metric", name) for name in (*found.metrics, *costs)}
+def _runs(comparison: Comparison) -> Sheet:
+    rows, factors = comparison.table.rows, comparison.table.factors
+    costs = [name for name in COSTS if name in rows and name not in comparison.metrics]
+    shown = {"seed": ("count", "seed")} | {name: ("metric", name) for name in (*comparison.metrics, *costs)}
     return _sheet(rows, ["run", "data", *factors], shown)
 
 
@@ -157,7 +161,15 @@ def _sheet(
     places: int = 4,
     marked: pd.Series | None = None,
 ) -> Sheet:
-    """texts: the columns of words on the left, by default all. shown: heading -> (kind, name) of `_column`."""
+    """Lays out a table of the page.
+
+    Args:
+        rows: The data.
+        texts: Text columns on the left; by default all columns.
+        shown: Heading -> (kind, name), see `_column`.
+        places: Decimals.
+        marked: Which rows are highlighted.
+    """
     texts, shown = list(rows) if texts is None else texts, shown or {}
     columns = [[(str(text), None) for text in rows[name]] for name in texts]
     columns += [_column(rows, kind, name, places) for kind, name in shown.values()]
@@ -168,16 +180,21 @@ def _sheet(
 
 
 def _column(rows: pd.DataFrame, kind: str, name: str, places: int) -> list[Cell]:
-    """kind: p, share, (gain) range, value, gain, metric or count; name: the column, or what an interval's two begin
-    with. The key of NaN is empty, which stays at the end of every order.
+    """Formats a column with its sort keys; the key of NaN is empty, so that NaN is sorted last in either direction.
+
+    Args:
+        rows: The data.
+        kind: p, share, range, gain range, value, gain, metric or count.
+        name: The column, or for an interval the prefix of its two columns.
+        places: Decimals.
     """
     signed, places = kind.startswith("gain"), {"metric": digits(name), "count": 0, "share": 2}.get(kind, places)
     values = rows[f"{name}low" if kind.endswith("range") else name]
     if kind.endswith("range"):
-        said = [words.span(low, high, places, signed) for low, high in zip(values, rows[f"{name}high"], strict=True)]
+        texts = [words.span(low, high, places, signed) for low, high in zip(values, rows[f"{name}high"], strict=True)]
     elif kind == "share":
         spans = _column(rows, "range", f"{name}_", places)
-        said = [f"{number(share, places)} ({ends})" for share, (ends, _) in zip(values, spans, strict=True)]
+        texts = [f"{number(share, places)} ({ends})" for share, (ends, _) in zip(values, spans, strict=True)]
     else:
-        said = [words.probability(v) if kind == "p" else number(v, places, signed) for v in values]
-    return [(text, "" if math.isnan(value) else value) for text, value in zip(said, values, strict=True)]
+        texts = [words.probability(v) if kind == "p" else number(v, places, signed) for v in values]
+    return [(text, "" if math.isnan(value) else value) for text, value in zip(texts, values, strict=True)]

@@ -1,4 +1,4 @@
-"""Runs as a comparison reads them: where they lie, what each was and measured, or why it does not count."""
+"""Finds and reads the runs of a comparison: configuration, metrics and costs, or why a run does not count."""
 
 import glob
 import math
@@ -14,15 +14,17 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.settings import conf_dir
 
-MARKS = ("status.json", "config.yaml")  # a run's folder has one of them from its first moments on
+MARKS = ("status.json", "config.yaml")  # a run folder has one of them from its start
 COSTS = ("train_seconds", "ms_per_image", "model_mb")
 
 
 def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
-    """The folders of all runs that the patterns name, each once, in order of their paths.
+    """Returns the folders of all runs that match the patterns, without duplicates, sorted by path.
 
-    What lies inside a run's folder, e.g. its later evaluations, is found only where a pattern names it.
-    Errors: UserError for a pattern that names nothing, or nothing that holds a run.
+    Runs inside a run folder, e.g. its later evaluations, are found only if a pattern names them.
+
+    Raises:
+        UserError: A pattern matches nothing, or no run.
     """
     found: set[Path] = set()
     for pattern in patterns:
@@ -30,19 +32,19 @@ def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
         places = [Path(text)] if os.path.exists(text) else [Path(p) for p in glob.glob(text, recursive=True)]
         runs = {run.resolve() for place in places for run in _below(place)}
         if not runs:
-            there = "holds no run" if places else "does not exist"
+            problem = "contains no run" if places else "does not exist"
             raise UserError(
-                f"{text} {there} (looked from {Path.cwd()}). Name run folders, folders that hold them or a "
+                f"{text} {problem} (relative to {Path.cwd()}). Name run folders, folders that contain them or a "
                 "glob, e.g. runs=runs/augmentation or runs='[runs/a, runs/b/*-s0-*]'."
             )
         found |= runs
     if not found:
-        raise UserError("runs names nothing: give a folder of runs, e.g. runs=runs/augmentation.")
+        raise UserError("runs is empty: give a folder of runs, e.g. runs=runs/augmentation.")
     return sorted(found)
 
 
 def common_folder(runs: Iterable[Path]) -> Path:
-    """The folder below which all of them lie."""
+    """Returns the deepest folder that contains all runs."""
     return Path(os.path.commonpath([run.absolute().parent for run in runs]))
 
 
@@ -51,13 +53,13 @@ def _is_run(folder: Path) -> bool:
 
 
 def _below(place: Path) -> Iterator[Path]:
-    """A multirun's jobs wrote their runs side by side with other runs of the same experiment."""
+    """Yields the run folders below a folder; for a multirun's folder, those of its experiment, which lie elsewhere."""
     if (place / "multirun.yaml").is_file():
         settings = yaml.safe_load((place / "multirun.yaml").read_text())["hydra"]
         chosen = dict(o.lstrip("+").partition("=")[::2] for o in settings["overrides"]["task"])
         preset = conf_dir() / "experiment" / f"{chosen.get('experiment')}.yaml"
-        usual = yaml.safe_load(preset.read_text()) if preset.is_file() else {}
-        place = place.parents[1] / (chosen.get("experiment_name") or usual.get("experiment_name") or "default")
+        defaults = yaml.safe_load(preset.read_text()) if preset.is_file() else {}
+        place = place.parents[1] / (chosen.get("experiment_name") or defaults.get("experiment_name") or "default")
     for folder, inner, _ in os.walk(place):
         if _is_run(Path(folder)):
             inner.clear()
@@ -66,8 +68,12 @@ def _below(place: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """`trouble` says why the run does not count; None where it does. `choices`: config group -> option, the network's
-    name of `backbone=timm`. `values`: metrics and costs by name.
+    """A run of the comparison.
+
+    Attributes:
+        trouble: Why the run does not count; None if it does.
+        choices: Config group -> option; for `backbone=timm` the name of the network.
+        values: Metrics and costs by name.
     """
 
     folder: Path
@@ -86,8 +92,8 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A run that was killed, or whose files are torn, says so in `trouble`."""
-    inside = _is_run(folder.parent)  # a later evaluation of the training around it
+    """Reads a run; `trouble` says if it was killed or if its files are damaged."""
+    inside = _is_run(folder.parent)  # a later evaluation, inside the folder of its training
     name = f"{folder.parent.name}/{folder.name}" if inside else folder.name
     run = RunFolder(folder)
     parts = {"status.json": run.status}
@@ -95,7 +101,7 @@ def read_run(folder: Path) -> Run:
     if state == "done":
         parts |= {"config.yaml": run.config, "environment.json": run.environment, "metrics.json": run.metrics}
     if run.torn:
-        return Run(folder, name, "unreadable", f"{run.torn[0]} is torn")
+        return Run(folder, name, "unreadable", f"{run.torn[0]} is damaged")
     if missing := [file for file, content in parts.items() if not content]:
         return Run(folder, name, state, f"{missing[0]} is missing")
     if state == "unfinished":
@@ -107,11 +113,11 @@ def read_run(folder: Path) -> Run:
         )
     values = _metrics(run.metrics)
     if not any(map(math.isfinite, values.values())):
-        return Run(folder, name, state, "metrics.json holds no figure: there were no labelled test images")
+        return Run(folder, name, state, "metrics.json contains no metric: there were no labelled test images")
     config, own = parts["config.yaml"], parts["environment.json"]
     training = folder.parent if inside else Path(config.get("run") or folder)
-    asked = own if training == folder else RunFolder(training).environment
-    choices = {group: str(option) for group, option in (asked.get("choices") or {}).items() if option is not None}
+    recorded = own if training == folder else RunFolder(training).environment
+    choices = {group: str(option) for group, option in (recorded.get("choices") or {}).items() if option is not None}
     if choices.get("backbone") == "timm":
         choices["backbone"] = str(config["backbone"]["name"])
     return Run(
@@ -120,7 +126,7 @@ def read_run(folder: Path) -> Run:
         state,
         config=config,
         choices=choices,
-        overrides=asked.get("overrides") or [],
+        overrides=recorded.get("overrides") or [],
         seed=int(config.get("seed", 0)),
         fingerprint=own.get("data_fingerprint"),
         machine=", ".join(str(own[key]) for key in ("gpu", "cpu") if own.get(key)),
@@ -131,12 +137,12 @@ def read_run(folder: Path) -> Run:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of all images, and the image AUROC of each defect type; what was not measured is NaN."""
+    """Returns the metrics over all images, and the image AUROC of each defect type; NaN if not measured."""
     plain = {k: _number(v) for k, v in metrics.items() if not (isinstance(v, dict | list) or k.endswith("_threshold"))}
     defects = metrics.get("per_defect") or {}
     return plain | {f"{name}_image_auroc": _number(row.get("image_auroc")) for name, row in defects.items()}
 
 
 def _number(value: Any) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known else math.nan
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan

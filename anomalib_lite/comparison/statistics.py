@@ -1,4 +1,4 @@
-"""Estimates and tests: over seeds, each data set a stratum of its own and of the same weight; and over test images."""
+"""Estimates and tests over seeds, with data sets as strata of equal weight, and over test images."""
 
 import functools
 import math
@@ -9,33 +9,33 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-Strata = Sequence[np.ndarray]  # one array (n,) a data set: a value for each seed
+Strata = Sequence[np.ndarray]  # one array (n,) per data set, with one value per seed
 
 SIGNIFICANT = 0.05
 CONFIDENCE = 1 - SIGNIFICANT  # of all intervals
-ROOM = 4  # the least p of the sign flips must lie this far below what is asked for
-EXACT = 14  # pairs up to which all 2^n sign patterns are gone through
-DRAWN = 20_000  # sign patterns beyond that
-BLOCKS, SETTINGS = 5, 3  # from which on ranks over data sets say something
-EDGE = 1e-9  # of an area, beside 0 and 1, where its variance vanishes
-ROUNDING = 1e-12  # relative: sums of the same differences in another order are the same
+ROOM = 4  # the smallest p that sign flips can reach must be this many times smaller than the required p
+EXACT = 14  # pairs up to which all 2^n sign patterns are enumerated
+DRAWN = 20_000  # sign patterns drawn for more pairs
+BLOCKS, SETTINGS = 5, 3  # fewest data sets and settings for which ranks are computed
+EDGE = 1e-9  # distance of an AUROC from 0 and 1, where its variance vanishes
+ROUNDING = 1e-12  # relative tolerance for sums of the same differences in another order
 
 
 class Interval(NamedTuple):
-    """NaN where it cannot be computed."""
+    """A confidence interval; NaN if it cannot be computed."""
 
     low: float = math.nan
     high: float = math.nan
 
 
 def mean(strata: Strata) -> float:
-    """The mean over the data sets of each one's mean over seeds."""
+    """Averages over seeds, then over data sets."""
     return float(np.mean([values.mean() for values in strata]))
 
 
 def spread(strata: Strata) -> tuple[float, float]:
-    """The standard error of the mean, and its degrees of freedom. Variances of the data sets are not taken to be equal
-    (Welch 1947; Satterthwaite 1946). A data set with one seed has no variance: both are then NaN.
+    """Returns the standard error of the mean and its degrees of freedom, without assuming equal variances of the data
+    sets (Welch 1947; Satterthwaite 1946). Both are NaN if a data set has only one seed.
     """
     if any(len(values) < 2 for values in strata):
         return math.nan, math.nan
@@ -46,35 +46,36 @@ def spread(strata: Strata) -> tuple[float, float]:
 
 
 def student(strata: Strata) -> Interval:
-    """Student's interval of the mean: exact for normal values of one data set, however few."""
+    """Returns Student's interval of the mean, which is exact for normal values of one data set."""
     error, freedom = spread(strata)
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     return Interval(mean(strata) - half, mean(strata) + half)
 
 
 def within(strata: Strata) -> float:
-    """Standard deviation between seeds, pooled over the data sets; NaN where no data set has two seeds."""
+    """Returns the standard deviation between seeds, pooled over data sets; NaN if no data set has two seeds."""
     freedom = sum(len(values) - 1 for values in strata)
     squares = sum(float(((values - values.mean()) ** 2).sum()) for values in strata)
     return math.sqrt(squares / freedom) if freedom else math.nan
 
 
 def means(*draws: np.ndarray) -> np.ndarray:
-    """The mean over data sets of the means over seeds: arrays (resamples, n) -> (resamples,)."""
+    """Averages over seeds, then over data sets: arrays (resamples, n) -> (resamples,)."""
     return np.mean([draw.mean(axis=1) for draw in draws], axis=0)
 
 
 def interquartile_means(*draws: np.ndarray) -> np.ndarray:
-    """The mean of the middle half of all data sets' values together: arrays (resamples, n) -> (resamples,)."""
-    together = np.sort(np.concatenate(draws, axis=1), axis=1)
-    cut = together.shape[1] // 4
-    return together[:, cut : together.shape[1] - cut].mean(axis=1)
+    """Averages the middle half of the pooled values of all data sets: arrays (resamples, n) -> (resamples,)."""
+    pooled = np.sort(np.concatenate(draws, axis=1), axis=1)
+    cut = pooled.shape[1] // 4
+    return pooled[:, cut : pooled.shape[1] - cut].mean(axis=1)
 
 
 def improvements(*draws: np.ndarray) -> np.ndarray:
-    """How often a run of one setting has a higher value than a run of the other on the same data, a tie counting half:
-    the Mann-Whitney U statistic over the number of pairs, its mean over the data sets. The first half of the arrays
-    (resamples, n) is the one setting's, the second the other's.
+    """Estimates how often a run of one setting has a higher value than a run of the other on the same data.
+
+    Ties count half: this is the Mann-Whitney U statistic divided by the number of pairs, averaged over data sets. The
+    first half of the arrays (resamples, n) belongs to the one setting, the second half to the other.
     """
     half = len(draws) // 2
     pairs = zip(draws[:half], draws[half:], strict=True)
@@ -84,8 +85,8 @@ def improvements(*draws: np.ndarray) -> np.ndarray:
 def bootstrap(
     strata: Strata, statistic: Callable[..., np.ndarray], resamples: int, generator: np.random.Generator
 ) -> Interval:
-    """Percentile interval; each stratum's seeds are drawn again with replacement (Agarwal et al. 2021, section 4).
-    Unknown where no stratum has two seeds, since nothing could be drawn differently.
+    """Returns the percentile interval from resampling the seeds within each stratum (Agarwal et al. 2021, section 4);
+    NaN if no stratum has two seeds.
     """
     if all(len(values) < 2 for values in strata):
         return Interval()
@@ -95,9 +96,15 @@ def bootstrap(
 
 
 class Difference(NamedTuple):
-    """Of two settings. `p_student` is the p of the paired t test, `p_flips` the exact one of the sign-flip test, and
-    `p_least` the smallest that so many pairs allow it. `varies` says what the pairs differ in: "seeds", "data sets"
-    (one seed each), or "" where there is only one pair.
+    """The difference between two settings, with its tests.
+
+    Attributes:
+        p_student: p of the paired t test.
+        p_flips: p of the sign-flip test.
+        p_least: The smallest p that the sign-flip test can give with this number of pairs.
+        varies: What varies between pairs: "seeds", "data sets" (one seed each), or "" with a single pair.
+        deviation: Standard deviation of the differences between seeds.
+        constant: Whether all differences within a data set are equal, so that there is no t test.
     """
 
     mean: float
@@ -107,17 +114,17 @@ class Difference(NamedTuple):
     p_least: float
     pairs: int
     varies: str
-    deviation: float  # of the differences between seeds
-    constant: bool  # all differences of a data set are the same, so that a t test has nothing to go by
+    deviation: float
+    constant: bool
 
     def flips_decide(self, rows: int) -> bool:
-        """Whether the sign flips have a say: they need no normality and no equal spreads, but enough pairs to reach
-        significance after a correction for so many rows, and not only just.
+        """Whether the sign-flip test counts: there are enough pairs for it to reach significance, with some margin,
+        after a correction for the number of table rows.
         """
         return self.constant or (self.varies != "" and self.p_least <= SIGNIFICANT / (ROOM * rows))
 
     def p(self, rows: int) -> float:
-        """The larger p of both tests where the sign flips decide, else Student's; NaN with one pair."""
+        """Returns the larger p of both tests if the sign-flip test counts, else Student's; NaN with one pair."""
         if not self.flips_decide(rows):
             return self.p_student
         return self.p_flips if self.constant else max(self.p_flips, self.p_student)
@@ -127,10 +134,14 @@ UNTESTED = Difference(math.nan, Interval(), math.nan, math.nan, math.nan, 0, "",
 
 
 def difference(strata: Strata, generator: np.random.Generator) -> Difference:
-    """strata: one array a data set, the differences of its seeds; without any nothing is known.
+    """Tests the mean of paired differences.
 
-    Data sets in which one seed alone is paired say nothing about seeds, and are left out where others have more.
-    Where all have one, the data sets are taken as a sample of all such data sets (Demšar 2006, section 3.2).
+    Data sets with only one pair are left out if others have more. If all have one, the data sets are treated as a
+    sample of data sets (Demšar 2006, section 3.2).
+
+    Args:
+        strata: The differences, one array per data set; may be empty.
+        generator: Draws the sign patterns if there are too many to enumerate.
     """
     if not strata:
         return UNTESTED
@@ -147,32 +158,32 @@ def difference(strata: Strata, generator: np.random.Generator) -> Difference:
 
 
 def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, float]:
-    """Two-sided p of the mean difference among those with each sign flipped or not, and the least p possible.
+    """Computes the sign-flip test of the mean difference; returns its two-sided p and the smallest p possible.
 
-    It assumes only that without an effect each difference is as likely as its negative (Fisher 1935, section 21).
-    Exact up to 14 pairs; beyond, by random signs, the observed ones counted among them.
+    The test assumes only that without an effect each difference is as likely as its negative (Fisher 1935, section 21).
+    It is exact up to 14 pairs; beyond, it uses random signs and counts the observed ones among them.
     """
     weighted = np.concatenate([values / (len(values) * len(strata)) for values in strata])
-    n, bar = len(weighted), abs(weighted.sum()) * (1 - ROUNDING)
+    n, observed = len(weighted), abs(weighted.sum()) * (1 - ROUNDING)
     if n <= EXACT:
-        return float((np.abs(_patterns(n) @ weighted) >= bar).mean()), 2.0 / 2**n
-    reached = np.abs(generator.choice((-1, 1), (DRAWN, n)) @ weighted) >= bar
-    return float((reached.sum() + 1) / (DRAWN + 1)), 1.0 / (DRAWN + 1)
+        return float((np.abs(_patterns(n) @ weighted) >= observed).mean()), 2.0 / 2**n
+    extreme = np.abs(generator.choice((-1, 1), (DRAWN, n)) @ weighted) >= observed
+    return float((extreme.sum() + 1) / (DRAWN + 1)), 1.0 / (DRAWN + 1)
 
 
 @functools.cache
 def _patterns(n: int) -> np.ndarray:
-    """All signs of n differences, (2^n, n)."""
+    """Returns all sign patterns of n differences, (2^n, n)."""
     return (1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)).astype(np.float64)
 
 
 def pairs_needed(rows: int) -> int:
-    """The number of pairs from which on the sign flips decide in a table of so many rows."""
+    """Returns the number of pairs from which on the sign-flip test counts in a table with this number of rows."""
     return math.ceil(math.log2(2 * ROOM * rows / SIGNIFICANT))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p values corrected for their number (Holm 1979); NaN, a pair without a test, does not count."""
+    """Corrects p values for multiple tests (Holm 1979); NaN, a pair without a test, is not counted."""
     values = np.asarray(p, dtype=float)
     corrected = np.full(len(values), math.nan)
     order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
@@ -181,43 +192,49 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: float = 0.8) -> float:
-    """The least effect, in standard deviations of the differences, that a two-sided paired t test finds with this
-    probability (Cohen 1988, chapter 2). Infinite with a single seed.
+    """Returns the smallest effect that a two-sided paired t test finds with the given power (Cohen 1988, chapter 2).
+
+    The effect is in standard deviations of the differences; it is infinite with a single seed.
     """
     freedom = blocks * (seeds - 1)
     if freedom < 1:
         return math.inf
     critical, root = stats.t.ppf(1 - alpha / 2, freedom), math.sqrt(blocks * seeds)
 
-    def lacking(effect: float) -> float:
+    def excess_power(effect: float) -> float:
         return float(stats.nct.sf(critical, freedom, effect * root)) - power  # the other tail is below alpha / 2
 
-    return float(optimize.brentq(lacking, 0, 20 * critical / root, xtol=1e-6))
+    return float(optimize.brentq(excess_power, 0, 20 * critical / root, xtol=1e-6))
 
 
 def auroc_interval(nok: np.ndarray, scores: np.ndarray) -> Interval:
-    """All areas that those found could be drawn from, by their variance at the true area (Newcombe, "Confidence
-    intervals for an effect size measure based on the Mann-Whitney statistic", Statistics in Medicine 2006, part 2,
-    method 5). Unlike percentiles of resampled images, it has a width where none is confused. nok: bool (n,), of both
-    kinds.
+    """Returns Newcombe's score interval of an AUROC over its images (Newcombe, "Confidence intervals for an effect size
+    measure based on the Mann-Whitney statistic", Statistics in Medicine 2006, part 2, method 5).
+
+    It contains all AUROCs from which the observed one is plausible, given the variance at that AUROC. Unlike a
+    percentile bootstrap over images, it has a width even if the ranking is perfect.
+
+    Args:
+        nok: bool (n,), with both classes.
+        scores: (n,).
     """
     ones, zeros = int(nok.sum()), int((~nok).sum())
-    found = float(stats.mannwhitneyu(scores[nok], scores[~nok]).statistic) / (ones * zeros)
+    observed = float(stats.mannwhitneyu(scores[nok], scores[~nok]).statistic) / (ones * zeros)
     z, more = stats.norm.ppf(0.5 + CONFIDENCE / 2), (ones + zeros) / 2 - 1
 
-    def beyond(area: float) -> float:
+    def score(area: float) -> float:
         spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
-        return float((area - found) ** 2 - z**2 * area * (1 - area) / (ones * zeros) * spread)
+        return float((area - observed) ** 2 - z**2 * area * (1 - area) / (ones * zeros) * spread)
 
-    low = optimize.brentq(beyond, EDGE, min(found, 1 - EDGE)) if found else 0.0
-    return Interval(low, optimize.brentq(beyond, max(found, EDGE), 1 - EDGE) if found < 1 else 1.0)
+    low = optimize.brentq(score, EDGE, min(observed, 1 - EDGE)) if observed else 0.0
+    return Interval(low, optimize.brentq(score, max(observed, EDGE), 1 - EDGE) if observed < 1 else 1.0)
 
 
 def areas(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC of two runs with the same images, (2,), and their covariance, (2, 2) (DeLong, DeLong and Clarke-Pearson
-    1988, by ranks: Sun and Xu 2014). nok: bool (n,), at least two of both kinds.
+    """Returns the AUROCs (2,) of two runs on the same images, and their covariance (2, 2) (DeLong, DeLong and
+    Clarke-Pearson 1988; computed from ranks as in Sun and Xu 2014). nok: bool (n,), at least two of each class.
     """
-    over_ok, over_nok = [], []  # for each NOK image the share of OK ones below it, and the other way round
+    over_ok, over_nok = [], []  # per NOK image the share of OK images below it, and vice versa
     for scores in (a, b):
         ranks, of_nok, of_ok = (stats.rankdata(s) for s in (scores, scores[nok], scores[~nok]))
         over_ok.append((ranks[nok] - of_nok) / (~nok).sum())
@@ -226,30 +243,37 @@ def areas(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np
 
 
 def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, Interval, float]:
-    """AUROC of a first run less that of a second one with the same images, its interval, and DeLong's two-sided p, NaN
-    where both rank all images alike.
+    """Compares the AUROCs of two runs on the same images.
 
-    The interval joins those of both areas, by how much these go together (Zou, "Toward using confidence intervals to
-    compare correlations", Psychological Methods 2007): DeLong's own has no width where neither run confuses an image.
+    The interval combines the intervals of both AUROCs, given their correlation (Zou, "Toward using confidence intervals
+    to compare correlations", Psychological Methods 2007), because DeLong's has zero width if both rankings are perfect.
+
+    Returns:
+        The difference a - b, its interval, and DeLong's two-sided p, which is NaN if both rank all images alike.
     """
-    found, covariance = areas(nok, a, b)
-    difference, error = float(found[0] - found[1]), math.sqrt(max(0.0, covariance.trace() - 2 * covariance[0, 1]))
+    aurocs, covariance = areas(nok, a, b)
+    difference, error = float(aurocs[0] - aurocs[1]), math.sqrt(max(0.0, covariance.trace() - 2 * covariance[0, 1]))
     p = float(2 * stats.norm.sf(abs(difference) / error)) if error > EDGE else math.nan
     spread = math.sqrt(covariance[0, 0] * covariance[1, 1])
-    together = covariance[0, 1] / spread if spread else 0.0
+    correlation = covariance[0, 1] / spread if spread else 0.0
     one, other = (auroc_interval(nok, scores) for scores in (a, b))
 
     def reach(first: float, second: float) -> float:
-        return math.sqrt(max(0.0, first**2 - 2 * together * first * second + second**2))
+        return math.sqrt(max(0.0, first**2 - 2 * correlation * first * second + second**2))
 
-    low = difference - reach(found[0] - one.low, other.high - found[1])
-    return difference, Interval(low, difference + reach(one.high - found[0], found[1] - other.low)), p
+    low = difference - reach(aurocs[0] - one.low, other.high - aurocs[1])
+    return difference, Interval(low, difference + reach(one.high - aurocs[0], aurocs[1] - other.low)), p
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Of settings over data sets, the best first. `mean`: ranks from 1, ties share theirs; those that differ by less
-    than `critical` are not told apart. `p`: of Friedman's test that all are alike. `blocks`: number of data sets.
+    """Ranks of settings over data sets, the best first.
+
+    Attributes:
+        mean: Mean ranks from 1; ties share their rank.
+        critical: Mean ranks that differ by less are not significantly different.
+        p: Of Friedman's test that all settings are equal.
+        blocks: Number of data sets.
     """
 
     settings: tuple[str, ...]
@@ -260,7 +284,7 @@ class Ranks:
 
     @property
     def alike(self) -> list[tuple[int, int]]:
-        """The longest runs of settings, first and last place, whose mean ranks differ by less than `critical`."""
+        """First and last index of each longest group of settings whose mean ranks differ by at most `critical`."""
         reach = [max(k for k in range(len(self.mean)) if self.mean[k] - r <= self.critical) for r in self.mean]
         runs = [(first, last) for first, last in enumerate(reach) if last > first]
         return [run for run in runs if not any(o[0] <= run[0] and run[1] <= o[1] and o != run for o in runs)]
@@ -269,15 +293,20 @@ class Ranks:
         first = ", ".join(f"{name} ({rank:.2f})" for name, rank in zip(self.settings[:3], self.mean, strict=False))
         return (
             f"Mean ranks over {self.blocks} data sets: {first}. Friedman's p is {self.p:.2g}; mean ranks less than "
-            f"{self.critical:.2f} apart are not told apart (Nemenyi)."
+            f"{self.critical:.2f} apart are not significantly different (Nemenyi)."
         )
 
 
 def rank(settings: Sequence[str], values: np.ndarray) -> Ranks | None:
-    """Friedman's test and Nemenyi's critical difference (Demšar, "Statistical Comparisons of Classifiers over Multiple
-    Data Sets", JMLR 2006, section 3.2.2).
+    """Computes Friedman's test and Nemenyi's critical difference (Demšar, "Statistical Comparisons of Classifiers over
+    Multiple Data Sets", JMLR 2006, section 3.2.2).
 
-    values: (data sets, settings), more being better. None for fewer than 5 data sets or 3 settings.
+    Args:
+        settings: Their names.
+        values: (data sets, settings), larger is better.
+
+    Returns:
+        None with fewer than 5 data sets or 3 settings.
     """
     blocks, count = values.shape
     if blocks < BLOCKS or count < SETTINGS:

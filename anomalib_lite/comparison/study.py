@@ -1,4 +1,4 @@
-"""What metrics say of the settings: means, pairs, quality against its price; what other test images change."""
+"""Analyses metrics per setting: means, pairwise differences, quality against cost, and intervals over test images."""
 
 import itertools
 import math
@@ -20,18 +20,24 @@ from anomalib_lite.comparison.table import RunTable
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
 
-METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown unless others are asked for
-MANY = 10  # runs of a setting from which on its interquartile mean is shown
+METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown by default
+MANY = 10  # fewest runs of a setting for which the interquartile mean is shown
 RESAMPLES = 5000  # of the bootstrap
-MARGIN = 0.01  # of image AUROC: a difference that surely lies within it is practically none
+MARGIN = 0.01  # of image AUROC: a difference whose interval lies within it is practically zero
 IMAGE_COLUMNS = ["data", "setting", "seed", "auroc", "low", "high"]
 IMAGE_COLUMNS += ["difference", "difference_low", "difference_high", "p_holm"]
+NOT_SIGNIFICANT = "not significant"  # a verdict
 
 
 @dataclass(frozen=True)
 class Study:
-    """What one view says. `summaries`: `summarise`'s, with the costs. `effects`: see `marginal_effects`.
-    `interactions`: one table for each pair of factors.
+    """The analysis of one view.
+
+    Attributes:
+        summaries: See `summarise` and `price`.
+        pairs: See `compare_pairs`.
+        effects: See `marginal_effects`.
+        interactions: One table per pair of factors.
     """
 
     view: View
@@ -50,7 +56,7 @@ class Study:
 
     @property
     def ranks(self) -> Ranks | None:
-        """None where there are too few data sets or settings."""
+        """Mean ranks of the settings; None with too few data sets or settings."""
         view = self.view
         means = [
             [view.sign * float(np.mean([*view.series[v, b].values()])) for v in view.variants] for b in view.blocks
@@ -60,6 +66,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Comparison:
+    """The studies of all views and metrics."""
+
     table: RunTable
     reference: str | None
     metrics: list[str]
@@ -70,11 +78,11 @@ class Comparison:
 
     @property
     def views(self) -> list[View]:
-        """Each once, whatever the metric."""
+        """The distinct selections of data sets, over all metrics."""
         return list({study.view.title: study.view for study in self.studies}.values())
 
     def of(self, view: View) -> dict[str, Study]:
-        """Metric -> study."""
+        """Returns the studies of a view by metric."""
         return {study.metric: study for study in self.studies if study.view.title == view.title}
 
 
@@ -85,9 +93,17 @@ def compare(
     resamples: int = RESAMPLES,
     margin: float = MARGIN,
 ) -> Comparison:
-    """metrics: by default image AUROC, pixel AUROC and AUPRO. reference: a setting that all others are held against.
+    """Compares the settings of a table of runs.
 
-    Errors: UserError for a metric that no run has, or a reference that names no setting.
+    Args:
+        table: The runs.
+        metrics: By default image AUROC, pixel AUROC and AUPRO.
+        reference: The setting that all others are compared with; by default all pairs are compared.
+        resamples: Of the bootstrap.
+        margin: Of image AUROC, within which a difference is practically zero.
+
+    Raises:
+        UserError: No run has a metric, or the reference does not name a setting.
     """
     reference = None if reference is None else plan.find_reference(table, reference)
     metrics = _metrics(table, metrics)
@@ -105,25 +121,26 @@ def _study(table: RunTable, view: View, reference: str | None, resamples: int) -
     return Study(view, summaries, pairs, plan.marginal_effects(view, baselines, generator), plan.interactions(view))
 
 
-def _metrics(table: RunTable, asked: Sequence[str] | None) -> list[str]:
-    known = table.rows.drop(columns=["seed", *table.factors]).select_dtypes("number").dropna(axis=1, how="all")
-    if asked is None:
-        return [m for m in METRICS if m in known] or [m for m in known if m not in COSTS][:1]
-    if unknown := [name for name in asked if name not in known]:
-        raise UserError(f"metrics: no run measured {', '.join(unknown)}. There are: {', '.join(known)}.")
-    return list(asked)
+def _metrics(table: RunTable, names: Sequence[str] | None) -> list[str]:
+    measured = table.rows.drop(columns=["seed", *table.factors]).select_dtypes("number").dropna(axis=1, how="all")
+    if names is None:
+        return [m for m in METRICS if m in measured] or [m for m in measured if m not in COSTS][:1]
+    if unknown := [name for name in names if name not in measured]:
+        raise UserError(f"metrics: no run measured {', '.join(unknown)}. There are: {', '.join(measured)}.")
+    return list(names)
 
 
 def ends(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as two cells."""
+    """Returns the bounds of an interval as two table cells."""
     return {f"{name}low": interval.low, f"{name}high": interval.high}
 
 
 def summarise(view: View, resamples: int, generator: np.random.Generator) -> pd.DataFrame:
-    """A row a setting, in the view's order: mean, deviation between seeds, bootstrap and Student's interval, and with
-    many runs the interquartile mean. `seeds` is the fewest that a data set has.
+    """Returns one row per setting: mean, deviation between seeds, bootstrap and Student's interval, and with many runs
+    the interquartile mean. `seeds` is the smallest number of seeds on a data set.
 
-    The best mean is marked, among settings with two seeds or more where there are such: a single seed may be lucky.
+    `best` marks the best mean among the settings with at least two seeds, if there are any, because a single seed may
+    be lucky.
     """
     rows = []
     for variant in view.variants:
@@ -135,44 +152,45 @@ def summarise(view: View, resamples: int, generator: np.random.Generator) -> pd.
             row |= {"iqm": float(st.interquartile_means(*(x[None] for x in data))[0])}
             row |= ends("iqm_", st.bootstrap(data, st.interquartile_means, resamples, generator))
         rows.append(row | {"runs": sum(map(len, data)), "seeds": min(map(len, data))})
-    found = pd.DataFrame(rows)
-    rank = [(seeds > 1, view.sign * mean) for seeds, mean in zip(found["seeds"], found["mean"], strict=True)]
-    return found.assign(best=np.arange(len(rank)) == max(range(len(rank)), key=rank.__getitem__))
+    table = pd.DataFrame(rows)
+    rank = [(seeds > 1, view.sign * mean) for seeds, mean in zip(table["seeds"], table["mean"], strict=True)]
+    return table.assign(best=np.arange(len(rank)) == max(range(len(rank)), key=rank.__getitem__))
 
 
 def price(summaries: pd.DataFrame, view: View) -> pd.DataFrame:
-    """Adds milliseconds an image (median over runs, since other work on the machine only adds to it), megabytes of the
-    model (mean), and whether a setting lies on the front of each.
+    """Adds milliseconds per image (median over runs, because other load only increases them), megabytes of the model
+    (mean), and whether a setting is on the Pareto front of quality and either cost.
     """
     by_block = view.rows.groupby(["variant", "data"])[["ms_per_image", "model_mb"]]
     costs = by_block.agg({"ms_per_image": "median", "model_mb": "mean"}).groupby("variant").mean()
-    found = summaries.join(costs, on="setting")
-    quality = view.sign * found["mean"].to_numpy()
+    priced = summaries.join(costs, on="setting")
+    quality = view.sign * priced["mean"].to_numpy()
     for cost, name in (("ms_per_image", "fastest"), ("model_mb", "smallest")):
-        found[name] = front(np.column_stack([quality, -found[cost].to_numpy(float)]))
-    return found
+        priced[name] = front(np.column_stack([quality, -priced[cost].to_numpy(float)]))
+    return priced
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Which of the points (n, criteria), more being better, no other one dominates: as good in all criteria and better
-    in one. (n,) bool; a point with NaN is not on the front, and dominates none.
+    """Finds the Pareto front of points (n, criteria), where larger is better; returns bool (n,).
+
+    A point with NaN is not on the front and dominates no other point.
     """
-    known = ~np.isnan(points).any(axis=1)
+    measured = ~np.isnan(points).any(axis=1)
     at_least = (points[:, None] >= points[None]).all(axis=2)
     above = (points[:, None] > points[None]).any(axis=2)
-    return known & ~(at_least & above).any(axis=0)
+    return measured & ~(at_least & above).any(axis=0)
 
 
 def compare_pairs(view: View, reference: str | None, resamples: int, generator: np.random.Generator) -> pd.DataFrame:
-    """A row for each pair of settings: `difference` is the mean of `setting` less that of `less`, p values are of both
-    tests and Holm's, `improvement` is the probability that a run of `setting` is the better one.
+    """Returns one row per pair of settings, with both tests, Holm's p and a verdict.
 
-    Of all pairs, the better setting comes first; with a reference that takes part in the view, it is always `less`.
+    `difference` is the mean of `setting` minus that of `less`; `improvement` is the probability that a run of `setting`
+    is better. The better setting comes first, unless the view contains the reference, which is then always `less`.
     """
     pairs: list[tuple[str, str]] = list(itertools.combinations(view.variants, 2))
     if reference in view.variants:
         pairs = [(variant, str(reference)) for variant in view.variants if variant != reference]
-    rows, found = [], []
+    rows, tests = [], []
     for a, b in pairs:
         x, y = view.strata(a), view.strata(b)
         gain = view.sign * (st.mean(x) - st.mean(y))
@@ -180,73 +198,73 @@ def compare_pairs(view: View, reference: str | None, resamples: int, generator: 
             a, b, x, y, gain = b, a, y, x, -gain
         both = [*x, *y] if view.sign > 0 else [*y, *x]
         share = float(st.improvements(*(values[None] for values in both))[0])
-        drawn = st.bootstrap(both, st.improvements, resamples, generator)
-        found.append(st.difference(view.paired(a, b), generator))
-        rows.append({"setting": a, "less": b} | _tested(found[-1], len(pairs)) | {"improvement": share})
-        rows[-1] |= ends("improvement_", drawn) | {"better": gain > 0}
+        interval = st.bootstrap(both, st.improvements, resamples, generator)
+        tests.append(st.difference(view.paired(a, b), generator))
+        rows.append({"setting": a, "less": b} | _test_cells(tests[-1], len(pairs)) | {"improvement": share})
+        rows[-1] |= ends("improvement_", interval) | {"better": gain > 0}
     table = pd.DataFrame(rows)
     if not pairs:
         return table
-    table["p_holm"] = st.holm([d.p(len(pairs)) for d in found])
+    table["p_holm"] = st.holm([test.p(len(pairs)) for test in tests])
     table["significant"] = table["p_holm"] < st.SIGNIFICANT
-    table["verdict"] = [_verdict(row, d) for row, d in zip(table.to_dict("records"), found, strict=True)]
+    table["verdict"] = [_verdict(row, test) for row, test in zip(table.to_dict("records"), tests, strict=True)]
     return table
 
 
-def _tested(found: st.Difference, rows: int) -> dict[str, object]:
-    by = "both tests" if found.flips_decide(rows) else "Student alone"
-    cells = {"difference": found.mean, **ends("", found.interval), "pairs": found.pairs, "deviation": found.deviation}
-    cells |= {"p_student": found.p_student, "p_sign_flips": found.p_flips, "p_least": found.p_least}
-    return cells | {"holm_of": "sign flips" if found.constant else by, "varies": found.varies}
+def _test_cells(test: st.Difference, rows: int) -> dict[str, object]:
+    deciding = "both tests" if test.flips_decide(rows) else "Student alone"
+    cells = {"difference": test.mean, **ends("", test.interval), "pairs": test.pairs, "deviation": test.deviation}
+    cells |= {"p_student": test.p_student, "p_sign_flips": test.p_flips, "p_least": test.p_least}
+    return cells | {"holm_of": "sign flips" if test.constant else deciding, "varies": test.varies}
 
 
-def _verdict(pair: Mapping[str, object], found: st.Difference) -> str:
-    if not found.pairs:
+def _verdict(pair: Mapping[str, object], test: st.Difference) -> str:
+    if not test.pairs:
         return "no seed in common"
-    if not found.varies:
-        return "one seed: no statement about chance"
+    if not test.varies:
+        return "one seed: not tested"
     if pair["significant"]:
         words = "better" if pair["better"] else "worse"
         return words if pair["holm_of"] != "Student alone" else f"{words}, if differences are normal"
-    if found.constant:
-        return f"the same in every pair{': equal' if found.mean == 0 else ''}"
-    return "not told apart"
+    if test.constant:
+        return "equal in every pair" if test.mean == 0 else "same difference in every pair"
+    return NOT_SIGNIFICANT
 
 
 def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
-    """A row a run whose predictions.csv is there: its image AUROC with the interval over test images; and its
-    difference to the run of the setting `against` with the same data and seed, by DeLong's test, with Holm's p.
+    """Returns one row per run that has a predictions.csv: its image AUROC with the interval over test images, and its
+    difference to the run of the setting `against` with the same data and seed (DeLong's test, Holm's p).
     """
     rows = []
     keys = table.labelled[["data", "variant", "seed"]].itertuples(index=False, name=None)
-    known = {key: found for key, run in zip(keys, table.runs, strict=True) if (found := _predictions(run)) is not None}
-    for (data, variant, seed), own in known.items():
+    by_run = {key: read for key, run in zip(keys, table.runs, strict=True) if (read := _predictions(run)) is not None}
+    for (data, variant, seed), own in by_run.items():
         nok, scores = own["label"].to_numpy() == 1, own["score"].to_numpy()
         auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
         row = {"data": data, "setting": variant, "seed": seed, "auroc": auroc}
         row |= ends("", st.auroc_interval(nok, scores))
-        other = known.get((data, against, seed))
+        other = by_run.get((data, against, seed))
         if variant != against and other is not None and own.index.equals(other.index):
             difference, interval, p = st.delong(nok, scores, other["score"].to_numpy())
             row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
         rows.append(row)
-    found = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
-    found["p_holm"] = st.holm(found["p_holm"])
-    found["verdict"] = [_image_verdict(row, margin) for row in found.itertuples()]
-    return found
+    images = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
+    images["p_holm"] = st.holm(images["p_holm"])
+    images["verdict"] = [_image_verdict(row, margin) for row in images.itertuples()]
+    return images
 
 
 def _predictions(run: Run) -> pd.DataFrame | None:
-    """By image; None where no AUROC can be had of them."""
-    found = pd.DataFrame(RunFolder(run.folder).predictions(), columns=["image", "label", "score"])
-    counts = found["label"].value_counts()
-    return found.set_index("image").sort_index() if len(counts) > 1 and counts.min() > 1 else None
+    """Returns a run's predictions by image; None without at least two images of each class."""
+    predictions = pd.DataFrame(RunFolder(run.folder).predictions(), columns=["image", "label", "score"])
+    counts = predictions["label"].value_counts()
+    return predictions.set_index("image").sort_index() if len(counts) > 1 and counts.min() > 1 else None
 
 
 def _image_verdict(row: Any, margin: float) -> str:
     if math.isnan(row.difference):
         return ""
-    words = ("better" if row.difference > 0 else "worse") if row.p_holm < st.SIGNIFICANT else "not told apart"
+    words = ("better" if row.difference > 0 else "worse") if row.p_holm < st.SIGNIFICANT else NOT_SIGNIFICANT
     if -margin < row.difference_low and row.difference_high < margin:  # two one-sided tests
-        return "practically equal" if words == "not told apart" else f"{words}, practically equal"
+        return "practically equal" if words == NOT_SIGNIFICANT else f"{words}, practically equal"
     return words

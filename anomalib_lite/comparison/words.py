@@ -1,4 +1,4 @@
-"""What a comparison says: findings, above all what it cannot say; compare.md; numbers."""
+"""Sentences and tables of a comparison: findings and their limits, compare.md, and formatted numbers."""
 
 import math
 import re
@@ -14,60 +14,61 @@ from anomalib_lite.runs.overrides import PROGRAM, command_line
 
 NAMED = 4  # settings listed in a sentence
 DIGITS = {"train_seconds": 0, "ms_per_image": 1, "model_mb": 1}
-# where things lie, which run of several it was, how it was tracked
+# overrides that are left out of a command because they do not change the result
 NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "run_name")
 
 
 def findings(study: Study) -> list[str]:
-    """The best mean, what it beats, and which differences so few seeds cannot show."""
+    """Returns sentences on the best mean, what it beats, and which differences the number of seeds cannot show."""
     best, many = study.best, len(study.summaries)
     ends = f"{100 * CONFIDENCE:g} % interval {best.low:.4f} to {best.high:.4f} (Student)"
     interval = f", {ends}" if math.isfinite(best.low) else ""
-    said = [f"{'Best mean' if many > 1 else 'Only one setting'}: {best.setting}, {best['mean']:.4f}{interval}."]
+    sentences = [f"{'Best mean' if many > 1 else 'Only one setting'}: {best.setting}, {best['mean']:.4f}{interval}."]
     if many == 1:
-        return said
+        return sentences
     if single := int((study.summaries["seeds"] < 2).sum()) if best.seeds > 1 else 0:
-        said.append(f"{single} of {many} settings have a single seed, and do not compete for the best.")
-    said.append(_against_best(study))
+        sentences.append(f"{single} of {many} settings have a single seed and are not considered for the best.")
+    sentences.append(_against_best(study))
     if ranks := study.ranks:
-        said.append(ranks.in_words())
+        sentences.append(ranks.in_words())
     seeds = int(study.summaries["seeds"].min())
     least = visible(study, seeds) if seeds > 1 else None
     if least and not study.pairs["significant"].all():
-        said.append(
-            f"A difference below {least:.2g} would be missed more often than once in five with {seeds} seeds: what is "
-            "not told apart here may still differ by that much."
+        sentences.append(
+            f"With {seeds} seeds, a difference below {least:.2g} would be missed in more than one case out of five: "
+            "settings without a significant difference may still differ by that much."
         )
-    return said
+    return sentences
 
 
 def cautions(study: Study) -> list[str]:
-    """What the conclusions rest on; the same for all metrics that were measured alike."""
+    """Returns sentences on the assumptions of the conclusions; they are equal for metrics of the same runs."""
     pairs = study.pairs
     if not len(pairs) or not pairs["varies"].any():
-        alone = "One seed a setting: nothing can be said about chance. Three seeds are the least, five are better."
+        alone = "With one seed per setting, nothing can be said about chance. Use at least three seeds, better five."
         return [alone] if len(pairs) else []
-    said, rows = [], len(pairs)
+    sentences, rows = [], len(pairs)
     tested = pairs[pairs["pairs"] > 0]
     if (tested["holm_of"] == "Student alone").any():
         fewest = tested["pairs"].min()
-        said.append(
-            f"With {fewest} pair{'s' if fewest > 1 else ''} of runs no test free of assumptions can decide: the "
+        sentences.append(
+            f"With {fewest} pair{'s' if fewest > 1 else ''} of runs, no test without assumptions can decide: the "
             f"sign-flip test cannot go below p = {tested['p_least'].max():.2g}, and needs {pairs_needed(rows)} pairs "
-            f"for {rows} row{'s' if rows > 1 else ''}. What is concluded rests on differences between seeds being "
+            f"for {rows} row{'s' if rows > 1 else ''}. The conclusions assume that differences between seeds are "
             "normally distributed."
         )
     if rows >= len(study.summaries) > 3:
-        said.append(
-            f"The p values are corrected for {rows} pairs; against one setting, reference='...', there would be "
-            f"{len(study.summaries) - 1}, and more could be concluded."
+        sentences.append(
+            f"The p values are corrected for {rows} pairs. With reference='...', there would be only "
+            f"{len(study.summaries) - 1}, and smaller differences would be significant."
         )
-    return said
+    return sentences
 
 
 def visible(study: Study, seeds: int) -> float | None:
-    """The least difference that so many seeds would show four times in five, at the spread seen here and with the
-    correction for all pairs; None where no spread is known.
+    """Returns the smallest difference that this number of seeds would show in four cases out of five.
+
+    It assumes the observed standard deviation and corrects for all pairs; None if no deviation was observed.
     """
     if not len(study.pairs):
         return None
@@ -79,37 +80,37 @@ def visible(study: Study, seeds: int) -> float | None:
 def _against_best(study: Study) -> str:
     best, pairs = study.best.setting, study.pairs
     own = pairs[(pairs["setting"] == best) | (pairs["less"] == best)]
-    if len(own) < len(study.summaries) - 1:  # a reference was asked for, which is not the best one
+    if len(own) < len(study.summaries) - 1:  # the pairs are those of a reference that is not the best setting
         return f"{pairs['significant'].sum()} of {len(pairs)} settings differ from the reference."
     others = own["setting"].where(own["setting"] != best, own["less"])
     beaten, unclear = list(others[own["significant"]]), list(others[~own["significant"]])
     if not unclear:
         every = "every other setting" if len(beaten) > 1 else beaten[0]
-        return f"It differs from {every} by more than chance explains."
+        return f"It differs significantly from {every}."
     listed = "; ".join(unclear[:NAMED]) + (f" and {len(unclear) - NAMED} more" if len(unclear) > NAMED else "")
-    head = f"It differs from {f'{len(beaten)} of {len(own)}' if beaten else 'no'} other settings"
-    return f"{head} by more than chance explains; not told apart from: {listed}."
+    head = f"It differs significantly from {f'{len(beaten)} of {len(own)}' if beaten else 'no'} other settings"
+    return f"{head}; no significant difference to: {listed}."
 
 
-def best_commands(found: Comparison, study: Study) -> list[tuple[str, str]]:
-    """(data sets, command) of the best setting, where the runs recorded how they were asked for."""
-    rows, commands = found.table.labelled, dict[str, list[str]]()
+def best_commands(comparison: Comparison, study: Study) -> list[tuple[str, str]]:
+    """Returns (data sets, command) of the best setting, if its runs recorded their overrides."""
+    rows, commands = comparison.table.labelled, dict[str, list[str]]()
     for block in study.view.blocks:
         own = rows.index[(rows["data"] == block) & (rows["variant"] == study.best.setting)]
-        if len(own) and (line := command(found.table.runs[own[0]])):
+        if len(own) and (line := command(comparison.table.runs[own[0]])):
             commands.setdefault(line, []).append(block)
     return [(", ".join(blocks), line) for line, blocks in commands.items()]
 
 
 def command(run: Run) -> str:
-    """A line for a shell: the recorded overrides, less what changes no result; empty without a record."""
-    said = [o for o in run.overrides if re.split(r"[.@=/]", o.lstrip("+~"), maxsplit=1)[0] not in NOT_SAID]
-    return command_line([PROGRAM, "train", *said]) if run.choices else ""
+    """Returns the shell command of a run, without overrides that do not change its result; empty without a record."""
+    relevant = [o for o in run.overrides if re.split(r"[.@=/]", o.lstrip("+~"), maxsplit=1)[0] not in NOT_SAID]
+    return command_line([PROGRAM, "train", *relevant]) if run.choices else ""
 
 
-def pivot(found: Comparison, view: View, costs: Sequence[str] = ("train_seconds",)) -> str:
-    """A row a setting: mean and, over at least two seeds, standard deviation between seeds."""
-    table, studies = found.table, found.of(view)
+def pivot(comparison: Comparison, view: View, costs: Sequence[str] = ("train_seconds",)) -> str:
+    """Returns a table with one row per setting: mean and, with at least two seeds, standard deviation between seeds."""
+    table, studies = comparison.table, comparison.of(view)
     names = [*studies, *(name for name in costs if name in table.rows and name not in studies)]
     runs = table.labelled[table.rows["data"].isin(view.blocks)]
     rows: list[list[object]] = []
@@ -121,71 +122,73 @@ def pivot(found: Comparison, view: View, costs: Sequence[str] = ("train_seconds"
     return markdown([*(table.factors or ["setting"]), "seeds", *names], rows)
 
 
-def against_reference(found: Comparison, view: View) -> str:
-    """A row a setting: its difference to the reference, paired by seed, with Student's interval; an asterisk where
-    Holm's p is below 0.05.
+def against_reference(comparison: Comparison, view: View) -> str:
+    """Returns a table with one row per setting: its difference to the reference, paired by seed, with Student's
+    interval; an asterisk marks Holm's p below 0.05.
     """
-    studies = found.of(view)
+    studies = comparison.of(view)
     cells: dict[str, dict[str, str]] = {}
     for metric, study in studies.items():
         for pair in study.pairs.to_dict("records"):
-            if pair["less"] == found.reference:
+            if pair["less"] == comparison.reference:
                 half, places = (pair["high"] - pair["low"]) / 2, digits(metric)
-                said = "–" if not pair["pairs"] else f"{pair['difference']:+.{places}f}"
-                said += (f" ± {half:.{places}f}" if math.isfinite(half) else "") + " *" * pair["significant"]
-                cells.setdefault(pair["setting"], {"pairs": str(pair["pairs"])})[metric] = said
+                text = "–" if not pair["pairs"] else f"{pair['difference']:+.{places}f}"
+                text += (f" ± {half:.{places}f}" if math.isfinite(half) else "") + " *" * pair["significant"]
+                cells.setdefault(pair["setting"], {"pairs": str(pair["pairs"])})[metric] = text
     rows = [[name, row["pairs"], *(row.get(metric, "–") for metric in studies)] for name, row in cells.items()]
-    return markdown([f"against {found.reference}", "pairs", *studies], rows) if rows else ""
+    return markdown([f"against {comparison.reference}", "pairs", *studies], rows) if rows else ""
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table whose columns have one width, so that a terminal shows it as well."""
+    """Returns a Markdown table with aligned columns, which is readable in a terminal, too."""
     whole = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in whole]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def document(found: Comparison) -> str:
-    """compare.md, which the terminal shows, too."""
-    runs, seeds = len(found.table.rows), found.table.rows["seed"].nunique()
+def document(comparison: Comparison) -> str:
+    """Returns the text of compare.md, which is also printed to the terminal."""
+    runs, seeds = len(comparison.table.rows), comparison.table.rows["seed"].nunique()
     lines = [f"# Comparison of {runs} runs", ""]
     counted = f"{seeds} seed{'s' if seeds != 1 else ''}"
-    lines += [f"Varied: {', '.join(found.table.factors) or 'seeds alone'}; {counted}.", ""]
+    lines += [f"Varied: {', '.join(comparison.table.factors) or 'seeds alone'}; {counted}.", ""]
     lines += ["Tables show means ± standard deviations between seeds.", ""]
-    lines += [f"- {note}" for note in found.table.notes] + ([""] if found.table.notes else [])
-    for view in found.views:
-        studies = found.of(view)
+    lines += [f"- {note}" for note in comparison.table.notes] + ([""] if comparison.table.notes else [])
+    for view in comparison.views:
+        studies = comparison.of(view)
         lines += [f"## {view.title[:1].upper()}{view.title[1:]}", ""]
-        lines += [pivot(found, view, COSTS), ""]
-        if found.reference and (differences := against_reference(found, view)):
-            lines += ["Paired by seed, with Student's interval; * where Holm's p < 0.05.", "", differences, ""]
+        lines += [pivot(comparison, view, COSTS), ""]
+        if comparison.reference and (differences := against_reference(comparison, view)):
+            lines += ["Paired by seed, with Student's interval; * marks Holm's p < 0.05.", "", differences, ""]
         for metric, study in studies.items():
             lines += [f"**{metric}.** {' '.join(findings(study))}", ""]
-    lines += [f"{said}\n" for said in dict.fromkeys(said for study in found.studies for said in cautions(study))]
-    lead = found.studies[0]
-    if commands := best_commands(found, lead):
+    lines += [f"{text}\n" for text in dict.fromkeys(text for study in comparison.studies for text in cautions(study))]
+    lead = comparison.studies[0]
+    if commands := best_commands(comparison, lead):
         lines += [f"Best in {lead.metric}, {lead.view.title}:", "", *(f"    {line}" for _, line in commands), ""]
-    if found.table.left_out:
-        lines += ["## Left out", "", markdown(["run", "state", "reason"], found.table.left_out), ""]
-    gaps = find_gaps(found.table)
+    if comparison.table.left_out:
+        lines += ["## Left out", "", markdown(["run", "state", "reason"], comparison.table.left_out), ""]
+    gaps = find_gaps(comparison.table)
     if len(gaps):
         lines += ["## Not run", "", markdown(gaps.columns, gaps.itertuples(index=False)), ""]
     return "\n".join(lines)
 
 
 def _mean(strata: Sequence[np.ndarray], places: int) -> str:
-    known = [values for values in strata if len(values)]
-    deviation = within(known)
+    measured = [values for values in strata if len(values)]
+    deviation = within(measured)
     spread = f" ± {deviation:.{places}f}" if math.isfinite(deviation) else ""
-    return f"{mean(known):.{places}f}{spread}" if known else "–"
+    return f"{mean(measured):.{places}f}{spread}" if measured else "–"
 
 
 def digits(metric: str) -> int:
+    """Returns the number of decimals shown for a metric or cost."""
     return DIGITS.get(metric, 4)
 
 
 def number(value: float, places: int, signed: bool = False) -> str:
+    """Formats a number with a typographic minus; NaN becomes a dash, and zero has no sign."""
     if not math.isfinite(value):
         return "–"
     text = f"{value:{'+' if signed else ''}.{places}f}"
@@ -193,12 +196,12 @@ def number(value: float, places: int, signed: bool = False) -> str:
 
 
 def span(low: float, high: float, places: int, signed: bool = False) -> str:
-    """An interval."""
+    """Formats an interval."""
     return f"{number(low, places, signed)} to {number(high, places, signed)}" if math.isfinite(low) else "–"
 
 
 def probability(p: float) -> str:
-    """A p value."""
+    """Formats a p value."""
     if not math.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -58,7 +58,7 @@ def test_what_only_changes_with_the_data_is_part_of_the_data(tmp_path: Path):
     for name, size in (("mtd", 192), ("panels", 256)):
         write_run(tmp_path, name, VALUES, config={"image_size": size}, choices={"data": name}, fingerprint=name)
     found = table(tmp_path)
-    assert found.factors == [] and "image_size differs between data sets only" in found.notes[0]
+    assert found.factors == [] and "image_size differs only between data sets" in found.notes[0]
 
 
 def test_a_setting_of_a_later_version_is_no_factor(tmp_path: Path):
@@ -79,7 +79,7 @@ def test_one_name_with_different_contents_is_two_data_sets(tmp_path: Path):
         write_run(tmp_path, f"r{i}", VALUES, config={"data.val_share": share}, fingerprint=str(share))
     found = table(tmp_path)
     assert sorted(found.rows.data) == ["mtd (val_share=0.2)", "mtd (val_share=0.5)"]
-    assert "mtd comes in 2 versions: data.val_share differ. They are kept apart." in found.notes[0]
+    assert "There are 2 versions of mtd: data.val_share differ. They are treated as separate data." in found.notes[0]
     assert table(tmp_path, "data.val_share").rows.data.tolist() == ["mtd", "mtd"]
 
 
@@ -158,7 +158,7 @@ def test_nothing_finished_is_an_error_that_says_so(tmp_path: Path):
 
 def test_a_factor_that_no_run_has_is_refused_with_names_near_it(tmp_path: Path):
     write_run(tmp_path, "r", VALUES)
-    with pytest.raises(UserError, match=r"no run has a group or setting 'detektor'\. Near it: detector"):
+    with pytest.raises(UserError, match=r"no run has a group or setting 'detektor'\. Similar names: detector"):
         table(tmp_path, "detektor")
 
 
@@ -186,7 +186,7 @@ def test_runs_are_found_in_folders_globs_and_the_record_of_a_multirun(tmp_path: 
         "a-s1",
     ]
     assert len(find_runs([record])) == 3
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no run"):
         find_runs([record / "multirun.yaml"])
     with pytest.raises(UserError, match="does not exist"):
         find_runs([tmp_path / "nowhere"])
