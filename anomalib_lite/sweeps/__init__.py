@@ -1,1 +1,1 @@
-"""Sweeps in the format of Weights & Biases, without its server: Optuna chooses, `train` runs."""
+"""Sweeps in the format of Weights & Biases, without its server: Optuna samples, `train` runs."""

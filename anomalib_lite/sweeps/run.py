@@ -1,4 +1,4 @@
-"""Running a sweep: asks the study what to try, starts trainings, stops those that fall behind, collects results."""
+"""Runs a sweep: samples trials from the study, starts trainings, prunes those that fall behind, collects results."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ from anomalib_lite.sweeps.study import Study
 
 log = logging.getLogger(__name__)
 WATCHED = "val_loss"
-PAUSE = 0.2  # seconds between two looks at the running trials
-PATIENCE = 20.0  # seconds between asking a process to end and ending it
+PAUSE = 0.2  # seconds between two checks of the running trials
+PATIENCE = 20.0  # seconds between SIGTERM and SIGKILL
 
-Command = Callable[[Sequence[str]], list[str]]  # overrides of a training -> the process's arguments
+Command = Callable[[Sequence[str]], list[str]]  # overrides of a training -> arguments of its process
 
 
 class Training:
-    """The process of a trial, watched through the files that it writes."""
+    """The process of a trial, observed through the files that it writes."""
 
-    def __init__(self, trial: Trial, command: Sequence[str], place: Path) -> None:
-        """Starts it. place: folder of its log, and of the file that gets the name of its run folder."""
+    def __init__(self, trial: Trial, command: Sequence[str], folder: Path) -> None:
+        """Starts the process; `folder` receives its log, and a file with the name of its run folder."""
         self.trial, self.command, self.begin = trial, command, time.perf_counter()
-        self.told = 0  # epochs that the study knows of
-        self.log, self.record = (place / f"{trial.number:04d}.{end}" for end in ("log", "run"))
+        self.reported = 0  # epochs that were reported to the study
+        self.log, self.record = (folder / f"{trial.number:04d}.{end}" for end in ("log", "run"))
         self.record.unlink(missing_ok=True)
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {RECORD: str(self.record.absolute())}
         with self.log.open("ab") as stream:
-            # a session of its own: Ctrl-C reaches the sweep, which ends its trials itself
-            self.process = subprocess.Popen(  # noqa: S603 - ourselves, without a shell
+            # in a new session, so that Ctrl-C reaches only the sweep, which then stops its trials
+            self.process = subprocess.Popen(  # noqa: S603 - this program, without a shell
                 command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True,
             )  # fmt: skip
 
     @property
     def status(self) -> dict[str, Any]:
-        """What its run folder says of it; empty before it has one."""
+        """The run's status.json; empty while there is no run folder."""
         return RunFolder(self.folder).status if self.folder else {}
 
     @property
     def folder(self) -> Path | None:
-        """Its run folder, once it has named it."""
+        """The run folder; None until the process has written its name."""
         return Path(self.record.read_text().strip()) if self.record.is_file() else None
 
     def facts(self) -> dict[str, Any]:
-        """What the study remembers of it."""
+        """Returns what the study stores about the trial."""
         seconds = round(time.perf_counter() - self.begin, 2)
         return {"seconds": seconds, "command": command_line(self.command), "folder": str(self.folder or "")}
 
     def stop(self) -> None:
-        """Ends the process and those that it started."""
+        """Stops the process and its child processes."""
         self._signal(signal.SIGTERM)
         try:
             self.process.wait(PATIENCE)
@@ -73,14 +73,14 @@ class Training:
             self._signal(signal.SIGKILL)
             self.process.wait()
 
-    def complaint(self) -> str:
-        """Why it failed: the run folder knows, or else the last of what it said does."""
+    def failure(self) -> str:
+        """Returns why the process failed: the error in its run folder, else the last message in its log."""
         status = self.status
         if status.get("state") == "failed" and status.get("error"):
             return str(status["error"])
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        said = [line for line in lines if line.startswith("error:")] or lines or ["it said nothing"]
-        return f"{said[-1]} (exit status {self.process.returncode})"
+        messages = [line for line in lines if line.startswith("error:")] or lines or ["no message"]
+        return f"{messages[-1]} (exit status {self.process.returncode})"
 
     def _signal(self, number: signal.Signals) -> None:
         try:
@@ -98,15 +98,18 @@ def run_sweep(
     parallel: int = 1,
     seed: int = 0,
 ) -> Study:
-    """Runs what is missing, and returns the study; a failed trial does not stop the others. The same call goes on where
-    an earlier one was interrupted: its unfinished trials are started again, and their trainings resume.
+    """Runs the missing trials of a sweep and returns the study; a failed trial does not stop the others.
+
+    After an interruption, the same call continues: unfinished trials are started again, and their trainings resume.
 
     Args:
+        sweep: The sweep.
         fixed: Overrides of every trial.
-        folder: Of the study and of the trials' logs.
-        trials: How many in all, those of earlier starts included; None: the file's run_cap, or all of a grid.
-        parallel: How many at once.
-        seed: Of what is drawn.
+        folder: For the study and the logs of the trials.
+        command: Makes the command of a training from its overrides.
+        trials: Total number of trials, including earlier ones; None: the file's run_cap, or all of a grid.
+        parallel: Number of trials that run at the same time.
+        seed: Of the sampler.
     """
     total = trials_in_all(sweep, trials)
     study = Study(sweep, folder, seed)
@@ -136,27 +139,27 @@ def run_sweep(
                 training.stop()
 
 
-def trials_in_all(sweep: Sweep, asked: int | None) -> int:
-    """Errors: UserError where a sweep that has no end of its own is given none."""
-    limit = asked or sweep.run_cap
+def trials_in_all(sweep: Sweep, trials: int | None) -> int:
+    """Returns the total number of trials. Raises UserError if neither the user nor the sweep limits it."""
+    limit = trials or sweep.run_cap
     if sweep.method == "grid":
         return min(sweep.grid_size, limit or sweep.grid_size)
     if limit is None:
         raise UserError(
-            f"A sweep by the method {sweep.method} has no end of its own: say how many, e.g. trials=20, or write "
-            "run_cap: 20 into its file."
+            f"A sweep with method {sweep.method} needs a number of trials: set it, e.g. trials=20, or add "
+            "run_cap: 20 to the sweep file."
         )
     return limit
 
 
 def _conclude(study: Study, training: Training) -> None:
-    """Tells the study how a process ended."""
+    """Reports to the study how a process ended."""
     trial, folder = training.trial, training.folder
     study.note(trial, training.facts())
     try:
         if training.process.returncode != 0 or folder is None:
-            raise UserError(training.complaint())
-        _rung(study, training)  # later trials are compared with this one, too
+            raise UserError(training.failure())
+        _rung(study, training)  # so that later trials are also compared with this one
         results = read_results(folder, study.sweep.objectives)
         if not all(map(math.isfinite, results)):
             raise UserError(f"the results are not finite: {results}")
@@ -170,15 +173,15 @@ def _conclude(study: Study, training: Training) -> None:
 
 
 def _goes_on(training: Training) -> bool:
-    """Whether it has epochs left that stopping it spares."""
+    """Whether the training still has epochs left, so that stopping it saves time."""
     return "train" not in training.status.get("timings", {})
 
 
 def _prune(study: Study, training: Training, epoch: int) -> None:
-    """Stops a training that fell behind the others after this epoch."""
+    """Stops a training that was behind the others after this epoch."""
     training.stop()
     trial, folder = training.trial, training.folder
-    assert folder is not None  # its losses were read there
+    assert folder is not None  # its losses were read from there
     loss = losses(folder)[epoch - 1]
     message = f"pruned: after epoch {epoch} its {WATCHED} {loss:.4g} was not among the best of the sweep"
     write_json(folder / "status.json", training.status | {"state": "pruned", "error": message})
@@ -188,27 +191,27 @@ def _prune(study: Study, training: Training, epoch: int) -> None:
 
 
 def _rung(study: Study, training: Training) -> int | None:
-    """Tells the study of the epochs since the last look; the one after which the trial was behind, if any."""
+    """Reports new epochs to the study; returns the epoch after which the trial was behind the others, if any."""
     if study.sweep.pruner is None:
         return None
-    for loss in losses(training.folder)[training.told :]:
-        training.told += 1
-        if study.behind(training.trial, training.told, loss):
-            return training.told
+    for loss in losses(training.folder)[training.reported :]:
+        training.reported += 1
+        if study.behind(training.trial, training.reported, loss):
+            return training.reported
     return None
 
 
 def losses(folder: Path | None, column: str = WATCHED) -> list[float]:
-    """A figure's value each epoch; empty where there is none yet."""
+    """Returns the value of a column of history.csv for each epoch; empty if there is none yet."""
     rows = RunFolder(folder).history() if folder else []
     return [float(row[column]) for row in rows if row.get(column)]
 
 
 def read_results(folder: Path, objectives: Sequence[Objective]) -> list[float]:
-    """The figures that a sweep is after. Errors: UserError for one that the run does not have, with what it has."""
+    """Returns the objectives' values of a run. Raises UserError for a metric that the run does not have."""
     run = RunFolder(folder)
     metrics = run.metrics
-    known = {
+    values = {
         name: float(value)
         for name, value in (flat(run.status) | flat(metrics)).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
@@ -216,10 +219,10 @@ def read_results(folder: Path, objectives: Sequence[Objective]) -> list[float]:
     results = []
     for objective in objectives:
         name = objective.name.replace(".", "/")
-        if name not in known and (curve := losses(folder, objective.name)):
-            known[name] = curve[-1]
-        if name not in known:
-            reason = metrics.get("missing", {}).get(name) or f"the run has {', '.join(sorted(known))}"
-            raise UserError(f"There is no figure '{objective.name}': {reason}.")
-        results.append(known[name])
+        if name not in values and (curve := losses(folder, objective.name)):
+            values[name] = curve[-1]
+        if name not in values:
+            reason = metrics.get("missing", {}).get(name) or f"the run has {', '.join(sorted(values))}"
+            raise UserError(f"There is no metric '{objective.name}': {reason}.")
+        results.append(values[name])
     return results

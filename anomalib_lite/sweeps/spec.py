@@ -1,4 +1,4 @@
-"""A sweep file of Weights & Biases: what varies, as Optuna searches it, what is wanted, and the command of a trial."""
+"""Reads a sweep file of Weights & Biases: parameters as Optuna distributions, objectives, pruner and command."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ KEYS = (
     "project", "entity", "run_cap",
 )  # fmt: skip
 
-Entry = Mapping[str, Any]  # what a sweep file says of one parameter
+Entry = Mapping[str, Any]  # the entry of one parameter in a sweep file
 
 
 def _values(values: Sequence[Any]) -> BaseDistribution:
-    """As JSON, since Optuna's categories may be neither lists nor dictionaries."""
+    """Makes a categorical distribution of JSON strings, because Optuna does not allow lists or dictionaries."""
     return CategoricalDistribution([json.dumps(value) for value in values])
 
 
@@ -34,8 +34,8 @@ def _floats(low: Any, high: Any, log: bool = True) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log)
 
 
-# W&B's name -> Optuna's distribution. The limits of log_uniform and inv_log_uniform are natural logarithms; one over a
-# log-uniform number is log-uniform.
+# W&B's name -> Optuna's distribution. The limits of log_uniform and inv_log_uniform are natural logarithms. The inverse
+# of a log-uniform number is log-uniform, too.
 KINDS: dict[str, Callable[[Entry], BaseDistribution]] = {
     "constant": lambda e: _values([e["value"]]),
     "categorical": lambda e: _values(e["values"]),
@@ -51,23 +51,23 @@ KINDS |= {f"q_{name}": KINDS[name] for name in ("uniform", "log_uniform", "log_u
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter's distribution. `q`: what is drawn is rounded to multiples of it."""
+    """A parameter's distribution; sampled values are rounded to multiples of `q`."""
 
     kind: str
     space: BaseDistribution
     q: float | None = None
 
-    def decode(self, drawn: Any) -> Any:
-        """Optuna's value -> the parameter's."""
+    def decode(self, sample: Any) -> Any:
+        """Converts Optuna's value to the parameter's value."""
         if isinstance(self.space, CategoricalDistribution):
-            return json.loads(drawn)
+            return json.loads(sample)
         if self.q is None:
-            return drawn
-        value = round(drawn / self.q) * self.q
+            return sample
+        value = round(sample / self.q) * self.q
         return value if isinstance(self.q, int) else float(f"{value:.12g}")  # no 0.30000000000000004
 
     def grid(self) -> tuple[Any, ...] | None:
-        """All of Optuna's values; None where they cannot be counted."""
+        """Returns all of Optuna's values; None if they cannot be enumerated."""
         if isinstance(self.space, CategoricalDistribution):
             return self.space.choices
         if isinstance(self.space, IntDistribution):
@@ -80,11 +80,11 @@ class Parameter:
 
 
 def read_parameter(key: str, entry: Entry) -> Parameter:
-    """A parameter's entry of a sweep file; its distribution is guessed as W&B does where it is not named.
+    """Reads the entry of a parameter; if it names no distribution, the distribution is inferred as by W&B.
 
-    Errors: UserError for a distribution that is unknown, or that lacks what it needs.
+    Raises UserError if the distribution is not supported or incomplete.
     """
-    kind = entry.get("distribution") or _guess(key, entry)
+    kind = entry.get("distribution") or _infer_kind(key, entry)
     if kind not in KINDS:
         raise UserError(f"Parameter '{key}': the distribution '{kind}' is not known. Known: {', '.join(KINDS)}.")
     q = entry.get("q", 1) if kind.startswith("q_") else None
@@ -98,34 +98,40 @@ def read_parameter(key: str, entry: Entry) -> Parameter:
         raise UserError(f"Parameter '{key}' ({kind}): {str(error).rstrip('.')}.") from None
 
 
-def _guess(key: str, entry: Entry) -> str:
+def _infer_kind(key: str, entry: Entry) -> str:
     if "value" in entry:
         return "constant"
     if "probabilities" in entry:
-        return "categorical_w_probabilities"  # Optuna has none: refused by that name
+        return "categorical_w_probabilities"  # not supported by Optuna: rejected under this name
     if "values" in entry:
         return "categorical"
     if "min" in entry and "max" in entry:
         return "int_uniform" if all(isinstance(entry[end], int) for end in ("min", "max")) else "uniform"
-    raise UserError(f"Parameter '{key}' needs value, values, min and max, a distribution or parameters of its own.")
+    raise UserError(f"Parameter '{key}' needs value, values, min and max, a distribution, or nested parameters.")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A figure of a run, by its name in metrics.json (`aupro`, `validation/aupro`), status.json or history.csv."""
+    """A metric to optimise, by its name in metrics.json (`aupro`, `validation/aupro`), status.json or history.csv."""
 
     name: str
     goal: Literal["minimize", "maximize"]
 
     @property
     def sign(self) -> int:
-        """What a value is multiplied by so that smaller is better."""
+        """The factor that makes smaller values better."""
         return 1 if self.goal == "minimize" else -1
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """parameters: by Hydra key, nested ones under dotted keys. fixed: the command's own overrides, of every trial."""
+    """A sweep.
+
+    Attributes:
+        parameters: By Hydra key; nested parameters have dotted keys.
+        fixed: Overrides of every trial, from the file's command.
+        content: The parts of the file that define the sweep, as JSON.
+    """
 
     name: str
     method: str
@@ -134,21 +140,21 @@ class Sweep:
     pruner: BasePruner | None
     run_cap: int | None
     fixed: tuple[str, ...]
-    content: str  # what tells this sweep from others
+    content: str
 
     @property
     def grid_size(self) -> int:
         return math.prod(len(parameter.grid() or ()) for parameter in self.parameters.values())
 
     def key(self, more: Sequence[str] = ()) -> str:
-        """Eight hex digits over what defines the sweep. more: further overrides of every trial."""
+        """Returns eight hex digits that identify the sweep together with further overrides of every trial."""
         return hashlib.sha256(json.dumps([self.content, list(more)]).encode()).hexdigest()[:8]
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Reads W&B's format, and `metrics`, a list, where several are wanted.
+    """Reads W&B's format, extended by the list `metrics` for several objectives.
 
-    Errors: UserError that names what is wrong.
+    Raises UserError that names what is wrong.
     """
     spec = _load(path)
     try:
@@ -166,12 +172,12 @@ def _sweep(spec: Mapping[str, Any], name: str) -> Sweep:
     for key, parameter in parameters.items():
         if spec["method"] == "grid" and parameter.grid() is None:
             raise UserError(
-                f"method grid tries every value, and parameter '{key}' ({parameter.kind}) has too many to count: list "
-                "values, or take another method."
+                f"method grid tries every value, but those of parameter '{key}' ({parameter.kind}) cannot be "
+                "enumerated: list values, or use another method."
             )
     objectives, pruner = _objectives(spec), _pruner(spec.get("early_terminate"))
     if pruner and len(objectives) > 1:
-        raise UserError("early_terminate compares trials by val_loss, which several metrics cannot be held to.")
+        raise UserError("early_terminate compares trials by val_loss and needs a single metric.")
     defining = [spec.get(k) for k in ("method", "metric", "metrics", "parameters", "early_terminate", "command")]
     name, cap = str(spec.get("name") or name), int(spec["run_cap"]) if spec.get("run_cap") else None
     content = json.dumps(defining, sort_keys=True)
@@ -186,21 +192,21 @@ def _load(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(spec, dict):
-        raise UserError(f"{path} is no sweep file: it must hold method, metric, parameters and command.")
+        raise UserError(f"{path} is not a sweep file: it must contain method, metric, parameters and command.")
     return spec
 
 
 def _parameters(entries: Any, prefix: str = "") -> dict[str, Parameter]:
     if not isinstance(entries, Mapping) or not entries:
-        raise UserError(f"{prefix}parameters must hold at least one parameter.")
-    found: dict[str, Parameter] = {}
+        raise UserError(f"{prefix}parameters must contain at least one parameter.")
+    parameters: dict[str, Parameter] = {}
     for name, entry in entries.items():
         key = f"{prefix}{name}"
         if not isinstance(entry, Mapping):
             raise UserError(f"parameter '{key}' must be a mapping, e.g. {{values: [1, 2]}}.")
-        inner = "parameters" in entry
-        found |= _parameters(entry["parameters"], f"{key}.") if inner else {key: read_parameter(key, entry)}
-    return found
+        nested = "parameters" in entry
+        parameters |= _parameters(entry["parameters"], f"{key}.") if nested else {key: read_parameter(key, entry)}
+    return parameters
 
 
 def _objectives(spec: Entry) -> tuple[Objective, ...]:
@@ -215,8 +221,10 @@ def _objectives(spec: Entry) -> tuple[Objective, ...]:
 
 
 def _pruner(entry: Entry | None) -> BasePruner | None:
-    """W&B's hyperband has one bracket, which is successive halving: of those that reached the epochs
-    min_iter * eta^k, the best share 1 / eta goes on (Li et al., "Hyperband", JMLR 2018).
+    """Returns a successive-halving pruner, which equals W&B's hyperband with its single bracket.
+
+    After the epochs min_iter * eta^k, the best fraction 1 / eta of the trials continues (Li et al., "Hyperband", JMLR
+    2018).
     """
     if not entry:
         return None
@@ -224,7 +232,7 @@ def _pruner(entry: Entry | None) -> BasePruner | None:
         raise UserError(f"early_terminate.type must be hyperband, not '{entry.get('type')}'.")
     eta = entry.get("eta", 3)
     if eta != int(eta) or eta < 2:
-        raise UserError(f"early_terminate.eta must be a whole number above 1, not {eta}.")
+        raise UserError(f"early_terminate.eta must be an integer above 1, not {eta}.")
     if "min_iter" not in entry and not {"max_iter", "s"} <= entry.keys():
         raise UserError("early_terminate needs min_iter, or max_iter and s.")
     first = entry["min_iter"] if "min_iter" in entry else entry["max_iter"] / eta ** entry["s"]
@@ -232,10 +240,10 @@ def _pruner(entry: Entry | None) -> BasePruner | None:
 
 
 def _fixed(command: Any) -> tuple[str, ...]:
-    """The command's overrides, without the program, its verb and the macros that stand for the parameters."""
+    """Returns the overrides in the command, without the program, its verb and the macros for parameters."""
     words = [str(word) for word in command or ()]
     start = next((i for i, word in enumerate(words) if Path(word).name == PROGRAM), None)
     if start is None or words[start + 1 : start + 2] != ["train"]:
-        wanted = f"['${{env}}', {PROGRAM}, train, further overrides, '${{args_json}}']"
-        raise UserError(f"command must start a training: {wanted}.")
+        example = f"['${{env}}', {PROGRAM}, train, further overrides, '${{args_json}}']"
+        raise UserError(f"command must start a training: {example}.")
     return tuple(word for word in words[start + 2 :] if not word.startswith("${"))

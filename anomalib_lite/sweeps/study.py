@@ -1,4 +1,4 @@
-"""Which values to try next, by Optuna, with its record in a file, so that a killed sweep goes on; what was found."""
+"""Samples trials with Optuna, stores them in a file so that a killed sweep continues, and reports the results."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from anomalib_lite.sweeps.spec import Sweep
 RECORD = "study.journal"
 INTERRUPTED = "interrupted"
 STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-SHOWN = 10  # of the best trials
+SHOWN = 10  # best trials that are printed
 
 
 class _SystemLock(JournalFileOpenLock):
-    """The system's, which a kill releases; Optuna's own are files that stay, and whoever comes next waits for ever."""
+    """A lock of the operating system, released by a kill; Optuna's lock files would remain and block later starts."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(path)
@@ -37,9 +37,9 @@ class _SystemLock(JournalFileOpenLock):
 
 
 class Study:
-    """The trials of a sweep, as Optuna keeps them in `folder`.
+    """The trials of a sweep, stored by Optuna in `folder`.
 
-    What comes next depends on the seed and the trials before alone, not on where the sweep was interrupted.
+    The next trial depends only on the seed and the earlier trials, not on interruptions of the sweep.
     """
 
     def __init__(self, sweep: Sweep, folder: Path, seed: int) -> None:
@@ -54,7 +54,7 @@ class Study:
             load_if_exists=True,
         )
         self.space = {key: parameter.space for key, parameter in sweep.parameters.items()}
-        for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # interrupted: once more
+        for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # interrupted: repeat
             trial = Trial(self.optuna, frozen._trial_id)
             self.note(trial, {INTERRUPTED: True})
             self.optuna.tell(trial, state=TrialState.FAIL)
@@ -64,14 +64,14 @@ class Study:
                 self.optuna.enqueue_trial(dict(zip(self.space, values, strict=True)), skip_if_exists=True)
 
     def ask(self) -> Trial | None:
-        """The next trial; None where a grid is exhausted."""
+        """Returns the next trial; None if a grid is exhausted."""
         if self.sweep.method == "grid" and not self.optuna.get_trials(False, (TrialState.WAITING,)):
             return None
-        # anew each time: a sampler's own state would be lost with the process
-        asked = [t for t in self.optuna.get_trials(deepcopy=False) if INTERRUPTED not in t.user_attrs]
-        seed = self.seed + sum(t.state != TrialState.WAITING for t in asked)
+        # a new sampler for each trial, because its state would be lost with the process
+        trials = [t for t in self.optuna.get_trials(deepcopy=False) if INTERRUPTED not in t.user_attrs]
+        seed = self.seed + sum(t.state != TrialState.WAITING for t in trials)
         self.optuna.sampler = (
-            # multivariate stated: its default changed with Optuna 5
+            # multivariate is explicit because its default changed with Optuna 5
             optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
             if self.sweep.method == "bayes"
             else optuna.samplers.RandomSampler(seed=seed)
@@ -79,30 +79,31 @@ class Study:
         return self.optuna.ask(self.space)
 
     def values(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
-        """By Hydra key."""
+        """Returns the parameters' values of a trial by Hydra key."""
         return {key: self.sweep.parameters[key].decode(value) for key, value in trial.params.items()}
 
     def behind(self, trial: Trial, epoch: int, loss: float) -> bool:
-        """Whether a trial is not among the best after so many epochs, from 1, each told once. Smaller is better."""
+        """Reports the loss after an epoch (from 1, each once); returns whether the trial should be stopped."""
         trial.report(self.sweep.objectives[0].sign * loss, epoch)  # Optuna compares in the study's direction
         return trial.should_prune()
 
     def end(self, trial: Trial, state: TrialState, message: str) -> None:
-        """state: PRUNED or FAIL."""
+        """Ends a trial with the state PRUNED or FAIL."""
         trial.set_user_attr("message", message)
         self.optuna.tell(trial, state=state)
 
     def note(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """Stores facts about a trial."""
         for name, value in facts.items():
             trial.set_user_attr(name, value)
 
     def ended(self) -> list[FrozenTrial]:
-        """Done, pruned or failed; not those that a kill interrupted, which are tried again."""
+        """Returns the trials that are done, pruned or failed; interrupted ones, which are repeated, do not count."""
         trials = self.optuna.get_trials(deepcopy=False, states=tuple(STATES))
         return [trial for trial in trials if INTERRUPTED not in trial.user_attrs]
 
     def best(self) -> list[FrozenTrial]:
-        """Of several objectives, those that no other trial beats in all; of one, all from the best on."""
+        """Returns the complete trials, the best first; with several objectives only the Pareto front."""
         complete = [trial for trial in self.ended() if trial.state == TrialState.COMPLETE]
         if len(self.sweep.objectives) > 1:
             return sorted(self.optuna.best_trials, key=lambda trial: trial.values) if complete else []
@@ -110,7 +111,7 @@ class Study:
 
 
 def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
-    """Writes trials.csv and says what was found; returns the list of failures, each with its message and command."""
+    """Writes trials.csv and prints the results; returns a list of failures with their messages and commands."""
     ended, best = study.ended(), study.best()
     write_text(folder / "trials.csv", trials_table(study, ended).to_csv(index=False))
     states = [STATES[trial.state] for trial in ended]
@@ -130,27 +131,27 @@ def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
 
 
 def best_table(study: Study, trials: Sequence[FrozenTrial]) -> str:
-    """One line a trial, the best first, or the Pareto front: objectives, then what varies."""
+    """Returns a table with one line per trial: objectives, then the parameters that vary."""
     objectives = study.sweep.objectives
     varying = [key for key, parameter in study.sweep.parameters.items() if not parameter.space.single()]
     rows = []
     for trial in trials:
-        figures = dict(zip([o.name for o in objectives], trial.values, strict=True))
+        results = dict(zip([o.name for o in objectives], trial.values, strict=True))
         chosen = {key: value for key, value in study.values(trial).items() if key in varying}
-        said = {k: f"{v:.4g}" if isinstance(v, float) else literal(v) for k, v in (figures | chosen).items()}
-        rows.append({"trial": trial.number, **said})
-    title = "best trials" if len(objectives) == 1 else "no other trial beats these in all"
+        cells = {k: f"{v:.4g}" if isinstance(v, float) else literal(v) for k, v in (results | chosen).items()}
+        rows.append({"trial": trial.number, **cells})
+    title = "best trials" if len(objectives) == 1 else "Pareto front"
     goals = ", ".join(f"{o.goal} {o.name}" for o in objectives)
     return f"{title} ({goals}):\n{pd.DataFrame(rows).to_string(index=False)}"
 
 
 def ready_command(study: Study, trial: FrozenTrial, fixed: Sequence[str]) -> str:
-    """The command line of a trial."""
+    """Returns the command line of a trial."""
     return command_line([PROGRAM, "train", *fixed, *overrides(study.values(trial))])
 
 
 def trials_table(study: Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
-    """Trial, state, the objectives, the parameters as they are written for Hydra, seconds, folder, message."""
+    """Returns a table of trial, state, objectives, parameters in Hydra's syntax, seconds, folder and message."""
     names, facts = [o.name for o in study.sweep.objectives], ("seconds", "folder", "message")
     rows = []
     for trial in trials:

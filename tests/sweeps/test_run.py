@@ -68,7 +68,7 @@ def test_failures_stop_nothing_and_are_told(sweep_of: Write):
     assert (
         "error: x must not be negative: -1.0 (exit status 2)\n    anomalib-lite train experiment_name=fake x=-1" in told
     )
-    assert "There is no figure 'figure': the run has ms_per_image, timings/train, validation/mean." in told
+    assert "There is no metric 'figure': the run has ms_per_image, timings/train, validation/mean." in told
     assert [study.values(t) for t in study.best()] == [{"x": 2}]
 
 
@@ -84,7 +84,7 @@ def test_of_several_figures_the_front_is_told(sweep_of: Write, capsys: pytest.Ca
     sweep = sweep_of(parameters={"x": {"values": [1, 2]}, "epochs": {"values": [1, 2]}}, metrics=metrics)
     study = ran(sweep)
     conclude(study, NAME, STUDY)
-    assert "no other trial beats these in all (minimize figure, minimize ms_per_image):" in capsys.readouterr().out
+    assert "Pareto front (minimize figure, minimize ms_per_image):" in capsys.readouterr().out
     assert {study.values(t)["x"] for t in study.best()} == {1, 2}
 
 

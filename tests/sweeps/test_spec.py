@@ -43,7 +43,7 @@ def test_a_sweep_is_known_by_what_defines_it(sweep_of: Write):
     [
         ({"method": "hyperopt"}, "method must be one of grid, random, bayes, not 'hyperopt'"),
         ({"methods": "grid"}, "unknown: methods. Known: program, method"),
-        ({"parameters": {}}, "parameters must hold at least one"),
+        ({"parameters": {}}, "parameters must contain at least one"),
         ({"parameters": {"seed": [0, 1]}}, "parameter 'seed' must be a mapping"),
         ({"parameters": {"lr": LR}}, "method grid tries every value, and parameter 'lr'"),
         ({"metric": None}, "metric needs a name and a goal"),
@@ -52,8 +52,8 @@ def test_a_sweep_is_known_by_what_defines_it(sweep_of: Write):
         ({"command": ["anomalib-lite", "evaluate"]}, "command must start a training"),
         ({"early_terminate": {"type": "median"}}, "must be hyperband, not 'median'"),
         ({"early_terminate": {"type": "hyperband"}}, "needs min_iter, or max_iter and s"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1.5}}, "eta must be a whole number above 1"),
-        ({"early_terminate": HALVING, "metrics": [{"name": "a"}, {"name": "b"}]}, "several metrics cannot be held to"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1.5}}, "eta must be an integer above 1"),
+        ({"early_terminate": HALVING, "metrics": [{"name": "a"}, {"name": "b"}]}, "needs a single metric"),
     ],
 )
 def test_what_is_wrong_is_said(sweep_of: Write, entries: dict[str, Any], message: str):
@@ -68,5 +68,5 @@ def test_what_is_no_sweep_file(tmp_path: Path):
     with pytest.raises(UserError, match="is not YAML"):
         read_sweep(tmp_path / "torn.yaml")
     (tmp_path / "list.yaml").write_text("- grid")
-    with pytest.raises(UserError, match="is no sweep file"):
+    with pytest.raises(UserError, match="is not a sweep file"):
         read_sweep(tmp_path / "list.yaml")
