@@ -1,9 +1,9 @@
-"""The networks' libraries, without what they load on the way and nobody here has asked for yet.
+"""Imports the deep-learning libraries without heavy modules that they load but do not need at import time.
 
-On a quiet core torch's compiler takes 1.2 s and 145 MB, scipy.signal and matplotlib 0.8 s and 60 MB, in every command
-that sees an image: torchvision, timm and Lightning load the one for decorators, torchmetrics the others for a patch of
-a name that nobody uses and for types, and Lightning's count of operations brings Triton (0.3 s, 70 MB). While the
-libraries are imported, stand-ins answer for them; whoever needs the real ones imports them then.
+On an idle core torch's compiler takes 1.2 s and 145 MB, scipy.signal and matplotlib 0.8 s and 60 MB, in every command
+that uses images. torchvision, timm and Lightning import the compiler for decorators, torchmetrics imports the others
+for a patch of an unused name and for type annotations, and Lightning's FLOP counter imports Triton (0.3 s, 70 MB).
+Stand-ins replace these modules during the import; the real modules are imported when they are first used.
 """
 
 import gc
@@ -22,11 +22,11 @@ class _Compiled(type):
 
 
 class OptimizedModule(metaclass=_Compiled):
-    """As Lightning asks whether a module was compiled."""
+    """For Lightning's isinstance checks of compiled modules."""
 
 
 def _plain(function: Any = None, *settings: Any, **more: Any) -> Any:
-    """In place of what keeps a function from being compiled."""
+    """Replaces the decorator that excludes a function from compilation."""
     return (lambda f: f) if function is None else function
 
 
@@ -50,7 +50,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
 
 
 class StandIn(ModuleType):
-    """Knows what is asked while it stands in; whoever keeps it finds the rest in the real module afterwards."""
+    """Holds the names used during the import; later, other attributes are looked up in the real module."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or sys.modules.get(self.__name__) is self:
@@ -60,7 +60,7 @@ class StandIn(ModuleType):
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Those of modules that are not loaded, nor part of one that is: it would not know of a stand-in."""
+    """Installs stand-ins for modules that are not loaded, unless their parent is: it would lack the attribute."""
     loaded = {name for name in STAND_INS if name in sys.modules}
     missing = [name for name in STAND_INS if loaded.isdisjoint((name, name.rpartition(".")[0]))]
     for name in missing:
@@ -69,7 +69,7 @@ def stand_ins() -> Iterator[None]:
         parent, _, child = name.rpartition(".")
         if parent in missing:
             setattr(sys.modules[parent], child, sys.modules[name])
-    without = "wandb" not in sys.modules  # timm can do without it
+    without = "wandb" not in sys.modules  # timm works without it
     if without:
         sys.modules["wandb"] = None  # type: ignore[assignment]
     try:
@@ -81,21 +81,22 @@ def stand_ins() -> Iterator[None]:
 
 @contextmanager
 def all_kept() -> Iterator[None]:
-    """Imports leave hardly any garbage, and looking for it takes a fifth of their time. A command does not look through
-    what it has made until then later, either.
+    """Turns garbage collection off: imports create hardly any garbage, and collection takes a fifth of their time.
+
+    The command line also exempts the objects that exist at the end from later collections.
     """
-    looking = gc.isenabled()
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if "anomalib_lite.cli" in sys.modules:
             gc.freeze()
-        if looking:
+        if enabled:
             gc.enable()
 
 
-# an ImportError: a library of another version asks a stand-in for more; it comes in full where it is used
+# ImportError: another version of a library needs more of a stand-in; it is then imported normally when it is used
 with all_kept(), stand_ins(), suppress(ImportError):
     importlib.import_module("torch")
     importlib.import_module("torchvision")
