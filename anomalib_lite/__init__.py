@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `api`, whose libraries take seconds to import, once they are asked for."""
+    """Imports the functions of `api` on first access, because their libraries take seconds to import."""
     if name not in __all__:
         raise AttributeError(f"anomalib_lite has no {name}")
     from anomalib_lite import api

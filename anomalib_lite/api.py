@@ -18,31 +18,34 @@ from anomalib_lite.runs.overrides import overrides as as_overrides
 
 
 def train(*overrides: str, trust: tuple[str, ...] = (), **settings: Any) -> TrainedRun:
-    """What `anomalib-lite train` does: `train("data=folder", "data.ok=photos/ok", detector="padim", image_size=128)`.
+    """Trains like `anomalib-lite train`: `train("data=folder", "data.ok=photos/ok", detector="padim", image_size=128)`.
 
     Args:
         overrides: As on the command line.
         trust: See `load`.
-        settings: The same by keyword, for names without a dot.
+        settings: Overrides as keywords, for names without a dot.
 
     Returns:
-        The finished run; the same call again returns it at once. `run.metrics` and `run.path` are at hand.
+        The finished run, e.g. with `run.metrics` and `run.path`; repeating the call returns it at once.
 
-    Errors: UserError for what the command line would refuse.
+    Raises:
+        UserError: The command line would reject the overrides, too.
     """
     return load(call("train", verb.train, [*overrides, *as_overrides(settings)]).path, trust)
 
 
 def command(verb: str, *overrides: str, **settings: Any) -> Any:
-    """Any verb, in this process: `command("segment", "images=photos", "template=golden.png")`. See `train`."""
+    """Runs any verb in this process: `command("segment", "images=photos", "template=golden.png")`. See `train`."""
     main = importlib.import_module(f"anomalib_lite.jobs.{verb}").main
     return call(verb, main.__wrapped__, [*main.words(list(overrides)), *as_overrides(settings)])
 
 
 def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:
-    """A finished run, from the folder that a training printed.
+    """Loads a finished run from its folder.
 
-    trust: packages of your own whose code the run's configuration may name.
+    Args:
+        path: The run folder, as printed by the training.
+        trust: Names of your own packages whose code the run's configuration may use.
     """
     return open_run(path, trust)
 
@@ -50,14 +53,15 @@ def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:
 def predict(
     run: TrainedRun | str | Path, images: str | Path | Iterable[str | Path], template: Path | None = None
 ) -> list[Outcome]:
-    """What `anomalib-lite predict` says of images, kept in memory: score, verdict, defects, picture and anomaly map.
+    """Predicts images like `anomalib-lite predict`, in memory: score, verdict, defects, picture and anomaly map.
 
     Args:
-        run: A run of `train` or `load`, or its folder.
+        run: The result of `train` or `load`, or a run folder.
         images: A file, a folder or a glob pattern, or several.
-        template: The golden image, for detectors that compare with it; None: the run's own.
+        template: The golden image, for detectors that compare with it; None: the run's template.
 
-    Errors: UserError for a run that is none, and where an image cannot be read.
+    Raises:
+        UserError: `run` is not a run, or an image cannot be read.
     """
     trained = run if isinstance(run, TrainedRun) else load(run)
     trained = trained if template is None else replace(trained, template=template)

@@ -8,22 +8,22 @@ import sys
 VERBS = {
     "demo": "render photographs of panels, and make labelled crops of them to try everything on",
     "segment": "find the products in photographs of panels, and cut aligned crops",
-    "annotate": "label crops OK or NOK in a local web page",
-    "review": "find NOK images among those that are taken for OK",
-    "generate": "make new OK images from OK images, and measure what they are worth",
-    "train": "learn from OK images, set the threshold, measure on the test images, write a run folder",
-    "sweep": "try many configurations by a sweep file: grid, random or bayes, with hyperband",
-    "evaluate": "measure a trained run on the test images of a data set",
-    "predict": "anomaly scores, maps and overlays for any images, by a trained run",
-    "serve": "answer images over HTTP with a trained run, and a page to try it on",
-    "compare": "hold finished runs against each other: means, effects, and whether so few seeds can tell",
-    "weights": "fetch a backbone's pretrained weights ahead of time, or list them",
-    "export": "write a trained run as one ONNX, OpenVINO or torch file, and hold that against the run",
-    "submit": "files for the evaluation server of MVTec AD 2",
+    "annotate": "label crops as OK or NOK in a local web page",
+    "review": "find NOK images in a folder of OK images",
+    "generate": "make new OK images from OK images, and measure their quality",
+    "train": "learn from OK images, set the threshold, evaluate the test images, write a run folder",
+    "sweep": "run many configurations from a sweep file: grid, random or bayes, with hyperband",
+    "evaluate": "evaluate a trained run on the test images of a data set",
+    "predict": "compute scores, anomaly maps and overlays of any images with a trained run",
+    "serve": "predict images over HTTP with a trained run; includes a page to try it",
+    "compare": "compare finished runs: means, effects, and whether the seeds are enough to conclude anything",
+    "weights": "download a backbone's pretrained weights ahead of time, or list them",
+    "export": "write a trained run as one ONNX, OpenVINO or torch file, and check it against the run",
+    "submit": "write the files for the evaluation server of MVTec AD 2",
 }
 
-# glibc gives large blocks back to the system and faults them in again at every batch; kept, feature extraction on a
-# CPU is 2.5 to 4 times faster. It reads these variables only when a process starts.
+# By default glibc returns large blocks to the system and faults them in again at every batch. Keeping them makes
+# feature extraction on a CPU 2.5 to 4 times faster. glibc reads these variables only when a process starts.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
@@ -42,7 +42,7 @@ def main() -> None:
 
         print(__version__)
         return
-    if not sys.stderr.isatty():  # a file of messages would hold each state of each bar
+    if not sys.stderr.isatty():  # else a log file would contain every update of every progress bar
         os.environ.setdefault("TQDM_DISABLE", "1")
     verb = arguments[0]
     if verb not in VERBS:
@@ -50,13 +50,13 @@ def main() -> None:
         hint = f" Did you mean {near[0]}?" if near else ""
         sys.exit(f"anomalib-lite: there is no verb '{verb}'.{hint}\n\n{_overview()}")
     _keep_memory()
-    # Hydra's parser takes flags before or behind the overrides, not between them
+    # Hydra's parser accepts flags before or after the overrides, but not between them
     rest = sorted(arguments[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv = [f"anomalib-lite {verb}", *rest]
     try:
         importlib.import_module(f"anomalib_lite.jobs.{verb}").main()
         sys.stdout.flush()
-    except BrokenPipeError:  # of `| head`, which has seen enough
+    except BrokenPipeError:  # e.g. from `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -66,20 +66,20 @@ def _overview() -> str:
         "anomalib-lite: find out which anomaly detector works for a product, prove it, and inspect with it.\n\n"
         f"usage: anomalib-lite VERB [key=value ...] [-m] [--help]\n\n{verbs}\n\n"
         "examples:\n"
-        "  anomalib-lite train                          on the built-in product photographs\n"
+        "  anomalib-lite train                          on rendered images of the built-in product\n"
         "  anomalib-lite train data=folder data.ok=ok data.nok=nok\n"
         "  anomalib-lite train -m backbone=resnet18,efficientnet_lite0 seed=0,1,2\n"
         "  anomalib-lite predict run=runs/default/... images=photos/\n\n"
-        "Each verb is a Hydra app: `anomalib-lite train --help` shows its groups and values."
+        "Each verb is a Hydra app: `anomalib-lite train --help` lists its groups and options."
     )
 
 
 def _keep_memory() -> None:
-    """Starts this process anew with glibc's settings; ANOMALIB_LITE_MALLOC=0 turns that off."""
+    """Restarts this process with the malloc settings; ANOMALIB_LITE_MALLOC=0 turns this off."""
     if sys.platform != "linux" or os.environ.get(MALLOC_SWITCH) == "0" or any(k in os.environ for k in MALLOC):
         return
     os.environ.update(MALLOC)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same command
 
 
 if __name__ == "__main__":

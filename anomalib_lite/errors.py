@@ -1,10 +1,10 @@
-"""Errors that speak to the user."""
+"""Errors for the user."""
 
 
 class UserError(Exception):
-    """Something the user can put right: the message says what is wrong and what to do.
+    """An error that the user can correct; the message states what is wrong and what to do.
 
-    The command line prints it as one paragraph, without a traceback, and ends with `status`.
+    The command line prints it as one paragraph, without a traceback, and exits with `status`.
     """
 
     status = 2

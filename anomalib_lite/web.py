@@ -1,8 +1,8 @@
-"""What both servers need: a bound socket, a page, and a guard that says who may speak.
+"""Shared parts of both servers: a bound socket, a page, and a guard that checks requests.
 
-A server on 127.0.0.1 can be reached from every web page the user has open. Three checks keep those out: the Host header
-must name this server (a foreign name made to resolve to 127.0.0.1 is refused), the Origin of a request must be this
-server, and what needs the token must carry it. Other accounts of the same machine are not kept out.
+Every web page that the user has open can reach a server on 127.0.0.1. Three checks reject their requests: the Host
+header must name this server (which rejects foreign names that resolve to 127.0.0.1), the Origin must be this server,
+and requests that need the token must contain it. Other accounts on the same machine are not kept out.
 """
 
 import hmac
@@ -36,20 +36,21 @@ _HEADERS = [
 
 
 def allowed_hosts(host: str, port: int) -> frozenset[str]:
-    """The values of the Host header that name this server."""
+    """Returns the values of the Host header that name this server."""
     names = {host, "127.0.0.1", "localhost"}
     names = {f"[{name}]" if ":" in name else name for name in names}
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
 class Guard:
-    """ASGI middleware: refuses what `refusal` says and adds the security headers to every answer.
+    """ASGI middleware that rejects requests (see `refusal`) and adds security headers to every response.
 
     Args:
-        hosts: The names in a Host header that mean this server; None: it answers to any.
-        token: What the header `Authorization: Bearer TOKEN` must hold.
-        secret: Whether a request of this method and path needs the token.
-        most: Bytes that a request's body may have, which it must then tell ahead; None: the app sees to that.
+        app: The ASGI app.
+        hosts: Values of the Host header that name this server; None: any.
+        token: The token required in `Authorization: Bearer TOKEN`.
+        secret: Whether a request with this method and path needs the token.
+        most: Largest body of a request in bytes, checked by its Content-Length; None: left to the app.
     """
 
     def __init__(
@@ -59,24 +60,24 @@ class Guard:
         self.app, self.hosts, self.token, self.secret, self.most = app, hosts, token, secret, most
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """Status and reason, None where the request may pass; header names in lower case."""
+        """Returns the status and reason of a rejection, None if the request is accepted; header names in lower case."""
         if method not in ("GET", "HEAD", "POST"):
-            return 405, "only GET and POST are known here"
+            return 405, "only GET and POST are supported"
         if self.hosts is not None:
             if headers.get("host", "").lower() not in self.hosts:
-                return 421, "this server does not answer to that host name"
+                return 421, "this server does not have that host name"
             origin = headers.get("origin")
             if origin is not None and origin.lower() not in {f"http://{host}" for host in self.hosts}:
-                return 403, "requests from another site are refused"
+                return 403, "requests from other sites are refused"
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if self.secret(method, path) and not hmac.compare_digest(given.encode(), self.token.encode()):
-            return 401, "a token is needed: Authorization: Bearer TOKEN"
+            return 401, "a token is required: Authorization: Bearer TOKEN"
         if self.most is not None and method == "POST":
             length = headers.get("content-length", "")
             if not length.isdecimal():
-                return 411, "the request must tell its length"
+                return 411, "the request must have a Content-Length"
             if int(length) > self.most:
-                return 413, f"a request may have {self.most / 2**20:.4g} MiB"
+                return 413, f"a request may have at most {self.most / 2**20:.4g} MiB"
         return None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -94,23 +95,23 @@ class Guard:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; port 0 takes any free one. Errors: UserError where it cannot listen there."""
+    """Returns a bound, listening socket; port 0 uses any free port. Raises UserError if it cannot listen there."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        reason = str(error.strerror or error).partition(" (while")[0]  # what Python adds says the address once more
+        reason = str(error.strerror or error).partition(" (while")[0]  # Python's addition only repeats the address
         raise UserError(
             f"The server cannot listen at {host}:{port} ({reason}): choose another port, for example port=8766, or "
             "port=0 for any free one."
         ) from None
-    # With the protocol named, asyncio turns Nagle's algorithm off, which costs 40 ms an answer otherwise.
+    # With an explicit protocol, asyncio turns off Nagle's algorithm, which would cost 40 ms per response.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
 
 
 def serving(app: Guard, grace_seconds: int, connections: int | None = None) -> uvicorn.Server:
-    """Says nothing of itself, and finishes what it has accepted within `grace_seconds`."""
+    """Returns a server that logs only warnings, and that finishes accepted requests within `grace_seconds` on exit."""
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
         timeout_graceful_shutdown=grace_seconds, limit_concurrency=connections,
@@ -123,9 +124,9 @@ def url_of(host: str, listening: socket.socket) -> str:
 
 
 def app_with_page(package: str, token: str = "") -> FastAPI:
-    """An app that serves the page in a package's folder `static`, its files alone, and none of FastAPI's own pages.
+    """Returns an app that serves only the page and files in a package's folder `static`, without FastAPI's own pages.
 
-    token: goes where the page says {{token}}.
+    The token replaces {{token}} in the page.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     files = {file.name: file.read_bytes() for file in (resources.files(package) / "static").iterdir()}
@@ -139,14 +140,14 @@ def app_with_page(package: str, token: str = "") -> FastAPI:
     def static(name: str) -> Response:
         media_type = _STATIC_TYPES.get(Path(name).suffix)
         if name not in files or media_type is None:
-            raise HTTPException(404, "there is no such file")
+            raise HTTPException(404, "file not found")
         return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})
 
     return app
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
