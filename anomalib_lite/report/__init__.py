@@ -1,1 +1,1 @@
-"""What a person looks at after a run: heat maps, figures and the page."""
+"""The report of a run: heat maps, figures and the page."""

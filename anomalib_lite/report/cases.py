@@ -1,4 +1,4 @@
-"""Which images of a run a page shows, in which order, and what became of each."""
+"""Selects and orders the images that a page shows, and names the outcome of each."""
 
 import math
 from collections import defaultdict
@@ -18,7 +18,7 @@ SHOWN = 120  # images on a page
 
 
 def verdict(outcome: Outcome) -> str:
-    """'missed', 'false alarm', 'found' or 'passed'; 'rejected' or 'accepted' where the truth is unknown."""
+    """Returns 'missed', 'false alarm', 'found' or 'passed'; 'rejected' or 'accepted' without a label."""
     if outcome.sample.label is None:
         return "rejected" if outcome.nok else "accepted"
     if outcome.sample.label:
@@ -27,18 +27,18 @@ def verdict(outcome: Outcome) -> str:
 
 
 def kind(sample: Sample) -> str:
-    """The group an image belongs to: its defect type, else 'OK', 'NOK' or 'unlabelled'."""
+    """Returns the group of an image: its defect type, else 'OK', 'NOK' or 'unlabelled'."""
     if sample.label is None:
         return sample.defect or "unlabelled"
     return (sample.defect or "NOK") if sample.label else "OK"
 
 
 def select_cases(outcomes: Sequence[Outcome], threshold: "Threshold", most: int = SHOWN) -> list[int]:
-    """Indices of the images to show, in display order.
+    """Returns the indices of the images to show, in display order.
 
-    All mistakes come first, the worst before: how far a score lies on the wrong side, as a ratio to its threshold.
-    What room remains is spread evenly over the kinds of image, and within each over the range of its scores; these
-    are ordered by falling score.
+    Mistakes come first, the worst on top: the ratio of score and threshold tells how wrong a score is. The remaining
+    places are divided evenly among the kinds of images, and within each kind spread over the range of scores; these
+    images are sorted by descending score.
     """
     wrong = [verdict(outcome) in MISTAKES for outcome in outcomes]
     mistakes = [i for i, mistake in enumerate(wrong) if mistake]
@@ -52,10 +52,10 @@ def select_cases(outcomes: Sequence[Outcome], threshold: "Threshold", most: int 
 
 
 def thin_out(outcomes: Sequence[Outcome], threshold: "Threshold", most: int = SHOWN) -> list[Outcome]:
-    """The same outcomes, of which at most 2 * `most` keep their image, map and mask.
+    """Drops image, map and mask of all but at most 2 * `most` outcomes.
 
-    Called after each batch, it bounds the memory of any number of images. The mistakes that a page will show keep
-    theirs in any case; with more images than that, the spread of the others is one of those seen so far.
+    Called after each batch, this bounds the memory for any number of images. The mistakes that a page will show are
+    always kept; the others are spread over the images so far.
     """
     held = [i for i, outcome in enumerate(outcomes) if outcome.image is not None]
     if len(held) <= 2 * most:
@@ -68,7 +68,7 @@ def thin_out(outcomes: Sequence[Outcome], threshold: "Threshold", most: int = SH
 
 
 def _spread(groups: list[list[int]], room: int) -> list[int]:
-    """Takes equal shares of the groups, what a small one leaves going to the others, evenly along each."""
+    """Selects equally many from each group, evenly along it; places that a small group leaves go to larger ones."""
     chosen: list[int] = []
     for done, group in enumerate(sorted(groups, key=len)):
         share = min(len(group), math.ceil((room - len(chosen)) / (len(groups) - done)))
@@ -78,7 +78,7 @@ def _spread(groups: list[list[int]], room: int) -> list[int]:
 
 
 def _wrongness(outcome: Outcome, threshold: "Threshold") -> float:
-    """How far a mistake lies on the wrong side, as the logarithm of a ratio; larger is worse."""
+    """Returns the log ratio of a mistake's score and threshold; larger is worse."""
     if math.isnan(outcome.score):
         return math.inf
     side = -1.0 if outcome.sample.label else 1.0

@@ -1,4 +1,4 @@
-"""Contact sheets: groups of images side by side in one picture, with a caption above each group of tiles."""
+"""Draws contact sheets: groups of tiles side by side, with a caption above each group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,34 +11,36 @@ from matplotlib.figure import Figure
 from anomalib_lite.report import ink
 from anomalib_lite.report.pictures import colour_bar, tick_positions
 
-TILE = 160  # pixels of a tile's side
+TILE = 160  # side of a tile in pixels
 TRUTH = (64, 224, 190)  # colour of the true defect
-BESIDE = 242  # grey beside an image that is not square
+BESIDE = 242  # grey level around an image that is not square
 _GAP, _MARGIN, _CAPTION, _FOOT = 6, 12, 30, 56  # pixels
 
 
 @dataclass(frozen=True)
 class Block:
-    """Tiles that belong together: uint8 RGB (H, W, 3) of any size, with words above at the left and at the right."""
+    """A group of tiles, uint8 RGB (H, W, 3) of any size, with captions above at the left and the right."""
 
     tiles: Sequence[np.ndarray]
     left: str
     right: str = ""
-    alarming: bool = False  # the words at the right are set in the colour of defects
+    alarming: bool = False  # the right caption has the colour of defects
 
 
 def draw_sheet(
     blocks: Sequence[Block], columns: int, scale: bool = False, side: int = TILE, one: str = "threshold"
 ) -> Figure | None:
-    """Draws blocks, all of as many tiles, at most `columns` in a row; None without blocks. Made for `ink.save_png` at
-    100 dpi, where one pixel of a tile is one pixel of the picture.
+    """Draws a contact sheet for `ink.save_png` at 100 dpi, where one pixel of a tile is one pixel of the picture.
 
     Args:
-        blocks: in their order.
-        columns: blocks in a row, at most.
-        scale: draws the colour scale of heat maps below.
-        side: of a tile, in pixels.
-        one: what the maps' colours are multiples of.
+        blocks: Groups with equal numbers of tiles.
+        columns: Largest number of blocks per row.
+        scale: Whether the colour scale of heat maps is drawn below.
+        side: Side of a tile in pixels.
+        one: Label of the scale's unit.
+
+    Returns:
+        None without blocks.
     """
     if not blocks:
         return None
@@ -60,7 +62,7 @@ def draw_sheet(
 
 
 def square_tile(image: np.ndarray, side: int = TILE) -> np.ndarray:
-    """The image (H, W, 3) fitted into a tile of side x side pixels, its proportions kept, on pale grey."""
+    """Fits an image (H, W, 3) into a square tile on pale grey, keeping its aspect ratio."""
     scale = side / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""The page's part on defects: where each lies, of which type it is, and how bad."""
+"""Prepares the page's section on defects: positions, types and severities."""
 
 from collections import Counter
 from typing import Any
@@ -12,10 +12,10 @@ from anomalib_lite.report.pictures import data_uri, outline_path, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent
 from anomalib_lite.settings.training import DefectType
 
-Part = dict[str, Any]  # of what the template lays out
-_ROWS = 400  # of the table; all are in defects.csv
-_CLOSE_UP = 2.2  # times the defect's longer side: what a close-up shows
-_HEADS = {  # of the measures that the table shows: name and unit
+Part = dict[str, Any]  # variables of the template
+_ROWS = 400  # rows of the table; defects.csv contains all defects
+_CLOSE_UP = 2.2  # side of a close-up, as a multiple of the defect's longer side
+_HEADS = {  # measures in the table: heading and unit
     "area_px": ("area", "px"), "area_mm2": ("area", "mm²"), "length_px": ("length", "px"),
     "length_mm": ("length", "mm"), "width_px": ("width", "px"), "width_mm": ("width", "mm"),
     "colour_difference": ("colour", "CIEDE2000"), "contrast": ("contrast", ""),
@@ -24,7 +24,7 @@ _HEADS = {  # of the measures that the table shows: name and unit
 
 
 def defects_view(collector: DefectCollector | None) -> dict[str, Any] | None:
-    """What the template lays out; None without a collector, and of one without images."""
+    """Returns the template's variables; None without a collector or images."""
     if collector is None or not collector.outcomes:
         return None
     rules = collector.inspector.settings.types
@@ -55,7 +55,7 @@ def defects_view(collector: DefectCollector | None) -> dict[str, Any] | None:
 
 
 def _row(page: Outcome, defect: Defect, rule: DefectType, columns: list[str], shot: Part | None) -> Part:
-    """A defect in the table: measures are (text, number or None) by column."""
+    """Returns a table row; the measures are (text, number or None) by column."""
     values = [defect.measures.get(column) for column in columns]
     name, truth = short_name(page.sample.image), (page.sample.defect or "") if page.sample.label else ""
     return {
@@ -71,8 +71,8 @@ def _row(page: Outcome, defect: Defect, rule: DefectType, columns: list[str], sh
 
 
 def _shot(page: Outcome, number: int, inspector: Inspector) -> Part:
-    """A picture with its defects' (colour, outline)."""
-    assert page.image is not None  # as those that are shown have one
+    """Returns a picture with (colour, outline) of its defects."""
+    assert page.image is not None  # the caller selects outcomes with an image
     small = thumbnail(page.image)
     height, width = small.shape[:2]
     outlines = [(inspector.settings.types[d.kind].colour, outline_path(d.mask, height, width)) for d in page.defects]
@@ -84,7 +84,7 @@ def _shot(page: Outcome, number: int, inspector: Inspector) -> Part:
 
 
 def _close_up(defect: Defect, across: int, down: int) -> str:
-    """A square around a defect in a thumbnail of `across` x `down` px, as an SVG view box."""
+    """Returns the SVG view box of a square around a defect, in a thumbnail of `across` x `down` px."""
     x, y, width, height = (value * down / defect.mask.shape[0] for value in defect.box)
     side = min(max(_CLOSE_UP * max(width, height), 48), down, across)
     left = min(max(x + width / 2 - side / 2, 0), across - side)

@@ -1,4 +1,4 @@
-"""The figures of a run: where the scores lie, ROC and precision-recall curves, and the losses of the training."""
+"""Draws the figures of a run: score histograms, ROC and precision-recall curves, and training losses."""
 
 import itertools
 import math
@@ -20,13 +20,13 @@ from anomalib_lite.report.cases import kind
 Points = Mapping[str, tuple[np.ndarray, np.ndarray]]
 _BINS = 44
 _MOST_ROWS = 16
-_TALLEST = 0.78  # of a row's height
-_MOST_POINTS = 400  # of a curve
+_TALLEST = 0.78  # height of the tallest bar, as a share of the row
+_MOST_POINTS = 400  # points of a curve
 
 
 @dataclass(frozen=True)
 class CurveAxes:
-    """A curve's title and axes, the area under it and that area's name in metrics.json, where the x axis ends."""
+    """Title and axis labels of a curve, name and metrics.json key of the area under it, and the end of the x axis."""
 
     title: str
     x: str
@@ -49,7 +49,7 @@ _MOST_PANELS = 12
 
 
 class Curve(NamedTuple):
-    """Points (x, y) in the unit square, and that at which the threshold works."""
+    """Points (x, y) of a curve in the unit square, and the point at the threshold."""
 
     x: np.ndarray
     y: np.ndarray
@@ -63,8 +63,14 @@ def draw_figures(
     history: pd.DataFrame,
     points: Points | None = None,
 ) -> dict[str, Figure]:
-    """All figures that the parts allow: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro, training.
-    metrics: as in metrics.json, their areas are written into the curves. history: losses by epoch.
+    """Draws the available figures: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro, training.
+
+    Args:
+        outcomes: Of all test images.
+        threshold: Of the image scores.
+        metrics: As in metrics.json; the areas are written into the curves.
+        history: Losses by epoch.
+        points: Of the pixel curves, see `pixel_points`.
     """
     curves = image_curves(outcomes) | {f"pixel_{name}": Curve(*xy) for name, xy in (points or {}).items()}
     drawn = {
@@ -76,9 +82,9 @@ def draw_figures(
 
 
 def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | None:
-    """One row a kind of image, OK first, over a common axis; what lies on the wrong side is drawn strong.
+    """Draws one histogram per kind of image, OK first, on a common axis; mistakes are drawn in a strong colour.
 
-    The axis is logarithmic where the scores span more than a factor of eight. None without a finite score.
+    The axis is logarithmic if the scores span more than a factor of eight. Returns None without a finite score.
     """
     rows = _score_rows(outcomes)
     if not rows:
@@ -111,14 +117,14 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | N
 
 
 def mark_threshold(axis: Axes, value: float, words: str, height: float) -> None:
-    """A line across the axes at a value, with words above it."""
+    """Draws a vertical line at a value, with a label above it."""
     axis.axvline(value, color=ink.INK, linewidth=1.2)
     place = axis.get_xaxis_transform()
     axis.annotate(words, (value, height), xycoords=place, ha="center", color=ink.INK, fontsize=9)
 
 
 def bin_edges(low: float, high: float, threshold: float, logarithmic: bool = False) -> np.ndarray:
-    """Bins of equal width with the threshold as one of the edges, so that no bar straddles it."""
+    """Returns the edges of bins of equal width, one of which is the threshold, so that no bar straddles it."""
     start, stop = (math.log(low), math.log(high)) if logarithmic else (low, high)
     width = max((stop - start) / _BINS, 1e-6 * abs(start), 1e-12)
     anchor = start
@@ -133,12 +139,12 @@ def bin_edges(low: float, high: float, threshold: float, logarithmic: bool = Fal
 
 
 def image_curves(outcomes: Sequence[Outcome]) -> dict[str, Curve]:
-    """ROC and precision-recall of the images, by their names in `AXES`; none unless there are OK and NOK images."""
-    known = [outcome for outcome in outcomes if outcome.sample.label is not None and math.isfinite(outcome.score)]
-    labels = np.array([bool(outcome.sample.label) for outcome in known], dtype=bool)
+    """Returns ROC and precision-recall curve of the images by their names in `AXES`; empty without both classes."""
+    labelled = [outcome for outcome in outcomes if outcome.sample.label is not None and math.isfinite(outcome.score)]
+    labels = np.array([bool(outcome.sample.label) for outcome in labelled], dtype=bool)
     if not labels.any() or labels.all():
         return {}
-    scores, above = np.array([o.score for o in known]), np.array([o.nok for o in known])
+    scores, above = np.array([o.score for o in labelled]), np.array([o.nok for o in labelled])
     recall, false_alarms = above[labels].mean(), above[~labels].mean()
     precision = labels[above].mean() if above.any() else 1.0
     points = pixel_points(*count_ties(scores, labels))
@@ -149,30 +155,33 @@ def image_curves(outcomes: Sequence[Outcome]) -> dict[str, Curve]:
 
 
 def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = None) -> Points:
-    """Points of the curves roc, pr and pro from counts by ascending map value (of images, by score), (bins,) all.
+    """Computes the points of the curves roc, pr and pro, thinned to a few hundred.
 
-    Thinned to a few hundred points. Empty where there are no OK or no NOK items.
+    The counts (bins,) are those of pixels by ascending map value, or of images by ascending score.
 
     Args:
-        ok: counts of OK pixels.
-        nok: counts of defect pixels.
-        overlap: defect pixels weighted by 1 / size of their region; without it there is no curve pro.
+        ok: Counts of OK items.
+        nok: Counts of NOK items.
+        overlap: Defect pixels weighted by 1 / size of their region; without it there is no curve pro.
+
+    Returns:
+        Curves by name; empty without OK or without NOK items.
     """
     overlap = np.zeros_like(nok) if overlap is None else overlap
     used = np.flatnonzero(ok + nok)[::-1]
-    flagged_ok, found, covered = (np.cumsum(counts[used], dtype=float) for counts in (ok, nok, overlap))
-    if not len(used) or not flagged_ok[-1] or not found[-1]:
+    flagged_ok, flagged_nok, covered = (np.cumsum(counts[used], dtype=float) for counts in (ok, nok, overlap))
+    if not len(used) or not flagged_ok[-1] or not flagged_nok[-1]:
         return {}
     start = np.zeros(1)
-    rate, recall = np.append(start, flagged_ok / flagged_ok[-1]), np.append(start, found / found[-1])
-    points = {"roc": (rate, recall), "pr": (found / found[-1], found / (found + flagged_ok))}
+    rate, recall = np.append(start, flagged_ok / flagged_ok[-1]), np.append(start, flagged_nok / flagged_nok[-1])
+    points = {"roc": (rate, recall), "pr": (flagged_nok / flagged_nok[-1], flagged_nok / (flagged_nok + flagged_ok))}
     if covered[-1]:
         points["pro"] = (rate, np.append(start, covered / covered[-1]))
     return {name: _thin(x, y) for name, (x, y) in points.items()}
 
 
 def curve_figure(curve: Curve, axes: CurveAxes, area: float | None) -> Figure:
-    """One curve with the area under it filled."""
+    """Draws a curve with the area under it filled."""
     drawing, axis = ink.figure(4.2, 3.4)
     order = np.argsort(curve.x, kind="stable")
     axis.fill_between(curve.x[order], curve.y[order], color=ink.OK, alpha=0.10, linewidth=0)
@@ -192,9 +201,9 @@ def curve_figure(curve: Curve, axes: CurveAxes, area: float | None) -> Figure:
 
 
 def training_curves(history: pd.DataFrame, steps: str = "epoch") -> Figure | None:
-    """Every numeric column of the history over its epochs or steps, one panel a quantity, its stages together.
+    """Draws every numeric column of the history over epochs or steps: one panel per quantity, one line per stage.
 
-    Several rows of one epoch are averaged, and of long curves neighbours. None where there is nothing to draw.
+    Rows of the same epoch are averaged, as are neighbouring points of long curves. Returns None without a curve.
     """
     if history.empty:
         return None
@@ -218,7 +227,7 @@ def training_curves(history: pd.DataFrame, steps: str = "epoch") -> Figure | Non
 
 
 def _score_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, bool | None, np.ndarray]]:
-    """(kind, whether NOK, scores): OK first, then by falling size; kinds beyond the limit are put together."""
+    """Returns (kind, whether NOK, scores): OK first, then by descending size; kinds beyond the limit are merged."""
     scores: dict[tuple[str, bool | None], list[float]] = {}
     for outcome in outcomes:
         if math.isfinite(outcome.score):
@@ -237,7 +246,7 @@ def _score_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, bool | None, np.
 def _draw_scores(
     axis: Axes, nok: bool | None, scores: np.ndarray, bottom: int, edges: np.ndarray, threshold: float
 ) -> None:
-    # numpy's bins hold their left edge, but a score equal to the threshold does not exceed it.
+    # numpy's bins contain their left edge, but a score equal to the threshold does not exceed it.
     counts, _ = np.histogram(np.where(scores == threshold, np.nextafter(threshold, -np.inf), scores), edges)
     strong, pale = {True: (ink.NOK, ink.NOK_PALE), False: (ink.OK, ink.OK_PALE), None: (ink.MUTED, ink.GRID)}[nok]
     above = edges[:-1] >= threshold
@@ -267,8 +276,8 @@ def _draw_quantity(axis: Axes, values: pd.DataFrame) -> None:
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keeps points at equal steps along the curve, the first and the last among them."""
+    """Keeps points at equal steps along the curve, including the first and the last one."""
     length = np.cumsum(np.abs(np.diff(x, prepend=x[0])) + np.abs(np.diff(y, prepend=y[0])))
-    wanted = np.searchsorted(length, np.linspace(0.0, length[-1], _MOST_POINTS))
-    keep = np.unique(np.concatenate([[0], np.minimum(wanted, len(x) - 1), [len(x) - 1]]))
+    steps = np.searchsorted(length, np.linspace(0.0, length[-1], _MOST_POINTS))
+    keep = np.unique(np.concatenate([[0], np.minimum(steps, len(x) - 1), [len(x) - 1]]))
     return x[keep], y[keep]

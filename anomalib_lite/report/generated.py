@@ -1,4 +1,4 @@
-"""Generated images in words and pictures: their quality beside real images', each beside the image it came from."""
+"""Reports on generated images: their quality compared with real images, and pairs with the images they come from."""
 
 import json
 import math
@@ -23,21 +23,21 @@ from anomalib_lite.runs.folder import GENERATED
 
 _SHEET_WIDTH = 1000  # px of the contact sheet on a run's page
 _ON_PAGE, _ON_SHEET = (36, 24), (16, 8)  # pairs shown at most: kept, dropped
-_DISTANCES = (  # key in quality.json, name, what its error is called there, meaning
+_DISTANCES = (  # key in quality.json, name, suffix of the key of its error, meaning
     ("frechet", "Frechet distance", "sd",
-     "to real images, {images_each} on each side; as far as real from real is ideal"),
-    ("kernel", "kernel distance", "se", "to real images; 0 on average where the two are alike, however few"),
+     "to real images, {images_each} on each side; the distance between real images is ideal"),
+    ("kernel", "kernel distance", "se", "to real images; 0 on average if the distributions are equal, for any number"),
 )  # fmt: skip
-_DIVERSITY = "perceptual distance between two images; far below the real ones', all look the same"
+_DIVERSITY = "perceptual distance between two images; if far below that of real images, all look the same"
 
 
 class Pair(NamedTuple):
-    """content, generated: uint8 RGB (H, W, 3). kept: False where the structure guard dropped it. words: its caption."""
+    """A generated image and the real image that provided its content, both uint8 RGB (H, W, 3)."""
 
     content: np.ndarray
     generated: np.ndarray
-    kept: bool
-    words: str
+    kept: bool  # False if the structure guard dropped it
+    words: str  # the caption
 
 
 def write_generated_report(
@@ -47,11 +47,11 @@ def write_generated_report(
     """Writes quality.json, contact_sheet.png and generated.html.
 
     Args:
-        folder: Inside the one that the images lie in.
-        title: Of the page.
-        quality: What quality.json gets.
-        drawn: Of each image: file (relative to the images' folder; empty where it was not kept as a file), content
-            (place among `ok`), origin, edge_overlap, ssim, kept.
+        folder: The folder to write to, inside the folder of the images.
+        title: The page's title.
+        quality: The content of quality.json.
+        drawn: For each image: file (relative to the images' folder; empty if it was not saved), content (index in
+            `ok`), origin, edge_overlap, ssim, kept.
         ok: The OK images.
         losses: Columns step, name, value.
         settings: Of the generator.
@@ -67,7 +67,7 @@ def write_generated_report(
         (pair, data_uri(thumbnail(pair.content)), data_uri(thumbnail(pair.generated)))
         for pair in _pairs(folder.parent, drawn, ok, *_ON_PAGE)
     ]
-    # Of a resumed training, which repeats some steps, the last counts.
+    # A resumed training repeats some steps; their last value counts.
     steps = losses.pivot_table(index="step", columns="name", values="value", aggfunc="last", sort=False).reset_index()
     drawings = {"overlap": overlap_histogram(drawn, quality["guard"]), "losses": training_curves(steps, "step")}
     page = ink.template("generated.html.j2").render(
@@ -85,20 +85,20 @@ def write_generated_report(
 
 
 def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], kept: int, dropped: int) -> list[Pair]:
-    """A spread of the kept images in the order of their edge overlap, lowest first, and the first dropped ones."""
+    """Selects kept images spread over their edge overlap, lowest first, and the first dropped images."""
     good = sorted((row for row in drawn if row["kept"]), key=lambda row: row["edge_overlap"])
     places = np.unique(np.linspace(0, len(good) - 1, min(kept, len(good))).round().astype(int))
     bad = [row for row in drawn if not row["kept"] and row["file"]][:dropped]
     pairs = []
     for row in [*(good[i] for i in places), *bad]:
-        look = ", template's look" if row["origin"] == "template_generated" else ""
+        look = ", appearance of the template" if row["origin"] == "template_generated" else ""
         words = f"edge overlap {row['edge_overlap']:.3f}, SSIM {row['ssim']:.3f}{look}"
         pairs.append(Pair(read_image(ok[row["content"]]), read_image(folder / row["file"]), row["kept"], words))
     return pairs
 
 
 def overlap_histogram(drawn: Sequence[Mapping[str, Any]], guard: Mapping[str, Any] | None) -> Figure:
-    """How many images agree with their content image how far."""
+    """Draws a histogram of the edge overlap with the content images."""
     drawing, axis = ink.figure(8.6, 2.2)
     threshold = math.inf if guard is None else guard["threshold"]
     overlaps = {flag: [row["edge_overlap"] for row in drawn if row["kept"] is flag] for flag in (True, False)}
@@ -118,7 +118,7 @@ def overlap_histogram(drawn: Sequence[Mapping[str, Any]], guard: Mapping[str, An
 
 
 class Row(NamedTuple):
-    """A measure of the generated images beside the same of real ones. meaning: how to read it."""
+    """A measure of generated images, the same measure of real images, and how to interpret it."""
 
     name: str
     generated: str
@@ -127,35 +127,37 @@ class Row(NamedTuple):
 
 
 def quality_rows(quality: Mapping[str, Any]) -> list[Row]:
+    """Returns the rows of the quality table."""
     rows = []
     for key, name, error, meaning in _DISTANCES:
-        if found := quality[key]:
-            sides = ((found[side], found[f"{side}_{error}"]) for side in ("generated", "real"))
+        if distance := quality[key]:
+            sides = ((distance[side], distance[f"{side}_{error}"]) for side in ("generated", "real"))
             made, real = (NOT_THERE if v is None else f"{_number(v)} ± {_number(e)}" for v, e in sides)
-            rows.append(Row(name, made, real, meaning.format(**found)))
+            rows.append(Row(name, made, real, meaning.format(**distance)))
     made, real = (_number(quality["diversity"][side]) for side in ("generated", "real"))
     rows.append(Row("diversity", made, real, _DIVERSITY))
     for key, name in (("edge_overlap", "edge overlap"), ("ssim", "SSIM of luminance")):
         sides = ((quality[key][side], quality[key][f"{side}_low"]) for side in ("generated", "real_pairs"))
         made, real = (NOT_THERE if None in (v, low) else f"{v:.3f} (95 % above {low:.3f})" for v, low in sides)
-        rows.append(Row(name, made, real, "with its content image; real: between two different images"))
+        rows.append(Row(name, made, real, "with the content image; real: between two different images"))
     return rows
 
 
 def guard_words(quality: Mapping[str, Any]) -> str:
+    """Returns sentences on what the structure guard dropped, and how reliable it is."""
     guard, drawn = quality["guard"], quality["drawn"]
     if guard is None:
-        return f"The structure guard is off: all {drawn['all']} images drawn are kept."
+        return f"The structure guard is off: all {drawn['all']} generated images are kept."
     return (
-        f"The structure guard dropped {drawn['dropped']} of {drawn['all']} images drawn: their edge overlap was below "
-        f"{guard['threshold']:.3f}, which {percent(1 - guard['quantile'])} of the real images reach against copies of "
-        "themselves in other colours and light, slightly moved and blurred. Of real images with two of nine parts "
-        f"changed about, it would drop {percent(round(guard['caught'], 3))}."
+        f"The structure guard dropped {drawn['dropped']} of {drawn['all']} generated images: their edge overlap was "
+        f"below {guard['threshold']:.3f}, which {percent(1 - guard['quantile'])} of the real images reach against "
+        "copies of themselves in other colours and light, slightly moved and blurred. Of real images with two of nine "
+        f"parts swapped, it would drop {percent(round(guard['caught'], 3))}."
     )
 
 
 def quality_table(quality: Mapping[str, Any]) -> str:
-    """For the terminal."""
+    """Returns the quality table as text for the terminal."""
     rows = [Row("", "generated", "real", ""), *quality_rows(quality)]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
     lines = ("  ".join([*map(str.ljust, row[:3], widths), row.meaning]) for row in rows)
@@ -169,7 +171,7 @@ def _number(value: float | None) -> str:
 
 
 def generated_view(run: Path) -> dict[str, Any] | None:
-    """What a run's page shows of its generated images; None where it has none."""
+    """Returns the template's variables for the generated images of a run; None if it has none."""
     folder = run / GENERATED
     if not (folder / "quality.json").is_file():
         return None

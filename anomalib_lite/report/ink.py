@@ -1,4 +1,4 @@
-"""What all figures and pages share: colours, empty figures in the house style, saving as PNG or inline SVG."""
+"""Shared parts of figures and pages: colours, empty figures in one style, saving as PNG or inline SVG."""
 
 import functools
 import io
@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from anomalib_lite.runs.atomic import atomic_path
 
-# Blue and orange stay apart for colour-blind eyes and in grey print. Inside a page each colour becomes the
-# style sheet's variable of that name, so that one drawing serves the light and the dark scheme.
+# Blue and orange can be distinguished by colour-blind people and in grey print. In a page each colour becomes the style
+# sheet's variable of that name, so that one drawing serves the light and the dark scheme.
 INK, MUTED, GRID, PAPER = "#22262b", "#6f7680", "#e4e6e9", "#fffffe"
 OK, NOK, OK_PALE, NOK_PALE = "#2f6fb0", "#d1571b", "#bcd3ea", "#f3cdb6"
 THIRD, FOURTH, FIFTH = "#3d8b6f", "#8a63a8", "#a3802a"
@@ -31,19 +31,19 @@ _VARIABLES = {
 
 @functools.cache
 def template(name: str) -> jinja2.Template:
-    """A page's template from the folder `templates`; whatever is filled in is escaped."""
+    """Loads a template from the folder `templates`; inserted values are escaped."""
     loader = jinja2.PackageLoader("anomalib_lite.report")
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of one axes, sizes in inches."""
+    """Creates an empty figure with one axes; sizes in inches."""
     drawing, [axis] = grid(1, width, height)
     return drawing, axis
 
 
 def grid(count: int, width: float, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """An empty figure of so many axes of a size in inches, up to `columns` in a row."""
+    """Creates an empty figure with `count` axes, each width x height inches, up to `columns` per row."""
     columns = min(count, columns)
     rows = -(-count // columns)
     drawing = Figure(figsize=(width * columns, height * rows), layout="constrained", facecolor=PAPER)
@@ -56,12 +56,12 @@ def grid(count: int, width: float, height: float, columns: int = 3) -> tuple[Fig
 
 
 def place(drawing: Figure, left: float, bottom: float, top: float = 0.02, gap: float = 0.0) -> None:
-    """Margins, and the gaps between axes, in inches: a comparison has dozens of figures, and matplotlib takes a tenth
-    of a second to find the margins of one.
+    """Sets the margins and the gaps between axes in inches, because matplotlib takes a tenth of a second to compute
+    them, and a comparison has dozens of figures.
     """
     (width, height), spec = drawing.get_size_inches(), drawing.axes[0].get_gridspec()
-    assert spec is not None  # as of all figures of `grid`
-    drawing.set_layout_engine(None)  # "none" would leave the margins as they are
+    assert spec is not None  # true for all figures made by `grid`
+    drawing.set_layout_engine(None)  # "none" would keep the current margins
     across = (width - left - 0.1 - gap * (spec.ncols - 1)) / spec.ncols
     down = (height - bottom - top - (bottom + top) * (spec.nrows - 1)) / spec.nrows
     drawing.subplots_adjust(
@@ -78,18 +78,18 @@ def whole_numbers(axis: Axis) -> None:
 
 
 def save_png(drawing: Figure, path: Path, dpi: int = 120) -> Path:
-    """Writes the figure in one step and returns the path."""
+    """Writes the figure atomically and returns the path."""
     canvas = FigureCanvasAgg(drawing)
     _settle(drawing)
     drawing.set_dpi(dpi)
     with atomic_path(path) as temporary:
-        # The canvas's own writer: savefig draws twice. Level 1 compresses ten times as fast, and a few per cent less.
+        # print_png, because savefig draws twice. Level 1 compresses ten times as fast, and a few per cent less.
         canvas.print_png(temporary, pil_kwargs={"compress_level": 1})
     return path
 
 
 def to_svg(drawing: Figure) -> str:
-    """The figure as an <svg> element for an HTML page: text stays text, colours are the page's variables."""
+    """Returns the figure as an <svg> element for an HTML page, with text as text and the page's colour variables."""
     canvas = FigureCanvasSVG(drawing)
     _settle(drawing)
     drawing.patch.set_alpha(0)
@@ -104,7 +104,7 @@ def to_svg(drawing: Figure) -> str:
 
 
 def _clean(tag: re.Match[str]) -> str:
-    # keeps what markers, clips and the dots of a scatter refer to
+    # keeps the ids that markers, clips and the dots of a scatter plot refer to
     text = re.sub(r' id="(?![mp][0-9a-f]{8}|C[0-9a-f]+_[0-9a-f]+_)[^"]*"', "", tag.group())
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
@@ -114,7 +114,7 @@ def _clean(tag: re.Match[str]) -> str:
 
 
 def _settle(drawing: Figure) -> None:
-    # The layout is computed once; without this it is computed anew at every save.
+    # Computes the layout once; otherwise every save would compute it again.
     engine = drawing.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.execute(drawing)

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file with all in it, for a browser, a printer or a colleague's mail box."""
+"""Writes the report of a run: a single self-contained HTML file, and its figures."""
 
 import logging
 from collections import Counter
@@ -19,7 +19,7 @@ from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.scoring import Threshold
 
-_TOLD = ("state", "timings", "choice")  # of status.json, told elsewhere
+_SHOWN_ELSEWHERE = ("state", "timings", "choice")  # keys of status.json
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +31,21 @@ def write_report(
     pixel_points: Points | None = None,
     collector: DefectCollector | None = None,
 ) -> None:
-    """Writes report.html and figures/*.png; metrics, losses, status and configuration come from the run's files.
+    """Writes report.html and figures/*.png; metrics, losses, status and configuration are read from the run's files.
 
     Args:
-        run: that has been measured.
-        outcomes: of all test images; those with an image and a map can be shown.
-        threshold: that they were judged by.
-        pixel_points: of the pixel curves, see `figures.pixel_points`.
-        collector: the defects that were found.
+        run: An evaluated run.
+        outcomes: Of all test images; those with an image and a map can be shown.
+        threshold: The threshold of the outcomes.
+        pixel_points: Of the pixel curves, see `figures.pixel_points`.
+        collector: The defects that were found.
     """
     metrics, status = run.metrics, run.status
     figures = draw_figures(outcomes, threshold.image, metrics, pd.DataFrame(run.history()), pixel_points)
     for name, drawing in figures.items():
         ink.save_png(drawing, run.path / "figures" / f"{name}.png")
-    seen = [outcome for outcome in outcomes if outcome.image is not None]
-    pictures = [picture(seen[i], threshold) for i in select_cases(seen, threshold)]
+    with_image = [outcome for outcome in outcomes if outcome.image is not None]
+    pictures = [picture(with_image[i], threshold) for i in select_cases(with_image, threshold)]
     kinds = Counter(one["kind"] for one in pictures)
     page = ink.template("report.html.j2").render(
         title=run.path.resolve().name,
@@ -68,7 +68,7 @@ def write_report(
         generated=generated_view(run.path),
         drawings={name: Markup(ink.to_svg(drawing)) for name, drawing in figures.items()},  # noqa: S704 - our own
         stages=words.stages(status.get("timings", {})),
-        status_rows=words.tables(status, skip=_TOLD),
+        status_rows=words.tables(status, skip=_SHOWN_ELSEWHERE),
         environment=words.tables({"images": metrics["counts"]}) + words.tables(run.environment),
         config=(run.path / "config.yaml").read_text(encoding="utf-8"),
     )

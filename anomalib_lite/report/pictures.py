@@ -1,7 +1,7 @@
-"""Pictures for a page: anomaly maps as colour, small JPEG images as data URIs, outlines as vector paths.
+"""Pictures for a page: heat maps, small JPEG images as data URIs, outlines as vector paths.
 
-A colour means the same in every picture of a run: it depends on the map's value and the pixel threshold alone, never on
-the other pixels. A map stretched to its own maximum paints a fault into every good part; this one does not.
+A colour has the same meaning in every picture of a run: it depends only on the map's value and the pixel threshold,
+never on other pixels. Scaling each map to its maximum would paint a defect into every good product.
 """
 
 import base64
@@ -20,22 +20,22 @@ from anomalib_lite.report.words import evidence_words
 if TYPE_CHECKING:
     from anomalib_lite.scoring import Threshold  # with torch
 
-SATURATION = 4.0  # times the threshold: where the scale ends
-CALM = 0.3  # the part of the scale that lies below the threshold
+SATURATION = 4.0  # end of the scale, as a multiple of the threshold
+CALM = 0.3  # share of the scale below the threshold
 OUTLINE = (255, 255, 255)
-_ABOVE = np.nextafter(np.float32(CALM), np.float32(1))  # where the scale goes on above the threshold
+_ABOVE = np.nextafter(np.float32(CALM), np.float32(1))  # lowest position above the threshold
 _OPACITY = 0.75  # at the end of the scale
-_HINT = 0.25  # opacity just below the threshold: shows where a missed defect nearly was
+_HINT = 0.25  # opacity just below the threshold, which shows nearly detected defects
 _HINT_COLOUR = np.array((132, 60, 190), np.float32)
 _TICKS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (SATURATION, f"{SATURATION:g}×"))
-SIDE = 256  # pixels of a thumbnail's longer side
+SIDE = 256  # longer side of a thumbnail in pixels
 _QUALITY = 75  # of JPEG, which takes a tenth of WebP's time
-_MOST_LOOPS = 300  # of an outline; a map of pure noise has thousands, and they would bury the picture
+_MOST_LOOPS = 300  # loops of an outline; a map of pure noise has thousands, which would cover the picture
 
 
 def picture(outcome: Outcome, threshold: "Threshold") -> dict[str, Any]:
-    """An outcome with image and map as the page shows it: two data URIs and two SVG paths, in a box of width x height,
-    and the words beside them.
+    """Returns the template's variables for an outcome with image and map: two data URIs and two SVG paths in a box of
+    width x height, and the caption.
     """
     assert outcome.image is not None and outcome.map is not None
     small = thumbnail(outcome.image)
@@ -54,42 +54,42 @@ def picture(outcome: Outcome, threshold: "Threshold") -> dict[str, Any]:
 
 
 def thumbnail(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """The image (H, W, 3) uint8 with its longer side at most `side` pixels; a smaller one stays as it is."""
+    """Shrinks an image (H, W, 3) uint8 so that its longer side is at most `side` pixels."""
     return np.ascontiguousarray(resize_image(image, *shrunk(image.shape, side)))
 
 
 def data_uri(image: np.ndarray, quality: int = _QUALITY) -> str:
-    """A uint8 RGB image as a JPEG data URI."""
+    """Encodes a uint8 RGB image as a JPEG data URI."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 def outline_path(mask: np.ndarray, height: int, width: int) -> str:
-    """The edge of a mask, brought to height x width, as the `d` of an SVG path (fill rule even-odd)."""
+    """Returns the outline of a mask, scaled to height x width, as the `d` of an SVG path (fill rule even-odd)."""
     share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     inside = share >= 0.5
     if mask.any() and not inside.any():
-        inside = share > 0  # a defect thinner than a thumbnail's pixel must not vanish
+        inside = share > 0  # keeps a defect thinner than a pixel of the thumbnail
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     contours = sorted(contours, key=len, reverse=True)[:_MOST_LOOPS]
     return "".join(_path(cv2.approxPolyDP(contour, 0.6, True)[:, 0]) for contour in contours)
 
 
 def _path(points: np.ndarray) -> str:
-    # Half a pixel on, because a contour runs through pixel centres; a single pixel becomes a dot.
+    # Shifted by half a pixel, because contours run through pixel centres; a single pixel becomes a dot.
     corners = [f"{x + 0.5:g} {y + 0.5:g}" for x, y in points]
     return f"M{'L'.join(corners if len(corners) > 1 else corners * 2)}Z"
 
 
 def level(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
-    """Position on the colour scale, float32 in [0, 1]: up to `CALM` for what does not exceed the threshold, above it
-    for what does, 1 at `SATURATION`.
+    """Returns positions on the colour scale, float32 in [0, 1]: up to `CALM` for values up to the threshold, above it
+    for larger values, 1 at `SATURATION`.
 
-    Linear up to the threshold and logarithmic above it, because a strong defect exceeds it many times. NaN
-    counts as saturated: what could not be computed must not look calm.
+    The scale is linear up to the threshold and logarithmic above it, because a strong defect exceeds it many times. NaN
+    counts as saturated, so that a failed computation does not look normal.
     """
-    smallest = float(np.finfo(np.float32).tiny)  # a threshold of zero: whatever is not zero lies above it
+    smallest = float(np.finfo(np.float32).tiny)  # with a threshold of zero, all positive values are above it
     with np.errstate(over="ignore"):
         ratio = np.asarray(values, dtype=np.float32) / np.float32(max(pixel_threshold, smallest))
     ratio = np.clip(np.nan_to_num(ratio, nan=SATURATION, posinf=SATURATION), 0.0, SATURATION)
@@ -98,10 +98,10 @@ def level(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
 
 
 def paint(position: np.ndarray) -> np.ndarray:
-    """Colours of positions (H, W) on the scale, uint8 RGB (H, W, 3): the darkest part of inferno up to the threshold,
-    then, after a step, its bright half.
+    """Returns the colours (H, W, 3) uint8 RGB of positions (H, W) on the scale: the darkest part of inferno up to the
+    threshold, then, after a step, its bright half.
     """
-    from matplotlib import colormaps  # here, because it is slow to import and not every caller paints
+    from matplotlib import colormaps  # imported here because it is slow, and not every caller paints
 
     calm, bright = position / CALM, (position - CALM) / (1.0 - CALM)
     place = np.where(position > CALM, 0.50 + 0.47 * bright, 0.02 + 0.18 * calm)
@@ -109,10 +109,10 @@ def paint(position: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, values: np.ndarray, pixel_threshold: float, outline: bool = True) -> np.ndarray:
-    """Lays a map over its image (H, W, 3) uint8 RGB; the map is resized to the image where the sizes differ.
+    """Blends a map into its image (H, W, 3) uint8 RGB; the map is resized to the image if the sizes differ.
 
-    Up to half the threshold the image is untouched, from there a faint violet hint grows. At the threshold
-    the colour sets in with a visible step. The region above the threshold gets a thin outline.
+    Up to half the threshold the image is unchanged; from there to the threshold it is increasingly tinted violet. Above
+    the threshold the colours of the scale start with a visible step. The region above it gets a thin outline.
     """
     position = level(fit(values, *image.shape[:2]), pixel_threshold)
     above = position > CALM
@@ -125,7 +125,7 @@ def overlay(image: np.ndarray, values: np.ndarray, pixel_threshold: float, outli
 
 
 def fit(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A map (H, W) brought to another size, bilinearly."""
+    """Resizes a map (H, W) bilinearly."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     if values.shape == (height, width):
         return values
@@ -133,17 +133,17 @@ def fit(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def draw_outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = OUTLINE) -> np.ndarray:
-    """A copy of the image with the mask's edge drawn, one pixel wide for each 256 of the shorter side."""
+    """Returns a copy of the image with the mask's outline, one pixel wide per 256 px of the shorter side."""
     thickness = max(1, round(min(image.shape[:2]) / 256))
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.array(image, order="C"), contours, -1, colour, thickness, cv2.LINE_AA)
 
 
 def colour_bar(width: int, height: int) -> np.ndarray:
-    """The scale as a horizontal strip, uint8 RGB (height, width, 3); for its ticks see `tick_positions`."""
+    """Returns the scale as a horizontal strip, uint8 RGB (height, width, 3); for its ticks see `tick_positions`."""
     return paint(np.tile(np.linspace(0.0, 1.0, width, dtype=np.float32), (height, 1)))
 
 
 def tick_positions() -> list[tuple[float, str]]:
-    """Ticks of the colour bar as (position in [0, 1], label), labels being multiples of the threshold."""
+    """Returns the ticks of the colour bar as (position in [0, 1], label as a multiple of the threshold)."""
     return [(float(level(np.array(multiple), 1.0)), label) for multiple, label in _TICKS]

@@ -1,4 +1,4 @@
-"""What a page says about a run, in words and tables; the template only lays it out."""
+"""Sentences and tables of a run's page; the template only lays them out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,19 +28,19 @@ _TITLES = {
     "image_false_alarm_rate": "False-alarm rate",
     "image_detection_rate": "Detection rate",
     "train_seconds": "Training time (s)",
-    "ms_per_image": "Time an image (ms)",
+    "ms_per_image": "Time per image (ms)",
     "model_mb": "Model (MB)",
 }
 _HEADLINES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
-_RATED = ("n", "image_auroc", "pixel_auroc", "aupro")  # of a defect type or a product
-_SOME_DATA = ("auspro",)  # figures that are shown where the data set gives them
+_RATED = ("n", "image_auroc", "pixel_auroc", "aupro")  # metrics of a defect type or a product
+_SOME_DATA = ("auspro",)  # metrics that only some data sets have
 _CHOICES = ("data", "detector", "backbone", "mode", "augment", "generator")
-_WHY = "On held-out OK images and copies of them with drawn defects; no test image had a say in it."
+_WHY = "Chosen on held-out OK images and copies of them with synthetic defects; no test image was used."
 Table = tuple[str, list[tuple[str, str]]]
 
 
 class Card(NamedTuple):
-    """A headline metric; `share` in [0, 1] is the length of its bar, `reason` says why there is no value."""
+    """A headline metric; `share` in [0, 1] is the length of its bar, `reason` explains a missing value."""
 
     title: str
     value: str
@@ -49,12 +49,12 @@ class Card(NamedTuple):
 
 
 def title(metric: str) -> str:
-    """A metric's or a cost's name as a heading; of an unknown one its key in words."""
+    """Returns the heading of a metric or cost; for an unknown key, the key in words."""
     return _TITLES.get(metric, metric.replace("_image_auroc", ": image AUROC").replace("_", " "))
 
 
 def cards(metrics: Mapping[str, Any]) -> list[Card]:
-    """The headline metrics."""
+    """Returns the headline metrics."""
     made = []
     for key in (*_HEADLINES, *(key for key in _SOME_DATA if key in metrics)):
         if metrics[key] is None:
@@ -65,12 +65,12 @@ def cards(metrics: Mapping[str, Any]) -> list[Card]:
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Reasons in `missing` that belong to no single metric, such as images that were left out."""
+    """Returns the reasons in `missing` that do not belong to a metric, such as images that were left out."""
     return [reason for key, reason in metrics["missing"].items() if key not in metrics]
 
 
 def shares(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """How many defective images were found and how many good ones rejected; `good` where more is better."""
+    """Counts the defective images that were found and the good ones that were rejected; `good`: more is better."""
     tally = Counter(map(verdict, outcomes))
     kinds = (
         ("found", "missed", "defective images found"),
@@ -85,14 +85,15 @@ def shares(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """(defect type, [n, image AUROC, pixel AUROC, AUPRO, recall]) of each type, the lowest recall first; before the
-    recall what only some data have.
+    """Returns (defect type, [n, image AUROC, pixel AUROC, AUPRO, recall]) of each type, the lowest recall first.
+
+    Metrics that only some data sets have come before the recall.
     """
     return sorted(_rows(metrics, metrics["per_defect"], "recall"), key=lambda row: (row[1][-1], row[0]))
 
 
 def category_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """(category, [n, image AUROC, pixel AUROC, AUPRO, detection rate]) of several products, their mean last."""
+    """Returns (category, [n, image AUROC, pixel AUROC, AUPRO, detection rate]) of each category, their mean last."""
     rows = {**metrics.get("categories", {}), "mean": metrics.get("mean_of_categories")}
     return _rows(metrics, {name: row for name, row in rows.items() if row}, "image_detection_rate")
 
@@ -103,15 +104,15 @@ def _rows(metrics: Mapping[str, Any], rows: Mapping[str, Any], rate: str) -> lis
 
 
 def threshold_words(threshold: "Threshold", metrics: Mapping[str, Any]) -> list[str]:
-    """What the threshold is, what it promises, and how it fared on the test images; a sentence each."""
-    said = [threshold.in_words(), f"A pixel is marked where the map exceeds {threshold.pixel:.4g}."]
+    """Returns sentences on the threshold, its guarantee, and its false-alarm rate on the test images."""
+    sentences = [threshold.in_words(), f"A pixel is marked where the map exceeds {threshold.pixel:.4g}."]
     if (measured := metrics["image_false_alarm_rate"]) is not None:
-        said.append(f"Of the good test images it rejected {percent(measured)}.")
-    return said
+        sentences.append(f"Of the good test images it rejected {percent(measured)}.")
+    return sentences
 
 
 def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How the detector was chosen, from status.json, as a table and why in words. None where nothing was chosen."""
+    """Returns a table of the candidates in status.json, and why one was chosen; None if nothing was chosen."""
     chosen = status.get("choice", {})
     records = chosen.get("candidates", [])
     columns = list(dict.fromkeys(key for record in records for key in record if key != "name"))
@@ -128,20 +129,20 @@ def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:
-    """Which members of a fusion made the score, the largest share first; empty for a single method."""
-    known = sorted(((round(share, 2), name) for name, share in evidence.items()), reverse=True)
-    words = ", ".join(f"{name} {percent(share)}".replace(" %", "\u00a0%") for share, name in known if share > 0)
+    """Names the members of a fusion that contribute to a score, the largest share first; empty for other methods."""
+    parts = sorted(((round(share, 2), name) for name, share in evidence.items()), reverse=True)
+    words = ", ".join(f"{name} {percent(share)}".replace(" %", "\u00a0%") for share, name in parts if share > 0)
     return words and (f"alarm raised by {words}" if nok else f"score from {words}")
 
 
 def stages(timings: Mapping[str, float]) -> list[tuple[str, str, float]]:
-    """(stage, duration in words, share of the longest) in their order."""
+    """Returns (stage, duration in words, share of the longest duration)."""
     longest = max(timings.values(), default=0.0) or 1.0
     return [(name, duration(seconds), seconds / longest) for name, seconds in timings.items()]
 
 
 def subtitle(run: RunFolder) -> str:
-    """One line that names the choices of a training, or the run that was evaluated."""
+    """Returns one line with the choices of a training, or the name of the evaluated run."""
     config, choices = run.config, run.environment.get("choices")
     if choices is None:
         return f"evaluation of {Path(config.get('run', '')).name}"
@@ -152,7 +153,7 @@ def subtitle(run: RunFolder) -> str:
 
 
 def tables(record: Mapping[str, Any], skip: Sequence[str] = ()) -> list[Table]:
-    """A nested record as titled lists of (name, value): its plain values first, then each sub-record."""
+    """Converts a nested record to titled lists of (name, value): plain values first, then each sub-record."""
     entries = [(key, value) for key, value in record.items() if key not in skip and value is not None]
     plain = [
         (_TITLES.get(key, key), _typed(value) if key in ("command", "overrides") else plain_words(value))
@@ -168,7 +169,7 @@ def tables(record: Mapping[str, Any], skip: Sequence[str] = ()) -> list[Table]:
 
 
 def percent(share: float) -> str:
-    """A share in percent; 0 % and 100 % stand for none and all, never for nearly none and nearly all."""
+    """Formats a share in percent; only exact values become 0 % and 100 %."""
     value = round(100.0 * share, 9)
     for decimals in (0 if value == round(value) else 1, 2, 3):
         words = f"{value:.{decimals}f}"
@@ -178,6 +179,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Formats a duration, e.g. 4.2 s, 3 min 20 s or 2 h 5 min."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -186,7 +188,7 @@ def duration(seconds: float) -> str:
 
 
 def plain_words(value: Any) -> str:
-    """Any value of a JSON file as a person writes it."""
+    """Formats any value of a JSON file for a reader."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -199,13 +201,13 @@ def plain_words(value: Any) -> str:
 
 
 def _typed(words: Sequence[str]) -> str:
-    """As one types it into a shell; the first word of a command is `anomalib-lite VERB`."""
+    """Formats a command or overrides for a shell; the first item of a command is `anomalib-lite VERB`."""
     start = list(words[:1]) if words and "=" not in words[0] else []
     return " ".join([*start, command_line(words[len(start) :])]).strip() or NOT_THERE
 
 
 def _cell(column: str, value: Any) -> tuple[str, Any]:
-    """A measure of a candidate in words, and by what it is sorted."""
+    """Returns a candidate's value as text, and its sort key."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return plain_words(value), ""
     if column == "seconds":

@@ -27,7 +27,7 @@ def test_the_page_shows_each_defect_with_type_grade_and_outline(run, no_figures,
     types = [value for value in outline.values("tr", "data-type") if value]
     assert len(types) == 2 and set(types) <= {"blurry_text", "structural", "colour_scratch"}
     assert len([value for value in outline.values("figure", "data-grade") if value]) == 2
-    assert "The product's areas" in text and "Types found, beside the names" in text
+    assert "Areas of the product" in text and "Found types against" in text
 
 
 def test_the_page_shows_the_defects_of_a_type(run, no_figures, collector, browser):
@@ -56,7 +56,7 @@ def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
 def test_no_defect_found_is_said(run, no_figures, inspector):  # noqa: F811
     collector = DefectCollector(inspector, 0.1)
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
-    assert "None was found." in written(run, [], collector=collector).words
+    assert "No defect was found." in written(run, [], collector=collector).words
 
 
 def test_a_page_without_defects_has_no_such_part(run, no_figures, inspector):  # noqa: F811

@@ -74,7 +74,7 @@ def test_a_page_that_shows_a_part_of_the_images_says_so(run: RunFolder, outcomes
     monkeypatch.setattr(page, "select_cases", lambda found, limit, most=5: select_cases(found, limit, most))
     outline = written(run, outcomes)
     assert len(outline.values("article", "data-name")) == 5
-    assert "5 of 12 images, among them all mistakes (2)" in outline.words
+    assert "5 of 12 images, including all mistakes (2)" in outline.words
 
 
 @pytest.mark.usefixtures("no_figures")

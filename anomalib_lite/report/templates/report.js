@@ -1,5 +1,5 @@
 "use strict";
-// Tables sort by a click on a column's head; numbers fall first, and what is missing stays at the end.
+// A click on a column head sorts a table; numbers first in descending order, missing values always last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const key = (row, column) => {
@@ -24,14 +24,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-// Of a group of chips one is pressed; `chosen` is told which.
+// In a group of chips exactly one is pressed; `chosen` is called with it.
 const chooseOne = (chips, chosen) => chips.forEach((chip) => chip.addEventListener("click", () => {
   chips.forEach((other) => other.setAttribute("aria-pressed", String(other === chip)));
   chosen(chip);
 }));
 
-// Of what `list` holds the first `room` that match are shown, until a click on `more` asks for all. Returns what brings
-// the list up to date, which returns all that match, in their order.
+// Shows the first `room` matching items of `list`, and all of them after a click on `more`. Returns a function that
+// updates the list and returns all matching items in their order.
 const shortList = (list, more, room, name, matches = () => true) => {
   const update = () => {
     const shown = [...list.children].filter(matches);
@@ -48,5 +48,5 @@ const shortList = (list, more, room, name, matches = () => true) => {
   return update;
 };
 
-// On paper nothing can be unfolded.
+// Unfolds everything for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

@@ -1,4 +1,4 @@
-// The images: chosen by their kind, in an order, each enlarged by a click.
+// The gallery: filtered by kind, sorted, and enlarged by a click.
 (() => {
   const gallery = document.getElementById("gallery");
   if (!gallery) return;
@@ -8,7 +8,7 @@
   const order = document.getElementById("order");
   const large = document.getElementById("large");
   let kind = "";
-  let shown = given;  // the large view steps through all that match
+  let shown = given;  // the large view steps through all matching images
   let place = 0;
 
   const score = (item) => Number(item.dataset.score);
@@ -63,7 +63,7 @@
   update();
 })();
 
-// The defects: chosen by type, grade and words.
+// The defects: filtered by type, grade and text.
 (() => {
   const part = document.getElementById("found-defects");
   if (!part || !part.querySelector(".shots")) return;
