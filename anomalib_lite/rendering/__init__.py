@@ -1,1 +1,1 @@
-"""The built-in product, rendered: its crops, its panels, its ten defects, and the truth about them."""
+"""Renders the built-in product: crops, panels and ten defects, with ground truth."""

@@ -1,7 +1,7 @@
 """The ten defects that the renderer can draw.
 
-Each is made from a random generator, a severity in [0, 1] and the perfect layout, and draws the same random numbers
-whatever the severity: one seed gives one defect that grows with it.
+Each is made from a random generator, a severity in [0, 1] and the perfect layout. The random numbers do not depend on
+the severity: one seed gives one defect, which grows with the severity.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from anomalib_lite.rendering import layout as plan
 from anomalib_lite.rendering.layout import SUN, Element, Facet, Layout
 from anomalib_lite.rendering.raster import Grid, coverage, smoothstep, to_pixels
 
-_SCRATCHED = np.array([0.17, 0.162, 0.15], np.float32)  # the paper under foil and black
+_SCRATCHED = np.array([0.17, 0.162, 0.15], np.float32)  # colour of the paper under foil and black card
 _STAINS = np.array([[0.060, 0.042, 0.022], [0.030, 0.050, 0.036], [0.075, 0.072, 0.068]], np.float32)
 _TINTS = np.array([[1.15, 0.55, 0.40], [0.95, 1.25, 2.5], [0.50, 0.95, 0.70], [0.75, 0.45, 0.95]])
 
@@ -23,7 +23,9 @@ OnPixels = Callable[[np.ndarray, Grid], np.ndarray]
 
 @dataclass(frozen=True)
 class Flaw:
-    """Changes the foil's drawing, the foil's cover (H, W), the ink's cover (H, W), the finish (H, W, 3)."""
+    """Functions that change the layout, the foil's coverage (H, W), the ink's coverage (H, W) and the radiance of the
+    finished surface (H, W, 3).
+    """
 
     layout: Callable[[Layout], Layout] = lambda layout: layout
     foil: OnPixels = lambda cover, grid: cover
@@ -36,7 +38,7 @@ NO_FLAW = Flaw()
 
 
 def print_blurred(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """The stamp slipped: a part of the word loses its edges, more of it and more strongly with severity."""
+    """Blurs a part of the word, as if the stamp had slipped; a larger part and more strongly with severity."""
     centre = rng.uniform(-0.4, 0.4) * plan.WORD_WIDTH
     half_width = rng.uniform(0.12, 0.2) + 0.2 * severity
     sigma = 0.0030 + 0.0125 * severity
@@ -48,7 +50,7 @@ def print_blurred(rng: np.random.Generator, severity: float, layout: Layout) -> 
 
 
 def print_smeared(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """Something wiped over the wet ink: it is drawn out in one direction and thins out."""
+    """Smears wet ink in one direction, thinning it out."""
     centre = rng.uniform(-0.4, 0.4) * plan.WORD_WIDTH
     half_width = rng.uniform(0.05, 0.09) + 0.12 * severity
     angle = rng.choice([0.0, np.pi]) + rng.normal(0, 0.5)
@@ -70,7 +72,7 @@ def print_smeared(rng: np.random.Generator, severity: float, layout: Layout) -> 
 
 
 def print_missing(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """Ink did not stick: a ragged patch of the word is bare."""
+    """Removes the ink in a ragged patch of the word."""
     letter = np.concatenate(layout.letters[rng.integers(len(layout.letters))])
     on_ink = letter[rng.integers(len(letter))]
     centre = on_ink + (letter.mean(0) - on_ink) * 0.15 + rng.normal(0, 0.003, 2)
@@ -81,7 +83,7 @@ def print_missing(rng: np.random.Generator, severity: float, layout: Layout) -> 
 
 
 def structure_broken(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A spike snapped: a jagged gap across it, and the part beyond stands a little askew."""
+    """Snaps a spike: a jagged gap across it, and the part beyond is slightly tilted."""
     index, spike = _pick_spike(rng, layout)
     at = rng.uniform(0.25, 0.6)
     gap = 0.008 + 0.030 * severity
@@ -97,7 +99,7 @@ def structure_broken(rng: np.random.Generator, severity: float, layout: Layout) 
 
 
 def structure_bent(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A spike curves away from its direction beyond a point."""
+    """Bends a spike beyond a point."""
     index, spike = _pick_spike(rng, layout)
     at = rng.uniform(0.1, 0.35)
     angle = np.deg2rad(rng.choice([-1, 1]) * (5 + 32 * severity))
@@ -105,7 +107,7 @@ def structure_bent(rng: np.random.Generator, severity: float, layout: Layout) ->
 
 
 def structure_missing(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """Foil did not transfer: a spike lacks its tip, all of itself, or its neighbour as well."""
+    """Removes the tip of a spike, the whole spike, or its neighbours as well, as if foil had not transferred."""
     _, first = _pick_spike(rng, layout)
     spikes = [element for element in layout.elements if element.kind == "spike"]
     spikes.sort(key=lambda spike: np.hypot(*(spike.centre - first.centre)))
@@ -125,7 +127,7 @@ def structure_missing(rng: np.random.Generator, severity: float, layout: Layout)
 
 
 def structure_extra(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """Foil where none belongs: a ragged flash, or one more small spike or bead between the others."""
+    """Adds foil where none belongs: a ragged patch, or an extra small spike or bead between the others."""
     gap = rng.integers(16)
     angle = np.pi * (0.02 + 0.96 * (gap + 0.5) / 16) + rng.normal(0, 0.012)
     ray = np.array([np.cos(angle), -np.sin(angle)])
@@ -146,7 +148,7 @@ def structure_extra(rng: np.random.Generator, severity: float, layout: Layout) -
 
 
 def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A tapered, curved and interrupted line down to the paper; longer, wider, deeper with severity."""
+    """Draws a tapered, curved and interrupted scratch down to the paper; longer, wider and deeper with severity."""
     middle = rng.uniform((-0.28, -0.26), (0.28, 0.26))
     angle, curve = rng.uniform(0, np.pi), rng.normal(0, 0.10)
     length = 0.09 + 0.5 * severity
@@ -167,7 +169,7 @@ def scratch(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
 
 
 def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A dried drop: a veil over everything, denser along its rim."""
+    """Draws a dried drop: a veil over everything, denser along its rim."""
     centre = rng.uniform((-0.30, -0.30), (0.30, 0.30))
     radius = 0.022 + 0.085 * severity
     opacity = rng.uniform(0.36, 0.48) + 0.4 * severity
@@ -185,7 +187,7 @@ def stain(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
 
 
 def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Flaw:
-    """A few neighbouring spikes or letters came from another roll: copper, silver, green or violet."""
+    """Tints a few neighbouring spikes or letters copper, silver, green or violet, as if from another roll of foil."""
     pieces = [e for e in layout.elements if e.kind in ("spike", "disc", "arc") and e.length > 0.1]
     spikes = [[facet.outline for facet in piece.facets] for piece in pieces]
     group = [list(letter) for letter in layout.letters] if rng.random() < 0.3 else spikes
@@ -193,7 +195,7 @@ def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Fl
     first = middles[rng.integers(len(middles))]
     nearest = np.argsort(np.hypot(*(middles - first).T))[: 1 + rng.integers(3)]
     tint = 1 + (_TINTS[rng.integers(len(_TINTS))] - 1) * (0.35 + 0.75 * severity)
-    # Each outline is filled on its own: the card in a letter's hole is too dark for its tint to show.
+    # Each outline is filled separately: the card in a letter's hole is too dark for the tint to be visible.
     outlines = [outline for index in nearest for outline in group[index]]
 
     def colour(radiance: np.ndarray, grid: Grid) -> np.ndarray:
@@ -205,12 +207,12 @@ def wrong_color(rng: np.random.Generator, severity: float, layout: Layout) -> Fl
 
 
 def _band(grid: Grid, centre: float, half_width: float, steepness: float) -> np.ndarray:
-    """1 in an upright band of the product, 0 outside, softly."""
+    """Returns 1 in a vertical band of the product and 0 outside, with a soft transition."""
     return smoothstep((np.float32(half_width) - np.abs(grid.x - np.float32(centre))) * steepness + 0.5)
 
 
 def _draw_outline(rng: np.random.Generator, raggedness: float = 0.25) -> np.ndarray:
-    """The ragged border of a patch: its radius, 1 on average, in 512 directions around its centre."""
+    """Draws the ragged border of a patch: its radius, 1 on average, in 512 directions around its centre."""
     depths = rng.normal(0, raggedness, 9) / np.arange(1, 10) ** 0.7
     phases = rng.uniform(0, 2 * np.pi, 9)
     angles = np.linspace(0, 2 * np.pi, 512, endpoint=False)
@@ -219,27 +221,29 @@ def _draw_outline(rng: np.random.Generator, raggedness: float = 0.25) -> np.ndar
 
 
 def _depth_inside(grid: Grid, centre: np.ndarray, radius: float, outline: np.ndarray) -> np.ndarray:
-    """How far each pixel lies inside a ragged patch, in crop sides; negative outside. (H, W) float32."""
+    """Returns the depth of each pixel inside a ragged patch, in crop sides, negative outside; (H, W) float32."""
     distance, angle = cv2.cartToPolar(grid.x - np.float32(centre[0]), grid.y - np.float32(centre[1]))
     direction = (angle * np.float32(len(outline) / (2 * np.pi))).astype(np.int32) % len(outline)
     return np.float32(radius) * outline[direction] - distance
 
 
 def _patch(grid: Grid, centre: np.ndarray, radius: float, outline: np.ndarray) -> np.ndarray:
-    """1 inside a ragged patch, 0 outside, with a passage of a pixel."""
+    """Returns 1 inside a ragged patch and 0 outside, with a transition of about one pixel."""
     depth = _depth_inside(grid, centre, radius, outline)
     return np.clip(depth / np.float32(1.2 / grid.scale) + np.float32(0.5), 0, 1)
 
 
 def _pick_spike(rng: np.random.Generator, layout: Layout) -> tuple[int, Element]:
-    """Any spike, long ones more often; the defects of 3 px tips of the fringe would hardly be one."""
+    """Picks a random spike, long ones more often, because a defect of the fringe's tiny spikes would be invisible."""
     spikes = [(i, e) for i, e in enumerate(layout.elements) if e.kind == "spike"]
     lengths = np.array([e.length for _, e in spikes])
     return spikes[rng.choice(len(spikes), p=lengths**2 / (lengths**2).sum())]
 
 
 def _axes(spike: Element, grid: Grid, jags: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance along a spike from its root and across it, in crop sides, and how far a break juts there: (H, W)."""
+    """Returns three arrays (H, W), in crop sides: distance along a spike from its root, distance across it, and the
+    offset of a jagged break there.
+    """
     along = ((spike.tip - spike.root) / spike.length).astype(np.float32)
     east, south = grid.x - np.float32(spike.root[0]), grid.y - np.float32(spike.root[1])
     across = south * along[0] - east * along[1]
@@ -248,12 +252,12 @@ def _axes(spike: Element, grid: Grid, jags: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _kept(depth: np.ndarray, grid: Grid) -> np.ndarray:
-    """What is left of the foil where `depth`, in crop sides, is how far a pixel lies inside a hole."""
+    """Returns the remaining share of the foil, given the depth of each pixel inside a hole, in crop sides."""
     return 1 - np.clip(depth * np.float32(grid.scale) + np.float32(0.5), 0, 1)
 
 
 def _bend(spike: Element, at: float, angle: float, *, abrupt: bool) -> Element:
-    """The spike turned by `angle` beyond the share `at` of its length: at once, or as an even curve."""
+    """Turns a spike by `angle` beyond the share `at` of its length, abruptly or along an arc."""
     axis = (spike.tip - spike.root) / spike.length
     normal = np.array([-axis[1], axis[0]])
     start = at * spike.length
@@ -272,7 +276,7 @@ def _bend(spike: Element, at: float, angle: float, *, abrupt: bool) -> Element:
         across = middle_across + across * np.cos(turn)
         return spike.root + along[..., None] * axis + across[..., None] * normal
 
-    # The normals of the bent part turn with it, which is what makes a bent spike glint differently.
+    # The normals turn with the bent part, so that a bent spike reflects light differently.
     half = angle if abrupt else angle / 2
     turned = np.array([[np.cos(half), -np.sin(half)], [np.sin(half), np.cos(half)]])
     facets = tuple(Facet(move(facet.outline), turned @ facet.tilt) for facet in spike.facets)

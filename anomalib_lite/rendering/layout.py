@@ -12,16 +12,16 @@ from itertools import pairwise
 import numpy as np
 
 WORD = "AURELIA"
-SUN = np.array([0.0, 0.08])  # the point all spikes radiate from
+SUN = np.array([0.0, 0.08])  # the point from which all spikes radiate
 WORD_CENTRE = np.array([0.0, 0.212])
 WORD_WIDTH = 0.70
 WORD_HEIGHT = 0.098
-RELIEF = 0.40  # how far the embossed facets lean, as the x and y of their unit normals
+RELIEF = 0.40  # tilt of the embossed facets: length of the x and y part of their unit normals
 
 
 @dataclass(frozen=True)
 class Facet:
-    """One flat face of the embossed foil: its outline (K, 2) and the lean (2,) of its normal."""
+    """A flat face of the embossed foil: its outline (K, 2) and the x and y part (2,) of its unit normal."""
 
     outline: np.ndarray
     tilt: np.ndarray
@@ -29,7 +29,7 @@ class Facet:
 
 @dataclass(frozen=True)
 class Element:
-    """One piece of foil. `root` and `tip` are the ends of its long axis."""
+    """A piece of foil; `root` and `tip` are the ends of its long axis."""
 
     kind: str
     root: np.ndarray
@@ -47,7 +47,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Layout:
-    """All foil elements, and the word as one list of closed outlines (K, 2) a letter, holes included."""
+    """All foil elements, and the word as closed outlines (K, 2) per letter, including holes."""
 
     elements: tuple[Element, ...]
     letters: tuple[tuple[np.ndarray, ...], ...]
@@ -58,12 +58,12 @@ class Layout:
 
 @cache
 def perfect_layout() -> Layout:
-    """The drawing that every product is made from."""
+    """Returns the layout of every good product."""
     return Layout(tuple(_sun() + _frame() + _fringe()), _letters())
 
 
 def lance(kind: str, root: np.ndarray, tip: np.ndarray, half_width: float, belly: float = 0.25) -> Element:
-    """A spike with a ridge along its axis: it swells to `half_width` at `belly` of its length and tapers."""
+    """Makes a tapered spike with a ridge along its axis, whose largest `half_width` is at `belly` of its length."""
     along = np.linspace(0.0, 1.0, 13)
     swell = np.where(along < belly, 0.45 + 0.55 * along / belly, (1 - along) / (1 - belly))
     axis = tip - root
@@ -77,7 +77,7 @@ def lance(kind: str, root: np.ndarray, tip: np.ndarray, half_width: float, belly
 
 
 def diamond(kind: str, centre: np.ndarray, half_long: float, half_wide: float, angle: float = -np.pi / 2) -> Element:
-    """A four-faced pyramid seen from above; `angle` is the direction of its long axis."""
+    """Makes a four-faced pyramid seen from above; `angle` is the direction of its long axis."""
     long = np.array([np.cos(angle), np.sin(angle)])
     wide = np.array([-long[1], long[0]])
     corners = [centre + offset for offset in (half_long * long, half_wide * wide, -half_long * long, -half_wide * wide)]
@@ -93,7 +93,7 @@ def _ray(angle: float, radius: float) -> np.ndarray:
 
 
 def _sun() -> list[Element]:
-    """Half disc, two arcs, long and short spikes, and beads between their tips."""
+    """Makes the half disc, two arcs, long and short spikes, and beads between their tips."""
     elements = [_half_disc(0.112, wedges=14), _arc(0.128, 0.139), _arc(0.150, 0.166)]
     for i in range(17):
         angle = np.pi * (0.02 + 0.96 * i / 16)
@@ -118,7 +118,7 @@ def _half_disc(radius: float, wedges: int) -> Element:
 
 
 def _arc(inner: float, outer: float, steps: int = 48) -> Element:
-    """A half ring with a rounded profile, made of an inner and an outer row of facets."""
+    """Makes a half ring with a rounded profile, from an inner and an outer row of facets."""
     facets = []
     middle = (inner + outer) / 2
     angles = np.linspace(0.0, np.pi, steps + 1)
@@ -131,7 +131,7 @@ def _arc(inner: float, outer: float, steps: int = 48) -> Element:
 
 
 def _frame() -> list[Element]:
-    """The rule under the sun: two tapered bars that meet in a diamond."""
+    """Makes the line under the sun: two tapered bars that meet in a diamond."""
     y = SUN[1] + 0.030
     return [
         lance("bar", np.array([-0.030, y]), np.array([-0.445, y]), 0.0075, belly=0.08),
@@ -141,7 +141,7 @@ def _frame() -> list[Element]:
 
 
 def _fringe() -> list[Element]:
-    """The row of small spikes that hangs below the word."""
+    """Makes the row of small spikes below the word."""
     elements = []
     for i in range(11):
         x = 0.062 * (i - 5)
@@ -153,7 +153,7 @@ def _fringe() -> list[Element]:
 
 
 def _letters() -> tuple[tuple[np.ndarray, ...], ...]:
-    """Outlines from the font that matplotlib brings along, so that no system font is needed."""
+    """Makes the word from a font that comes with matplotlib, so that no system font is needed."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
@@ -163,7 +163,7 @@ def _letters() -> tuple[tuple[np.ndarray, ...], ...]:
         outlines = [np.asarray(o) for o in TextPath((0, 0), character, size=1, prop=font).to_polygons()]
         left, right = min(o[:, 0].min() for o in outlines), max(o[:, 0].max() for o in outlines)
         letters.append([o + np.array([pen - left, 0]) for o in outlines])
-        pen += right - left + 0.10  # wide tracking, as engraved words have
+        pen += right - left + 0.10  # wide letter spacing, as in engraved words
     width = pen - 0.10
     height = max(o[:, 1].max() for letter in letters for o in letter)
     size = np.array([WORD_WIDTH / width, -WORD_HEIGHT / height])

@@ -1,4 +1,4 @@
-"""How a product is photographed: the light on it, then lens, sensor, white balance, tone curve and JPEG."""
+"""Simulates a photograph: lighting, then lens, sensor, white balance, tone curve and JPEG."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from anomalib_lite.rendering.raster import white_noise
 
-_EXTENT, _TABLE = 1.3, 160  # the table of reflections covers normals with |x|, |y| up to the first
-_STEPS = 8192  # of the tone curve's table
+_EXTENT, _TABLE = 1.3, 160  # largest |x|, |y| of normals in the table of reflections, and its side
+_STEPS = 8192  # entries of the tone curve's table
 _PER_UNIT = (_STEPS - 1) / 1.6
 
 STUDIO = np.array(
@@ -16,17 +16,20 @@ STUDIO = np.array(
         [-0.30, -0.34, 0.20, 1.25],  # large soft box, upper left
         [0.42, -0.10, 0.14, 0.62],  # strip light, right
         [0.05, 0.45, 0.22, 0.22],  # the table's white edge, below
-        [0.0, 0.0, 0.10, 0.16],  # the camera's own ring
+        [0.0, 0.0, 0.10, 0.16],  # the camera's ring light
     ]
 )
 
 
 @dataclass(frozen=True)
 class Light:
-    """Lamps that the foil mirrors, and an uneven field of light on everything; as it is, that of the template.
+    """Lamps that the foil reflects, and an uneven illumination of everything; the defaults are those of the template.
 
-    lamps: rows (x, y, width, strength) over the normals that mirror them. slope: change of the light from one side of
-    the picture to the other. spot: centre x, y, width, strength. vignette: loss of light in the corners.
+    Attributes:
+        lamps: Rows (x, y, width, strength), positioned by the normals that reflect them.
+        slope: Change of the light from one side of the image to the other.
+        spot: Centre x, y, width, strength.
+        vignette: Loss of light in the corners.
     """
 
     lamps: np.ndarray
@@ -37,7 +40,7 @@ class Light:
     vignette: float = 0.12
 
     def reflections(self, normal_x: np.ndarray, normal_y: np.ndarray) -> np.ndarray:
-        """How bright a mirror looks that leans by the given normals, (H, W) float32."""
+        """Returns the brightness (H, W) float32 of a mirror with the given normals."""
         axis = np.linspace(-_EXTENT, _EXTENT, _TABLE, dtype=np.float32)
         table = np.full((_TABLE, _TABLE), self.ambient, np.float32)
         for centre_x, centre_y, width, strength in self.lamps.astype(np.float32):
@@ -47,7 +50,7 @@ class Light:
         return cv2.remap(table, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def field(self, shape: tuple[int, int]) -> np.ndarray:
-        """The light that falls on each pixel of a picture, around 1, (H, W) float32."""
+        """Returns the illumination of each pixel, around 1, (H, W) float32."""
         x = np.linspace(-0.5, 0.5, shape[1], dtype=np.float32)[None]
         y = np.linspace(-0.5, 0.5, shape[0], dtype=np.float32)[:, None] * np.float32(shape[0] / shape[1])
         spot = self.spot[3] * _hill(x, y, *self.spot[:3])
@@ -60,7 +63,7 @@ def _hill(x: np.ndarray, y: np.ndarray, centre_x: float, centre_y: float, width:
 
 
 def draw_light(rng: np.random.Generator) -> Light:
-    """How differently the light falls on two good products."""
+    """Draws the lighting of a good product."""
     lamps = STUDIO.copy()
     lamps[:, :2] += rng.normal(0, 0.055, (len(lamps), 2))
     lamps[:, 2] *= rng.uniform(0.88, 1.14, len(lamps))
@@ -77,18 +80,18 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 @dataclass(frozen=True)
 class Camera:
-    """Blur in output pixels, noise in parts of full scale, gains of R, G, B, JPEG quality (0: none)."""
+    """The camera's properties; noise is relative to full scale."""
 
-    blur: float = 0.6
-    shot: float = 0.0  # variance a unit of signal
-    read: float = 0.0  # deviation
-    glow: float = 0.03  # part of the bright light that the lens spreads
-    white: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    quality: int = 0
+    blur: float = 0.6  # output pixels
+    shot: float = 0.0  # variance per unit of signal
+    read: float = 0.0  # standard deviation
+    glow: float = 0.03  # share of the light that the lens scatters
+    white: tuple[float, float, float] = (1.0, 1.0, 1.0)  # gains of R, G, B
+    quality: int = 0  # of JPEG; 0: no compression
 
 
 def draw_camera(rng: np.random.Generator) -> Camera:
-    """How differently two photographs of good products come out."""
+    """Draws the camera properties of a photograph."""
     return Camera(
         blur=float(rng.uniform(0.5, 0.85)),
         shot=float(rng.uniform(0.0004, 0.0009)),
@@ -98,7 +101,7 @@ def draw_camera(rng: np.random.Generator) -> Camera:
     )
 
 
-# Display values in [0, 1] for light from 0 to 1.6: sRGB, with a shoulder that saves the highlights.
+# Display values in [0, 1] for light from 0 to 1.6: sRGB, with a shoulder that preserves highlights.
 _LINEAR = np.arange(_STEPS) / _PER_UNIT
 _ROLLED = np.where(_LINEAR < 0.6, _LINEAR, 0.6 + 0.4 * np.tanh((_LINEAR - 0.6) / 0.4))
 _TONES = np.where(_ROLLED < 0.0031308, 12.92 * _ROLLED, 1.055 * _ROLLED ** (1 / 2.4) - 0.055)
@@ -106,12 +109,12 @@ _TONES_8_BIT, _TONES_FLOAT = (_TONES * 255 + 0.5).astype(np.uint8), _TONES.astyp
 
 
 def tone_curve(linear: np.ndarray, table: np.ndarray = _TONES_FLOAT) -> np.ndarray:
-    """Display value in [0, 1] of linear light, as the camera shows it; float32."""
+    """Converts linear light to display values in [0, 1], float32."""
     return table[np.clip(linear * np.float32(_PER_UNIT) + np.float32(0.5), 0, _STEPS - 1).astype(np.uint16)]
 
 
 def photograph(radiance: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """An 8-bit RGB picture (H, W, 3) of linear light (H, W, 3); the numbers drawn do not depend on it."""
+    """Returns an 8-bit RGB image (H, W, 3) of linear light (H, W, 3); the random numbers do not depend on the light."""
     height, width = radiance.shape[:2]
     picture = cv2.GaussianBlur(radiance, (0, 0), camera.blur) if camera.blur else radiance.copy()
     if camera.glow:

@@ -1,4 +1,4 @@
-"""One photograph of one product, with the truth about it; and a whole data set of them, in the layout of MVTec AD."""
+"""Renders a photograph of one product with its ground truth, or a data set of them in the layout of MVTec AD."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_image
 from anomalib_lite.settings.data import PanelsConfig
 
-VERSION = 4  # raise it when the same settings give other pixels, so that no older folder is reused
-VISIBLE = 0.035  # a pixel belongs to a defect where it changes the display value by more than this
+VERSION = 4  # increase it when the same settings give other pixels, so that older folders are not reused
+VISIBLE = 0.035  # a pixel belongs to a defect if its display value changes by more than this
 SEVERITIES = (0.1, 0.9)
 
 
 class Product(NamedTuple):
-    """An 8-bit RGB picture (H, W, 3), and where its defect lies, bool (H, W)."""
+    """An 8-bit RGB image (H, W, 3), and the mask of its defect, bool (H, W)."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -37,7 +37,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What differs between the pictures of two good products; as it is, that of the perfect one."""
+    """What varies between photographs of good products; the defaults are those of the perfect product."""
 
     pose: Pose = field(default_factory=Pose)
     light: Light = field(default_factory=lambda: Light(STUDIO))
@@ -46,7 +46,7 @@ class Conditions:
 
 
 def draw_conditions(seed: Seed, jitter: float = 1.0) -> Conditions:
-    """Those of a normal production; `jitter` scales the pose's variation."""
+    """Draws the conditions of normal production; `jitter` scales the variation of the pose."""
     pose = draw_pose(stream(seed, "pose"), jitter)
     return Conditions(pose, draw_light(stream(seed, "light")), draw_camera(stream(seed, "camera")), Wear())
 
@@ -58,10 +58,10 @@ def render_product(
     severity: float | None = None,
     conditions: Conditions | None = None,
 ) -> Product:
-    """A crop of `size` x `size` pixels that depends on its arguments alone.
+    """Renders a crop of `size` x `size` pixels, which depends only on the arguments.
 
-    The same seed with and without a defect gives the same pose, light, texture, dust and noise. `severity` is
-    in [0, 1]; it is drawn when a defect comes without one. `conditions` are drawn from the seed if not given.
+    The same seed with and without a defect gives the same pose, light, texture, dust and noise. Without `severity`, in
+    [0, 1], or `conditions`, these are drawn from the seed.
     """
     flaw = draw_flaw(seed, defect, severity)
     conditions = conditions or draw_conditions(seed)
@@ -72,12 +72,12 @@ def render_product(
 
 
 def render_template(size: int) -> np.ndarray:
-    """The perfect product (size, size, 3): straight, evenly lit, without wear, dust or noise."""
+    """Renders the perfect product (size, size, 3): straight, evenly lit, without wear, dust or noise."""
     return render_product(size, 0, conditions=Conditions()).image
 
 
 def draw_flaw(seed: Seed, defect: str | None, severity: float | None = None) -> Flaw:
-    """The flaw that a name, a severity and a seed stand for; the severity is drawn if it is None."""
+    """Returns the flaw with a name, a severity (drawn if it is None) and a seed."""
     if defect is None:
         return NO_FLAW
     if severity is None:
@@ -86,7 +86,7 @@ def draw_flaw(seed: Seed, defect: str | None, severity: float | None = None) -> 
 
 
 def render_with_mask(grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw) -> tuple[np.ndarray, np.ndarray]:
-    """The radiance (H, W, 3) and the defect's mask (H, W), of half as many pixels a side as the grid has."""
+    """Renders the radiance (H, W, 3) and the defect's mask (H, W), at half the resolution of the grid."""
     shape = (grid.shape[0] // 2, grid.shape[1] // 2)
     good = shrink(render_surface(perfect_layout(), grid, light, seed, wear), shape)
     if flaw is NO_FLAW:
@@ -96,10 +96,10 @@ def render_with_mask(grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Fla
 
 
 def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where two pictures in linear light (H, W, 3) differ visibly, bool (H, W).
+    """Returns where two images in linear light (H, W, 3) differ visibly, bool (H, W).
 
-    Holes and slits narrower than three pixels are closed. Of a change too weak for the usual bar, all that
-    reaches 40 % of its strongest pixel counts, so that no defect has an empty mask.
+    Holes and slits narrower than three pixels are closed. If a change is too weak for the usual limit, pixels above
+    40 % of its maximum count, so that no defect has an empty mask.
     """
     difference = np.abs(tone_curve(after) - tone_curve(before)).max(-1)
     mask = difference > min(VISIBLE, 0.4 * float(difference.max()))
@@ -107,17 +107,18 @@ def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def write_dataset(artifacts: str | os.PathLike[str], config: PanelsConfig, workers: int | None = None) -> Path:
-    """The folder of the data set, rendered if it is not below `artifacts` yet: train/good, test/good, test/<defect>,
-    ground_truth/<defect>/<stem>_mask.png and template.png. A pixel depends on the seed and on the image's split, class
-    and number alone: larger sets begin with the smaller ones.
+    """Renders the data set below `artifacts`, if it does not exist yet, and returns its folder.
 
-    Errors: UserError for defects that are none, and for a range that does not rise.
+    It contains train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png and template.png. An image
+    depends only on the seed and on its split, class and number, so larger sets contain the smaller ones.
+
+    Raises UserError for unknown defects and for a severity range that is not ascending.
     """
     names, severity = list(DEFECTS if config.defects is None else config.defects), list(config.severity)
     if unknown := set(names) - set(DEFECTS):
         raise UserError(f"Unknown defects {sorted(unknown)}. Choose from: {', '.join(DEFECTS)}.")
     if severity != sorted(severity):
-        raise UserError(f"The severity range must rise, but is {severity}.")
+        raise UserError(f"The severity range must be ascending, but is {severity}.")
     values = vars(config) | {"version": VERSION, "severity": severity, "defects": names}
     key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     target = Path(artifacts) / f"panels-{key}"

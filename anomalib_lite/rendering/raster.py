@@ -1,6 +1,6 @@
-"""What everything is drawn with: named random numbers, poses, anti-aliased outlines, noise.
+"""Drawing tools: named random streams, poses, anti-aliased outlines, noise.
 
-Pixel coordinates count from the outer corner of the first pixel: its middle is at 0.5.
+Pixel coordinates start at the outer corner of the first pixel, whose centre is at 0.5.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import cv2
 import numpy as np
 
 Seed = int | tuple[int, ...]
-_SHIFT = 6  # bits after the binary point that OpenCV's rasteriser takes
+_SHIFT = 6  # fractional bits of OpenCV's fixed-point coordinates
 
 
 def stream(seed: Seed, name: str) -> np.random.Generator:
-    """A generator that depends on the seed and the name of its purpose alone: one part's change leaves others alone."""
+    """Returns a generator that depends only on the seed and a name, so that parts of a drawing are independent."""
     words = (seed,) if isinstance(seed, int) else seed
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence([*words, zlib.crc32(name.encode())])))
 
 
 def image_seed(seed: int, *place: str | int) -> tuple[int, ...]:
-    """The seed of one image of a set from its place there: for example split, class name and number."""
+    """Returns the seed of an image from its place in a set, e.g. split, class name and number."""
     return (seed, *(word if isinstance(word, int) else zlib.crc32(word.encode()) for word in place))
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Shift in crop sides, turn in degrees (clockwise), scale, the two perspective terms of a homography."""
+    """Shift in crop sides, rotation in degrees (clockwise), scale, and the two perspective terms of a homography."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -38,9 +38,9 @@ class Pose:
     tilt_y: float = 0.0
 
     def homography(self, size: float, centre: tuple[float, float] | None = None) -> np.ndarray:
-        """The 3 x 3 map from product coordinates to pixels of a product `size` pixels wide.
+        """Returns the 3 x 3 map from product coordinates to pixels of a product `size` pixels wide.
 
-        `centre` is where the product's centre lies without shift; the middle of a crop of that size if not given.
+        `centre` is the position of the product's centre without shift; by default the centre of a crop of that size.
         """
         cx, cy = centre if centre is not None else (size / 2, size / 2)
         turn = np.deg2rad(self.angle)
@@ -50,7 +50,7 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator, jitter: float) -> Pose:
-    """How differently good crops lie: at `jitter` 1 by 1.3 pixels of 256 and 0.75 degrees."""
+    """Draws the pose of a good crop; at `jitter` 1 the deviations are 1.3 pixels of 256 and 0.75 degrees."""
     dx, dy = rng.normal(0, 0.005 * jitter, 2).clip(-0.015, 0.015).tolist()
     angle = float(np.clip(rng.normal(0, 0.75 * jitter), -2.5, 2.5))
     scale = 1 + float(np.clip(rng.normal(0, 0.0065 * jitter), -0.02, 0.02))
@@ -58,14 +58,14 @@ def draw_pose(rng: np.random.Generator, jitter: float) -> Pose:
 
 
 def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 2) mapped by a homography."""
+    """Maps points (..., 2) by a homography."""
     mapped = points @ matrix[:, :2].T + matrix[:, 2]
     return mapped[..., :2] / mapped[..., 2:]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixels a product is drawn on: the map to them, their shape, and the product coordinates of each."""
+    """The pixels on which a product is drawn, and the product coordinates of each."""
 
     matrix: np.ndarray  # (3, 3), product coordinates to pixels
     shape: tuple[int, int]
@@ -74,7 +74,7 @@ class Grid:
     scale: float  # pixels for one product width
 
     def part(self, window: tuple[slice, slice]) -> Grid:
-        """The same product on a rectangle of the pixels alone."""
+        """Returns the grid of a rectangle of the pixels."""
         moved = np.array([[1, 0, -window[1].start], [0, 1, -window[0].start], [0, 0, 1.0]]) @ self.matrix
         x = self.x[window]
         return Grid(moved, x.shape, x, self.y[window], self.scale)
@@ -94,16 +94,16 @@ def make_grid(matrix: np.ndarray, shape: tuple[int, int]) -> Grid:
 
 
 def to_pixels(matrix: np.ndarray, outlines: list[np.ndarray]) -> list[np.ndarray]:
-    """Outlines (K, 2) in OpenCV's fixed-point pixels, which count from the middle of the first pixel."""
+    """Converts outlines (K, 2) to OpenCV's fixed-point pixels, which start at the centre of the first pixel."""
     pixels = project(matrix, np.concatenate(outlines)) - 0.5
     fixed = np.round(pixels * (1 << _SHIFT)).astype(np.int32)
     return np.split(fixed, np.cumsum([len(outline) for outline in outlines])[:-1])
 
 
 def coverage(shape: tuple[int, int], shapes: list[list[np.ndarray]]) -> np.ndarray:
-    """How much of each pixel the shapes cover, (H, W) float32 in [0, 1].
+    """Returns the covered share of each pixel, (H, W) float32 in [0, 1].
 
-    A shape is a list of fixed-point outlines; an outline inside an outline of the same shape is a hole.
+    A shape is a list of fixed-point outlines; an outline inside another one of the same shape is a hole.
     """
     canvas = np.zeros(shape, np.uint8)
     for outlines in shapes:
@@ -112,7 +112,7 @@ def coverage(shape: tuple[int, int], shapes: list[list[np.ndarray]]) -> np.ndarr
 
 
 def shape_numbers(shape: tuple[int, int], outlines: list[np.ndarray]) -> np.ndarray:
-    """The number of the fixed-point outline that covers each pixel, from 1; 0 for none. (H, W) uint16."""
+    """Returns the number, from 1, of the fixed-point outline that covers each pixel, 0 for none; (H, W) uint16."""
     canvas = np.zeros(shape, np.uint16)
     for number, outline in enumerate(outlines, 1):
         cv2.fillPoly(canvas, [outline], number, cv2.LINE_8, _SHIFT)
@@ -120,7 +120,7 @@ def shape_numbers(shape: tuple[int, int], outlines: list[np.ndarray]) -> np.ndar
 
 
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mean of the finer pixels under each pixel; `size` is (H, W)."""
+    """Downsamples an image to `size` (H, W) by averaging."""
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -129,12 +129,12 @@ def white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def cloud_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
-    """Smooth noise of unit deviation with about `cells` hills across the longer side, (H, W) float32."""
+    """Returns smooth noise (H, W) float32 of unit deviation, with about `cells` hills along the longer side."""
     small = white_noise(rng, tuple(max(4, round(cells * side / max(shape)) + 3) for side in shape))
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def smoothstep(value: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, and a soft passage between."""
+    """Returns 0 below 0, 1 above 1, and a smooth transition between."""
     value = np.clip(value, 0, 1)
     return value * value * (3 - 2 * value)

@@ -1,4 +1,4 @@
-"""A panel: the photograph of a sheet with several products, and where each of them lies."""
+"""Renders panels: photographs of a sheet with several products, with ground truth."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
 @dataclass(frozen=True)
 class Placed:
-    """One product: its corners (4, 2) in pixels from the upper left clockwise, its angle, what is wrong."""
+    """A product on a sheet: its corners (4, 2) in pixels, clockwise from the upper left, its angle and its defect."""
 
     corners: np.ndarray
     angle: float
@@ -34,7 +34,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The photograph (H, W, 3) uint8, its products row by row, and the mask of all defects (H, W) bool."""
+    """A photograph (H, W, 3) uint8, its products row by row, and the mask of all defects (H, W) bool."""
 
     image: np.ndarray
     products: tuple[Placed, ...]
@@ -42,13 +42,13 @@ class Sheet:
 
 
 def render_sheet(config: SheetConfig, seed: Seed) -> Sheet:
-    """One panel, which depends on its arguments alone."""
+    """Renders a panel, which depends only on the arguments."""
     words = (seed,) if isinstance(seed, int) else seed
     rng = stream(seed, "sheet")
     light = draw_light(rng)
     light = replace(light, exposure=float(rng.uniform(1 - config.brightness, 1 + config.brightness)))
     camera = draw_camera(rng)
-    # The camera does not look quite straight down: a homography of the panel's pixels.
+    # The camera is slightly tilted: a homography of the panel's pixels.
     middle = np.array([[1, 0, -config.width / 2], [0, 1, -config.height / 2], [0, 0, 1.0]])
     lean = rng.uniform(-config.perspective, config.perspective, 2) / (config.width, config.height)
     view = np.linalg.inv(middle) @ np.array([[1, 0, 0], [0, 1, 0], [*lean, 1.0]]) @ middle
@@ -64,7 +64,7 @@ def render_sheet(config: SheetConfig, seed: Seed) -> Sheet:
         matrix = view @ pose.homography(config.product_size, centre)
         flawed = rng.random() < config.nok_share
         defect = list(DEFECTS)[rng.integers(len(DEFECTS))] if flawed else None
-        lamps = light.lamps.copy()  # foil at the side of the sheet mirrors them at another angle than in its middle
+        lamps = light.lamps.copy()  # foil at the side of the sheet reflects them at another angle than in the middle
         lamps[:, 0] += 0.10 * (centre[0] / shape[1] - 0.5)
         lamps[:, 1] += 0.10 * (centre[1] / shape[0] - 0.5)
         own_seed = image_seed(words[0], *words[1:], number)
@@ -77,7 +77,7 @@ def render_sheet(config: SheetConfig, seed: Seed) -> Sheet:
 def _lay_down(
     radiance: np.ndarray, mask: np.ndarray, matrix: np.ndarray, light: Light, seed: Seed, defect: str | None
 ) -> float | None:
-    """Draws one product on the sheet, in place; what it returns is the severity of its defect."""
+    """Draws a product on the sheet, in place; returns the severity of its defect."""
     flaw = draw_flaw(seed, defect)
     corners = project(matrix, CORNERS * 1.04)
     left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
@@ -85,7 +85,7 @@ def _lay_down(
     local = np.diag([2.0, 2.0, 1.0]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ matrix
     grid = make_grid(local, (2 * (bottom - top), 2 * (right - left)))
     patch, own_mask = render_with_mask(grid, light, seed, Wear(), flaw)
-    # The product's own card fades into the sheet's at the border of its square.
+    # The product's card fades into the sheet's card at the border of its square.
     border = np.maximum(np.abs(grid.x), np.abs(grid.y))[::2, ::2]
     weight = cv2.merge([smoothstep((np.float32(0.505) - border) / np.float32(0.03))] * 3)
     window = (slice(top, bottom), slice(left, right))
@@ -95,8 +95,9 @@ def _lay_down(
 
 
 def write_sheets(folder: Path, count: int, config: SheetConfig, seed: int = 0, workers: int = 1) -> Path:
-    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.json into a new folder; one that is
-    there stays as it is. A panel depends on the seed and its number alone.
+    """Writes panels/panel_<i>.png, masks/panel_<i>.png, template.png and truth.json, unless the folder exists already.
+
+    A panel depends only on the seed and its number.
     """
 
     def make(unfinished: Path) -> None:
@@ -118,7 +119,7 @@ def write_sheets(folder: Path, count: int, config: SheetConfig, seed: int = 0, w
 
 
 def read_truth(path: Path) -> dict[str, list[Placed]]:
-    """The products of each panel, by the panel's name in the truth.json that write_sheets wrote."""
+    """Reads the products of each panel, by the panel's name, from a truth.json of `write_sheets`."""
     panels = json.loads(path.read_text(encoding="utf-8"))
     return {
         name: [Placed(**product | {"corners": np.array(product["corners"])}) for product in products]

@@ -1,4 +1,4 @@
-"""The light a product sends to the camera: black card, embossed gold foil, matt gold print."""
+"""Renders the surface of a product: black card, embossed gold foil, matt gold print."""
 
 from dataclasses import dataclass
 
@@ -30,8 +30,9 @@ CARD = np.array([0.0125, 0.0122, 0.0138], np.float32)
 class Wear:
     """How much a good product may differ from the perfect one; 1 is normal production.
 
-    texture: the grain of card, foil and ink. faults: foil that does not lie quite flat, pin-pricks in it, dust, the
-    word's offset against the foil and how thick its ink is.
+    Attributes:
+        texture: Grain of card, foil and ink.
+        faults: Uneven foil, pinholes in it, dust, offset of the word from the foil, and thickness of the ink.
     """
 
     texture: float = 1.0
@@ -44,15 +45,16 @@ PERFECT = Wear(texture=0.3, faults=0.0)
 def render_surface(
     layout: Layout, grid: Grid, light: Light, seed: Seed, wear: Wear, flaw: Flaw = NO_FLAW
 ) -> np.ndarray:
-    """Linear RGB (H, W, 3) before the camera. Each part draws from its own stream of `seed`: a flaw changes the pixels
-    it touches and no others.
+    """Returns the linear RGB radiance (H, W, 3) of a product before the camera.
+
+    Each part uses a separate random stream of `seed`, so that a flaw changes only the pixels that it touches.
     """
     layout = flaw.layout(layout)
     facets = [facet for element in layout.elements for facet in element.facets]
     outlines = to_pixels(grid.matrix, [facet.outline for facet in facets])
     foil = flaw.foil(_foil_cover(outlines, grid, wear, stream(seed, "pits")), grid)
     radiance = card_texture(grid.shape, grid.scale, wear, stream(seed, "card"))
-    # The card is pressed down around the foil: a soft shadow along its outline.
+    # The card is pressed down around the foil, which gives a soft shadow along its outline.
     shadow = 1 - np.float32(0.45) * cv2.GaussianBlur(foil, (0, 0), 0.007 * grid.scale)
     radiance *= cv2.merge([shadow] * 3)
 
@@ -62,7 +64,7 @@ def render_surface(
     _lay_over(radiance[window], ink, _ink_colour(part, wear, stream(seed, "ink grain")))
 
     numbers = shape_numbers(grid.shape, outlines)
-    # Anti-aliased cover reaches a little beyond the facets' own pixels: the nearest facet goes on there.
+    # Anti-aliased coverage extends slightly beyond the facets' pixels; the nearest facet continues there.
     numbers = np.where(numbers == 0, cv2.dilate(numbers, np.ones((3, 3), np.uint8)), numbers)
     leans = np.array([(0.0, 0.0), *(facet.tilt for facet in facets)], np.float32)
     normals = _foil_normals(leans, numbers, foil, grid, wear, stream(seed, "foil"))
@@ -84,7 +86,7 @@ def _lay_over(radiance: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> No
 
 def _foil_cover(outlines: list[np.ndarray], grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     cover = coverage(grid.shape, [[outline] for outline in outlines])
-    # Facets meet without a gap on the product, but anti-aliasing leaves a faint seam: close it.
+    # Facets meet without a gap, but anti-aliasing leaves a faint seam, which is closed here.
     cover = np.minimum(cv2.blur(cover, (3, 3)) * np.float32(1.6), np.float32(1))
     for x, y in rng.uniform(-0.45, 0.45, (rng.poisson(9 * wear.faults), 2)):
         _stamp(cover, grid, x, y, rng.exponential(0.0022), 0.0)
@@ -92,7 +94,7 @@ def _foil_cover(outlines: list[np.ndarray], grid: Grid, wear: Wear, rng: np.rand
 
 
 def card_texture(shape: tuple[int, int], scale: float, wear: Wear, rng: np.random.Generator) -> np.ndarray:
-    """Bare black card with its paper fibres, (H, W, 3) linear; `scale` is a product's width in pixels."""
+    """Returns black card with paper fibres, (H, W, 3) linear; `scale` is the width of a product in pixels."""
     fibres = np.ones(shape, np.float32)
     for cells, depth in ((12, 0.06), (90, 0.13), (220, 0.11)):
         cells = round(cells * max(shape) / scale)
@@ -102,7 +104,7 @@ def card_texture(shape: tuple[int, int], scale: float, wear: Wear, rng: np.rando
 
 
 def _word_window(layout: Layout, grid: Grid) -> tuple[slice, slice]:
-    """The pixels that ink may reach: the same for every flaw, because the ink's grain is drawn for them."""
+    """Returns the pixels that ink may reach: equal for all flaws, because the ink's grain is drawn for them."""
     points = np.concatenate([outline for letter in layout.letters for outline in letter])
     (left, top), (right, bottom) = points.min(0) - 0.09, points.max(0) + 0.09
     corners = project(grid.matrix, np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
@@ -111,7 +113,7 @@ def _word_window(layout: Layout, grid: Grid) -> tuple[slice, slice]:
 
 
 def _ink_cover(layout: Layout, grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
-    """Ink spreads a little and follows the card's grain, so its edge is soft and ragged."""
+    """Returns the coverage of the ink, whose edge is soft and ragged because ink spreads along the card's grain."""
     dx, dy = rng.normal(0, 0.0015 * wear.faults, 2)
     gain = np.float32(rng.normal(0, 0.05 * wear.faults))
     shifted = grid.matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
@@ -123,7 +125,7 @@ def _ink_cover(layout: Layout, grid: Grid, wear: Wear, rng: np.random.Generator)
 
 
 def _ink_colour(grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
-    """Metal powder in varnish: matt, slightly cloudy, with single bright flakes."""
+    """Returns the colour of metal powder in varnish: matt, slightly cloudy, with single bright flakes."""
     shade = 1 + cloud_noise(rng, grid.shape, 24) * np.float32(0.07 * wear.texture)
     flakes = cloud_noise(rng, grid.shape, 170) * np.float32(0.14 * wear.texture)
     shade += flakes + np.maximum(flakes - np.float32(0.24), 0) * 3
@@ -134,7 +136,7 @@ def _ink_colour(grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
 def _foil_normals(
     leans: np.ndarray, numbers: np.ndarray, foil: np.ndarray, grid: Grid, wear: Wear, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the foil's normal: the facet's lean, viewing angle, waves, brush marks, the rounded edge."""
+    """Returns x and y of the foil's normal: the facet's tilt, viewing angle, waves, brush marks, the rounded edge."""
     east, south = grid.x - np.float32(SUN[0]), grid.y - np.float32(SUN[1])
     radius, angle = cv2.cartToPolar(east, south)
     angle *= np.float32(1024 / (2 * np.pi))
@@ -159,7 +161,7 @@ def _foil_normals(
 
 
 def _foil_colour(bright: np.ndarray, wear: Wear, rng: np.random.Generator) -> np.ndarray:
-    """Gold turns browner where it mirrors darkness and paler where it mirrors a lamp; its grain glitters."""
+    """Returns the colour of gold foil: browner where it reflects darkness, paler where it reflects a lamp, grainy."""
     log = cv2.log(np.maximum(bright, np.float32(0.02)))
     log += white_noise(rng, bright.shape) * np.float32(0.24 * wear.texture)
     np.minimum(log, np.float32(0.5), out=log)
@@ -168,7 +170,7 @@ def _foil_colour(bright: np.ndarray, wear: Wear, rng: np.random.Generator) -> np
 
 
 def _stamp(image: np.ndarray, grid: Grid, x: float, y: float, size: float, tone: float) -> None:
-    """A soft dot of radius `size` (crop sides) pulls the image towards `tone`, in place."""
+    """Draws a soft dot of radius `size` (crop sides) and brightness `tone`, in place."""
     mapped = grid.matrix @ (x, y, 1.0)
     column, row = mapped[:2] / mapped[2]
     reach = max(2, round(3 * size * grid.scale))
