@@ -50,10 +50,8 @@ IMAGES = {
 
 
 def write_all(comparison: Comparison, folder: Path) -> str:
-    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/ into a folder.
-
-    Returns:
-        The text of compare.md and the path of the page, for the terminal.
+    """Writes the page, compare.md, the tables (runs, pairs, images) and figures/ into a folder; returns compare.md and
+    the path of the page, for the terminal.
     """
     write_csv(comparison.table.rows, folder / "runs.csv")
     with atomic_path(folder / "runs.parquet") as temporary:
@@ -161,14 +159,8 @@ def _sheet(
     places: int = 4,
     marked: pd.Series | None = None,
 ) -> Sheet:
-    """Lays out a table of the page.
-
-    Args:
-        rows: The data.
-        texts: Text columns on the left; by default all columns.
-        shown: Heading -> (kind, name), see `_column`.
-        places: Decimals.
-        marked: Which rows are highlighted.
+    """Lays out a table of the page: text columns on the left (by default all), then those of `shown`, which maps a
+    heading to the (kind, name) of `_column`.
     """
     texts, shown = list(rows) if texts is None else texts, shown or {}
     columns = [[(str(text), None) for text in rows[name]] for name in texts]
@@ -182,11 +174,8 @@ def _sheet(
 def _column(rows: pd.DataFrame, kind: str, name: str, places: int) -> list[Cell]:
     """Formats a column with its sort keys; the key of NaN is empty, so that NaN is sorted last in either direction.
 
-    Args:
-        rows: The data.
-        kind: p, share, range, gain range, value, gain, metric or count.
-        name: The column, or for an interval the prefix of its two columns.
-        places: Decimals.
+    kind: p, share, range, gain range, value, gain, metric or count. name: the column, or the prefix of an interval's
+    two columns.
     """
     signed, places = kind.startswith("gain"), {"metric": digits(name), "count": 0, "share": 2}.get(kind, places)
     values = rows[f"{name}low" if kind.endswith("range") else name]

@@ -68,27 +68,21 @@ def _below(place: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the comparison.
-
-    Attributes:
-        trouble: Why the run does not count; None if it does.
-        choices: Config group -> option; for `backbone=timm` the name of the network.
-        values: Metrics and costs by name.
-    """
+    """A run of the comparison."""
 
     folder: Path
     name: str
     state: str
-    trouble: str | None = None
+    trouble: str | None = None  # why the run does not count
     config: dict[str, Any] = field(default_factory=dict)
-    choices: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)  # group -> option; for `backbone=timm` the network's name
     overrides: list[str] = field(default_factory=list)
     seed: int = 0
     fingerprint: str | None = None
     machine: str = ""
     commit: str = ""
     finished: str = ""
-    values: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)  # metrics and costs by name
 
 
 def read_run(folder: Path) -> Run:

@@ -96,26 +96,17 @@ def bootstrap(
 
 
 class Difference(NamedTuple):
-    """The difference between two settings, with its tests.
-
-    Attributes:
-        p_student: p of the paired t test.
-        p_flips: p of the sign-flip test.
-        p_least: The smallest p that the sign-flip test can give with this number of pairs.
-        varies: What varies between pairs: "seeds", "data sets" (one seed each), or "" with a single pair.
-        deviation: Standard deviation of the differences between seeds.
-        constant: Whether all differences within a data set are equal, so that there is no t test.
-    """
+    """The difference between two settings, with its tests."""
 
     mean: float
     interval: Interval
-    p_student: float
-    p_flips: float
-    p_least: float
+    p_student: float  # of the paired t test
+    p_flips: float  # of the sign-flip test
+    p_least: float  # the smallest p that the sign-flip test can give with this number of pairs
     pairs: int
-    varies: str
-    deviation: float
-    constant: bool
+    varies: str  # between pairs: "seeds", "data sets" (one seed each), or "" with a single pair
+    deviation: float  # standard deviation of the differences between seeds
+    constant: bool  # all differences within a data set are equal, so that there is no t test
 
     def flips_decide(self, rows: int) -> bool:
         """Whether the sign-flip test counts: there are enough pairs for it to reach significance, with some margin,
@@ -137,11 +128,7 @@ def difference(strata: Strata, generator: np.random.Generator) -> Difference:
     """Tests the mean of paired differences.
 
     Data sets with only one pair are left out if others have more. If all have one, the data sets are treated as a
-    sample of data sets (Demšar 2006, section 3.2).
-
-    Args:
-        strata: The differences, one array per data set; may be empty.
-        generator: Draws the sign patterns if there are too many to enumerate.
+    sample of data sets (Demšar 2006, section 3.2). strata: the differences, one array per data set; may be empty.
     """
     if not strata:
         return UNTESTED
@@ -192,9 +179,8 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: float = 0.8) -> float:
-    """Returns the smallest effect that a two-sided paired t test finds with the given power (Cohen 1988, chapter 2).
-
-    The effect is in standard deviations of the differences; it is infinite with a single seed.
+    """Returns the smallest effect that a two-sided paired t test finds with the given power (Cohen 1988, chapter 2), in
+    standard deviations of the differences; infinite with a single seed.
     """
     freedom = blocks * (seeds - 1)
     if freedom < 1:
@@ -212,11 +198,7 @@ def auroc_interval(nok: np.ndarray, scores: np.ndarray) -> Interval:
     measure based on the Mann-Whitney statistic", Statistics in Medicine 2006, part 2, method 5).
 
     It contains all AUROCs from which the observed one is plausible, given the variance at that AUROC. Unlike a
-    percentile bootstrap over images, it has a width even if the ranking is perfect.
-
-    Args:
-        nok: bool (n,), with both classes.
-        scores: (n,).
+    percentile bootstrap over images, it has a width even if the ranking is perfect. nok: bool (n,), with both classes.
     """
     ones, zeros = int(nok.sum()), int((~nok).sum())
     observed = float(stats.mannwhitneyu(scores[nok], scores[~nok]).statistic) / (ones * zeros)
@@ -247,9 +229,7 @@ def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, Interv
 
     The interval combines the intervals of both AUROCs, given their correlation (Zou, "Toward using confidence intervals
     to compare correlations", Psychological Methods 2007), because DeLong's has zero width if both rankings are perfect.
-
-    Returns:
-        The difference a - b, its interval, and DeLong's two-sided p, which is NaN if both rank all images alike.
+    Returns the difference a - b, its interval, and DeLong's two-sided p, which is NaN if both rank all images alike.
     """
     aurocs, covariance = areas(nok, a, b)
     difference, error = float(aurocs[0] - aurocs[1]), math.sqrt(max(0.0, covariance.trace() - 2 * covariance[0, 1]))
@@ -267,20 +247,13 @@ def delong(nok: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, Interv
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of settings over data sets, the best first.
-
-    Attributes:
-        mean: Mean ranks from 1; ties share their rank.
-        critical: Mean ranks that differ by less are not significantly different.
-        p: Of Friedman's test that all settings are equal.
-        blocks: Number of data sets.
-    """
+    """Ranks of settings over data sets, the best first."""
 
     settings: tuple[str, ...]
-    mean: tuple[float, ...]
-    critical: float
-    p: float
-    blocks: int
+    mean: tuple[float, ...]  # mean ranks from 1; ties share their rank
+    critical: float  # mean ranks that differ by less are not significantly different
+    p: float  # of Friedman's test that all settings are equal
+    blocks: int  # number of data sets
 
     @property
     def alike(self) -> list[tuple[int, int]]:
@@ -299,14 +272,9 @@ class Ranks:
 
 def rank(settings: Sequence[str], values: np.ndarray) -> Ranks | None:
     """Computes Friedman's test and Nemenyi's critical difference (Demšar, "Statistical Comparisons of Classifiers over
-    Multiple Data Sets", JMLR 2006, section 3.2.2).
+    Multiple Data Sets", JMLR 2006, section 3.2.2); None with fewer than 5 data sets or 3 settings.
 
-    Args:
-        settings: Their names.
-        values: (data sets, settings), larger is better.
-
-    Returns:
-        None with fewer than 5 data sets or 3 settings.
+    values: (data sets, settings), larger is better.
     """
     blocks, count = values.shape
     if blocks < BLOCKS or count < SETTINGS:

@@ -31,20 +31,13 @@ NOT_SIGNIFICANT = "not significant"  # a verdict
 
 @dataclass(frozen=True)
 class Study:
-    """The analysis of one view.
-
-    Attributes:
-        summaries: See `summarise` and `price`.
-        pairs: See `compare_pairs`.
-        effects: See `marginal_effects`.
-        interactions: One table per pair of factors.
-    """
+    """The analysis of one view."""
 
     view: View
-    summaries: pd.DataFrame
-    pairs: pd.DataFrame
-    effects: pd.DataFrame
-    interactions: list[pd.DataFrame]
+    summaries: pd.DataFrame  # see `summarise` and `price`
+    pairs: pd.DataFrame  # see `compare_pairs`
+    effects: pd.DataFrame  # see `marginal_effects`
+    interactions: list[pd.DataFrame]  # one table per pair of factors
 
     @property
     def metric(self) -> str:

@@ -32,21 +32,13 @@ NO_CAUSES = (*UNDEFINING, "seed", "data", "run", "preset", "output")
 
 @dataclass(frozen=True)
 class RunTable:
-    """The runs of a comparison.
+    """The runs of a comparison."""
 
-    Attributes:
-        rows: One row per run, with the columns run, data, *factors, seed, metrics, costs, commit.
-        factors: Names of the varied settings.
-        runs: The same runs, in the order of the rows.
-        left_out: (run, state, reason) of the other runs.
-        notes: Sentences on what limits the comparison.
-    """
-
-    rows: pd.DataFrame
+    rows: pd.DataFrame  # one row per run: run, data, *factors, seed, metrics, costs, commit
     factors: list[str]
-    runs: list[Run]
-    left_out: list[tuple[str, str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    runs: list[Run]  # in the order of the rows
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)  # (run, state, reason)
+    notes: list[str] = field(default_factory=list)  # sentences on what limits the comparison
 
     @cached_property
     def labelled(self) -> pd.DataFrame:
@@ -69,15 +61,9 @@ class RunTable:
 
 
 def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> RunTable:
-    """Reads runs into a table.
+    """Reads run folders into a table. Raises UserError if no run is finished.
 
-    Args:
-        folders: The run folders.
-        asked: Names of the factors; by default all settings that differ. Rows that differ only in other factors are
-            kept separate.
-
-    Raises:
-        UserError: No run is finished.
+    asked: names of the factors; by default all settings that differ. Runs that differ only in others remain separate.
     """
     everything = [read_run(folder) for folder in folders]
     left_out = [(run.name, run.state, run.trouble) for run in everything if run.trouble is not None]
@@ -117,14 +103,8 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
     """Names the data of each run.
 
     Data with the same name but different contents (fingerprints) get different names, made of the settings in which
-    they differ. Settings that follow the run's seed do not count: images drawn with the seed are replications.
-
-    Args:
-        runs: The finished runs.
-        factors: Names of the factors; data that differ in a setting among these share one name.
-
-    Returns:
-        One name per run, and notes.
+    they differ. Settings that follow the run's seed do not count: images drawn with the seed are replications. If some
+    of the factors are settings of the data, the names stay equal. Returns one name per run, and notes.
     """
     plain = [_data_name(run) for run in runs]
     if any(name.startswith("data.") for name in factors):
@@ -178,14 +158,9 @@ def _values(runs: Sequence[Run]) -> dict[str, list[float]]:
 
 
 def _newest(runs: Sequence[Run], keys: Sequence[tuple[str, ...]]) -> tuple[list[int], list[tuple[str, str, str]]]:
-    """Keeps the run that finished last among those with the same data, settings and seed.
+    """Keeps the run that finished last among those with the same seed, data and settings (the last two are the keys).
 
-    Args:
-        runs: The finished runs.
-        keys: Data and settings of each run.
-
-    Returns:
-        Indices of the kept runs, and (run, state, reason) of the others.
+    Returns the indices of the kept runs, and (run, state, reason) of the others.
     """
     kept: dict[tuple[object, ...], int] = {}
     repeated = []
@@ -203,14 +178,8 @@ def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, 
     """Finds the factors: groups with different options, and individual settings that differ beyond these options.
 
     A setting that is determined by its group's option (with the preset and the data) is part of that option. Any other
-    setting that changes together with one factor or with the data cannot be separated from it, and gets a note.
-
-    Args:
-        runs: The finished runs.
-        blocks: The data of each run.
-
-    Returns:
-        Name -> levels, one per run; and notes on settings that differ but are no factors.
+    setting that changes together with one factor or with the data (`blocks`) cannot be separated from it, and gets a
+    note. Returns a column of levels for each factor, and the notes.
     """
     groups = dict.fromkeys(group for run in runs for group in run.choices)
     every = {g: [run.choices[g] for run in runs] for g in groups if all(g in run.choices for run in runs)}

@@ -125,22 +125,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep.
-
-    Attributes:
-        parameters: By Hydra key; nested parameters have dotted keys.
-        fixed: Overrides of every trial, from the file's command.
-        content: The parts of the file that define the sweep, as JSON.
-    """
+    """A sweep file."""
 
     name: str
     method: str
     objectives: tuple[Objective, ...]
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, Parameter]  # by Hydra key; nested parameters have dotted keys
     pruner: BasePruner | None
     run_cap: int | None
-    fixed: tuple[str, ...]
-    content: str
+    fixed: tuple[str, ...]  # overrides of every trial, from the file's command
+    content: str  # the parts of the file that define the sweep, as JSON
 
     @property
     def grid_size(self) -> int:
