@@ -61,10 +61,10 @@ def interactions_figure(study: Study) -> Figure:
     ink.place(drawing, 0.6, 0.5, top=0.35, gap=0.6)
     for axis, table in zip(axes, shown, strict=True):
         first, second = table.columns[:2]
-        for k, (name, own) in enumerate(table.groupby(second, observed=True)):
-            colour, x = ink.SERIES[k % len(ink.SERIES)], own[first].cat.codes + 0.04 * k
-            axis.plot(x, own["mean"], "o-" if k < len(ink.SERIES) else "o--", color=colour, markersize=4, label=name)
-            axis.vlines(x, own["low"], own["high"], color=colour, linewidth=1, alpha=0.6)
+        for k, (name, group) in enumerate(table.groupby(second, observed=True)):
+            colour, x = ink.SERIES[k % len(ink.SERIES)], group[first].cat.codes + 0.04 * k
+            axis.plot(x, group["mean"], "o-" if k < len(ink.SERIES) else "o--", color=colour, markersize=4, label=name)
+            axis.vlines(x, group["low"], group["high"], color=colour, linewidth=1, alpha=0.6)
         axis.set_ylim(*_room(table["mean"], 1.0))
         axis.set_xticks(range(len(table[first].cat.categories)), table[first].cat.categories)
         axis.set_xlabel(first)

@@ -26,7 +26,7 @@ def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
     Raises:
         UserError: A pattern matches nothing, or no run.
     """
-    found: set[Path] = set()
+    folders: set[Path] = set()
     for pattern in patterns:
         text = os.path.expanduser(str(pattern))
         places = [Path(text)] if os.path.exists(text) else [Path(p) for p in glob.glob(text, recursive=True)]
@@ -37,10 +37,10 @@ def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
                 f"{text} {problem} (relative to {Path.cwd()}). Name run folders, folders that contain them or a "
                 "glob, e.g. runs=runs/augmentation or runs='[runs/a, runs/b/*-s0-*]'."
             )
-        found |= runs
-    if not found:
+        folders |= runs
+    if not folders:
         raise UserError("runs is empty: give a folder of runs, e.g. runs=runs/augmentation.")
-    return sorted(found)
+    return sorted(folders)
 
 
 def common_folder(runs: Iterable[Path]) -> Path:
@@ -108,9 +108,9 @@ def read_run(folder: Path) -> Run:
     values = _metrics(run.metrics)
     if not any(map(math.isfinite, values.values())):
         return Run(folder, name, state, "metrics.json contains no metric: there were no labelled test images")
-    config, own = parts["config.yaml"], parts["environment.json"]
+    config, environment = parts["config.yaml"], parts["environment.json"]
     training = folder.parent if inside else Path(config.get("run") or folder)
-    recorded = own if training == folder else RunFolder(training).environment
+    recorded = environment if training == folder else RunFolder(training).environment
     choices = {group: str(option) for group, option in (recorded.get("choices") or {}).items() if option is not None}
     if choices.get("backbone") == "timm":
         choices["backbone"] = str(config["backbone"]["name"])
@@ -122,9 +122,9 @@ def read_run(folder: Path) -> Run:
         choices=choices,
         overrides=recorded.get("overrides") or [],
         seed=int(config.get("seed", 0)),
-        fingerprint=own.get("data_fingerprint"),
-        machine=", ".join(str(own[key]) for key in ("gpu", "cpu") if own.get(key)),
-        commit=str(own.get("git_commit") or "")[:7],
+        fingerprint=environment.get("data_fingerprint"),
+        machine=", ".join(str(environment[key]) for key in ("gpu", "cpu") if environment.get(key)),
+        commit=str(environment.get("git_commit") or "")[:7],
         finished=str(run.status.get("finished", "")),
         values=values | {key: _number(run.status.get(key)) for key in COSTS},
     )

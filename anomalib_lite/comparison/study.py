@@ -231,13 +231,13 @@ def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
     rows = []
     keys = table.labelled[["data", "variant", "seed"]].itertuples(index=False, name=None)
     by_run = {key: read for key, run in zip(keys, table.runs, strict=True) if (read := _predictions(run)) is not None}
-    for (data, variant, seed), own in by_run.items():
-        nok, scores = own["label"].to_numpy() == 1, own["score"].to_numpy()
+    for (data, variant, seed), predictions in by_run.items():
+        nok, scores = predictions["label"].to_numpy() == 1, predictions["score"].to_numpy()
         auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
         row = {"data": data, "setting": variant, "seed": seed, "auroc": auroc}
         row |= ends("", st.auroc_interval(nok, scores))
         other = by_run.get((data, against, seed))
-        if variant != against and other is not None and own.index.equals(other.index):
+        if variant != against and other is not None and predictions.index.equals(other.index):
             difference, interval, p = st.delong(nok, scores, other["score"].to_numpy())
             row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
         rows.append(row)

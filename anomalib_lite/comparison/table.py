@@ -60,10 +60,10 @@ class RunTable:
         return sorted(self.rows["data"].unique())
 
 
-def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> RunTable:
+def read_table(folders: Sequence[Path], factors: Sequence[str] | None = None) -> RunTable:
     """Reads run folders into a table. Raises UserError if no run is finished.
 
-    asked: names of the factors; by default all settings that differ. Runs that differ only in others remain separate.
+    factors: names; by default all settings that differ. Runs that differ only in others remain separate.
     """
     everything = [read_run(folder) for folder in folders]
     left_out = [(run.name, run.state, run.trouble) for run in everything if run.trouble is not None]
@@ -71,9 +71,9 @@ def read_table(folders: Sequence[Path], asked: Sequence[str] | None = None) -> R
     if not runs:
         listed = "\n  ".join(f"{name}: {state}, {why}" for name, state, why in left_out[:20])
         raise UserError(f"None of {len(left_out)} runs is finished:\n  {listed}")
-    blocks, notes = name_blocks(runs, asked or ())
+    blocks, notes = name_blocks(runs, factors or ())
     detected, more = find_factors(runs, blocks)
-    columns = detected if asked is None else asked_factors(runs, detected, asked)
+    columns = detected if factors is None else named_factors(runs, detected, factors)
     kept, repeated = _newest(runs, list(zip(blocks, *detected.values(), *columns.values(), strict=True)))
     if pooled := [name for name in detected if name not in columns]:
         more.append(f"Averaged over {', '.join(pooled)}, which also differ.")
@@ -111,25 +111,25 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
         return plain, []
     names, notes = list(plain), []
     for name in dict.fromkeys(plain):
-        own = [i for i, other in enumerate(plain) if other == name]
-        prints = {runs[i].fingerprint for i in own}
+        members = [i for i, other in enumerate(plain) if other == name]
+        prints = {runs[i].fingerprint for i in members}
         if len(prints) < 2:
             continue
         # only the last part of a path counts, because a data set that was moved as a whole is the same
-        said = [{k: label(v) for k, v in flat(runs[i].config.get("data") or {}, ".").items()} for i in own]
-        ends = [{k: v.rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in said]
-        table = pd.DataFrame(ends, index=own)  # NaN, a setting of another reader, does not count as different
+        flattened = [{k: label(v) for k, v in flat(runs[i].config.get("data") or {}, ".").items()} for i in members]
+        ends = [{k: v.rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in flattened]
+        table = pd.DataFrame(ends, index=members)  # NaN, a setting of another reader, does not count as different
         keys, settings = [key for key in table if table[key].nunique() > 1], table.fillna(ABSENT)
-        seeds = [key for key in settings if all(settings[key][i] == str(runs[i].seed) for i in own)]
+        seeds = [key for key in settings if all(settings[key][i] == str(runs[i].seed) for i in members)]
         keys = [key for key in keys if key not in seeds]
-        for i in own:
+        for i in members:
             present = [key for key in keys if settings[key][i] != ABSENT]
             if words := [f"{k}={settings[k][i]}" for k in present if len(keys) == 1 or settings[k][i] != "null"]:
                 names[i] = f"{name} ({' '.join(words)})"
-        same_words = len({(names[i], *settings.loc[i, seeds]) for i in own}) < len(prints)
+        same_words = len({(names[i], *settings.loc[i, seeds]) for i in members}) < len(prints)
         if not keys and not same_words:
             continue
-        for i in own if same_words else ():
+        for i in members if same_words else ():
             names[i] += f" [{str(runs[i].fingerprint)[:6]}]"
         where = f"{', '.join(f'data.{key}' for key in keys)} differ" if keys else "their images or labels differ"
         hint = f" factors='[data.{keys[0]}]' compares them." if keys and not same_words else ""
@@ -187,8 +187,8 @@ def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, 
     notes: list[str] = []
     for name, column in sorted(_differing(runs).items(), key=lambda item: (item[0].count("."), item[0])):
         group = name.partition(".")[0]
-        own = [every[g] for g in (group, "preset", "data") if g in every]
-        if group in every and decides([*own, blocks], column):
+        deciders = [every[g] for g in (group, "preset", "data") if g in every]
+        if group in every and decides([*deciders, blocks], column):
             continue
         if group not in every and name.endswith("._target_"):  # no record of choices: use the name of the class
             columns[group] = every[group] = [value.rpartition(".")[2] for value in column]
@@ -204,7 +204,7 @@ def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, 
     return columns, notes
 
 
-def asked_factors(runs: Sequence[Run], detected: Mapping[str, Column], names: Sequence[str]) -> dict[str, Column]:
+def named_factors(runs: Sequence[Run], detected: Mapping[str, Column], names: Sequence[str]) -> dict[str, Column]:
     """Returns the columns of the named factors, which are groups or dotted settings.
 
     Raises UserError for a name that no run has.

@@ -15,7 +15,7 @@ from anomalib_lite.runs.overrides import PROGRAM, command_line
 NAMED = 4  # settings listed in a sentence
 DIGITS = {"train_seconds": 0, "ms_per_image": 1, "model_mb": 1}
 # overrides that are left out of a command because they do not change the result
-NOT_SAID = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "run_name")
+IRRELEVANT = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "run_name")
 
 
 def findings(study: Study) -> list[str]:
@@ -79,16 +79,16 @@ def visible(study: Study, seeds: int) -> float | None:
 
 def _against_best(study: Study) -> str:
     best, pairs = study.best.setting, study.pairs
-    own = pairs[(pairs["setting"] == best) | (pairs["less"] == best)]
-    if len(own) < len(study.summaries) - 1:  # the pairs are those of a reference that is not the best setting
+    compared = pairs[(pairs["setting"] == best) | (pairs["less"] == best)]
+    if len(compared) < len(study.summaries) - 1:  # the pairs are those of a reference that is not the best setting
         return f"{pairs['significant'].sum()} of {len(pairs)} settings differ from the reference."
-    others = own["setting"].where(own["setting"] != best, own["less"])
-    beaten, unclear = list(others[own["significant"]]), list(others[~own["significant"]])
+    others = compared["setting"].where(compared["setting"] != best, compared["less"])
+    beaten, unclear = list(others[compared["significant"]]), list(others[~compared["significant"]])
     if not unclear:
         every = "every other setting" if len(beaten) > 1 else beaten[0]
         return f"It differs significantly from {every}."
     listed = "; ".join(unclear[:NAMED]) + (f" and {len(unclear) - NAMED} more" if len(unclear) > NAMED else "")
-    head = f"It differs significantly from {f'{len(beaten)} of {len(own)}' if beaten else 'no'} other settings"
+    head = f"It differs significantly from {f'{len(beaten)} of {len(compared)}' if beaten else 'no'} other settings"
     return f"{head}; no significant difference to: {listed}."
 
 
@@ -96,15 +96,15 @@ def best_commands(comparison: Comparison, study: Study) -> list[tuple[str, str]]
     """Returns (data sets, command) of the best setting, if its runs recorded their overrides."""
     rows, commands = comparison.table.labelled, dict[str, list[str]]()
     for block in study.view.blocks:
-        own = rows.index[(rows["data"] == block) & (rows["variant"] == study.best.setting)]
-        if len(own) and (line := command(comparison.table.runs[own[0]])):
+        indices = rows.index[(rows["data"] == block) & (rows["variant"] == study.best.setting)]
+        if len(indices) and (line := command(comparison.table.runs[indices[0]])):
             commands.setdefault(line, []).append(block)
     return [(", ".join(blocks), line) for line, blocks in commands.items()]
 
 
 def command(run: Run) -> str:
     """Returns the shell command of a run, without overrides that do not change its result; empty without a record."""
-    relevant = [o for o in run.overrides if re.split(r"[.@=/]", o.lstrip("+~"), maxsplit=1)[0] not in NOT_SAID]
+    relevant = [o for o in run.overrides if re.split(r"[.@=/]", o.lstrip("+~"), maxsplit=1)[0] not in IRRELEVANT]
     return command_line([PROGRAM, "train", *relevant]) if run.choices else ""
 
 
@@ -115,9 +115,9 @@ def pivot(comparison: Comparison, view: View, costs: Sequence[str] = ("train_sec
     runs = table.labelled[table.rows["data"].isin(view.blocks)]
     rows: list[list[object]] = []
     for variant in dict.fromkeys(v for study in studies.values() for v in study.summaries["setting"]):
-        own = runs[runs["variant"] == variant].groupby("data")
-        seeds = "/".join(map(str, sorted(own["seed"].nunique().unique())))
-        cells = [_mean([v.dropna().to_numpy(float) for _, v in own[name]], digits(name)) for name in names]
+        by_data = runs[runs["variant"] == variant].groupby("data")
+        seeds = "/".join(map(str, sorted(by_data["seed"].nunique().unique())))
+        cells = [_mean([v.dropna().to_numpy(float) for _, v in by_data[name]], digits(name)) for name in names]
         rows.append([*(table.variants[variant].values() or [variant]), seeds, *cells])
     return markdown([*(table.factors or ["setting"]), "seeds", *names], rows)
 

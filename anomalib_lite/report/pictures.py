@@ -40,16 +40,16 @@ def picture(outcome: Outcome, threshold: "Threshold") -> dict[str, Any]:
     assert outcome.image is not None and outcome.map is not None
     small = thumbnail(outcome.image)
     height, width = small.shape[:2]
-    own, words = threshold.of(outcome.sample.category), verdict(outcome)
+    limits, words = threshold.of(outcome.sample.category), verdict(outcome)
     return {
         "name": short_name(outcome.sample.image), "kind": kind(outcome.sample), "verdict": words,
         "mistake": words in MISTAKES, "score": outcome.score, "width": width, "height": height,
-        "ratio": outcome.score / own.image if own.image > 0 else None,
+        "ratio": outcome.score / limits.image if limits.image > 0 else None,
         "evidence": evidence_words(outcome.evidence, outcome.nok),
         "image": data_uri(small),
-        "heat": data_uri(overlay(small, outcome.map, own.pixel, outline=False)),
+        "heat": data_uri(overlay(small, outcome.map, limits.pixel, outline=False)),
         "truth": "" if outcome.mask is None else outline_path(outcome.mask, height, width),
-        "region": outline_path(level(fit(outcome.map, height, width), own.pixel) > CALM, height, width),
+        "region": outline_path(level(fit(outcome.map, height, width), limits.pixel) > CALM, height, width),
     }  # fmt: skip
 
 
