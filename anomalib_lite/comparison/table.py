@@ -198,7 +198,7 @@ def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, 
             pairs = ", ".join(f"{block} {value}" for block, value in sorted(set(zip(blocks, column, strict=True))))
             notes.append(f"{name} differs only between data sets ({pairs}): it is part of the data.")
         elif partner:
-            notes.append(f"{name} changes together with {partner}: their effects cannot be told apart.")
+            notes.append(f"{name} changes together with {partner}: their effects cannot be separated.")
         else:
             columns[name] = column
     return columns, notes

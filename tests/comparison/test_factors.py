@@ -51,7 +51,7 @@ def test_two_settings_changed_together_cannot_be_told_apart_and_that_is_said(tmp
         write_run(tmp_path, f"r{i}", VALUES, config={"image_size": size, "keep": keep})
     found = table(tmp_path)
     assert found.factors == ["image_size"]
-    assert found.notes == ["keep changes together with image_size: their effects cannot be told apart."]
+    assert found.notes == ["keep changes together with image_size: their effects cannot be separated."]
 
 
 def test_what_only_changes_with_the_data_is_part_of_the_data(tmp_path: Path):
