@@ -45,7 +45,7 @@ def test_a_sweep_is_known_by_what_defines_it(sweep_of: Write):
         ({"methods": "grid"}, "unknown: methods. Known: program, method"),
         ({"parameters": {}}, "parameters must contain at least one"),
         ({"parameters": {"seed": [0, 1]}}, "parameter 'seed' must be a mapping"),
-        ({"parameters": {"lr": LR}}, "method grid tries every value, and parameter 'lr'"),
+        ({"parameters": {"lr": LR}}, "method grid tries every value, but those of parameter 'lr'"),
         ({"metric": None}, "metric needs a name and a goal"),
         ({"metric": {"name": "aupro", "goal": "up"}}, "the goal of aupro must be minimize or maximize"),
         ({"command": ["${env}", "python", "train.py"]}, "command must start a training"),
