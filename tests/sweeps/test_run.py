@@ -111,7 +111,7 @@ def test_a_kill_while_the_study_is_written_leaves_no_lock(sweep_of: Write):
 
 
 def test_a_sweep_without_end_asks_for_one(sweep_of: Write):
-    with pytest.raises(UserError, match="say how many, e"):
+    with pytest.raises(UserError, match="needs a number of trials"):
         ran(sweep_of(method="random", parameters=UNIFORM))
 
 
