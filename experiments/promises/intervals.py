@@ -54,8 +54,7 @@ def shares(ok: int, nok: int, gaps: tuple[float, float], seed: int) -> list[floa
 
 
 def main(seed: int = 0) -> None:
-    print("| OK | NOK | true AUROC | Newcombe | bootstrap | difference, Zou | ", end="")
-    print("difference, DeLong | DeLong's test finds one |")
+    print("| OK | NOK | true AUROC | interval holds it | bootstrap | holds difference | DeLong's own | claims one |")
     print("|---|---|---|---|---|---|---|---|")
     for gaps in GAPS:
         for ok, nok in SIZES:
