@@ -1,4 +1,4 @@
-"""Files -> pixels."""
+"""Decodes image and mask files into pixel arrays, and resizes them."""
 
 import io
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from PIL import Image
 
 from anomalib_lite.errors import UserError
 
-Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV's own limit; Pillow reads headers alone here
-DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in 16-bit files
-LABELS = 8  # a mask of more values than these has soft edges, unless its values are small numbers
-# turns and mirrors that bring a picture upright, by its EXIF orientation
+Image.MAX_IMAGE_PIXELS = 2**30  # the limit that OpenCV has, too
+DEPTHS = (8, 10, 12, 14, 16)  # bit depths that cameras store in 16-bit files
+LABELS = 8  # a mask with more distinct values than this has soft edges, unless all its values are small
+# rotations and flips that bring an image upright, by its EXIF orientation
 _UPRIGHT = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -27,35 +27,37 @@ _UPRIGHT = {
 
 
 class UnreadableImage(UserError):
-    """The file is no image that can be decoded."""
+    """The file cannot be decoded as an image."""
 
 
 def read_image(path: Path, bits: int | None = None, data: bytes | None = None) -> np.ndarray:
-    """RGB uint8 (H, W, 3), upright as its EXIF tag says. Grey images are repeated; alpha is dropped.
+    """Reads an image as RGB uint8 (H, W, 3), upright according to its EXIF tag.
+
+    A grey image gets three equal channels; an alpha channel is dropped.
 
     Args:
-        path: The file, or the name of one that lies in `data`.
-        bits: Those that a 16-bit file uses; None takes the least of `DEPTHS` that holds its brightest pixel.
-        data: The file's content where it is at hand.
+        path: The file, or its name in messages where `data` is given.
+        bits: Bit depth used in a 16-bit file; None takes the smallest of `DEPTHS` that holds its brightest pixel.
+        data: Content of the file, if it is already in memory.
     """
     raw = _decode(path, data)
     if raw.dtype == np.uint16:
         scale = 2 ** (bits or depth_of(int(raw.max()))) - 1
         raw = np.round(np.minimum(raw, scale) * (255 / scale)).astype(np.uint8)
     elif raw.dtype != np.uint8:
-        raise UnreadableImage(f"{path} holds {raw.dtype} pixels; 8-bit and 16-bit images can be read.")
+        raise UnreadableImage(f"{path} holds {raw.dtype} pixels: save it as an 8-bit or 16-bit image.")
     if raw.ndim == 2 or raw.shape[2] == 1:
         return cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
     return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if raw.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def depth_of(brightest: int) -> int:
-    """The least of `DEPTHS` that holds a value."""
+    """Returns the smallest of `DEPTHS` that can hold the value."""
     return next(bits for bits in DEPTHS if brightest < 2**bits)
 
 
 def brightest(path: Path) -> int | None:
-    """The largest value in a 16-bit file; None for one of 8 bits, or that cannot be read."""
+    """Returns the largest pixel value of a 16-bit file, or None for an 8-bit or unreadable file."""
     try:
         raw = _decode(path)
     except UnreadableImage:
@@ -64,16 +66,16 @@ def brightest(path: Path) -> int | None:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Bool (H, W), True where a pixel is marked; of a folder, where any of its masks is.
+    """Reads a mask as bool (H, W), True at defective pixels; the masks in a folder are united.
 
-    A mask of a few values, or of small numbers, marks all above zero: labels count from one. One with soft edges or
-    from a lossy file (JPEG, WebP) marks what lies above half of its brightest value. Transparent pixels mark nothing;
-    where all colours are black, the alpha channel is the mask.
+    A mask with few distinct values, or with small values only, holds labels: every pixel above zero is defective. In a
+    mask with soft edges or from a lossy file (JPEG, WebP), the pixels above half of the brightest value are.
+    Transparent pixels are not defective; where all colours are black, the alpha channel is the mask.
     """
     if path.is_dir():
         parts = [read_mask(part) for part in mask_files(path)]
         if not parts or len({part.shape for part in parts}) > 1:
-            raise UnreadableImage(f"{path} holds no masks of one size.")
+            raise UnreadableImage(f"The folder {path} must hold masks, all of the same size.")
         return np.any(parts, axis=0)
     values = _decode(path)
     if values.ndim == 3:
@@ -82,28 +84,30 @@ def read_mask(path: Path) -> np.ndarray:
             colours = np.minimum(colours, alpha) if colours.any() else alpha
         values = colours
     if not np.issubdtype(values.dtype, np.unsignedinteger):
-        raise UnreadableImage(f"The mask {path} holds {values.dtype} pixels; save it in 8 bits.")
+        raise UnreadableImage(f"The mask {path} holds {values.dtype} pixels: save it with 8 bits.")
     top, full = int(values.max()), np.iinfo(values.dtype).max
     lossy = _is_lossy(path)
     if lossy and 0 < top <= full // 2:
-        raise UnreadableImage(f"The mask {path} is lossy, and its brightest value {top} too faint: save it as PNG.")
+        raise UnreadableImage(
+            f"The mask {path} is compressed with loss, and its brightest value {top} is too faint: save it as PNG."
+        )
     soft = top > full // 2 and np.count_nonzero(np.bincount(values.ravel())) > LABELS
     return values > (top // 2 if lossy or soft else 0)
 
 
 def mask_files(folder: Path) -> list[Path]:
-    """Of an image that has several, in their order."""
+    """Returns the mask files in the folder of an image with several masks, sorted by name."""
     return sorted(folder.glob("[!.]*"))
 
 
 def looks_inverted(mask: np.ndarray) -> bool:
-    """Whether the whole border and more than half of the picture are marked, though not all of it."""
+    """Whether the mask covers the whole border and more than half of the image, but not all of it."""
     border = mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all()
     return bool(border and not mask.all() and mask.mean() > 0.5)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 (height, width, 3); area-averaged where it shrinks, bilinear where it grows."""
+    """Resizes a uint8 image (H, W, 3): by area averaging if both sides shrink, else bilinearly."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = image.shape[0] >= height and image.shape[1] >= width
@@ -111,13 +115,13 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def shrunk(shape: Sequence[int], longest: int) -> tuple[int, int]:
-    """Height and width with the same aspect, of at most so many px."""
+    """Returns height and width of the same aspect ratio, with the longer side at most `longest` px."""
     scale = min(1.0, longest / max(shape[:2]))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest neighbour; a defect that would vanish by it keeps every pixel that it touches."""
+    """Resizes a mask by nearest neighbour; if that would erase the defect, marks every pixel that it touches."""
     if mask.shape == (height, width):
         return mask
     resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
@@ -129,7 +133,7 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 def _decode(path: Path, data: bytes | None = None) -> np.ndarray:
     try:
         data = path.read_bytes() if data is None else data
-    except OSError as error:  # cv2.imread would hide why it failed
+    except OSError as error:  # cv2.imread would hide the reason
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.") from error
     turn = _inspect(path, data)
     try:
@@ -139,15 +143,14 @@ def _decode(path: Path, data: bytes | None = None) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise UnreadableImage(f"{path} is no image that can be decoded (damaged, empty or of another format).")
+        raise UnreadableImage(f"{path} cannot be decoded as an image: it is damaged, empty or of an unknown format.")
     return np.ascontiguousarray(_UPRIGHT[turn](pixels)) if turn in _UPRIGHT else pixels
 
 
 def _inspect(path: Path, data: bytes) -> int:
-    """The EXIF orientation that is left to obey.
+    """Checks the file with Pillow and returns the EXIF orientation that OpenCV does not apply itself.
 
-    Errors: UnreadableImage for several pages or frames, and for a TIFF that is damaged inside, which OpenCV would give
-    as it is.
+    Raises UnreadableImage for several pages or frames, and for a damaged TIFF, which OpenCV would decode silently.
     """
     is_tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     may_move = data[:3] == b"GIF" or b"acTL" in data[:4096] or b"ANIM" in data[:64] or data[4:12] == b"ftypavis"
@@ -160,18 +163,18 @@ def _inspect(path: Path, data: bytes) -> int:
             if is_tiff and header.info.get("compression", "raw") != "raw":
                 header.seek(0)
                 header.load()
-            turn = 1 if is_tiff else header.getexif().get(0x0112, 1)  # OpenCV turns TIFF files itself, no others
+            turn = 1 if is_tiff else header.getexif().get(0x0112, 1)  # OpenCV itself rotates TIFF files only
     except (Image.UnidentifiedImageError, NotImplementedError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return 1  # of a kind that Pillow does not know: OpenCV decides
+        return 1  # Pillow does not know the format: OpenCV decides
     except OSError as error:
         raise UnreadableImage(f"{path} is damaged: {error}.") from error
     if pages > 1:
-        raise UnreadableImage(f"{path} holds {pages} pages or frames: save each as a file of its own.")
+        raise UnreadableImage(f"{path} holds {pages} pages or frames: save each as a separate file.")
     return turn
 
 
 def _pages(header: Image.Image) -> int:
-    """Pictures of the first one's size: smaller ones are thumbnails."""
+    """Counts the frames that have the size of the first one; smaller ones are thumbnails."""
     count, size = 0, header.size
     for index in range(getattr(header, "n_frames", 1)):
         header.seek(index)
@@ -180,39 +183,41 @@ def _pages(header: Image.Image) -> int:
 
 
 def _is_lossy(path: Path) -> bool:
-    """By content: a JPEG may be called .png."""
+    """Whether the file's content is JPEG, lossy WebP or AVIF, whatever its suffix."""
     with path.open("rb") as stream:
         head = stream.read(64)
     return head.startswith(b"\xff\xd8") or (head[8:12] == b"WEBP" and b"VP8L" not in head) or head[4:8] == b"ftyp"
 
 
 def _damaged_jpeg(data: bytes) -> bool:
-    """OpenCV fills what is missing or cannot be read, which would count as a defect: look for the end marker, and take
-    the word of libjpeg-turbo's own interface, which tells of what its decoder passes over.
+    """Whether a JPEG is truncated or corrupt.
+
+    OpenCV silently fills the missing part, which would then look like a defect. So this checks for the end marker and
+    decodes the file with libjpeg-turbo, whose own interface reports the warnings that OpenCV swallows.
     """
     if not data.startswith(b"\xff\xd8"):
         return False
     place, readable = 2, False
-    while (marker := data[place : place + 2]) != b"\xff\xda":  # over the headers: a thumbnail has an end of its own
+    while (marker := data[place : place + 2]) != b"\xff\xda":  # skip the headers: a thumbnail has its own end marker
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == b"\xff\xff":  # padding
             place += 1
         elif len(marker) < 2 or length < 2:
-            return place + 4 > len(data)  # cut within the headers; or laid out otherwise, then the decoder decides
+            return place + 4 > len(data)  # truncated within the headers; an unusual layout is left to the decoder
         else:
-            if marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):  # Huffman codes; of 8 bits, and no CMYK
+            if marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):  # Huffman-coded, 8 bits, grey or RGB
                 readable = data[place + 4] == 8 and data[place + 9] in (1, 3)
             place += 2 + length
     end = data.find(b"\xff\xd9", place)
     if end < 0 or not readable:
         return end < 0
-    # some cameras leave a few bytes before the end marker
-    return not any(_decodes(data[: end - more] + b"\xff\xd9") for more in range(9))
+    # some cameras write a few stray bytes before the end marker
+    return not any(_decodes(data[: end - stray] + b"\xff\xd9") for stray in range(9))
 
 
 def _decodes(jpeg: bytes) -> bool:
     try:
         ImageDecoder().decode_gray8(jpeg)
-    except Exception:  # it has no other
+    except Exception:  # kornia_rs raises no more specific class
         return False
     return True

@@ -1,8 +1,8 @@
-"""DeepPCB: pairs of a bare board's scan and its clean template, defects as boxes of six types.
+"""DeepPCB: scans of bare circuit boards, each with a clean template and boxes around defects of six types.
 
 Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset", arXiv:1902.06197. Layout:
-`trainval.txt` and `test.txt` with lines `GROUP/ID/STEM.jpg GROUP/ID_not/STEM.txt`; beside them GROUP/ID/STEM_test.jpg,
-GROUP/ID/STEM_temp.jpg and the boxes `x1 y1 x2 y2 type`. Copper is dark.
+`trainval.txt` and `test.txt` list pairs as `GROUP/ID/STEM.jpg GROUP/ID_not/STEM.txt`: the scan is
+GROUP/ID/STEM_test.jpg, the template GROUP/ID/STEM_temp.jpg, and the text file holds boxes `x1 y1 x2 y2 type`.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import write_image
 
 KINDS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # types 1 to 6
-# what a good board's scan may look like beside its template
-SHIFT = 2.0  # px, standard deviation of the whole picture's shift
-STRETCH = 0.005  # standard deviation of the change of scale, of each axis for itself, and of shear and turn (rad)
-BEND, BEND_LENGTH = 0.7, 60.0  # px: how far parts lie off beyond that, and over which length this changes
-ETCHING = 0.12  # standard deviation of the level, of black to white, at which the scan is cut in two: +-0.5 px of edge
-ROUGHNESS, GRAIN = 0.18, 1.2  # likewise of the level from place to place, and its length in px
+# how a good board's scan may deviate from its template
+SHIFT = 2.0  # px, standard deviation of the whole scan's shift
+STRETCH = 0.005  # standard deviation of the scale per axis, and of shear and rotation (rad)
+BEND, BEND_LENGTH = 0.7, 60.0  # px: standard deviation and correlation length of the local distortion
+ETCHING = 0.12  # standard deviation of a scan's binarisation level (black 0, white 1): moves edges by about 0.5 px
+ROUGHNESS, GRAIN = 0.18, 1.2  # standard deviation of the level within a scan, and its correlation length in px
 OPTICS = 1.5  # px, blur of the scanner
 
 
 class Pair(NamedTuple):
-    """file: name of what is made of it, `GROUP_ID_STEM.png`."""
+    """The files of one board. file: name of the images made from it, `GROUP_ID_STEM.png`."""
 
     file: str
     scan: Path
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 
 class Box(NamedTuple):
-    """Pixels x0 <= x < x1, y0 <= y < y1. kind: defect type. score: larger is surer."""
+    """The pixels x0 <= x < x1, y0 <= y < y1. kind: defect type. score: confidence."""
 
     x0: float
     y0: float
@@ -51,41 +51,41 @@ class Box(NamedTuple):
 
 
 def read(root: str | Path, artifacts: str | Path, test_list: str = "test", **drawing: Any) -> Splits:
-    """The scans of `test_list`, each with its own template, to test on; OK pairs simulated from the templates of
-    trainval.txt to learn from.
+    """Reads the scans of `test_list` for testing, and simulates OK training images from the templates in trainval.txt.
 
-    Every scan has defects, so that the set holds no OK pair. Each OK image here is a template moved, stretched and
-    etched a little differently by chance (`simulated_pair`), compared with the template itself: no scan of
-    trainval.txt and none of its boxes is learned from. Masks of the test images are their boxes, filled. OK images and
-    masks are made once, in a folder below `artifacts`.
-    Errors: UserError for an absent folder, list, picture or box file, and for a box that cannot be read.
+    Every scan has defects, so the data set holds no OK pair. Each OK image is therefore a randomly moved, stretched and
+    etched template (`simulated_pair`), paired with the template itself; scans and boxes of trainval.txt are not used.
+    The masks of the test images are their filled boxes. OK images and masks are written once, below `artifacts`.
+    Raises UserError if a folder, list, image or box file is missing, or a box is malformed.
     """
     base = data_folder(root)
-    clean, tested = read_pairs(base, "trainval"), read_pairs(base, test_list)
-    parts = [(p.file, p.template.stat().st_size) for p in clean], [(p.file, p.boxes.read_text()) for p in tested]
-    made = Path(artifacts) / f"deeppcb-{artifact_key(test_list, *parts)}"
+    train_pairs, test_pairs = read_pairs(base, "trainval"), read_pairs(base, test_list)
+    templates = [(p.file, p.template.stat().st_size) for p in train_pairs]
+    boxes = [(p.file, p.boxes.read_text()) for p in test_pairs]
+    artifact_folder = Path(artifacts) / f"deeppcb-{artifact_key(test_list, templates, boxes)}"
 
     def make(folder: Path) -> None:
         for name in ("ok", "masks"):
             (folder / name).mkdir(exist_ok=True)
-        for number, pair in enumerate(clean):
+        for number, pair in enumerate(train_pairs):
             template = read_image(pair.template)[..., 0]
             write_image(folder / "ok" / pair.file, simulated_pair(template, np.random.default_rng([0, number])))
-        for pair in tested:
+        for pair in test_pairs:
             mask = np.zeros(read_image(pair.scan).shape[:2], bool)
             for box in read_boxes(pair.scan):
                 mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = True
             write_image(folder / "masks" / pair.file, mask)
 
-    artifact(made, make)
-    ok = [Sample(made / "ok" / p.file, OK, template=p.template) for p in clean]
-    test = [Sample(p.scan, NOK, made / "masks" / p.file, p.template, _defect(read_boxes(p.scan))) for p in tested]
+    artifact(artifact_folder, make)
+    masks = artifact_folder / "masks"
+    ok = [Sample(artifact_folder / "ok" / p.file, OK, template=p.template) for p in train_pairs]
+    test = [Sample(p.scan, NOK, masks / p.file, p.template, _defect(read_boxes(p.scan))) for p in test_pairs]
     drawing.setdefault("val_share", 0.5)
-    return make_splits(ok, test, made, **drawing)
+    return make_splits(ok, test, artifact_folder, **drawing)
 
 
 def data_folder(root: str | Path) -> Path:
-    """Where the lists lie: `root` itself or, as in the authors' repository, its folder PCBData."""
+    """Returns the folder with the lists: `root` or, as in the authors' repository, `root`/PCBData."""
     base = require_folder(root, "DeepPCB")
     for folder in (base, base / "PCBData"):
         if (folder / "trainval.txt").is_file() and (folder / "test.txt").is_file():
@@ -94,7 +94,7 @@ def data_folder(root: str | Path) -> Path:
 
 
 def read_pairs(base: Path, name: str) -> list[Pair]:
-    """The pairs that a list names."""
+    """Reads the pairs named in `base`/`name`.txt."""
     pairs = []
     for line in (base / f"{name}.txt").read_text().splitlines():
         if not line.strip():
@@ -105,15 +105,15 @@ def read_pairs(base: Path, name: str) -> list[Pair]:
         pair = Pair(f"{stem.as_posix().replace('/', '_')}.png", scan, template, base / boxes.strip())
         absent = [p for p in (pair.scan, pair.template, pair.boxes) if not p.is_file()]
         if absent:
-            raise UserError(f"{absent[0]} is missing, which {base / name}.txt names: is the download complete?")
+            raise UserError(f"{absent[0]}, listed in {base / name}.txt, is missing: is the download complete?")
         pairs.append(pair)
     if not pairs:
-        raise UserError(f"{base / name}.txt names no pairs.")
+        raise UserError(f"{base / name}.txt lists no pairs.")
     return pairs
 
 
 def read_boxes(scan: Path) -> list[Box]:
-    """The defects of a scan GROUP/ID/STEM_test.jpg, in its own pixels."""
+    """Reads the boxes of a scan GROUP/ID/STEM_test.jpg, in its pixel coordinates."""
     path = scan.parent.with_name(f"{scan.parent.name}_not") / f"{scan.stem.removesuffix('_test')}.txt"
     if not path.is_file():
         raise UserError(f"{scan} has no box file {path}.")
@@ -138,14 +138,14 @@ def _defect(boxes: Sequence[Box]) -> str | None:
 
 
 def simulated_pair(template: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A scan of a board as its template (H, W) uint8 wants it, black and white.
+    """Simulates a black-and-white scan of a good board from its template, uint8 (H, W).
 
-    Moved, stretched and sheared, bent a little along the way of the scanner, blurred, and cut into black and white at a
-    level that differs from scan to scan, as etching and exposure do, and from place to place, as edges are rough.
+    The template is shifted, stretched, sheared, locally distorted, blurred and binarised. The binarisation level varies
+    from scan to scan, like etching and exposure, and from place to place, which makes the edges rough.
     """
     height, width = template.shape
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    linear = np.eye(2) + rng.normal(0, STRETCH, (2, 2)) * [[0.2, 0.2], [0.2, 1.0]]  # the scanner's way is vertical
+    linear = np.eye(2) + rng.normal(0, STRETCH, (2, 2)) * [[0.2, 0.2], [0.2, 1.0]]  # the scanner moves vertically
     shift = rng.normal(0, SHIFT, 2)
     x, y = columns - width / 2, rows - height / 2
     x, y = (linear[i, 0] * x + linear[i, 1] * y + shift[i] + s / 2 for i, s in enumerate((width, height)))
@@ -157,6 +157,6 @@ def simulated_pair(template: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _smooth_noise(shape: tuple[int, int], length: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise of variance 1 that changes over `length` px."""
+    """Returns noise of variance 1 with a correlation length of `length` px."""
     noise = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), length)
     return noise / max(float(noise.std()), 1e-9)

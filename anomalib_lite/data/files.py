@@ -1,4 +1,4 @@
-"""Finding image files, and naming what is made of them."""
+"""Finds image files, and names the outputs made from them."""
 
 import hashlib
 import logging
@@ -14,55 +14,55 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# each decoded by OpenCV (tested); what a file holds is told by its content, whatever it is called
+# OpenCV decodes all of these formats (tested); it goes by the content of a file, not by its suffix
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".avif", ".pbm", ".pgm",
     ".ppm", ".pnm", ".ras", ".sr",
 )  # fmt: skip
-LEFTOVERS = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-LONGEST = 180  # bytes of a name, so that a suffix and a temporary file's letters fit into the 255 of a file system
+SYSTEM_FOLDERS = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+LONGEST = 180  # bytes of a name: leaves room for a suffix and a temporary file's extra letters within the usual 255
 
 
 class _Search:
-    """Goes through folders for images, and keeps what lies among them and is none, by the reason.
+    """Searches folders for images, and records the skipped files by the reason.
 
-    Hidden files and folders, and what tools leave behind, are no data unless a pattern names them.
+    Hidden files and folders, and `SYSTEM_FOLDERS`, are skipped unless a pattern names them.
     """
 
     def __init__(self) -> None:
-        self.passed: dict[str, set[Path]] = {"hidden": set(), "gone": set(), "no images": set()}
+        self.skipped: dict[str, set[Path]] = {"hidden": set(), "broken links": set(), "not images": set()}
 
     def is_image(self, path: Path) -> bool:
-        named = path.suffix.lower() in SUFFIXES
-        if named and path.is_file():
+        has_suffix = path.suffix.lower() in SUFFIXES
+        if has_suffix and path.is_file():
             return True
-        self.passed["gone" if named else "no images"].add(path)
+        self.skipped["broken links" if has_suffix else "not images"].add(path)
         return False
 
     def is_hidden(self, path: Path) -> bool:
         if _is_hidden(path) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
-            self.passed["hidden"].add(path)
+            self.skipped["hidden"].add(path)
         return _is_hidden(path)
 
     def folders(self, folder: Path) -> Iterator[Path]:
-        """A folder and those below it, each once, so that a link back ends there."""
-        waiting, seen = [folder], set()
-        while waiting:
-            inner = waiting.pop()
-            if (real := inner.resolve()) not in seen:
-                seen.add(real)
+        """Yields a folder and all folders below it, each once, so that a cycle of links ends."""
+        pending, visited = [folder], set()
+        while pending:
+            inner = pending.pop()
+            if (real := inner.resolve()) not in visited:
+                visited.add(real)
                 yield inner
-                waiting += [e for e in reversed(_entries(inner)) if e.is_dir() and not self.is_hidden(e)]
+                pending += [e for e in reversed(_entries(inner)) if e.is_dir() and not self.is_hidden(e)]
 
     def images(self, folder: Path) -> Iterator[Path]:
-        """All below a folder."""
+        """Yields all images below a folder."""
         for inner in self.folders(folder):
             for entry in _entries(inner):
                 if not entry.is_dir() and not self.is_hidden(entry) and self.is_image(entry):
                     yield entry
 
     def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-        """What a pattern means in a folder; `**` goes down."""
+        """Yields the files and folders in `folder` that match a pattern, given by its parts; `**` matches any depth."""
         if not parts:
             yield folder
         elif not folder.is_dir():
@@ -72,44 +72,44 @@ class _Search:
                 yield from self.matches(inner, parts[1:])
         else:
             for entry in _entries(folder):
-                named = entry.name == parts[0] or parts[0].startswith(".")
-                if fnmatchcase(same_form(entry.name), same_form(parts[0])) and (named or not self.is_hidden(entry)):
+                explicit = entry.name == parts[0] or parts[0].startswith(".")
+                if fnmatchcase(same_form(entry.name), same_form(parts[0])) and (explicit or not self.is_hidden(entry)):
                     yield from self.matches(entry, parts[1:])
 
-    def say(self, where: str | Path) -> None:
-        told = [f"{kind} ({len(paths)}, such as {min(paths)})" for kind, paths in self.passed.items() if paths]
-        if told:
-            level = logging.WARNING if self.passed["hidden"] or self.passed["gone"] else logging.INFO
-            log.log(level, "%s: passed over are files that are %s", where, ", ".join(told))
+    def log_skipped(self, where: str | Path) -> None:
+        counts = [f"{len(paths)} {kind} (such as {min(paths)})" for kind, paths in self.skipped.items() if paths]
+        if counts:
+            level = logging.WARNING if self.skipped["hidden"] or self.skipped["broken links"] else logging.INFO
+            log.log(level, "%s: files skipped: %s", where, ", ".join(counts))
 
 
 def list_images(folder: Path, quiet: bool = False) -> list[Path]:
-    """All images below `folder`, also through links, sorted; what is hidden or a tool's leftover is no data.
+    """Lists all images below `folder`, also through links, sorted; hidden files and `SYSTEM_FOLDERS` are skipped.
 
-    quiet: whether what is passed over is not said.
+    quiet: do not log the skipped files.
     """
     search = _Search()
     images = _readable_names(search.images(folder))
     if not quiet:
-        search.say(folder)
+        search.log_skipped(folder)
     return images
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders directly in `folder`, sorted, without hidden ones."""
+    """Lists the folders directly in `folder`, sorted, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p)) if folder.is_dir() else []
 
 
 def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path) -> list[Path]:
-    """Images named by files, folders or glob patterns (`**` goes down), relative to `root`; sorted, each once.
+    """Expands files, folders and glob patterns relative to `root` into a sorted list of distinct images.
 
-    A folder, named or matched, stands for all images below it. Hidden files and folders, and what tools leave behind,
-    are left out unless the pattern names them; what is passed over is said.
-    Errors: UserError for a pattern that matches no image, and for a name that is not UTF-8.
+    `**` matches any depth, and a folder, named or matched, stands for all images below it. Hidden files and
+    `SYSTEM_FOLDERS` are skipped unless the pattern names them; skipped files are logged. Raises UserError if a pattern
+    matches no image, or a name is not UTF-8.
     """
     if patterns is None:
         return []
-    found: dict[Path, Path] = {}  # by the real file: through a link back the same one would come again
+    by_real_path: dict[Path, Path] = {}  # links may lead to the same file again
     search = _Search()
     for pattern in [patterns] if isinstance(patterns, (str, int, float, Path)) else patterns:
         path = root / Path(str(pattern)).expanduser()
@@ -122,13 +122,14 @@ def expand(patterns: str | int | Path | Iterable[str | Path] | None, root: Path)
         if not images:
             raise UserError(f"No image found at {path}{_why_none(path, search)}.")
         for image in sorted(images, key=lambda p: (len(p.parts), p)):
-            found.setdefault(image.resolve(), image)
-    search.say(root if str(root) != "." else ", ".join(sorted({str(p.parent) for p in found.values()})[:3]))
-    return _readable_names(found.values())
+            by_real_path.setdefault(image.resolve(), image)
+    parents = sorted({str(image.parent) for image in by_real_path.values()})
+    search.log_skipped(root if str(root) != "." else ", ".join(parents[:3]))
+    return _readable_names(by_real_path.values())
 
 
 def locate(base: Path, name: str) -> Path | None:
-    """The file `name` below `base`, also where its parts are spelled in another Unicode form."""
+    """Finds the file `name` below `base`, even if the disk spells it in another Unicode form; None if absent."""
     for part in PurePath(name).parts:
         inner = base / part
         if base.is_dir() and not inner.exists():
@@ -138,28 +139,29 @@ def locate(base: Path, name: str) -> Path | None:
 
 
 def same_form(name: str) -> str:
-    """One spelling for names that look alike: a Mac writes an umlaut as two signs."""
+    """Normalises a name's Unicode form, since macOS writes an umlaut as two characters."""
     return unicodedata.normalize("NFC", name)
 
 
 def common_tail(one: PurePath, other: PurePath) -> int:
-    """How many folders and files from the end are called alike."""
+    """Counts the parts that two paths share at their ends."""
     pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
     return sum(1 for _ in takewhile(lambda pair: same_form(pair[0]) == same_form(pair[1]), pairs))
 
 
 def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in LEFTOVERS
+    return path.name.startswith(".") or path.name in SYSTEM_FOLDERS
 
 
 def short_name(path: str | Path) -> str:
-    """Folder and file, as reports call an image."""
+    """Returns `folder/file`, the name of an image in reports."""
     return "/".join(Path(path).parts[-2:])
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name without suffix for each file: its path below the files' common folder, so that equal names stay apart;
-    files that differ in their suffix alone keep it as part of the name, and a very long name is cut.
+    """Returns a unique name without suffix for each file: its path relative to the files' common folder.
+
+    Files that differ only in their suffix keep it as part of the name; a very long name is cut and gets a hash.
     """
     base = os.path.commonpath([p.absolute().parent for p in paths])
     names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
@@ -170,8 +172,8 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     def shortened(name: str) -> str:
         if len(name.encode()) <= LONGEST:
             return name
-        mark = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
-        return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{mark}"
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest}"
 
     return ["/".join(map(shortened, name.split("/"))) for name in full]
 
@@ -179,7 +181,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 def require_folder(path: str | Path, what: str, option: str = "data.root") -> Path:
     folder = Path(str(path)).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{what} does not exist: {folder.absolute()}. Set {option} to a folder that does.")
+        raise UserError(f"{what} does not exist: {folder.absolute()}. Set {option} to a folder that exists.")
     return folder
 
 
@@ -194,13 +196,16 @@ def _why_none(path: Path, search: _Search) -> str:
     base, rest = _literal_part(path)
     if rest and not set(rest[0]) & set("*?["):
         return f": {base / rest[0]} does not exist"
-    if gone := search.passed["gone"]:
-        return f" (links that lead nowhere: {len(gone)}, such as {min(gone)})"
-    return f" (a file, a folder or a glob pattern; {', '.join(SUFFIXES)})"
+    if broken := search.skipped["broken links"]:
+        return f" (broken links: {len(broken)}, such as {min(broken)})"
+    return f": give a file, a folder or a glob pattern (formats: {', '.join(SUFFIXES)})"
 
 
 def _literal_part(path: Path) -> tuple[Path, list[str]]:
-    """As far down as the path exists as it is written, and the pattern that is left: brackets may be part of a name."""
+    """Splits a path into the leading part that exists as written and the remaining pattern.
+
+    Brackets may thus be part of an existing name.
+    """
     base, parts = Path(path.anchor), list(path.relative_to(path.anchor).parts)
     while parts and (base / parts[0]).exists():
         base /= parts.pop(0)
@@ -208,9 +213,9 @@ def _literal_part(path: Path) -> tuple[Path, list[str]]:
 
 
 def _readable_names(paths: Iterable[Path]) -> list[Path]:
-    """Sorted. Errors: UserError for names that no table and no page could hold."""
+    """Sorts paths. Raises UserError for names that are not UTF-8, which tables and pages cannot hold."""
     ordered = sorted(paths)
-    if odd := [p for p in ordered if any("\ud800" <= sign <= "\udfff" for sign in str(p))]:
-        name = os.fsencode(odd[0]).decode("utf-8", "backslashreplace")
-        raise UserError(f"{len(odd)} image names are not UTF-8, among them {name}: rename them.")
+    if invalid := [p for p in ordered if any("\ud800" <= char <= "\udfff" for char in str(p))]:
+        name = os.fsencode(invalid[0]).decode("utf-8", "backslashreplace")
+        raise UserError(f"{len(invalid)} image names are not UTF-8, among them {name}: rename them.")
     return ordered

@@ -1,4 +1,4 @@
-"""A hash that changes when the data changes, and what a run keeps to know its data again."""
+"""Hashes a data set, and tells by content which images a trained run has learned from."""
 
 import hashlib
 import logging
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def fingerprint(splits: Splits) -> str:
-    """SHA-256 over split, label, defect, weight, and name, size and content of every image, mask and template.
+    """Returns a SHA-256 over every sample's split, label, defect and weight, and its files' names, sizes and contents.
 
-    Names are taken relative to the files' common folder, so that moving a data set as a whole keeps its fingerprint.
+    Names are relative to the files' common folder, so that moving a whole data set keeps its fingerprint.
     """
     lines = [(name, sample) for name, samples in splits for sample in samples]
     content = digests(path for _, sample in lines for _, path in _files(sample))
@@ -32,7 +32,7 @@ def fingerprint(splits: Splits) -> str:
 
 
 def digest(path: Path) -> str:
-    """Size and SHA-256 of a file, or of the files in a folder of masks. Errors: UserError."""
+    """Returns size and SHA-256 of a file, or a SHA-256 of a folder of masks. Raises UserError if it cannot be read."""
     if path.is_dir():
         return hashlib.sha256("".join(map(digest, sorted(path.glob("[!.]*")))).encode()).hexdigest()
     try:
@@ -42,50 +42,55 @@ def digest(path: Path) -> str:
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """Of many files at once."""
+    """Computes the digests of many files in parallel."""
     distinct = sorted(set(paths))
     with ThreadPoolExecutor() as pool:
         return dict(zip(distinct, pool.map(digest, distinct), strict=True))
 
 
 def describe(splits: Splits, missed: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a run keeps of its data: the fingerprint, the bits of 16-bit files, and what it learned from, by content;
-    missed: images that its threshold was set by.
+    """Returns a run's record of its data: fingerprint, bit depth, and the digests of the images it learned from.
+
+    missed: further images that its threshold was set with.
     """
     images = digests((*(s.image for s in splits.train + splits.val), *missed))
     learned = {content: str(image) for image, content in images.items()}
     return {"fingerprint": fingerprint(splits), "bits": next((s.bits for s in splits.train), None), "learned": learned}
 
 
-def check_same_data(splits: Splits, known: Mapping[str, Any], own: bool) -> list[Sample]:
-    """The images to measure a trained run on.
+def check_same_data(splits: Splits, record: Mapping[str, Any], own: bool) -> list[Sample]:
+    """Returns the images to evaluate a trained run on; never those that it learned from.
 
-    known: what `describe` said when it was trained. own: whether no other data was named. Data of the same
-    fingerprint, wherever it lies, gives its own test images. Of other data, where the OK images for testing would be
-    drawn from those that are given, nothing is learned, so all are measured; images that the run learned from never.
-    Errors: UserError where a run's own data is not what it was, and where nothing is left.
+    Data with the run's fingerprint, wherever it lies, gives its test images. Other data gives its test images, or all
+    images where the test images were only drawn from the OK images, since nothing is learned from them here. Raises
+    UserError if the run's own data has changed, or no image is left.
+
+    Args:
+        splits: The data to evaluate on.
+        record: The result of `describe` at training time.
+        own: Whether `splits` is the run's configured data, as the user named no other.
     """
-    if fingerprint(splits) == known["fingerprint"]:
-        return unknown(splits.test, known["learned"])
+    if fingerprint(splits) == record["fingerprint"]:
+        return unseen(splits.test, record["learned"])
     if own:
-        now, then = set(digests(s.image for s in splits.train + splits.val).values()), set(known["learned"])
+        now, then = set(digests(s.image for s in splits.train + splits.val).values()), set(record["learned"])
         raise UserError(
-            "The run's own data is not what it was when the run was trained: of the images that it learned from, "
-            f"{len(then - now)} of {len(then)} would now be tested on or are gone, and {len(now - then)} others would "
-            "be learned from. Put the data back, train again, or name what is to be measured: data=folder "
-            "data.root=... data.test_ok=... data.nok=..."
+            f"The run's own data is not what it was when the run was trained: {len(then - now)} of the {len(then)} "
+            "images that it learned from are gone or now belong to the test images, and it would learn from "
+            f"{len(now - then)} other images. Restore the data, train again, or name the images to evaluate on: "
+            "data=folder data.root=... data.test_ok=... data.nok=..."
         )
     samples = splits.test
     if splits.drawn:
         samples = sorted((s for _, part in splits for s in part), key=lambda s: (s.label != OK, s.image))
-    new = unknown(samples, known["learned"])
+    new = unseen(samples, record["learned"])
     if not new:
-        raise UserError("The run learned from all of these images: there is nothing to measure it on.")
+        raise UserError("The run learned from all of these images: name other images to evaluate it on.")
     return new
 
 
-def unknown(samples: Sequence[Sample], learned: Collection[str]) -> list[Sample]:
-    """Those whose content is not among the digests of what was learned from."""
+def unseen(samples: Sequence[Sample], learned: Collection[str]) -> list[Sample]:
+    """Returns the samples whose digest is not in `learned`."""
     content = digests(s.image for s in samples)
     new = [s for s in samples if content[s.image] not in learned]
     if len(new) < len(samples):

@@ -1,4 +1,4 @@
-"""Samples -> batches: decoded and resized once, kept as uint8, shuffled by seed and epoch."""
+"""Turns samples into batches: decodes and resizes images once, keeps them as uint8, shuffles by seed and epoch."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# a copy is nearer than this share of the usual distance to the second nearest image, and than these grey levels
+# a near copy lies closer than this share of the median distance to the second-nearest image, and than these grey levels
 NEAR, LEVELS = 0.25, 2.0
-GREY = 1.0  # levels that the channels of a grey image differ by on average, at most: a JPEG's may differ a little
+GREY = 1.0  # largest mean difference between the channels of a grey image, in levels: JPEG adds a little
 
-LOOKED_AT = 8 * 256**2  # px that are looked at at once: twice as many take 200 MB more, and are no faster on a CPU
-TEMPLATES = 8  # decoded ones that are kept at hand
+LOOKED_AT = 8 * 256**2  # px per inference batch: twice as many take 200 MB more, and are no faster on a CPU
+TEMPLATES = 8  # decoded templates kept in memory
 
 
 class ImageSet(Dataset[Batch]):
-    """Decoded samples of one size; indexed with a list it gives a Batch.
+    """Dataset of samples at one size; indexing with a list returns a Batch.
 
     Args:
-        samples: Of any sizes.
+        samples: Samples of any image sizes.
         size: Height and width in px.
-        ram_limit_mb: A set whose pixels fit is decoded once and kept; a larger one is decoded at each access.
-        name: What the samples are called in messages.
-        resize: `stretch` to the size; `letterbox` keeps the aspect, and repeats the border around the image; `none`
+        ram_limit_mb: A set whose pixels fit into this memory is decoded once and kept; else each access decodes.
+        name: Name of the samples in messages.
+        resize: `stretch` ignores the aspect ratio; `letterbox` keeps it and pads by repeating the border; `none`
             refuses images of another size.
-        spool: Decodes them once into an unnamed file in the folder for temporary files (TMPDIR), whatever the limit:
-            for readers that want small parts of large images many times.
-    Errors: UserError that names every image that cannot be decoded, when the pixels are kept; else at the access.
+        spool: Decode all images once into an unnamed temporary file (in TMPDIR), whatever the limit; meant for
+            readers that read small parts of large images many times.
+
+    Raises UserError for images that cannot be decoded: at once, with all of them, if the set is kept, else on access.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ImageSet(Dataset[Batch]):
         self._templates: dict[Path, np.ndarray] = {}
         self._pixels: np.ndarray | None = None
         self._masks: list[np.ndarray] | None = None
-        self._shapes: np.ndarray = np.tile(np.array(size), (len(self.samples), 1))  # of the files' own pictures
+        self._shapes: np.ndarray = np.tile(np.array(size), (len(self.samples), 1))  # before resizing
         fits = len(self.samples) * size[0] * size[1] * 4 <= ram_limit_mb * 2**20
         if fits or (spool and self.samples):
             self._keep(name, not spool)
@@ -90,12 +91,15 @@ class ImageSet(Dataset[Batch]):
         shapes: np.ndarray | Sequence[Sequence[int]],
         indices: Sequence[int],
     ) -> Batch:
-        """Of pictures that are decoded: uint8 (B, H, W, 3) as `shown` makes them, and the files' own shapes."""
+        """Builds a Batch of images, uint8 (B, H, W, 3), that `resized` has brought to the set's size.
+
+        shapes: heights and widths before resizing. indices: for `Batch.index`.
+        """
         inside = templates = None
         if self.resize == "letterbox":
             inside = torch.zeros(len(shapes), 1, *self.size, dtype=torch.bool)
-            for own, (height, width) in zip(inside, shapes, strict=True):
-                own[:, *letterbox((int(height), int(width)), self.size)] = True
+            for image_inside, (height, width) in zip(inside, shapes, strict=True):
+                image_inside[:, *letterbox((int(height), int(width)), self.size)] = True
         if all(s.template for s in chosen):
             templates = to_float(np.stack(self.templates(chosen, indices)))
         return Batch(
@@ -111,18 +115,18 @@ class ImageSet(Dataset[Batch]):
         )
 
     def pixels_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One sample's uint8 (H, W, 3), and its mask, bool (H, W)."""
+        """Returns one sample's image, uint8 (H, W, 3), and mask, bool (H, W)."""
         if self._pixels is None or self._masks is None:
             return self._decode(index)
         return self._pixels[index], self._masks[index]
 
     def _release(self) -> None:
-        """What was read from a file no longer counts as this process's memory."""
+        """Frees the pages read from a spooled file, so that they do not count as this process's memory."""
         if isinstance(self._pixels, np.memmap):
             self._pixels._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def part(self, chosen: slice | Sequence[int]) -> ImageSet:
-        """Some of the samples; those of a slice share their pixels."""
+        """Returns a set of the chosen samples; for a slice it shares the pixels."""
         part = copy(self)
         numbers = range(len(self))[chosen] if isinstance(chosen, slice) else chosen
         part.samples, part._shapes = [self.samples[k] for k in numbers], self._shapes[chosen]
@@ -131,8 +135,8 @@ class ImageSet(Dataset[Batch]):
         return part
 
     def _keep(self, name: str, in_memory: bool) -> None:
-        pixels = _room((len(self), *self.size, 3), in_memory)
-        masks = [np.zeros(self.size, bool)] * len(self)  # one for all where there is nothing
+        pixels = _allocate((len(self), *self.size, 3), in_memory)
+        masks = [np.zeros(self.size, bool)] * len(self)  # all samples without a defect share this empty mask
         self._pixels, self._masks = pixels, masks
         broken: list[str] = []
 
@@ -151,76 +155,75 @@ class ImageSet(Dataset[Batch]):
             listed = "\n  ".join(sorted(broken)[:20])
             raise UserError(f"{len(broken)} of {len(self)} {name} cannot be used:\n  {listed}\nRepair or remove them.")
         masked = [(s, mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask]
-        turned = [s.mask for s, mask in masked if looks_inverted(mask)]
-        if 2 * len(turned) > len(masked):
-            raise UserError(f"{len(turned)} masks look inverted, among them {turned[0]}: defects are white, not black.")
+        inverted = [s.mask for s, mask in masked if looks_inverted(mask)]
+        if 2 * len(inverted) > len(masked):
+            raise UserError(
+                f"{len(inverted)} masks look inverted, among them {inverted[0]}: draw defects in white, not black."
+            )
         if empty := [s.mask for s, mask in masked if s.label == NOK and not mask.any()]:
-            log.warning("%d masks of NOK images mark nothing and count as absent, among them %s", len(empty), empty[0])
+            log.warning("%d masks of NOK images are empty and count as absent, among them %s", len(empty), empty[0])
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[index]
         image = read_image(sample.image, sample.bits)
         self._shapes[index] = image.shape[:2]
-        small = self.shown(image, sample.image)
+        small = self.resized(image, sample.image)
         if sample.mask is None:
             return small, np.zeros(self.size, bool)
         mask = read_mask(sample.mask)
         if mask.shape != image.shape[:2]:
             raise UnreadableImage(
                 f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {sample.image.name} is "
-                f"{image.shape[1]} x {image.shape[0]} px (each as its EXIF tag turns it)."
+                f"{image.shape[1]} x {image.shape[0]} px (both after the rotation of their EXIF tags)."
             )
-        return small, _fitted(mask, self.size, self.resize)
+        return small, _resized(mask, self.size, self.resize)
 
     def regions_of(self, sample: Sample) -> list[tuple[np.ndarray, float]] | None:
-        """A sample's defects one by one, bool (H, W), and the share of each that is enough; None where unknown."""
+        """Returns each defect's mask, bool (H, W), and the share of it that is enough to find; None where unknown."""
         if sample.mask is None or sample.saturation is None:
             return None
-        parts = (_fitted(read_mask(part), self.size, self.resize) for part in mask_files(sample.mask))
+        parts = (_resized(read_mask(part), self.size, self.resize) for part in mask_files(sample.mask))
         return list(zip(parts, sample.saturation, strict=True))
 
-    def shown(self, image: np.ndarray, path: Path) -> np.ndarray:
-        """A decoded picture at the set's size. Errors: UnreadableImage, by its path, where it must have that size."""
+    def resized(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """Resizes an image to the set's size; raises UnreadableImage where resize=none and the size differs."""
         shape = image.shape[:2]
         if self.resize == "none" and shape != self.size:
             raise UnreadableImage(
                 f"{path} is {shape[1]} x {shape[0]} px, and resize=none wants {self.size[1]} x {self.size[0]} px, the "
-                "size of image_size: take resize=letterbox or resize=stretch, and image_size=[HEIGHT, WIDTH]."
+                "size of image_size: set resize=letterbox or resize=stretch, or image_size=[HEIGHT, WIDTH]."
             )
-        return _fitted(image, self.size, self.resize)
+        return _resized(image, self.size, self.resize)
 
     def templates(self, chosen: Sequence[Sample], indices: Sequence[int]) -> list[np.ndarray]:
-        """uint8 (H, W, 3), of samples that all have one."""
+        """Returns the templates, uint8 (H, W, 3), of samples that all have one."""
         return [self._template(s.template, s.bits) for s in chosen if s.template]
 
     def _template(self, path: Path, bits: int | None) -> np.ndarray:
         if path not in self._templates:
             if len(self._templates) == TEMPLATES:
                 self._templates = {}
-            self._templates[path] = self.shown(read_image(path, bits), path)
+            self._templates[path] = self.resized(read_image(path, bits), path)
         return self._templates[path]
 
 
-def _fitted(picture: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
-    """A picture (H, W, 3) or a mask (H, W) at a set's size; what a letterbox adds repeats the border, and is no
-    defect.
-    """
-    resized = resize_mask if picture.ndim == 2 else resize_image
+def _resized(picture: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Resizes an image (H, W, 3) or a mask (H, W); a letterbox repeats an image's border and pads masks with False."""
+    resize_to = resize_mask if picture.ndim == 2 else resize_image
     if resize != "letterbox":
-        return resized(picture, *size)
+        return resize_to(picture, *size)
     rows, columns = letterbox(picture.shape[:2], size)
-    small = resized(picture, rows.stop - rows.start, columns.stop - columns.start)
-    around = [(s.start, side - s.stop) for s, side in zip((rows, columns), size, strict=True)]
+    small = resize_to(picture, rows.stop - rows.start, columns.stop - columns.start)
+    padding = [(s.start, side - s.stop) for s, side in zip((rows, columns), size, strict=True)]
     if small.ndim == 2:
-        return np.pad(small, around)
-    return np.pad(small, [*around, (0, 0)], mode="edge")
+        return np.pad(small, padding)
+    return np.pad(small, [*padding, (0, 0)], mode="edge")
 
 
 def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize: str = "stretch") -> Tensor | None:
-    """Where images of this size are inspected, bool (1, 1, H, W): where the picture `roi` is white and `ignore` is not;
-    None for everywhere.
+    """Returns the pixels to inspect, bool (1, 1, H, W): those white in the mask `roi` and not white in `ignore`.
 
-    Errors: UserError where one cannot be read or is a photograph, and where nothing is left.
+    None stands for all pixels. Raises UserError if a mask is unreadable or looks like a photograph, or no pixel is left.
     """
     if not (roi or ignore):
         return None
@@ -235,36 +238,39 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
                 raise UserError(f"{option}: {error}") from error
             if photo:
                 raise UserError(f"{option}: {path} looks like a photograph; give a mask in black and white.")
-            region &= _fitted(mask, size, resize) == (option == "roi")
+            region &= _resized(mask, size, resize) == (option == "roi")
     if not region.any():
-        raise UserError("roi and ignore leave no pixel to inspect: white is what roi shows, and what ignore hides.")
+        raise UserError(
+            "roi and ignore leave no pixel to inspect: paint white what roi includes, and what ignore excludes."
+        )
     return torch.from_numpy(region)[None, None]
 
 
 def _is_photo(pixels: np.ndarray) -> bool:
-    """Whether most pixels are neither black nor white, of more levels than a mask of labels has. A photograph that is
-    mostly black or white is not known as one.
+    """Whether most pixels are neither near black nor near white, at more levels than a mask has.
+
+    Does not recognise photographs that are mostly black or white.
     """
     levels = np.bincount(pixels.ravel(), minlength=256)
     return bool(np.count_nonzero(levels) > 64 and levels[26:230].sum() > 0.5 * pixels.size)
 
 
 def letterbox(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns, of an image of `size`, that a picture of this shape fills when it keeps its aspect."""
+    """Returns the rows and columns that an image of `shape` fills in a letterbox of `size`."""
     scale = min(size[0] / shape[0], size[1] / shape[1])
-    fitted = [min(side, max(1, round(own * scale))) for own, side in zip(shape, size, strict=True)]
-    top, left = ((side - own) // 2 for own, side in zip(fitted, size, strict=True))
-    return slice(top, top + fitted[0]), slice(left, left + fitted[1])
+    scaled = [min(side, max(1, round(length * scale))) for length, side in zip(shape, size, strict=True)]
+    top, left = ((side - length) // 2 for length, side in zip(scaled, size, strict=True))
+    return slice(top, top + scaled[0]), slice(left, left + scaled[1])
 
 
 def content(inside: Tensor) -> tuple[slice, slice]:
-    """Rows and columns that a letterboxed picture fills, from its `Batch.inside` (1, H, W)."""
+    """Returns the rows and columns that a letterboxed image fills, from its `Batch.inside` (1, H, W)."""
     rows, columns = (inside[0].any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def _room(shape: tuple[int, ...], in_memory: bool) -> np.ndarray:
-    """An array of zeros, uint8, in memory, or in a file that is gone with it."""
+def _allocate(shape: tuple[int, ...], in_memory: bool) -> np.ndarray:
+    """Returns a uint8 array of zeros, in memory or in an unnamed file that lives as long as the array."""
     if in_memory:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile() as file:
@@ -272,8 +278,10 @@ def _room(shape: tuple[int, ...], in_memory: bool) -> np.ndarray:
 
 
 def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
-    """Says which tested images look like a learned one that was saved again (another format, size or quality): far
-    nearer to it than images of the two sets usually are. By thumbnails, at next to no cost; only of sets that are kept.
+    """Warns about test images that look like re-saved training images (in another format, size or quality).
+
+    Compares thumbnails: a near copy is much closer to a training image than test images usually are to their
+    second-nearest one. Does nothing for sets that are not kept decoded.
     """
     if learned._pixels is None or tested._pixels is None or len(learned) < 3 or not len(tested):
         return
@@ -283,54 +291,57 @@ def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
         small = [cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA) for picture in grey]
         return np.stack(small).reshape(len(pixels), -1).astype(np.float32)
 
-    mine, theirs = thumbnails(learned._pixels), thumbnails(tested._pixels)
-    distance = np.stack([np.abs(mine - thumbnail).mean(axis=1) for thumbnail in theirs])
-    usual = np.median(np.partition(distance, 1, axis=1)[:, 1])  # to the second nearest
+    train, test = thumbnails(learned._pixels), thumbnails(tested._pixels)
+    distance = np.stack([np.abs(train - thumbnail).mean(axis=1) for thumbnail in test])
+    usual = np.median(np.partition(distance, 1, axis=1)[:, 1])
     close = np.flatnonzero(distance.min(axis=1) < min(NEAR * usual, LEVELS))
     if len(close):
         first = tested.samples[close[0]].image, learned.samples[distance[close[0]].argmin()].image
-        log.warning("%d tested images look like copies of learned ones, such as %s of %s", len(close), *first)
+        log.warning(
+            "%d test images look like copies of training images, such as %s of %s: remove them", len(close), *first
+        )
 
 
 def warn_grey_and_colour(learned: ImageSet, tested: ImageSet) -> None:
-    """Says where some images of a category are grey and others are not: a score may then tell cameras apart rather than
-    defects. At next to no cost; only of sets that are kept.
+    """Warns if a category mixes grey and colour images: scores may then separate cameras instead of defects.
+
+    Does nothing for sets that are not kept decoded.
     """
     if learned._pixels is None or tested._pixels is None:
         return
 
-    def grey(pixels: np.ndarray) -> np.ndarray:  # bool (N,)
-        seen = pixels[:, ::8, ::8].astype(np.int16)
-        return (seen.max(-1) - seen.min(-1)).mean((1, 2)) < GREY
+    def is_grey(pixels: np.ndarray) -> np.ndarray:  # bool (N,)
+        sparse = pixels[:, ::8, ::8].astype(np.int16)
+        return (sparse.max(-1) - sparse.min(-1)).mean((1, 2)) < GREY
 
-    mine, theirs = grey(learned._pixels), grey(tested._pixels)
-    seen = {(sample.category, bool(one)) for sample, one in zip(learned.samples, mine, strict=True)}
-    seen |= {(sample.category, bool(one)) for sample, one in zip(tested.samples, theirs, strict=True)}
-    if len(seen) > len({category for category, _ in seen}):
+    train, test = is_grey(learned._pixels), is_grey(tested._pixels)
+    kinds = {(sample.category, bool(grey)) for sample, grey in zip(learned.samples, train, strict=True)}
+    kinds |= {(sample.category, bool(grey)) for sample, grey in zip(tested.samples, test, strict=True)}
+    if len(kinds) > len({category for category, _ in kinds}):
         log.warning(
-            "%d of %d images learned from and %d of %d tested ones are grey, the others in colour: scores may tell "
-            "that apart rather than defects",
-            mine.sum(), len(mine), theirs.sum(), len(theirs),
+            "%d of %d training images and %d of %d test images are grey, the others in colour: scores may reflect "
+            "this difference instead of defects",
+            train.sum(), len(train), test.sum(), len(test),
         )  # fmt: skip
 
 
 def to_float(pixels: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1], channels last in memory."""
+    """Converts uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1], channels last in memory."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """The way back: float (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3)."""
-    parts = [(part * 255).round_().byte() for part in image.split(256, 2)]  # never all of a large one in floats again
+    """Converts float (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
+    parts = [(part * 255).round_().byte() for part in image.split(256, 2)]  # no second float copy of a large image
     return torch.cat(parts, 2).permute(0, 2, 3, 1).numpy()
 
 
 class Shuffled(Sampler[list[int]]):
-    """Batches in an order that the seed and the epoch alone decide, so that a resumed training sees the same one.
+    """Yields shuffled batches; the order depends only on seed and epoch, so that a resumed training repeats it.
 
-    Of several processes that train together, each gets its share of every batch. A last batch of one image, on which
-    batch normalisation has nothing to work with, or of fewer than there are processes is left out, unless it is the
-    only one. Lightning calls `set_epoch` before each epoch.
+    In distributed training each process gets its share of every batch. The last batch is dropped, unless it is the only
+    one, if it has a single image (too few for batch normalisation) or fewer images than there are processes. Lightning
+    calls `set_epoch` before each epoch.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int) -> None:
@@ -350,16 +361,14 @@ class Shuffled(Sampler[list[int]]):
 
 
 def _processes() -> tuple[int, int]:
-    """Which one this is of those that train together, and how many they are."""
+    """Returns the rank and the number of the training processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
 
 def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None) -> DataLoader[Batch]:
-    """In the samples' order, as many together as `at_once` says; or as `Shuffled` gives them, where a seed is given.
-    The last batch may be smaller.
-    """
+    """Returns a loader of batches, `Shuffled` if a seed is given, else in order, with at most `at_once` images each."""
     count = len(images)
     in_order: Sampler[list[int]] = BatchSampler(range(count), at_once(batch_size, images.size), drop_last=False)
     sampler = in_order if shuffle_seed is None else Shuffled(count, batch_size, shuffle_seed)
@@ -367,5 +376,5 @@ def loader(images: ImageSet, batch_size: int, shuffle_seed: int | None = None) -
 
 
 def at_once(count: int, size: Sequence[int]) -> int:
-    """Of images that are only looked at: as many as asked for, but no more than fit into `LOOKED_AT`."""
+    """Returns the batch size for inference: `count`, but no more images than fit into `LOOKED_AT` pixels."""
     return max(1, min(count, LOOKED_AT // (size[0] * size[1])))

@@ -1,4 +1,4 @@
-"""Public data sets by their folders: most are laid out as MVTec AD is, and differ in names alone."""
+"""Reads public data sets: most have the folders of MVTec AD under other names, the others a list of files."""
 
 import glob
 import json
@@ -22,14 +22,19 @@ log = logging.getLogger(__name__)
 Categories = str | Sequence[str] | None
 Part = Literal["train", "held_out", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
-Reader = Callable[[Path, str | None], Iterable[tuple[Part, Sample]]]  # a folder and a category -> its images
+Reader = Callable[[Path, str | None], Iterable[tuple[Part, Sample]]]  # (root, category) -> its samples
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Folders below a category. held_out: OK images for thresholds, where the data set has such. good: the OK images'
-    folder in `test`. masks: their folder, with `{defect}`. mask: a file, with `{stem}`, or a folder of several.
-    saturations: a file that says how much of each defect is enough to find (MVTec LOCO).
+    """Folder names below a category.
+
+    Attributes:
+        held_out: OK images for thresholds, if the data set has such a folder.
+        good: Folder of the OK images in `test`.
+        masks: Folder of a defect type's masks, a pattern with `{defect}`.
+        mask: Mask file of an image, or folder of several, a glob pattern with `{stem}`.
+        saturations: File that says how much of each defect is enough to find (MVTec LOCO).
     """
 
     train: str = "train/good"
@@ -44,42 +49,47 @@ class Layout:
 def read(
     layout: Layout, root: str | Path, category: Categories = None, test: str | None = None, **drawing: Any
 ) -> Splits:
-    """One category, or several as one data set, whose defect types are then named `<category>/<defect>`.
+    """Reads one category, or several as one data set with defect types named `<category>/<defect>`.
 
-    category: a folder name below `root`, a list of them, or None where `root` itself is one. test: another folder to
-    test on, such as test_private, whose images lie directly in it and have no labels.
-    Errors: UserError for an absent folder (with those that exist), or for a defect image without its mask.
+    Raises UserError if a folder is missing, or a defect image has no mask.
+
+    Args:
+        layout: Folder names of the data set.
+        root: Folder of the data set.
+        category: Folder name below `root`, a list of names, or None if `root` itself holds the category.
+        test: Other folder that directly holds unlabelled test images, such as test_private.
+        drawing: Options of `make_splits`.
     """
 
     def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
         folder = base / name if name else base
         if not (folder / layout.train).is_dir():
-            known = ", ".join(p.name for p in list_folders(base) if (p / layout.train).is_dir())
-            hint = f"Categories there: {known}." if known else "It holds no category in this data set's layout."
+            categories = ", ".join(p.name for p in list_folders(base) if (p / layout.train).is_dir())
+            hint = f"Categories there: {categories}" if categories else "It holds no category in this data set's layout"
             raise UserError(
-                f"{folder.absolute()} has no folder {layout.train}. {hint} Set data.root and data.category."
+                f"{folder.absolute()} has no folder {layout.train}. {hint}. Set data.root and data.category."
             )
         for image in _images(folder / layout.train):
             yield "train", Sample(image, OK)
         for image in _images(folder / layout.held_out) if layout.held_out else ():
             yield "held_out", Sample(image, OK)
         if test and test != layout.test:
-            tested = [Sample(image, None) for image in _images(folder / test)]
+            test_samples = [Sample(image, None) for image in _images(folder / test)]
         else:
-            tested = _test_samples(folder, layout)
-        for sample in tested:
+            test_samples = _test_samples(folder, layout)
+        for sample in test_samples:
             yield "test", sample
 
     return _read(root, category, images, drawing)
 
 
-# Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021; many others use the same layout:
+# Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021; other data sets use the same layout:
 # Jezek et al., "Deep learning-based defect detection of metal parts", ICUMT 2021, and
 # Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", The Visual Computer 2020
 mvtec_ad = mpdd = mtd = partial(read, Layout())
 # Mishra et al., "VT-ADL", ISIE 2021; masks are .png or .bmp
 btad = partial(read, Layout("train/ok", good="ok", mask="{stem}.*"))
-# Bergmann et al., "Beyond Dents and Scratches", IJCV 2022; a mask a defect, in a folder an image
+# Bergmann et al., "Beyond Dents and Scratches", IJCV 2022; each image has a folder with one mask per defect
 mvtec_loco = partial(read, Layout(held_out="validation/good", mask="{stem}", saturations="defects_config.json"))
 # Heckler-Kram et al., "The MVTec AD 2 Dataset", 2025
 mvtec_ad_2 = partial(
@@ -88,19 +98,19 @@ mvtec_ad_2 = partial(
 
 
 def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> Splits:
-    """VisA by the table of its one-class split: Zou et al., "SPot-the-Difference", ECCV 2022."""
+    """Reads VisA by the table of its one-class split. Source: Zou et al., "SPot-the-Difference", ECCV 2022."""
     base = require_folder(root, "VisA")
     table = base / "split_csv" / "1cls.csv"
     rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
 
     def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
-        own = [row for row in rows if row["object"] == name]
-        if not own:
-            known = ", ".join(sorted({row["object"] for row in rows}))
-            raise UserError(f"{table} names no category '{name}'. Categories there: {known}. Set data.category.")
+        selected = [row for row in rows if row["object"] == name]
+        if not selected:
+            categories = ", ".join(sorted({row["object"] for row in rows}))
+            raise UserError(f"{table} has no category '{name}'. Categories there: {categories}. Set data.category.")
         return [
             (cast("Part", row["split"]), _labelled(base, row["image"], row["mask"], row["label"] == "normal"))
-            for row in own
+            for row in selected
             if row["split"] in PARTS
         ]
 
@@ -110,14 +120,17 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> S
 def real_iad(
     root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Any
 ) -> Splits:
-    """Real-IAD by the lists of its one-class split, all five views: Wang et al., CVPR 2024. images: folder by size."""
+    """Reads Real-IAD by the lists of its one-class split, with all five views. Source: Wang et al., CVPR 2024.
+
+    images: folder of the images at one resolution.
+    """
 
     def read_list(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
-        listed = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
-        if not listed.is_file():
-            known = ", ".join(sorted(p.stem for p in listed.parent.glob("*.json")))
-            raise UserError(f"{listed} does not exist. Categories there: {known or 'none'}. Set data.category.")
-        content = json.loads(listed.read_text(encoding="utf-8"))
+        path = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
+        if not path.is_file():
+            categories = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+            raise UserError(f"{path} does not exist. Categories there: {categories}. Set data.category.")
+        content = json.loads(path.read_text(encoding="utf-8"))
         for part in PARTS:
             for entry in content[part]:
                 kind = entry["anomaly_class"]
@@ -128,15 +141,17 @@ def real_iad(
 
 
 def ksdd(root: str | Path, **drawing: Any) -> Splits:
-    """KolektorSDD: a folder an item, masks `<name>_label.bmp`, black where the surface is good; of each item the last
-    good image is tested, the others are learned from. Tabernik et al., "Segmentation-based deep-learning approach for
-    surface-defect detection", Journal of Intelligent Manufacturing 2020.
+    """Reads KolektorSDD: one folder per item; the mask `<name>_label.bmp` is black where the surface is good.
+
+    The last good image of each item is tested, the item's other good images are learned from.
+    Source: Tabernik et al., "Segmentation-based deep-learning approach for surface-defect detection", Journal of
+    Intelligent Manufacturing 2020.
     """
 
     def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
         for item in list_folders(base):
-            found = _beside_masks(item, "_label.bmp")
-            good, bad = ([s for s in found if s.label == label] for label in (OK, NOK))
+            samples = _beside_masks(item, "_label.bmp")
+            good, bad = ([s for s in samples if s.label == label] for label in (OK, NOK))
             yield from (("train", sample) for sample in good[:-1])
             yield from (("test", sample) for sample in good[-1:] + bad)
 
@@ -144,13 +159,15 @@ def ksdd(root: str | Path, **drawing: Any) -> Splits:
 
 
 def ksdd2(root: str | Path, **drawing: Any) -> Splits:
-    """KolektorSDD2: images with masks `<name>_GT.png`, black where the surface is good; of the training folder the
-    good ones are learned from. Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
+    """Reads KolektorSDD2: the mask `<name>_GT.png` is black where the surface is good.
+
+    Only the good images of the training folder are learned from.
+    Source: Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
     """
 
     def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
-        found = [(part, sample) for part in PARTS for sample in _beside_masks(base / part, "_GT.png")]
-        return [(part, sample) for part, sample in found if part == "test" or sample.label == OK]
+        samples = [(part, sample) for part in PARTS for sample in _beside_masks(base / part, "_GT.png")]
+        return [(part, sample) for part, sample in samples if part == "test" or sample.label == OK]
 
     return _read(root, None, images, drawing)
 
@@ -176,7 +193,7 @@ def _read(root: str | Path, category: Categories, reader: Reader, drawing: dict[
 
 def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
     samples: list[Sample] = []
-    enough = _saturations(folder / layout.saturations) if layout.saturations else None
+    limits = _saturations(folder / layout.saturations) if layout.saturations else None
     for inner in list_folders(folder / layout.test):
         if inner.name == "ground_truth":
             continue
@@ -187,29 +204,32 @@ def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
             masks = folder / layout.masks.format(defect=inner.name)
             for image in images:
                 mask = _mask(masks, layout.mask, image)
-                shares = tuple(_share(part, enough) for part in mask_files(mask)) if mask and enough else None
+                shares = tuple(_share(part, limits) for part in mask_files(mask)) if mask and limits else None
                 samples.append(Sample(image, NOK, mask, defect=inner.name, saturation=shares))
     return sorted(samples, key=lambda s: (s.label != OK, s.defect or "", s.image))
 
 
 def _mask(masks: Path, pattern: str, image: Path) -> Path | None:
-    """None where the data set has no masks for this type at all; a single absent one is an error."""
+    """Returns an image's mask; None if the folder `masks` is absent. Raises UserError if only this mask is missing."""
     if not masks.is_dir():
         return None
-    found = list(masks.glob(pattern.format(stem=glob.escape(image.stem))))
-    if len(found) != 1:
-        wanted = masks.absolute() / pattern.format(stem=image.stem)
+    matches = list(masks.glob(pattern.format(stem=glob.escape(image.stem))))
+    if len(matches) != 1:
+        expected = masks.absolute() / pattern.format(stem=image.stem)
         raise UserError(
-            f"The mask {wanted} of {image.name} is missing. Add it, or remove the image; without any masks for "
-            f"'{masks.name}' (no such folder) pixel metrics leave this type out."
+            f"The mask {expected} of {image.name} is missing. Add it, or remove the image. A defect type without any "
+            f"masks (no folder '{masks.name}') is allowed; pixel metrics leave it out."
         )
-    return found[0]
+    return matches[0]
 
 
 def _saturations(file: Path) -> dict[int, tuple[float, bool]] | None:
-    """By a mask's pixel value: how much of such a defect is enough, in px or, where True, as a share of its area."""
+    """Reads, for each pixel value of the masks, how much of such a defect is enough to find: (amount, is_relative).
+
+    The amount is a share of the defect's area if it is relative, else a number of px.
+    """
     if not file.is_file():
-        log.warning("%s is missing, so sPRO is not measured: copy it from the download.", file.absolute())
+        log.warning("%s is missing, so sPRO is not measured: copy the file from the download.", file.absolute())
         return None
     try:
         return {
@@ -218,29 +238,30 @@ def _saturations(file: Path) -> dict[int, tuple[float, bool]] | None:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file.absolute()} is no list of pixel_value, saturation_threshold and relative_saturation: {error!r}."
+            f"{file.absolute()} is no list of pixel_value, saturation_threshold and relative_saturation ({error!r}): "
+            "copy the file from the download."
         ) from error
 
 
-def _share(mask: Path, enough: dict[int, tuple[float, bool]]) -> float:
-    """Of a defect's area that is enough; so it holds at any size of the image."""
+def _share(mask: Path, limits: dict[int, tuple[float, bool]]) -> float:
+    """Returns the share of a defect's area that is enough to find, which holds at any image size."""
     pixels = read_image(mask)[..., 0]
     values = np.unique(pixels[pixels > 0]).tolist()
-    if len(values) != 1 or values[0] not in enough:
-        raise UserError(f"{mask.absolute()} has the values {values}, not one of defects_config.json: {sorted(enough)}.")
-    wanted, relative = enough[values[0]]
-    return wanted if relative else min(1.0, wanted / np.count_nonzero(pixels))
+    if len(values) != 1 or values[0] not in limits:
+        raise UserError(f"{mask.absolute()} has the values {values}, not one of defects_config.json: {sorted(limits)}.")
+    amount, is_relative = limits[values[0]]
+    return amount if is_relative else min(1.0, amount / np.count_nonzero(pixels))
 
 
 def _images(folder: Path) -> list[Path]:
     images = list_images(folder) if folder.is_dir() else []
     if not images:
-        raise UserError(f"No images in {folder.absolute()}.")
+        raise UserError(f"No images in {folder.absolute()}: is the download complete?")
     return images
 
 
 def _labelled(base: Path, image: str | Path, mask: str | Path | None, good: bool, defect: str = "defect") -> Sample:
-    """Errors: UserError for a file that is listed and not there."""
+    """Builds a sample from a data set's list. Raises UserError if a listed file is missing."""
     absent = [base / p for p in (image, None if good else mask) if p and not (base / p).is_file()]
     if absent:
         raise UserError(f"{absent[0]} is missing: is the download complete?")

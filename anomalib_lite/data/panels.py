@@ -1,6 +1,6 @@
-"""The built-in data set: rendered photographs of a gold-foil product, with ten kinds of defects.
+"""Reads the built-in data set: rendered photographs of a gold-foil product, with ten kinds of defects.
 
-It is rendered on first use into the artifacts folder and read from there afterwards, in MVTec AD's layout.
+The first use renders it into the artifacts folder, in MVTec AD's layout; later uses read it from there.
 """
 
 from dataclasses import fields
@@ -16,10 +16,12 @@ RENDERED = "rendered"
 
 
 def read(root: str | Path, template: str | Path | None = RENDERED, **given: Any) -> Splits:
-    """Renders the set below `root` unless it is there, and splits it.
+    """Renders the data set below `root` unless it is there, and splits it. Raises UserError for options out of range.
 
-    template: `rendered` for the perfect product's picture, another file, or None. given: fields of `PanelsConfig`, and
-    what every reader takes. Errors: UserError for settings out of range, naming the valid ones.
+    Args:
+        root: Folder of the data set.
+        template: `rendered` for an image of the perfect product, another file, or None.
+        given: Fields of `PanelsConfig`, and options of `make_splits`.
     """
     rendered = {field.name: given.pop(field.name) for field in fields(PanelsConfig) if field.name in given}
     folder = write_dataset(root, PanelsConfig(**rendered))

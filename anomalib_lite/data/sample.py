@@ -1,4 +1,4 @@
-"""One image on disk and what is known of it; a batch of decoded ones."""
+"""Data structures: a sample on disk, the splits of a data set, a batch of decoded images, a run's result for one."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:  # neither is needed to list the files of a data set
+if TYPE_CHECKING:  # listing the files of a data set needs neither
     import numpy as np
     import torch
     from torch import Tensor
 
 OK, NOK = 0, 1
-UNNUMBERED = -1  # index of an image that is no sample's own: augmented, or with drawn defects
+UNNUMBERED = -1  # index of an image that is not a sample's original: augmented, or with synthetic defects
 Origin = Literal["real", "generated", "template_generated", "template"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """label: 0 OK, 1 NOK, None unknown. mask: file whose pixels > 0 are defective; None where there is none.
-    template: the golden image it is compared with. defect: name of the defect type. origin: a photograph, an image
-    that a generator made (with the OK images' look or with the template's), or the template itself. weight: in the
-    training loss. bits: those that a 16-bit file uses, None where the file itself says. category: which of several
-    products it shows, each with figures and a threshold of its own; None where there is but one. saturation: for each
-    file of the folder `mask`, in their order, the share of its defect that is enough to find (sPRO of MVTec LOCO).
+    """One image file and its annotations.
+
+    Attributes:
+        image: The image file.
+        label: 0 OK, 1 NOK, None unknown.
+        mask: File whose pixels > 0 are defective, or a folder of such files.
+        template: The golden image that the image is compared with.
+        defect: Name of the defect type.
+        origin: A photograph, a generated image (with the look of the OK images or of the template), or the template.
+        weight: Weight in the training loss.
+        bits: Bit depth used in a 16-bit file; None reads it from the brightest pixel.
+        category: The product it shows, if the data set has several, each with its own figures and threshold.
+        saturation: For each file of the folder `mask`, in order, the share of the defect that is enough to find (sPRO
+            of MVTec LOCO).
     """
 
     image: Path
@@ -41,9 +49,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Splits:
-    """train: OK images to learn from. val: OK images held out of training, for thresholds and for choosing.
-    test: OK and NOK images, for reporting alone. drawn: whether its OK images were drawn from those given to learn
-    from, so that others of these could be measured just as well.
+    """The disjoint parts of a data set.
+
+    Attributes:
+        train: OK images to learn from.
+        val: OK images held out of training, for thresholds and model choices.
+        test: OK and NOK images, used only to report results.
+        drawn: Whether the OK test images are a random part of the user's OK images.
     """
 
     train: list[Sample]
@@ -59,16 +71,24 @@ class Splits:
         return Splits(train, val, test, self.drawn)
 
     def with_template(self, template: Path | None) -> Splits:
-        """One golden image for all samples; None: nothing gets to see the template that the data may have."""
+        """Sets the template of all samples; None removes their own templates."""
         return self.each(lambda sample: replace(sample, template=template))
 
 
 @dataclass
 class Batch:
-    """image (B, 3, H, W) float32 RGB in [0, 1]; mask (B, 1, H, W) bool, False where none is known; label (B,) int64
-    with -1 for unknown; weight (B,) float32; index (B,) int64 into the samples or UNNUMBERED; has_mask (B,) bool;
-    template (B, 3, H, W) or None; samples: where each image came from; inside (B, 1, H, W) bool: what a letterbox did
-    not add, None where nothing was added.
+    """A batch of decoded images.
+
+    Attributes:
+        image: (B, 3, H, W) float32 RGB in [0, 1].
+        mask: (B, 1, H, W) bool, False where there is none.
+        has_mask: (B,) bool, whether the mask is known; an OK image's is.
+        label: (B,) int64, -1 for unknown.
+        weight: (B,) float32, weight in the training loss.
+        index: (B,) int64 into the image set, or UNNUMBERED.
+        template: (B, 3, H, W) float32 RGB in [0, 1], or None.
+        samples: The sample of each image.
+        inside: (B, 1, H, W) bool, False at a letterbox's padding; None without a letterbox.
     """
 
     image: Tensor
@@ -85,25 +105,25 @@ class Batch:
         return len(self.index)
 
     def to(self, device: torch.device) -> Batch:
-        """On a device, all but `index`, which points into what lies in memory."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("index", "samples")}
-        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in own.items()}
+        """Moves all tensors to a device except `index`, which addresses data in main memory."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("index", "samples")}
+        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in tensors.items()}
         return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run says of one image.
+    """A run's result for one image.
 
     Attributes:
-        sample: The image and what is known of it.
-        score: Larger is more anomalous.
-        nok: The verdict, which `Threshold.nok` alone gives.
-        defects: What the inspector found (`defects.Defect`).
-        image: uint8 (H, W, 3); kept only for images that a page shows, as are `map` and `mask`.
-        map: float32 (H, W).
+        sample: The image and its annotations.
+        score: Anomaly score; larger is more anomalous.
+        nok: The verdict, always from `Threshold.nok`.
+        defects: The defects found (`defects.Defect`).
+        image: uint8 (H, W, 3); kept only for images shown in a report, as are `map` and `mask`.
+        map: Anomaly map, float32 (H, W).
         mask: bool (H, W); None where unknown.
-        evidence: Share of each member of a fusion in the score.
+        evidence: Share of each fusion member in the score.
     """
 
     sample: Sample

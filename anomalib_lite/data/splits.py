@@ -1,6 +1,6 @@
-"""From images of all readers to what is learned from, held out and tested on: each content once and on one side.
+"""Splits the images of every reader into training, held-out and test images, without copies across the splits.
 
-With or without the template: what of it samples carry, and how much each origin weighs in the loss.
+Also checks the templates of a data set, and sets the weight of each sample in the loss.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from anomalib_lite.settings.training import Mode
 
 log = logging.getLogger(__name__)
 
-PROBED = 32  # images that a data set's bit depth is read from
-SALT = 1_000_003  # so that the test images are not the ones that the validation split would take first
+PROBED = 32  # images that a data set's bit depth is estimated from
+SALT = 1_000_003  # added to the seed of the test split, so that it draws other images than the validation split
 
 
 def make_splits(
@@ -36,30 +36,36 @@ def make_splits(
     shots_seed: int = 0,
     bits: int | None = None,
 ) -> Splits:
-    """held_out: OK images that the data set itself keeps for thresholds; else `val_share` of `ok` is.
-    test_share: of `ok`, kept for testing. Without OK images to learn from there is only what to test on.
-    The others are what every reader takes, see `settings.data.Reader`.
+    """Splits the OK images into training and held-out images; all readers end here.
 
-    Errors: UserError for too few images, for one content with two labels, and for settings out of range.
+    Raises UserError for too few images, for copies with different labels, and for options out of range.
+
+    Args:
+        ok: OK images; without any, the data only serves to test a trained run.
+        test: Test images.
+        root: Folder that the names are relative to by which images are drawn.
+        held_out: The data set's own OK images for thresholds, used instead of `val_share` of `ok`.
+        test_share: Share of `ok` that is moved to the test images.
+        template, val_share, split_seed, shots, shots_seed, bits: See `settings.data`.
     """
-    given = len(ok)
+    files = len(ok)
     test, held_out, ok = _without_copies(test, held_out, ok)
     drawn = bool(test_share)
     if ok:
         need = 1 + (not held_out) + drawn
         if len(ok) < need:
-            same = f" ({given} files, the others are copies)" if given > len(ok) else ""
+            copies = f" ({files} files, the others are copies)" if files > len(ok) else ""
             uses = "to learn from" + ", one for the threshold" * (not held_out) + ", one to test on" * drawn
-            raise UserError(f"{len(ok)} OK images{same} are too few: one is needed {uses}. Add OK images.")
+            raise UserError(f"{len(ok)} OK images{copies} are too few: one is needed {uses}. Add OK images.")
         if drawn:
-            ok, kept = hold_out(ok, test_share, split_seed + SALT, root, 1 + (not held_out), "data.test_ok_share")
-            test = [*kept, *test]
+            ok, ok_test = hold_out(ok, test_share, split_seed + SALT, root, 1 + (not held_out), "data.test_ok_share")
+            test = [*ok_test, *test]
         train, val = (ok, held_out) if held_out else hold_out(ok, val_share, split_seed, root)
         if shots is not None:
             if not isinstance(shots, int) or not 1 <= shots <= len(train):
                 raise UserError(f"data.shots must lie between 1 and the {len(train)} OK images there are, not {shots}.")
             _, train = _drawn(train, shots, shots_seed, root)
-            log.info("%d OK images are learned from, %d others are held out for the threshold", len(train), len(val))
+            log.info("Training on %d OK images; %d others are held out for the threshold", len(train), len(val))
     else:
         train, val = [], []
     if bits not in (None, *DEPTHS):
@@ -70,14 +76,14 @@ def make_splits(
         return splits
     path = Path(str(template)).expanduser()
     if not path.is_file():
-        raise UserError(f"The template does not exist: {path.absolute()}.")
+        raise UserError(f"The template does not exist: {path.absolute()}. Set data.template to an image.")
     return splits.with_template(path)
 
 
 def union(parts: Sequence[Splits]) -> Splits:
-    """Several data sets as one; a content that several hold counts once, as the first of them has it.
+    """Merges several data sets; of images with equal content the first one is kept.
 
-    Errors: UserError where one content is both OK and NOK.
+    Raises UserError if the same content is labelled both OK and NOK.
     """
     pools = [[sample for part in parts for sample in getattr(part, name)] for name in ("test", "val", "train")]
     test, val, train = _without_copies(*pools)
@@ -87,9 +93,9 @@ def union(parts: Sequence[Splits]) -> Splits:
 def hold_out(
     samples: Sequence[Sample], share: float, seed: int, root: Path, rest: int = 1, option: str = "data.val_share"
 ) -> tuple[list[Sample], list[Sample]]:
-    """(others, chosen): `share` of the samples, see `_drawn`. rest: how many others are left at least.
+    """Holds out a share of the samples as `_drawn` does; returns (remaining, held out), with at least `rest` remaining.
 
-    Errors: UserError for a share, which `option` sets, out of range: the settings of one's own reader have no ranges.
+    Raises UserError, with the name of the `option`, if the share is out of range: a user's own reader does not check.
     """
     if not 0 < share < 1:
         raise UserError(f"{option} must lie between 0 and 1, not {share}.")
@@ -97,8 +103,10 @@ def hold_out(
 
 
 def _drawn(samples: Sequence[Sample], count: int, seed: int, root: Path) -> tuple[list[Sample], list[Sample]]:
-    """(others, chosen): by a hash of each name, so that the choice depends on neither the order nor the presence of
-    other files, and fewer are among more.
+    """Draws `count` samples by a hash of their names; returns (remaining, drawn).
+
+    A sample's rank thus does not depend on the order or presence of other files, and a smaller draw is a subset of a
+    larger one.
     """
 
     def rank(sample: Sample) -> str:
@@ -110,18 +118,18 @@ def _drawn(samples: Sequence[Sample], count: int, seed: int, root: Path) -> tupl
 
 
 def need_training_images(splits: Splits) -> None:
-    """Errors: UserError for data that is there for testing alone."""
+    """Raises UserError if the data has test images only."""
     if not splits.train:
         raise UserError("This data has no OK images to learn from: set data.ok, or use it with `evaluate`.")
 
 
-def _bits_of(known: Sequence[Sample]) -> int | None:
-    """One scale for the 16-bit files of a data set, by the brightest of its OK images; None where they have 8."""
-    if not known or brightest(known[0].image) is None:
+def _bits_of(ok: Sequence[Sample]) -> int | None:
+    """Estimates one bit depth for a data set from its brightest OK images; None if its files have 8 bits."""
+    if not ok or brightest(ok[0].image) is None:
         return None
-    probes = known[:: math.ceil(len(known) / PROBED)]
+    probes = ok[:: math.ceil(len(ok) / PROBED)]
     bits = depth_of(max(value for s in probes if (value := brightest(s.image)) is not None))
-    log.info("16-bit files: they use %d bits, values up to %d (data.bits says otherwise)", bits, 2**bits - 1)
+    log.info("The 16-bit files use %d bits, values up to %d; set data.bits if that is wrong", bits, 2**bits - 1)
     return bits
 
 
@@ -130,9 +138,9 @@ def ok_samples(images: Iterable[Path]) -> list[Sample]:
 
 
 def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
-    """Files of one content count once, in the first pool that has them.
+    """Removes copies: each content stays only in the first pool that has it.
 
-    Errors: UserError where one content is both OK and NOK.
+    Raises UserError if the same content is labelled both OK and NOK.
     """
     content = digests(sample.image for pool in pools for sample in pool)
     first: dict[str, Sample] = {}
@@ -149,45 +157,44 @@ def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
         if other is not sample:
             copies.append((sample.image, other.image))
     if copies:
-        told = "%d images are copies of others, which count once and on one side of every split, such as %s of %s"
-        log.warning(told, len(copies), *copies[0])
+        log.warning("%d images are copies of others and left out, such as %s of %s", len(copies), *copies[0])
     return [[sample for sample in pool if first[content[sample.image]] is sample] for pool in pools]
 
 
 def templates_of(splits: Splits) -> list[Path]:
-    """The templates of the samples, each once: a single one is the golden image of all, several are pairs' own.
+    """Returns the distinct templates of the samples: one golden image for all, or one per pair.
 
-    Errors: UserError where a sample has none.
+    Raises UserError if a sample has no template.
     """
-    bare = [s for _, samples in splits for s in samples if s.template is None]
-    if bare:
+    lacking = [s for _, samples in splits for s in samples if s.template is None]
+    if lacking:
         raise UserError(
-            f"mode=template needs a template, and {bare[0].image} has none. Name the golden product's image with "
-            "data.template=FILE, or take data whose images come with their own, e.g. data=deeppcb."
+            f"mode=template needs a template, and {lacking[0].image} has none. Name the golden product's image with "
+            "data.template=FILE, or use data whose images have their own templates, e.g. data=deeppcb."
         )
     return sorted({s.template for _, samples in splits for s in samples if s.template})
 
 
 def refuse_held_back(templates: Sequence[Path], splits: Splits) -> None:
-    """Errors: UserError where a template, which is learned from, is a held-out or a test image, by its content."""
+    """Raises UserError if a template, from which mode=template learns, equals a held-out or test image by content."""
     for kind, samples in (("held-out", splits.val), ("test", splits.test)):
         held_back = {content: image for image, content in digests(s.image for s in samples).items()}
         for template in templates:
             if image := held_back.get(digest(template)):
                 raise UserError(
-                    f"The template {template} is one of the {kind} images, {image}, and mode=template learns from it. "
-                    f"Name an OK image that is learned from anyway, such as data.template={splits.train[0].image}, or "
-                    "keep the template out of the data."
+                    f"The template {template} is one of the {kind} images, {image}, but mode=template learns from it. "
+                    f"Name a training image, such as data.template={splits.train[0].image}, or remove the template "
+                    "from the data."
                 )
 
 
 def weighted(samples: Sequence[Sample], mode: Mode) -> list[Sample]:
-    """Samples with their weight in the loss, of which their own is a factor; those of weight 0 are left out.
+    """Multiplies each sample's weight by its origin's weight in the loss, and drops samples of weight 0.
 
-    Errors: UserError for weights that are negative or missing.
+    Raises UserError if a weight is negative or missing.
     """
     if not mode.weights.get("real", 0) > 0:
-        raise UserError(f"mode.weights.real must be above 0, since the others count against it: {mode.weights}.")
+        raise UserError(f"mode.weights.real must be above 0, as the others are relative to it: {mode.weights}.")
     relative = {origin: value / mode.weights["real"] for origin, value in mode.weights.items()}
     if mode.generated is not None:
         relative |= {"generated": mode.generated, "template_generated": mode.generated}

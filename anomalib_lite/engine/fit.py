@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.backbones.weights import find_file
-from anomalib_lite.data.fingerprint import digest, unknown
+from anomalib_lite.data.fingerprint import digest, unseen
 from anomalib_lite.data.images import ImageSet, loader, warn_grey_and_colour, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import refuse_held_back, templates_of, weighted
@@ -62,7 +62,7 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
             splits, left_out = without_worst(plan.reviewer, splits, plan.images(reviewed, "to review"))
         run.status["left_out"] = [str(image) for image in left_out]
         log.warning("%d OK images look least like the others and are left out, see status.json", len(left_out))
-    splits = dataclasses.replace(splits, test=unknown(splits.test, [digest(image) for image in plan.missed]))
+    splits = dataclasses.replace(splits, test=unseen(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
     model = plan.model(inputs.teacher, inputs.restyler)  # downloads the backbone's weights where they are not here

@@ -157,7 +157,7 @@ class TrainedRun:
         """A file, or the content of one that is called so. Errors: UnreadableImage."""
         bits = self.known.get("bits")
         pixels = read_image(path, bits, data)
-        shown = self._images.shown(pixels, path)
+        shown = self._images.resized(pixels, path)
         return Picture(Sample(path, None, template=self.golden, bits=bits), pixels, shown)
 
     def answers(self, pictures: Sequence[Picture]) -> list[Judged]:

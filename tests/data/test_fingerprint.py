@@ -88,7 +88,7 @@ def test_a_run_knows_its_own_data_wherever_it_lies(lot: Path, tmp_path: Path):
 def test_own_data_that_has_changed_is_refused(lot: Path):
     known = describe(folder.read(lot, ok="ok", nok="nok"))
     write_image(lot / "ok/20.png", 20)
-    with pytest.raises(UserError, match=r"own data is not what it was .* of 16 .*data\.test_ok"):
+    with pytest.raises(UserError, match=r"own data is not what it was .* of the 16 .*data\.test_ok"):
         check_same_data(folder.read(lot, ok="ok", nok="nok"), known, own=True)
 
 

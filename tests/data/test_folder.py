@@ -141,7 +141,7 @@ def test_a_table_from_a_spreadsheet_program_is_read(root: Path, encoding: str, e
 def test_a_table_in_no_known_encoding_is_refused_with_its_line(root: Path):
     path = manifest(root, "nok/dent/1.png,NOK,?,")
     path.write_bytes(path.read_bytes().replace(b"?", b"\x81"))
-    with pytest.raises(UserError, match=r"labels\.csv, line 22 is in an encoding that is not known"):
+    with pytest.raises(UserError, match=r"labels\.csv, line 22 is in an unknown encoding"):
         folder.read(manifest=path)
 
 

@@ -103,7 +103,7 @@ def test_a_mask_that_marks_nothing_counts_as_absent_and_one_that_marks_the_groun
     empty = write_pixels(tmp_path / "empty.png", np.zeros((64, 64), np.uint8))
     for kept in (0, 100):
         assert not ImageSet([Sample(samples[1].image, NOK, empty)], SIZE, kept)[0].has_mask.any()
-    assert "1 masks of NOK images mark nothing and count as absent" in caplog.text
+    assert "1 masks of NOK images are empty and count as absent" in caplog.text
     inverted = write_pixels(tmp_path / "inverted.png", 255 * (~read_mask(samples[1].mask)).astype(np.uint8))
     with pytest.raises(UserError, match=r"1 masks look inverted, among them .*inverted\.png"):
         ImageSet([Sample(samples[1].image, NOK, inverted)], SIZE)
@@ -119,7 +119,7 @@ def test_a_saved_again_copy_among_the_tested_is_said_and_others_are_not(tmp_path
     assert not caplog.text
     again = write_pixels(tmp_path / "again.jpg", cv2.imread(str(learned[7])))
     warn_near_copies(sets[0], ImageSet([Sample(p, OK) for p in [*tested, again]], (128, 128)))
-    assert f"1 tested images look like copies of learned ones, such as {again} of {learned[7]}" in caplog.text
+    assert f"1 test images look like copies of training images, such as {again} of {learned[7]}" in caplog.text
 
 
 def test_grey_images_among_coloured_ones_are_said(tmp_path: Path, caplog):
@@ -132,7 +132,7 @@ def test_grey_images_among_coloured_ones_are_said(tmp_path: Path, caplog):
     warn_grey_and_colour(ImageSet(both, SIZE), ImageSet(both[::4], SIZE))
     assert not caplog.text, "one product may be grey and another in colour"
     warn_grey_and_colour(first, third)
-    assert "0 of 4 images learned from and 3 of 3 tested ones are grey, the others in colour" in caplog.text
+    assert "0 of 4 training images and 3 of 3 test images are grey, the others in colour" in caplog.text
 
 
 def test_templates_come_along_where_all_have_one(samples: list[Sample], tmp_path: Path):
