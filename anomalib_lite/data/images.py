@@ -223,7 +223,7 @@ def _resized(picture: np.ndarray, size: tuple[int, int], resize: str) -> np.ndar
 def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize: str = "stretch") -> Tensor | None:
     """Returns the pixels to inspect, bool (1, 1, H, W): those white in the mask `roi` and not white in `ignore`.
 
-    None stands for all pixels. Raises UserError if a mask is unreadable or looks like a photograph, or no pixel is left.
+    None means all pixels. Raises UserError if a mask is unreadable or looks like a photograph, or no pixel is left.
     """
     if not (roi or ignore):
         return None

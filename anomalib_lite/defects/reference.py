@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import (
+    IDENTITY,
     MOTIONS,
-    STILL,
     between_centres,
     correlation,
     cut,
-    same_light,
-    whole_motion,
+    global_motion,
+    match_light,
 )
 
 MOST_IMAGES = 64  # more change the median no longer
@@ -102,9 +102,9 @@ def find_pose(picture: np.ndarray, frame: np.ndarray, motion: str = "affine") ->
     if motion not in ("none", *MOTIONS):
         raise UserError(f"defects.alignment must be one of none, {', '.join(MOTIONS)}, not '{motion}'.")
     if motion == "none":
-        return STILL
+        return IDENTITY
     good, seen = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in (frame, picture))
-    return whole_motion(good, seen, motion)
+    return global_motion(good, seen, motion)
 
 
 def lay_over(plane: np.ndarray, pose: np.ndarray, *, nearest: bool = False) -> np.ndarray:
@@ -123,7 +123,7 @@ def relit(image: np.ndarray, reference: np.ndarray, valid: np.ndarray | None = N
     (H, W, 3) in [0, 255].
     """
     seen = np.ones(image.shape[:2], bool) if valid is None or valid.sum() < 100 else valid
-    return 255 * same_light(image / np.float32(255), reference / np.float32(255), seen)
+    return 255 * match_light(image / np.float32(255), reference / np.float32(255), seen)
 
 
 def change(image: np.ndarray, matched: np.ndarray, precision: np.ndarray) -> np.ndarray:

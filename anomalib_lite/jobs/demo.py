@@ -19,7 +19,7 @@ from anomalib_lite.data.folder import COLUMNS, csv_line
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.segment import Cut, cut_panels, write_manifest
-from anomalib_lite.registration.cropping import Found, crop
+from anomalib_lite.registration.cropping import Product, crop
 from anomalib_lite.rendering.product import VERSION
 from anomalib_lite.rendering.sheet import Placed, read_truth, write_sheets
 from anomalib_lite.runs.artifacts import artifact
@@ -125,7 +125,7 @@ def _report(answers: list[Answer], placed: int, panels: int) -> None:
     print(f"{ok} OK, {counts.total()} NOK" + (f": {types}." if types else "."))
 
 
-def match_truth(found: Sequence[Found], placed: Sequence[Placed]) -> list[Placed | None]:
+def match_truth(found: Sequence[Product], placed: Sequence[Placed]) -> list[Placed | None]:
     """Which drawn product each found one is, None for one that is none; no product is taken twice."""
     same: list[Placed | None] = [None] * len(found)
     for product in placed if found else ():
@@ -136,7 +136,7 @@ def match_truth(found: Sequence[Found], placed: Sequence[Placed]) -> list[Placed
     return same
 
 
-def crop_mask(mask: np.ndarray, found: Found) -> np.ndarray:
+def crop_mask(mask: np.ndarray, found: Product) -> np.ndarray:
     """A panel's mask (H, W) bool, cut as the product's picture is: bool (h, w), where at least half is marked.
 
     A mark too fine for that keeps every pixel that it touches.

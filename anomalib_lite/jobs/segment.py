@@ -17,7 +17,7 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, texts
-from anomalib_lite.registration.cropping import Found, crop, draw_overview, segment
+from anomalib_lite.registration.cropping import Product, crop, draw_overview, segment
 from anomalib_lite.runs.atomic import atomic_path, write_image
 from anomalib_lite.settings.data import SegmentOptions
 
@@ -47,7 +47,7 @@ class Cut:
     """One product: its panel's file, where it lies there, and its crop's file relative to the output folder."""
 
     panel: Path
-    found: Found
+    found: Product
     crop: str
 
 
@@ -122,7 +122,7 @@ def _cut_panel(panel: Path, name: str, template: np.ndarray, options: SegmentOpt
     return cuts
 
 
-def _numbers(product: Found) -> list[str]:
+def _numbers(product: Product) -> list[str]:
     box = (f"{value:.2f}" for value in product.box)
     return [*box, f"{product.score:.4f}", f"{product.angle:.3f}", f"{product.scale:.4f}"]
 

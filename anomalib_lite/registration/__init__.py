@@ -1,1 +1,1 @@
-"""Finds products in pictures and lays them straight: panel segmentation, template comparison and defects share it."""
+"""Locates products in images and aligns them; used by panel segmentation, template comparison and defect inspection."""

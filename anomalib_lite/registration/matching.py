@@ -1,8 +1,7 @@
-"""Where a template occurs in a panel: normalised correlation, coarse to fine.
+"""Finds a template in a panel by normalised cross-correlation, coarse to fine.
 
-The search runs on a reduced panel, where it is cheap, for every angle and scale asked for. What it finds is
-followed to finer pixels in small windows alone. Positions are in pixels that count from the outer corner of
-the first one.
+The search over all angles and scales runs on a reduced panel, where it is cheap; its matches are refined at finer
+resolutions in small windows. Positions are in pixels from the outer corner of the first pixel.
 """
 
 import functools
@@ -15,20 +14,20 @@ import numpy as np
 
 from anomalib_lite.settings.data import SegmentOptions
 
-COARSE_SIDE = 40  # the search runs where the template's shorter side still has this many pixels
-FINE_SIDE = 128  # and is followed until the longer side has this many, or up to twice as many
-SEARCH_DETAIL = 20  # contrast is relative to this part of a side: coarse enough to bear two degrees
-ALIGN_DETAIL = 55  # fine enough for a tenth of a pixel
-APART = 0.3  # overlap (intersection over union) of two products' boxes, at most
-_SAME_PLACE = 0.85  # overlap from which two rough matches, of two angles say, are one
+COARSE_SIDE = 40  # px, at least, of the template's shorter side in the coarse search
+FINE_SIDE = 128  # px, at least, of the template's longer side at the finest level (less than twice as many)
+SEARCH_DETAIL = 20  # radius of local contrast is 1 / this of a template side: tolerates two degrees of rotation
+ALIGN_DETAIL = 55  # the same for alignment: precise to a tenth of a pixel
+APART = 0.3  # largest overlap (intersection over union) of two products' boxes
+_SAME_PLACE = 0.85  # coarse matches that overlap more, such as those of two angles, count as one
 _SCALE_STEP = 0.04  # as a share of the template's size
 _FLAT = 0.15  # a place with less than this share of the template's contrast shows no product
-_SLACK = 0.7  # a coarse score may be this much lower than asked for: the angle and place are not exact yet
+_SLACK = 0.7  # share of `min_score` that a coarse match needs, as its angle and position are not exact yet
 
 
 @dataclass(frozen=True)
 class Match:
-    """A place: the template's centre in the panel, its angle (degrees clockwise), scale and correlation."""
+    """Position of the template's centre in the panel, its angle (degrees clockwise), scale and correlation."""
 
     x: float
     y: float
@@ -37,7 +36,7 @@ class Match:
     score: float
 
     def pose(self, shape: tuple[int, int]) -> np.ndarray:
-        """The map (2, 3) that turns and scales a template of `shape` (h, w) about its centre and puts it here."""
+        """Returns the affine map (2, 3) that places a template of `shape` (h, w) here, rotated and scaled."""
         turn = np.deg2rad(self.angle)
         linear = self.scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         shift = np.array([self.x, self.y]) - linear @ (shape[1] / 2, shape[0] / 2)
@@ -47,8 +46,10 @@ class Match:
 class Pyramid:
     """Local contrast (float32) of a panel (H, W) and a template (h, w), grey uint8, at reduced sizes.
 
-    coarsest, finest: the powers of two by which they are reduced where the search begins and where it ends.
-    ground: the tone in [0, 255] that surrounds the template; None where its own border shows that.
+    Attributes:
+        coarsest: Factor, a power of two, by which both are reduced at the start of the search.
+        finest: The factor at its end.
+        ground: Grey value in [0, 255] of the template's surroundings; None repeats the template's border.
     """
 
     def __init__(self, panel: np.ndarray, template: np.ndarray) -> None:
@@ -58,10 +59,10 @@ class Pyramid:
         self.ground: int | None = None
         height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
         self._panel, self._template = (reduce(image, self.finest) for image in (panel, template[:height, :width]))
-        self._panel_contrast = functools.cache(self._contrast_of_panel)  # it is the same for each ground
+        self._panel_contrast = functools.cache(self._contrast_of_panel)  # does not depend on `ground`
 
     def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
-        """Panel and template, reduced by `factor`; contrast is relative to 1 / `detail` of a template's side."""
+        """Returns the contrast of panel and template, reduced by `factor`, at a radius of 1 / `detail` of a side."""
         template = reduce(self._template, factor // self.finest)
         radius = max(self.shape) / factor / detail
         return self._panel_contrast(factor, radius), local_contrast(template, radius, self.ground)
@@ -70,18 +71,22 @@ class Pyramid:
         return local_contrast(reduce(self._panel, factor // self.finest), radius)
 
     def grounds(self) -> list[int]:
-        """A dark and a bright tone of the panel."""
+        """Returns a dark and a bright grey value of the panel, as guesses of its background."""
         return np.quantile(self._panel, (0.05, 0.95)).astype(int).tolist()
 
 
 def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) -> np.ndarray:
-    """Grey uint8 (H, W) -> float32 (H, W), in which edges count by their place and not by their brightness.
+    """Normalises grey uint8 (H, W) by local mean and spread to float32 (H, W), so that all edges weigh the same.
 
-    A label stuck to a product then costs it as much correlation as it hides, however bright it is; and shiny parts
-    do not pull an alignment to wherever they mirror a lamp. `radius`, in pixels, sets how large a neighbourhood is;
-    `ground` is the tone beyond the border, None repeats its own pixels.
+    A bright label on a product then lowers the correlation only by the area that it hides, and reflections do not pull
+    the alignment.
+
+    Args:
+        image: Grey image.
+        radius: Size of the neighbourhood in px.
+        ground: Grey value beyond the border; None repeats the border.
     """
-    if ground is not None:  # one pixel will do: the filters repeat it
+    if ground is not None:  # one pixel is enough, as the filters repeat it
         framed = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=ground)
         return np.ascontiguousarray(local_contrast(framed, radius)[1:-1, 1:-1])
     grey = np.log(image.astype(np.float32) + 10)  # the offset keeps the noise of dark pixels small
@@ -91,10 +96,10 @@ def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) 
 
 
 def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
-    """Matches in falling order of score.
+    """Finds matches, in descending order of their score at the finest level.
 
-    Scores are those of the finest level used. There may be twice `max_objects` matches, and some score
-    below `min_score`, since an angle is only as fine as the list of angles: alignment has the last word.
+    Returns up to twice `max_objects` matches, some below `min_score`: angles are only as fine as `angle_step`, so the
+    alignment decides.
     """
     factor = pyramid.coarsest
     small, pattern = pyramid.at(factor)
@@ -126,12 +131,7 @@ def _scales(options: SegmentOptions) -> list[float]:
 
 
 def suppress(matches: Sequence[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:
-    """Non-maximum suppression of the upright boxes: the best first, without those that overlap a better one too much.
-
-    Args:
-        shape: The template's height and width.
-        max_overlap: Intersection over union.
-    """
+    """Non-maximum suppression of the upright boxes, by intersection over union; `shape` is the template's (h, w)."""
     height, width = shape
     boxes = [
         (m.x - width * m.scale / 2, m.y - height * m.scale / 2, width * m.scale, height * m.scale) for m in matches
@@ -140,7 +140,7 @@ def suppress(matches: Sequence[Match], shape: tuple[int, int], max_overlap: floa
 
 
 def reduce(image: np.ndarray, factor: int) -> np.ndarray:
-    """The mean of each `factor` x `factor` block; the last row and column are repeated to full blocks."""
+    """Averages each `factor` x `factor` block; repeats the last row and column to fill the last blocks."""
     if factor == 1:
         return image
     height, width = image.shape[:2]
@@ -150,20 +150,20 @@ def reduce(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Nearly a Gaussian, at a cost that does not grow with `sigma`."""
-    side = 2 * max(1, round(2.45 * sigma)) + 1  # the deviation of a triangle of this width
+    """Blurs by nearly a Gaussian, at a cost independent of `sigma`."""
+    side = 2 * max(1, round(2.45 * sigma)) + 1  # width of the triangle kernel with this standard deviation
     return cv2.stackBlur(image, (side, side))
 
 
-def _reduction(side: int, wanted: int) -> int:
-    """The largest power of two by which `side` pixels can be divided so that `wanted` are left."""
-    return 2 ** max(0, (side // wanted).bit_length() - 1)
+def _reduction(side: int, least: int) -> int:
+    """Returns the largest power of two that reduces `side` pixels to no fewer than `least`."""
+    return 2 ** max(0, (side // least).bit_length() - 1)
 
 
 def _correlate(panel: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The correlation coefficient at each place, 0 where the panel is too flat for a product.
+    """Returns the correlation coefficient at each position, 0 where the panel has too little contrast.
 
-    Without that bar, rounding errors on flat ground, divided by next to nothing, look like perfect matches.
+    Otherwise rounding errors on a uniform background, divided by its tiny variance, would look like perfect matches.
     """
     response = cv2.matchTemplate(panel, template, cv2.TM_CCOEFF_NORMED)
     height, width = template.shape
@@ -176,7 +176,7 @@ def _correlate(panel: np.ndarray, template: np.ndarray) -> np.ndarray:
 
 
 def _turned(template: np.ndarray, angle: float, scale: float) -> np.ndarray:
-    """The template turned about its centre and resized; its corners are filled with its border's pixels."""
+    """Rotates the template about its centre and resizes it; fills the corners with its border pixels."""
     if angle == 0 and scale == 1:
         return template
     height, width = template.shape
@@ -189,8 +189,8 @@ def _turned(template: np.ndarray, angle: float, scale: float) -> np.ndarray:
 def _local_maxima(
     response: np.ndarray, shape: tuple[int, int], angle: float, scale: float, floor: float
 ) -> list[Match]:
-    around = cv2.dilate(response, np.ones((5, 5), np.uint8))
-    rows, columns = np.nonzero((response == around) & (response >= floor))
+    highest = cv2.dilate(response, np.ones((5, 5), np.uint8))
+    rows, columns = np.nonzero((response == highest) & (response >= floor))
     centre_x, centre_y = shape[1] / 2, shape[0] / 2
     return [
         Match(x + centre_x, y + centre_y, angle, scale, float(response[y, x]))
@@ -199,7 +199,7 @@ def _local_maxima(
 
 
 def _follow(panel: np.ndarray, template: np.ndarray, match: Match, reach: int = 3) -> Match:
-    """The best place within `reach` pixels around a match, to a fraction of a pixel."""
+    """Refines a match to the best position within `reach` pixels, to a fraction of a pixel."""
     pattern = _turned(template, match.angle, match.scale)
     height, width = pattern.shape
     left = int(np.clip(round(match.x - width / 2) - reach, 0, max(0, panel.shape[1] - width)))
@@ -215,9 +215,9 @@ def _follow(panel: np.ndarray, template: np.ndarray, match: Match, reach: int = 
 
 
 def _peak(values: np.ndarray, index: int) -> float:
-    """How far from a maximum the parabola through it and its neighbours peaks, within half a pixel."""
+    """Returns the offset, within half a pixel, of the peak of the parabola through a maximum and its neighbours."""
     if not 0 < index < len(values) - 1:
         return 0.0
     before, at, after = values[index - 1 : index + 2].tolist()
-    bend = before - 2 * at + after
-    return 0.0 if bend >= 0 else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))
+    curvature = before - 2 * at + after
+    return 0.0 if curvature >= 0 else float(np.clip((before - after) / (2 * curvature), -0.5, 0.5))

@@ -1,4 +1,4 @@
-"""A template brought over an image: one ECC aligner of the whole, then of its parts."""
+"""Aligns a template to an image: globally by ECC, then locally by small shifts."""
 
 import logging
 from dataclasses import dataclass
@@ -6,45 +6,45 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SMALLEST, LARGEST = 96, 384  # px of the shorter side between which the parameters are sought
-ITERATIONS, BLUR = 40, 5
-FAINT = 1e-3  # local contrast (standard deviation) below which there is nothing to align on
-STEP_COST = 0.001  # mean absolute difference by which a shift of one more pixel must be better
+SMALLEST, LARGEST = 96, 384  # px of the shorter side at the coarsest and the finest level of the global alignment
+ITERATIONS, BLUR = 40, 5  # of ECC at each level
+FAINT = 1e-3  # standard deviation below which an image has nothing to align to
+STEP_COST = 0.001  # mean absolute difference that each further pixel of a shift must gain
 
 
 log = logging.getLogger(__name__)
 
 MOTIONS = {"translation": cv2.MOTION_TRANSLATION, "euclidean": cv2.MOTION_EUCLIDEAN, "affine": cv2.MOTION_AFFINE}
-STILL = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-STILL.flags.writeable = False
+IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+IDENTITY.flags.writeable = False
 
 
 def corners_of(pose: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Where the corners of a picture of `shape` (h, w) go, (4, 2), from the upper left one clockwise."""
+    """Maps the corners of an image of `shape` (h, w) by a pose: (4, 2), clockwise from the upper left one."""
     height, width = shape
     return np.array([[0, 0], [width, 0], [width, height], [0, height]]) @ pose[:, :2].T + pose[:, 2]
 
 
 def rescaled(pose: np.ndarray, factor: float) -> np.ndarray:
-    """The same pose between pictures enlarged by `factor`."""
+    """Returns the same pose between images enlarged by `factor`."""
     return np.column_stack([pose[:, :2], pose[:, 2] * factor])
 
 
 def between_centres(pose: np.ndarray) -> np.ndarray:
-    """The pose as OpenCV's warps want it: between pixels counted from the middle of the first one."""
+    """Converts a pose to OpenCV's convention, in which the origin is the centre of the first pixel."""
     shift = pose[:, 2] + pose[:, :2] @ (0.5, 0.5) - 0.5
     return np.column_stack([pose[:, :2], shift])
 
 
 def cut(picture: np.ndarray, pose: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What lies under the pose, (h, w) or (h, w, 3); beyond the picture its border repeats."""
+    """Cuts the part under the pose out of an image, (h, w) or (h, w, 3); repeats the border beyond the image."""
     warp = between_centres(pose).astype(np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(picture, warp, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """The normalised correlation coefficient of two arrays of one shape, in [-1, 1]; 0 where one is flat."""
+    """Computes the correlation coefficient of two arrays of equal shape, in [-1, 1]; 0 if one is constant."""
     a, b = (image - image.mean() for image in (a, b))
     spread = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / spread if spread > 0 else 0.0
@@ -53,13 +53,15 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def align(
     panel: np.ndarray, template: np.ndarray, pose: np.ndarray, motion: str, iterations: int = 25, blur: int = 3
 ) -> np.ndarray:
-    """The pose near `pose`, from template to panel, at which they correlate best; `pose` itself where none is found.
+    """Refines a pose from template to panel by maximising their correlation (ECC); returns `pose` if that fails.
 
     Args:
-        panel, template: float32 (H, W) and (h, w), best of local contrast.
-        motion: one of MOTIONS.
-        iterations: at most so many steps.
-        blur: px, odd, by which both are smoothed, so that a gradient reaches as far as the pose is off.
+        panel: float32 (H, W), preferably local contrast.
+        template: float32 (h, w), likewise.
+        pose: The start, (2, 3).
+        motion: One of `MOTIONS`.
+        iterations: Largest number of steps.
+        blur: Odd size in px of the smoothing; it sets how large an error of the start is corrected.
     """
     height, width = template.shape
     corners = corners_of(pose, template.shape)
@@ -73,10 +75,10 @@ def align(
     start = between_centres(local).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, 1e-4)
     try:
-        _, warp = cv2.findTransformECC(  # type: ignore[call-overload]  # the stubs forget that there may be no mask
+        _, warp = cv2.findTransformECC(  # type: ignore[call-overload]  # the stubs do not allow a mask of None
             template, window, start, MOTIONS[motion], criteria, None, blur
         )
-    except cv2.error as error:  # raised where the correlation cannot grow: the start is far off, or all is flat
+    except cv2.error as error:  # ECC does not converge: the start is far off, or the images are uniform
         log.debug("no alignment: %s", error)
         return pose
     shift = warp[:, 2] - warp[:, :2] @ (0.5, 0.5) + 0.5 + (left, top)
@@ -85,11 +87,13 @@ def align(
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a template is brought over an image.
+    """Aligns a template to an image.
 
-    motion: of the whole, `none`, `translation`, `euclidean` or `affine`. reach: px by which parts may be shifted
-    further, 0 to leave that out. window: px, side of the part that is shifted as one; a defect much smaller than it
-    moves nothing. light: whether each colour's mean and spread are made equal to the image's.
+    Attributes:
+        motion: Global motion: `none`, `translation`, `euclidean` or `affine`.
+        reach: Largest local shift in px; 0 for none.
+        window: Side in px of the parts that are shifted; must be much larger than a defect.
+        light: Match each colour channel's mean and spread to the image's.
     """
 
     motion: str = "affine"
@@ -98,48 +102,46 @@ class Alignment:
     light: bool = True
 
     def __call__(self, image: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The template over the image (H, W, 3), and where the template shows anything at all (H, W) bool."""
+        """Returns the aligned template (H, W, 3), and the pixels that it covers, bool (H, W)."""
         height, width = image.shape[:2]
-        seen = np.ones((height, width), bool)
+        covered = np.ones((height, width), bool)
         target = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self.motion != "none":
-            pose = whole_motion(target, cv2.cvtColor(template, cv2.COLOR_RGB2GRAY), self.motion)
+            pose = global_motion(target, cv2.cvtColor(template, cv2.COLOR_RGB2GRAY), self.motion)
             warp = between_centres(pose).astype(np.float32)
             rows, columns = np.mgrid[:height, :width].astype(np.float32)
             x = warp[0, 0] * columns + warp[0, 1] * rows + warp[0, 2]
             y = warp[1, 0] * columns + warp[1, 1] * rows + warp[1, 2]
-            seen = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+            covered = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
             template = cv2.remap(template, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         if self.light:
-            template = same_light(image, template, seen)
+            template = match_light(image, template, covered)
         if self.reach:
             shifts = local_shifts(target, cv2.cvtColor(template, cv2.COLOR_RGB2GRAY), self.reach, self.window)
             template = shifted(template, shifts)
-            seen = shifted(seen.astype(np.float32), shifts) > 0.99
-        return template, seen
+            covered = shifted(covered.astype(np.float32), shifts) > 0.99
+        return template, covered
 
 
-def whole_motion(image: np.ndarray, template: np.ndarray, motion: str) -> np.ndarray:
-    """The pose (2, 3) from the image to the template at which the two grey pictures correlate best.
-
-    Sought from coarse to fine; where nothing better is found than the identity, it is the identity.
-    """
+def global_motion(image: np.ndarray, template: np.ndarray, motion: str) -> np.ndarray:
+    """Estimates the pose (2, 3) from image to template, both grey, coarse to fine; the identity if that fits best."""
     if min(image.std(), template.std()) < FAINT:
-        return STILL
-    pose, scales = STILL, _scales(min(image.shape))
+        return IDENTITY
+    pose, scales = IDENTITY, _scales(min(image.shape))
     for scale in scales:
-        small, other = _reduced(image, scale), _reduced(template, scale)
-        pose = _start(small, other) if scale == scales[0] else rescaled(pose, 2.0)
-        pose = align(other, small, pose, motion, ITERATIONS, BLUR)
+        small_image, small_template = _reduced(image, scale), _reduced(template, scale)
+        pose = _start(small_image, small_template) if scale == scales[0] else rescaled(pose, 2.0)
+        pose = align(small_template, small_image, pose, motion, ITERATIONS, BLUR)
     pose = rescaled(pose, 1 / scales[-1])
-    return pose if _shared(image, template, pose) > _shared(image, template, STILL) else STILL
+    better = _overlap_correlation(image, template, pose) > _overlap_correlation(image, template, IDENTITY)
+    return pose if better else IDENTITY
 
 
 def local_shifts(image: np.ndarray, template: np.ndarray, reach: int, window: int) -> np.ndarray:
-    """For each pixel of the grey image, how far away (dx, dy) the template looks like its surroundings: (H, W, 2).
+    """Estimates for each pixel of the grey image the shift (dx, dy) at which the template matches it: (H, W, 2).
 
-    Whole shifts of up to `reach` px are compared by the mean absolute difference over about `window` px, coarse to
-    fine, and their field is smoothed over as much.
+    Block matching: compares whole shifts of up to `reach` px, coarse to fine, by the mean absolute difference over
+    about `window` px, and smooths the field of shifts over as much.
     """
     if reach <= 2 or min(image.shape) < 4 * window:
         return _search(image, template, reach, window)
@@ -150,30 +152,30 @@ def local_shifts(image: np.ndarray, template: np.ndarray, reach: int, window: in
 
 
 def shifted(picture: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """The picture at each pixel's place plus its shift; beyond the border it repeats."""
+    """Samples the image at each pixel's position plus its shift; repeats the border beyond the image."""
     rows, columns = np.mgrid[: shifts.shape[0], : shifts.shape[1]].astype(np.float32)
     x, y = columns + shifts[..., 0], rows + shifts[..., 1]
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def same_light(image: np.ndarray, template: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The template with each colour's mean and standard deviation over `seen` as in the image."""
-    if not seen.any():
+def match_light(image: np.ndarray, template: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Gives each colour channel of the template the image's mean and standard deviation over `region`."""
+    if not region.any():
         return template
-    counted = seen.astype(np.uint8)
-    mean, spread, own, own_spread = (
+    counted = region.astype(np.uint8)
+    image_mean, image_std, mean, std = (
         part.ravel().astype(np.float32)
         for picture in (image, template)
         for part in cv2.meanStdDev(picture, mask=counted)
     )
-    gain = spread / np.maximum(own_spread, np.float32(FAINT))
-    return ((template - own) * gain.clip(0.5, 2.0) + mean).clip(0, 1).astype(np.float32)
+    gain = image_std / np.maximum(std, np.float32(FAINT))
+    return ((template - mean) * gain.clip(0.5, 2.0) + image_mean).clip(0, 1).astype(np.float32)
 
 
 def _search(image: np.ndarray, template: np.ndarray, reach: int, window: int) -> np.ndarray:
     height, width = image.shape
     padded = cv2.copyMakeBorder(template, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
-    side = 2 * (window // 4) + 1  # two boxes after one another weigh the middle most, over twice a box's side
+    side = 2 * (window // 4) + 1  # two box filters give a triangle kernel of twice a box's side
 
     def smooth(picture: np.ndarray) -> np.ndarray:
         return cv2.blur(cv2.blur(picture, (side, side)), (side, side))
@@ -190,7 +192,7 @@ def _search(image: np.ndarray, template: np.ndarray, reach: int, window: int) ->
 
 
 def _scales(side: int) -> list[float]:
-    """Halvings between the coarsest and the finest size, coarsest first."""
+    """Returns the scales, each twice the one before, from the coarsest to the finest level."""
     scales = [1.0]
     while side * scales[-1] / 2 >= SMALLEST:
         scales.append(scales[-1] / 2)
@@ -202,19 +204,20 @@ def _reduced(picture: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _start(image: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The shift of the strongest phase correlation, where it is better than none."""
+    """Returns the shift found by phase correlation if it correlates better than the identity."""
     window = cv2.createHanningWindow(image.shape[::-1], cv2.CV_32F)
-    shift, _ = cv2.phaseCorrelate(image.copy(), template.copy(), window)  # it may write the windowed picture back
-    found = STILL.copy()
-    found[:, 2] = shift
-    return found if _shared(image, template, found) > _shared(image, template, STILL) else STILL
+    shift, _ = cv2.phaseCorrelate(image.copy(), template.copy(), window)  # may overwrite its inputs
+    pose = IDENTITY.copy()
+    pose[:, 2] = shift
+    better = _overlap_correlation(image, template, pose) > _overlap_correlation(image, template, IDENTITY)
+    return pose if better else IDENTITY
 
 
-def _shared(image: np.ndarray, template: np.ndarray, pose: np.ndarray) -> float:
-    """Correlation of the pixels that both pictures show; -1 where these are fewer than half."""
+def _overlap_correlation(image: np.ndarray, template: np.ndarray, pose: np.ndarray) -> float:
+    """Computes the correlation over the pixels that both images cover; -1 if these are fewer than half."""
     warp, flags = between_centres(pose).astype(np.float32), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved, seen = (
+    moved, coverage = (
         cv2.warpAffine(picture, warp, image.shape[::-1], flags=flags) for picture in (template, np.ones_like(template))
     )
-    both = seen > 0.99
+    both = coverage > 0.99
     return correlation(image[both], moved[both]) if both.mean() >= 0.5 else -1.0

@@ -10,7 +10,7 @@ from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.data.decode import read_mask
 from anomalib_lite.data.folder import read, read_labels
 from anomalib_lite.jobs.demo import crop_mask, match_truth
-from anomalib_lite.registration.cropping import Found
+from anomalib_lite.registration.cropping import Product
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.sheet import Placed, read_truth
 from tests.commands import Outcome, in_process, read_rows
@@ -74,8 +74,8 @@ def test_masks_lie_on_the_defects_of_their_crops(made):
         assert mask.sum() == pytest.approx(expected.sum(), rel=0.5, abs=12)
 
 
-def found_at(x: float, y: float) -> Found:
-    return Found(np.array([[1.0, 0, x], [0, 1, y]]), (100, 100), 0.9)
+def found_at(x: float, y: float) -> Product:
+    return Product(np.array([[1.0, 0, x], [0, 1, y]]), (100, 100), 0.9)
 
 
 def test_products_are_told_by_their_place_and_none_is_taken_twice():

@@ -11,10 +11,10 @@ from anomalib_lite.registration.template import (
     between_centres,
     corners_of,
     cut,
+    global_motion,
     local_shifts,
-    same_light,
+    match_light,
     shifted,
-    whole_motion,
 )
 
 SIZE = (128, 160)
@@ -48,7 +48,7 @@ def turn(degrees: float, shift: tuple[float, float]) -> np.ndarray:
     [("translation", turn(0, (9.3, -6.6))), ("euclidean", turn(3, (4, -2))), ("affine", turn(-2, (2.5, 3)) * 1.01)],
 )
 def test_a_known_motion_is_found(motion: str, warp: np.ndarray):
-    found = whole_motion(picture(warp=warp), picture(), motion)
+    found = global_motion(picture(warp=warp), picture(), motion)
     corners = np.array([[0, 0, 1], [SIZE[1], 0, 1], [0, SIZE[0], 1], [SIZE[1], SIZE[0], 1]])
     assert np.abs(corners @ between_centres(found).T - corners @ warp.T).max() < 0.35
 
@@ -62,7 +62,7 @@ def test_a_pose_found_on_reduced_pictures_holds_for_the_large_ones():
     warp[:, 2] += (6, -4)
     place = np.float32([[1, 0, border], [0, 1, border]]) @ np.vstack([warp, [0, 0, 1]])
     image = cv2.warpAffine(blobs, place, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    found = whole_motion(image, blobs[border:-border, border:-border], "euclidean")
+    found = global_motion(image, blobs[border:-border, border:-border], "euclidean")
     corners = np.array([[0, 0, 1], [side, 0, 1], [0, side, 1], [side, side, 1]])
     assert np.abs(corners @ (between_centres(found) - warp).T).max() < 0.1
 
@@ -96,7 +96,7 @@ FLAT = np.full(SIZE, 0.5, np.float32)
 def test_inputs_stay_as_they_are_and_unlike_or_flat_pictures_give_a_finite_answer(image, template):
     """OpenCV's phase correlation writes into pictures of some sizes."""
     before = [p.copy() for p in (image, template)]
-    pose = whole_motion(image, template, "affine")
+    pose = global_motion(image, template, "affine")
     aligned, seen = Alignment()(coloured(image), coloured(template))
     assert all((a == b).all() for a, b in zip(before, (image, template), strict=True))
     assert np.isfinite(aligned).all() and aligned.min() >= 0 and seen.mean() > 0.4
@@ -108,8 +108,8 @@ def test_light_is_taken_over_for_each_colour():
     template = coloured(picture())
     image = template * [0.7, 0.9, 0.6] + [0.1, 0, 0.2]
     seen = np.ones(SIZE, bool)
-    assert np.abs(same_light(image, template, seen) - image).max() < 1e-3
-    assert (same_light(image, template, ~seen) == template).all()
+    assert np.abs(match_light(image, template, seen) - image).max() < 1e-3
+    assert (match_light(image, template, ~seen) == template).all()
 
 
 @pytest.fixture(scope="module")
