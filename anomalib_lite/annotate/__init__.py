@@ -1,1 +1,1 @@
-"""Labelling crops by keyboard in a local web page."""
+"""A local web page for labelling crops by keyboard."""

@@ -1,4 +1,4 @@
-"""One labelling session: the local server with its page, the crops by id, and the answers."""
+"""The local web server of a labelling session: serves the page and the crops, and saves the answers."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loop
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 2**20  # bytes of a drawn mask's PNG, far above any
+MAX_BODY = 64 * 2**20  # bytes of a request, far above any mask's PNG
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What the page works on."""
+    """The data of a labelling session."""
 
     store: Store
     defects: Sequence[str]
@@ -55,25 +55,25 @@ def run_session(
     allow_remote: bool = False,
     open_browser: bool = True,
 ) -> None:
-    """Serves the page until it is interrupted. Raises UserError where an option does not fit."""
+    """Serves the page until it is interrupted. Raises UserError if an option is invalid."""
     names = [str(name).strip() for name in defects]
     if not all(names) or len(set(names)) < len(names):
-        raise UserError(f"defects is a list of different names, not {list(defects)}.")
+        raise UserError(f"defects must be a list of different names, not {list(defects)}.")
     crop_set = find_crops(crops)
     template = Path(template).expanduser() if template else None
     if template is not None and not template.is_file():
         raise UserError(f"There is no template {template}: set template=IMAGE, or template=null for none.")
-    found_scores = read_scores(scores, crop_set.crops) if scores else {}
+    crop_scores = read_scores(scores, crop_set.crops) if scores else {}
     with listen(host, port, allow_remote) as listening:
         store = Store(crop_set)
         url = url_of(host, listening)
         log.info("%d crops to label at %s (stop with ctrl+c)", len(crop_set.crops), url)
-        # without a screen, a browser for the terminal would open over the log
-        screen = not sys.platform.startswith("linux") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
-        if open_browser and screen:
+        # without a display, webbrowser would start a text browser in the terminal
+        has_display = not sys.platform.startswith("linux") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
+        if open_browser and has_display:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         try:
-            app = guarded(Labelling(store, names, template, found_scores), host, listening.getsockname()[1])
+            app = guarded(Labelling(store, names, template, crop_scores), host, listening.getsockname()[1])
             serving(app, grace_seconds=2).run(sockets=[listening])
         except KeyboardInterrupt:
             pass
@@ -83,22 +83,25 @@ def run_session(
 
 
 def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
-    """A bound, listening socket; port 0 takes any free one. Raises UserError for a host others can reach."""
+    """Returns a bound, listening socket; port 0 takes any free port.
+
+    Raises UserError for a host that other machines can reach, unless `allow_remote`, and for a wildcard address.
+    """
     if not is_loopback(host) and not allow_remote:
         raise UserError(
-            f"host={host} lets other machines read the crops and change the labels: use host=127.0.0.1, or say "
-            "allow_remote=true where that is what you want."
+            f"host={host} lets other machines read the crops and change the labels: set host=127.0.0.1, or "
+            "allow_remote=true to permit that."
         )
-    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - to refuse it
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - refused here
         raise UserError(
-            "Name the address that the page is opened with, for example host=192.168.0.5; the server answers to no "
-            "other name."
+            "Name the address at which the page is to be opened, for example host=192.168.0.5: the server refuses "
+            "requests to any other address."
         )
     return bind(host, port)
 
 
 def build_app(labelling: Labelling, token: str) -> FastAPI:
-    """Routes without their guard. All but the POSTs only read."""
+    """Builds the routes, without their guard; only POST requests change anything."""
     app, store = app_with_page(__package__, token), labelling.store
 
     @app.get("/image/{crop_id}")
@@ -121,12 +124,12 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
             "template": _version(labelling.template),
             "notes": store.notes,
             "version": store.version,
-            "crops": [_shown(labelling, crop) for crop in store.crops.values()],
+            "crops": [_crop_state(labelling, crop) for crop in store.crops.values()],
         }
 
     def saved(crop: Crop | None) -> dict[str, Any]:
-        shown = _shown(labelling, crop) if crop else None
-        return {"version": store.version, "crop": shown, "warning": store.warning}
+        crop_state = _crop_state(labelling, crop) if crop else None
+        return {"version": store.version, "crop": crop_state, "warning": store.warning}
 
     @app.post("/api/answer")
     def answer(request: AnswerRequest) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
 
 
 def guarded(labelling: Labelling, host: str, port: int) -> Guard:
-    """The app, which answers the page that it served itself, and nobody else."""
+    """Builds the app behind a guard that answers only the page served by this app."""
     token = secrets.token_urlsafe(32)
     app, hosts = build_app(labelling, token), allowed_hosts(host, port)
     return Guard(app, hosts, token, lambda method, path: method == "POST", MAX_BODY)
@@ -165,9 +168,9 @@ def _find(store: Store, crop_id: str) -> Crop:
 
 
 def _file_response(path: Path | None) -> Response:
-    """URLs carry the file's version, so that a browser may keep what it has."""
+    """Sends an image; the browser may cache it, because its URL contains the file's version."""
     if path is None:
-        raise HTTPException(404, "there is no such image")
+        raise HTTPException(404, "there is no such image: reload the page")
     try:
         content, media_type = browser_image(path)
     except (OSError, UserError) as error:
@@ -182,7 +185,7 @@ def _version(path: Path | None) -> str | None:
         return None
 
 
-def _shown(labelling: Labelling, crop: Crop) -> dict[str, Any]:
+def _crop_state(labelling: Labelling, crop: Crop) -> dict[str, Any]:
     answer = labelling.store.answers.get(crop.key, UNLABELLED)
     score = labelling.scores.get(crop.key, Score(None, None))
     return {
@@ -210,7 +213,7 @@ def _saving() -> Iterator[None]:
 
 def _summary(store: Store) -> str:
     if not store.answers:
-        return "Nothing was labelled."
+        return "No crops were labelled."
     labels = [store.answers.get(crop.key, UNLABELLED).label for crop in store.crops.values()]
     numbers = {label: labels.count(label) for label in (OK, NOK)}
     left = len(store.crops) - sum(numbers.values())

@@ -1,4 +1,4 @@
-"""The answers: replayed from a journal, changed by the page, on the disk before a call returns."""
+"""Stores the answers of a labelling job in a journal; each answer is on the disk before its call returns."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ _SHOWN_AS_IS = {f".{kind}": f"image/{kind}" for kind in ("png", "jpeg", "webp", 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`label` is OK, NOK, skip or None (not labelled); only a NOK has a defect, and need not."""
+    """An answer for one crop. label: OK, NOK, skip or None (not labelled). defect: optional, only for NOK."""
 
     label: str | None = None
     defect: str | None = None
@@ -50,19 +50,22 @@ UNLABELLED = Answer()
 
 
 def label_line(key: str, answer: Answer, mask: str | None) -> str:
-    """One line of labels.csv, empty for a crop that has no place there. An OK crop has no defect to mask."""
+    """Returns a crop's line of labels.csv; empty for a crop without a label. Only NOK crops get a mask."""
     if answer.label not in (OK, NOK):
         return ""
     return csv_line(key, answer.label, answer.defect or "", (mask or "") if answer.label == NOK else "")
 
 
 class Store:
-    """The state of one labelling job; every method that changes it may be called from any thread.
+    """The state of a labelling job; all methods are thread-safe.
 
-    The journal is the truth and labels.csv a snapshot of it, renewed after each event, or after several that came while
-    the one before was written. Each event carries the digest of the snapshot before it: a labels.csv with another one
-    was edited by hand, and its rows are taken over. `notes` says what a start found worth telling; `warning` that the
-    last snapshot failed.
+    The journal is authoritative. labels.csv is a snapshot of it, rewritten after each event, or once for events that
+    arrive during a write. Each event stores the digest of the previous snapshot: a labels.csv with an unknown digest
+    was edited by hand, and its rows are imported.
+
+    Attributes:
+        notes: Messages from opening the job.
+        warning: Why the last snapshot failed; None if it did not.
     """
 
     def __init__(self, crop_set: CropSet) -> None:
@@ -72,10 +75,10 @@ class Store:
         self.masks: dict[str, str | None] = {}
         self.notes: list[str] = []
         self.warning: str | None = None
-        self.version = self._shown = 0  # events, and those of them that labels.csv has
+        self.version = self._written = 0  # number of events, and of those that labels.csv contains
         self._by_key = {crop.key: crop for crop in crop_set.crops}
-        self._history: list[tuple[str, Answer]] = []  # what each answer took the place of
-        self._lines: dict[str, str] = {}  # of labels.csv, in their order, so that an answer among thousands is quick
+        self._history: list[tuple[str, Answer]] = []  # the previous answer of each changed crop, for undo
+        self._lines: dict[str, str] = {}  # lines of labels.csv by crop, so that one answer changes one line only
         self._csv = ""  # digest of the last snapshot
         self._lock, self._writing = threading.Lock(), threading.Lock()
         with contextlib.ExitStack() as undo:
@@ -84,16 +87,16 @@ class Store:
             undo.pop_all()
 
     def answer(self, crop: Crop, answer: Answer) -> None:
-        """Records an answer; one that changes nothing is not recorded, so that a request may be repeated."""
+        """Records an answer unless it is the current one, so that a request may be repeated."""
         with self._lock:
             if answer != self.answers.get(crop.key, UNLABELLED):
                 self._append("answer", crop.key, label=answer.label, defect=answer.defect)
         self._snapshot()
 
     def undo(self) -> Crop | None:
-        """Takes the last answer back and returns its crop, None where there is nothing to undo."""
+        """Undoes the last answer and returns its crop; None if there is nothing to undo."""
         with self._lock:
-            last = next((one for one in reversed(self._history) if one[0] in self._by_key), None)
+            last = next((entry for entry in reversed(self._history) if entry[0] in self._by_key), None)
             if last is None:
                 return None
             self._append("undo", last[0], label=last[1].label, defect=last[1].defect)
@@ -101,7 +104,7 @@ class Store:
         return self._by_key[last[0]]
 
     def save_mask(self, crop: Crop, png: bytes) -> None:
-        """Writes masks/<stem>.png from what was drawn; an empty mask removes the file. Raises ValueError."""
+        """Writes a drawn mask to masks/<stem>.png, or removes that file if the mask is empty. Raises ValueError."""
         mask, key = decode_mask(png, read_image(crop.path).shape[:2]), mask_key(crop.key)
         with self._lock:
             if mask.any():
@@ -144,53 +147,58 @@ class Store:
         return label_line(key, self.answers.get(key, UNLABELLED), self.masks.get(key))
 
     def _snapshot(self) -> None:
-        """Renews labels.csv, unless another thread has done so since. A failure (a spreadsheet has it open) loses
-        nothing: the journal has it all.
+        """Rewrites labels.csv unless another thread has done so meanwhile.
+
+        A failure, such as a spreadsheet that has the file open, loses nothing, as the journal is complete.
         """
-        wanted = self.version
+        needed = self.version
         with self._writing:
-            if self._shown >= wanted:
+            if self._written >= needed:
                 return
-            with self._lock:  # events from now on name this snapshot: it is never taken for one edited by hand
-                shown, text = self.version, csv_line(*COLUMNS) + "".join(self._lines.values())
+            with self._lock:  # all later events carry this digest, so the snapshot never seems edited by hand
+                version, text = self.version, csv_line(*COLUMNS) + "".join(self._lines.values())
                 self._csv = _digest(text.encode())
             try:
                 write_text(self.root / LABELS_NAME, text)
             except (OSError, UserError) as error:
-                self.warning = f"{LABELS_NAME} could not be written ({error}); {JOURNAL_NAME} has the answer."
+                self.warning = (
+                    f"{LABELS_NAME} could not be written ({error}). The answer is safe in {JOURNAL_NAME}; close other "
+                    f"programs that have {LABELS_NAME} open."
+                )
                 log.warning(self.warning)
             else:
-                self._shown, self.warning = shown, None
+                self._written, self.warning = version, None
 
     def _start(self) -> None:
         journal, labels = self._journal, self.root / LABELS_NAME
         if journal.torn:
-            self._note("The last answer before the stop was half written and is left out: look at it again.")
+            self._note("The last answer was only half written and is lost: check the last crop again.")
         for line, event in enumerate(journal.events, start=1):
             try:
                 self._apply(event)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"{journal.path}, line {line} is no event of a labelling job ({error!r}): put the line right or "
-                    "delete it."
+                    f"{journal.path}, line {line} is not an event of a labelling job ({error!r}): correct or delete "
+                    "the line."
                 ) from None
         if labels.is_file() and _digest(labels.read_bytes()) not in {event["csv"] for event in journal.events}:
-            self._take_over(labels)
+            self._import(labels)
         journal.events.clear()
-        for key in self._by_key.keys() | self.masks.keys():  # a mask's file is the first to be written and to go
-            known = (self.masks.get(key), mask_key(key))
-            self.masks[key] = next((mask for mask in known if mask and (self.root / mask).is_file()), None)
-        elsewhere = (key for key in self.answers if key not in self._by_key and (self.root / key).is_file())
-        self._lines = {key: self._line(key) for key in [*self._by_key, *sorted(elsewhere)]}
+        # trust the mask files over the journal, as a mask is written or removed before its event
+        for key in self._by_key.keys() | self.masks.keys():
+            candidates = (self.masks.get(key), mask_key(key))
+            self.masks[key] = next((mask for mask in candidates if mask and (self.root / mask).is_file()), None)
+        others = (key for key in self.answers if key not in self._by_key and (self.root / key).is_file())
+        self._lines = {key: self._line(key) for key in [*self._by_key, *sorted(others)]}
         if self.answers:
             self._snapshot()
 
-    def _take_over(self, labels: Path) -> None:
+    def _import(self, labels: Path) -> None:
         changed = 0
         for row in read_labels(labels):
             key, answer = row.crop, Answer(row.label, row.defect)
             if not is_inside(key) or (row.mask and not is_inside(row.mask)):
-                self._note(f"{LABELS_NAME}: {key!r}, mask {row.mask!r} lies outside its folder: left out.")
+                self._note(f"{LABELS_NAME}: skipped {key!r}, mask {row.mask!r}: it points outside its folder.")
                 continue
             if answer != self.answers.get(key, UNLABELLED):
                 self._append("import", key, label=answer.label, defect=answer.defect)
@@ -198,7 +206,7 @@ class Store:
             if row.mask and row.mask != self.masks.get(key) and (self.root / row.mask).is_file():
                 self._append("mask", key, mask=row.mask)
         if changed:
-            self._note(f"{changed} answers were taken over from {LABELS_NAME}, which was edited outside.")
+            self._note(f"{changed} answers were imported from {LABELS_NAME}, which another program has changed.")
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -210,10 +218,10 @@ def _digest(content: bytes) -> str:
 
 
 def browser_image(path: Path) -> tuple[bytes, str]:
-    """The file's bytes and media type. Raises UserError, OSError.
+    """Returns an image's bytes and media type. Raises UserError, OSError.
 
-    What a browser cannot show (TIFF), or may show turned by its EXIF tags, comes as a PNG of the pixels that
-    the data set's reader sees, so that a mask fits what is trained on.
+    Formats that browsers cannot show (TIFF), and images with EXIF tags, are converted to PNG by the data sets' reader,
+    so that a drawn mask fits the pixels used in training.
     """
     content = path.read_bytes()
     media_type = _SHOWN_AS_IS.get(path.suffix.lower())
@@ -224,28 +232,29 @@ def browser_image(path: Path) -> tuple[bytes, str]:
 
 
 def decode_mask(png: bytes, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A mask (H, W) of 0 and 255 from the alpha channel of a drawn PNG.
+    """Decodes a mask (H, W) of 0 and 255 from the alpha channel of a drawn PNG.
 
-    Raises ValueError where it is no PNG of `size` (H, W) with such a channel; the header is read before all else.
+    Checks the size in the header first. Raises ValueError if it is no PNG of `size` (H, W) with an alpha channel.
     """
     if len(png) < 33 or not png.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError("a mask is a PNG")
+        raise ValueError("a mask must be a PNG")
     width, height = struct.unpack(">II", png[16:24])
     if (height, width) != size:
-        raise ValueError(f"the mask has {width} x {height} pixels, the crop {size[1]} x {size[0]}")
+        raise ValueError(f"the mask has {width} x {height} pixels, but the crop has {size[1]} x {size[0]}")
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint8 or image.shape[2:] != (4,):
-        raise ValueError("the mask's PNG is damaged, or has no alpha channel of 8 bits")
+        raise ValueError("the mask's PNG is damaged or has no 8-bit alpha channel")
     return np.where(image[..., 3] > 127, 255, 0).astype(np.uint8)
 
 
 class Journal:
-    """An append-only file of JSON lines: what was written once is never lost.
+    """An append-only file of JSON lines that survives crashes.
 
-    events: What it held when it was opened. torn: What a process that died in a write, or a power cut, left behind the
-    last whole line; it is cut off.
+    Raises UserError for a damaged line before the last one, which no crash leaves behind, and for a journal in use.
 
-    Errors: UserError for a damaged line elsewhere, which is not the trace of a crash, and for a journal in use.
+    Attributes:
+        events: The events in the file when it was opened.
+        torn: Incomplete last line, left by a crash during a write; it is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -255,40 +264,40 @@ class Journal:
             self._file = opened.enter_context(path.open("a+b", buffering=0)).fileno()
             self.events, self.torn = self._read()
             if self.torn:
-                log.warning("%s ended in a torn line of %d bytes, which is cut off", path, len(self.torn))
+                log.warning("%s ended in an incomplete line of %d bytes, now cut off", path, len(self.torn))
                 os.ftruncate(self._file, path.stat().st_size - len(self.torn))
                 os.fsync(self._file)
             self._opened = opened.pop_all()
 
     def _read(self) -> tuple[list[dict[str, Any]], bytes]:
-        content, whole = self.path.read_bytes(), 0
+        content, complete = self.path.read_bytes(), 0  # bytes in complete lines
         events: list[dict[str, Any]] = []
         for line in io.BytesIO(content):
             event = None
             with contextlib.suppress(ValueError):
                 event = json.loads(line) if line.endswith(b"\n") else None
             if not isinstance(event, dict):
-                if content[whole + len(line) :].strip(b"\0\r\n "):
+                if content[complete + len(line) :].strip(b"\0\r\n "):
                     raise UserError(
-                        f"{self.path}, line {len(events) + 1} is damaged: {line[:80]!r}. Put it right or delete it "
-                        "(that answer is then lost), and start again."
+                        f"{self.path}, line {len(events) + 1} is damaged: {line[:80]!r}. Correct the line, or delete "
+                        "it (which loses that answer), and start again."
                     )
                 break
             events.append(event)
-            whole += len(line)
-        return events, content[whole:]
+            complete += len(line)
+        return events, content[complete:]
 
     def append(self, event: dict[str, Any]) -> None:
-        """Returns once the event is on the disk. Raises OSError otherwise; the journal is then as before."""
+        """Writes an event to the disk; if that fails, raises OSError and leaves the journal unchanged."""
         line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        whole = os.fstat(self._file).st_size
+        size = os.fstat(self._file).st_size
         try:
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, whole)
+                os.ftruncate(self._file, size)
             raise
 
     def close(self) -> None:

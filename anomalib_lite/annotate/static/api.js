@@ -1,11 +1,11 @@
-// Talks to the server. A POST resolves only when the server has the answer on its disk.
+// Requests to the server. A POST resolves once the server has written the answer to its disk.
 
 const tokenOf = (page) => page.querySelector('meta[name="annotate-token"]').content;
 let token = tokenOf(document);
 
 export async function getState() {
   const response = await fetch("/api/state", { cache: "no-store" });
-  if (!response.ok) throw new Error(`the server answers with ${response.status}`);
+  if (!response.ok) throw new Error(`the server returned status ${response.status}`);
   return response.json();
 }
 
@@ -16,7 +16,7 @@ export const postMask = (id, png) => post(`/api/mask/${id}`, png, "image/png");
 async function post(path, body, type = "application/json") {
   let response = await send(path, body, type);
   if (response.status === 401) {
-    // The server was started again and has a new token. Only a page of its own origin can read it.
+    // The server was restarted and has a new token, which only a page of its origin can read.
     token = tokenOf(new DOMParser().parseFromString(await (await fetch("/", { cache: "no-store" })).text(), "text/html"));
     response = await send(path, body, type);
   }
@@ -30,7 +30,7 @@ async function send(path, body, type) {
       method: "POST",
       body,
       headers: { "content-type": type, authorization: `Bearer ${token}` },
-      keepalive: type === "application/json", // reaches the server even if the tab is closed right now
+      keepalive: type === "application/json", // completes the request even if the tab is closed now
     });
   } catch {
     throw new Error("Not saved: the server does not answer. Start annotate again, then press the key once more.");
@@ -42,6 +42,6 @@ async function detail(response) {
     const text = (await response.json()).detail;
     return typeof text === "string" ? text : JSON.stringify(text);
   } catch {
-    return `not saved: the server answers with ${response.status}`;
+    return `not saved: the server returned status ${response.status}`;
   }
 }

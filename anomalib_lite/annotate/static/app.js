@@ -1,4 +1,4 @@
-// Shows one crop after the other and takes the answers.
+// Shows the crops one by one and sends the answers to the server.
 
 import { getState, postAnswer, postUndo } from "./api.js";
 import { Brush } from "./brush.js";
@@ -10,8 +10,8 @@ import * as page from "./render.js";
 import { View } from "./view.js";
 
 const { $ } = page;
-const AHEAD = 5, BEHIND = 2;
-const SLOW_MS = 150;
+const AHEAD = 5, BEHIND = 2; // crops preloaded after and before the current one
+const SLOW_MS = 150; // after this time, the status shows that an answer is being saved
 
 const stage = $("#stage");
 const preloader = new Preloader();
@@ -19,7 +19,7 @@ const view = new View([stage, $("#reference-pane"), $("#difference-pane")], () =
   $("#zoom").textContent = `${Number(view.zoom.toFixed(1))}×`;
 });
 const brush = new Brush(stage, view, {
-  onSaved: (reply) => { take(reply); drawState(); page.status(maskText()); },
+  onSaved: (reply) => { update(reply); drawState(); page.status(maskText()); },
   onFailed: (error) => page.banner(error.message),
 });
 const modes = new Modes(stage, brush);
@@ -39,8 +39,8 @@ async function refresh() {
   state.byId = new Map(state.crops.map((crop) => [crop.id, crop]));
 }
 
-// Takes over what the server now holds; where somebody else has answered meanwhile, everything.
-async function take(reply) {
+// Updates the state from a server reply; reloads all of it if another page has changed something meanwhile.
+async function update(reply) {
   const expected = reply.version - state.version <= 1;
   state.version = reply.version;
   if (reply.crop) Object.assign(state.byId.get(reply.crop.id) ?? {}, reply.crop);
@@ -116,14 +116,14 @@ async function choose(newFilter, newOrder, first = 0) {
 
 // ---- answering
 
-// One at a time: a key pressed before the next crop shows would answer a crop nobody has seen.
-async function exclusively(work) {
+// Runs one action at a time: a key pressed before the next crop appears would answer a crop that nobody has seen.
+async function exclusively(action) {
   if (busy) return;
   busy = true;
   const slow = setTimeout(() => page.status("saving …"), SLOW_MS);
   try {
     await brush.flush();
-    await work();
+    await action();
   } catch (error) {
     page.banner(error.message);
   } finally {
@@ -136,7 +136,7 @@ function answer(label, defect, pressedAt) {
   if (!current || !(canAnswer || label === "skip") || brush.isDrawing) return;
   return exclusively(async () => {
     const crop = current;
-    await take(await postAnswer(crop.id, label, defect));
+    await update(await postAnswer(crop.id, label, defect));
     performance.measure("answer-saved", { start: pressedAt, end: performance.now() });
     if (label === "OK") lastOk = crop;
     page.renderLast(crop, `/image/${crop.id}?v=${crop.version}`);
@@ -151,7 +151,7 @@ function answer(label, defect, pressedAt) {
 const undo = () => exclusively(async () => {
   const reply = await postUndo();
   if (!reply.crop) return page.status("nothing to undo");
-  await take(reply);
+  await update(reply);
   const crop = state.byId.get(reply.crop.id);
   if (lastOk === crop) lastOk = null;
   if (!queue.includes(crop)) queue.splice(current ? index : queue.length, 0, crop);
@@ -172,10 +172,10 @@ function maskText() {
   return current.label === "NOK" ? "mask saved" : "mask saved; it counts once the crop is NOK (n or 1-9)";
 }
 
-// While drawing, u is for the strokes, but on a crop without any it takes the last answer back, as always.
+// While drawing, u undoes strokes; on a crop without strokes it undoes the last answer, as elsewhere.
 function undoStrokeOrAnswer() {
   if (!brush.active || !brush.isTouched) return undo();
-  if (!brush.undo()) page.status("no stroke left to undo");
+  if (!brush.undo()) page.status("no more strokes to undo");
 }
 
 const COMMANDS = {
@@ -210,7 +210,7 @@ async function start() {
     if (button?.dataset.tool) modes.tool(button.dataset.tool);
     if (button?.dataset.label) answer(button.dataset.label, button.dataset.defect ?? null, event.timeStamp);
   });
-  $("#empty").addEventListener("pointerdown", (event) => event.stopPropagation()); // its buttons are no handle to drag
+  $("#empty").addEventListener("pointerdown", (event) => event.stopPropagation()); // its buttons must not drag the image
   $("#help-open").addEventListener("click", () => COMMANDS.help());
   $("#filter").addEventListener("change", (event) => exclusively(() => choose(event.target.value, order)));
   $("#order").addEventListener("change", (event) => exclusively(() => choose(filter, event.target.value)));

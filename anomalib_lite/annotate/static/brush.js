@@ -1,21 +1,21 @@
-// The defect mask: strokes on a canvas of the crop's size, saved after each one.
+// Draws the defect mask on a canvas of the crop's size, and saves it after each stroke.
 
 import { postMask } from "./api.js";
 
-const STEPS_KEPT = 20;
+const STEPS_KEPT = 20; // strokes that can be undone
 const COLOUR = "#ff4fa3";
 
 export class Brush {
   tool = "brush";
   size = 16;
-  #crop = null; // the crop the canvas belongs to; null while its mask is loading
+  #crop = null; // the crop on the canvas; null while its mask is loading
   #context;
   #steps = [];
   #stroke = null;
   #saving = Promise.resolve();
-  #unsaved = 0; // strokes drawn since the mask was last known to be on the disk
+  #unsaved = 0; // strokes since the last save that succeeded
 
-  // onSaved(reply) follows each save; onFailed(error) tells of one that failed.
+  // onSaved(reply) is called after each save, onFailed(error) after one that failed.
   constructor(stage, view, { onSaved, onFailed }) {
     Object.assign(this, { stage, view, onSaved, onFailed });
     this.canvas = stage.querySelector("canvas");
@@ -31,7 +31,7 @@ export class Brush {
     stage.addEventListener("contextmenu", (event) => this.active && event.preventDefault());
   }
 
-  // Whether something was drawn on this crop since it was shown.
+  // Whether this crop's mask was changed since the crop was shown.
   isTouched = false;
 
   get isDrawing() { return this.#stroke !== null; }
@@ -46,27 +46,27 @@ export class Brush {
       const image = new Image();
       image.src = `/mask/${crop.id}?v=${crop.mask}`;
       await image.decode();
-      if (this.loading !== crop) return; // another crop was shown meanwhile
+      if (this.loading !== crop) return; // another crop is shown by now
       this.#context.drawImage(image, 0, 0, width, height);
       this.#greyToAlpha(width, height);
     }
     this.#crop = crop;
   }
 
-  // Where no crop is shown, none can be drawn on.
+  // Disables drawing, as no crop is shown.
   unload() {
     this.#crop = this.#stroke = this.loading = null;
     this.#steps = [];
     this.isTouched = false;
   }
 
-  // Resolves when all strokes are on the disk; a save that failed is tried once more.
+  // Resolves when all strokes are on the server's disk; retries a failed save once.
   async flush() {
     await this.#saving;
     if (!this.#unsaved) return;
     this.#save();
     await this.#saving;
-    if (this.#unsaved) throw new Error("The mask is not saved, so the page stays here. Try again.");
+    if (this.#unsaved) throw new Error("The mask could not be saved, so the page stays at this crop. Try again.");
   }
 
   undo() {
@@ -97,8 +97,8 @@ export class Brush {
     this.#showRing(event);
     if (!this.#stroke) return;
     const events = event.getCoalescedEvents?.() ?? [];
-    for (const one of events.length ? events : [event]) {
-      this.#stroke.points.push(this.view.toImage(one, this.stage));
+    for (const step of events.length ? events : [event]) {
+      this.#stroke.points.push(this.view.toImage(step, this.stage));
       if (this.tool !== "lasso") this.#draw();
     }
     if (this.tool === "lasso") this.lasso.firstElementChild.setAttribute("d", `M${this.#stroke.points.join("L")}Z`);
@@ -134,7 +134,7 @@ export class Brush {
     const context = this.#begin();
     const [from, to] = this.#stroke.points.slice(-2);
     if (!to) {
-      context.arc(...from, this.size / 2, 0, 2 * Math.PI); // a click alone: a line without length draws nothing
+      context.arc(...from, this.size / 2, 0, 2 * Math.PI); // a single click: a line of length 0 draws nothing
       context.fill();
       return;
     }
@@ -155,7 +155,7 @@ export class Brush {
     if (this.#steps.length > STEPS_KEPT) this.#steps.shift();
   }
 
-  // Saves follow one another; the picture is taken now, so that a later stroke cannot slip into it.
+  // Queues a save. Captures the canvas now, so that a later stroke is not part of it.
   #save() {
     const crop = this.#crop;
     const strokes = ++this.#unsaved;

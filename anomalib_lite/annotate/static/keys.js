@@ -1,4 +1,4 @@
-// Keys -> commands. Answers and moves are told apart from typing in a field or working a focused button.
+// Maps keys to commands, except while an input field or a button uses the key.
 
 const COMMANDS = {
   o: ["answer", "OK"], n: ["answer", "NOK"], " ": ["answer", "skip"],
@@ -17,7 +17,7 @@ export function listen(run) {
     event.preventDefault();
     if (!event.repeat || REPEATABLE.has(command[0])) run(command, event.timeStamp);
   });
-  // What was worked with the mouse must not keep the focus, or it would swallow the next key.
+  // An element used with the mouse must not keep the focus, or it would swallow the next key.
   document.addEventListener("click", (event) => event.detail > 0 && event.target.closest("button, input")?.blur());
   document.addEventListener("change", (event) => event.target.matches("select") && event.target.blur());
 }

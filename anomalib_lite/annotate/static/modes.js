@@ -1,8 +1,8 @@
-// How the crop is looked at (plain, difference, blink) and whether a mask is being drawn on it.
+// Switches the view of the crop (plain, difference, blink), and drawing of the mask.
 
 import { $, status } from "./render.js";
 
-const BLINK_MS = 500; // calm, and far from what could hurt
+const BLINK_MS = 500; // slow enough to be safe for people with photosensitive epilepsy
 const MAX_SIZE = 120;
 
 const press = (selector, pressed) => $(selector).setAttribute("aria-pressed", pressed);
@@ -15,16 +15,16 @@ export class Modes {
   }
 
   look(mode) {
-    const wanted = this.stage.dataset.mode === mode ? "" : mode;
-    if (wanted && document.body.classList.contains("no-reference")) return;
+    const next = this.stage.dataset.mode === mode ? "" : mode;
+    if (next && document.body.classList.contains("no-reference")) return;
     const showing = $("#showing");
-    this.stage.dataset.mode = wanted;
-    for (const one of ["difference", "blink"]) press(`button[data-command=${one}]`, wanted === one);
+    this.stage.dataset.mode = next;
+    for (const name of ["difference", "blink"]) press(`button[data-command=${name}]`, next === name);
     clearInterval(this.#blinking);
     this.stage.classList.remove("other");
-    showing.hidden = !wanted;
-    showing.textContent = wanted === "blink" ? "crop" : wanted;
-    if (wanted !== "blink") return;
+    showing.hidden = !next;
+    showing.textContent = next === "blink" ? "crop" : next;
+    if (next !== "blink") return;
     this.#blinking = setInterval(() => {
       showing.textContent = this.stage.classList.toggle("other") ? "template" : "crop";
     }, BLINK_MS);
@@ -50,7 +50,7 @@ export class Modes {
     $("#size-value").textContent = `${this.brush.size} px`;
   }
 
-  // In steps that are felt alike for small and large brushes.
+  // Changes the brush size by an eighth, so that a step looks alike for small and large brushes.
   resize(sign) {
     this.size(this.brush.size + sign * Math.max(1, Math.round(this.brush.size / 8)));
   }

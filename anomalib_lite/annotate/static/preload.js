@@ -1,11 +1,11 @@
-// Crops that are decoded before they are asked for, so that the next one shows at once.
+// Decodes crops ahead of time, so that the next one appears at once.
 
-const KEPT = 16;
+const KEPT = 16; // decoded crops kept in memory
 
 export class Preloader {
   #entries = new Map();
 
-  // {crop, twin: decoded image elements for the stage and the difference, ready: Promise of true or false}
+  // Returns {crop, twin: image elements for the stage and the difference pane, ready: Promise whether both decoded}.
   get(crop) {
     const url = `/image/${crop.id}?v=${crop.version}`;
     let entry = this.#entries.get(url);
@@ -14,7 +14,7 @@ export class Preloader {
       const ready = Promise.all(images.map((image) => image.decode())).then(() => true, () => false);
       entry = { url, crop: images[0], twin: images[1], ready };
     }
-    this.#entries.delete(url); // to the end: the most recently used are kept
+    this.#entries.delete(url); // re-inserted at the end: the map is a least-recently-used cache
     this.#entries.set(url, entry);
     for (const old of this.#entries.keys()) {
       if (this.#entries.size <= KEPT) break;
@@ -26,7 +26,7 @@ export class Preloader {
 
 function picture(url) {
   const image = new Image();
-  image.decoding = "sync"; // decoded already: paint it in the same frame as everything else
+  image.decoding = "sync"; // it is decoded already, so paint it in the same frame as the rest
   image.className = "crop";
   image.draggable = false;
   image.src = url;

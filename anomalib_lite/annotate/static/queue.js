@@ -1,4 +1,4 @@
-// Which crops are shown, and in what order. Plain functions on plain data.
+// Filters and orders the crops. Pure functions without access to the page.
 
 export const FILTERS = [
   ["unlabelled", "Unlabelled", (crop) => crop.label === null],
@@ -24,7 +24,8 @@ export function allFilters(defects) {
   ])];
 }
 
-// The queue is fixed when a filter is chosen: a crop answered since stays where it was, so that one can go back.
+// Returns the crops that pass the filter, in order. The queue stays fixed until the next choice of a filter, so that
+// an answered crop keeps its place and can be revisited.
 export function arrange(crops, matches, order) {
   const queue = crops.filter(matches);
   if (order === "given") return queue;
@@ -36,8 +37,8 @@ export function arrange(crops, matches, order) {
     .map((entry) => entry[2]);
 }
 
-// Where to go after an answer: the next crop that still belongs here; -1 where nothing is left ahead. When
-// looking for unlabelled ones, those that were passed over by the arrows come at the end.
+// Returns the index of the next crop that passes the filter, or -1. With `wraps`, crops skipped with the arrow keys
+// come at the end.
 export function afterAnswer(queue, index, matches, wraps) {
   const ahead = queue.findIndex((crop, place) => place > index && matches(crop));
   return ahead < 0 && wraps ? queue.findIndex(matches) : ahead;

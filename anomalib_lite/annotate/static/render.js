@@ -1,4 +1,4 @@
-// Puts the state into the page. Nothing here decides anything.
+// Renders the state into the page, without any logic of its own.
 
 import { allFilters, count, defectName, ORDERS } from "./queue.js";
 

@@ -1,11 +1,11 @@
-// Panes that show the same part of pictures of the same shape: one zoom and one centre for all of them.
+// Keeps one zoom and one centre for several panes, which show the same part of images of the same shape.
 
 const MAX_ZOOM = 24;
 
 export class View {
   #size = [1, 1];
   #zoom = 1;
-  #centre = [0.5, 0.5]; // as fractions of the picture
+  #centre = [0.5, 0.5]; // as fractions of the image
   #drag = null;
 
   constructor(panes, onChange) {
@@ -33,7 +33,7 @@ export class View {
     this.layout();
   }
 
-  // 1x, 2x, 4x, 1x at the pointer's place, or the middle where the pointer is elsewhere.
+  // Cycles the zoom through 1x, 2x and 4x around the pointer, or around the centre if the pointer is elsewhere.
   nextZoom(pointer) {
     const factor = this.#zoom >= 3.9 ? 1 / this.#zoom : (this.#zoom >= 1.9 ? 4 : 2) / this.#zoom;
     this.#zoomAt(factor, pointer);
@@ -44,7 +44,7 @@ export class View {
     return fit * this.#zoom;
   }
 
-  // The picture's coordinates in pixels under a pointer event.
+  // Returns the image coordinates, in pixels, of a pointer event.
   toImage(event, pane) {
     const box = pane.getBoundingClientRect();
     const scale = this.scale(pane);
@@ -71,12 +71,13 @@ export class View {
 
   #zoomAt(factor, pointer) {
     const zoom = Math.min(MAX_ZOOM, Math.max(1, this.#zoom * factor));
-    const pane = pointer && this.panes.find((one) => one.contains(document.elementFromPoint(pointer.clientX, pointer.clientY)));
-    const kept = pane ? this.toImage(pointer, pane) : null;
+    const target = pointer && document.elementFromPoint(pointer.clientX, pointer.clientY);
+    const pane = pointer && this.panes.find((candidate) => candidate.contains(target));
+    const before = pane ? this.toImage(pointer, pane) : null;
     this.#zoom = zoom;
-    if (kept) {
-      const moved = this.toImage(pointer, pane);
-      this.#centre = this.#centre.map((centre, axis) => centre + (kept[axis] - moved[axis]) / this.#size[axis]);
+    if (before) {
+      const after = this.toImage(pointer, pane);
+      this.#centre = this.#centre.map((centre, axis) => centre + (before[axis] - after[axis]) / this.#size[axis]);
     }
     this.#clamp();
   }
@@ -109,7 +110,7 @@ export class View {
     this.#clamp();
   }
 
-  // Marks in the other panes the place the pointer is at in this one.
+  // Marks the pointer's position in the other panes.
   #spot(point, source) {
     for (const pane of this.panes) {
       const spot = pane.querySelector(".spot");
