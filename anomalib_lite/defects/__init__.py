@@ -1,4 +1,4 @@
-"""From the anomaly map to the defect: where it is, of which type, and how bad."""
+"""Turns anomaly maps into defects: their place, type and severity."""
 
 from anomalib_lite.defects.collect import DefectCollector
 from anomalib_lite.defects.inspect import Defect, Inspector, load_inspector, prepare_inspector

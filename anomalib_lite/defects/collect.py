@@ -1,4 +1,4 @@
-"""The defects of many images: found one by one, counted beside the names that a data set gives them, written, drawn."""
+"""Collects the defects of many images: compares them with a data set's defect names, writes tables, draws outlines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anomalib_lite.defects.rules import GRADES
 from anomalib_lite.runs.atomic import write_csv, write_json
 from anomalib_lite.settings.training import DefectType
 
-PICTURED = 120
+PICTURED = 120  # images kept for display
 NOTHING = "nothing found"
 AREA_COLOURS = {BACKGROUND: "#6f7680", INSIDE: "#3d8b6f", EDGES: "#d1571b", TEXT: "#e0a100"}
 _MORE_COLOURS = ("#2f6fb0", "#8a63a8", "#a3802a", "#16b894")
@@ -29,50 +29,51 @@ _WORDS = ("type", "confidence", "severity", "grade")
 
 
 class DefectCollector:
-    """Inspects images and keeps their outcomes, in the order in which they came; pictures and masks of those with the
-    worst defects alone, so that memory does not grow with their number.
+    """Inspects images and keeps their outcomes in order.
+
+    Keeps the image and masks only of the `pictured` images with the worst defects, which bounds the memory.
     """
 
     def __init__(self, inspector: Inspector, threshold: float, pictured: int = PICTURED) -> None:
         self.inspector, self.threshold, self.pictured = inspector, threshold, pictured
         self.outcomes: list[Outcome] = []
-        self._matched: list[str | None] = []
-        self._shown: list[int] = []
+        self._matched_types: list[str | None] = []
+        self._pictured: list[int] = []
 
     def add(self, outcome: Outcome) -> Outcome:
-        """The same outcome with its defects. It must hold its image and its map, and its mask where that is known."""
+        """Returns the outcome with its defects; it must have its image and map, and its mask if known."""
         assert outcome.map is not None and outcome.image is not None
-        found = self.inspector.inspect(outcome.map, outcome.image, self.threshold)
-        match = matching(found, outcome.mask)
-        small = resize_image(outcome.image, *self.inspector.reference.shape) if found else None
-        self.outcomes.append(replace(outcome, defects=found, image=small, map=None, mask=None))
-        self._matched.append(match.kind if match else None)
-        if found:
-            self._shown.append(len(self.outcomes) - 1)
-        if len(self._shown) > self.pictured:
-            mildest = min(self._shown, key=lambda i: self.outcomes[i].defects[0].severity)
-            self._shown.remove(mildest)
-            bare = tuple(replace(d, mask=np.zeros((0, 0), bool)) for d in self.outcomes[mildest].defects)
-            self.outcomes[mildest] = replace(self.outcomes[mildest], image=None, defects=bare)
-        return replace(outcome, defects=found)
+        defects = self.inspector.inspect(outcome.map, outcome.image, self.threshold)
+        match = matching(defects, outcome.mask)
+        small = resize_image(outcome.image, *self.inspector.reference.shape) if defects else None
+        self.outcomes.append(replace(outcome, defects=defects, image=small, map=None, mask=None))
+        self._matched_types.append(match.kind if match else None)
+        if defects:
+            self._pictured.append(len(self.outcomes) - 1)
+        if len(self._pictured) > self.pictured:
+            mildest = min(self._pictured, key=lambda i: self.outcomes[i].defects[0].severity)
+            self._pictured.remove(mildest)
+            without_masks = tuple(replace(d, mask=np.zeros((0, 0), bool)) for d in self.outcomes[mildest].defects)
+            self.outcomes[mildest] = replace(self.outcomes[mildest], image=None, defects=without_masks)
+        return replace(outcome, defects=defects)
 
     @property
     def confusion(self) -> Confusion | None:
-        """Types found beside the data set's names; None where it has none that stand for a type."""
+        """Confusion of the data set's defect names and the types found; None if no name stands for a type."""
         settings = self.inspector.settings
         names = [outcome.sample.defect if outcome.sample.label else None for outcome in self.outcomes]
         if not any(name in settings.names for name in names):
             return None
-        return confusion(names, self._matched, settings.names, list(settings.types))
+        return confusion(names, self._matched_types, settings.names, list(settings.types))
 
     def write(self, folder: Path) -> None:
-        """Writes defects.json (every image, its verdict and its defects) and defects.csv (a line a defect)."""
+        """Writes defects.json (each image with its verdict and defects) and defects.csv (one line per defect)."""
         entries = []
         for outcome in self.outcomes:
             defects = [defect.record() for defect in outcome.defects]
             accepted = self.inspector.accepts(outcome.defects)
             entries.append({"image": str(outcome.sample.image), "accepted": accepted, "defects": defects})
-        record = {**key(self.inspector), "images": entries}
+        record = {**header(self.inspector), "images": entries}
         if (table := self.confusion) is not None:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
         write_json(folder / "defects.json", record)
@@ -80,7 +81,7 @@ class DefectCollector:
         write_csv(folder / "defects.csv", [names, *rows])
 
     def metrics(self) -> dict[str, Any]:
-        """Numbers for metrics.json: defects in all and by type and grade, and products rejected."""
+        """Returns the numbers for metrics.json: defects in total, by type and by grade, and rejected products."""
         defects = [defect for outcome in self.outcomes for defect in outcome.defects]
         kinds, grades = Counter(defect.kind for defect in defects), Counter(defect.grade for defect in defects)
         table = self.confusion
@@ -93,7 +94,7 @@ class DefectCollector:
         }
 
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names, and a row for each defect, as for `wandb.Table`; see `columns`."""
+        """Returns the column names (see `columns`), and one row per defect."""
         rows = []
         for outcome in self.outcomes:
             accepted, records = self.inspector.accepts(outcome.defects), [d.record() for d in outcome.defects]
@@ -101,14 +102,14 @@ class DefectCollector:
         return columns(self.inspector), rows
 
 
-def key(inspector: Inspector) -> dict[str, Any]:
-    """What defects.json says beside the images: px, units and types."""
+def header(inspector: Inspector) -> dict[str, Any]:
+    """Returns the part of defects.json that applies to all images: resolution, units and types."""
     types = {name: {"title": rule.title, "colour": rule.colour} for name, rule in inspector.settings.types.items()}
     return {"resolution": list(inspector.reference.shape), "units": UNITS, "types": types}
 
 
 def columns(inspector: Inspector) -> list[str]:
-    """Of defects.csv. The measures' columns have the names of `UNITS`, the areas' shares end in `_share`."""
+    """Returns the columns of defects.csv; measures are named as in `UNITS`, shares in areas end in `_share`."""
     return [
         "image", "defect", *_WORDS, "accepted", "x", "y", "width", "height", "peak", "mean",
         *UNITS, *(f"{name}_share" for name in sorted(inspector.layout.names)),
@@ -116,7 +117,7 @@ def columns(inspector: Inspector) -> list[str]:
 
 
 def rows_of(inspector: Inspector, image: str, accepted: bool, records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """One image's rows of defects.csv, from `Defect.record`; None for measures that were not taken."""
+    """Returns one image's rows of defects.csv from its `Defect.record`s; None for measures that do not apply."""
     rows = []
     for number, record in enumerate(records, start=1):
         row = [image, number, *(record[word] for word in _WORDS), int(accepted)]
@@ -127,10 +128,13 @@ def rows_of(inspector: Inspector, image: str, accepted: bool, records: Sequence[
 
 @dataclass(frozen=True)
 class Confusion:
-    """Types found beside types that a data set names.
+    """Confusion matrix of true and predicted defect types.
 
-    truth, found: names of the rows and columns of counts, int (n, m); the last column is `NOTHING`. accuracy: of images
-    on which a defect was found, if any.
+    Attributes:
+        truth: Names of the rows: the true types.
+        found: Names of the columns: the predicted types, then `NOTHING`.
+        counts: int (n, m).
+        accuracy: Share of correct types among the images with a detected defect; None without such images.
     """
 
     truth: tuple[str, ...]
@@ -140,14 +144,19 @@ class Confusion:
 
 
 def confusion(
-    names: Sequence[str | None], found: Sequence[str | None], mapping: Mapping[str, str], types: Sequence[str]
+    names: Sequence[str | None], predicted: Sequence[str | None], mapping: Mapping[str, str], types: Sequence[str]
 ) -> Confusion:
-    """Over images: the data set's names of their defects, None for those that do not count; the types that were found
-    (see `matching`), None where there was nothing; and which type a name stands for.
+    """Counts the predicted types of images against the true ones.
+
+    Args:
+        names: Each image's defect name in the data set; None to leave it out.
+        predicted: Each image's predicted type (see `matching`); None if no defect was found.
+        mapping: The type that each defect name stands for.
+        types: All types.
     """
     columns = (*types, NOTHING)
     counts: np.ndarray = np.zeros((len(types), len(columns)), int)
-    for name, kind in zip(names, found, strict=True):
+    for name, kind in zip(names, predicted, strict=True):
         if name is not None and name in mapping:
             counts[columns.index(mapping[name]), columns.index(kind or NOTHING)] += 1
     detected = int(counts[:, :-1].sum())
@@ -156,22 +165,20 @@ def confusion(
 
 
 def matching(defects: Sequence[Defect], mask: np.ndarray | None) -> Defect | None:
-    """The defect that covers most of a true mask, or the worst one where there is no mask; None where none does."""
+    """Returns the defect that overlaps the true mask most, or the worst one if there is no mask; None if none does."""
     if mask is None or not mask.any():
         return defects[0] if defects else None
-    common = [int((defect.mask & resize_mask(mask, *defect.mask.shape)).sum()) for defect in defects]
-    return defects[int(np.argmax(common))] if any(common) else None
+    overlaps = [int((defect.mask & resize_mask(mask, *defect.mask.shape)).sum()) for defect in defects]
+    return defects[int(np.argmax(overlaps))] if any(overlaps) else None
 
 
 def draw_defects(image: np.ndarray, defects: Sequence[Defect], types: Mapping[str, DefectType]) -> np.ndarray:
-    """A copy of a picture, uint8 RGB (H, W, 3) of any size, with each defect's outline in its type's colour, between
-    dark lines that keep it visible on any ground.
-    """
+    """Draws the defects' outlines in their types' colours, edged dark, on a copy of an RGB image, uint8 (H, W, 3)."""
     drawn = np.array(image, order="C")
     thickness = max(1, round(min(drawn.shape[:2]) / 256))
     outlines = []
     for defect in defects:
-        # One pixel outside the defect, so that the line does not hide a thin one.
+        # one pixel outside the defect, so that the line does not hide a thin defect
         grown = cv2.dilate(resize_mask(defect.mask, *drawn.shape[:2]).astype(np.uint8), np.ones((3, 3), np.uint8))
         lines = cv2.findContours(grown, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
         outlines.append((lines, rgb(types[defect.kind].colour)))
@@ -183,7 +190,7 @@ def draw_defects(image: np.ndarray, defects: Sequence[Defect], types: Mapping[st
 
 
 def draw_layout(layout: Layout, image: np.ndarray) -> np.ndarray:
-    """The picture that the layout was found on, (H, W, 3) uint8 RGB, each area but the background tinted."""
+    """Tints each area except the background in the layout's image, uint8 RGB (H, W, 3)."""
     drawn = image.astype(np.float32)
     for name in layout.names:
         if name != BACKGROUND:
@@ -193,11 +200,11 @@ def draw_layout(layout: Layout, image: np.ndarray) -> np.ndarray:
 
 
 def area_colour(layout: Layout, name: str) -> str:
-    """Of the form #2f6fb0; a user's own areas take theirs in order."""
-    own = [other for other in layout.names if other not in AREA_COLOURS]
-    return AREA_COLOURS.get(name) or _MORE_COLOURS[own.index(name) % len(_MORE_COLOURS)]
+    """Returns an area's colour, such as #2f6fb0; user-defined areas take the further colours in order."""
+    custom = [other for other in layout.names if other not in AREA_COLOURS]
+    return AREA_COLOURS.get(name) or _MORE_COLOURS[custom.index(name) % len(_MORE_COLOURS)]
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """(red, green, blue) of '#2f6fb0'."""
+    """Converts a colour like '#2f6fb0' to (red, green, blue)."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

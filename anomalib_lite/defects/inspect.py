@@ -1,4 +1,4 @@
-"""From an anomaly map and its picture to defects with type, measures and severity."""
+"""Inspects an image and its anomaly map: finds defects and determines their type, measures and severity."""
 
 import json
 import logging
@@ -32,14 +32,24 @@ from anomalib_lite.settings.training import Defects
 
 log = logging.getLogger(__name__)
 
-FOREIGN = 0.5  # correlation of a template with the OK images' median: of its own product it has more than 0.8
+FOREIGN = 0.5  # a template correlates less with the OK images' median if it shows another product; else above 0.8
 
 
 @dataclass(frozen=True)
 class Defect:
-    """mask: bool (H, W) at the resolution of inspection. box: x, y, width, height in its px. peak, mean: of the map.
-    kind: name of the type, with the confidence in (0, 1] that its rule has. areas: share of the defect in each.
-    measures: by the names of `UNITS`, None where one could not be taken. severity: in [0, 1], with its grade.
+    """A defect.
+
+    Attributes:
+        mask: bool (H, W) at the resolution of inspection.
+        box: x, y, width and height in px of the mask.
+        peak: Largest value of the anomaly map.
+        mean: Mean value of the anomaly map.
+        kind: Name of the defect type.
+        confidence: Confidence in the type, in (0, 1].
+        areas: Share of the defect in each area of the layout.
+        measures: Values by the names of `UNITS`; None for measures that do not apply.
+        severity: In [0, 1].
+        grade: One of `GRADES`.
     """
 
     mask: np.ndarray
@@ -54,19 +64,19 @@ class Defect:
     grade: str
 
     def record(self) -> dict[str, Any]:
-        """JSON-ready, without the mask; measures that were not taken are left out."""
+        """Returns a JSON-ready record without the mask and without measures that do not apply."""
         areas = {name: round(share, 4) for name, share in self.areas.items() if share > 0}
-        measures = {name: _short(value) for name, value in self.measures.items() if value is not None}
+        measures = {name: _round(value) for name, value in self.measures.items() if value is not None}
         return {
             "type": self.kind, "confidence": round(self.confidence, 4), "severity": round(self.severity, 4),
-            "grade": self.grade, "box": list(self.box), "peak": _short(self.peak), "mean": _short(self.mean),
+            "grade": self.grade, "box": list(self.box), "peak": _round(self.peak), "mean": _round(self.mean),
             "areas": areas, "measures": measures,
         }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Inspector:
-    """What it takes to name the defects of one product: found from OK images, then only read."""
+    """Finds and classifies the defects of one product; fitted to OK images, then constant."""
 
     settings: Defects
     layout: Layout
@@ -74,9 +84,14 @@ class Inspector:
     levels: MapLevels
 
     def inspect(self, values: np.ndarray, image: np.ndarray, threshold: float) -> tuple[Defect, ...]:
-        """The defects of an image, uint8 RGB (H, W, 3), by its anomaly map (h, w) and the map's threshold for pixels.
+        """Returns the defects of an image, the worst first.
 
-        The worst comes first. Both are brought to the reference's size, in whose px all is measured.
+        Image and map are resized to the reference, in whose px everything is measured.
+
+        Args:
+            values: Anomaly map (h, w).
+            image: uint8 RGB (H, W, 3).
+            threshold: Pixel threshold of the map.
         """
         shape, difference = self.reference.shape, None
         scale, mm = self.settings.scale_mm_per_px, None
@@ -91,32 +106,32 @@ class Inspector:
             scene, difference = self._compared(scene, np.any([region.zone for region in regions], axis=0))
         extents = [self._extent(region, scene, difference) for region in regions]
         regions, masks = join_overlapping(regions, extents, values)
-        everywhere = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
-        found = [
-            self._defect(region, mask, scene, everywhere, region.peak / threshold if threshold > 0 else 0.0)
+        all_masks = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
+        defects = [
+            self._defect(region, mask, scene, all_masks, region.peak / threshold if threshold > 0 else 0.0)
             for region, mask in zip(regions, masks, strict=True)
         ]
-        return tuple(sorted(found, key=lambda defect: -defect.severity))
+        return tuple(sorted(defects, key=lambda defect: -defect.severity))
 
     def accepts(self, defects: Sequence[Defect]) -> bool:
-        """Whether a product with these defects passes."""
+        """Whether a product with these defects is accepted."""
         return accepts(self.settings.severity, [defect.grade for defect in defects])
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Writes what `load_inspector` reads; `config` is what the settings were read from."""
+        """Writes the files that `load_inspector` reads; `config` is the source of the settings."""
         layout, reference = self.layout, self.reference
-        known = {"areas": layout.names, "found_by": dict(layout.found_by)}
-        known |= {name: getattr(reference, name) for name in ("usual", "rare", "alike", "motion")}
+        product = {"areas": layout.names, "found_by": dict(layout.found_by)}
+        product |= {name: getattr(reference, name) for name in ("usual", "rare", "alike", "motion")}
         with atomic_path(folder / "inspector.npz") as temporary:
             np.savez_compressed(
                 temporary, image=reference.image, precision=reference.precision, palette_mean=reference.palette.mean,
                 palette_precision=reference.palette.precision, numbers=layout.numbers, foreground=layout.foreground,
             )  # fmt: skip
-        record = {"levels": asdict(self.levels), "product": known, "settings": dict(config)}
+        record = {"levels": asdict(self.levels), "product": product, "settings": dict(config)}
         write_json(folder / "inspector.json", record)
 
     def _compared(self, scene: Scene, suspect: np.ndarray) -> tuple[Scene, np.ndarray]:
-        """The scene with the good product laid over the picture, in its light, and the change at each pixel."""
+        """Returns the scene with the aligned, relit reference, and the change at each pixel."""
         reference, layout = self.reference, self.layout
         pose = find_pose(scene.image, reference.image, reference.motion)
         matched = relit(scene.image, lay_over(reference.image, pose), ~suspect)
@@ -134,8 +149,8 @@ class Inspector:
         in_text = occupied(region.mask, scene.layout).get(TEXT, 0.0) > 0.6
         return extent(region, difference, self.reference.usual, self.reference.rare, in_text, self.settings.extent)
 
-    def _defect(self, region: Region, mask: np.ndarray, scene: Scene, others: np.ndarray, ratio: float) -> Defect:
-        measures, shares = measure(mask, scene, others, ratio), occupied(mask, scene.layout)
+    def _defect(self, region: Region, mask: np.ndarray, scene: Scene, all_masks: np.ndarray, ratio: float) -> Defect:
+        measures, shares = measure(mask, scene, all_masks, ratio), occupied(mask, scene.layout)
         kind, confidence = classify(self.settings.types, shares, measures)
         severity = severity_of(self.settings.severity, kind, measures)
         grade = grade_of(self.settings.severity, severity)
@@ -145,44 +160,45 @@ class Inspector:
 def prepare_inspector(
     config: Mapping[str, Any], ok_images: Iterable[np.ndarray], levels: MapLevels, template: np.ndarray | None = None
 ) -> Inspector:
-    """From OK images alone, uint8 RGB (H, W, 3) of one size each; the first 64 are used.
+    """Fits an inspector to OK images.
 
     Args:
-        config: Plain values, as conf/defects holds them.
-        levels: Of the maps of held-out OK images.
-        template: The perfect product at their size, over which all is laid; without one, the OK images' median.
+        config: Plain values, as in conf/defects.
+        ok_images: uint8 RGB (H, W, 3), all of one size; the first 64 are used.
+        levels: Levels of the anomaly maps of held-out OK images.
+        template: Image of the perfect product at their size, to which they are aligned; None aligns to their median.
     """
     settings = read_settings(config)
     reference = fit_reference(ok_images, template, settings.alignment)
     if template is not None and reference.fixed and (alike := likeness(reference.image, template)) < FOREIGN:
         log.warning(
-            "the template does not look like the OK images (correlation %.2f): does it show this product, in the same "
-            "position?",
+            "the template does not look like the OK images (correlation %.2f): check that it shows this product in the "
+            "same position",
             alike,
         )
-    drawn, picture = settings.layout, reference.image if template is None else template
-    if not reference.fixed:  # a texture: it has neither text nor contour of its own, but what a user drew counts
-        foreground = "none" if drawn.foreground in ("otsu", "grabcut") else drawn.foreground
-        drawn = replace(drawn, foreground=foreground, text="none" if drawn.text == "auto" else drawn.text)
-        picture = reference.image
-    return Inspector(settings, find_layout(picture, drawn), reference, levels)
+    config_layout, picture = settings.layout, reference.image if template is None else template
+    if not reference.fixed:  # a texture has no text or contour to search for; areas that the user drew stay
+        foreground = "none" if config_layout.foreground in ("otsu", "grabcut") else config_layout.foreground
+        text = "none" if config_layout.text == "auto" else config_layout.text
+        config_layout, picture = replace(config_layout, foreground=foreground, text=text), reference.image
+    return Inspector(settings, find_layout(picture, config_layout), reference, levels)
 
 
 def load_inspector(folder: Path) -> Inspector:
-    """The inspector that `Inspector.save` wrote. Errors: UserError where its files are missing or damaged."""
+    """Loads an inspector written by `Inspector.save`. Raises UserError if its files are missing or damaged."""
     try:
         stored = json.loads((folder / "inspector.json").read_text(encoding="utf-8"))
-        with np.load(folder / "inspector.npz", allow_pickle=False) as arrays:
-            planes = dict(arrays)
+        with np.load(folder / "inspector.npz", allow_pickle=False) as file:
+            arrays = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{folder} holds no whole inspector: train the run again to have defects named.") from error
-    known = stored["product"]
-    palette = Palette(planes["palette_mean"], planes["palette_precision"])
-    numbers = {name: known[name] for name in ("usual", "rare", "alike", "motion")}
-    reference = Reference(planes["image"], planes["precision"], palette, **numbers)
-    layout = Layout(tuple(known["areas"]), planes["numbers"], planes["foreground"], known["found_by"])
+        raise UserError(f"{folder} holds no complete inspector: train the run again to classify defects.") from error
+    product = stored["product"]
+    palette = Palette(arrays["palette_mean"], arrays["palette_precision"])
+    numbers = {name: product[name] for name in ("usual", "rare", "alike", "motion")}
+    reference = Reference(arrays["image"], arrays["precision"], palette, **numbers)
+    layout = Layout(tuple(product["areas"]), arrays["numbers"], arrays["foreground"], product["found_by"])
     return Inspector(read_settings(stored["settings"]), layout, reference, MapLevels(**stored["levels"]))
 
 
-def _short(value: float | int) -> float | int:
+def _round(value: float | int) -> float | int:
     return value if isinstance(value, int) else float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""The product's areas: text, edges of its structure, its inside, the background, and what else a user names."""
+"""Divides a product into areas: text, edges and inside of its structure, background, and areas that a user defines."""
 
 import logging
 import os
@@ -20,15 +20,20 @@ log = logging.getLogger(__name__)
 BACKGROUND, INSIDE, EDGES, TEXT = "background", "inside", "edges", "text"
 BUILT_IN = (BACKGROUND, INSIDE, EDGES, TEXT)
 
-_SIDE = 512  # px of the shorter side at least: letters of a few pixels are found when they are enlarged
-_READ = 0.8  # confidence in what was read; round parts and rows of ornaments, taken for letters, come lower
-_LETTERS = 2  # at least: a ring is read as an O
+_SIDE = 512  # px; smaller images are enlarged to this shorter side, so that OCR finds letters of a few pixels
+_READ = 0.8  # least OCR confidence of text; round parts and ornaments, taken for letters, have less
+_LETTERS = 2  # least number of letters or digits of a text: a ring is read as an O
 
 
 @dataclass(frozen=True)
 class Layout:
-    """names: the areas, the background first. numbers: uint8 (H, W), each pixel's area as its place in `names`.
-    foreground: bool (H, W), text included. found_by: how each area came about, in words.
+    """The areas of a product.
+
+    Attributes:
+        names: Names of the areas, the background first.
+        numbers: uint8 (H, W), each pixel's area as an index into `names`.
+        foreground: bool (H, W), including text.
+        found_by: Where each area comes from, in words.
     """
 
     names: tuple[str, ...]
@@ -37,40 +42,40 @@ class Layout:
     found_by: Mapping[str, str]
 
     def area(self, name: str) -> np.ndarray:
-        """bool (H, W); empty where there is no such area."""
+        """Returns an area's pixels, bool (H, W); none if there is no such area."""
         return self.numbers == (self.names.index(name) if name in self.names else len(self.names))
 
 
 def find_layout(image: np.ndarray, config: DefectLayout | None = None) -> Layout:
-    """The areas of a product, uint8 RGB (H, W, 3). Text lies over edges, edges over the inside, and areas that a user
-    names over these; one with a built-in name replaces what was found.
+    """Finds the areas of a product, uint8 RGB (H, W, 3).
 
-    Errors: UserError for masks that cannot be read and boxes outside.
+    Text takes precedence over edges, edges over the inside, and the user's areas over all of these; a user's area with
+    a built-in name replaces the automatic one. Raises UserError for unreadable masks and boxes outside the image.
     """
     config = config or DefectLayout()
     shape = image.shape[:2]
-    foreground, how = find_foreground(image, config.foreground)
-    text, seen = _text(image, config)
+    foreground, foreground_source = find_foreground(image, config.foreground)
+    text, text_source = _text(image, config)
     band = f"the contour, {config.edge_width:.1%} to each side"
-    words = {BACKGROUND: "the rest", INSIDE: how, EDGES: band, TEXT: seen}
+    found_by = {BACKGROUND: "the rest", INSIDE: foreground_source, EDGES: band, TEXT: text_source}
     structure = foreground & ~text
     areas = {INSIDE: structure, EDGES: edge_band(structure, config.edge_width), TEXT: text}
-    for name, given in config.areas.items():
-        areas[name], words[name] = _drawn(given, shape, f"defects.layout.areas.{name}")
+    for name, region in config.areas.items():
+        areas[name], found_by[name] = _drawn(region, shape, f"defects.layout.areas.{name}")
     names, numbers = tuple(dict.fromkeys((BACKGROUND, *areas))), np.zeros(shape, np.uint8)
-    for name in (*names[1:], *names[:1]):  # a background that was drawn lies over all
+    for name in (*names[1:], *names[:1]):  # a drawn background takes precedence over all
         numbers[areas.get(name, False)] = names.index(name)
-    return Layout(names, numbers, foreground | text, words)
+    return Layout(names, numbers, foreground | text, found_by)
 
 
 def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray, str]:
-    """The product's pixels, bool (H, W), and how they were found.
+    """Returns the product's pixels, bool (H, W), and how they were found, in words.
 
-    Otsu's threshold (1979) parts bright from dark; the product is the side that has less of the picture's border.
-    GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004) starts from there.
+    Otsu's threshold (1979) separates bright from dark; the side that covers less of the image border is the product.
+    GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004) refines this result.
     """
     if method == "none":
-        return np.ones(image.shape[:2], bool), "the whole picture"
+        return np.ones(image.shape[:2], bool), "the whole image"
     if method not in ("otsu", "grabcut"):
         return _drawn(method, image.shape[:2], "defects.layout.foreground")
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), max(0.5, min(image.shape[:2]) / 512))
@@ -87,8 +92,9 @@ def find_foreground(image: np.ndarray, method: str = "otsu") -> tuple[np.ndarray
 
 
 def edge_band(mask: np.ndarray, width: float) -> np.ndarray:
-    """The pixels within `width` (a share of the shorter side, one pixel at least) of a mask's contour, to both sides;
-    the picture's own border is no edge of the product.
+    """Returns the pixels within `width` of a mask's contour, to both sides; the image border does not count.
+
+    width: as a share of the shorter side, at least one pixel.
     """
     padded = np.pad(mask, 1, mode="edge").astype(np.uint8)
     inner, outer = (cv2.distanceTransform(plane, cv2.DIST_L2, 5)[1:-1, 1:-1] for plane in (padded, 1 - padded))
@@ -96,56 +102,57 @@ def edge_band(mask: np.ndarray, width: float) -> np.ndarray:
 
 
 def find_text(image: np.ndarray) -> tuple[list[np.ndarray], str]:
-    """Boxes (4, 2) around lines of text in an uint8 RGB picture (H, W, 3), in px, and what was read, in words.
+    """Returns boxes (4, 2), in px, around lines of text in an RGB image, uint8 (H, W, 3), and a summary of the text.
 
-    A line counts if it can be read, because a detector alone takes rings and ornaments for text. PP-OCR's networks as
-    rapidocr brings them in its package (Cui et al., "PaddleOCR 3.0 Technical Report", 2025); nothing is downloaded.
+    Only legible lines count, as a text detector also finds rings and ornaments. Uses the PP-OCR networks in the
+    rapidocr package (Cui et al., "PaddleOCR 3.0 Technical Report", 2025); nothing is downloaded.
     """
     scale = max(1.0, _SIDE / min(image.shape[:2]))
     enlarged = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    found = _reader()(enlarged, text_score=_READ)
-    lines = [] if found.boxes is None else list(zip(found.boxes, found.txts, strict=True))
+    result = _reader()(enlarged, text_score=_READ)
+    lines = [] if result.boxes is None else list(zip(result.boxes, result.txts, strict=True))
     lines = [(box, words) for box, words in lines if sum(letter.isalnum() for letter in words) >= _LETTERS]
     read = ", ".join(words for _, words in lines[:5]) + ", ..." * (len(lines) > 5)
-    log.info("Text on the product: %s.", read or "none")
+    log.info("Text on the product: %s", read or "none")
     return [np.asarray(box) / scale for box, _ in lines], f"read: {read}" if lines else "no text found"
 
 
 @cache
 def _reader() -> Any:
-    from rapidocr import RapidOCR  # with its runtime it takes a second to import
+    from rapidocr import RapidOCR  # takes a second to import, with its runtime
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or -1)  # -1: all cores
-    given = {"Det.limit_side_len": _SIDE, "EngineConfig.onnxruntime.intra_op_num_threads": threads}
-    return RapidOCR(params={"Global.log_level": "error", **given})
+    options = {"Det.limit_side_len": _SIDE, "EngineConfig.onnxruntime.intra_op_num_threads": threads}
+    return RapidOCR(params={"Global.log_level": "error", **options})
 
 
 def _text(image: np.ndarray, config: DefectLayout) -> tuple[np.ndarray, str]:
     shape = image.shape[:2]
     if config.text == "none":
-        return np.zeros(shape, bool), "none asked for"
+        return np.zeros(shape, bool), "none, as text=none"
     if config.text != "auto":
         return _drawn(config.text, shape, "defects.layout.text")
-    boxes, how = find_text(image)
+    boxes, source = find_text(image)
     text = np.zeros(shape, np.uint8)
     for box in boxes:
         cv2.fillConvexPoly(text, np.round(box).astype(np.int32), 1)
     margin = round(config.text_margin * min(shape))
-    return cv2.dilate(text, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8)) > 0, how
+    return cv2.dilate(text, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8)) > 0, source
 
 
-def _drawn(given: str | list[list[float]], shape: tuple[int, int], name: str) -> tuple[np.ndarray, str]:
-    """A mask image's or boxes' pixels at the layout's size, and which it was."""
-    if isinstance(given, str):
+def _drawn(region: str | list[list[float]], shape: tuple[int, int], option: str) -> tuple[np.ndarray, str]:
+    """Returns the pixels of a user's region, a mask file or boxes, at the layout's size, and its source in words."""
+    if isinstance(region, str):
         try:
-            return resize_mask(read_mask(Path(given).expanduser()), *shape), f"the mask {given}"
+            return resize_mask(read_mask(Path(region).expanduser()), *shape), f"the mask {region}"
         except UnreadableImage as error:
-            raise UserError(f"{name}: {error} Give a mask image, or boxes [[x, y, width, height], ...].") from error
+            raise UserError(f"{option}: {error} Give a mask image, or boxes [[x, y, width, height], ...].") from error
     drawn = np.zeros(shape, bool)
-    for box in given:
+    for box in region:
         if len(box) != 4 or min(box) < 0 or box[0] + box[2] > 1.001 or box[1] + box[3] > 1.001:
-            wanted = "[x, y, width, height] in shares of the picture, 0 to 1"
-            raise UserError(f"{name}: a box is {wanted}, not {list(box)}.")
+            raise UserError(
+                f"{option}: a box must be [x, y, width, height] as shares of the image, 0 to 1, not {list(box)}."
+            )
         x, y, width, height = box
         rows = slice(round(y * shape[0]), round((y + height) * shape[0]))
         drawn[rows, round(x * shape[1]) : round((x + width) * shape[1])] = True

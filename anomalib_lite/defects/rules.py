@@ -1,4 +1,4 @@
-"""Which type a defect has and how bad it is, by rules over its measures."""
+"""Determines a defect's type, severity and grade by rules over its measures, and checks these rules."""
 
 import math
 import re
@@ -15,13 +15,13 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.settings.training import Defects, DefectType, Severity, Term
 
 GRADES = ("minor", "major", "critical")
-_SCALE = 0.25  # difference of points that counts as a factor e in the confidence
+_SCALE = 0.25  # temperature of the softmax over points
 
 
 def classify(types: Mapping[str, DefectType], shares: Mapping[str, float], measures: Values) -> tuple[str, float]:
-    """The type with most points, and the confidence in it in (0, 1]: the softmax of the points over a quarter of one.
+    """Returns the type with most points, the first one in case of ties, and the confidence in it, in (0, 1].
 
-    shares: how much of the defect lies in each area. Of equal points the type that is listed first wins.
+    The confidence is a softmax over the points, at a temperature of 0.25. shares: share of the defect in each area.
     """
     points = {name: _points(rule, shares, measures) for name, rule in types.items()}
     best = max(points, key=points.__getitem__)
@@ -29,8 +29,9 @@ def classify(types: Mapping[str, DefectType], shares: Mapping[str, float], measu
 
 
 def _points(rule: DefectType, shares: Mapping[str, float], measures: Values) -> float:
-    """For an area in proportion to the share of the defect that lies there, for a measure in proportion from its `zero`
-    to its `full`; a measure that could not be taken gives none.
+    """Sums a type's points: per area by the share of the defect in it, per measure linearly from its `zero` to `full`.
+
+    Measures that do not apply give no points.
     """
     by_measure = 0.0
     for name, evidence in rule.evidence.items():
@@ -41,8 +42,9 @@ def _points(rule: DefectType, shares: Mapping[str, float], measures: Values) -> 
 
 
 def severity_of(settings: Severity, kind: str, measures: Values) -> float:
-    """The weighted mean of m / (m + half): in [0, 1], and rising with every measure that the type's terms name; one
-    that could not be taken counts as 0, so that severities of one type stay comparable.
+    """Computes a severity in [0, 1]: the weighted mean of m / (m + half) over the measures m in the type's terms.
+
+    Measures that do not apply count as 0, so that severities of one type stay comparable.
     """
     terms = settings.by_type.get(kind) or settings.measures
     total = 0.0
@@ -57,7 +59,7 @@ def grade_of(settings: Severity, severity: float) -> str:
 
 
 def accepts(settings: Severity, grades: Sequence[str]) -> bool:
-    """Whether a product with defects of these grades passes."""
+    """Whether a product with defects of these grades is accepted."""
     ranks = [GRADES.index(grade) for grade in grades]
     return not any(
         limit is not None and sum(rank >= GRADES.index(grade) for rank in ranks) >= limit
@@ -66,13 +68,12 @@ def accepts(settings: Severity, grades: Sequence[str]) -> bool:
 
 
 def read_settings(config: Mapping[str, Any]) -> Defects:
-    """From plain values, as conf/defects holds them; a type without a title gets one.
+    """Reads and checks settings given as plain values, as in conf/defects; gives each type a title.
 
-    Errors: UserError for unknown keys, areas, measures and types, naming the valid ones, and for values that do not go
-    together.
+    Raises UserError for unknown keys, areas, measures and types, listing the valid ones, and for contradictory values.
     """
     settings = _filled(Defects, config, "defects")
-    for kind, terms in settings.severity.by_type.items():  # OmegaConf leaves dictionaries in dictionaries plain
+    for kind, terms in settings.severity.by_type.items():  # OmegaConf does not convert nested dictionaries
         where = f"defects.severity.by_type.{kind}"
         terms.update({name: _filled(Term, term, f"{where}.{name}") for name, term in terms.items()})
     _check_types(settings)
@@ -87,45 +88,45 @@ def read_settings(config: Mapping[str, Any]) -> Defects:
 
 
 def _filled(kind: type, value: Any, where: str) -> Any:
-    """Plain values as a dataclass of the settings. Errors: UserError."""
+    """Converts plain values to a dataclass of the settings. Raises UserError for values that do not fit."""
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), value))
     except OmegaConfBaseException as error:
         valid = ", ".join(field.name for field in fields(error.object_type)) if is_dataclass(error.object_type) else ""
-        known = f" There are: {valid}." if valid and isinstance(error, ConfigKeyError) else ""
-        raise UserError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}.{known}") from error
+        hint = f" There are: {valid}." if valid and isinstance(error, ConfigKeyError) else ""
+        raise UserError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}.{hint}") from error
 
 
 def _check_types(settings: Defects) -> None:
     if not settings.types:
-        raise UserError("defects.types is empty: name at least one type, or leave the defects out with defects=none.")
+        raise UserError("defects.types is empty: add at least one type, or switch defects off with defects=none.")
     for name, rule in settings.types.items():
         where = f"defects.types.{name}"
-        _known(rule.areas, dict.fromkeys((*BUILT_IN, *settings.layout.areas)), where, "area")
-        _known(rule.evidence, UNITS, where, "measure")
+        _check_names(rule.areas, dict.fromkeys((*BUILT_IN, *settings.layout.areas)), where, "area")
+        _check_names(rule.evidence, UNITS, where, "measure")
         if any(evidence.zero == evidence.full for evidence in rule.evidence.values()):
             raise UserError(f"{where}: zero and full of a measure's evidence must differ.")
         if not re.fullmatch("#[0-9a-fA-F]{6}", rule.colour):
             raise UserError(f"{where}.colour must be of the form '#2f6fb0', not {rule.colour!r}.")
-    _known(settings.names.values(), settings.types, "defects.names", "type")
+    _check_names(settings.names.values(), settings.types, "defects.names", "type")
 
 
 def _check_severity(severity: Severity, types: Iterable[str]) -> None:
-    _known(severity.by_type, types, "defects.severity.by_type", "type")
+    _check_names(severity.by_type, types, "defects.severity.by_type", "type")
     for name in types:
         terms = severity.by_type.get(name) or severity.measures
-        _known(terms, UNITS, f"The severity of {name}", "measure")
+        _check_names(terms, UNITS, f"The severity of {name}", "measure")
         if not terms:
             raise UserError(f"The severity of {name} needs at least one measure.")
     if severity.major_from > severity.critical_from:
         cuts = f"{severity.major_from} and {severity.critical_from}"
         raise UserError(f"defects.severity needs major_from <= critical_from, but has {cuts}.")
-    _known(severity.reject, GRADES, "defects.severity.reject", "grade")
+    _check_names(severity.reject, GRADES, "defects.severity.reject", "grade")
     if any(count is not None and count < 1 for count in severity.reject.values()):
         raise UserError("defects.severity.reject takes whole numbers, 1 or more, or null.")
 
 
-def _known(given: Iterable[str], valid: Iterable[str], where: str, what: str) -> None:
+def _check_names(given: Iterable[str], valid: Iterable[str], where: str, what: str) -> None:
     unknown: Sequence[str] = [str(key) for key in given if key not in valid]
     if unknown:
         raise UserError(f"{where} has no {what} {', '.join(unknown)}. There are: {', '.join(valid)}.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_lite.defects import Inspector
-from anomalib_lite.defects.collect import columns, key, rows_of
+from anomalib_lite.defects.collect import columns, header, rows_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import alone
 from anomalib_lite.runs.atomic import atomic_path, disk_full, write_csv
@@ -115,7 +115,7 @@ class Journal:
         found = (rows_of(inspector, a["image"], a["accepted"], a["defects"]) for a in self._judged())
         write_csv(self.output / TABLES[1], chain([columns(inspector)], chain.from_iterable(found)))
         with atomic_path(self.output / TABLES[2]) as temporary, temporary.open("w", encoding="utf-8") as text:
-            text.write(json.dumps(key(inspector), indent=2)[:-2] + ',\n  "images": [')
+            text.write(json.dumps(header(inspector), indent=2)[:-2] + ',\n  "images": [')
             for number, answer in enumerate(self._judged()):
                 entry = {name: answer[name] for name in ("image", "accepted", "defects")}
                 text.write(("," if number else "") + "\n    " + json.dumps(entry, allow_nan=False))

@@ -145,7 +145,7 @@ def test_saved_finds_the_same_and_a_damaged_folder_is_refused(inspector, tmp_pat
     assert [d.record() for d in first] == [d.record() for d in second]
     whole = (tmp_path / "inspector.npz").read_bytes()
     (tmp_path / "inspector.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="no whole inspector"):
+    with pytest.raises(UserError, match="no complete inspector"):
         load_inspector(tmp_path)
     with pytest.raises(UserError, match="train the run again"):
         load_inspector(tmp_path / "nowhere")
