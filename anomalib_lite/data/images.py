@@ -157,9 +157,8 @@ class ImageSet(Dataset[Batch]):
         masked = [(s, mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask]
         inverted = [s.mask for s, mask in masked if looks_inverted(mask)]
         if 2 * len(inverted) > len(masked):
-            raise UserError(
-                f"{len(inverted)} masks look inverted, among them {inverted[0]}: draw defects in white, not black."
-            )
+            listed = f"{len(inverted)} masks look inverted, among them {inverted[0]}"
+            raise UserError(f"{listed}: draw defects in white, not black.")
         if empty := [s.mask for s, mask in masked if s.label == NOK and not mask.any()]:
             log.warning("%d masks of NOK images are empty and count as absent, among them %s", len(empty), empty[0])
 
@@ -297,9 +296,7 @@ def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
     close = np.flatnonzero(distance.min(axis=1) < min(NEAR * usual, LEVELS))
     if len(close):
         first = tested.samples[close[0]].image, learned.samples[distance[close[0]].argmin()].image
-        log.warning(
-            "%d test images look like copies of training images, such as %s of %s: remove them", len(close), *first
-        )
+        log.warning("%d test images look like copies of training images, such as %s of %s", len(close), *first)
 
 
 def warn_grey_and_colour(learned: ImageSet, tested: ImageSet) -> None:

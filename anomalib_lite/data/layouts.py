@@ -53,12 +53,8 @@ def read(
 
     Raises UserError if a folder is missing, or a defect image has no mask.
 
-    Args:
-        layout: Folder names of the data set.
-        root: Folder of the data set.
-        category: Folder name below `root`, a list of names, or None if `root` itself holds the category.
-        test: Other folder that directly holds unlabelled test images, such as test_private.
-        drawing: Options of `make_splits`.
+    category: folder name below `root`, a list of names, or None if `root` itself holds the category. test: another
+    folder that directly holds unlabelled test images, such as test_private. drawing: options of `make_splits`.
     """
 
     def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
@@ -120,10 +116,7 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> S
 def real_iad(
     root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Any
 ) -> Splits:
-    """Reads Real-IAD by the lists of its one-class split, with all five views. Source: Wang et al., CVPR 2024.
-
-    images: folder of the images at one resolution.
-    """
+    """Reads Real-IAD by its one-class split, all five views (Wang et al., CVPR 2024); images: their folder."""
 
     def read_list(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
         path = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
@@ -224,10 +217,7 @@ def _mask(masks: Path, pattern: str, image: Path) -> Path | None:
 
 
 def _saturations(file: Path) -> dict[int, tuple[float, bool]] | None:
-    """Reads, for each pixel value of the masks, how much of such a defect is enough to find: (amount, is_relative).
-
-    The amount is a share of the defect's area if it is relative, else a number of px.
-    """
+    """Reads how much of a defect is enough to find, by mask value: (share of its area, True) or (px, False)."""
     if not file.is_file():
         log.warning("%s is missing, so sPRO is not measured: copy the file from the download.", file.absolute())
         return None

@@ -130,11 +130,8 @@ def rows_of(inspector: Inspector, image: str, accepted: bool, records: Sequence[
 class Confusion:
     """Confusion matrix of true and predicted defect types.
 
-    Attributes:
-        truth: Names of the rows: the true types.
-        found: Names of the columns: the predicted types, then `NOTHING`.
-        counts: int (n, m).
-        accuracy: Share of correct types among the images with a detected defect; None without such images.
+    truth: names of the rows. found: names of the columns, the last one `NOTHING`. counts: int (n, m). accuracy: share
+    of correct types among the images with a detected defect; None without such images.
     """
 
     truth: tuple[str, ...]
@@ -148,11 +145,8 @@ def confusion(
 ) -> Confusion:
     """Counts the predicted types of images against the true ones.
 
-    Args:
-        names: Each image's defect name in the data set; None to leave it out.
-        predicted: Each image's predicted type (see `matching`); None if no defect was found.
-        mapping: The type that each defect name stands for.
-        types: All types.
+    names: defect names in the data set; None to leave an image out. predicted: see `matching`; None if no defect was
+    found. mapping: the type that each defect name stands for.
     """
     columns = (*types, NOTHING)
     counts: np.ndarray = np.zeros((len(types), len(columns)), int)

@@ -42,14 +42,11 @@ class Defect:
     Attributes:
         mask: bool (H, W) at the resolution of inspection.
         box: x, y, width and height in px of the mask.
-        peak: Largest value of the anomaly map.
-        mean: Mean value of the anomaly map.
-        kind: Name of the defect type.
-        confidence: Confidence in the type, in (0, 1].
+        peak, mean: Values of the anomaly map.
+        kind, confidence: Name of the defect type, and the confidence in it, in (0, 1].
         areas: Share of the defect in each area of the layout.
         measures: Values by the names of `UNITS`; None for measures that do not apply.
-        severity: In [0, 1].
-        grade: One of `GRADES`.
+        severity, grade: A value in [0, 1], and one of `GRADES`.
     """
 
     mask: np.ndarray
@@ -84,14 +81,9 @@ class Inspector:
     levels: MapLevels
 
     def inspect(self, values: np.ndarray, image: np.ndarray, threshold: float) -> tuple[Defect, ...]:
-        """Returns the defects of an image, the worst first.
+        """Returns the defects of an image, uint8 RGB (H, W, 3), with an anomaly map (h, w), the worst first.
 
-        Image and map are resized to the reference, in whose px everything is measured.
-
-        Args:
-            values: Anomaly map (h, w).
-            image: uint8 RGB (H, W, 3).
-            threshold: Pixel threshold of the map.
+        Both are resized to the reference, in whose px everything is measured. threshold: of the map's pixels.
         """
         shape, difference = self.reference.shape, None
         scale, mm = self.settings.scale_mm_per_px, None

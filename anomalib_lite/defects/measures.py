@@ -64,12 +64,8 @@ def edge_displacement(actual: np.ndarray, expected: np.ndarray, near: np.ndarray
     """Computes how far edges have moved within a defect, in px, as a robust Hausdorff distance.
 
     The larger of the distances from actual to expected edges and back, each as its 90th percentile (Huttenlocher,
-    Klanderman, Rucklidge, PAMI 1993), but at most the defect's diagonal. An edge shifted by d gives d.
-
-    Args:
-        actual: The product's pixels in the image, bool (H, W).
-        expected: The same in the reference.
-        near: The defect, bool (H, W).
+    Klanderman, Rucklidge, PAMI 1993), but at most the defect's diagonal. An edge shifted by d gives d. Takes the
+    product's pixels in the image and in the reference, and the defect's, each bool (H, W).
     """
     edges = outline(actual), outline(expected)
     if not any((edge & near).any() for edge in edges):
@@ -90,13 +86,10 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with everything that its defects are measured against.
+    """An image, uint8 RGB (H, W, 3), with layout, reference and palette of the good product, aligned to the image.
 
     Attributes:
-        image: uint8 RGB (H, W, 3).
-        layout: The product's areas, aligned to the image.
-        reference: The good product aligned and relit to the image, float32 RGB (H, W, 3); None if it has no fixed look.
-        palette: Colours of the good product; None likewise.
+        reference: float32 RGB (H, W, 3), relit to the image; None, like the palette, if the product has no fixed look.
         mm_per_px: Size of the image's pixels, horizontal and vertical.
     """
 
@@ -143,11 +136,8 @@ class Scene:
 def measure(mask: np.ndarray, scene: Scene, all_masks: np.ndarray, map_ratio: float) -> Values:
     """Measures a defect; returns values in the order of `UNITS`, None for measures that do not apply.
 
-    Args:
-        mask: The defect, bool (H, W).
-        scene: The image.
-        all_masks: All defects of the image, bool (H, W), which are excluded from the surroundings.
-        map_ratio: Peak of the anomaly map divided by the threshold.
+    mask: the defect, bool (H, W). all_masks: all defects, bool (H, W), which do not count as surroundings. map_ratio:
+    peak of the anomaly map divided by the threshold.
     """
     length, width, pieces = length_width_and_pieces(mask)
     area, shares = int(mask.sum()), occupied(mask, scene.layout)
@@ -195,10 +185,7 @@ def _against_reference(mask: np.ndarray, scene: Scene) -> Values:
 
 
 def surroundings(mask: np.ndarray, all_masks: np.ndarray) -> np.ndarray:
-    """Returns a ring around a defect, bool (H, W), without other defects.
-
-    It is as wide as a third of the diameter of a disc of the defect's area, at least 2 px.
-    """
+    """Returns a ring around a defect without other defects, as wide as 1/3 of the diameter of a disc of its area."""
     width = max(2.0, (mask.sum() / np.pi) ** 0.5 * 2 / 3)
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
     return (distance > 1) & (distance <= 1 + width) & ~all_masks

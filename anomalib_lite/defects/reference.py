@@ -51,8 +51,7 @@ class Reference:
         image: Median of aligned OK images, uint8 RGB (H, W, 3).
         precision: Inverse covariance of their CIE Lab difference from it, float32 (H, W, 9).
         palette: Their colours.
-        usual: Value of `change` that 3 % of a good product's pixels exceed.
-        rare: Value of `change` that 0.1 % exceed.
+        usual, rare: Values of `change` that 3 % and 0.1 % of a good product's pixels exceed.
         alike: Median correlation of OK images with `image`.
         motion: Motion by which images are aligned.
     """

@@ -137,8 +137,7 @@ def extent(
     Args:
         region: The region of the map.
         change: How unusual each pixel's difference is (H, W), see `reference.change`.
-        usual: Value that 3 % of a good product's pixels exceed.
-        rare: Value that 0.1 % of them exceed.
+        usual, rare: Values that 3 % and 0.1 % of a good product's pixels exceed.
         in_text: Whether most of the region lies in text.
         config: Share of the strongest change, and sizes of the morphological closing.
     """

@@ -1,1 +1,1 @@
-"""New OK images from OK images."""
+"""Generators that learn from OK images and draw new ones."""

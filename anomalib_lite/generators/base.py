@@ -1,4 +1,4 @@
-"""What every generator is: OK images in, new OK images out, drawn until enough of them have kept their structure."""
+"""The interface of all generators, and the drawing of images until enough of them have an intact structure."""
 
 import contextlib
 import json
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 
 class Generated(NamedTuple):
-    """image: uint8 (H, W, 3) RGB. content: place among the OK images of the one whose structure it is meant to keep.
-    origin: `generated`, or `template_generated` where its look comes from the template.
+    """A generated image, uint8 (H, W, 3) RGB.
+
+    content: index of the OK image whose structure it should keep. origin: `generated`, or `template_generated` if its
+    look comes from the template.
     """
 
     image: np.ndarray
@@ -37,7 +39,7 @@ class Generated(NamedTuple):
 
 
 class Generator(ABC):
-    """Trained once for each data set, template and configuration; `fit` and `load` meet in a folder.
+    """A generator, trained once for each data set, template and configuration.
 
     after_training: options that `fit` does not depend on; they may change without a new training.
     """
@@ -46,35 +48,35 @@ class Generator(ABC):
 
     @abstractmethod
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        """Trains on OK images (the template's colours are already those of the OK images) and leaves in `folder` all
-        that `load` needs, tensors as safetensors. A folder that a killed training left behind is gone on from.
+        """Trains on OK images, and writes all that `load` needs to `folder`, tensors as safetensors.
 
-        logger: a list of Lightning loggers, or None.
+        Resumes an interrupted training in `folder`. The template's colours are already matched to the OK images.
+        logger: list of Lightning loggers, or None.
         """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Reads what `fit` left."""
+        """Loads the files written by `fit`."""
 
     @abstractmethod
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
-        """n new images; the same seed gives the same ones, and the first m of n are those of sample(m).
+        """Yields n new images, reproducible by the seed; the first m of them equal those of sample(m).
 
-        ok: the images of `fit` in their order, wherever they lie by now.
+        ok: the images passed to `fit`, in the same order; they may have moved.
         """
 
 
 def device_for(accelerator: str) -> str:
-    """Where images are drawn: on a GPU where Lightning would have trained on it and there is one, else on the CPU."""
+    """Returns the device to draw images on: a GPU if Lightning would train on one, else the CPU."""
     return "cuda" if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available() else "cpu"
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar on stderr, where it does not mix with results."""
+    """Lightning's progress bar on stderr, as stdout is for results."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
-        if not sys.stderr.isatty():  # a file would get a line an epoch, with all that the bar was before
+        if not sys.stderr.isatty():  # a file would get every state of the bar
             self.disable()
 
     def init_train_tqdm(self) -> Any:
@@ -86,12 +88,12 @@ class Progress(TQDMProgressBar):
             return super().init_validation_tqdm()
 
 
-MOST_DRAWS = 4  # for each image asked for
-COMPARED_SIDE = 256  # px: larger images are compared at this size
+MOST_DRAWS = 4  # draws per requested image, at most
+COMPARED_SIDE = 256  # px: larger images are reduced to this side for comparison
 
 
-class Drawn(NamedTuple):
-    """overlap, ssim: of edges and luminance, with the content image."""
+class Candidate(NamedTuple):
+    """A drawn image, whether it is kept, and its edge overlap and SSIM with its content image."""
 
     made: Generated
     overlap: float
@@ -100,25 +102,25 @@ class Drawn(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """guard: None where every image is kept. size: (height, width) at which images are compared."""
+    """A stream of drawn images. guard: None if every image is kept. size: (height, width) of the comparison."""
 
     guard: StructureGuard | None
     size: tuple[int, int]
-    images: Iterator[Drawn]
+    images: Iterator[Candidate]
 
 
 def start_drawing(
     generator: Generator, count: int, seed: int, ok: Sequence[Path], quantile: float | None = None
 ) -> Drawing:
-    """Images until `count` are kept or `MOST_DRAWS` times as many are drawn; all draws, the dropped ones too.
+    """Draws images, kept or not, until `count` are kept or `MOST_DRAWS` times as many are drawn.
 
-    ok: what the generator was trained on. quantile: of the structure guard (see `fit_guard`); None keeps every image.
-    The guard is learned at the generated images' size before the first one is handed out.
+    Fits the structure guard at the generated images' size before it returns. ok: the images that the generator was
+    trained on. quantile: of the structure guard (see `fit_guard`); None keeps every image.
     """
     stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed, ok)
     first = next(stream, None)
     if first is None:
-        raise UserError(f"{type(generator).__name__} gives no image at all.")
+        raise UserError(f"{type(generator).__name__} gives no image: correct its method `sample`.")
     size = shrunk(first.image.shape, COMPARED_SIDE)
     guard = None
     if quantile is not None:
@@ -127,8 +129,10 @@ def start_drawing(
     return Drawing(guard, size, _draw(chain([first], stream), count, guard, ok))
 
 
-def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None, ok: Sequence[Path]) -> Iterator[Drawn]:
-    content_at = lru_cache(maxsize=64)(lambda place, size: resize_image(read_image(ok[place]), *size))
+def _draw(
+    stream: Iterator[Generated], count: int, guard: StructureGuard | None, ok: Sequence[Path]
+) -> Iterator[Candidate]:
+    content_at = lru_cache(maxsize=64)(lambda index, size: resize_image(read_image(ok[index]), *size))
     kept = 0
     for made in stream:
         if not 0 <= made.content < len(ok):
@@ -137,14 +141,14 @@ def _draw(stream: Iterator[Generated], count: int, guard: StructureGuard | None,
         image, content = resize_image(made.image, *size), content_at(made.content, size)
         overlap = edge_overlap(image, content)
         keep = guard is None or guard.keeps(overlap)
-        yield Drawn(made, overlap, luminance_ssim(image, content), keep)
+        yield Candidate(made, overlap, luminance_ssim(image, content), keep)
         kept += keep
         if kept == count:
             return
 
 
 class LossLog(Logger):
-    """A Lightning logger that appends to `path`, so that a training which was killed goes on in the same file."""
+    """A Lightning logger that appends to `path`, so that a resumed training continues the same file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -159,7 +163,7 @@ class LossLog(Logger):
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Stand in the configuration."""
+        """Does nothing: the configuration holds the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -169,7 +173,7 @@ class LossLog(Logger):
 
 
 def read_losses(path: Path) -> "pd.DataFrame":
-    """Columns step, name, value, in the order they were written; a line that a kill has torn is left out."""
+    """Reads losses as columns step, name and value, in order; skips a line left incomplete by a crash."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -178,6 +182,6 @@ def read_losses(path: Path) -> "pd.DataFrame":
             continue
         step = values.pop("step")
         rows += [(step, name, value) for name, value in values.items() if value is not None]
-    import pandas as pd  # 0.2 s and 90 MB
+    import pandas as pd  # takes 0.2 s and 90 MB
 
     return pd.DataFrame(rows, columns=["step", "name", "value"])

@@ -1,4 +1,4 @@
-"""What generated images are worth, in numbers beside those of real images: near them, and different from each other."""
+"""Measures the quality of generated images, with real images as the baseline: similarity to them, and diversity."""
 
 from __future__ import annotations
 
@@ -18,58 +18,64 @@ from anomalib_lite.data.decode import read_image, resize_image
 from anomalib_lite.data.images import to_float
 from anomalib_lite.generators.structure import edge_overlap, luminance_ssim
 
-MOST_IMAGES = 1000  # of a set that are looked at
-PAIRS = 200  # of real images whose structure is compared
+MOST_IMAGES = 1000  # images used of each set
+PAIRS = 200  # pairs of real images whose structure is compared
 
 
 def measure(
     real: Sequence[Path], generated: Sequence[Path], size: tuple[int, int], structure: dict[str, list[float]], seed: int
 ) -> dict[str, Any]:
-    """JSON-ready: frechet, kernel, diversity, edge_overlap, ssim; what cannot be measured is None, `missing` says why.
+    """Returns JSON-ready measures: frechet, kernel, diversity, edge_overlap and ssim.
 
-    real: OK images. generated: files of the images that are kept; their edge_overlap and ssim with their content images
-    are in `structure`. size: (height, width) to which all are brought. Distances are in units of the real features'
-    mean square.
+    What cannot be measured is None, with the reason in `missing`. Distances are relative to the mean square of the real
+    images' features.
+
+    Args:
+        real, generated: Files of OK images and of generated images.
+        size: (height, width) to which all are resized.
+        structure: edge_overlap and ssim of the generated images with their content images.
+        seed: Seed of random subsets.
     """
     rng = np.random.default_rng(seed)
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
     net = bundled_backbone()
-    ours, theirs = [
-        look_at(tqdm(read_all(paths, size), f"measure {what} images", len(paths), leave=False), net)
-        for what, paths in (("real", real), ("generated", generated))
+    real_features, generated_features = [
+        extract_features(tqdm(read_all(paths, size), f"measure {kind} images", len(paths), leave=False), net)
+        for kind, paths in (("real", real), ("generated", generated))
     ]
     report: dict[str, Any] = {"n_real": len(real), "n_generated": len(generated), "size": list(size), "missing": {}}
-    report |= _distances(ours, theirs, rng, report["missing"])
-    for name, images in (("generated", theirs), ("real", ours)):
-        report.setdefault("diversity", {})[name] = float(images.apart.mean()) if len(images.apart) else None
-        if not len(images.apart):
-            report["missing"][f"diversity.{name}"] = f"there is but one {name} image"
+    report |= _distances(real_features, generated_features, rng, report["missing"])
+    for name, features in (("generated", generated_features), ("real", real_features)):
+        distances = features.distances
+        report.setdefault("diversity", {})[name] = float(distances.mean()) if len(distances) else None
+        if not len(distances):
+            report["missing"][f"diversity.{name}"] = f"there is only one {name} image"
     return report | _structure(real, size, structure, rng, report["missing"])
 
 
 def _distances(
-    real: SeenImages, generated: SeenImages, rng: np.random.Generator, missing: dict[str, str]
+    real: ImageFeatures, generated: ImageFeatures, rng: np.random.Generator, missing: dict[str, str]
 ) -> dict[str, Any]:
-    scale = np.sqrt(np.mean(real.pooled**2))  # one number: the kernel has none of its own
+    scale = np.sqrt(np.mean(real.pooled**2))  # one factor for all channels, as the kernel has no scale of its own
     a, b = generated.pooled / scale, real.pooled / scale
     result: dict[str, Any] = {"frechet": None, "kernel": None}
     if min(len(a), len(b)) < 4:
-        few = f"needs four images a set; there are {len(b)} real and {len(a)} generated ones"
-        missing |= {"frechet": few, "kernel": few}
+        reason = f"needs four images per set; there are {len(b)} real and {len(a)} generated ones"
+        missing |= {"frechet": reason, "kernel": reason}
         return result
-    n, ours, yardstick = frechet_at_equal_sizes(a, b, rng)
+    n, of_generated, baseline = frechet_at_equal_sizes(a, b, rng)
     result["frechet"] = {
         "all": frechet_distance(a, b),
         "images_each": n,
-        "generated": ours.value,
-        "generated_sd": ours.error,
-        "real": yardstick.value,
-        "real_sd": yardstick.error,
+        "generated": of_generated.value,
+        "generated_sd": of_generated.error,
+        "real": baseline.value,
+        "real_sd": baseline.error,
     }
     distance = kernel_distance(a, b, rng)
     result["kernel"] = {"generated": distance.value, "generated_se": distance.error, "real": None, "real_se": None}
     if len(b) < 8:
-        missing["kernel.real"] = f"the yardstick needs eight real images, and there are {len(b)}"
+        missing["kernel.real"] = f"the baseline needs eight real images, but there are {len(b)}"
         return result
     order = rng.permutation(len(b))
     halves = kernel_distance(b[order[: len(b) // 2]], b[order[len(b) // 2 :]], rng)
@@ -85,26 +91,26 @@ def _structure(
     missing: dict[str, str],
 ) -> dict[str, Any]:
     pairs = _pairs(len(real), rng)
-    yardsticks: dict[str, list[float]] = {"edge_overlap": [], "ssim": []}
+    baseline: dict[str, list[float]] = {"edge_overlap": [], "ssim": []}
     for i, j in pairs:
         one, other = read_all([real[i], real[j]], size)
-        yardsticks["edge_overlap"].append(edge_overlap(one, other))
-        yardsticks["ssim"].append(luminance_ssim(one, other))
+        baseline["edge_overlap"].append(edge_overlap(one, other))
+        baseline["ssim"].append(luminance_ssim(one, other))
     if not pairs:
-        missing["real_pairs"] = "there is but one real image"
+        missing["real_pairs"] = "there is only one real image"
     return {
         name: {
             "generated": float(np.mean(values)),
             "generated_low": float(np.quantile(values, 0.05)),
-            "real_pairs": float(np.mean(yardsticks[name])) if pairs else None,
-            "real_pairs_low": float(np.quantile(yardsticks[name], 0.05)) if pairs else None,
+            "real_pairs": float(np.mean(baseline[name])) if pairs else None,
+            "real_pairs_low": float(np.quantile(baseline[name], 0.05)) if pairs else None,
         }
         for name, values in measured.items()
     }
 
 
 def _pairs(n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Different pairs of different images, at most `PAIRS`."""
+    """Returns all pairs of n images, or `PAIRS` random ones if there are more."""
     if n * (n - 1) // 2 <= PAIRS:
         return [(i, j) for i in range(n) for j in range(i)]
     chosen: set[tuple[int, int]] = set()
@@ -114,8 +120,8 @@ def _pairs(n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     return sorted(chosen)
 
 
-HALVES = 50  # random halves behind each standard error
-CHOICES = 10  # random choices of sets of one size
+HALVES = 50  # random halves per standard error
+CHOICES = 10  # random subsets per Frechet distance
 
 
 class Estimate(NamedTuple):
@@ -124,11 +130,11 @@ class Estimate(NamedTuple):
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Frechet distance of the Gaussians with the features' means and covariances.
+    """Computes the squared Frechet distance of Gaussians fitted to features a, b: (n, C) with at least two rows each.
 
-    a, b: (n, C) with at least two rows each. It falls with n for one and the same distribution, so compare only
-    distances between sets of equal sizes. The trace of the covariances' geometric mean is the sum of the singular
-    values of the centred features' product, which needs no root of a singular matrix.
+    For equal distributions it decreases with n, so compare only distances between sets of equal sizes. The trace of the
+    covariances' geometric mean is computed as the sum of the singular values of the centred features' product, which
+    avoids the root of a singular matrix.
     Source: Heusel et al., NeurIPS 2017.
     """
     centred = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a.astype(np.float64), b.astype(np.float64))]
@@ -138,12 +144,11 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """Unbiased squared maximum mean discrepancy under the kernel (x . y / C + 1)^3, which is 0 on average for one
-    distribution whatever the number of images; values below 0 happen.
+    """Computes the unbiased squared maximum mean discrepancy of features a, b: (n, C) with at least four rows each.
 
-    a, b: (n, C) with at least four rows each. The standard error is the spread over random halves of both sets (the
-    delete-half jackknife of Shao and Wu, Annals of Statistics 1989); near 0, where the estimate falls faster than its
-    halves tell, it errs on the large side.
+    The kernel is (x . y / C + 1)^3. For equal distributions the mean is 0 at any number of images, so values may be
+    negative. The standard error is the spread over random halves of both sets (the delete-half jackknife of Shao and
+    Wu, Annals of Statistics 1989); for distances near 0 it tends to be too large.
     Source: Binkowski et al., ICLR 2018.
     """
     pairs, f64 = ((a, a), (b, b), (a, b)), np.float64
@@ -162,60 +167,65 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> E
 def frechet_at_equal_sizes(
     generated: np.ndarray, real: np.ndarray, rng: np.random.Generator
 ) -> tuple[int, Estimate, Estimate]:
-    """Generated against real images, and real ones against real ones, all sets equally large: the second is the
-    yardstick of the first.
+    """Computes the Frechet distance of generated from real images and, as its baseline, between real images.
 
-    Returns the sets' size, and the mean and standard deviation over random choices. Needs four real images and two
-    generated ones.
+    All sets have the same size. Needs four real and two generated images.
+
+    Returns:
+        The size of the sets, and the mean and standard deviation of both distances over random subsets.
     """
     size = min(len(real) // 2, len(generated))
-    to_real, yardstick = [], []
+    to_real, baseline = [], []
     for _ in range(CHOICES):
         order = rng.permutation(len(real))
         half, other = real[order[:size]], real[order[size : 2 * size]]
         to_real.append(frechet_distance(generated[rng.permutation(len(generated))[:size]], half))
-        yardstick.append(frechet_distance(half, other))
-    of_generated, of_real = (Estimate(float(np.mean(v)), float(np.std(v))) for v in (to_real, yardstick))
+        baseline.append(frechet_distance(half, other))
+    of_generated, of_real = (Estimate(float(np.mean(v)), float(np.std(v))) for v in (to_real, baseline))
     return size, of_generated, of_real
 
 
 BATCH = 8
-COMPARED = 64  # images whose distances between each other are taken
+COMPARED = 64  # images whose pairwise distances are computed
 
 
-class SeenImages(NamedTuple):
-    """pooled: (n, C) float64, the last layer's mean over the image. apart: perceptual distances of all pairs among the
-    first `COMPARED` images: squared, between unit feature vectors, averaged over positions and layers; 0 for equal
-    images, at most 4. As LPIPS (Zhang et al., CVPR 2018) without its learned channel weights.
+class ImageFeatures(NamedTuple):
+    """Features of a set of images.
+
+    Attributes:
+        pooled: (n, C) float64, the last layer averaged over the image.
+        distances: Perceptual distances of all pairs of the first `COMPARED` images: squared distances of unit feature
+            vectors, averaged over positions and layers, 0 for equal images and at most 4. This is LPIPS (Zhang et al.,
+            CVPR 2018) without its learned channel weights.
     """
 
     pooled: np.ndarray
-    apart: np.ndarray
+    distances: np.ndarray
 
 
 @cache
 def bundled_backbone() -> Backbone:
-    """EfficientNet-Lite0 with the ImageNet weights that the installation brings, all levels to stride 32."""
+    """Returns EfficientNet-Lite0 with the ImageNet weights of the installed package, with all levels to stride 32."""
     net = build("tf_efficientnet_lite0", (1, 2, 3, 4), "bundled", (0.5,) * 3, (0.5,) * 3)
     return net.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def look_at(images: Iterable[np.ndarray], net: Backbone) -> SeenImages:
-    """images: uint8 (H, W, 3) of one size."""
+def extract_features(images: Iterable[np.ndarray], net: Backbone) -> ImageFeatures:
+    """Extracts the features of images, uint8 (H, W, 3), all of one size."""
     pooled: list[Tensor] = []
     directions: list[Tensor] = []
-    rest = iter(images)
-    while batch := list(islice(rest, BATCH)):
+    remaining = iter(images)
+    while batch := list(islice(remaining, BATCH)):
         features = net(to_float(np.stack(batch)))
         pooled.append(features[-1].double().mean(dim=(2, 3)))
         if len(directions) * BATCH < COMPARED:
             units = [torch.nn.functional.normalize(layer, dim=1, eps=1e-8) for layer in features]
-            # scaled so that squared distances are the means over positions and layers
+            # scaled so that squared distances are means over positions and layers
             parts = [u.flatten(1) / (u.shape[2] * u.shape[3] * len(units)) ** 0.5 for u in units]
             directions.append(torch.cat(parts, dim=1))
-    apart = torch.pdist(torch.cat(directions)[:COMPARED]).square()
-    return SeenImages(torch.cat(pooled).numpy(), apart.double().numpy())
+    distances = torch.pdist(torch.cat(directions)[:COMPARED]).square()
+    return ImageFeatures(torch.cat(pooled).numpy(), distances.double().numpy())
 
 
 def read_all(paths: Sequence[Path], size: tuple[int, int]) -> Iterable[np.ndarray]:

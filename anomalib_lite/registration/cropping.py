@@ -22,10 +22,7 @@ _LINE, _SHADE = (90, 255, 120), (0, 0, 0)
 class Product:
     """A product found in a panel.
 
-    Attributes:
-        pose: (2, 3), maps the template's pixels to the panel's.
-        shape: Height and width of the template.
-        score: Correlation with the template after alignment.
+    pose: (2, 3), maps the template's pixels to the panel's. shape: (h, w) of the template. score: correlation with it.
     """
 
     pose: np.ndarray
@@ -66,10 +63,8 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
             "Cut a template from a panel of this resolution, or lower min_scale."
         )
     if min(height, width) < 8 or np.ptp(template) < 8:
-        raise UserError(
-            f"The template ({width} x {height}) is too small or too uniform to match: it needs at least 8 x 8 pixels "
-            "and contrast."
-        )
+        size = f"The template ({width} x {height})"
+        raise UserError(f"{size} is too small or too uniform to match: it needs 8 x 8 pixels and contrast.")
     grey, pattern = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (panel, template))
     pyramid = Pyramid(grey, pattern)
     products = _search(pyramid, options)

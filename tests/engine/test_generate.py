@@ -110,7 +110,7 @@ def test_one_ok_image_is_enough_and_the_report_says_what_it_cannot_tell(ok, make
     made = make(order(count=None), ok[:1])
     assert len(made.samples) == 1 and made.quality["frechet"] is None
     assert cv2.imread(str(made.samples[0].image)).shape == (64, 64, 3)
-    assert "frechet not available: needs four images a set" in (made.report / "generated.html").read_text()
+    assert "frechet not available: needs four images per set" in (made.report / "generated.html").read_text()
 
 
 def test_fewer_than_asked_for_is_said(make, caplog):

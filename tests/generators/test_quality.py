@@ -12,10 +12,10 @@ from scipy.linalg import sqrtm
 from anomalib_lite.data.images import to_float
 from anomalib_lite.generators.quality import (
     bundled_backbone,
+    extract_features,
     frechet_at_equal_sizes,
     frechet_distance,
     kernel_distance,
-    look_at,
     measure,
 )
 from tests.generators.test_structure import product
@@ -123,11 +123,11 @@ def apart(net, one: np.ndarray, other: np.ndarray) -> float:
 
 def test_distances_between_images_and_their_pooled_features(net):
     shown = images(3)
-    seen = look_at([*shown, shown[0]], net)
+    seen = extract_features([*shown, shown[0]], net)
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     expected = [apart(net, *([*shown, shown[0]][i] for i in pair)) for pair in pairs]
-    np.testing.assert_allclose(seen.apart, expected, atol=1e-5)
-    assert seen.apart[2] == pytest.approx(0, abs=1e-5) and min(seen.apart[[0, 1, 3]]) > 0.05
+    np.testing.assert_allclose(seen.distances, expected, atol=1e-5)
+    assert seen.distances[2] == pytest.approx(0, abs=1e-5) and min(seen.distances[[0, 1, 3]]) > 0.05
     with torch.no_grad():
         last = net(to_float(shown[1][None]))[-1]
     np.testing.assert_allclose(seen.pooled[1], last.mean(dim=(2, 3))[0], rtol=1e-4, atol=1e-5)
@@ -136,9 +136,9 @@ def test_distances_between_images_and_their_pooled_features(net):
 
 def test_batches_change_nothing_and_one_image_has_no_pairs(net):
     shown = images(11, seed=1)
-    whole, single = look_at(shown, net), look_at(shown[10:], net)
+    whole, single = extract_features(shown, net), extract_features(shown[10:], net)
     np.testing.assert_allclose(whole.pooled[10:], single.pooled, rtol=1e-3, atol=1e-4)
-    assert len(whole.apart) == 55 and len(single.apart) == 0
+    assert len(whole.distances) == 55 and len(single.distances) == 0
 
 
 STRUCTURE = {"edge_overlap": [0.9, 1.0], "ssim": [0.5, 0.7]}

@@ -11,8 +11,8 @@ from anomalib_lite.generators.structure import (
     edges,
     fit_guard,
     luminance_ssim,
-    photographed_anew,
-    put_out_of_place,
+    rephotographed,
+    with_swapped_parts,
 )
 from anomalib_lite.rendering.product import draw_conditions, render_product
 from tests.generators.tiny import recoloured, shuffled
@@ -107,7 +107,7 @@ def test_the_threshold_loses_about_the_share_that_was_asked_for(real):
     strict, loose = fit_guard(real, 0.2, seed=0), fit_guard(real, 0.01, seed=0)
     assert strict.threshold > loose.threshold and strict.caught >= loose.caught
     rng = np.random.default_rng(7)
-    fresh = [edge_overlap(image, photographed_anew(image, rng)) for image in real for _ in range(12)]
+    fresh = [edge_overlap(image, rephotographed(image, rng)) for image in real for _ in range(12)]
     assert np.mean([not strict.keeps(overlap) for overlap in fresh]) == pytest.approx(0.2, abs=0.1)
     assert np.mean([not loose.keeps(overlap) for overlap in fresh]) < 0.06
 
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_guard_one_image_is_enough_and_no_structure
 
 def test_copies_are_images_of_the_same_size_and_parts_change_places(real):
     image, rng = real[0][:60, :63], np.random.default_rng(0)
-    copy, damaged = photographed_anew(image, rng), put_out_of_place(image, rng)
+    copy, damaged = rephotographed(image, rng), with_swapped_parts(image, rng)
     assert copy.shape == damaged.shape == image.shape and copy.dtype == damaged.dtype == np.uint8
     changed = np.any(damaged != image, axis=2).mean()
     assert 0.1 < changed <= 2 / 9 + 0.01

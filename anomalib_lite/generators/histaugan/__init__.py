@@ -1,4 +1,4 @@
-"""HistAuGAN: multi-domain style transfer with disentangled content and attribute."""
+"""HistAuGAN: multi-domain style transfer with disentangled content and attributes."""
 
 from anomalib_lite.generators.histaugan.generator import HistAuGAN
 from anomalib_lite.settings.training import Architecture, LossWeights

@@ -1,6 +1,4 @@
-"""HistAuGAN behind the generators' contract: which images are drawn, the training in a folder from which a killed one
-goes on, and the attributes it leaves.
-"""
+"""HistAuGAN as a generator: its training data, its resumable training, and drawing images with random attributes."""
 
 from __future__ import annotations
 
@@ -37,17 +35,19 @@ Size = int | Sequence[int]
 
 
 class HistAuGAN(Generator):
-    """Images with an OK image's content and another colour and light.
+    """Draws images with the content of an OK image and other colours and light.
 
     Wagner et al., "Structure-Preserving Multi-Domain Stain Color Augmentation Using Style-Transfer with Disentangled
-    Representations", MICCAI 2021. Without a template there is one domain, the OK images; with one, it is the second.
+    Representations", MICCAI 2021. The OK images are one domain; the template, if there is one, is the second.
 
-    size, crop: pixels, one number or (height, width), of the images and of what a training step sees of them.
-    template_probability: of drawing the template in training; template_share: of its domain in sampling.
-    sampling: attributes from N(0, I), from the domain's statistics, or encoded from one of the domain's images.
-    finetune: trains a GAN of one domain on the OK images, or takes the finished one in `start_from`, and goes on with
-    crops of the template, mirrored and changed in colour, as `finetuning` says.
-    accelerator, precision: as Lightning's Trainer names them.
+    Args:
+        size, crop: Sizes in px, one number or (height, width), of the images and of the training crops.
+        template_probability: Probability of drawing the template in training.
+        template_share: Share of the template's domain in the samples.
+        sampling: Source of the attributes: `random` (N(0, I)), `statistics` of the domain, or `encoded` images.
+        finetune: First train a GAN of one domain on the OK images, or take the one in `start_from`; then fine-tune it
+            on flipped and recoloured crops of the template as `finetuning` says.
+        accelerator, precision: As for Lightning's Trainer.
     """
 
     after_training = ("sampling", "template_share")
@@ -85,11 +85,11 @@ class HistAuGAN(Generator):
                 f"crop {self.crop}, size {self.size}."
             )
         if min(self.schedule.batch, self.finetuning.batch) < 2:
-            raise UserError("HistAuGAN crosses the images of a batch with each other: its batch must be 2 or more.")
+            raise UserError("HistAuGAN combines the images of a batch with each other: set its batch to 2 or more.")
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
         if not ok:
-            raise UserError("HistAuGAN learns from OK images, and there are none.")
+            raise UserError("HistAuGAN learns from OK images, but there are none: add some.")
         if self.finetune and template is None:
             raise UserError("Fine-tuning HistAuGAN needs a template: name one, or set finetune to null.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,10 @@ class HistAuGAN(Generator):
             self._fit(ok, None, base, seed, logger)
         networks, _, notes = read(base)
         if networks.domains > 1:
-            raise UserError(f"Fine-tuning starts from a GAN of one domain; {base} holds one of {networks.domains}.")
+            raise UserError(
+                f"Fine-tuning needs a GAN of one domain, but that in {base} has {networks.domains}: set start_from to "
+                "one that was trained without a template."
+            )
         images = Images([template], None, _pair(notes["size"]), networks.crop, self.flip, jitter=True)
         networks.train().requires_grad_(True)
         module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
@@ -126,18 +129,19 @@ class HistAuGAN(Generator):
     def _train(
         self, module: HistAuGANModule, images: Images, length: int, folder: Path, logger: Any, thaw: Sequence[Thaw] = ()
     ) -> None:
-        """Goes on from the last checkpoint in `folder`, if there is one. length: draws an epoch.
+        """Trains from the last checkpoint in `folder`, if there is one. length: number of draws per epoch.
 
-        Errors: KeyboardInterrupt after Ctrl-C, which Lightning swallows; UserError for a checkpoint that holds code.
+        Raises KeyboardInterrupt after Ctrl-C, which Lightning swallows, and UserError for a checkpoint that holds code.
         """
         schedule, last = module.schedule, folder / CHECKPOINTS / "last.ckpt"
-        keep = ModelCheckpoint(
+        checkpointing = ModelCheckpoint(
             last.parent, filename=last.stem, enable_version_counter=False, every_n_epochs=schedule.checkpoint_every
         )
         trainer = Trainer(
             accelerator=self.accelerator, devices=1, precision=cast("Any", self.precision), max_epochs=schedule.epochs,
-            callbacks=[*thaw, keep, Progress()], logger=logger or False, default_root_dir=folder, log_every_n_steps=1,
-            enable_model_summary=False, use_distributed_sampler=False, plugins=[WholeCheckpoints()],
+            callbacks=[*thaw, checkpointing, Progress()], logger=logger or False, default_root_dir=folder,
+            log_every_n_steps=1, enable_model_summary=False, use_distributed_sampler=False,
+            plugins=[WholeCheckpoints()],
         )  # fmt: skip
         batches = DataLoader(images, schedule.batch, sampler=Draws(images, length, schedule.batch, module.seed))
         trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
@@ -149,27 +153,28 @@ class HistAuGAN(Generator):
         self._origins = notes["origins"]
 
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
-        """Contents are gone through in shuffled order; each image depends on the seed and its place alone."""
+        """Uses the OK images' contents in shuffled order; image i depends only on the seed and i."""
         networks = self._trained()
-        for place in range(n):
-            rng = np.random.default_rng([seed, place])
-            round_, within = divmod(place, len(ok))
-            order = np.random.default_rng([seed, round_, 0]).permutation(len(ok))
-            content = int(order[within])
+        for index in range(n):
+            rng = np.random.default_rng([seed, index])
+            pass_, position = divmod(index, len(ok))
+            order = np.random.default_rng([seed, pass_, 0]).permutation(len(ok))
+            content = int(order[position])
             domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
             image = self.translate(read_image(ok[content]), self._attribute(networks, domain, rng), domain)
             yield Generated(image, content, self._origins[domain])
 
     def translate(self, image: np.ndarray, z: Tensor, domain: int) -> np.ndarray:
-        """The content of an image (H, W, 3) uint8 with an attribute (attributes,) -> (height, width, 3) uint8."""
+        """Draws an image, uint8 (height, width, 3), with the content of another, uint8 (H, W, 3), and attributes z."""
         networks = self._trained()
         batch = to_float(resize_image(image, *self._size)[None]).to(networks.attribute_mean.device)
         made = networks.translate(batch, z[None].to(batch.device), torch.tensor([domain], device=batch.device))
         return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
     def restyle(self, image: Tensor, p: float = 0.5) -> Tensor:
-        """HistAuGAN as an augmentation of batches (B, 3, H, W) in [0, 1]: with probability p an image keeps its content
-        and gets an attribute of a drawn domain, from N(mean, std^2) of that domain.
+        """Augments a batch (B, 3, H, W) in [0, 1]: with probability p an image gets new attributes.
+
+        They are drawn from N(mean, std^2) of a random domain; the content stays.
         """
         networks = self._trained().to(image.device)
         chosen = torch.rand(len(image)) < p
@@ -184,7 +189,7 @@ class HistAuGAN(Generator):
         return result
 
     def _attribute(self, networks: Networks, domain: int, rng: np.random.Generator) -> Tensor:
-        """One vector: from N(0, I), from the domain's mean and standard deviation, or of one of its images."""
+        """Draws attributes from N(0, I), from the domain's mean and standard deviation, or from one of its images."""
         if self.sampling == "encoded":
             return self._encoded[domain][int(rng.integers(len(self._encoded[domain])))]
         z = torch.from_numpy(rng.standard_normal(networks.attribute_mean.shape[1])).float()
@@ -194,7 +199,7 @@ class HistAuGAN(Generator):
 
     def _trained(self) -> Networks:
         if self.networks is None:
-            raise UserError("This HistAuGAN has not been trained or loaded yet.")
+            raise UserError("This HistAuGAN has not been trained or loaded yet: call fit or load first.")
         return self.networks
 
 
@@ -206,7 +211,7 @@ JITTER = 0.2  # half-width of the factors of brightness, contrast and saturation
 
 
 class Draw(NamedTuple):
-    """image: index into all images. jitter: factors of brightness, contrast and saturation."""
+    """A random crop. image: index into all images. jitter: factors of brightness, contrast and saturation."""
 
     image: int
     domain: int
@@ -217,10 +222,10 @@ class Draw(NamedTuple):
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """OK images, and after them the template where there is one, all of one size; indexed by draws.
+    """The OK images, followed by the template if there is one, all of one size; indexed by a `Draw`.
 
-    crop: (height, width) in px. flip: half of the crops are mirrored, left to right. template_probability: that a draw
-    is of the template. jitter: colours are changed.
+    size, crop: (height, width) in px. flip: mirrors half of the crops. template_probability: of drawing the template.
+    jitter: changes the colours.
     """
 
     def __init__(
@@ -245,8 +250,8 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         image = image[:, draw.top : draw.top + height, draw.left : draw.left + width]
         if draw.flip:
             image = image.flip(-1)
-        if self.jitter:  # in this order, as torchvision's ColorJitter defines the three
-            from kornia import enhance  # seconds
+        if self.jitter:  # as torchvision's ColorJitter defines the three
+            from kornia import enhance  # takes seconds
 
             image = enhance.adjust_brightness_accumulative(image, draw.jitter[0])
             image = enhance.adjust_contrast_with_mean_subtraction(image, draw.jitter[1])
@@ -264,11 +269,10 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Draws(Sampler[Draw]):
-    """An epoch's draws, which depend on the seed and the epoch alone: the OK images in shuffled order, where each place
-    goes to the template with its probability.
+    """Yields an epoch's draws: the OK images in shuffled order, each replaced by the template with its probability.
 
-    length: draws, filled up to whole batches; the images are gone round where they are fewer. Lightning calls
-    `set_epoch` before each epoch.
+    The draws depend only on the seed and the epoch; Lightning calls `set_epoch` before each epoch. length: number of
+    draws, rounded up to whole batches; the images repeat if there are fewer.
     """
 
     def __init__(self, images: Images, length: int, batch: int, seed: int) -> None:
@@ -283,33 +287,33 @@ class Draws(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.images))
-        for place in range(self.length):
-            domain, image = 0, int(order[place % len(order)])
+        for number in range(self.length):
+            domain, image = 0, int(order[number % len(order)])
             if len(self.images.of_domain) > 1 and rng.random() < self.images.template_probability:
                 domain, image = 1, int(rng.choice(self.images.of_domain[1]))
             yield self.images.draw(rng, domain, image)
 
 
 def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: dict[str, Any]) -> None:
-    """Computes the attributes' statistics and writes what `read` reads, the description last: it marks the end."""
+    """Computes the attributes' statistics and writes the files for `read`; the description, the last, marks success."""
     networks.eval()
     encoded = encode_domains(networks, images, seed)
     tensors = {name: value.detach().cpu().contiguous() for name, value in networks.state_dict().items()}
     tensors |= {f"encoded.{domain}": codes for domain, codes in enumerate(encoded)}
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
-    built = {"architecture": asdict(networks.architecture), "domains": networks.domains, "crop": list(networks.crop)}
-    write_json(folder / DESCRIPTION, built | notes)
+    design = {"architecture": asdict(networks.architecture), "domains": networks.domains, "crop": list(networks.crop)}
+    write_json(folder / DESCRIPTION, design | notes)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def read(folder: Path) -> tuple[Networks, list[Tensor], dict[str, Any]]:
-    """The trained networks in eval mode, each domain's encoded attributes, and the notes.
+    """Reads the trained networks in eval mode, each domain's encoded attributes, and the description.
 
-    Errors: UserError where the folder holds no finished GAN.
+    Raises UserError if the folder holds no finished GAN.
     """
     if not (folder / DESCRIPTION).is_file():
-        raise UserError(f"{folder} holds no finished HistAuGAN ({DESCRIPTION} is missing). Train it first.")
+        raise UserError(f"{folder} holds no finished HistAuGAN ({DESCRIPTION} is missing): train it first.")
     notes = json.loads((folder / DESCRIPTION).read_text())
     networks = Networks(Architecture(**notes["architecture"]), notes["domains"], tuple(notes["crop"]))
     tensors = load_file(folder / WEIGHTS)
@@ -318,23 +322,23 @@ def read(folder: Path) -> tuple[Networks, list[Tensor], dict[str, Any]]:
     return networks.eval().requires_grad_(False), encoded, notes
 
 
-FEWEST = 64  # crops encoded of a domain, so that a single template has a spread too
+FEWEST = 64  # least number of crops encoded per domain, so that a single template has a spread, too
 
 
 def encode_domains(networks: Networks, images: Images, seed: int) -> list[Tensor]:
-    """Each domain's attributes (N, attributes) on the CPU: one random crop an image, and at least 64 in all.
+    """Encodes each domain's attributes, (N, attributes), on the CPU: of one random crop per image, at least 64 in all.
 
-    Sets the networks' attribute_mean and attribute_std from them.
+    Sets the networks' attribute_mean and attribute_std.
     """
     rng = np.random.default_rng([seed, 1])
     device = networks.attribute_mean.device
-    found = []
+    encoded = []
     for domain, members in enumerate(images.of_domain):
         rounds = -(-FEWEST // len(members))
         crops = [images[images.draw(rng, domain, image)] for _ in range(rounds) for image in members]
-        bar = tqdm(crops, f"attributes of domain {domain}", delay=2, leave=False)
+        bar = tqdm(crops, f"encode domain {domain}", delay=2, leave=False)
         codes = [networks.encode(image[None].to(device), label[None].to(device)) for image, label in bar]
-        found.append(torch.cat(codes).float().cpu())
-        networks.attribute_mean[domain] = found[domain].mean(dim=0)
-        networks.attribute_std[domain] = found[domain].std(dim=0)
-    return found
+        encoded.append(torch.cat(codes).float().cpu())
+        networks.attribute_mean[domain] = encoded[domain].mean(dim=0)
+        networks.attribute_std[domain] = encoded[domain].std(dim=0)
+    return encoded

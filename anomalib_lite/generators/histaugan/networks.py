@@ -1,4 +1,4 @@
-"""Encoders, decoder and discriminators of one GAN, as in DRIT."""
+"""HistAuGAN's encoders, decoder and discriminators, as in DRIT."""
 
 import math
 from functools import partial
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from anomalib_lite.settings.training import Architecture
 
 STRIDE = 4  # of the content
-INIT_STD = 0.02  # of convolutions
+INIT_STD = 0.02  # standard deviation of the convolutions' initial weights
 
 
 class Networks(nn.Module):
-    """Encoders, decoder and discriminators, and each domain's attributes.
+    """All networks of a HistAuGAN, and the statistics of each domain's attributes.
 
     Wagner et al., "Structure-Preserving Multi-Domain Stain Color Augmentation Using Style-Transfer with Disentangled
-    Representations", MICCAI 2021; Lee et al., "DRIT++", IJCV 2020. There is no content discriminator for one domain.
-    attribute_mean, attribute_std: (domains, attributes), of the encoded training images, once trained.
+    Representations", MICCAI 2021; Lee et al., "DRIT++", IJCV 2020. With one domain there is no content discriminator.
+    attribute_mean, attribute_std: of the encoded training images, (domains, attributes); set after the training.
     """
 
     attribute_mean: Tensor
@@ -36,10 +36,10 @@ class Networks(nn.Module):
             self.attribute = AttributeEncoder(domains, a.channels, a.attributes)
             self.decoder = Decoder(domains, a.channels, a.attributes, a.decoder_blocks)
             discriminator = (domains, crop, a.discriminator_channels, a.discriminator_layers)
-            self.encoded_discriminator = ImageDiscriminator(*discriminator)  # of images with encoded attributes
-            self.random_discriminator = ImageDiscriminator(*discriminator)  # of images with random attributes
-            two = domains > 1
-            self.content_discriminator = ContentDiscriminator(domains, 4 * a.channels, content) if two else None
+            self.encoded_discriminator = ImageDiscriminator(*discriminator)  # for images with encoded attributes
+            self.random_discriminator = ImageDiscriminator(*discriminator)  # for images with random attributes
+            several = domains > 1
+            self.content_discriminator = ContentDiscriminator(domains, 4 * a.channels, content) if several else None
             self.apply(partial(initialise, std=INIT_STD))
             self.attribute.apply(partial(initialise, std=a.attribute_init))
         self.register_buffer("attribute_mean", torch.zeros(domains, a.attributes))
@@ -50,25 +50,22 @@ class Networks(nn.Module):
 
     @torch.no_grad()
     def translate(self, image: Tensor, z: Tensor, domain: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] of any size, attributes (B, attributes), domains (B,) int64 -> the images'
-        content with these attributes, of the same size, in [0, 1].
-        """
+        """Gives images (B, 3, H, W) in [0, 1], of any size, new attributes z (B, attributes); keeps their content."""
         height, width = image.shape[-2:]
         padded = F.pad(2 * image - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-        made = self.decoder(self.content(padded), z, self.one_hot(domain))
-        return (made[..., :height, :width] + 1) / 2
+        decoded = self.decoder(self.content(padded), z, self.one_hot(domain))
+        return (decoded[..., :height, :width] + 1) / 2
 
     @torch.no_grad()
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] and domains (B,) int64 -> the mean of their attributes, (B, attributes)."""
+        """Returns the mean attributes, (B, attributes), of images (B, 3, H, W) in [0, 1] and domains (B,) int64."""
         return self.attribute(2 * image - 1, self.one_hot(domain))[0]
 
 
 class ContentEncoder(nn.Sequential):
-    """(B, 3, H, W) in [-1, 1] -> (B, 4 * channels, H/4, W/4).
+    """Maps images (B, 3, H, W) in [-1, 1] to contents (B, 4 * channels, H/4, W/4).
 
-    noise: adds N(0, 1) to the content, which keeps the encoder from hiding in it what the attribute should carry; given
-    in training alone.
+    In training, N(0, 1) noise is added to the content, so that the encoder cannot hide attributes in it.
     """
 
     def __init__(self, channels: int, blocks: int) -> None:
@@ -93,9 +90,9 @@ def _halving(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
 
 
 class AttributeEncoder(nn.Module):
-    """(B, 3, H, W) in [-1, 1] and the domain's one-hot (B, D) -> mean and log-variance, each (B, attributes).
+    """Maps images (B, 3, H, W) in [-1, 1] and one-hot domains (B, D) to mean and log-variance, each (B, attributes).
 
-    Without normalisation, which would take colour and light away.
+    Has no normalisation, as that would remove colour and light.
     """
 
     def __init__(self, domains: int, channels: int, attributes: int) -> None:
@@ -133,9 +130,9 @@ class _PooledBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, 4 * channels, h, w), z (B, attributes), one-hot (B, D) -> (B, 3, 4h, 4w) in [-1, 1].
+    """Maps contents (B, 4 * channels, h, w), z (B, attributes) and one-hot domains (B, D) to (B, 3, 4h, 4w) in [-1, 1].
 
-    z is appended again before each of the last three layers; the one-hot once.
+    The domain enters once, z again before each of the last three layers.
     """
 
     def __init__(self, domains: int, channels: int, attributes: int, blocks: int) -> None:
@@ -158,16 +155,15 @@ class Decoder(nn.Module):
 
 
 class ImageDiscriminator(nn.Module):
-    """Images (B, 3, H, W) -> real or fake logits (B, 1, h, w) and domain logits (B, D).
+    """Maps images (B, 3, H, W) to real-or-fake logits (B, 1, h, w) and domain logits (B, D).
 
-    Without instance norm, as the content discriminator: the official code names it, but builds it where the literal
-    'norm' equals 'Instance', that is never. It would also take the content's channel means away, the plainest trace of
-    a domain.
+    Has no instance norm, nor has the content discriminator: the official code mentions it, but builds it only where the
+    literal 'norm' equals 'Instance', which is never. It would also remove the channel means, the clearest trace of a
+    domain.
 
-    crop: (height, width) that it is trained on. Stride-2 layers double the width, but for the last; small crops get
-    fewer, down to one pixel. The domain head spans the floored size of what is left, as in the official code, and is
-    averaged; the real or fake head is not padded, as it is there: padding only adds constant logits of zero, and the
-    more of them, the smaller the crop.
+    All stride-2 layers but the last double the number of channels; small crops get fewer layers, down to one pixel. The
+    domain head spans the floored size of the remaining map, as in the official code, and is averaged. The real-or-fake
+    head is not padded, unlike there: padding only adds constant logits of zero, the more the smaller the crop.
     """
 
     def __init__(self, domains: int, crop: tuple[int, int], channels: int, layers: int) -> None:
@@ -186,10 +182,10 @@ class ImageDiscriminator(nn.Module):
 
 
 class ContentDiscriminator(nn.Module):
-    """Content (B, channels, h, w) -> domain logits (B, D).
+    """Maps contents (B, channels, h, w) to domain logits (B, D).
 
-    Up to three 7 x 7 stride-2 layers, as many as leave room for the 4 x 4 one: three for contents from 54 x 54 (where
-    exactly one position is left), fewer for smaller ones. Positions that remain are averaged.
+    Has up to three 7 x 7 stride-2 layers, as many as leave room for the 4 x 4 layer: three for contents of at least
+    54 x 54 (which leave exactly one position), else fewer. The remaining positions are averaged.
     """
 
     def __init__(self, domains: int, channels: int, content: tuple[int, int]) -> None:
@@ -214,7 +210,7 @@ def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0) 
 
 
 class ResidualBlock(nn.Sequential):
-    """Two 3 x 3 convolutions with instance norm, added to their input; nothing after the sum."""
+    """Two 3 x 3 convolutions with instance norm, added to their input; no activation after the sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -230,25 +226,27 @@ class ResidualBlock(nn.Sequential):
 
 
 def upsampling(n_in: int, n_out: int) -> nn.Sequential:
-    """Twice the size by a transposed convolution; layer norm over an image's channels and pixels, which keeps the mean
-    and the variance of a channel, and with them colour and light, free to follow the attributes.
+    """Returns a transposed convolution that doubles the size, layer norm and ReLU.
+
+    The layer norm is over an image's channels and pixels, so that each channel's mean and variance, and with them
+    colour and light, can follow the attributes.
     """
     up = nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1)
     return nn.Sequential(up, nn.GroupNorm(1, n_out), nn.ReLU())
 
 
 def append_vector(features: Tensor, *vectors: Tensor) -> Tensor:
-    """(B, C, H, W) and vectors (B, V) -> (B, C + V, H, W), each vector repeated at all positions."""
+    """Appends vectors (B, V), repeated at all positions, to features (B, C, H, W): (B, C + V, H, W)."""
     size = features.shape[-2:]
     tiled = [v.to(features.dtype)[:, :, None, None].expand(-1, -1, *size) for v in vectors]
     return torch.cat([features, *tiled], dim=1)
 
 
 def initialise(module: nn.Module, std: float | None) -> None:
-    """Convolutions' weights from N(0, std^2); None: from He's distribution for their own width.
+    """Initialises the weights of convolutions from N(0, std^2), or by He's method if std is None.
 
-    A fixed small std, as DRIT has it, suits its 64 channels and more. A narrow attribute encoder, which has no
-    normalisation, would let next to nothing through, and answer the same to every image for many epochs.
+    DRIT's small fixed std suits 64 channels and more. A narrow attribute encoder, which has no normalisation, would
+    then pass on almost no signal, and return the same for every image for many epochs.
     """
     if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return

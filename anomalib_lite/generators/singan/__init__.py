@@ -1,4 +1,4 @@
-"""SinGAN: new images from a single one."""
+"""SinGAN: draws new images after training on a single one."""
 
 from anomalib_lite.generators.singan.generator import SinGAN
 from anomalib_lite.settings.training import ScaleSchedule as Schedule

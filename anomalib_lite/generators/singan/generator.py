@@ -1,6 +1,4 @@
-"""SinGAN: one pyramid of GANs an image, trained scale by scale; each finished scale is kept, so that a killed training
-goes on there.
-"""
+"""SinGAN: a pyramid of GANs per image, trained scale by scale; an interrupted training resumes at the last one."""
 
 from __future__ import annotations
 
@@ -55,19 +53,22 @@ from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 from anomalib_lite.settings.training import ScaleSchedule, Shape
 
 log = logging.getLogger(__name__)
-EVERY = 10  # iterations between two logged values
-SUMMARY = "singan.json"  # written last
+EVERY = 10  # iterations between logged values
+SUMMARY = "singan.json"  # written last: marks a finished training
 
 
 class SinGAN(Generator):
-    """A pyramid of small GANs for each of a few OK images; every sample is a variation of one of them.
+    """Trains a pyramid of small GANs on each of a few OK images; every sample is a variation of one of them.
 
-    Shaham, Dekel, Michaeli, "SinGAN: Learning a Generative Model from a Single Natural Image", ICCV 2019. The template
-    is not used.
-    images: how many OK images get a pyramid of their own, spread over the set. start_scale: of the samples; below it
-    they are the training image, so that higher ones keep more of its structure; 0: all is new. stretch: height and
-    width of the samples relative to the training image. shape, schedule: of the pyramids and of their training.
-    accelerator, precision: as Lightning's Trainer names them.
+    Shaham, Dekel, Michaeli, "SinGAN: Learning a Generative Model from a Single Natural Image", ICCV 2019. Does not use
+    the template.
+
+    Args:
+        shape, schedule: Sizes of the pyramids and their networks, and hyperparameters of the training.
+        images: Number of OK images that get a pyramid, spread over the set.
+        start_scale: First scale with random noise; a higher one keeps more of the training image's structure.
+        stretch: Height and width of the samples relative to the training image.
+        accelerator, precision: As for Lightning's Trainer.
     """
 
     after_training = ("start_scale", "stretch")
@@ -83,7 +84,7 @@ class SinGAN(Generator):
         precision: str = "32-true",
     ) -> None:
         if len(stretch) != 2:
-            raise UserError(f"generator.stretch is two numbers, for height and width, not {list(stretch)}.")
+            raise UserError(f"generator.stretch must be two numbers, for height and width, not {list(stretch)}.")
         self.shape, self.schedule = shape or Shape(), schedule or ScaleSchedule()
         self.accelerator, self.precision = accelerator, precision
         self.images, self.start_scale = images, start_scale
@@ -91,18 +92,19 @@ class SinGAN(Generator):
         self.pyramids: list[Pyramid] = []
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        """Leaves image-00/ and on, with the image and a file for each scale, and singan.json. Goes on from the scales
-        of a training that was cut short, if it had the same images and settings.
+        """Trains, and writes singan.json and, for each pyramid, a folder image-NN/ with a file per scale.
+
+        Resumes after the scales of an interrupted training if that had the same images and settings.
         """
         contents = spread(len(ok), self.images, seed)
         self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
         images, settings = [content_hash(ok[c]) for c in contents], (asdict(self.shape), asdict(self.schedule))
-        made_of = artifact_key(images, seed, settings, self.precision)
-        mark = folder / "made_of.json"
-        if not mark.is_file() or json.loads(mark.read_text()) != made_of:
+        key = artifact_key(images, seed, settings, self.precision)
+        key_file = folder / "made_of.json"
+        if not key_file.is_file() or json.loads(key_file.read_text()) != key:
             for old in (*folder.glob("image-*/scale-*.safetensors"), folder / SUMMARY):
                 old.unlink(missing_ok=True)
-            write_json(mark, made_of)
+            write_json(key_file, key)
         notes, steps = [], 0
         for number, pyramid in enumerate(self.pyramids):
             name = f"image {number + 1}/{self.images}"
@@ -115,21 +117,21 @@ class SinGAN(Generator):
 
     def load(self, folder: Path) -> None:
         if not (folder / SUMMARY).is_file():
-            raise UserError(f"{folder} holds no finished SinGAN: {SUMMARY} is missing. Train it again.")
+            raise UserError(f"{folder} holds no finished SinGAN ({SUMMARY} is missing): train it again.")
         notes = json.loads((folder / SUMMARY).read_text())
         self.pyramids = [read_pyramid(_place(folder, n), note["content"]) for n, note in enumerate(notes)]
 
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
-        """In turn from each pyramid. Sample i depends on the seed and i alone."""
+        """Draws from the pyramids in rotation; sample i depends only on the seed and i."""
         if not self.pyramids:
-            raise UserError("This SinGAN has not been trained or loaded yet.")
+            raise UserError("This SinGAN has not been trained or loaded yet: call fit or load first.")
         for number in range(n):
             pyramid = self.pyramids[number % len(self.pyramids)].to(device_for(self.accelerator))
             image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
             yield Generated(to_pixels(image).numpy(), pyramid.content, "generated")
 
     def _start(self, pixels: np.ndarray, content: int, seed: tuple[int, ...]) -> Pyramid:
-        """A pyramid without any scale yet. seed: numbers that tell its randomness from any other's."""
+        """Returns a pyramid without scales; `seed` is unique to this pyramid."""
         sizes = pyramid_sizes(
             pixels.shape[0], pixels.shape[1], self.shape.factor, self.shape.max_size, self.shape.min_size
         )
@@ -138,9 +140,9 @@ class SinGAN(Generator):
         return Pyramid(content, to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))), fixed, sizes)
 
     def _train_pyramid(self, pyramid: Pyramid, seed: tuple[int, ...], folder: Path, name: str, record: Record) -> None:
-        """All scales, coarsest first.
+        """Trains all scales, coarsest first.
 
-        On a CPU the same to the bit, interrupted or not: each scale has random numbers of its own.
+        Each scale has its own random numbers, so that on a CPU a resumed training gives bit-identical weights.
         """
         start = {"pixels": to_pixels(pyramid.real), "fixed_noise": pyramid.fixed_noise}
         write_tensors(folder / "start.safetensors", start)
@@ -151,7 +153,7 @@ class SinGAN(Generator):
                 begin = time.perf_counter()
                 scale = self._train_scale(pyramid, seeded(*seed, number), folder.parent, title, record)
                 write_scale(folder, number, scale)
-                log.info("%s: %.0f s", title, time.perf_counter() - begin)
+                log.info("%s: trained in %.0f s", title, time.perf_counter() - begin)
             pyramid.scales.append(scale)
 
     def _train_scale(self, pyramid: Pyramid, draw: torch.Generator, folder: Path, title: str, record: Record) -> Scale:
@@ -159,14 +161,13 @@ class SinGAN(Generator):
         scale, real = self._new_scale(pyramid, draw), resize(pyramid.real, pyramid.sizes[number])
         fabric = Fabric(accelerator=self.accelerator, devices=1, precision=cast("Any", self.precision))
         training = ScaleTraining(scale, pyramid, real, self.schedule, draw, fabric)
-        kept, picture = diverged_batch(folder), real / 2 + 0.5
+        batch_file, image = diverged_batch(folder), real / 2 + 0.5
         with tqdm(total=iterations, desc=f"singan {title}", unit="iteration", leave=False) as bar:
             for done in range(1, iterations + 1):
                 training.step()
-                stop_where_diverged(
-                    sum(training.losses.values()), picture, kept, f"iteration {done} of SinGAN's scale {number + 1}",
-                    "Lower generator.schedule.learning_rate",
-                )  # fmt: skip
+                when = f"iteration {done} of SinGAN's scale {number + 1}"
+                loss, advice = sum(training.losses.values()), "Lower generator.schedule.learning_rate"
+                stop_where_diverged(loss, image, batch_file, when, advice)
                 bar.update()
                 if done % EVERY == 0 or done == iterations:
                     bar.set_postfix({name: f"{value:.3f}" for name, value in training.losses.items()})
@@ -177,14 +178,14 @@ class SinGAN(Generator):
         return scale
 
     def _new_scale(self, pyramid: Pyramid, draw: torch.Generator) -> Scale:
-        """Its networks go on from those of the scale below where the width is the same; else they begin anew."""
+        """Returns a new scale; its networks start from those of the scale below if they have the same width."""
         number = len(pyramid.scales)
         size, width = pyramid.sizes[number], channels(number, self.shape.width, self.shape.max_width)
         scale = Scale(size, ScaleGenerator(width), Critic(width))
         below = pyramid.scales[-1] if pyramid.scales else None
         if below is not None:
-            left = rmse(resize(pyramid.real, size), resize(reconstruct(pyramid)[-1], size))
-            scale.amplitude = self.shape.noise * left
+            error = rmse(resize(pyramid.real, size), resize(reconstruct(pyramid)[-1], size))
+            scale.amplitude = self.shape.noise * error
         if below is not None and below.generator.width == width:
             scale.generator.load_state_dict(below.generator.state_dict())
             scale.critic.load_state_dict(below.critic.state_dict())
@@ -194,19 +195,19 @@ class SinGAN(Generator):
         return scale
 
 
-Record = Callable[[int, Mapping[str, float]], None]  # gets a pyramid's iteration and its losses
+Record = Callable[[int, Mapping[str, float]], None]  # called with a pyramid's iteration and losses
 
 
 def _log_losses(loggers: Sequence[Any], name: str, first_step: int, step: int, losses: Mapping[str, float]) -> None:
-    """Steps run on over the scales and the pyramids."""
+    """Logs losses at steps that are counted over all scales and pyramids."""
     for logger in loggers:
         logger.log_metrics({f"{name}/{key}": value for key, value in losses.items()}, step=first_step + step)
 
 
 def spread(available: int, count: int, seed: int) -> list[int]:
-    """The places of `count` images, one from each of as many equal stretches of those available."""
+    """Returns random indices of `count` images, one from each of `count` equal intervals of those available."""
     if count > available:
-        raise UserError(f"SinGAN was asked for {count} images (generator.images), but there are {available} OK ones.")
+        raise UserError(f"generator.images={count} is more than the {available} OK images: lower it, or add images.")
     edges = np.linspace(0, available, count + 1).round().astype(int)
     rng = np.random.default_rng(seed)
     return [int(rng.integers(begin, end)) for begin, end in itertools.pairwise(edges)]
@@ -217,12 +218,12 @@ def _place(folder: Path, number: int) -> Path:
 
 
 class ScaleTraining:
-    """A Wasserstein GAN with gradient penalty over the patches of one image, and a reconstruction from fixed noise.
+    """Trains one scale: a Wasserstein GAN with gradient penalty on the image's patches, and a reconstruction loss.
 
-    below: the finished scales. real (1, 3, H, W): the image at this scale. draw: all randomness of this scale.
-    Differs from the authors' code in two places, where the paper says otherwise or where their code cannot be meant:
-    the coarsest scale's fixed noise is one (theirs is drawn anew at each iteration), and each generator step works on
-    what the generator makes now (theirs reuses the graph of the weights before the previous step).
+    Differs from the authors' code in two places. The fixed noise of the coarsest scale is drawn once, as in the paper
+    (theirs: at each iteration), and each generator step computes a new fake image (theirs reuses the graph of the
+    weights before the previous step, which seems unintended).
+    below: the finished scales. real: the image at this scale, (1, 3, H, W). draw: source of all randomness here.
     """
 
     def __init__(
@@ -242,16 +243,16 @@ class ScaleTraining:
         self._sizes = [*(finished.size for finished in below.scales), scale.size]
         fixed = torch.zeros_like(self.real) if below.scales else below.fixed_noise
         self._fixed = scale.amplitude * fixed
-        self._known = self._enlarged(reconstruct(below))  # the scales below do not change any more
+        self._fixed_previous = self._enlarged(reconstruct(below))  # constant, as the scales below are finished
         self.losses: dict[str, float] = {}
 
     def step(self) -> None:
-        """One iteration; `losses` are those of its last steps."""
+        """Runs one iteration, and sets `losses` to those of its last steps."""
         with self._fabric.autocast():
             for _ in range(self._schedule.critic_steps):
-                noise, previous = self._drawn()
+                noise, previous = self._draw_inputs()
                 self._step_critic(noise, previous)
-            self.critic.requires_grad_(False)  # spares the gradients that nobody uses
+            self.critic.requires_grad_(False)  # saves computing unused gradients
             for _ in range(self._schedule.generator_steps):
                 self._step_generator(noise, previous)
             self.critic.requires_grad_(True)
@@ -259,13 +260,13 @@ class ScaleTraining:
             scheduler.step()
 
     @torch.no_grad()
-    def _drawn(self) -> tuple[Tensor, Tensor]:
-        """Noise for this scale, and an image that the scales below make of theirs."""
-        *coarser, own = random_noise(self._draw, self._sizes, self.real.device)
-        return self._scale.amplitude * own, self._enlarged(climb(self._below.scales, coarser))
+    def _draw_inputs(self) -> tuple[Tensor, Tensor]:
+        """Draws noise for this scale, and an image from the scales below."""
+        *coarser, noise = random_noise(self._draw, self._sizes, self.real.device)
+        return self._scale.amplitude * noise, self._enlarged(climb(self._below.scales, coarser))
 
     def _enlarged(self, images: Sequence[Tensor]) -> Tensor:
-        """The last of the scales' images at this scale's size; nothing below the coarsest scale."""
+        """Resizes the last scale's image to this scale; returns zeros at the coarsest scale."""
         return resize(images[-1], self._scale.size) if images else torch.zeros_like(self.real)
 
     def _step_critic(self, noise: Tensor, previous: Tensor) -> None:
@@ -279,7 +280,7 @@ class ScaleTraining:
 
     def _step_generator(self, noise: Tensor, previous: Tensor) -> None:
         adversarial = -self.critic(self.generator(noise, previous)).mean()
-        reconstruction = F.mse_loss(self.generator(self._fixed, self._known), self.real)
+        reconstruction = F.mse_loss(self.generator(self._fixed, self._fixed_previous), self.real)
         self._descend(self.optimizers[1], adversarial + self._schedule.reconstruction * reconstruction)
         self.losses |= {"adversarial": adversarial.item(), "reconstruction": reconstruction.item()}
 

@@ -1,4 +1,4 @@
-"""SinGAN: generators and critics of one image, and the pyramid of scales that they work on."""
+"""SinGAN's networks, and the pyramid of scales that they work on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anomalib_lite.runs.atomic import atomic_path
 
 Size = tuple[int, int]
 LAYERS = 5
-PADDING = LAYERS  # each unpadded 3 x 3 convolution takes one pixel from each side
+PADDING = LAYERS  # each 3 x 3 convolution without padding removes one pixel from each side
 
 
 class ScaleGenerator(nn.Module):
@@ -31,14 +31,15 @@ class ScaleGenerator(nn.Module):
         self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def forward(self, noise: Tensor, previous: Tensor) -> Tensor:
-        """noise, previous: (B, 3, H, W). The sum is padded with zeros before the first layer alone, so that no layer
-        within sees a border of its own.
+        """Refines `previous` with `noise`, both (B, 3, H, W).
+
+        Only the input is padded, so that inner layers do not see an artificial border.
         """
         return self.body(F.pad(noise + previous, [PADDING] * 4)) + previous
 
 
 class Critic(nn.Module):
-    """One number for each 11 x 11 patch: a Wasserstein critic, so without a sigmoid."""
+    """A Wasserstein critic (without sigmoid) with one output for each 11 x 11 patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -46,12 +47,12 @@ class Critic(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1, H - 10, W - 10)."""
+        """Maps (B, 3, H, W) to (B, 1, H - 10, W - 10)."""
         return self.body(image)
 
 
 def initialise(network: nn.Module, draw: torch.Generator) -> None:
-    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0."""
+    """Draws weights from N(0, 0.02^2) and batch-norm scales from N(1, 0.02^2); sets biases to 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
@@ -66,10 +67,10 @@ def _blocks(width: int) -> list[nn.Module]:
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
-    """The mean over pixels of (length of the gradient over the colours - 1)^2, between the real and the fake image.
+    """Computes the gradient penalty at a mixture of the real and the fake image: the mean of (norm - 1)^2 over pixels.
 
-    real, fake: (B, 3, H, W). share: of the real image in the mixture, in [0, 1]. As the authors' code has it, the
-    gradient is that of the sum of the critic's map, and its length is taken at each pixel, not over the whole image.
+    As in the authors' code, the gradient is that of the sum of the critic's map, and its norm is taken over the colours
+    of each pixel, not over the whole image. real, fake: (B, 3, H, W). share: of the real image, in [0, 1].
     """
     mixed = (share * real + (1 - share) * fake).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
@@ -77,15 +78,13 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 
 
 def rmse(a: Tensor, b: Tensor) -> float:
-    """Root of the mean squared error, in the range of the images."""
+    """Computes the root mean squared error."""
     return float(F.mse_loss(a.double(), b.double()).sqrt())
 
 
 @dataclass
 class Scale:
-    """amplitude: the standard deviation of the noise that this scale's generator gets. critic: it was trained against
-    this one, from which the next scale's goes on.
-    """
+    """One scale of a pyramid. critic: the next scale's starts from it. amplitude: standard deviation of the noise."""
 
     size: Size
     generator: ScaleGenerator
@@ -99,9 +98,14 @@ class Scale:
 
 @dataclass
 class Pyramid:
-    """sizes: of all scales, coarsest first. scales: the finished ones. fixed_noise (1, 3, h, w): at the coarsest scale
-    it gives back `real`; the finer scales' fixed noise is zero. real (1, 3, H, W): the image in [-1, 1] at the finest
-    scale. content: its place among the OK images.
+    """A pyramid of GANs trained on one image.
+
+    Attributes:
+        content: Index of the image among the OK images.
+        real: The image at the finest scale, (1, 3, H, W) in [-1, 1].
+        fixed_noise: Noise (1, 3, h, w) at the coarsest scale that reconstructs `real`; at finer scales it is zero.
+        sizes: (height, width) of all scales, coarsest first.
+        scales: The finished scales.
     """
 
     content: int
@@ -118,9 +122,10 @@ class Pyramid:
 
 
 def climb(scales: Sequence[Scale], noises: Sequence[Tensor], image: Tensor | None = None) -> list[Tensor]:
-    """The image after each of the scales, as large as that scale's noise (1, 3, H, W) of standard deviation 1.
+    """Runs the scales one after the other, and returns the image after each.
 
-    image: what the first of the scales refines, of any size; None stands for nothing, as below the coarsest one.
+    noises: (1, 3, H, W) for each scale, of standard deviation 1; they also set the images' sizes. image: input of the
+    first scale, of any size; None for zeros, the input of the coarsest scale.
     """
     images = []
     for scale, noise in zip(scales, noises, strict=True):
@@ -131,8 +136,8 @@ def climb(scales: Sequence[Scale], noises: Sequence[Tensor], image: Tensor | Non
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A generator on the CPU whose values depend on all the numbers."""
-    # the count comes along because a seed sequence takes (1, 0) for (1,)
+    """Returns a CPU random generator seeded by all the numbers."""
+    # the count is included because SeedSequence does not distinguish (1, 0) from (1,)
     high, low = np.random.SeedSequence([len(numbers), *numbers]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(high) << 32 | int(low))
 
@@ -140,9 +145,9 @@ def seeded(*numbers: int) -> torch.Generator:
 def random_noise(
     draw: torch.Generator, sizes: Sequence[Size], device: torch.device | str, first: int = 0
 ) -> list[Tensor]:
-    """Noise (1, 3, H, W) for the scales from `first` on; one channel for all colours at the coarsest of the pyramid.
+    """Draws noise (1, 3, H, W) for the scales from `first` on; at the coarsest scale all colours share one channel.
 
-    Drawn on the CPU: the same on any device.
+    Draws on the CPU, so that the noise is the same on any device.
     """
     drawn = [torch.randn(1, 1 if n == 0 else 3, *size, generator=draw) for n, size in enumerate(sizes, first)]
     return [noise.to(device).expand(-1, 3, -1, -1) for noise in drawn]
@@ -150,30 +155,30 @@ def random_noise(
 
 @torch.no_grad()
 def reconstruct(pyramid: Pyramid, count: int | None = None) -> list[Tensor]:
-    """The training image as the pyramid remembers it, at each of the `count` coarsest scales, or at all."""
+    """Reconstructs the training image at each of the `count` coarsest scales; None for all scales."""
     scales = pyramid.scales[:count]
     finer = [pyramid.fixed_noise.new_zeros(1, 3, *scale.size) for scale in scales[1:]]
     return climb(scales, [pyramid.fixed_noise, *finer][: len(scales)])
 
 
 def reconstruction_errors(pyramid: Pyramid) -> list[float]:
-    """RMSE of the reconstruction at each scale, for images in [0, 1]."""
+    """Computes the RMSE of the reconstruction at each scale, for images in [0, 1]."""
     return [rmse(image, resize(pyramid.real, image.shape[-2:])) / 2 for image in reconstruct(pyramid)]
 
 
 def check_start(start_scale: int, scales: int) -> None:
     if not 0 <= start_scale < scales:
-        raise UserError(f"start_scale is one of 0 to {scales - 1} with {scales} scales, but {start_scale} was given.")
+        raise UserError(f"start_scale must be 0 to {scales - 1} with {scales} scales, not {start_scale}.")
 
 
 @torch.no_grad()
 def random_sample(
     pyramid: Pyramid, start_scale: int, draw: torch.Generator, stretch: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
-    """A new image (1, 3, H, W) in [-1, 1].
+    """Draws a new image (1, 3, H, W) in [-1, 1].
 
-    start_scale: below it the fixed noise keeps the training image's structure, from it on the noise is fresh; 0: all is
-    new. stretch: height and width of the new image relative to the training image's.
+    start_scale: first scale with random noise; the scales below it reconstruct the training image. stretch: height and
+    width relative to the training image.
     """
     check_start(start_scale, len(pyramid.scales))
     below = reconstruct(pyramid, start_scale)[-1] if start_scale else None
@@ -183,12 +188,12 @@ def random_sample(
 
 
 def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_size: int) -> list[Size]:
-    """(height, width) in px of each scale, coarsest first.
+    """Returns (height, width) in px of each scale, coarsest first.
 
-    The finest is the image itself, reduced where its long side exceeds `max_size`. The factor from scale to scale is
-    `factor`, raised so that the coarsest short side is `min_size` exactly. The number of scales is that of the authors'
-    code, which rounds up and adds one more: 250 x 250 px gives 11.
-    Errors: UserError where the short side is not above `min_size`.
+    The finest scale is the image, reduced if its long side exceeds `max_size`. The ratio of successive scales is
+    `factor`, raised so that the coarsest short side is exactly `min_size`. The number of scales is that of the authors'
+    code, which rounds up and adds one: 250 x 250 px gives 11. Raises UserError if the short side is not above
+    `min_size`.
     Source: Shaham, Dekel, Michaeli, "SinGAN: Learning a Generative Model from a Single Natural Image", ICCV 2019.
     """
     short, long = sorted((height, width))
@@ -196,8 +201,8 @@ def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_siz
     height, width = round(height * reduced), round(width * reduced)
     if min(height, width) <= min_size:
         raise UserError(
-            f"A pyramid of an image of {height} x {width} px needs a coarsest short side (min_size) below "
-            f"{min(height, width)} px, not {min_size}. Give larger images, a larger max_size or a smaller min_size."
+            f"The pyramid of an image of {height} x {width} px needs min_size, its coarsest short side, below "
+            f"{min(height, width)} px, not {min_size}: use larger images, a larger max_size or a smaller min_size."
         )
     below, above = (math.ceil(math.log(ratio) / math.log(factor)) for ratio in (min_size / short, reduced))
     steps = below + 1 - above
@@ -206,24 +211,24 @@ def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_siz
 
 
 def channels(scale: int, least: int, most: int) -> int:
-    """Of every layer at a scale: doubled every fourth one."""
+    """Returns the number of channels at a scale: doubled every four scales, at most `most`."""
     return min(least * 2 ** (scale // 4), most)
 
 
 def resize(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Bicubic with a = -0.5, area-aware where it shrinks, kept within [-1, 1]."""
+    """Resizes an image bicubically (a = -0.5, antialiased), clamped to [-1, 1]."""
     if image.shape[-2:] == tuple(size):
         return image
     return F.interpolate(image, size=list(size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def to_tensor(pixels: Tensor) -> Tensor:
-    """uint8 (H, W, 3) -> float32 (1, 3, H, W) in [-1, 1], the range of the networks."""
+    """Converts uint8 (H, W, 3) to float32 (1, 3, H, W) in [-1, 1], the range of the networks."""
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_pixels(image: Tensor) -> Tensor:
-    """(1, 3, H, W) in [-1, 1] -> uint8 (H, W, 3)."""
+    """Converts (1, 3, H, W) in [-1, 1] to uint8 (H, W, 3)."""
     return ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().contiguous()
 
 
@@ -244,7 +249,7 @@ def write_scale(folder: Path, number: int, scale: Scale) -> None:
 
 
 def read_scale(folder: Path, number: int) -> Scale | None:
-    """In eval mode, on the CPU; None where there is none."""
+    """Reads a scale on the CPU, its generator in eval mode; None if there is no such file."""
     path = _scale_file(folder, number)
     if not path.is_file():
         return None
@@ -258,7 +263,7 @@ def read_scale(folder: Path, number: int) -> Scale | None:
 
 
 def read_pyramid(folder: Path, content: int) -> Pyramid:
-    """A finished pyramid. content: place among the OK images of the one that it was trained on."""
+    """Reads a finished pyramid. content: index of its training image among the OK images."""
     start = load_file(folder / "start.safetensors")
     scales: list[Scale] = []
     while (scale := read_scale(folder, len(scales))) is not None:

@@ -16,11 +16,11 @@ from anomalib_lite.generators.histaugan.module import (
     HistAuGANModule,
     Thaw,
     attribute_kl,
+    bce_to,
     blocks,
     cross,
     discriminator_terms,
-    learner_terms,
-    towards,
+    generator_terms,
 )
 from anomalib_lite.generators.histaugan.networks import Networks
 
@@ -31,10 +31,10 @@ def softplus(x: float) -> float:
 
 def test_logits_go_towards_one_target_or_each_towards_its_own() -> None:
     fake = torch.tensor([[0.5], [-3.0]])
-    assert towards(fake, 0).item() == pytest.approx((softplus(0.5) + softplus(-3)) / 2)
-    assert towards(fake, 1).item() == pytest.approx((softplus(-0.5) + softplus(3)) / 2)
+    assert bce_to(fake, 0).item() == pytest.approx((softplus(0.5) + softplus(-3)) / 2)
+    assert bce_to(fake, 1).item() == pytest.approx((softplus(-0.5) + softplus(3)) / 2)
     logits, one_hot = torch.tensor([[1.0, -2.0]]), torch.tensor([[1.0, 0.0]])
-    assert towards(logits, one_hot).item() == pytest.approx((softplus(-1) + softplus(-2)) / 2)
+    assert bce_to(logits, one_hot).item() == pytest.approx((softplus(-1) + softplus(-2)) / 2)
 
 
 def test_divergence_of_attributes() -> None:
@@ -70,9 +70,9 @@ def test_contents_go_round_and_come_back(batch: int) -> None:
         own = image[i].mean(dim=(1, 2), keepdim=True)
         torch.testing.assert_close(crossing.encoded[i], structure + own)
         torch.testing.assert_close(crossing.random[i], structure + crossing.drawn[i][:, None, None])
-    torch.testing.assert_close(crossing.own, image)
-    torch.testing.assert_close(crossing.back, image)
-    torch.testing.assert_close(crossing.found, crossing.drawn)
+    torch.testing.assert_close(crossing.reconstructed, image)
+    torch.testing.assert_close(crossing.cycled, image)
+    torch.testing.assert_close(crossing.recovered, crossing.drawn)
     with pytest.raises(ValueError, match="at least two"):
         cross(ideal(), image[:1], domain[:1], torch.Generator())
 
@@ -92,13 +92,13 @@ def test_terms_are_the_weighted_losses(domains: int) -> None:
     image, domain = torch.rand(4, 3, 32, 32), networks.one_hot(torch.arange(4) % domains)
     crossing = cross(networks, image, domain, torch.Generator())
     weights = LossWeights(self_reconstruction=7.0)
-    learned = learner_terms(networks, image, domain, crossing, weights)
+    learned = generator_terms(networks, image, domain, crossing, weights)
     judged = discriminator_terms(networks, image, domain, crossing, weights)
     expected = LEARNED | (OF_DOMAINS - {"content_discriminator"} if domains > 1 else set())
     assert set(learned) | set(judged) == expected
     weight, value = learned["self_reconstruction"]
-    assert weight == 7.0 and value.item() == pytest.approx((crossing.own - image).abs().mean().item())
-    halves = (crossing.found - crossing.drawn).abs().view(2, -1).mean(dim=1)
+    assert weight == 7.0 and value.item() == pytest.approx((crossing.reconstructed - image).abs().mean().item())
+    halves = (crossing.recovered - crossing.drawn).abs().view(2, -1).mean(dim=1)
     assert learned["latent_regression"][1].item() == pytest.approx(halves.sum().item())
     for kind, fake in (("encoded", crossing.encoded), ("random", crossing.random)):
         logits = getattr(networks, f"{kind}_discriminator")(fake)[0]
@@ -116,7 +116,7 @@ def test_each_games_terms_train_its_own_networks() -> None:
     sum(value for _, value in discriminator_terms(networks, image, domain, crossing, LossWeights()).values()).backward()
     learners = [p for part in (networks.content, networks.attribute, networks.decoder) for p in part.parameters()]
     assert all(p.grad is None for p in learners)
-    sum(v for _, v in learner_terms(networks, image, domain, crossing, LossWeights()).values()).backward()
+    sum(v for _, v in generator_terms(networks, image, domain, crossing, LossWeights()).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learners)
 
 

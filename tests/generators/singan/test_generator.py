@@ -70,7 +70,7 @@ def test_what_cannot_be_is_said_before_any_training(ok, tmp_path, changes, messa
 
 
 def test_settings_without_sense_and_an_unfinished_folder_are_refused(ok, tmp_path):
-    with pytest.raises(UserError, match="stretch is two numbers"):
+    with pytest.raises(UserError, match="stretch must be two numbers"):
         tiny_singan(stretch=(1.0,))
     with pytest.raises(UserError, match=r"singan\.json"):
         tiny_singan().load(tmp_path)
