@@ -1,9 +1,9 @@
-"""From the key to the saved answer and to the next crop, measured in the page itself.
+"""Measures, in the labelling page itself, the time from a key to the saved answer and to the next crop.
 
     python benchmarks/annotate.py [--crops 500] [--size 512] [--answers 200] [--folder .]
 
-A real Chromium is worked by keyboard. `saved` ends when the page knows that the answer is on the disk
-(journal synced, labels.csv renewed), `shown` when the next crop is in the page. Needs Playwright, Chromium.
+Controls a real Chromium by keyboard. `saved` ends when the page knows that the answer is on the disk (journal synced,
+labels.csv rewritten), `shown` when the next crop is in the page. Needs Playwright and Chromium.
 """
 
 import argparse
@@ -32,7 +32,7 @@ run_session({crops!r}, ["scratch", "stain"], template={template!r}, port={port},
 
 
 def write_crops(folder: Path, number: int, size: int) -> Path:
-    """Structured pictures with noise, so that decoding costs what a photograph's does; returns a template."""
+    """Writes structured images with noise, which decode as slowly as photographs, and a template; returns its path."""
     generator = np.random.default_rng(0)
     (folder / "crops").mkdir()
     base = cv2.resize(generator.integers(0, 256, (size // 8, size // 8, 3), np.uint8), (size, size))
@@ -45,8 +45,8 @@ def write_crops(folder: Path, number: int, size: int) -> Path:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def wait_for(port: int, seconds: float = 60) -> None:
@@ -60,13 +60,13 @@ def wait_for(port: int, seconds: float = 60) -> None:
     raise SystemExit("the server did not start")
 
 
-def work(page: Any, answers: int, pause_ms: int) -> dict[str, list[float]]:
+def label(page: Any, answers: int, pause_ms: int) -> dict[str, list[float]]:
     page.wait_for_selector("#stage img.crop[alt^=Crop]")
     for i in range(answers):
         before = page.inner_text("#name")
         page.keyboard.press("on12"[i % 4])
         page.wait_for_function("name => document.querySelector('#name').textContent !== name", arg=before)
-        page.wait_for_timeout(pause_ms)  # nobody answers faster than they look
+        page.wait_for_timeout(pause_ms)  # a person needs time to look
     durations = "name => performance.getEntriesByName(name).map(entry => entry.duration)"
     return {name: page.evaluate(durations, name) for name in ("answer-saved", "answer-shown")}
 
@@ -81,12 +81,12 @@ def summary(durations: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--crops", type=int, default=500, help="how many crops the folder holds")
-    parser.add_argument("--size", type=int, default=512, help="their edge in pixels")
-    parser.add_argument("--answers", type=int, default=200, help="how many are answered")
-    parser.add_argument("--pause", type=int, default=100, help="milliseconds between answer and key")
-    parser.add_argument("--folder", type=Path, default=None, help="a place on the disk to measure")
-    parser.add_argument("--chromium", default=None, help="the browser's path")
+    parser.add_argument("--crops", type=int, default=500, help="number of crops in the folder")
+    parser.add_argument("--size", type=int, default=512, help="side of a crop in px")
+    parser.add_argument("--answers", type=int, default=200, help="number of crops to answer")
+    parser.add_argument("--pause", type=int, default=100, help="ms between an answer and the next key")
+    parser.add_argument("--folder", type=Path, default=None, help="folder on the disk to measure")
+    parser.add_argument("--chromium", default=None, help="path of the browser")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name, chromium(options.chromium) as browser:
         template = write_crops(Path(name), options.crops, options.size)
@@ -97,7 +97,7 @@ def main() -> None:
             wait_for(port)
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
             page.goto(f"http://127.0.0.1:{port}/")
-            durations = work(page, min(options.answers, options.crops - 1), options.pause)
+            durations = label(page, min(options.answers, options.crops - 1), options.pause)
         finally:
             server.terminate()
             server.wait(timeout=20)

@@ -1,9 +1,9 @@
-"""A defect of 12 x 12 px on a photograph of 4000 x 3000 px: found with tiles, lost without.
+"""Detects defects of 12 x 12 px on photographs of 4000 x 3000 px, with and without tiling.
 
     python benchmarks/large_images.py --output large
 
-draws panels of the built-in product, puts one small spot on each of some copies, trains once with tiles and twice
-without on the same photographs, judges all with `predict`, and writes results.json and side_by_side.jpg.
+Renders panels of the built-in product and copies with one small spot each, trains once with tiles and twice without on
+the same photographs, and writes results.json and side_by_side.jpg.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from anomalib_lite.rendering.sheet import render_sheet
 from anomalib_lite.settings.data import SheetConfig
 
 SPOT = 12  # px
-LEARN, HOLD, TEST = 12, 19, 6  # panels; 19 held out are the fewest that promise a false-alarm rate of 0.05
+LEARN, HOLD, TEST = 12, 19, 6  # panels; 19 held-out ones are the fewest that guarantee a false-alarm rate of 0.05
 KINDS = {"hole": (18, 17, 20), "fleck": (235, 232, 228), "foreign": (60, 70, 150)}  # RGB
-WAYS = {
+SETUPS = {  # options of `train`
     "tiles": ["tiling=grid", "image_size=native"],
     "1024 x 768": ["image_size=[768,1024]"],
     "256 x 256": ["image_size=256"],
@@ -32,15 +32,15 @@ WAYS = {
 
 
 def draw(folder: Path) -> None:
-    """ok/ to learn from and hold out, test/ok, and test/nok/<kind> with their masks; what is there stays."""
+    """Writes ok/ (training and held-out images), test_ok/, nok/<kind>/ and masks/; skips existing images."""
     config = SheetConfig(width=4000, height=3000, nok_share=0.0)
     for number in range(LEARN + HOLD + TEST):
-        learned = number < LEARN + HOLD
-        path = folder / ("ok" if learned else "test_ok") / f"{number:03d}.png"
+        is_train = number < LEARN + HOLD
+        path = folder / ("ok" if is_train else "test_ok") / f"{number:03d}.png"
         if path.is_file():
             continue
         sheet = render_sheet(config, (20, number))
-        if not learned:
+        if not is_train:
             rng = np.random.default_rng([7, number])
             kind = list(KINDS)[number % len(KINDS)]
             product = sheet.products[rng.integers(len(sheet.products))]
@@ -55,20 +55,20 @@ def draw(folder: Path) -> None:
 
 def save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}")
-    cv2.imwrite(str(part), pixels)
-    part.replace(path)
+    temporary = path.with_name(f".{path.name}")
+    cv2.imwrite(str(temporary), pixels)
+    temporary.replace(path)
 
 
-def judge(folder: Path, way: str) -> dict[str, object]:
-    """Trains one way, which judges all test images, and predicts one of them, each in a process of its own."""
-    runs, predicted = (folder / name / way.replace(" ", "") for name in ("runs", "predictions"))
+def evaluate(folder: Path, setup: str) -> dict[str, object]:
+    """Trains and tests one setup, and predicts one image, each in its own process."""
+    runs, predicted = (folder / name / setup.replace(" ", "") for name in ("runs", "predictions"))
     train = ["data=folder", f"data.root={folder}", "data.ok=ok", "data.test_ok=test_ok", "data.nok=nok"]
     train += ["data.mask=masks", f"data.val_share={HOLD / (LEARN + HOLD)}", "detector=patchcore", "defects=none"]
-    seconds, memory = call("train", *train, "tracking=none", f"paths.runs={runs}", *WAYS[way])
+    seconds, memory = call("train", *train, "tracking=none", f"paths.runs={runs}", *SETUPS[setup])
     run = next(runs.glob("*/*/metrics.json")).parent
-    image = shown(folder)
-    each, needed = call("predict", f"run={run}", f"images={image}", f"output={predicted}", "overlays=false")
+    predict = (f"run={run}", f"images={example(folder)}", f"output={predicted}", "overlays=false")
+    predict_seconds, predict_memory = call("predict", *predict)
     threshold = json.loads((run / "threshold.json").read_text())["image"]
     scores: dict[str, list[float]] = {"ok": [], "nok": []}
     with (run / "predictions.csv").open() as stream:
@@ -83,26 +83,27 @@ def judge(folder: Path, way: str) -> dict[str, object]:
         **{key: figures[key] for key in ("image_auroc", "pixel_auroc", "aupro")},
         "train_seconds": seconds,
         "train_peak_mb": memory,
-        "predict_seconds": each,
-        "predict_peak_mb": needed,
+        "predict_seconds": predict_seconds,
+        "predict_peak_mb": predict_memory,
     }
 
 
 def call(verb: str, *arguments: str) -> tuple[float, int]:
-    """Seconds, and the largest memory of the process in MB."""
+    """Runs a command; returns its wall time in seconds and its peak memory in MB."""
     begin = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "anomalib_lite.cli", verb, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"{verb} ended with {status}")
+        sys.exit(f"{verb} ended with status {status}")
     return round(time.perf_counter() - begin, 1), usage.ru_maxrss // 1024
 
 
 def side_by_side(folder: Path, results: dict[str, dict[str, object]]) -> np.ndarray:
-    """The whole photograph with its spot ringed, the spot at full size, and around it each way's map over its
-    threshold: black is 0, white twice the threshold.
+    """Draws the photograph with its spot circled, the spot at full size, and each setup's map around it.
+
+    The maps are relative to the threshold: black is 0, the brightest colour twice the threshold.
     """
-    image = shown(folder)
+    image = example(folder)
     mask = cv2.imread(str(folder / "masks" / image.name), cv2.IMREAD_GRAYSCALE)
     pixels = cv2.imread(str(image))
     y, x = (int(v.mean()) for v in mask.nonzero())
@@ -110,16 +111,16 @@ def side_by_side(folder: Path, results: dict[str, dict[str, object]]) -> np.ndar
     near = pixels[top : top + 400, left : left + 400]
     whole = cv2.circle(pixels.copy(), (x, y), 90, (0, 0, 255), 14)
     parts = [("4000 x 3000 px", cv2.resize(whole, (533, 400), interpolation=cv2.INTER_AREA)), ("12 x 12 px", near)]
-    for way, result in results.items():
-        run = next((folder / "runs" / way.replace(" ", "")).glob("*/*/threshold.json"))
-        place = folder / "predictions" / way.replace(" ", "") / "maps"
-        map = cv2.imread(str(next(place.rglob("*.tiff"))), cv2.IMREAD_UNCHANGED)
-        map = cv2.resize(map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)[top : top + 400, left : left + 400]
-        level = np.clip(map / json.loads(run.read_text())["pixel"], 0, 2) / 2
+    for setup, result in results.items():
+        threshold = next((folder / "runs" / setup.replace(" ", "")).glob("*/*/threshold.json"))
+        maps = folder / "predictions" / setup.replace(" ", "") / "maps"
+        heat = cv2.imread(str(next(maps.rglob("*.tiff"))), cv2.IMREAD_UNCHANGED)
+        heat = cv2.resize(heat, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)[top : top + 400, left : left + 400]
+        level = np.clip(heat / json.loads(threshold.read_text())["pixel"], 0, 2) / 2
         drawn = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
         outline, _ = cv2.findContours((level > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         drawn = cv2.drawContours(drawn, outline, -1, (255, 255, 255), 2)
-        parts.append((f"{way}: {result['found']} of {result['of']} found", drawn))
+        parts.append((f"{setup}: {result['found']} of {result['of']} found", drawn))
     strips = []
     for title, part in parts:
         head = np.full((40, part.shape[1], 3), 255, np.uint8)
@@ -128,8 +129,8 @@ def side_by_side(folder: Path, results: dict[str, dict[str, object]]) -> np.ndar
     return np.hstack(strips[:-1])
 
 
-def shown(folder: Path) -> Path:
-    """The spotted photograph that is predicted and drawn."""
+def example(folder: Path) -> Path:
+    """Returns the photograph with a spot that is predicted and drawn."""
     return sorted((folder / "nok").rglob("*.png"))[0]
 
 
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("large"))
     folder = parser.parse_args().output.absolute()
     draw(folder)
-    results = {way: judge(folder, way) for way in WAYS}
+    results = {setup: evaluate(folder, setup) for setup in SETUPS}
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     cv2.imwrite(str(folder / "side_by_side.jpg"), side_by_side(folder, results), [cv2.IMWRITE_JPEG_QUALITY, 85])
     print(json.dumps(results, indent=1))

@@ -1,10 +1,11 @@
-"""One image at a time on one thread: a run as it is, its exported files, and anomalib's STFPM in OpenVINO, in turn.
+"""Compares the single-image latency, on one thread, of a run, its exported files, and anomalib's STFPM in OpenVINO.
 
     python benchmarks/latency.py RUN_OR_FILE ... [--rounds 30] [--peer-python PYTHON]
 
-RUN_OR_FILE: run folders and what `anomalib-lite export` made of them, the run first: ratios are to it. --peer-python:
-the Python that has anomalib 2.7 and OpenVINO (benchmarks/peer.py makes one); its STFPM gets the same backbone, whose
-random weights take as long as trained ones. Processor milliseconds of this process, medians; the images are noise.
+RUN_OR_FILE: a run folder, to which ratios are relative, and files that `anomalib-lite export` made of it.
+--peer-python: a Python with anomalib 2.7 and OpenVINO (benchmarks/peer.py creates one). Its STFPM gets the same
+backbone with random weights, which take as long as trained ones. Prints medians of this process's CPU milliseconds;
+the images are noise, and the candidates take turns.
 """
 
 import argparse
@@ -38,31 +39,31 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="*")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--peer-python", type=Path)
-    asked = parser.parse_args()
-    if not asked.files:
-        print("Left out: it wants a run and its exported files; --help says more.")
+    args = parser.parse_args()
+    if not args.files:
+        print("Skipped: give a run and its exported files, see --help.")
         return
-    if not MALLOC.items() <= os.environ.items():  # as the command line sets it for itself
+    if not MALLOC.items() <= os.environ.items():  # the settings of the command line
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"})
-    judges = {str(file): judge(file) for file in asked.files}
+    models = {str(file): load(file) for file in args.files}
     with tempfile.TemporaryDirectory() as folder:
-        if asked.peer_python:
-            subprocess.run([asked.peer_python, "-W", "ignore", "-c", PEER, folder], check=True, stdout=sys.stderr)
-            judges["anomalib, STFPM, OpenVINO"] = opened(next(Path(folder).rglob("*.xml")))
-        took: dict[str, list[float]] = {name: [] for name in judges}
-        pixels = np.random.default_rng(0).integers(0, 256, (asked.rounds + 3, 1, 256, 256, 3), np.uint8)
+        if args.peer_python:
+            subprocess.run([args.peer_python, "-W", "ignore", "-c", PEER, folder], check=True, stdout=sys.stderr)
+            models["anomalib, STFPM, OpenVINO"] = load_openvino(next(Path(folder).rglob("*.xml")))
+        milliseconds: dict[str, list[float]] = {name: [] for name in models}
+        pixels = np.random.default_rng(0).integers(0, 256, (args.rounds + 3, 1, 256, 256, 3), np.uint8)
         for image in pixels:
-            for name, call in judges.items():
+            for name, model in models.items():
                 begin = time.process_time()
-                call(image)
-                took[name].append(1000 * (time.process_time() - begin))
-    base = took[str(asked.files[0])][3:]  # the first images warm up
-    for name, times in took.items():
+                model(image)
+                milliseconds[name].append(1000 * (time.process_time() - begin))
+    base = milliseconds[str(args.files[0])][3:]  # the first images warm up
+    for name, times in milliseconds.items():
         ratio = statistics.median(b / t for b, t in zip(base, times[3:], strict=True))
         print(f"{statistics.median(times[3:]):8.1f} ms  {ratio:5.2f} times as fast as the first  {name}")
 
 
-def judge(file: Path) -> Callable[[np.ndarray], Any]:
+def load(file: Path) -> Callable[[np.ndarray], Any]:
     import torch
 
     from anomalib_lite.engine.predict import open_run
@@ -81,7 +82,7 @@ def judge(file: Path) -> Callable[[np.ndarray], Any]:
     return call
 
 
-def opened(file: Path) -> Callable[[np.ndarray], Any]:
+def load_openvino(file: Path) -> Callable[[np.ndarray], Any]:
     import openvino
 
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1}

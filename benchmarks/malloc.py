@@ -1,4 +1,4 @@
-"""What glibc's malloc settings do to feature extraction on a CPU: the same work in two processes, in turn.
+"""Measures the effect of glibc's malloc settings on feature extraction on a CPU, in alternating processes.
 
 usage: python benchmarks/malloc.py [--rounds 3]
 """
@@ -26,7 +26,7 @@ print(1000 * (time.perf_counter() - begin) / (8 * 16))
 
 
 def milliseconds(environment: dict[str, str]) -> float:
-    """An image of 256 x 256 through the cut EfficientNet-Lite0, batch 16."""
+    """Returns the time per image of 256 x 256 px through the truncated EfficientNet-Lite0, in batches of 16."""
     done = subprocess.run([sys.executable, "-c", WORK], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -38,7 +38,7 @@ def main() -> None:
     plain = {key: value for key, value in os.environ.items() if key not in MALLOC}
     pairs = [(milliseconds(plain), milliseconds(plain | MALLOC)) for _ in range(rounds)]
     for name, column in zip(("glibc's defaults", "memory kept"), zip(*pairs, strict=True), strict=True):
-        print(f"{name:18} {statistics.median(column):6.1f} ms an image (median of {rounds})")
+        print(f"{name:18} {statistics.median(column):6.1f} ms per image (median of {rounds})")
     ratios = [before / after for before, after in pairs]
     print(f"{'ratio':18} {statistics.median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 

@@ -1,12 +1,11 @@
-"""Pixel metrics from histograms against exact ones from sorting: same maps, one run, one thread.
+"""Compares pixel metrics from histograms with exact ones from sorting, on the same maps and one thread.
 
     python benchmarks/metrics.py [--images 400] [--size 256] [--repeats 3]
 
-Measured for each: processor time (so that other processes hardly disturb it) of updating with all maps, batch
-by batch, and of computing AUROC, average precision and AUPRO (shortest of the repeats; the exact ones, which
-take seconds, run once), the memory kept between batches, and the results. The exact side keeps all
-maps, sorts their pixels once and takes all metrics from that order. Maps are smooth gamma noise, three
-quarters with defects of 1 to 5 regions.
+Measures for each the CPU time (which other processes hardly disturb) to update with all maps, batch by batch, and to
+compute AUROC, average precision and AUPRO (the shortest of the repeats; the exact ones, which take seconds, run once),
+the memory kept between batches, and the results. The exact variant keeps all maps and sorts their pixels once. The maps
+are smooth gamma noise, three quarters of them with defects of 1 to 5 regions.
 """
 
 import argparse
@@ -48,11 +47,11 @@ def from_histograms(maps: np.ndarray, masks: np.ndarray) -> tuple[dict[str, floa
 
 
 def exact(maps: np.ndarray, masks: np.ndarray) -> tuple[dict[str, float], int]:
-    """Nothing is sorted with an index but the defect pixels; the OK pixels are only looked up in."""
+    """Computes the metrics exactly; argsorts only the defect pixels, and searches in the sorted OK pixels."""
     weights = np.zeros(maps.shape, np.float32)
     for mask, weight in zip(masks, weights, strict=True):
-        labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
-        if found:
+        labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        if count:
             weight[mask] = (1 / np.bincount(labels.ravel()))[labels[mask]]
     ok, defect = np.sort(maps[~masks]), maps[masks]
     order = np.argsort(-defect)
@@ -71,7 +70,7 @@ def exact(maps: np.ndarray, masks: np.ndarray) -> tuple[dict[str, float], int]:
 
 
 def area(above: np.ndarray, reached: np.ndarray, pro: np.ndarray, limit: float) -> float:
-    """Under the curve that runs level up to each `above` and from there straight to (reached, pro)."""
+    """Computes the area under the curve that is constant up to each `above` and then linear to (reached, pro)."""
     rate = np.append(0, np.column_stack([above, reached]).ravel())
     height = np.append(0, np.column_stack([np.append(0, pro[:-1]), pro]).ravel())
     rate, height = np.append(rate, 1), np.append(height, 1)

@@ -1,11 +1,11 @@
-"""This project's methods against anomalib 2.7: the same numbers in the networks, the same images, the same answers?
+"""Checks that this project's methods compute the same as anomalib 2.7, with equal network weights and images.
 
     PYTHONPATH=. PEER_PYTHON benchmarks/parity.py [--freeze tests/detectors/parity.json]
 
-PEER_PYTHON: a Python with anomalib 2.7. Each method of both sides gets networks whose weights are drawn by their names,
-and random images; no weights are downloaded, nothing is trained for long. Printed is the largest difference as a share
-of the largest value. What differs on purpose is switched off where a switch is named, and told in docs/detectors.md.
---freeze keeps some of anomalib's numbers for tests/detectors/test_parity.py, which compares `ours` without anomalib.
+PEER_PYTHON: a Python with anomalib 2.7. Both sides get random images and networks whose weights are drawn by name; no
+weights are downloaded, and nothing is trained for long. Prints the largest difference relative to the largest value.
+Deliberate differences are switched off where an option exists, and described in docs/detectors.md. --freeze saves some
+of anomalib's numbers for tests/detectors/test_parity.py, which then needs no anomalib.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from anomalib_lite.detectors.superadd import SuperADD
 Numbers = dict[str, Tensor]
 BOUND = 1e-4
 DINO2, DINO3 = "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"
-WIDTH = 128  # of the small transformers: 12 blocks with 2 heads
-SIZES = {DINO2: 70, DINO3: 64}  # px; DINOv2's position embedding is of this size, so that nobody resamples it
+WIDTH = 128  # of the small transformers, which have 12 blocks and 2 heads
+SIZES = {DINO2: 70, DINO3: 64}  # px; equal to DINOv2's position embedding, so that neither side resamples it
 LAYERS = [2, 3, 4, 5, 6, 7, 8, 9]
-KEPT = 12  # numbers of each result that are frozen
+KEPT = 12  # numbers saved of each result
 
 
 def drawn(name: str, *shape: int) -> Tensor:
-    """Standard normal numbers that hang on the name alone, in every version of torch."""
+    """Draws standard normal numbers that depend only on the name, in every version of torch."""
     return torch.from_numpy(np.random.RandomState(crc32(name.encode())).standard_normal(shape)).float()
 
 
@@ -56,36 +56,36 @@ def images(count: int, size: int, name: str = "images") -> Tensor:
 
 @torch.no_grad()
 def fill(module: nn.Module) -> nn.Module:
-    """Weights of the size that keeps signals alive, positive variances."""
+    """Fills a network with random weights that preserve the signal's scale, and positive variances."""
     for name, value in module.state_dict().items():
         if not value.is_floating_point():
             continue
-        own = name.removeprefix("model.")  # in which timm wraps networks that give features
-        numbers = drawn(own, *value.shape)
+        plain_name = name.removeprefix("model.")  # timm's wrapper of feature extractors
+        numbers = drawn(plain_name, *value.shape)
         if value.ndim > 1:
             numbers = numbers / (value[0].numel() ** 0.5)
         else:
-            numbers = 0.1 * numbers + ("weight" in own or "var" in own)
+            numbers = 0.1 * numbers + ("weight" in plain_name or "var" in plain_name)
         value.copy_(numbers)
     return module
 
 
 @contextmanager
 def numbered_networks() -> Iterator[None]:
-    """timm's networks of both sides: small transformers without a download, filled by name."""
+    """Makes timm create networks filled by name, small transformers among them, without a download."""
     make = timm.create_model
 
-    def create(name: str, pretrained: bool = False, pretrained_cfg: Any = None, **how: Any) -> nn.Module:
+    def create(name: str, pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
         if "vit" in name:
-            how |= {"embed_dim": WIDTH, "num_heads": 2, "img_size": SIZES[name]}
-        return fill(make(name, **how))
+            options |= {"embed_dim": WIDTH, "num_heads": 2, "img_size": SIZES[name]}
+        return fill(make(name, **options))
 
     with mock.patch("timm.create_model", create):
         yield
 
 
 class Batches(list):  # type: ignore[type-arg]
-    """Images (N, 3, H, W) as one batch of a method's `calibrate`."""
+    """Images (N, 3, H, W) as a single batch for a method's `calibrate`."""
 
     def __init__(self, image: Tensor) -> None:
         index = torch.arange(len(image))
@@ -106,12 +106,12 @@ class ImagesOf:
 
 
 def calibrated(method: Any, train: Tensor) -> Any:
-    method.calibrate(Batches(train), [View()], lambda map: map)
+    method.calibrate(Batches(train), [View()], lambda maps: maps)
     return method.eval()
 
 
 def normal(method: Any, image: Tensor) -> Tensor:
-    """What the peer's own pre-processing does."""
+    """Normalises an image as the peer's pre-processing does."""
     backbone = getattr(method, "backbone", None) or method.teacher
     return (image - backbone.mean) / backbone.std
 
@@ -130,11 +130,11 @@ def our_anomalydino() -> tuple[AnomalyDINO, Numbers]:
 
 
 def product() -> Tensor:
-    """Features of two images whose middle stands out from the ground."""
-    rows = torch.zeros(12, 12)
-    rows[3:9, 2:10] = 1
-    way = F.normalize(drawn("way", 1, 16, 1, 1), dim=1)
-    return drawn("ground", 2, 16, 12, 12) + 40 * rows * way
+    """Returns features of two images whose centre differs from the background."""
+    centre = torch.zeros(12, 12)
+    centre[3:9, 2:10] = 1
+    direction = F.normalize(drawn("way", 1, 16, 1, 1), dim=1)
+    return drawn("ground", 2, 16, 12, 12) + 40 * centre * direction
 
 
 def our_padim() -> tuple[PaDiM, Numbers]:
@@ -151,15 +151,14 @@ def our_patchcore() -> tuple[PatchCore, Numbers]:
     ours, test = PatchCore(cnn, None, stride=8, bank=1.0, coreset="random", reweight=9), images(2, 64, "test")
     with zeros_counted():
         calibrated(ours, images(3, 64))
-        map = ours.anomaly_map(test)
-        return ours, {"features": ours._features(test), "score": map.amax((1, 2, 3))}
+        return ours, {"features": ours._features(test), "score": ours.anomaly_map(test).amax((1, 2, 3))}
 
 
 @contextmanager
 def zeros_counted() -> Iterator[None]:
-    """Averages that count the zeros beyond the border, as the peer's do."""
+    """Makes average pooling count the padding's zeros, as the peer's does."""
     plain = F.avg_pool2d
-    with mock.patch.object(F, "avg_pool2d", lambda x, *how, **_: plain(x, *how)):
+    with mock.patch.object(F, "avg_pool2d", lambda x, *options, **_: plain(x, *options)):
         yield
 
 
@@ -167,12 +166,12 @@ def our_superadd() -> tuple[SuperADD, Numbers]:
     vit = partial(build, DINO3, layers=[3, 5, 8, 10])
     ours = calibrated(SuperADD(vit, None, brightness=(1.0, 1.0)), images(3, 64))
     test = images(2, 64, "test")
-    map = F.interpolate(ours.anomaly_map(test), (64, 64), mode="bilinear", align_corners=False)
-    return ours, {"features": ours._features(test), "map": map}
+    maps = F.interpolate(ours.anomaly_map(test), (64, 64), mode="bilinear", align_corners=False)
+    return ours, {"features": ours._features(test), "map": maps}
 
 
 def our_efficientad() -> tuple[EfficientAD, Numbers]:
-    """Its teacher is the distilled one, which has the authors' architecture."""
+    """Uses the distilled teacher, which has the authors' architecture."""
     cnn = partial(build, "resnet18", layers=[2])
     make = partial(torch.optim.Adam, lr=1e-3)
     ours = EfficientAD(cnn, make, levels=None, stride=4, width=128, inner=64, distill=1)
@@ -202,9 +201,9 @@ def our_dinomaly() -> tuple[Dinomaly, Numbers]:
         fill(getattr(ours, name))
     mlps = [ours.bottleneck, *(block.inner for block in ours.decoder)]
     for layer in (layer for mlp in mlps for layer in mlp if isinstance(layer, nn.Linear)):
-        nn.init.zeros_(layer.bias)  # the peer has none there, the authors have
+        nn.init.zeros_(layer.bias)  # which the authors have, but the peer has not
     ours.total, test = 5000, images(2, 70, "test")
-    ours.step.fill_(350)  # of 500 within which the share of easy positions grows
+    ours.step.fill_(350)  # of the 500 steps in which the share of easy positions grows
     features = ours.features(test)
     targets, answers = ours.targets(features), ours.answers(features, test)
     loss = ours.loss(targets, answers, torch.ones(2))
@@ -239,7 +238,7 @@ def their_anomalydino(ours: AnomalyDINO) -> Numbers:
     from anomalib.models.image.anomaly_dino.torch_model import AnomalyDINOModel
 
     theirs = AnomalyDINOModel(encoder_name=DINO2)
-    theirs.anomaly_map_generator.forward = lambda map, size: map
+    theirs.anomaly_map_generator.forward = lambda maps, size: maps
     theirs.train()(normal(ours, images(3, 70)))
     theirs.fit()
     test = normal(ours, images(2, 70, "test"))
@@ -260,7 +259,7 @@ def their_padim(ours: PaDiM) -> Numbers:
     features = theirs.eval().generate_embedding(theirs.feature_extractor(test))
     stats = [theirs.gaussian.mean, theirs.gaussian.inv_covariance]
     distance = theirs.anomaly_map_generator.compute_distance(features, stats)
-    # ours is of the mean over the channels; its covariances are divided by n, not by n - 1
+    # ours averages over the channels, and divides covariances by n, not by n - 1
     return {"features": features, "map": distance / 20**0.5 * (40 / 39) ** 0.5}
 
 
@@ -269,7 +268,7 @@ def their_patchcore(ours: PatchCore) -> Numbers:
 
     theirs = PatchcoreModel(["layer2", "layer3"], "resnet18", pre_trained=False, num_neighbors=9)
     theirs.train()(normal(ours, images(3, 64)))
-    theirs.memory_bank = torch.vstack(theirs.embedding_store)  # the whole of it: coresets are drawn
+    theirs.memory_bank = torch.vstack(theirs.embedding_store)  # all embeddings, as coresets are random
     test = normal(ours, images(2, 64, "test"))
     levels = {k: theirs.feature_pooler(v) for k, v in theirs.feature_extractor(test).items()}
     return {"features": theirs.generate_embedding(levels), "score": theirs.eval()(test).pred_score}
@@ -297,10 +296,10 @@ def their_efficientad(ours: EfficientAD) -> Numbers:
     theirs.mean_std["mean"].data, theirs.mean_std["std"].data = ours.mean.clone(), ours.scale.clone()
     for dropout in (m for m in theirs.modules() if isinstance(m, nn.Dropout)):
         dropout.p = 0.0
-    theirs.ae.decoder.padding = True  # the grid of maps that reach the border
+    theirs.ae.decoder.padding = True  # so that maps reach the border
     test = images(1, 256, "test")
     reflected = partial(F.pad, pad=(14, 15, 14, 15), mode="reflect")
-    for network in (theirs.teacher, theirs.student):  # on images padded as ours pads them
+    for network in (theirs.teacher, theirs.student):  # with our padding of the images
         plain = network.forward
         network.forward = lambda image, plain=plain: plain(reflected(image))
     others = torch.zeros(1, 3, 256, 256)
@@ -311,13 +310,13 @@ def their_efficientad(ours: EfficientAD) -> Numbers:
     student = theirs.student(test)
     target = theirs._normalize_teacher(theirs.teacher(test))
     whole = theirs.ae(test, (256, 256))
-    # the maps before they are enlarged, scaled as there from quantiles 0.4 to 0.9 and 0.2 to 0.7
+    # compare the maps before upsampling, normalised by quantiles 0.4 to 0.9 and 0.2 to 0.7
     limits = zip(("qa_st", "qb_st", "qa_ae", "qb_ae"), (0.4, 0.9, 0.2, 0.7), strict=True)
     theirs.quantiles.update({name: torch.tensor(value) for name, value in limits})
-    with mock.patch.object(peer.F, "interpolate", lambda map, size, mode: map):
+    with mock.patch.object(peer.F, "interpolate", lambda maps, size, mode: maps):
         theirs.ae.forward = lambda image, size: whole
         maps = theirs.compute_maps(test, student, (target - student[:, :channels]).square())
-    constant = 0.1 * (0.4 / 0.5 + 0.2 / 0.5) / 2  # ours takes nothing off, so that no map is below 0
+    constant = 0.1 * (0.4 / 0.5 + 0.2 / 0.5) / 2  # ours subtracts no offset, so that maps are not negative
     return {
         "teacher": theirs.teacher(test), "student": student[:, :channels], "autoencoder": whole,
         "loss": (sum(losses) - penalty)[None], "map": sum(maps) / 2 + constant,
@@ -337,7 +336,7 @@ def their_dinomaly(ours: Dinomaly) -> Numbers:
     targets, answers = theirs.get_encoder_decoder_outputs(test)
     loss = peer.CosineHardMiningLoss(p_schedule_steps=500)(targets, answers, 350)
     loss.backward()
-    map, _ = theirs.calculate_anomaly_maps(targets, answers, out_size=(5, 5))
+    maps, _ = theirs.calculate_anomaly_maps(targets, answers, out_size=(5, 5))
     optimizer = Theirs(
         [weight := nn.Parameter(drawn("start", 30))], lr=2e-3, eps=1e-10, weight_decay=1e-4, amsgrad=True
     )
@@ -346,19 +345,19 @@ def their_dinomaly(ours: Dinomaly) -> Numbers:
         optimizer.step()
     return {
         "features": torch.cat(targets), "answers": torch.cat(answers).detach(), "loss": loss.detach()[None],
-        "gradient": theirs.bottleneck[0].fc1.weight.grad, "map": map.detach(), "optimizer": weight.detach(),
+        "gradient": theirs.bottleneck[0].fc1.weight.grad, "map": maps.detach(), "optimizer": weight.detach(),
     }  # fmt: skip
 
 
 def _copy(mine: nn.Module, other: nn.Module) -> None:
-    """Weights of the layers, in the order in which they are run, and the biases that the peer has, too."""
+    """Copies the layers' weights, in the order of execution, and the biases that the peer has, too."""
     for one, two in zip(_layers(mine), _layers(other), strict=True):
         two.load_state_dict({name: one.state_dict()[name] for name in two.state_dict()})
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
     layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.LayerNorm)]
-    if isinstance(module, Block):  # which names its two norms first
+    if isinstance(module, Block):  # which defines its two norms first
         layers = [layers[k] for k in (0, 2, 3, 1, 4, 5)]
     return layers
 
@@ -366,35 +365,35 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 THEIRS: dict[str, Callable[[Any], Numbers]] = {name: globals()[f"their_{name}"] for name in OURS}
 
 
-def apart(one: Tensor, other: Tensor) -> float:
+def relative_difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
 
 
 def some_of(values: Tensor) -> list[float]:
-    """Evenly chosen numbers, and the mean of all."""
+    """Returns evenly spaced numbers, and the mean of all."""
     flat = values.detach().flatten().double()
-    place = torch.linspace(0, len(flat) - 1, min(KEPT, len(flat))).long()
-    return [float(f"{value:.7g}") for value in [*flat[place].tolist(), float(flat.mean())]]
+    index = torch.linspace(0, len(flat) - 1, min(KEPT, len(flat))).long()
+    return [float(f"{value:.7g}") for value in [*flat[index].tolist(), float(flat.mean())]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--freeze", type=Path)
-    asked, worst, frozen = parser.parse_args(), 0.0, {}
+    args, worst, frozen = parser.parse_args(), 0.0, {}
     torch.set_num_threads(1)
-    print("| method | what | largest difference, of the largest value |\n|---|---|---|")
+    print("| method | result | largest difference / largest value |\n|---|---|---|")
     for name in OURS:
         model, mine = ours(name)
         with numbered_networks():
             peer = THEIRS[name](model)
-        for what, value in mine.items():
-            difference = apart(value, peer[what])
+        for result, value in mine.items():
+            difference = relative_difference(value, peer[result])
             worst = max(worst, difference)
-            print(f"| {name} | {what} | {difference:.1e} |", flush=True)
-        frozen[name] = {what: some_of(value) for what, value in peer.items()}
-    if asked.freeze:
-        lines = [f'"{name} {what}": {json.dumps(kept)}' for name, all in frozen.items() for what, kept in all.items()]
-        asked.freeze.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+            print(f"| {name} | {result} | {difference:.1e} |", flush=True)
+        frozen |= {f"{name} {result}": some_of(value) for result, value in peer.items()}
+    if args.freeze:
+        lines = [f"{json.dumps(key)}: {json.dumps(numbers)}" for key, numbers in frozen.items()]
+        args.freeze.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"\n{'agrees' if worst <= BOUND else 'DIFFERS'}: {worst:.1e}, allowed {BOUND:g}")
     return int(worst > BOUND)
 

@@ -1,16 +1,16 @@
-"""PatchCore's memory on many images, and what its coreset buys against random patches.
+"""Measures PatchCore's memory on many images, and compares its coreset with random patches.
 
     python benchmarks/patchcore.py memory [--images 2000] [--size 256] [--limit-mb 4000]
     python benchmarks/patchcore.py coreset --root MVTEC_AD [--category bottle] [--sizes 500 2000 8000] [--seeds 3]
     python benchmarks/patchcore.py greedy [--rows 170000] [--count 1700]
 
-memory: synthetic images on disk -> decoded set -> bank -> one batch predicted, with the default settings and the malloc
-settings of the command line; the peak of the process's resident memory.
-coreset: the greedy coreset and random patches at equal sizes, drawn from the same candidates: image AUROC, pixel AUROC
-and AUPRO on the test images and on defects drawn into the held-out OK images, and seconds to choose.
-greedy: seconds for the first choices of the coreset in blocks and of the plain algorithm, which goes through all rows
-after each choice; both choose the same rows, which is checked.
-One thread.
+memory: the process's peak resident memory while it decodes synthetic images, fits the bank and predicts a batch, with
+the default settings and the malloc settings of the command line.
+coreset: the greedy coreset and random patches of the same number, from the same candidates: image AUROC, pixel AUROC
+and AUPRO on the test images and on synthetic defects in held-out OK images, and the seconds to choose.
+greedy: seconds for the first choices of the blocked algorithm and of the plain one, which goes through all rows after
+each choice; checks that both choose the same rows.
+All on one thread.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def detector(**options: object) -> Model:
 
 
 def write_images(folder: Path, count: int, size: int) -> list[Sample]:
-    """Blobs on stripes with noise: no two alike."""
+    """Writes images with blobs, stripes and noise, all different."""
 
     def write(index: int) -> Sample:
         rng = np.random.default_rng(index)
@@ -99,7 +99,7 @@ def measure_memory(images: int, size: int, limit_mb: float) -> dict[str, object]
 
 
 def drawn(images: ImageSet, count: int, seed: int = 0, size: int = 20) -> Iterator[Batch]:
-    """Copies of held-out OK images with a drawn defect each."""
+    """Yields copies of held-out OK images with a synthetic defect each."""
     rng = np.random.default_rng(seed)
     for start in range(0, count, size):
         batch = images[[k % len(images) for k in range(start, min(start + size, count))]]
@@ -115,9 +115,9 @@ def drawn(images: ImageSet, count: int, seed: int = 0, size: int = 20) -> Iterat
 def measured(model: Model, batches: list[Batch]) -> list[float]:
     by_image, by_pixel = ImageMetrics(), PixelMetrics()
     for batch in batches:
-        map, score = model.predict_batch(batch)
+        maps, score = model.predict_batch(batch)
         by_image.update(score, batch.label.tolist())
-        by_pixel.update(map, batch.mask, batch.label.tolist())
+        by_pixel.update(maps, batch.mask, batch.label.tolist())
     values = by_image.compute().values | by_pixel.compute().values
     return [values[key] for key in CRITERIA]
 
@@ -128,21 +128,21 @@ def measure_coreset(root: Path, category: str, sizes: list[int], seeds: int) -> 
     sets = {"test": list(loader(test, 16)), "drawn": [*loader(val, 16), *drawn(val, 160)]}
     model, table = detector(), []
     with torch.inference_mode():
-        everything = gather_candidates(
+        candidates = gather_candidates(
             loader(train, 16), model.method._seen, [View()], 1024, torch.Generator().manual_seed(0)
         )
     for size in sizes:
-        for how in ("greedy", "random"):
+        for coreset in ("greedy", "random"):
             seconds, results = [], {name: [] for name in sets}
-            for seed in tqdm(range(seeds), f"{how}, {size} patches", leave=False):
-                model.method.coreset, begin = how, time.perf_counter()
-                chosen = model.method._choose(everything, size, torch.Generator().manual_seed(seed))
+            for seed in tqdm(range(seeds), f"{coreset}, {size} patches", leave=False):
+                model.method.coreset, begin = coreset, time.perf_counter()
+                chosen = model.method._choose(candidates, size, torch.Generator().manual_seed(seed))
                 seconds.append(time.perf_counter() - begin)
-                model.method.banks[0].patches = everything[chosen]
+                model.method.banks[0].patches = candidates[chosen]
                 for name, batches in sets.items():
                     results[name].append(measured(model, batches))
             means = {name: np.round(np.mean(values, 0), 4).tolist() for name, values in results.items()}
-            table.append({"patches": size, "chosen": how, "seconds": round(statistics.median(seconds), 2), **means})
+            table.append({"patches": size, "chosen": coreset, "seconds": round(statistics.median(seconds), 2), **means})
     return table
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     memory.add_argument("--size", type=int, default=256)
     memory.add_argument("--limit-mb", type=float, default=4000)
     coreset = verbs.add_parser("coreset")
-    coreset.add_argument("--root", type=Path, required=True, help="the folder that holds the categories")
+    coreset.add_argument("--root", type=Path, required=True, help="folder of the categories")
     coreset.add_argument("--category", default="bottle")
     coreset.add_argument("--sizes", type=int, nargs="+", default=[500, 2000, 8000])
     coreset.add_argument("--seeds", type=int, default=3)
@@ -191,6 +191,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if not any(key in os.environ for key in MALLOC):  # glibc reads them when a process starts
+    if not any(key in os.environ for key in MALLOC):  # glibc reads them at process start
         sys.exit(subprocess.run([sys.executable, *sys.argv], env=os.environ | MALLOC, check=False).returncode)
     main()

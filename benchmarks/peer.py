@@ -1,14 +1,14 @@
-"""This project against anomalib 2.7: same weights, same images, one core each, in turn.
+"""Compares the speed of this project with anomalib 2.7: same weights, same images, same core, in alternation.
 
     python benchmarks/peer.py --data MVTEC_AD [--category bottle] [--repeats 5] [--only TASK ...] [--sides SIDE ...]
                               [--shots N] [--work build/peer] [--peer-python PYTHON | --share-torch] [--report]
 
-Without --peer-python the peer gets a virtual environment of its own below ~/.cache/anomalib_lite, made with pip on the
-first run (about 5 GB; --share-torch lets it see this Python's packages instead, which leaves 0.5 GB). Every measurement
-is a process of its own, held to one core (taskset) and one thread. The sides take turns: ours, the peer as it is
-installed, and the peer with the malloc settings that our command line sets for itself; all three on the same core.
-Results are appended to WORK/results.jsonl, so that an interrupted run goes on; --report prints the tables alone.
-Processor seconds (user and system) are what to compare on a machine that is shared; wall seconds stand beside them.
+Without --peer-python, the first run creates a virtual environment for the peer below ~/.cache/anomalib_lite with pip
+(about 5 GB; with --share-torch, which lets it use this Python's packages, 0.5 GB). Every measurement is a separate
+process on one core (taskset) and one thread. The sides alternate: ours, the peer as installed, and the peer with the
+malloc settings that our command line sets for itself. Results are appended to WORK/results.jsonl, so that an
+interrupted run resumes; --report only prints the tables. On a shared machine compare CPU seconds (user and system);
+wall seconds are given as well.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from anomalib_lite.cli import MALLOC
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "2.7.0"
 SIDES = ("ours", "peer", "peer, our malloc")
-# task: how ours is called there, the peer's task, and how often at most, where once takes minutes
+# task: our task, the peer's task, and the largest number of runs
 TASKS = {
-    "evaluate": ("evaluate", "evaluate", 1),  # repeats inside
+    "evaluate": ("evaluate", "evaluate", 1),  # repeats within the process
     "infer-stfpm": ("infer-stfpm_plain", "infer-stfpm", 1),
     "infer-padim": ("infer-padim", "infer-padim", 1),
     "infer-patchcore": ("infer-patchcore", "infer-patchcore", 1),
@@ -46,69 +46,62 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of MVTec AD, or of data in its layout")
     parser.add_argument("--category", default="bottle")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=10, help="of STFPM, at most")
-    parser.add_argument("--goal", type=float, default=0.99, help="image AUROC that ends STFPM's training")
+    parser.add_argument("--epochs", type=int, default=10, help="largest number of STFPM's epochs")
+    parser.add_argument("--goal", type=float, default=0.99, help="image AUROC at which STFPM's training ends")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "peer")
-    parser.add_argument("--shots", type=int, help="so few OK images are learned from, by both sides; default: all")
+    parser.add_argument("--shots", type=int, help="number of OK images that both sides learn from; default: all")
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--peer-python", type=Path)
     parser.add_argument("--share-torch", action="store_true")
     parser.add_argument("--report", action="store_true")
-    asked = parser.parse_args()
-    if asked.data is None and not asked.report:
-        print("Left out: it wants --data, the folder of MVTec AD; --help says more.")
+    args = parser.parse_args()
+    if args.data is None and not args.report:
+        print("Skipped: set --data to the folder of MVTec AD, see --help.")
         return
-    work = asked.work.absolute()
+    work = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     results = work / "results.jsonl"
-    if not asked.report:
-        peer = asked.peer_python or peer_python(asked.share_torch)
-        measure(asked, peer, work, results)
-    for line in told(read(results)):
+    if not args.report:
+        peer = args.peer_python or peer_python(args.share_torch)
+        measure(args, peer, work, results)
+    for line in tables(read(results)):
         print(line)
 
 
-def measure(asked: argparse.Namespace, peer: Path, work: Path, results: Path) -> None:
+def measure(args: argparse.Namespace, peer: Path, work: Path, results: Path) -> None:
     job = {
-        "root": str(asked.data.absolute()), "category": asked.category, "work": str(work), "goal": asked.goal,
-        "seed": 0, "epochs": asked.epochs, "batch": 32, "batches": [1, 32], "coreset": 0.01, "loops": 32,
-        "repeats": asked.repeats, "shots": asked.shots,
+        "root": str(args.data.absolute()), "category": args.category, "work": str(work), "goal": args.goal,
+        "seed": 0, "epochs": args.epochs, "batch": 32, "batches": [1, 32], "coreset": 0.01, "loops": 32,
+        "repeats": args.repeats, "shots": args.shots,
     }  # fmt: skip
-    for first in ("prepare", "maps"):
-        job |= run("ours", first, job, asked, peer)
+    for task in ("prepare", "maps"):
+        job |= run("ours", task, job, args, peer)
     job["bank"] = round(job["coreset"] * job["positions"] * job["images"])
-    for task in asked.only:
+    for task in args.only:
         ours, theirs, most = TASKS[task]
-        for number in range(min(most, asked.repeats)):
-            for side in asked.sides:
+        for number in range(min(most, args.repeats)):
+            for side in args.sides:
                 name = ours if side == "ours" else theirs
-                done = [
-                    row for row in read(results) if (row["task"], row["side"], row["number"]) == (task, side, number)
-                ]
-                if name is None or done:
+                key = {"task": task, "side": side, "number": number}
+                if name is None or any(key.items() <= row.items() for row in read(results)):
                     continue
                 print(f"{task}, {side}, {number + 1}", file=sys.stderr, flush=True)
-                row = {
-                    "task": task,
-                    "side": side,
-                    "number": number,
-                    **run(side, name, job | {"seed": number}, asked, peer),
-                }
+                row = key | run(side, name, job | {"seed": number}, args, peer)
                 with results.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
 
 
-def run(side: str, task: str, job: dict[str, Any], asked: argparse.Namespace, peer: Path) -> dict[str, Any]:
-    """One measurement in a process of its own. Errors: SystemExit with what it said, where it failed."""
+def run(side: str, task: str, job: dict[str, Any], args: argparse.Namespace, peer: Path) -> dict[str, Any]:
+    """Runs one measurement in its own process; exits with its output if it fails."""
     file = Path(job["work"]) / "job.json"
     file.write_text(json.dumps(job))
     python, script = (sys.executable, "our_side.py") if side == "ours" else (str(peer), "anomalib_side.py")
     clean = {k: v for k, v in os.environ.items() if k not in MALLOC and k != "PYTHONPATH"}
     clean |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT) if side == "ours" else ""}
     settings = clean if side == "peer" else clean | MALLOC
-    command = ["taskset", "-c", str(asked.core), python, str(ROOT / "benchmarks" / "peers" / script), task, str(file)]
+    command = ["taskset", "-c", str(args.core), python, str(ROOT / "benchmarks" / "peers" / script), task, str(file)]
     done = subprocess.run(command, env=settings, cwd=job["work"], capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -117,19 +110,19 @@ def run(side: str, task: str, job: dict[str, Any], asked: argparse.Namespace, pe
 
 
 def peer_python(share: bool) -> Path:
-    """The interpreter of an environment with the peer, made where it is not there."""
+    """Returns the Python of an environment with the peer; creates the environment if needed."""
     folder = Path.home() / ".cache" / "anomalib_lite" / f"anomalib-{VERSION}{'-shared' if share else ''}"
     python = folder / "bin" / "python"
     if (folder / "installed").is_file():
         return python
     venv.create(folder, with_pip=True, clear=True)
-    wanted = [f"anomalib=={VERSION}"]
+    packages = [f"anomalib=={VERSION}"]
     if share:
-        own = next(path for path in sys.path if path.endswith("site-packages"))
-        next(folder.glob("lib/python*/site-packages")).joinpath("zz_shared.pth").write_text(own + "\n")
+        site_packages = next(path for path in sys.path if path.endswith("site-packages"))
+        next(folder.glob("lib/python*/site-packages")).joinpath("zz_shared.pth").write_text(site_packages + "\n")
     else:
-        wanted += ["torch", "torchvision"]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        packages += ["torch", "torchvision"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     (folder / "installed").write_text(VERSION)
     return python
 
@@ -138,36 +131,35 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
 
 
-def told(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Tables in Markdown: medians, how many they are of, and ratios of processor seconds to ours."""
+def tables(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yields Markdown tables: medians, the number of values, and ratios of CPU seconds to ours."""
     for task in TASKS:
-        own = [row for row in rows if row["task"] == task]
-        if not own:
+        of_task = [row for row in rows if row["task"] == task]
+        if not of_task:
             continue
         yield f"\n## {task}\n"
-        yield "| what | side | processor | wall | of | ratio | figures |\n|---|---|---|---|---|---|---|"
+        yield "| measure | side | CPU | wall | values | ratio | figures |\n|---|---|---|---|---|---|---|"
         if task == "limits":
             yield "".join(
-                f"| {name} | ours | {value:.4g} | | 1 | | |\n" for name, value in own[0].items() if value != task
+                f"| {name} | ours | {value:.4g} | | 1 | | |\n" for name, value in of_task[0].items() if value != task
             )
             continue
-        whats = list(dict.fromkeys(what for row in own for what, *_ in values(row)))
-        for what in whats:
+        for name in dict.fromkeys(name for row in of_task for name, *_ in values(row)):
             base = None
             for side in SIDES:
-                found = [v for row in own if row["side"] == side for v in values(row) if v[0] == what]
+                found = [v for row in of_task if row["side"] == side for v in values(row) if v[0] == name]
                 if not found:
                     continue
                 cpu, wall = (statistics.median(v[1][clock] for v in found) for clock in ("cpu", "wall"))
                 base = base or cpu
-                yield f"| {what} | {side} | {cpu:.4g} | {wall:.4g} | {len(found)} | {cpu / base:.2f} | {found[-1][2]} |"
+                yield f"| {name} | {side} | {cpu:.4g} | {wall:.4g} | {len(found)} | {cpu / base:.2f} | {found[-1][2]} |"
         for side in SIDES:
-            if peaks := [row["peak_mb"] for row in own if row["side"] == side]:
+            if peaks := [row["peak_mb"] for row in of_task if row["side"] == side]:
                 yield f"| peak memory, MB | {side} | {statistics.median(peaks):.0f} | | {len(peaks)} | | |"
 
 
 def values(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, float], str]]:
-    """What a measurement tells: name, seconds (or milliseconds an image) by clock, and figures."""
+    """Yields the values of a measurement: name, seconds (or milliseconds per image) by clock, and figures."""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in row.get("figures", {}).items())
     for part in ("fit", "test"):
         if part in row:
@@ -176,10 +168,10 @@ def values(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, float], str]]:
         yield "all metrics, s", second, figures
     for batch in ("1", "32"):
         for value in row.get(batch, ()):
-            yield f"batch {batch}, ms an image", value, ""
+            yield f"batch {batch}, ms per image", value, ""
     epochs = row.get("epochs", ())
     for epoch in epochs:
-        yield "an epoch, s", epoch, ""
+        yield "one epoch, s", epoch, ""
     if epochs:
         last, reached = epochs[-1], [e["image_auroc"] for e in epochs]
         total = {c: sum(e[c] for e in epochs) + last.get("besides", {}).get(c, 0) for c in ("cpu", "wall")}

@@ -1,6 +1,6 @@
-"""Many images through `predict`: images a second, memory from image to image, and a kill in the middle.
+"""Stress test of `predict` on many images: images per second, memory over time, and a kill in the middle.
 
-Copies of some images are made with a little noise of their own, so that none is another's twin.
+Uses copies of the given images with a little noise, so that all differ.
 
 usage: python benchmarks/predict.py RUN IMAGE... [--count 10000] [--size 256] [--pictures]
 """
@@ -35,7 +35,7 @@ def memory_mb(process: int) -> float:
 
 
 def follow(command: list[str], kill_after: int | None = None) -> dict:
-    """Reads a command's answers, and its memory every 50 of them; kills it after so many."""
+    """Reads a command's answers, and its memory after every 50; kills it after `kill_after` answers."""
     answers, memory, times = 0, [], []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
         assert running.stdout is not None
@@ -57,24 +57,24 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--pictures", action="store_true", help="overlays and maps are written, too")
+    parser.add_argument("--pictures", action="store_true", help="write overlays and maps, too")
     options = parser.parse_args()
     count = min(options.count, 100_000)
-    with tempfile.TemporaryDirectory() as place:
-        folder, output = Path(place) / "in", Path(place) / "out"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, output = Path(temporary) / "in", Path(temporary) / "out"
         folder.mkdir()
         write_images(options.images, folder, count, options.size)
-        wanted = [] if options.pictures else ["overlays=false", "maps=false"]
+        outputs = [] if options.pictures else ["overlays=false", "maps=false"]
         command = [sys.executable, "-m", "anomalib_lite.cli", "predict", f"run={options.run.absolute()}", "--json"]
-        command += [f"images={folder}", f"output={output}", *wanted]
-        killed, second = follow(command, count // 2), follow(command)
+        command += [f"images={folder}", f"output={output}", *outputs]
+        killed, resumed = follow(command, count // 2), follow(command)
         with (output / "predictions.csv").open(newline="") as stream:
-            named = [row["image"] for row in csv.DictReader(stream)]
-        print(f"killed after {killed['answers']} answers; then {second['answers']} in all")
-        print(f"{killed['rate']:.1f} images a second before the kill")
-        print(f"{count} images given, {len(named)} lines, {len(set(named))} different: {len(set(named)) == count}")
-        for name, values in (("before the kill", killed["memory"]), ("after", second["memory"])):
-            steady = values[len(values) // 5 :]  # the first fifth fills caches and pools
+            images = [row["image"] for row in csv.DictReader(stream)]
+        print(f"killed after {killed['answers']} answers; the second run gave {resumed['answers']}")
+        print(f"{killed['rate']:.1f} images per second before the kill")
+        print(f"{count} images, {len(images)} lines, each image once: {len(images) == len(set(images)) == count}")
+        for name, values in (("before the kill", killed["memory"]), ("after", resumed["memory"])):
+            steady = values[len(values) // 5 :]  # the first fifth fills caches
             if steady:
                 print(f"memory {name}, MB: {min(steady):.0f} to {max(steady):.0f}, {max(steady) / min(steady) - 1:.1%}")
 

@@ -1,11 +1,11 @@
-"""Finding products in panels: how many, how exactly, how fast, in how much memory.
+"""Measures panel segmentation: products found, corner errors, speed and memory.
 
     python benchmarks/segment.py [--panels 20] [--large 3] [--threads 1] [--folder DIR]
 
-Renders panels of 2 x 4 products (turned by up to 3 degrees, light changed by up to 20 %, a tenth of the products
-defective) and compares what `segment` finds with where they were drawn. Then, on panels of 4000 x 3000 pixels, the
-whole of `segment` (five angles, alignment, crops) against one plain cv2.matchTemplate at full resolution (one angle,
-no alignment), in turns in one process. With --folder, the rendered panels are kept and used again.
+Renders panels of 2 x 4 products (rotated by up to 3 degrees, light changed by up to 20 %, a tenth of the products
+defective) and compares the result of `segment` with their true places. Then compares, on panels of 4000 x 3000 px,
+all of `segment` (five angles, alignment, crops) with a plain cv2.matchTemplate at full resolution (one angle, no
+alignment), alternating in one process. With --folder, the rendered panels are kept and reused.
 """
 
 import argparse
@@ -27,25 +27,25 @@ from anomalib_lite.registration.cropping import crop, segment
 from anomalib_lite.rendering.sheet import read_truth, write_sheets
 from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
-FOUND_WITHIN = 0.05  # a product is found where its centre is this near to the truth, in product sides
+FOUND_WITHIN = 0.05  # largest distance of a found product's centre from the truth, in product sides
 
 
 def measure_accuracy(folder: Path) -> dict[str, float]:
     template = read_image(folder / "template.png")
-    options = SegmentOptions(max_objects=16)  # twice as many as there are: false ones would show
+    options = SegmentOptions(max_objects=16)  # twice as many as there are, so that false ones show
     found_count, false_count, true_count, errors = 0, 0, 0, []
     for name, products in read_truth(folder / "truth.json").items():
         truth = np.array([product.corners for product in products])
-        places = np.array([f.corners for f in segment(read_image(folder / name), template, options)])
+        found = np.array([product.corners for product in segment(read_image(folder / name), template, options)])
         true_count += len(truth)
-        if len(places) == 0:
+        if len(found) == 0:
             continue
-        distance = np.linalg.norm(truth.mean(1)[:, None] - places.mean(1)[None], axis=-1)
+        distance = np.linalg.norm(truth.mean(1)[:, None] - found.mean(1)[None], axis=-1)
         near = distance < FOUND_WITHIN * len(template)
         found_count += int(near.any(1).sum())
         false_count += int((~near.any(0)).sum())
         for product in np.flatnonzero(near.any(1)):
-            errors += np.linalg.norm(truth[product] - places[distance[product].argmin()], axis=-1).tolist()
+            errors += np.linalg.norm(truth[product] - found[distance[product].argmin()], axis=-1).tolist()
     return {
         "products": true_count,
         "found": found_count,
@@ -56,7 +56,7 @@ def measure_accuracy(folder: Path) -> dict[str, float]:
 
 
 def measure_speed(folder: Path, threads: int, repeats: int = 3) -> dict[str, float]:
-    """In a process of its own, so that the peak of memory is that of reading and cutting panels."""
+    """Measures in a separate process, so that the peak memory is that of reading and cropping panels."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure_speed, (folder, threads, repeats))
 
@@ -72,10 +72,10 @@ def _measure_speed(folder: Path, threads: int, repeats: int) -> dict[str, float]
         for path in panels:
             panel = read_image(path)
             start = time.perf_counter()
-            found = segment(panel, template, SegmentOptions())
+            products = segment(panel, template, SegmentOptions())
             times["segment"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            for product in found:
+            for product in products:
                 crop(panel, product)
             times["crops"].append(time.perf_counter() - start)
     peak = _peak_mb()
@@ -84,24 +84,24 @@ def _measure_speed(folder: Path, threads: int, repeats: int) -> dict[str, float]
             panel = read_image(path)
             start = time.perf_counter()
             segment(panel, template, SegmentOptions())
-            times["segment in turns"].append(time.perf_counter() - start)
+            times["segment, alternating"].append(time.perf_counter() - start)
             start = time.perf_counter()
             grey = cv2.cvtColor(panel, cv2.COLOR_RGB2GRAY)
             cv2.matchTemplate(grey, grey_template, cv2.TM_CCOEFF_NORMED)
             times["plain"].append(time.perf_counter() - start)
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return {
-        "segment, s a panel": round(seconds["segment"], 4),
-        "its crops, s a panel": round(seconds["crops"], 4),
-        "plain matchTemplate, s a panel": round(seconds["plain"], 4),
-        "times faster than plain": round(seconds["plain"] / seconds["segment in turns"], 1),
+        "segment, s per panel": round(seconds["segment"], 4),
+        "crops, s per panel": round(seconds["crops"], 4),
+        "plain matchTemplate, s per panel": round(seconds["plain"], 4),
+        "times faster than plain": round(seconds["plain"] / seconds["segment, alternating"], 1),
         "peak memory, MB": round(peak),
         "of that before the first panel, MB": round(before),
     }
 
 
 def _peak_mb() -> float:
-    """Peak resident memory of this process so far; Linux would count the parent's in getrusage."""
+    """Returns this process's peak resident memory; on Linux, getrusage would include the parent's."""
     status = Path("/proc/self/status")
     if status.is_file():
         return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -110,10 +110,10 @@ def _peak_mb() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--panels", type=int, default=20, help="panels of 1600 x 1200 for accuracy")
-    parser.add_argument("--large", type=int, default=3, help="panels of 4000 x 3000 for speed")
-    parser.add_argument("--threads", type=int, default=1, help="OpenCV's threads while timing")
-    parser.add_argument("--folder", type=Path, help="keep the rendered panels here")
+    parser.add_argument("--panels", type=int, default=20, help="number of panels of 1600 x 1200 px for accuracy")
+    parser.add_argument("--large", type=int, default=3, help="number of panels of 4000 x 3000 px for speed")
+    parser.add_argument("--threads", type=int, default=1, help="OpenCV's threads in the timing")
+    parser.add_argument("--folder", type=Path, help="folder to keep the rendered panels in")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         base = arguments.folder or Path(temporary)

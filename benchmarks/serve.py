@@ -1,4 +1,4 @@
-"""The inspection server on this machine: time to an answer, and what it says to what it cannot take.
+"""Measures the inspection server's response times on this machine, and its answers to invalid requests.
 
 usage: python benchmarks/serve.py RUN IMAGE... [--requests 500] [--clients 8]
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def post(port: int, body: bytes) -> tuple[int | str, float, str]:
-    """Status (or the name of an error), seconds, and the answer's beginning."""
+    """Sends an image; returns the status (or the name of an error), the seconds, and the start of the answer."""
     begin = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
@@ -45,20 +45,21 @@ def main() -> None:
             line = next(line for line in server.stderr if "inspecting at" in line)
             port = int(line.split("127.0.0.1:")[1].split()[0])
             bodies = [path.read_bytes() for path in options.images]
-            post(port, bodies[0])  # the first one pays for what is made once
+            post(port, bodies[0])  # the first request is slower
             with ThreadPoolExecutor(min(options.clients, 64)) as pool:
                 begin = time.perf_counter()
                 answers = list(pool.map(lambda k: post(port, bodies[k % len(bodies)]), range(count)))
                 seconds = time.perf_counter() - begin
-            times = 1000 * np.array([taken for _, taken, _ in answers])
+            times = 1000 * np.array([duration for _, duration, _ in answers])
             print(f"{count} requests by {options.clients} clients: {dict(Counter(s for s, *_ in answers))}")
             p50, p99 = np.percentile(times, [50, 99])
-            print(f"{count / seconds:.1f} a second; p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+            print(f"{count / seconds:.1f} per second; p50 {p50:.0f} ms, p99 {p99:.0f} ms")
             print("100 MB:", post(port, bytes(100_000_000)))
             print("no image:", post(port, b"no image"))
-            with socket.create_connection(("127.0.0.1", port)) as gone:
-                gone.sendall(b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: 9999\r\n\r\nhalf" % port)
-            print("after a client that stopped in the middle:", post(port, bodies[0])[0])
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                head = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: 9999\r\n\r\nhalf"
+                client.sendall(head % port)
+            print("after a client that disconnected in the middle:", post(port, bodies[0])[0])
             server.terminate()
             print("exit status after SIGTERM:", server.wait(60))
         finally:

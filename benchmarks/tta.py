@@ -1,4 +1,4 @@
-"""What test-time augmentation costs: milliseconds an image for each choice of views, in turn, and the ratio to none.
+"""Measures the cost of test-time augmentation: milliseconds per image for each set of views, and the ratio to none.
 
 usage: python benchmarks/tta.py [--rounds 5] [--detector stfpm]
 """
@@ -19,7 +19,7 @@ CHOICES = ("none", "flips", "flips_color")
 
 
 class OneBatch(list):
-    """Random OK images, as a loader would give them."""
+    """Stands in for a loader with one batch of random OK images."""
 
     def __init__(self, count: int, size: int) -> None:
         flags = torch.ones(count)
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--detector", default="stfpm")
-    parser.add_argument("--size", type=int, default=256, help="of the images, in px")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in px")
     arguments = parser.parse_args()
     batches = OneBatch(16, arguments.size)
     models = {tta: prepared(tta, arguments.detector, batches) for tta in CHOICES}
@@ -56,7 +56,7 @@ def main() -> None:
     for tta, model in models.items():
         ratios = [t / plain for t, plain in zip(times[tta][1:], times["none"][1:], strict=True)]
         print(
-            f"tta={tta:12} {len(model.views.views)} views {statistics.median(times[tta][1:]):7.1f} ms an image, "
+            f"tta={tta:12} {len(model.views.views)} views {statistics.median(times[tta][1:]):7.1f} ms per image, "
             f"{statistics.median(ratios):.2f} times none ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 

@@ -1,9 +1,9 @@
-"""The peer's side of benchmarks/peer.py: anomalib's own classes, run by the Python that has them.
+"""The peer's side of benchmarks/peer.py: measures anomalib's classes; run by the Python that has anomalib.
 
     python anomalib_side.py TASK JOB.json
 
-Weights are handed to its backbones where they ask timm for pretrained ones; nothing of its code is changed or copied.
-The last line of the output is RESULT and a JSON object.
+Where its backbones ask timm for pretrained weights, they get the job's; nothing of its code is changed or copied. The
+last line of the output is RESULT and a JSON object.
 """
 
 import json
@@ -30,7 +30,7 @@ JOB: dict[str, Any] = json.loads(Path(sys.argv[2]).read_text())
 
 
 def given_weights(create: Callable[..., Any]) -> Callable[..., Any]:
-    """timm.create_model, whose pretrained weights are those of the job's file."""
+    """Wraps timm.create_model so that pretrained weights come from the job's file."""
 
     def make(name: str, *args: Any, pretrained: bool = False, pretrained_cfg: Any = None, **more: Any) -> Any:
         net = create(name, *args, pretrained=False, **more)
@@ -46,7 +46,7 @@ timm.create_model = given_weights(timm.create_model)
 
 
 def model_of(name: str, channels: int | None = None) -> Any:
-    """With the job's backbone, preprocessing, metrics of the whole test set, and no pictures drawn."""
+    """Creates a model with the job's backbone, preprocessing and test metrics, without visualisation."""
     metrics = Evaluator(test_metrics=measures())
     steps = Compose([Resize(tuple(JOB["size"]), antialias=True), Normalize(JOB["mean"], JOB["std"])])
     shared = {
@@ -54,7 +54,7 @@ def model_of(name: str, channels: int | None = None) -> Any:
         "pre_processor": PreProcessor(transform=steps),
         "evaluator": metrics,
         "visualizer": False,
-        "post_processor": False,  # without validation images its normalisation has nothing to go by
+        "post_processor": False,  # its normalisation needs validation images
     }
     if name == "stfpm":
         return Stfpm(layers=JOB["layers"], **shared)
@@ -109,7 +109,7 @@ def since(begin: tuple[float, float]) -> dict[str, float]:
 
 
 def fit(name: str) -> dict[str, Any]:
-    """Seconds of fitting and of testing, and the figures."""
+    """Measures the seconds of fitting and of testing, and returns them with the figures."""
     torch.manual_seed(0)
     model, images, runner = model_of(name), data(), engine()
     model.model.register_forward_hook(below_one)
@@ -123,8 +123,8 @@ def fit(name: str) -> dict[str, Any]:
     return {"fit": fitted, "test": since(begin), "figures": named}
 
 
-def below_one(_: Any, given: Any, out: Any) -> Any:
-    """Distances in their order, below 1: larger ones torchmetrics puts through a sigmoid, where all become 1."""
+def below_one(_: Any, inputs: Any, out: Any) -> Any:
+    """Maps distances monotonically to below 1, as torchmetrics applies a sigmoid to larger values, which saturates."""
     if not isinstance(out, InferenceBatch):
         return out
     score, distances = out.pred_score, out.anomaly_map
@@ -132,7 +132,7 @@ def below_one(_: Any, given: Any, out: Any) -> Any:
 
 
 class Epochs(Callback):
-    """Seconds of each epoch, and the test images' AUROC after it, which is not counted."""
+    """Records the seconds of each epoch, and the test AUROC after it, whose time is not counted."""
 
     def __init__(self, images: Folder) -> None:
         self.images, self.rows = images, []
@@ -146,8 +146,8 @@ class Epochs(Callback):
         score, label = AUROC(fields=["pred_score", "gt_label"]), []
         with torch.inference_mode():
             for batch in self.images.test_dataloader():
-                found = model.model(model.pre_processor(batch.image))
-                score.update(ImageBatch(image=batch.image, pred_score=found.pred_score, gt_label=batch.gt_label))
+                predicted = model.model(model.pre_processor(batch.image))
+                score.update(ImageBatch(image=batch.image, pred_score=predicted.pred_score, gt_label=batch.gt_label))
                 label.append(batch.gt_label)
         model.train()
         self.rows.append({**spent, "image_auroc": round(float(score.compute()), 4)})
@@ -159,13 +159,13 @@ def epochs() -> dict[str, Any]:
     torch.manual_seed(JOB["seed"])
     model, images = model_of("stfpm"), data()
     images.setup()
-    told = Epochs(images)
-    engine(told, max_epochs=JOB["epochs"]).fit(model, train_dataloaders=images.train_dataloader())
-    return {"epochs": told.rows}
+    recorder = Epochs(images)
+    engine(recorder, max_epochs=JOB["epochs"]).fit(model, train_dataloaders=images.train_dataloader())
+    return {"epochs": recorder.rows}
 
 
 def ready(name: str) -> Any:
-    """A model whose answers mean nothing and take as long as a fitted one's."""
+    """Returns a model with random statistics, which is as fast as a fitted one."""
     model = model_of(name)
     if name == "padim":
         positions, channels = JOB["positions"], JOB["channels"]
@@ -177,13 +177,13 @@ def ready(name: str) -> Any:
 
 
 def infer(name: str) -> dict[str, Any]:
-    """Milliseconds an image, eager, at each batch size: one value a repeat, after one that is not counted."""
-    model, found = ready(name), {}
+    """Measures the milliseconds per image at each batch size: one value per repeat, after a warm-up."""
+    model, milliseconds = ready(name), {}
     for count in JOB["batches"]:
         image = torch.rand(count, 3, *JOB["size"])
         with torch.inference_mode():
-            found[count] = repeated(lambda image=image: model(image), count)
-    return found
+            milliseconds[count] = repeated(lambda image=image: model(image), count)
+    return milliseconds
 
 
 def repeated(call: Callable[[], Any], count: int) -> list[dict[str, float]]:
@@ -197,21 +197,21 @@ def repeated(call: Callable[[], Any], count: int) -> list[dict[str, float]]:
 
 
 def evaluate() -> dict[str, Any]:
-    """Seconds for image AUROC, pixel AUROC and AUPRO of the job's maps."""
-    kept = np.load(JOB["maps"])
-    maps, masks = torch.from_numpy(kept["maps"]), torch.from_numpy(kept["masks"])
-    scores, labels = maps.amax((1, 2)), torch.from_numpy(kept["labels"]).bool()
+    """Measures the seconds for image AUROC, pixel AUROC and AUPRO of the job's maps."""
+    saved = np.load(JOB["maps"])
+    maps, masks = torch.from_numpy(saved["maps"]), torch.from_numpy(saved["masks"])
+    scores, labels = maps.amax((1, 2)), torch.from_numpy(saved["labels"]).bool()
     spent: list[dict[str, float]] = []
     for _ in range(JOB["repeats"]):
-        begin, own = clocks(), measures()
+        begin, metrics = clocks(), measures()
         for part in torch.arange(len(maps)).split(JOB["batch"]):
             batch = ImageBatch(
                 image=torch.zeros(len(part), 3, 1, 1), anomaly_map=maps[part], gt_mask=masks[part],
                 pred_score=scores[part], gt_label=labels[part],
             )  # fmt: skip
-            for measure in own:
-                measure.update(batch)
-        values = [round(float(measure.compute()), 6) for measure in own]
+            for metric in metrics:
+                metric.update(batch)
+        values = [round(float(metric.compute()), 6) for metric in metrics]
         spent.append(since(begin))
     return {"seconds": spent, "figures": dict(zip(("image_auroc", "pixel_auroc", "aupro"), values, strict=True))}
 

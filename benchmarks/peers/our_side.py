@@ -1,4 +1,4 @@
-"""This project's side of benchmarks/peer.py, and what both sides are given.
+"""This project's side of benchmarks/peer.py; also prepares the data and weights for both sides.
 
     python our_side.py TASK JOB.json
 
@@ -36,17 +36,17 @@ FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 
 
 def options(detector: str) -> list[str]:
-    """What the command line is given."""
-    chosen = [f"detector={detector}", "data=mvtec_ad", f"data.root={JOB['root']}", f"data.category={JOB['category']}"]
-    chosen += [f"paths.runs={JOB['work']}/runs", f"paths.artifacts={JOB['work']}/artifacts", f"seed={JOB['seed']}"]
-    chosen += ["tracking=none", "threads=1"]
+    """Returns the options of `train`."""
+    args = [f"detector={detector}", "data=mvtec_ad", f"data.root={JOB['root']}", f"data.category={JOB['category']}"]
+    args += [f"paths.runs={JOB['work']}/runs", f"paths.artifacts={JOB['work']}/artifacts", f"seed={JOB['seed']}"]
+    args += ["tracking=none", "threads=1"]
     if JOB["shots"]:
-        chosen.append(f"data.shots={JOB['shots']}")
+        args.append(f"data.shots={JOB['shots']}")
     if detector == "patchcore":
-        chosen.append(f"detector.bank={JOB['coreset']}")
+        args.append(f"detector.bank={JOB['coreset']}")
     if detector == "stfpm_plain":
-        chosen.append(f"batch_size={JOB['batch']}")
-    return chosen
+        args.append(f"batch_size={JOB['batch']}")
+    return args
 
 
 def planned(detector: str) -> tuple[Plan, Splits]:
@@ -57,7 +57,7 @@ def planned(detector: str) -> tuple[Plan, Splits]:
 
 
 def prepare() -> dict[str, Any]:
-    """What both sides share: links to the images that ours trains and tests on, and the backbone's weights."""
+    """Prepares what both sides share: links to the training and test images, and the backbone's weights."""
     import timm
     from safetensors.torch import save_file
 
@@ -66,8 +66,8 @@ def prepare() -> dict[str, Any]:
     plan, splits = planned("padim")
     folder = Path(JOB["work"]) / "data"
     for sample in splits.train + splits.test:
-        place = "train/good" if sample in splits.train else f"test/{sample.defect or 'good'}"
-        _link(folder / place / sample.image.name, sample.image)
+        subfolder = "train/good" if sample in splits.train else f"test/{sample.defect or 'good'}"
+        _link(folder / subfolder / sample.image.name, sample.image)
         if sample.mask:
             _link(folder / "ground_truth" / (sample.defect or "") / sample.mask.name, sample.mask)
     backbone = plan.settings["backbone"]
@@ -84,14 +84,14 @@ def prepare() -> dict[str, Any]:
     }
 
 
-def _link(place: Path, to: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)
-    place.symlink_to(to.absolute())
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.absolute())
 
 
 def fit(detector: str) -> dict[str, Any]:
-    """Seconds of fitting and of testing in a whole `train`, and its figures; the first also decodes the test images."""
+    """Measures the seconds of fitting, including decoding, and of testing in a `train`, and returns its figures."""
     seconds: dict[str, dict[str, float]] = {}
     plain = RunFolder.stage
 
@@ -125,8 +125,10 @@ def since(begin: tuple[float, float]) -> dict[str, float]:
 
 
 class Epochs(Callback):
-    """Seconds of each epoch, those before and after the training that a result of so many epochs takes besides, and
-    the test images' AUROC, which is not counted."""
+    """Records the seconds of each epoch, those of preparation and calibration (`besides`), and the test AUROC.
+
+    The time of the test is not counted.
+    """
 
     def __init__(self, model: Model, images: OnDevice, test: ImageSet, prepared: dict[str, float]) -> None:
         self.model, self.images, self.test, self.prepared, self.rows = model, images, test, prepared, []
@@ -141,12 +143,12 @@ class Epochs(Callback):
         begin = clocks()
         copy.calibrate(self.images)
         besides = {clock: value + self.prepared[clock] for clock, value in since(begin).items()}
-        found = ImageMetrics()
+        metrics = ImageMetrics()
         for batch in loader(self.test, JOB["batch"]):
-            found.update(copy.predict_batch(batch).score, batch.label.tolist())
-        reached = found.compute().values["image_auroc"]
-        self.rows.append({**spent, "besides": besides, "image_auroc": round(reached, 4)})
-        if reached >= JOB["goal"]:
+            metrics.update(copy.predict_batch(batch).score, batch.label.tolist())
+        auroc = metrics.compute().values["image_auroc"]
+        self.rows.append({**spent, "besides": besides, "image_auroc": round(auroc, 4)})
+        if auroc >= JOB["goal"]:
             trainer.should_stop = True
 
 
@@ -156,14 +158,14 @@ def epochs(detector: str) -> dict[str, Any]:
     train, test = (ImageSet(part, plan.size) for part in (splits.train, splits.test))
     model, ordered = plan.model(None, None), OnDevice(loader(train, plan.batch_size), torch.device("cpu"))
     model.prepare(ordered)
-    told = Epochs(model, ordered, test, since(begin))
-    trainer = make_trainer(plan.trainer, [told], None, max_epochs=JOB["epochs"], enable_checkpointing=False)
+    recorder = Epochs(model, ordered, test, since(begin))
+    trainer = make_trainer(plan.trainer, [recorder], None, max_epochs=JOB["epochs"], enable_checkpointing=False)
     fit_model(trainer, model, loader(train, plan.batch_size, shuffle_seed=plan.seed))
-    return {"epochs": told.rows}
+    return {"epochs": recorder.rows}
 
 
 class OneBatch(list):
-    """Random OK images, as a loader would give them."""
+    """Stands in for a loader with one batch of random OK images."""
 
     def __init__(self, count: int) -> None:
         flags, image = torch.ones(count), torch.rand(count, 3, *JOB["size"])
@@ -173,10 +175,10 @@ class OneBatch(list):
 
 
 def ready(detector: str) -> Model:
-    """A model whose answers mean nothing and take as long as a fitted one's."""
+    """Returns a model calibrated on random images, which is as fast as a fitted one."""
     plan, _ = planned(detector)
     if detector == "fusion":
-        raise SystemExit("a fusion learns from real images: measure its export")
+        raise SystemExit("A fusion cannot learn from random images: measure its export with benchmarks/latency.py.")
     model = plan.model(None, None)
     if detector == "patchcore":
         model.method.size = JOB["bank"]
@@ -187,12 +189,12 @@ def ready(detector: str) -> Model:
 
 
 def infer(detector: str) -> dict[str, Any]:
-    """Milliseconds an image, eager, at each batch size: one value a repeat, after one that is not counted."""
-    model, found = ready(detector), {}
+    """Measures the milliseconds per image at each batch size: one value per repeat, after a warm-up."""
+    model, milliseconds = ready(detector), {}
     for count in JOB["batches"]:
         batch = OneBatch(count)[0]
-        found[count] = repeated(lambda batch=batch: model.predict_batch(batch), count)
-    return found
+        milliseconds[count] = repeated(lambda batch=batch: model.predict_batch(batch), count)
+    return milliseconds
 
 
 def repeated(call: Callable[[], Any], count: int) -> list[dict[str, float]]:
@@ -206,21 +208,21 @@ def repeated(call: Callable[[], Any], count: int) -> list[dict[str, float]]:
 
 
 def maps() -> dict[str, Any]:
-    """The test images' maps by a fitted PaDiM, for both sides' metrics."""
+    """Writes the test images' maps of a fitted PaDiM, on which both sides compute metrics."""
     plan, splits = planned("padim")
     model, train, test = plan.model(None, None), ImageSet(splits.train, plan.size), ImageSet(splits.test, plan.size)
     model.calibrate(loader(train, plan.batch_size))  # type: ignore[arg-type]
-    found = [(model.predict_batch(b).map[:, 0], b.mask[:, 0], b.label) for b in loader(test, JOB["batch"])]
-    kept, masks, labels = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    batches = [(model.predict_batch(b).map[:, 0], b.mask[:, 0], b.label) for b in loader(test, JOB["batch"])]
+    predicted, masks, labels = (torch.cat(part).numpy() for part in zip(*batches, strict=True))
     path = f"{JOB['work']}/maps.npz"
-    np.savez(path, maps=kept, masks=masks, labels=labels)
+    np.savez(path, maps=predicted, masks=masks, labels=labels)
     return {"maps": path, "channels": len(model.method.kept), "positions": len(model.method.gaussians[0].mean)}
 
 
 def evaluate() -> dict[str, Any]:
-    """Seconds for image AUROC, pixel AUROC and AUPRO (and what else the classes give) of the job's maps."""
-    kept = np.load(JOB["maps"])
-    maps, masks, labels = kept["maps"], kept["masks"], kept["labels"].tolist()
+    """Measures the seconds for image AUROC, pixel AUROC, AUPRO and the classes' other metrics of the job's maps."""
+    saved = np.load(JOB["maps"])
+    maps, masks, labels = saved["maps"], saved["masks"], saved["labels"].tolist()
     scores, spent = maps.max((1, 2)), []
     for _ in range(JOB["repeats"]):
         begin, by_image, by_pixel = clocks(), ImageMetrics(), PixelMetrics()
@@ -234,10 +236,10 @@ def evaluate() -> dict[str, Any]:
 
 
 def limits() -> dict[str, Any]:
-    """What the core can do, and how near the backbone's forward pass comes to it, layer by layer.
+    """Measures the core's peak rates, and compares the backbone's forward pass with its roofline.
 
-    A layer takes at least its operations by the rate of a matrix product, or its bytes (input, weights and output once)
-    by the rate of a copy, whichever is longer.
+    A layer's lower bound is its operations at the rate of a matrix product, or its bytes (input, weights and output,
+    once each) at the rate of a copy, whichever takes longer.
     """
     a, b, block = torch.rand(1024, 1024), torch.rand(1024, 1024), torch.rand(64 << 20)
     into = torch.empty_like(block)
@@ -246,9 +248,9 @@ def limits() -> dict[str, Any]:
     backbone, image = planned("padim")[0].model(None, None).method.backbone, OneBatch(16)[0].image
     least = {"operations": 0.0, "bytes": 0.0, "seconds": 0.0}
 
-    def count(module: torch.nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        own = sum(p.numel() for p in module.parameters(recurse=False))
-        moved = 4 * (given[0].numel() + own + out.numel())
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        weights = sum(p.numel() for p in module.parameters(recurse=False))
+        moved = 4 * (inputs[0].numel() + weights + out.numel())
         operations = 2 * module.weight[0].numel() * out.numel() if isinstance(module, torch.nn.Conv2d) else 0
         least["operations"] += operations
         least["bytes"] += moved
@@ -261,8 +263,8 @@ def limits() -> dict[str, Any]:
         for hook in hooks:
             hook.remove()
         taken = min(_seconds(lambda: backbone(image)) for _ in range(9))
-    found = {name: value / len(image) for name, value in least.items()}
-    return {"flop_per_s": rate, "bytes_per_s": bandwidth, **found, "taken": taken / len(image)}
+    per_image = {name: value / len(image) for name, value in least.items()}
+    return {"flop_per_s": rate, "bytes_per_s": bandwidth, **per_image, "taken": taken / len(image)}
 
 
 def _seconds(call: Callable[[], Any]) -> float:
