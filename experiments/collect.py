@@ -1,11 +1,11 @@
-"""The runs of an experiment as one long table, results.csv, a figure, and Markdown tables in the terminal.
+"""Collects the runs of an experiment in results.csv, draws its figure, and prints Markdown tables.
 
 usage: python experiments/collect.py RUNS [RUNS ...] experiments/NAME [REFERENCE]
 
-RUNS are folders of runs or globs; the figure shows the metric that experiment.yaml names. With a reference, e.g.
-augment=none (or the name of its run's folder), second tables say how the other settings of the same data differ from
-it: means over the seeds that both have, with Student's 95 % confidence interval of the paired difference, and an
-asterisk where Holm's p is below 0.05.
+RUNS are folders of runs or globs; the figure shows the metric named in experiment.yaml. With a reference, e.g.
+augment=none (or the name of its run's folder), further tables compare the other settings on the same data with it:
+the mean paired difference over common seeds, with Student's 95 % confidence interval, and an asterisk if Holm's p is
+below 0.05.
 """
 
 import sys
@@ -26,18 +26,18 @@ def main(arguments: list[str]) -> None:
     folder = next((a for a in arguments if Path(a).parent.resolve() == Path(__file__).parent), None)
     if folder is None or arguments.index(folder) == 0:
         sys.exit(__doc__)
-    place = arguments.index(folder)
-    table = read_table(find_runs(arguments[:place]))
+    position = arguments.index(folder)
+    table = read_table(find_runs(arguments[:position]))
     for run, state, reason in table.left_out:
-        print(f"left out, {state}: {run} ({reason})", file=sys.stderr)
-    found = compare(table, reference=" ".join(arguments[place + 1 :]) or None, resamples=100)
+        print(f"skipped, {state}: {run} ({reason})", file=sys.stderr)
+    comparison = compare(table, reference=" ".join(arguments[position + 1 :]) or None, resamples=100)
     write_csv(table.rows, Path(folder) / "results.csv")
-    told = Path(folder) / "experiment.yaml"
-    if told.is_file() and (metric := yaml.safe_load(told.read_text()).get("figure")):
-        save_png(means_figure(found, metric), Path(folder) / "figure.png", dpi=110)
-    for view in [view for view in found.views if len(view.blocks) == 1]:
-        print(f"\n{view.title}\n\n{pivot(found, view)}")
-        if found.reference and (differences := against_reference(found, view)):
+    config = Path(folder) / "experiment.yaml"
+    if config.is_file() and (metric := yaml.safe_load(config.read_text()).get("figure")):
+        save_png(means_figure(comparison, metric), Path(folder) / "figure.png", dpi=110)
+    for view in [view for view in comparison.views if len(view.blocks) == 1]:
+        print(f"\n{view.title}\n\n{pivot(comparison, view)}")
+        if comparison.reference and (differences := against_reference(comparison, view)):
             print(f"\n{differences}")
     for note in table.notes:
         print(f"\n{note}")

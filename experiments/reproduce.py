@@ -1,12 +1,12 @@
-"""Runs an experiment and compares its table with the committed one, within the experiment's stated tolerance.
+"""Runs an experiment and compares its results with the committed table, within the experiment's tolerance.
 
 usage: python experiments/reproduce.py NAME [override ...]     e.g. calibration
        python experiments/reproduce.py --all [override ...]
 
-experiments/NAME/experiment.yaml says what to run; the overrides go to every training. Runs that are done are not
-repeated (force=true does). Real data sets are found in the folder that the environment variable ANOMALIB_LITE_DATASETS
-names (mvtec_ad/, mtd/, deeppcb/PCBData/), or by data.root=... where an experiment needs a single one. Ends with PASS,
-or with the rows that differ and status 1.
+experiments/NAME/experiment.yaml lists the commands; the overrides apply to every training. Finished runs are not
+repeated (unless force=true). Real data sets must be in the folder named by the environment variable
+ANOMALIB_LITE_DATASETS (as mvtec_ad/, mtd/, deeppcb/PCBData/), or at data.root=... if the experiment needs only one.
+Prints PASS, or the rows that differ, and then exits with status 1.
 """
 
 import json
@@ -39,8 +39,15 @@ VARIABLE = "ANOMALIB_LITE_DATASETS"
 
 @dataclass(frozen=True)
 class Experiment:
-    """`commands` may name a data set's folder, e.g. {mtd}, and {run}, the folder of the run that finished last.
-    `figures`: a JSON file in that run's folder that holds the figures, where the table is not one of runs.
+    """An experiment.yaml.
+
+    Attributes:
+        name: Name of its folder.
+        commands: Commands to run; {mtd} etc. stand for a data set's folder, {run} for that of the last finished run.
+        tolerance: Largest allowed difference by metric.
+        minutes: Minutes on one core.
+        figures: JSON file in the last run's folder that is compared instead of a table of runs.
+        figure: Metric drawn by collect.py.
     """
 
     name: str
@@ -48,7 +55,7 @@ class Experiment:
     tolerance: dict[str, float]
     minutes: float
     figures: str | None = None
-    figure: str | None = None  # the metric that collect.py draws
+    figure: str | None = None
 
     @property
     def needs(self) -> list[str]:
@@ -58,7 +65,7 @@ class Experiment:
 def load(name: str) -> Experiment:
     path = HERE / name / "experiment.yaml"
     if not path.is_file():
-        raise UserError(f"There is no experiment '{name}'. There are: {', '.join(names())}.")
+        raise UserError(f"There is no experiment '{name}': choose one of {', '.join(names())}.")
     return Experiment(name, **yaml.safe_load(path.read_text()))
 
 
@@ -66,24 +73,24 @@ def names() -> list[str]:
     return sorted(p.parent.name for p in HERE.glob("*/experiment.yaml") if (p.parent / "results.csv").is_file())
 
 
-def places(experiment: Experiment, overrides: list[str]) -> dict[str, str]:
-    """Data set -> its folder. Errors: UserError that says what to give."""
-    given = [o.partition("=")[2] for o in overrides if o.startswith("data.root=")]
-    if given and len(experiment.needs) == 1:
-        return {experiment.needs[0]: given[-1]}
+def data_folders(experiment: Experiment, overrides: list[str]) -> dict[str, str]:
+    """Returns the folder of each data set that the experiment needs. Raises UserError if one is missing."""
+    roots = [o.partition("=")[2] for o in overrides if o.startswith("data.root=")]
+    if roots and len(experiment.needs) == 1:
+        return {experiment.needs[0]: roots[-1]}
     root = os.environ.get(VARIABLE)
-    found = {name: str(Path(root or "").expanduser().absolute() / DATASETS[name]) for name in experiment.needs}
-    if absent := [name for name, place in found.items() if root is None or not Path(place).is_dir()]:
-        listed = ", ".join(f"DIR/{DATASETS[name]}" for name in absent)
-        alone = f", or ARGS='data.root=FOLDER' for {absent[0]}" if len(experiment.needs) == 1 else ""
-        what = f"{experiment.name} needs real data ({', '.join(absent)})"
-        raise UserError(f"{what}: set {VARIABLE}=DIR ({listed}){alone}.")
-    return found
+    folders = {name: str(Path(root or "").expanduser().absolute() / DATASETS[name]) for name in experiment.needs}
+    if missing := [name for name, folder in folders.items() if root is None or not Path(folder).is_dir()]:
+        listed = ", ".join(f"DIR/{DATASETS[name]}" for name in missing)
+        alternative = f", or ARGS='data.root=FOLDER' for {missing[0]}" if len(experiment.needs) == 1 else ""
+        problem = f"{experiment.name} needs real data ({', '.join(missing)})"
+        raise UserError(f"{problem}: set {VARIABLE}=DIR ({listed}){alternative}.")
+    return folders
 
 
-def arguments(command: str, known: dict[str, str], overrides: list[str]) -> list[str]:
-    """What a process is started with: {names} filled in, overrides on top of those of a training."""
-    program, *rest = [part.format(**known) for part in shlex.split(command)]
+def arguments(command: str, folders: dict[str, str], overrides: list[str]) -> list[str]:
+    """Returns a command's arguments with {names} filled in, and with the overrides if it is a training."""
+    program, *rest = [part.format(**folders) for part in shlex.split(command)]
     if program == "anomalib-lite":
         replaced = {override.partition("=")[0] for override in overrides}
         kept = [part for part in rest if part.partition("=")[0] not in replaced]
@@ -92,18 +99,18 @@ def arguments(command: str, known: dict[str, str], overrides: list[str]) -> list
 
 
 def reproduce(experiment: Experiment, overrides: list[str]) -> bool:
-    """Whether every row is within the tolerance. Errors: UserError where the data are absent."""
-    known = places(experiment, overrides)
+    """Runs an experiment; returns whether every row is within the tolerance. Raises UserError if data is missing."""
+    folders = data_folders(experiment, overrides)
     runs = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs")
-    folder, begun = Path(runs).expanduser() / experiment.name, time.perf_counter()
-    print(f"== {experiment.name}: {experiment.minutes:g} minutes on one core where the table was made", flush=True)
-    for command in experiment.commands:
-        if "{run}" in command:
-            known["run"] = str(_last_run(folder))
-        started = arguments(command, known, overrides)
-        print(f"$ {shlex.join(started)}", flush=True)
-        if status := subprocess.run(started).returncode:
-            print(f"it ended with status {status}; the table is compared as far as it goes", flush=True)
+    folder, start = Path(runs).expanduser() / experiment.name, time.perf_counter()
+    print(f"== {experiment.name}: took {experiment.minutes:g} minutes on one core for the committed table", flush=True)
+    for template in experiment.commands:
+        if "{run}" in template:
+            folders["run"] = str(_last_run(folder))
+        command = arguments(template, folders, overrides)
+        print(f"$ {shlex.join(command)}", flush=True)
+        if status := subprocess.run(command).returncode:
+            print(f"the command ended with status {status}; comparing the results so far", flush=True)
     reference = pd.read_csv(HERE / experiment.name / "results.csv", dtype=str, keep_default_na=False)
     if experiment.figures:
         now = flat_table(json.loads((_last_run(folder) / experiment.figures).read_text()))
@@ -115,24 +122,24 @@ def reproduce(experiment: Experiment, overrides: list[str]) -> bool:
     print("\n".join(problems))
     allowed = ", ".join(f"{name} {width:g}" for name, width in experiment.tolerance.items())
     verdict = f"FAIL: {len(problems)} differences" if problems else "PASS"
-    took = duration(time.perf_counter() - begun)
-    print(f"{verdict}: {experiment.name}, {len(reference)} rows, within ± {allowed}; {took}", flush=True)
+    elapsed = duration(time.perf_counter() - start)
+    print(f"{verdict}: {experiment.name}, {len(reference)} rows, within ± {allowed}; {elapsed}", flush=True)
     return not problems
 
 
 def _table(folder: Path, factors: list[str]) -> pd.DataFrame:
-    """The long table of the runs; their comparison is written beside them."""
+    """Reads the runs into a long table, and writes their comparison next to them."""
     table = read_table(find_runs([folder]), factors)
-    found = compare(table)
-    for view in found.views:
-        print(f"\n{view.title}\n{pivot(found, view)}")
-    write_all(found, folder / "comparison")
+    comparison = compare(table)
+    for view in comparison.views:
+        print(f"\n{view.title}\n{pivot(comparison, view)}")
+    write_all(comparison, folder / "comparison")
     print(f"\n{folder / 'comparison' / 'compare.html'}\n")
     return table.rows
 
 
 def factors_of(reference: pd.DataFrame) -> list[str]:
-    """What was varied stands between the columns data and seed."""
+    """Returns the varied factors: the columns between data and seed."""
     columns = list(reference.columns)
     return columns[columns.index("data") + 1 : columns.index("seed")]
 
@@ -140,26 +147,26 @@ def factors_of(reference: pd.DataFrame) -> list[str]:
 def beyond_tolerance(
     reference: pd.DataFrame, now: pd.DataFrame, keys: Sequence[str], tolerance: Mapping[str, float]
 ) -> list[str]:
-    """A line for each committed row that is missing now, and for each figure that lies further off than allowed."""
-    own = {_key(row, keys): row for row in now.to_dict("records")}
+    """Returns a line for each committed row that is missing now, and for each metric outside its tolerance."""
+    rows = {_key(row, keys): row for row in now.to_dict("records")}
     lines = []
     for row in reference.to_dict("records"):
         key = _key(row, keys)
-        said = " ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
-        if key not in own:
-            lines.append(f"missing: {said}")
+        title = " ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
+        if key not in rows:
+            lines.append(f"missing: {title}")
             continue
         for name, width in tolerance.items():
-            before, after = _number(row.get(name)), _number(own[key].get(name))
-            same = math.isnan(before) and math.isnan(after)
-            if not same and not abs(after - before) <= width:  # NaN on one side is a difference, too
-                off = f"{after - before:+.4f}, allowed ± {width:g}"
-                lines.append(f"differs: {said}: {name} {after:.4f}, committed {before:.4f} ({off})")
+            before, after = _number(row.get(name)), _number(rows[key].get(name))
+            both_nan = math.isnan(before) and math.isnan(after)
+            if not both_nan and not abs(after - before) <= width:  # a single NaN is a difference, too
+                difference = f"{after - before:+.4f}, allowed ± {width:g}"
+                lines.append(f"differs: {title}: {name} {after:.4f}, committed {before:.4f} ({difference})")
     return lines
 
 
 def flat_table(figures: Mapping[str, Any]) -> pd.DataFrame:
-    """Columns name (dotted) and value, of the numbers in nested mappings."""
+    """Flattens the numbers in nested mappings to the columns name (dotted) and value."""
     flat = pd.json_normalize(dict(figures)).iloc[0]
     numbers = {name: value for name, value in flat.items() if isinstance(value, int | float)}
     return pd.DataFrame({"name": list(numbers), "value": list(numbers.values())})
@@ -179,15 +186,15 @@ def _number(value: Any) -> float:
 def _last_run(folder: Path) -> Path:
     done = [f for f in find_runs([folder]) if json.loads((f / "status.json").read_text()).get("state") == "done"]
     if not done:
-        raise UserError(f"No run in {folder} is finished.")
+        raise UserError(f"No run in {folder} is finished: run the experiment's training first.")
     return max(done, key=lambda f: json.loads((f / "status.json").read_text())["finished"])
 
 
-def main(asked: list[str]) -> int:
-    if not asked or asked[0] in ("-h", "--help"):
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
         print(__doc__, f"\nexperiments: {', '.join(names())}", sep="")
-        return 0 if asked else 2
-    name, *overrides = asked
+        return 0 if argv else 2
+    name, *overrides = argv
     if name != "--all":
         return 0 if reproduce(load(name), overrides) else 1
     outcomes = {}

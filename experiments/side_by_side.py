@@ -1,10 +1,9 @@
-"""The same test images seen by several finished runs: one picture, a line an image, a column a run.
+"""Draws the heat maps of several finished runs on the same test images: a row per image, a column per run.
 
 usage: python experiments/side_by_side.py FIGURE.png TITLE=RUN_FOLDER TITLE=RUN_FOLDER ...
 
-The images are the first of each defect type and the first two good ones: chosen by name, not by what comes out. Each
-map is coloured on its own run's threshold, so that a colour means the same in all columns: how far above what OK images
-show.
+Shows the first image of each defect type and the first two good ones, chosen by name, not by their results. Each map is
+coloured relative to its run's threshold, so that colours are comparable between columns.
 """
 
 import sys
@@ -23,52 +22,52 @@ from anomalib_lite.report.ink import save_png
 from anomalib_lite.report.pictures import draw_outline, overlay
 from anomalib_lite.scoring import Threshold
 
-Seen = tuple[Threshold, list[Outcome]]  # by one run
+RunResults = tuple[Threshold, list[Outcome]]
 
 
 def chosen(samples: list[Sample]) -> list[int]:
-    """Places of the first sample of each defect type and of the first two good ones, the good ones first."""
+    """Returns the indices of the first two good samples, and of the first sample of each defect type."""
     first: dict[str | None, int] = {}
-    for place, sample in enumerate(samples):
-        first.setdefault(sample.defect if sample.label != OK else None, place)
-    good = [place for place, sample in enumerate(samples) if sample.label == OK][:2]
-    return good + [place for name, place in sorted(first.items(), key=lambda item: str(item[0])) if name is not None]
+    for index, sample in enumerate(samples):
+        first.setdefault(sample.defect if sample.label != OK else None, index)
+    good = [index for index, sample in enumerate(samples) if sample.label == OK][:2]
+    return good + [index for name, index in sorted(first.items(), key=lambda item: str(item[0])) if name is not None]
 
 
-def seen_by(run: Path) -> Seen:
+def results_of(run: Path) -> RunResults:
     trained = open_run(run)
     judge, threshold = trained.judge, trained.threshold
     test = trained.shown(instantiate(trained.run.config["data"])).test
-    images = ImageSet([test[place] for place in chosen(test)], judge.size, name="images")
-    found = []
+    images = ImageSet([test[index] for index in chosen(test)], judge.size, name="images")
+    outcomes = []
     for batch, prediction in run_over(trained.model, loader(images, judge.batch_size), run.name):
         pixels = to_pixels(batch.image)
         for k, sample in enumerate(batch.samples):
-            score, map = float(prediction.score[k]), prediction.map[k, 0].numpy()
+            score, heat = float(prediction.score[k]), prediction.map[k, 0].numpy()
             mask = batch.mask[k, 0].numpy() if sample.mask else None
-            found.append(Outcome(sample, score, threshold.nok(score), image=pixels[k], map=map, mask=mask))
-    return threshold, found
+            outcomes.append(Outcome(sample, score, threshold.nok(score), image=pixels[k], map=heat, mask=mask))
+    return threshold, outcomes
 
 
-def blocks(titles: Sequence[str], runs: Sequence[Seen]) -> list[Block]:
-    """Row by row: the image with its true defect outlined, then its heat map by each run."""
-    made = []
-    for seen in zip(*(outcomes for _, outcomes in runs), strict=True):
-        first = seen[0]
+def blocks(titles: Sequence[str], runs: Sequence[RunResults]) -> list[Block]:
+    """Returns the blocks row by row: the image with its true defect outlined, then each run's heat map."""
+    result = []
+    for of_image in zip(*(outcomes for _, outcomes in runs), strict=True):
+        first = of_image[0]
         image = np.ascontiguousarray(first.image)
         truth = image if first.mask is None else draw_outline(image, first.mask, TRUTH)
-        made.append(Block([truth], f"{first.sample.defect or 'good'}  {first.sample.image.name}"))
-        for title, (threshold, _), outcome in zip(titles, runs, seen, strict=True):
-            words = f"{outcome.score / threshold.image:.2f} × threshold: {'NOK' if outcome.nok else 'OK'}"
-            made.append(Block([overlay(image, outcome.map, threshold.pixel)], title, words, outcome.nok))
-    return made
+        result.append(Block([truth], f"{first.sample.defect or 'good'}  {first.sample.image.name}"))
+        for title, (threshold, _), outcome in zip(titles, runs, of_image, strict=True):
+            caption = f"{outcome.score / threshold.image:.2f} × threshold: {'NOK' if outcome.nok else 'OK'}"
+            result.append(Block([overlay(image, outcome.map, threshold.pixel)], title, caption, outcome.nok))
+    return result
 
 
 def main(figure: str, *named: str) -> None:
     titles, folders = zip(*(entry.split("=", 1) for entry in named), strict=True)
-    runs = [seen_by(Path(folder)) for folder in folders]
+    runs = [results_of(Path(folder)) for folder in folders]
     if len({tuple(outcome.sample.image for outcome in outcomes) for _, outcomes in runs}) > 1:
-        sys.exit("the runs were not tested on the same images")
+        sys.exit("error: the runs have different test images; name runs on the same data")
     print(save_png(draw_sheet(blocks(titles, runs), 1 + len(runs), True, 260), Path(figure), dpi=100))
 
 

@@ -1,10 +1,9 @@
-"""Defects of a bare board: regions that differ from the template, their boxes, and their types by rule.
+"""Finds the defects of a bare board as regions that differ from the template, and classifies them by rules.
 
-The types are those of copper: a piece that is too much joins what was apart (short), hangs on a track (spur) or lies
-alone (copper); a piece that lacks parts a track (open), is bitten off its border (mousebite) or is a hole in it
-(pin-hole). What a piece touches is told from its own surroundings in the template: go once around it, and count the
-stretches of copper that a surplus piece meets, or the stretches without copper that a lacking one meets: none, one, or
-several.
+Surplus copper connects separate tracks (short), touches one track (spur) or is isolated (copper). Missing copper
+interrupts a track (open), cuts its border (mousebite) or is a hole in it (pin-hole). The type follows from the number
+of contacts, none, one or several, along the piece's outline in the template: with copper for a surplus piece, with bare
+board for a missing one.
 """
 
 from dataclasses import dataclass
@@ -15,19 +14,24 @@ import numpy as np
 from anomalib_lite.data.deeppcb import Box
 from anomalib_lite.errors import UserError
 
-SURPLUS = ("copper", "spur", "short")  # by how many stretches of copper are met
-LACKING = ("pin-hole", "mousebite", "open")  # by how many stretches without copper
+SURPLUS = ("copper", "spur", "short")  # by the number of contacts with copper
+MISSING = ("pin-hole", "mousebite", "open")  # by the number of contacts with bare board
 
 
 @dataclass(frozen=True)
 class BoardRules:
-    """All lengths in px of the image.
+    """Options of the rules; all lengths are in px.
 
-    copper: `dark` or `bright`. grow: how far beyond the map's region pixels belong to it that differ from the template;
-    the map leaves out what lies within its tolerance of an edge. join: pieces whose gap is below twice this are one
-    defect. close: gaps in a piece that are filled before its type is told. contact: distance at which a piece is gone
-    around. min_contact: pixels that a stretch has at least. margin: by which boxes are larger than their defect on each
-    side. min_pixels: of differing pixels, below which nothing is reported.
+    Attributes:
+        copper: `dark` or `bright`.
+        grow: Distance from the map's region up to which differing pixels belong to it, as the map has a tolerance at
+            edges.
+        join: Pieces closer than twice this are one defect.
+        close: Radius of gaps that are closed before a piece is classified.
+        contact: Width of the outline in which contacts are counted.
+        min_contact: Least number of pixels of a contact.
+        margin: Distance of a box from its defect on each side.
+        min_pixels: Least number of differing pixels of a defect.
     """
 
     copper: str = "dark"
@@ -45,18 +49,23 @@ class BoardRules:
 
 
 def find_defects(
-    map: np.ndarray, threshold: float, image: np.ndarray, template: np.ndarray, rules: BoardRules
+    anomaly_map: np.ndarray, threshold: float, image: np.ndarray, template: np.ndarray, rules: BoardRules
 ) -> list[Box]:
-    """The defects of one board as boxes with type and score, surest first.
+    """Returns the defects of one board as boxes with type and score, in descending order of the score.
 
-    map (H, W) float, anomalous where > threshold. image, template: grey (H, W) in [0, 1] that lie over each other. A
-    box's score is the sum of the map over its region.
+    A box's score is the sum of the map over its region.
+
+    Args:
+        anomaly_map: (H, W) float.
+        threshold: Threshold of the map.
+        image, template: Grey (H, W) in [0, 1], aligned to each other.
+        rules: Options.
     """
-    has, wants = (_copper(picture, rules) for picture in (image, template))
-    found = map > threshold
-    reached = cv2.dilate(found.astype(np.uint8), _disk(rules.grow)) > 0
-    differs = (has != wants) & reached
-    joined = cv2.dilate((found | differs).astype(np.uint8), _disk(rules.join))
+    actual, expected = (_copper(picture, rules) for picture in (image, template))
+    anomalous = anomaly_map > threshold
+    reached = cv2.dilate(anomalous.astype(np.uint8), _disk(rules.grow)) > 0
+    differs = (actual != expected) & reached
+    joined = cv2.dilate((anomalous | differs).astype(np.uint8), _disk(rules.join))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     boxes = []
     for label, (x, y, width, height, _) in enumerate(stats[1:], start=1):
@@ -66,24 +75,22 @@ def find_defects(
         if region.sum() < rules.min_pixels:
             continue
         padded = tuple(slice(max(0, s.start - _reach(rules)), s.stop + _reach(rules)) for s in part)
-        alone = differs[padded] & (labels[padded] == label)
-        kind = type_of(alone & has[padded], alone & wants[padded], wants[padded], rules)
-        score = float(map[part][inside & found[part]].sum())
+        own = differs[padded] & (labels[padded] == label)
+        kind = type_of(own & actual[padded], own & expected[padded], expected[padded], rules)
+        score = float(anomaly_map[part][inside & anomalous[part]].sum())
         boxes.append(_box(region, x, y, image.shape, kind, score, rules.margin))
     return sorted(boxes, key=lambda box: -box.score)
 
 
-def type_of(surplus: np.ndarray, lacking: np.ndarray, wants: np.ndarray, rules: BoardRules) -> str:
-    """The type of one defect from its pixels of too much and of lacking copper and from the template's copper around
-    it; all (h, w) bool.
-    """
-    more = surplus.sum() >= lacking.sum()
-    piece, own = (surplus, ~wants) if more else (lacking, wants)
-    piece = (cv2.morphologyEx(piece.astype(np.uint8), cv2.MORPH_CLOSE, _disk(rules.close)) > 0) & own
-    around = (cv2.dilate(piece.astype(np.uint8), _disk(rules.contact + 1)) > 0) & ~piece
-    _, _, stats, _ = cv2.connectedComponentsWithStats((around & ~own).astype(np.uint8), connectivity=8)
-    stretches = int((stats[1:, cv2.CC_STAT_AREA] >= rules.min_contact).sum())
-    return (SURPLUS if more else LACKING)[min(stretches, 2)]
+def type_of(surplus: np.ndarray, missing: np.ndarray, expected: np.ndarray, rules: BoardRules) -> str:
+    """Returns the type of a defect from its surplus and missing copper and the template's copper, all (h, w) bool."""
+    is_surplus = surplus.sum() >= missing.sum()
+    piece, allowed = (surplus, ~expected) if is_surplus else (missing, expected)
+    piece = (cv2.morphologyEx(piece.astype(np.uint8), cv2.MORPH_CLOSE, _disk(rules.close)) > 0) & allowed
+    outline = (cv2.dilate(piece.astype(np.uint8), _disk(rules.contact + 1)) > 0) & ~piece
+    _, _, stats, _ = cv2.connectedComponentsWithStats((outline & ~allowed).astype(np.uint8), connectivity=8)
+    contacts = int((stats[1:, cv2.CC_STAT_AREA] >= rules.min_contact).sum())
+    return (SURPLUS if is_surplus else MISSING)[min(contacts, 2)]
 
 
 def _box(region: np.ndarray, x: int, y: int, shape: tuple[int, ...], kind: str, score: float, margin: float) -> Box:

@@ -1,7 +1,7 @@
-"""Boxes of defects: precision, recall and F-score as DeepPCB counts them, and average precision.
+"""Metrics of defect boxes: precision, recall and F-score as defined for DeepPCB, and average precision.
 
-Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset", arXiv:1902.06197, section IV: a found
-box counts where its intersection over union with a true box of its class exceeds 0.33.
+Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset", arXiv:1902.06197, section IV: a box is
+correct if its intersection over union with a true box of its class exceeds 0.33.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ MIN_IOU = 0.33
 
 
 def overlaps(found: Sequence[Box], true: Sequence[Box]) -> np.ndarray:
-    """Intersection over union of each pair, (N, M)."""
+    """Computes the intersection over union of each pair, (N, M)."""
     a, b = (np.array([(o.x0, o.y0, o.x1, o.y1) for o in boxes], float).reshape(-1, 4) for boxes in (found, true))
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = (high - low).clip(0).prod(-1)
@@ -27,7 +27,10 @@ def overlaps(found: Sequence[Box], true: Sequence[Box]) -> np.ndarray:
 def match_boxes(
     found: Sequence[Box], true: Sequence[Box], min_iou: float = MIN_IOU, by_class: bool = True
 ) -> list[tuple[int, int]]:
-    """Index pairs (found, true), each box in one at most, surest first, each with the free box it overlaps most."""
+    """Matches boxes greedily, highest score first, each to the unmatched true box that it overlaps most.
+
+    Returns index pairs (found, true).
+    """
     shared = overlaps(found, true)
     if by_class:
         shared *= np.array([[f.kind == t.kind for t in true] for f in found], bool).reshape(shared.shape)
@@ -41,19 +44,21 @@ def match_boxes(
 
 
 class BoxMetrics:
-    """Adds up images; class-free, by class, and both at once in `confusion`."""
+    """Accumulates boxes over images; computes metrics without classes and by class, and the confusion of classes."""
 
     def __init__(self, min_iou: float = MIN_IOU) -> None:
         self.min_iou = min_iou
         self.images: list[tuple[list[Box], list[Box]]] = []
 
     def update(self, found: Iterable[Box], true: Iterable[Box]) -> None:
-        """The boxes of one image."""
+        """Adds the boxes of one image."""
         self.images.append((list(found), list(true)))
 
     def compute(self) -> MetricResult:
-        """box_precision, box_recall, box_f1 class-free; typed_* where the class must agree, over all boxes; macro_f1,
-        the mean of the classes' F-scores; box_ap class-free and map, the mean of the classes' average precision.
+        """Computes the metrics over all boxes.
+
+        box_*: without classes. typed_*: the class must agree. macro_f1, map: means of the classes' F-scores and average
+        precisions.
         """
         kinds = self.kinds()
         per_class = self.compute_by_class()
@@ -71,7 +76,7 @@ class BoxMetrics:
         return MetricResult(values, missing, counts)
 
     def compute_by_class(self) -> dict[str, MetricResult]:
-        """precision, recall, f1 and ap of each class that occurs among the true boxes."""
+        """Computes precision, recall, f1 and ap of each class among the true boxes."""
         results = {}
         for kind in self.kinds():
             values = self._scores(by_class=True, kind=kind)
@@ -84,7 +89,7 @@ class BoxMetrics:
         return results
 
     def confusion(self) -> dict[tuple[str | None, str | None], int]:
-        """How often a true class was found as which; None: not found at all, or found where nothing is."""
+        """Counts pairs (true class, found class); None stands for a false or a missed box."""
         counts: dict[tuple[str | None, str | None], int] = {}
         for found, true in self.images:
             pairs = match_boxes(found, true, self.min_iou, by_class=False)
@@ -100,27 +105,28 @@ class BoxMetrics:
 
     def _scores(self, by_class: bool, kind: str | None = None) -> dict[str, float | None]:
         hits: list[bool] = []
-        sureness: list[float] = []
+        scores: list[float] = []
         total = 0
         for found, true in self.images:
             if kind is not None:
                 found, true = ([b for b in boxes if b.kind == kind] for boxes in (found, true))
             matched = {i for i, _ in match_boxes(found, true, self.min_iou, by_class)}
             hits += [i in matched for i in range(len(found))]
-            sureness += [f.score for f in found]
+            scores += [f.score for f in found]
             total += len(true)
         correct = sum(hits)
         return {
             "precision": correct / len(hits) if hits else None,
             "recall": correct / total if total else None,
             "f1": 2 * correct / (len(hits) + total) if total else None,
-            "ap": _average_precision(np.array(sureness), np.array(hits, bool), total) if total else None,
+            "ap": _average_precision(np.array(scores), np.array(hits, bool), total) if total else None,
         }
 
 
 def _average_precision(scores: np.ndarray, hits: np.ndarray, total: int) -> float:
-    """Area under the precision envelope over recall (Everingham et al., IJCV 2010, as of 2010); boxes of equal score
-    enter together.
+    """Computes the area under the precision envelope over recall (Everingham et al., IJCV 2010, as of 2010).
+
+    Boxes of equal score count together.
     """
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)[: len(scores)]

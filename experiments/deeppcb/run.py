@@ -1,4 +1,4 @@
-"""A trained run's maps -> boxes and types of defects on DeepPCB, measured as its authors do.
+"""Turns a run's maps on DeepPCB into boxes with defect types, and evaluates them with the authors' metrics.
 
     anomalib-lite train experiment=deeppcb data.root=DEEPPCB
     python experiments/deeppcb/run.py runs/deeppcb/RUN [--test-list trainval]
@@ -22,37 +22,37 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.runs.atomic import atomic_path, write_json
 
-Found = list[tuple[str, list[Box]]]
+Boxes = list[tuple[str, list[Box]]]
 
 
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run with experiment=deeppcb")
-    parser.add_argument("--test-list", default="test", help="test | trainval: the pairs to measure on")
-    asked = parser.parse_args()
-    trained = open_run(asked.run)
+    parser.add_argument("--test-list", default="test", help="test | trainval: the list of pairs to evaluate on")
+    args = parser.parse_args()
+    trained = open_run(args.run)
     model, threshold = trained.model, trained.threshold
-    data = trained.run.config["data"] | {"test_list": asked.test_list}
+    data = trained.run.config["data"] | {"test_list": args.test_list}
     images = ImageSet(instantiate(data).test, trained.judge.size, ram_limit_mb=0)
     rules, metrics = BoardRules(), BoxMetrics()
-    found: Found = []
+    found: Boxes = []
     for batch in tqdm(loader(images, trained.judge.batch_size), "boxes", delay=2, leave=False):
-        aligned, seen = model.method.align(batch.image, batch.template)
-        maps = model.finish(model.method.compare(batch.image, aligned, seen), batch.image.shape[-2:]).map
+        aligned, covered = model.method.align(batch.image, batch.template)
+        maps = model.finish(model.method.compare(batch.image, aligned, covered), batch.image.shape[-2:]).map
         for k, index in enumerate(batch.index.tolist()):
             pictures = (t[k].mean(0).numpy() for t in (batch.image, aligned))
             boxes = find_defects(maps[k, 0].numpy(), threshold.pixel, *pictures, rules)
             found.append((images.samples[index].image.name, boxes))
             metrics.update(boxes, read_boxes(images.samples[index].image))
-    name = f"boxes-{asked.test_list}"
-    _write_csv(asked.run / f"{name}.csv", found)
+    name = f"boxes-{args.test_list}"
+    _write_csv(args.run / f"{name}.csv", found)
     by_class = {kind: vars(result) for kind, result in metrics.compute_by_class().items()}
-    write_json(asked.run / f"{name}.json", {**vars(metrics.compute()), "by_class": by_class})
+    write_json(args.run / f"{name}.json", {**vars(metrics.compute()), "by_class": by_class})
     sys.stdout.write(_tables(metrics))
 
 
-def _write_csv(path: Path, found: Found) -> None:
+def _write_csv(path: Path, found: Boxes) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image", "x0", "y0", "x1", "y1", "type", "score"])
@@ -69,8 +69,8 @@ def _tables(metrics: BoxMetrics) -> str:
     typed = " | ".join(value[f"typed_{k}"] for k in ("precision", "recall", "f1"))
     lines += [f"| class must agree | {typed} | {value['map']} |\n"]
     for kind in (k for k in KINDS if k in classes):
-        own = classes[kind].values
-        cells = " | ".join("-" if own[k] is None else f"{own[k]:.4f}" for k in ("precision", "recall", "f1", "ap"))
+        values = classes[kind].values
+        cells = " | ".join("-" if (v := values[k]) is None else f"{v:.4f}" for k in ("precision", "recall", "f1", "ap"))
         lines.append(f"| {kind} | {cells} |\n")
     confusion = metrics.confusion()
     columns = [*KINDS, None]

@@ -1,11 +1,11 @@
-"""What each member of a trained fusion is worth: alone, and when it is left out, on the run's test images.
+"""Ablation of a trained fusion: each member alone, and all without it, on the run's test images.
 
     anomalib-lite train detector=fusion ...
     python experiments/fusion/run.py runs/default/RUN
 
-One fit serves all: each member's map is in its own units, whichever others take part. Writes members.csv into the run's
-folder: image AUROC and AUPRO of each set of members, joined in the way that was chosen, and 95 % intervals of the
-difference from what was chosen, by resampling the test images, OK and NOK apart, 1000 times.
+Needs no new fit, as a member's map does not depend on the other members. Writes members.csv into the run's folder:
+image AUROC and AUPRO of each set of members under the chosen fusion rule, and 95 % intervals of the AUROC's difference
+from the chosen set, by resampling OK and NOK test images separately 1000 times.
 """
 
 import argparse
@@ -34,24 +34,24 @@ def main() -> None:
     trained = open_run(run)
     model, members = trained.model.eval(), trained.model.method.members[0]
     names, chosen = members.names, members.taken.clone()
-    tried = {"chosen": chosen, "all": torch.ones_like(chosen)}
-    for place, name in enumerate(names):
+    subsets = {"chosen": chosen, "all": torch.ones_like(chosen)}
+    for index, name in enumerate(names):
         alone = torch.zeros_like(chosen)
-        alone[place] = 1
-        tried |= {f"{name} alone": alone, f"all without {name}": 1 - alone}
+        alone[index] = 1
+        subsets |= {f"{name} alone": alone, f"all without {name}": 1 - alone}
     images = ImageSet(instantiate(trained.run.config["data"]).test, trained.judge.size)
-    scores: dict[str, list[float]] = {name: [] for name in tried}
-    pixels, labels = {name: PixelMetrics() for name in tried}, []
+    scores: dict[str, list[float]] = {name: [] for name in subsets}
+    pixels, labels = {name: PixelMetrics() for name in subsets}, []
     for batch in tqdm(loader(images, trained.judge.batch_size), "members"):
         looks = model.method.looker(batch.image, batch.template)
         labels += batch.label.tolist()
-        for name, taken in tried.items():
-            members.taken.copy_(taken)
+        for name, subset in subsets.items():
+            members.taken.copy_(subset)
             fused = members.fused(members.maps(looks))
-            map, score = model.finish(torch.nn.functional.softplus(fused), batch.image.shape[-2:])
+            maps, score = model.finish(torch.nn.functional.softplus(fused), batch.image.shape[-2:])
             scores[name] += score.tolist()
-            pixels[name].update(map, batch.mask, batch.label.tolist())
-    rows = [[name, *_figures(name, scores, labels), pixels[name].compute().values["aupro"]] for name in tried]
+            pixels[name].update(maps, batch.mask, batch.label.tolist())
+    rows = [[name, *_figures(name, scores, labels), pixels[name].compute().values["aupro"]] for name in subsets]
     with atomic_path(run / "members.csv") as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["members", "image_auroc", "difference_low", "difference_high", "aupro"])
@@ -61,18 +61,18 @@ def main() -> None:
 
 
 def _figures(name: str, scores: dict[str, list[float]], labels: list[int]) -> tuple[float, float, float]:
-    """Image AUROC, and the interval of its difference from that of what was chosen."""
-    own, reference = (_wins(np.array(scores[key]), np.array(labels)) for key in (name, "chosen"))
-    rng, gains = np.random.default_rng(0), []
+    """Returns the image AUROC, and the interval of its difference from that of the chosen members."""
+    wins, reference = (_wins(np.array(scores[key]), np.array(labels)) for key in (name, "chosen"))
+    rng, differences = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
-        drawn = np.ix_(*(rng.integers(0, size, size) for size in own.shape))
-        gains.append((own - reference)[drawn].mean())
-    low, high = np.quantile(gains, (0.025, 0.975))
-    return float(own.mean()), float(low), float(high)
+        resample = np.ix_(*(rng.integers(0, size, size) for size in wins.shape))
+        differences.append((wins - reference)[resample].mean())
+    low, high = np.quantile(differences, (0.025, 0.975))
+    return float(wins.mean()), float(low), float(high)
 
 
 def _wins(score: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Of each NOK image over each OK image, ties half; their mean is the AUROC."""
+    """Returns for each pair whether the NOK image scores above the OK image (ties 1/2); the mean is the AUROC."""
     difference = score[label == 1][:, None] - score[label == 0]
     return (np.sign(difference) + 1) / 2
 

@@ -55,10 +55,10 @@ def test_absent_data_are_asked_for_and_overrides_reach_the_trainings(monkeypatch
     monkeypatch.delenv(reproduce.VARIABLE, raising=False)
     tiles = reproduce.Experiment("tiles", ["anomalib-lite train -m data=mtd data.root={mtd}"], {"aupro": 0.01}, 1)
     with pytest.raises(UserError, match=r"needs real data \(mtd\): set ANOMALIB_LITE_DATASETS=DIR \(DIR/mtd\)"):
-        reproduce.places(tiles, [])
-    assert reproduce.places(tiles, ["data.root=/x"]) == {"mtd": "/x"}
+        reproduce.data_folders(tiles, [])
+    assert reproduce.data_folders(tiles, ["data.root=/x"]) == {"mtd": "/x"}
     (tmp_path / "mtd").mkdir()
     monkeypatch.setenv(reproduce.VARIABLE, str(tmp_path))
-    known = reproduce.places(tiles, [])
+    known = reproduce.data_folders(tiles, [])
     started = reproduce.arguments(tiles.commands[0], known, ["force=true"])
     assert started[3:] == ["train", "-m", "data=mtd", f"data.root={tmp_path}/mtd", "force=true"]
