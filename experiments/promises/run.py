@@ -49,7 +49,7 @@ def rates_of(scores: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def smallest(seeds: int) -> np.ndarray:
-    """Returns the smallest corrected p values of each null experiment: over pairs of settings, and factors; (200, 2)."""
+    """Returns each null experiment's smallest corrected p values, over pairs of settings and factors: (200, 2)."""
     generator, p_values = np.random.default_rng(0), []
     for view in null_results(seeds):
         pairs = compare_pairs(view, None, 100, generator)
