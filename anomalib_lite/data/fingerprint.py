@@ -61,9 +61,9 @@ def describe(splits: Splits, missed: Sequence[Path] = ()) -> dict[str, Any]:
 def check_same_data(splits: Splits, record: Mapping[str, Any], own: bool) -> list[Sample]:
     """Returns the images to evaluate a trained run on; never those that it learned from.
 
-    Data with the run's fingerprint, wherever it lies, gives its test images. Other data gives its test images, or all
-    images where the test images were only drawn from the OK images, since nothing is learned from them here. Raises
-    UserError if the run's own data has changed, or no image is left.
+    For data with the run's fingerprint, wherever it lies, these are its test images. For other data they are its test
+    images, too, but all images if its OK test images were only a random part of the OK images: the run learned from
+    none of them. Raises UserError if the run's own data has changed, or no image is left.
 
     Args:
         splits: The data to evaluate on.

@@ -36,14 +36,14 @@ def make_splits(
     shots_seed: int = 0,
     bits: int | None = None,
 ) -> Splits:
-    """Splits the OK images into training and held-out images; all readers end here.
+    """Splits the OK images into training and held-out images; every reader calls this.
 
     Raises UserError for too few images, for copies with different labels, and for options out of range.
 
     Args:
         ok: OK images; without any, the data only serves to test a trained run.
         test: Test images.
-        root: Folder that the names are relative to by which images are drawn.
+        root: Folder of the data set; file names relative to it determine the random draws.
         held_out: The data set's own OK images for thresholds, used instead of `val_share` of `ok`.
         test_share: Share of `ok` that is moved to the test images.
         template, val_share, split_seed, shots, shots_seed, bits: See `settings.data`.

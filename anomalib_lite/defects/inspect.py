@@ -32,7 +32,7 @@ from anomalib_lite.settings.training import Defects
 
 log = logging.getLogger(__name__)
 
-FOREIGN = 0.5  # a template correlates less with the OK images' median if it shows another product; else above 0.8
+FOREIGN = 0.5  # correlation of template and OK images' median below which they show different products; else above 0.8
 
 
 @dataclass(frozen=True)

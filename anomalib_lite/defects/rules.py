@@ -68,7 +68,7 @@ def accepts(settings: Severity, grades: Sequence[str]) -> bool:
 
 
 def read_settings(config: Mapping[str, Any]) -> Defects:
-    """Reads and checks settings given as plain values, as in conf/defects; gives each type a title.
+    """Reads and checks settings given as plain values, as in conf/defects; sets missing titles of types.
 
     Raises UserError for unknown keys, areas, measures and types, listing the valid ones, and for contradictory values.
     """

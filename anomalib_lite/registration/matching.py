@@ -76,7 +76,7 @@ class Pyramid:
 
 
 def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) -> np.ndarray:
-    """Normalises grey uint8 (H, W) by local mean and spread to float32 (H, W), so that all edges weigh the same.
+    """Normalises grey uint8 (H, W) by local mean and spread to float32 (H, W): weak and strong edges count alike.
 
     A bright label on a product then lowers the correlation only by the area that it hides, and reflections do not pull
     the alignment.

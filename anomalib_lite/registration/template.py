@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SMALLEST, LARGEST = 96, 384  # px of the shorter side at the coarsest and the finest level of the global alignment
+SMALLEST, LARGEST = 96, 384  # px: bounds of the shorter side at the levels of the global alignment
 ITERATIONS, BLUR = 40, 5  # of ECC at each level
 FAINT = 1e-3  # standard deviation below which an image has nothing to align to
 STEP_COST = 0.001  # mean absolute difference that each further pixel of a shift must gain
@@ -92,7 +92,7 @@ class Alignment:
     Attributes:
         motion: Global motion: `none`, `translation`, `euclidean` or `affine`.
         reach: Largest local shift in px; 0 for none.
-        window: Side in px of the parts that are shifted; must be much larger than a defect.
+        window: Side in px of the parts that are shifted; much smaller defects do not affect the shifts.
         light: Match each colour channel's mean and spread to the image's.
     """
 

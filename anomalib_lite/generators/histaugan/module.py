@@ -80,7 +80,7 @@ def attribute_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
 
 
-CONTENT_STEPS = 3  # with two domains, all but each third step train only the content discriminator
+CONTENT_STEPS = 3  # with two domains, all but every third step train only the content discriminator
 CONTENT_CLIP = 5.0  # largest norm of its gradient
 BETAS = (0.5, 0.999)  # of Adam
 

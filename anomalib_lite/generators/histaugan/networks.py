@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomalib_lite.settings.training import Architecture
 
-STRIDE = 4  # of the content
+STRIDE = 4  # px per position of the content
 INIT_STD = 0.02  # standard deviation of the convolutions' initial weights
 
 
