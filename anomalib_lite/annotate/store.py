@@ -61,11 +61,8 @@ class Store:
 
     The journal is authoritative. labels.csv is a snapshot of it, rewritten after each event, or once for events that
     arrive during a write. Each event stores the digest of the previous snapshot: a labels.csv with an unknown digest
-    was edited by hand, and its rows are imported.
-
-    Attributes:
-        notes: Messages from opening the job.
-        warning: Why the last snapshot failed; None if it did not.
+    was edited by hand, and its rows are imported. `notes` are messages from opening the job, `warning` says why the
+    last snapshot failed.
     """
 
     def __init__(self, crop_set: CropSet) -> None:
@@ -161,10 +158,8 @@ class Store:
             try:
                 write_text(self.root / LABELS_NAME, text)
             except (OSError, UserError) as error:
-                self.warning = (
-                    f"{LABELS_NAME} could not be written ({error}). The answer is safe in {JOURNAL_NAME}; close other "
-                    f"programs that have {LABELS_NAME} open."
-                )
+                kept = f"The answer is safe in {JOURNAL_NAME}; close programs that have {LABELS_NAME} open"
+                self.warning = f"{LABELS_NAME} could not be written ({error}). {kept}."
                 log.warning(self.warning)
             else:
                 self._written, self.warning = version, None
@@ -250,11 +245,8 @@ def decode_mask(png: bytes, size: tuple[int, ...]) -> NDArray[np.uint8]:
 class Journal:
     """An append-only file of JSON lines that survives crashes.
 
+    `events` are those in the file when it was opened, `torn` is an incomplete last line, left by a crash and cut off.
     Raises UserError for a damaged line before the last one, which no crash leaves behind, and for a journal in use.
-
-    Attributes:
-        events: The events in the file when it was opened.
-        torn: Incomplete last line, left by a crash during a write; it is cut off.
     """
 
     def __init__(self, path: Path) -> None:

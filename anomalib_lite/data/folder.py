@@ -35,12 +35,10 @@ def read(
     Args:
         root: The folder that `ok`, `nok`, `mask` and `test_ok` (folders, files or glob patterns) are relative to.
         ok: OK images to learn from; without them the data only serves to test a trained run.
-        nok: NOK images.
-        mask: Masks of the NOK images, each with the stem of its image or that stem plus `_mask`.
+        nok, mask: NOK images and their masks, each with the stem of its image or that stem plus `_mask`.
         test_ok: OK images used only for testing; by default `test_ok_share` of `ok`.
         manifest: A CSV with the columns crop, label (OK or NOK), defect and mask, used instead of the patterns; its
             paths are relative to the CSV itself.
-        test_ok_share: Share of `ok` held out for testing where `test_ok` is not given.
         drawing: Options of `make_splits`.
     """
     test_ok_samples: list[Sample] = []

@@ -51,10 +51,9 @@ def read(
 ) -> Splits:
     """Reads one category, or several as one data set with defect types named `<category>/<defect>`.
 
-    Raises UserError if a folder is missing, or a defect image has no mask.
-
     category: folder name below `root`, a list of names, or None if `root` itself holds the category. test: another
-    folder that directly holds unlabelled test images, such as test_private. drawing: options of `make_splits`.
+    folder that directly holds unlabelled test images, such as test_private. drawing: options of `make_splits`. Raises
+    UserError if a folder is missing, or a defect image has no mask.
     """
 
     def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:

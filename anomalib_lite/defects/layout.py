@@ -29,11 +29,8 @@ _LETTERS = 2  # least number of letters or digits of a text: a ring is read as a
 class Layout:
     """The areas of a product.
 
-    Attributes:
-        names: Names of the areas, the background first.
-        numbers: uint8 (H, W), each pixel's area as an index into `names`.
-        foreground: bool (H, W), including text.
-        found_by: Where each area comes from, in words.
+    names: the background comes first. numbers: uint8 (H, W), each pixel's area as an index into `names`. foreground:
+    bool (H, W), including text. found_by: where each area comes from, in words.
     """
 
     names: tuple[str, ...]

@@ -28,13 +28,8 @@ def measure(
     """Returns JSON-ready measures: frechet, kernel, diversity, edge_overlap and ssim.
 
     What cannot be measured is None, with the reason in `missing`. Distances are relative to the mean square of the real
-    images' features.
-
-    Args:
-        real, generated: Files of OK images and of generated images.
-        size: (height, width) to which all are resized.
-        structure: edge_overlap and ssim of the generated images with their content images.
-        seed: Seed of random subsets.
+    images' features. size: (height, width) to which all images are resized. structure: edge_overlap and ssim of the
+    generated images with their content images.
     """
     rng = np.random.default_rng(seed)
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
@@ -169,10 +164,8 @@ def frechet_at_equal_sizes(
 ) -> tuple[int, Estimate, Estimate]:
     """Computes the Frechet distance of generated from real images and, as its baseline, between real images.
 
-    All sets have the same size. Needs four real and two generated images.
-
-    Returns:
-        The size of the sets, and the mean and standard deviation of both distances over random subsets.
+    All sets have the same size. Needs four real and two generated images. Returns the size of the sets, and the mean
+    and standard deviation of both distances over random subsets.
     """
     size = min(len(real) // 2, len(generated))
     to_real, baseline = [], []
