@@ -210,7 +210,7 @@ async function start() {
     if (button?.dataset.tool) modes.tool(button.dataset.tool);
     if (button?.dataset.label) answer(button.dataset.label, button.dataset.defect ?? null, event.timeStamp);
   });
-  $("#empty").addEventListener("pointerdown", (event) => event.stopPropagation()); // its buttons must not drag the image
+  $("#empty").addEventListener("pointerdown", (event) => event.stopPropagation()); // a click there is no drag
   $("#help-open").addEventListener("click", () => COMMANDS.help());
   $("#filter").addEventListener("change", (event) => exclusively(() => choose(event.target.value, order)));
   $("#order").addEventListener("change", (event) => exclusively(() => choose(filter, event.target.value)));
