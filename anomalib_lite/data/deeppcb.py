@@ -105,7 +105,7 @@ def read_pairs(base: Path, name: str) -> list[Pair]:
         pair = Pair(f"{stem.as_posix().replace('/', '_')}.png", scan, template, base / boxes.strip())
         absent = [p for p in (pair.scan, pair.template, pair.boxes) if not p.is_file()]
         if absent:
-            raise UserError(f"{absent[0]}, listed in {base / name}.txt, is missing: is the download complete?")
+            raise UserError(f"{absent[0]} is missing, but listed in {base / name}.txt: is the download complete?")
         pairs.append(pair)
     if not pairs:
         raise UserError(f"{base / name}.txt lists no pairs.")
