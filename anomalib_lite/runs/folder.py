@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ class RunFolder:
     def done(self) -> bool:
         return self.status.get("state") == "done" and bool(self.metrics or not (self.path / "metrics.json").exists())
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
+        """Read once: it takes a tenth of a second."""
         try:
             value = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         except FileNotFoundError:
@@ -152,6 +154,7 @@ class RunFolder:
         for old in ("metrics.json", "predictions.csv"):
             (self.path / old).unlink(missing_ok=True)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_placed(config))))
+        vars(self).pop("config", None)
         write_json(self.path / "environment.json", environment)
         starts = self.status.get("starts", 0) + 1
         command = list(command) or sys.argv
