@@ -329,8 +329,10 @@ def to_float(pixels: np.ndarray) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """Converts float (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
-    parts = [(part * 255).round_().byte() for part in image.split(256, 2)]  # no second float copy of a large image
-    return torch.cat(parts, 2).permute(0, 2, 3, 1).numpy()
+    pixels = np.empty((len(image), *image.shape[2:], 3), np.uint8)
+    for part, into in zip(image.split(256, 2), np.split(pixels, range(256, image.shape[2], 256), 1), strict=True):
+        into[:] = (part * 255).round_().permute(0, 2, 3, 1)  # no second float copy of a large image
+    return pixels
 
 
 class Shuffled(Sampler[list[int]]):

@@ -53,10 +53,15 @@ class Evaluation:
 
 
 def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterator[tuple[Batch, Prediction]]:
-    """Each batch with its maps and scores, on the CPU, with a progress bar."""
-    for batch in tqdm(batches, describe, delay=2, leave=False):
-        map, score = model.predict_batch(batch)
-        yield batch, Prediction(map.float().cpu(), score.float().cpu())
+    """Each batch with its maps and scores, on the CPU, with a progress bar. Whoever looks at large images forgets a
+    batch before asking for the next one, as is done here.
+    """
+    with tqdm(total=len(batches), desc=describe, delay=2, leave=False) as bar:
+        for batch in batches:
+            map, score = model.predict_batch(batch)
+            yield batch, Prediction(map.float().cpu(), score.float().cpu())
+            del batch, map, score
+            bar.update()
 
 
 def find_threshold(
@@ -75,6 +80,7 @@ def find_threshold(
         if percentile is not None:
             pixels.append(prediction.map.numpy()[:, :, ::4, ::4].ravel())
         levels.update(prediction.map.numpy())
+        del batch, prediction  # 250 MB of a large image, while the next one is judged
     own = {}
     for name in sorted({category for category in categories if category is not None}):
         chosen = np.array([category == name for category in categories])
@@ -133,6 +139,7 @@ def evaluate(
         if model.tiling is not None:
             fresh = [_for_page(outcome) for outcome in fresh]
         outcomes = thin_out(outcomes + fresh, threshold)
+        del batch, prediction, fresh, outcome  # 300 MB of a large image, while the next one is judged
         begin = time.perf_counter()
     metrics = _summary(total, outcomes, threshold) | _of_categories(by_category, outcomes, threshold)
     if collector is not None:

@@ -30,6 +30,7 @@ SPRO_LIMIT = 0.05  # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, s
 Regions = Sequence[tuple[np.ndarray, float]]  # each defect, bool (H, W), and the share of it that is enough
 GOOD = ""  # the group of the images without a defect
 SHIFT = 11  # bits of a float32 that its bin leaves out
+AT_ONCE = 1 << 20  # pixels that are counted at once: their numbers take 60 MB
 OCTAVE = 1 << (23 - SHIFT)  # bins from a power of two to the next; 256 powers make 2^20 bins
 OK, DEFECT, OVERLAP, SATURATED = range(4)
 # Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
@@ -53,31 +54,26 @@ class Histograms:
     one_by_one: bool = False
 
     def add(
-        self, bins: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
+        self, map: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
     ) -> None:
-        """Adds one image (H, W): the bin of each pixel; mask, or None to leave the image out; counted: the pixels that
-        count, None for all.
-        """
+        """Adds one image (H, W); mask: None leaves it out. counted: the pixels that count, None for all."""
         if mask is None:
             self.images[2] += 1
             return
-        octaves = bins // OCTAVE
-        self._reach(np.flatnonzero(np.bincount(octaves.ravel())))
-        places = self.starts[octaves] + bins % OCTAVE
-        np.add.at(self.pixels[OK], places.ravel() if counted is None else places[counted], 1)
+        for part in np.array_split(map.ravel() if counted is None else map[counted], -(-map.size // AT_ONCE)):
+            self._count(OK, to_bins(part))
         if not mask.any():
             self.images[0] += 1
             return
-        found = places[mask]
-        np.subtract.at(self.pixels[OK], found, 1)
-        np.add.at(self.pixels[DEFECT], found, 1)
-        weights, parts = _region_weights(mask)
-        np.add.at(self.pixels[OVERLAP], found, weights)
+        found, (weights, parts) = to_bins(map[mask]), _region_weights(mask)
+        self._count(OK, found, -1)
+        self._count(DEFECT, found)
+        self._count(OVERLAP, found, weights)
         self.images[[1, 3]] += 1, parts
         for region, enough in regions or ():
             inside = region if counted is None else region & counted
-            found = places[inside][np.argsort(bins[inside])[::-1]]
-            np.add.at(self.pixels[SATURATED], found, _saturating(len(found), enough))
+            found = np.sort(to_bins(map[inside]))[::-1]
+            self._count(SATURATED, found, _saturating(len(found), enough))
         self.one_by_one |= regions is not None
 
     def merge(self, other: Self) -> None:
@@ -96,6 +92,12 @@ class Histograms:
         bins, places = (begins[:, :, None] + np.arange(OCTAVE)).reshape(2, -1)
         counts = self.pixels[:, places[bins >= first]]
         return counts[:, counts[:SATURATED].any(0)]
+
+    def _count(self, kind: int, bins: np.ndarray, weights: np.ndarray | int = 1) -> None:
+        """Adds weights (n,) of pixels by their bins (n,)."""
+        octaves, inside = np.divmod(bins, OCTAVE)
+        self._reach(np.flatnonzero(np.bincount(octaves)))
+        np.add.at(self.pixels[kind], self.starts[octaves] + inside, weights)
 
     def _reach(self, octaves: np.ndarray) -> None:
         new = octaves[self.starts[octaves] < 0]
@@ -137,7 +139,7 @@ class PixelMetrics:
         Raises:
             UserError: bad maps, shapes or labels.
         """
-        images = to_numpy(maps)
+        images = np.ascontiguousarray(to_numpy(maps), np.float32)
         images = images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
         if images.ndim != 3:
             raise UserError(f"The maps of a batch must have shape (B, 1, H, W) or (B, H, W), got {images.shape}.")
@@ -150,7 +152,8 @@ class PixelMetrics:
                 mask = None if label == 1 and not mask.any() else mask
             nok = label == 1 or (mask is not None and bool(mask.any()))
             group = self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms())
-            group.add(to_bins(image), mask, counted, own)
+            _check(image)
+            group.add(image, mask, counted, own)
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """The sum of the groups with these names, of all without."""
@@ -166,7 +169,8 @@ class PixelMetrics:
     def f1(self, threshold: float) -> float | None:
         """Of the pixels above a threshold that was fixed before (segF1 of MVTec AD 2); None without defect pixels."""
         total = self.total()
-        flagged, found = total.from_bin(int(to_bins(np.array([threshold]))[0]) + 1)[[OK, DEFECT]].sum(1).tolist()
+        first = int(to_bins(np.array([threshold], np.float32))[0]) + 1
+        flagged, found = total.from_bin(first)[[OK, DEFECT]].sum(1).tolist()
         defective = int(total.pixels[DEFECT].sum())
         return 2 * found / (found + flagged + defective) if defective else None
 
@@ -218,20 +222,20 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
     return float(np.trapezoid(pro, rate) / limit)
 
 
-def to_bins(map: np.ndarray) -> np.ndarray:
-    """The bin in [0, 2^20) of each value, by the leading bits of its float32, as the index type.
+def to_bins(values: np.ndarray) -> np.ndarray:
+    """The bin in [0, 2^20) of each value >= 0, float32, by its leading bits, as the index type."""
+    return (np.abs(values).view(np.uint32) >> SHIFT).astype(np.intp)  # of -0.0, too
 
-    Errors: UserError unless every value is finite and >= 0.
-    """
-    values = np.ascontiguousarray(map, np.float32)
-    problems = {"NaN": np.isnan(values), "infinite": np.isinf(values), "negative": values < 0}
+
+def _check(maps: np.ndarray) -> None:
+    """Errors: UserError unless every value is finite and >= 0."""
+    problems = {"NaN": np.isnan(maps), "infinite": np.isinf(maps), "negative": maps < 0}
     if found := ", ".join(f"{bad.sum()} {name}" for name, bad in problems.items() if bad.any()):
         raise UserError(
-            f"An anomaly map holds bad pixels ({found}, of {values.size}). Maps must be finite and >= 0: NaN "
+            f"An anomaly map holds bad pixels ({found}, of {maps.size}). Maps must be finite and >= 0: NaN "
             "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
             "that the detector must shift or square its distance."
         )
-    return (np.abs(values).view(np.uint32) >> SHIFT).astype(np.intp)  # of -0.0, too
 
 
 def _defect_pixels(mask: Array | None, label: int | None, shape: tuple[int, ...]) -> np.ndarray | None:

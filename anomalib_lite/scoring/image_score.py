@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring.separable import enlarged, gaussian
 
+AT_ONCE = 1 << 20  # pixels of a map that are blurred together
+
 
 class GaussianBlur(nn.Module):
     """Gaussian blur of an anomaly map, as scipy.ndimage.gaussian_filter with mode="mirror", truncate=4.
@@ -44,8 +46,7 @@ class GaussianBlur(nn.Module):
             return map
         self.check(map.shape[-2:])
         with _full_precision(map):
-            columns = self._down(map)
-            return self._down(columns.transpose(2, 3).contiguous()).transpose(2, 3).contiguous()
+            return self._down(self._down(map).transpose(2, 3)).transpose(2, 3).contiguous()
 
     def enlarged(self, map: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """A coarse map (B, 1, h, w), bilinearly at another size, and blurred."""
@@ -56,7 +57,14 @@ class GaussianBlur(nn.Module):
             return enlarged(map, size, self.sigma, 4, "reflect")
 
     def _down(self, map: torch.Tensor) -> torch.Tensor:
-        """Blur along H, columns as channels: a depthwise convolution then runs over whole rows."""
+        """Blur along H, columns as channels: a depthwise convolution then runs over whole rows. Of a large map, some
+        columns at a time, since that takes four times what they take.
+        """
+        whole = torch.compiler.is_exporting()
+        blurred = [self._columns(part) for part in ([map] if whole else map.split(max(64, AT_ONCE // map.shape[2]), 3))]
+        return torch.cat(blurred, 3) if len(blurred) > 1 else blurred[0]
+
+    def _columns(self, map: torch.Tensor) -> torch.Tensor:
         width = map.shape[3]
         padded = F.pad(map, (0, 0, self.radius, self.radius), mode="reflect")
         kernel = self.kernel.to(map.dtype).view(1, 1, -1, 1).expand(width, 1, -1, 1)
