@@ -1,5 +1,6 @@
 """Decodes image and mask files into pixel arrays, and resizes them."""
 
+import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_image(path: Path, bits: int | None = None, data: bytes | None = None) -
         raise UnreadableImage(f"{path} holds {raw.dtype} pixels: save it as an 8-bit or 16-bit image.")
     if raw.ndim == 2 or raw.shape[2] == 1:
         return cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if raw.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(raw[..., :3])
 
 
 def depth_of(brightest: int) -> int:
@@ -131,20 +132,29 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _decode(path: Path, data: bytes | None = None) -> np.ndarray:
+    """Returns (H, W) or (H, W, C), upright; colours are RGB or RGBA."""
     try:
         data = path.read_bytes() if data is None else data
     except OSError as error:  # cv2.imread would hide the reason
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.") from error
     turn = _inspect(path, data)
     try:
-        pixels = None
-        if data and not _damaged_jpeg(data):
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UnreadableImage(f"{path} cannot be decoded as an image: it is damaged, empty or of an unknown format.")
+        pixels = _decode_jpeg(data) if data.startswith(b"\xff\xd8") else _decode_with_opencv(data)
+    except (cv2.error, ValueError) as error:
+        raise UnreadableImage(
+            f"{path} cannot be decoded as an image: it is damaged, empty or of an unknown format."
+        ) from error
     return np.ascontiguousarray(_UPRIGHT[turn](pixels)) if turn in _UPRIGHT else pixels
+
+
+def _decode_with_opencv(data: bytes) -> np.ndarray:
+    """Returns what `_decode` does; raises ValueError or cv2.error."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_ANYDEPTH) if data else None
+    if pixels is None:
+        raise ValueError("no image")
+    if pixels.ndim == 2 or pixels.shape[2] < 3:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def _inspect(path: Path, data: bytes) -> int:
@@ -189,35 +199,30 @@ def _is_lossy(path: Path) -> bool:
     return head.startswith(b"\xff\xd8") or (head[8:12] == b"WEBP" and b"VP8L" not in head) or head[4:8] == b"ftyp"
 
 
-def _damaged_jpeg(data: bytes) -> bool:
-    """Whether a JPEG is truncated or corrupt.
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    """Decodes a JPEG with libjpeg-turbo's own interface, which reports truncated and corrupt data.
 
-    OpenCV silently fills the missing part, which would then look like a defect. So this checks for the end marker and
-    decodes the file with libjpeg-turbo, whose own interface reports the warnings that OpenCV swallows.
+    OpenCV silently fills the missing part, which would then look like a defect. Raises ValueError or cv2.error.
     """
-    if not data.startswith(b"\xff\xd8"):
-        return False
     place, readable = 2, False
     while (marker := data[place : place + 2]) != b"\xff\xda":  # skip the headers: a thumbnail has its own end marker
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == b"\xff\xff":  # padding
             place += 1
         elif len(marker) < 2 or length < 2:
-            return place + 4 > len(data)  # truncated within the headers; an unusual layout is left to the decoder
+            if place + 4 > len(data):
+                raise ValueError("truncated within the headers")
+            return _decode_with_opencv(data)  # an unusual layout
         else:
             if marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):  # Huffman-coded, 8 bits, grey or RGB
                 readable = data[place + 4] == 8 and data[place + 9] in (1, 3)
             place += 2 + length
     end = data.find(b"\xff\xd9", place)
-    if end < 0 or not readable:
-        return end < 0
-    # some cameras write a few stray bytes before the end marker
-    return not any(_decodes(data[: end - stray] + b"\xff\xd9") for stray in range(9))
-
-
-def _decodes(jpeg: bytes) -> bool:
-    try:
-        ImageDecoder().decode_gray8(jpeg)
-    except Exception:  # kornia_rs raises no more specific class
-        return False
-    return True
+    if end < 0:
+        raise ValueError("no end marker")
+    if not readable:
+        return _decode_with_opencv(data)
+    for stray in range(9):  # some cameras write a few stray bytes before the end marker
+        with contextlib.suppress(Exception):  # kornia_rs raises no more specific class
+            return np.asarray(ImageDecoder().decode(data[: end - stray] + b"\xff\xd9"))
+    raise ValueError("damaged")
