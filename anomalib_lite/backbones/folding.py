@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -25,6 +26,19 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return pointwise(input, self.weight, self.bias, self.stride)
+
+
+class Same(Conv2dSame):
+    """A depthwise convolution of stride 2 with TensorFlow's padding, of which even sides get more behind than before:
+    instead of a copy with borders, the kernel is longer by a zero.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return super().forward(input)
+        down, across = (1 - side % 2 for side in input.shape[2:])
+        weight, padding = F.pad(self.weight, (across, 0, down, 0)), [side // 2 for side in self.kernel_size]
+        return F.conv2d(input, weight, self.bias, self.stride, padding, groups=self.groups)
 
 
 class Folded(nn.Sequential):
@@ -54,6 +68,9 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
         conv.weight, conv.bias = (nn.Parameter(part.detach(), requires_grad=False) for part in fused)
         if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             conv.__class__ = Pointwise
+        odd = all(side % 2 for side in conv.kernel_size)
+        if type(conv) is Conv2dSame and conv.groups > 1 and odd and (conv.stride, conv.dilation) == ((2, 2), (1, 1)):
+            conv.__class__ = Same
     replace(networks, {norm: Folded(*norm.children()) for norm in pairs})
 
 
