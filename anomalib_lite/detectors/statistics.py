@@ -80,6 +80,7 @@ def names_below(prefix: str, state_dict: Iterable[str]) -> set[str]:
 TINY = 1e-12  # a variance below is rounding
 WIDE, PARTS = 64, 4  # of triangular factors of more rows, so many parts are multiplied apart: most zeros are not read
 NARROW = 8  # channels, up to which a product is written out
+AT_ONCE = 32  # rows of each population that are added together
 BLOCK = 1 << 18  # numbers of covariances that are inverted at a time
 
 
@@ -88,16 +89,25 @@ class Moments:
 
     def __init__(self) -> None:
         self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
+        self._waiting: list[Tensor] = []
 
     def update(self, rows: Tensor) -> None:
         """rows: (..., N, C), also none; leading dimensions are separate populations."""
         if not rows.shape[-2]:  # all of a small batch is held back
             return
-        rows = torch.empty(rows.shape, dtype=torch.double, device=rows.device).copy_(rows)  # strided, products are slow
-        if not self.count:
+        self.count += rows.shape[-2]
+        self._waiting.append(rows)
+        if sum(part.shape[-2] for part in self._waiting) >= AT_ONCE:
+            self._add()
+
+    def _add(self) -> None:
+        """Adds what waits: with many populations, reading and writing their sums takes longer than the products."""
+        if not self._waiting:
+            return
+        rows, self._waiting = torch.cat(self._waiting, -2).double(), []
+        if not self.second.ndim:
             self.first = torch.zeros_like(rows[..., 0, :])
             self.second = rows.new_zeros(*self.first.shape, rows.shape[-1])
-        self.count += rows.shape[-2]
         self.first += rows.sum(-2)
         (self.second.addmm_ if rows.ndim == 2 else self.second.baddbmm_)(rows.mT, rows)
 
@@ -113,6 +123,7 @@ class Moments:
         """Mean (..., C) and covariance (..., C, C). To be asked once: the sums, which are large of many places, become
         the covariance; those of a `spread` by 0 are its origin's, too.
         """
+        self._add()
         mean = self.first / self.count
         covariance, self.second = self.second.div_(self.count), torch.zeros(())
         return mean, covariance.addcmul_(mean.unsqueeze(-1), mean.unsqueeze(-2), value=-1)
@@ -122,6 +133,7 @@ class Moments:
 
         None makes one population of all. The count stays that of one place, since neighbours say nearly the same.
         """
+        self._add()
         near = Moments()
         near.count = self.count
         if reach is None:
@@ -255,14 +267,15 @@ class PositionGaussian(Fitted):
 
 
 def oas_share(covariance: Tensor, count: int) -> Tensor:
-    """How far (...) to shrink each covariance (..., C, C) of `count` rows towards its mean variance.
+    """How far (...) to shrink each covariance (..., C, C) of `count` rows, or a matrix similar to it, towards its mean
+    variance.
 
     Oracle approximating shrinkage (Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation",
     IEEE Transactions on Signal Processing 2010), as scikit-learn's `oas` computes it.
     """
     channels = covariance.shape[-1]
     variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).square()
-    size = covariance.square().mean((-2, -1))
+    size = (covariance * covariance.mT).mean((-2, -1))
     spread = (count + 1) * (size - variance / channels)
     return torch.where(spread > 0, (size + variance) / spread.clamp_min(1e-300), 1.0).clamp(max=1)
 
@@ -272,9 +285,9 @@ def _shrunk(own: Tensor, pooled: Tensor, count: int) -> Tensor:
 
     In the coordinates in which the pooled covariance is the identity, that is shrinkage towards the mean variance.
     """
-    lower = torch.linalg.cholesky(pooled)
-    half = torch.linalg.solve_triangular(lower, own, upper=False)
-    white = torch.linalg.solve_triangular(lower, half.transpose(1, 2), upper=False)
-    share = oas_share(white, count)
-    scale = share * white.diagonal(dim1=1, dim2=2).mean(1)
+    whitened = own @ torch.cholesky_inverse(
+        torch.linalg.cholesky(pooled)
+    )  # of W W^T = pooled, similar to W^-1 own W^-T
+    share = oas_share(whitened, count)
+    scale = share * whitened.diagonal(dim1=1, dim2=2).mean(1)
     return (1 - share).view(-1, 1, 1) * own + scale.view(-1, 1, 1) * pooled
