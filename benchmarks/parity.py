@@ -183,13 +183,13 @@ def our_efficientad() -> tuple[EfficientAD, Numbers]:
     ours.mean.copy_(0.01 * drawn("mean", *ours.mean.shape))
     ours.scale.copy_(1 + 0.1 * drawn("scale", *ours.scale.shape).abs())
     ours.unit.copy_(torch.tensor([(0.9 - 0.4) / 0.1, (0.7 - 0.2) / 0.1]))
-    ours._changed = lambda image: image * 0.9
-    ours._others = None
+    ours._augmented = lambda image: image * 0.9
+    ours._penalty_images = None
     batch = SimpleNamespace(image=test)
     loss = ours.loss_of(ours.features(test), batch, torch.ones(1))
     return ours, {
-        "teacher": ours.features(test)[0], "student": ours.student(ours._shown(test))[:, :channels],
-        "autoencoder": ours.autoencoder(ours._shown(test), (64, 64)), "loss": loss.detach()[None],
+        "teacher": ours.features(test)[0], "student": ours.student(ours._normalised_image(test))[:, :channels],
+        "autoencoder": ours.autoencoder(ours._normalised_image(test), (64, 64)), "loss": loss.detach()[None],
         "map": ours.anomaly_map(test).detach(),
     }  # fmt: skip
 

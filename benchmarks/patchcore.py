@@ -129,7 +129,7 @@ def measure_coreset(root: Path, category: str, sizes: list[int], seeds: int) -> 
     model, table = detector(), []
     with torch.inference_mode():
         candidates = gather_candidates(
-            loader(train, 16), model.method._seen, [View()], 1024, torch.Generator().manual_seed(0)
+            loader(train, 16), model.method._extract, [View()], 1024, torch.Generator().manual_seed(0)
         )
     for size in sizes:
         for coreset in ("greedy", "random"):

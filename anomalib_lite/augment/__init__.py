@@ -1,1 +1,1 @@
-"""Changed images: synthetic defects for choosing without real ones."""
+"""Augmentation of training batches, test-time augmentation, synthetic defects and colour matching."""

@@ -1,12 +1,12 @@
-"""Defects drawn into OK images, for choices and for networks that may look at no real one.
+"""Defects drawn into OK images, to train networks and choose settings without real defects.
 
-In the spirit of CutPaste (Li et al., CVPR 2021), DRAEM (Zavrtanik et al., ICCV 2021), whose textures lie under Perlin
-masks, and GLASS (Chen et al., ECCV 2024). Beside spots and patches stand defects that follow the product: print that is
-out of focus or smeared, parts that are missing, broken, bent, doubled or of another colour. The kinds come in families,
-so that what learned from some can be judged by others. They stand for no real defect.
+In the spirit of CutPaste (Li et al., CVPR 2021), DRAEM (Zavrtanik et al., ICCV 2021), with textures under Perlin masks,
+and GLASS (Chen et al., ECCV 2024). Besides spots and patches, some defects follow the product: print that is out of
+focus or smeared; parts that are missing, broken, bent, doubled or recoloured. Kinds are grouped into families, so that
+what was trained on some can be evaluated on others. They do not imitate any real defect.
 
-A kind takes two images of one size, float32 (H, W, 3) in [0, 255], and a random generator; textures come from the
-second. It returns how much of the change each pixel gets, float32 (H, W) in [0, 1], and the changed image.
+A kind takes two images of the same size, float32 (H, W, 3) in [0, 255], and a random generator; textures come from the
+second image. It returns each pixel's share of the change, float32 (H, W) in [0, 1], and the changed image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,23 +22,23 @@ Field = np.ndarray
 Drawn = tuple[Field, np.ndarray]
 Kind = Callable[[np.ndarray, np.ndarray, np.random.Generator], Drawn]
 VISIBLE = 6  # grey levels by which a pixel must differ to count as defective
-TRIES = 4  # until a drawn defect can be seen: print that is blurred where there is none cannot
+TRIES = 4  # until a drawn defect is visible, which e.g. blurred background is not
 
 
 def synthesize(
     image: np.ndarray, other: np.ndarray, rng: np.random.Generator, kinds: Sequence[Kind] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An OK image with one drawn defect, and its mask.
+    """Draws one defect into an OK image, and returns it with its mask.
 
     Args:
         image: uint8 (H, W, 3).
-        other: another image of the same size, whose textures are used.
-        rng: decides the kind and everything about it.
-        kinds: to draw from, each as likely as any other; None stands for those of all families.
+        other: Another image of the same size, whose textures are used.
+        rng: Draws the kind and all its parameters.
+        kinds: Kinds to draw from with equal probability; None: those of all families.
 
     Returns:
-        uint8 (H, W, 3) and bool (H, W), True where the defect changed the image visibly. The mask may be empty where
-        nothing can be drawn that shows, on a flat image say.
+        uint8 (H, W, 3), and bool (H, W), True where the change is visible. The mask may be empty if no visible defect
+            can be drawn, e.g. on a flat image.
     """
     kinds = KINDS if kinds is None else kinds
     source, texture_of = image.astype(np.float32), other.astype(np.float32)
@@ -49,7 +49,7 @@ def synthesize(
         mask = np.abs(defective.astype(np.int16) - image).max(axis=2) > VISIBLE
         if mask.any():
             break
-    # closed over gaps of some pixels: print that is blurred changes along its edges, and is one defect
+    # close small gaps: blurred print only changes along edges, but is one defect
     side = max(3, round(min(mask.shape) / 256 * 5) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return defective, cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
@@ -71,7 +71,7 @@ def line(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Draw
 
 
 def scratch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A long hairline, nearly straight and faint."""
+    """A long, faint, nearly straight hairline."""
     side = min(image.shape[:2])
     field = _path(image, rng, int(rng.integers(3, 7)), 0.12, max(1, round(side / 256)))
     soft = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.4, 0.9) * side / 256)
@@ -79,7 +79,7 @@ def scratch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> D
 
 
 def stain(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A flat film with a soft or sharp edge: a little darker or brighter, and tinted."""
+    """A flat film with a soft or sharp edge: slightly darker or brighter, and tinted."""
     side = min(image.shape[:2])
     centre, count = _anywhere(image, rng), rng.integers(5, 10)
     angles = np.sort(rng.uniform(0, 2 * np.pi, count))
@@ -92,13 +92,13 @@ def stain(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Dra
 
 
 def texture(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """Smooth islands of another image's mirrored texture, a little darker or brighter."""
+    """Smooth islands of another image's mirrored texture, slightly darker or brighter."""
     islands = _islands(image.shape[:2], rng, cells=(4, 10), share=(0.015, 0.1), soft=1)
     return islands * np.float32(rng.uniform(0.3, 0.9)), other[:, ::-1] + rng.normal(0, 30)
 
 
 def patch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A rectangle cut from elsewhere in another image."""
+    """A rectangle from a random place of another image."""
     shape = np.array(image.shape[:2])
     size = np.maximum(2, np.rint(rng.uniform(0.04, 0.23, 2) * shape)).astype(int)
     (y, x), (v, u) = rng.integers(0, shape - size + 1), rng.integers(0, shape - size + 1)
@@ -115,8 +115,8 @@ def light(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Dra
 
 
 def recoloured(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """One part in another colour of the same lightness; of a grey image, in another grey."""
-    field = _soft(_part(image, rng, largest=0.06), rng.uniform(0.5, 2))
+    """One part in another colour of the same lightness; in a grey image, in another grey."""
+    field = _blurred(_part(image, rng, largest=0.06), rng.uniform(0.5, 2))
     if _is_grey(image):
         return field, image + _sign(rng) * rng.uniform(12, 60)
     lab = cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
@@ -135,14 +135,14 @@ def blur(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Draw
 
 
 def blurred_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A stretch of the finest structure out of focus."""
+    """A box of fine structure out of focus."""
     sigma = rng.uniform(0.8, 4) * min(image.shape[:2]) / 256
-    return _stretch(image, rng), cv2.GaussianBlur(image, (0, 0), sigma)
+    return _box(image, rng), cv2.GaussianBlur(image, (0, 0), sigma)
 
 
 def smeared_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A stretch of the finest structure drawn out in one direction; what stands out, light or dark, is what smears."""
-    field = _stretch(image, rng)
+    """A box of fine structure smeared in one direction; whatever differs from its median smears, light or dark."""
+    field = _box(image, rng)
     side = min(image.shape[:2])
     length, angle, strength = rng.uniform(0.012, 0.08) * side, rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 0.95)
     inside = field > 0.5
@@ -159,21 +159,21 @@ def smeared_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator
 
 
 def missing(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """One part is gone: what lies around it closes over it."""
+    """A missing part, filled from its surroundings."""
     part = cv2.dilate(_part(image, rng, largest=0.03).astype(np.uint8), np.ones((3, 3), np.uint8))
-    return _soft(part, 0.7), _closed(image, part, rng)
+    return _blurred(part, 0.7), _inpainted(image, part, rng)
 
 
 def broken(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A cut of some pixels through the structure."""
+    """A cut of a few pixels through the structure."""
     side = min(image.shape[:2])
     axes = np.array([rng.uniform(0.015, 0.05), rng.uniform(0.004, 0.012)]) * side
     cut = _ellipse(image.shape[:2], _on_structure(image, rng), np.maximum(axes, 1), float(rng.uniform(0, 180)))
-    return _soft(cut, 0.6), _closed(image, (cut > 0).astype(np.uint8), rng)
+    return _blurred(cut, 0.6), _inpainted(image, (cut > 0).astype(np.uint8), rng)
 
 
 def bent(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """The structure around a place is pushed aside by 1 to 4 % of the side."""
+    """Structure around a point pushed aside by 1 to 4 % of the side."""
     height, width = image.shape[:2]
     side = min(height, width)
     centre, reach = _on_structure(image, rng), rng.uniform(0.025, 0.09) * side
@@ -186,15 +186,15 @@ def bent(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Draw
 
 
 def extra(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A part of another image once more, elsewhere and turned."""
-    part = _soft(_part(other, rng, largest=0.02), 0.7)
+    """A copy of a part of another image, moved and rotated."""
+    part = _blurred(_part(other, rng, largest=0.02), 0.7)
     height, width = part.shape
     rows, columns = np.nonzero(part > 0.5)
     if not len(rows):
         return spot(image, other, rng)
-    middle, to = (float(columns.mean()), float(rows.mean())), _anywhere(image, rng)
-    turn = cv2.getRotationMatrix2D(middle, float(rng.uniform(0, 360)), float(rng.uniform(0.6, 1.3)))
-    turn[:, 2] = turn[:, 2] + (to - middle)
+    centre, target = (float(columns.mean()), float(rows.mean())), _anywhere(image, rng)
+    turn = cv2.getRotationMatrix2D(centre, float(rng.uniform(0, 360)), float(rng.uniform(0.6, 1.3)))
+    turn[:, 2] = turn[:, 2] + (target - centre)
     field = cv2.warpAffine(part, turn, (width, height))
     return field, cv2.warpAffine(other, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
@@ -218,12 +218,12 @@ def _is_grey(image: np.ndarray) -> bool:
 
 
 def _anywhere(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place (x, y), not at the very border."""
+    """Draws a point (x, y), not at the border."""
     return rng.uniform(0.05, 0.95, 2) * image.shape[1::-1]
 
 
 def _on_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place (x, y), the likelier the more contrast surrounds it, as where the product has structure."""
+    """Draws a point (x, y) with probability proportional to local contrast."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     contrast = cv2.GaussianBlur(edges, (0, 0), 3 * min(image.shape[:2]) / 256)
@@ -234,9 +234,9 @@ def _on_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _part(image: np.ndarray, rng: np.random.Generator, largest: float) -> np.ndarray:
-    """A connected piece of one colour at a place with structure, bool (H, W), of at most a share of the image.
+    """Segments a connected region of similar colour at a point with structure: bool (H, W).
 
-    What grows beyond that share is cut by an ellipse around the place.
+    Regions larger than the share `largest` of the image are cut by an ellipse around the point.
     """
     shape = image.shape[:2]
     x, y = _on_structure(image, rng).astype(int)
@@ -252,26 +252,26 @@ def _part(image: np.ndarray, rng: np.random.Generator, largest: float) -> np.nda
     return part if part.sum() >= 9 else near > 0
 
 
-def _closed(image: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The part (H, W) uint8 filled from its surroundings (Telea, 2004), with the grain of the rest."""
+def _inpainted(image: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Inpaints the part (H, W) uint8 from its surroundings (Telea, 2004), with the noise of the image."""
     filled = cv2.inpaint(image.clip(0, 255).astype(np.uint8), part, 3, cv2.INPAINT_TELEA).astype(np.float32)
-    grain = image - cv2.GaussianBlur(image, (0, 0), 1)
-    spread = float(np.median(np.abs(grain))) * 1.4826
+    noise = image - cv2.GaussianBlur(image, (0, 0), 1)
+    spread = float(np.median(np.abs(noise))) * 1.4826
     return filled + rng.normal(0, spread, (*image.shape[:2], 1)).astype(np.float32)
 
 
-def _stretch(image: np.ndarray, rng: np.random.Generator) -> Field:
-    """A soft box of some width where the structure is finest, in the row of the place that it is drawn around."""
+def _box(image: np.ndarray, rng: np.random.Generator) -> Field:
+    """Draws a soft box around a point with structure."""
     height, width = image.shape[:2]
     x, y = _on_structure(image, rng)
     half = np.array([rng.uniform(0.05, 0.22) * width, rng.uniform(0.03, 0.1) * height])
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     inside = (np.abs(columns - x) < half[0]) & (np.abs(rows - y) < half[1])
-    return _soft(inside, 3)
+    return _blurred(inside, 3)
 
 
-def _soft(field: np.ndarray, sigma: float) -> Field:
-    """sigma: px of an image of 256 px."""
+def _blurred(field: np.ndarray, sigma: float) -> Field:
+    """Blurs by sigma, in px of an image of 256 px."""
     return cv2.GaussianBlur(field.astype(np.float32), (0, 0), sigma * min(field.shape) / 256)
 
 
@@ -282,7 +282,7 @@ def _ellipse(shape: tuple[int, ...], centre: np.ndarray, axes: np.ndarray, angle
 
 
 def _path(image: np.ndarray, rng: np.random.Generator, count: int, wander: float, width: int) -> Field:
-    """A line of `count` steps of 3 to 12 % of the side, each turned by `wander` rad (one sigma) from the last."""
+    """Draws a line of `count` steps of 3 to 12 % of the side, each turned by `wander` rad (one sigma) from the last."""
     side = min(image.shape[:2])
     headings = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, wander, count))
     steps = rng.uniform(0.03, 0.12, (count, 1)) * side
@@ -296,7 +296,7 @@ def _path(image: np.ndarray, rng: np.random.Generator, count: int, wander: float
 def _islands(
     shape: tuple[int, ...], rng: np.random.Generator, cells: tuple[int, int], share: tuple[float, float], soft: float
 ) -> Field:
-    """Islands covering a drawn share of the image: a smooth random field above its quantile, edges softened."""
+    """Islands that cover a random share of the image: a thresholded smooth random field, with soft edges."""
     count = int(rng.integers(*cells))
     noise = rng.standard_normal((count, count)).astype(np.float32)
     field = cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -306,23 +306,23 @@ def _islands(
 
 def drawn_batches(
     images: ImageSet,
-    tried: Sequence[int],
+    indices: Sequence[int],
     count: int,
     rng: np.random.Generator,
     size: int = 16,
     kinds: Sequence[Kind] | None = None,
 ) -> Iterator[Batch]:
-    """The images numbered `tried` as they are, then `count` copies of them with one drawn defect each, with masks.
+    """Yields the images at `indices` unchanged, then `count` copies with one drawn defect and its mask each.
 
-    size: of the batches. kinds: as for `synthesize`.
+    `size` is that of the batches; `kinds` as in `synthesize`.
     """
-    plain = [(index, False) for index in tried]
-    drawn = [(tried[k % len(tried)], True) for k in range(count)]
+    plain = [(index, False) for index in indices]
+    drawn = [(indices[k % len(indices)], True) for k in range(count)]
     for start in range(0, len(plain) + len(drawn), size):
         part = (plain + drawn)[start : start + size]
         batch = images[[index for index, _ in part]]
         pixels = to_pixels(batch.image)
-        others = images[rng.choice(tried, len(part)).tolist()]
+        others = images[rng.choice(indices, len(part)).tolist()]
         textures = to_pixels(others.image)
         for k, (_, defective) in enumerate(part):
             if defective:

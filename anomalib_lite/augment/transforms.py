@@ -1,4 +1,4 @@
-"""Random changes of training batches, by kornia's transforms."""
+"""Random augmentation of training batches, by kornia's transforms."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,10 +12,17 @@ from anomalib_lite.errors import UserError
 
 
 class Augment(nn.Module):
-    """Changes of geometry move image, mask and template of a batch together; changes of colour see the image alone.
+    """Applies geometric transforms to image, mask and template together, and colour transforms to the image only.
 
-    Which is which, kornia's base classes tell: `IntensityAugmentationBase2D` changes the image, any other
-    `AugmentationBase2D` moves it. A transform of one's own derives from one of them.
+    kornia's base classes tell them apart: `IntensityAugmentationBase2D` changes the image, any other
+    `AugmentationBase2D` moves it. Custom transforms derive from one of them.
+
+    Args:
+        transforms: Applied in this order.
+        restyle: Probability that `restyler` changes an image's colour and light, before the transforms.
+        weight: Factor of a changed image's weight in the loss.
+        seed: Determines all changes together with the training step, so that a resumed training repeats them.
+        restyler: Of a trained generator: maps images (B, 3, H, W) in [0, 1] and the probability to as many images.
     """
 
     def __init__(
@@ -26,14 +33,6 @@ class Augment(nn.Module):
         seed: int = 0,
         restyler: Callable[[Tensor, float], Tensor] | None = None,
     ) -> None:
-        """Args:
-        transforms: Applied in this order.
-        restyle: Probability that an image gets another colour and light from `restyler`, before the transforms.
-        weight: Factor of a changed image's weight in the loss.
-        seed: With the training step it decides every change, so that a training that goes on after an
-            interruption sees what it would have seen.
-        restyler: A trained generator's: images (B, 3, H, W) in [0, 1] and the probability -> as many images.
-        """
         super().__init__()
         for transform in transforms:
             _check(transform)
@@ -46,20 +45,20 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch, step: int, part: int = 0) -> Batch:
-        """The changed batch; the given one stays as it is. Changed images are no longer numbered.
+        """Returns the augmented batch; the given one is not modified. Changed images lose their index.
 
         Args:
-            batch: What is learned from.
-            step: Of the training.
-            part: Of a batch that several processes divide, which each draw their own changes.
+            batch: The training batch.
+            step: The training step.
+            part: Index of the process, if several share a batch, so that each draws other changes.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed([self.seed, step, *([part] if part else [])]))
             image, mask, template = self._change(batch)
         if image.shape != batch.image.shape:
             raise UserError(
-                f"augment.transforms made images of {tuple(image.shape[2:])} px out of {tuple(batch.image.shape[2:])}: "
-                "leave out what crops, pads or resizes to another size."
+                f"augment.transforms resized images of {tuple(batch.image.shape[2:])} to {tuple(image.shape[2:])} px: "
+                "remove transforms that crop, pad or resize to another size."
             )
         changed = (image != batch.image).flatten(1).any(1)
         return dataclasses.replace(
@@ -72,8 +71,8 @@ class Augment(nn.Module):
         )
 
     def _change(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Moved as channels of one picture, image, mask and template cannot part."""
-        from kornia.augmentation import IntensityAugmentationBase2D  # seconds
+        """Stacks image, mask and template as channels of one picture, so that they move together."""
+        from kornia.augmentation import IntensityAugmentationBase2D  # takes seconds to import
 
         image = batch.image
         if self.restyle and self.restyler is not None:
@@ -94,20 +93,17 @@ def _check(transform: nn.Module) -> None:
 
     if not isinstance(transform, K.AugmentationBase2D) or isinstance(transform, K.MixAugmentationBaseV2):
         raise UserError(
-            f"augment.transforms takes kornia's transforms of single images, not {type(transform).__name__}. One of "
-            "your own derives from kornia.augmentation.GeometricAugmentationBase2D or IntensityAugmentationBase2D."
+            f"augment.transforms takes kornia's transforms of single images, not {type(transform).__name__}. Derive "
+            "custom ones from kornia.augmentation.GeometricAugmentationBase2D or IntensityAugmentationBase2D."
         )
 
 
-SHARE = 0.5  # probability of each change; all are skipped for one image in 32
+SHARE = 0.5  # probability of each change; one image in 32 gets none
 
 
 def strongly_changed(image: Tensor, seed: int) -> Tensor:
-    """Copies in other colours, turned and sheared, blurred, noisy, with a part erased; drawn for each image.
-
-    image: (B, 3, H, W) in [0, 1]; returns the like. The global random state is left as it was.
-    """
-    import kornia.augmentation as K  # seconds
+    """Recolours, rotates, shears, blurs, adds noise to and erases parts of images (B, 3, H, W) in [0, 1], at random."""
+    import kornia.augmentation as K  # takes seconds to import
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed))
@@ -123,5 +119,5 @@ def strongly_changed(image: Tensor, seed: int) -> Tensor:
 
 
 def torch_seed(entropy: int | Sequence[int]) -> int:
-    """torch reads 32 bits of a seed: numbers beyond that, or beside each other, are mixed, not shifted together."""
+    """Mixes numbers into 32 bits, which is all that torch uses of a seed."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Test-time augmentation: an image is looked at in several views, and their maps become one."""
+"""Test-time augmentation: an image is evaluated in several views, whose maps are reduced to one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,10 +16,12 @@ REDUCE = ("mean", "max")
 
 @dataclass(frozen=True)
 class View:
-    """One look at an image: mirrored, and with its colours changed.
+    """A view of an image: mirrored, and with changed colours.
 
-    flip: none, horizontal (left and right change places), vertical or both. brightness, contrast, saturation: factors,
-    applied in this order; contrast is about the image's mean, saturation about its grey.
+    Args:
+        flip: none, horizontal (swaps left and right), vertical or both.
+        brightness, contrast, saturation: Factors, applied in this order; contrast is relative to the image's mean,
+            saturation to its grey.
     """
 
     flip: str = "none"
@@ -31,7 +33,7 @@ class View:
         if self.flip not in FLIPS:
             raise UserError(f"A view's flip must be one of {', '.join(FLIPS)}, not '{self.flip}'.")
         if min(self.brightness, self.contrast, self.saturation) < 0:
-            raise UserError("A view's brightness, contrast and saturation are factors, 0 or more.")
+            raise UserError("A view's brightness, contrast and saturation must be factors of 0 or more.")
 
     @property
     def identity(self) -> bool:
@@ -39,13 +41,13 @@ class View:
 
     @property
     def label(self) -> str:
-        """For a progress bar: `horizontal flip, brightness 1.1`."""
+        """For progress bars, e.g. `horizontal flip, brightness 1.1`."""
         parts = [f"{self.flip} flip"] if FLIPS[self.flip] else []
         parts += [f"{k} {v}" for k in ("brightness", "contrast", "saturation") if (v := getattr(self, k)) != 1]
-        return ", ".join(parts) or "as it is"
+        return ", ".join(parts) or "unchanged"
 
     def apply(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> the same shape and range."""
+        """Applies the view to images (B, 3, H, W) in [0, 1]; shape and range stay the same."""
         if FLIPS[self.flip]:
             image = image.flip(FLIPS[self.flip])
         if self.brightness != 1:
@@ -58,34 +60,36 @@ class View:
             image = (grey + (image - grey) * self.saturation).clamp(0, 1)
         return image
 
-    def undo(self, map: Tensor) -> Tensor:
-        """A map (B, 1, h, w) of the view -> the map of the image; exact, since flips are their own inverses."""
-        return map.flip(FLIPS[self.flip]) if FLIPS[self.flip] else map
+    def undo(self, maps: Tensor) -> Tensor:
+        """Flips maps (B, 1, h, w) of the view back to the image, which is exact."""
+        return maps.flip(FLIPS[self.flip]) if FLIPS[self.flip] else maps
 
 
 class TestTimeAugmentation(nn.Module):
-    """The views, and how their maps are reduced to one.
+    """The views, and the reduction of their maps to one.
 
-    views: dictionaries of View's fields. reduce: `mean` or `max` over the views, pixel by pixel.
+    Args:
+        views: Dictionaries of View's fields.
+        reduce: `mean` or `max` over the views, pixel by pixel.
     """
 
-    __test__ = False  # no test case, whatever its name says
+    __test__ = False  # pytest must not collect this class
 
     def __init__(self, views: Sequence[Mapping[str, Any]] = ({},), reduce: str = "mean") -> None:
         super().__init__()
         if not views:
-            raise UserError("tta.views is empty: name at least one view, e.g. {} for the image as it is.")
-        if reduce not in REDUCE:  # else anything would mean `max`
+            raise UserError("tta.views is empty: name at least one view, e.g. {} for the unchanged image.")
+        if reduce not in REDUCE:
             raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
-        known = [field.name for field in fields(View)]
+        names = [field.name for field in fields(View)]
         for view in views:
-            if wrong := [str(key) for key in view if key not in known]:
-                raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(known)}.")
+            if wrong := [str(key) for key in view if key not in names]:
+                raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(names)}.")
         self.views = [View(**view) for view in views]
         self.how = reduce
 
     def reduce(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, 1, h, w) of the views, already undone -> one of the same shape."""
+        """Reduces the views' maps (B, 1, h, w), already undone, to one of the same shape."""
         if len(maps) == 1:
             return maps[0]
         stacked = torch.stack(list(maps))

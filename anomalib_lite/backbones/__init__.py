@@ -1,4 +1,4 @@
-"""Name -> multi-scale features, and where their weights come from."""
+"""Backbones by name, with multi-scale features and pretrained weights."""
 
 from anomalib_lite.backbones.backbone import Backbone, build
 

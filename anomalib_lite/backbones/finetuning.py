@@ -1,4 +1,4 @@
-"""Fine-tuning a backbone on a task that images give themselves, before it teaches."""
+"""Fine-tuning of a backbone on a self-supervised task before it becomes the teacher."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 from anomalib_lite.settings.training import Teacher
 
-Normalisation = nn.modules.batchnorm._BatchNorm  # all that keeps statistics
-HELD_OUT = 2**31 - 1  # in the place of an epoch: the held-out examples are the same after each
+Normalisation = nn.modules.batchnorm._BatchNorm  # all layers with running statistics
+HELD_OUT = 2**31 - 1  # instead of the epoch, so that held-out examples never change
 
 
 @dataclass
 class Examples:
-    """image: (N, 3, H, W) in [0, 1]. label: (N,) int64, index into the task's classes. weight: (N,), in the loss."""
+    """Images (N, 3, H, W) in [0, 1], int64 labels (N,) that index the task's classes, and weights (N,) in the loss."""
 
     image: Tensor
     label: Tensor
@@ -39,23 +39,23 @@ class Examples:
 
 class Task(ABC):
     classes: tuple[str, ...]
-    wants_generated = False  # whether generated images take part
-    wants_nok = False  # whether NOK images may take part
+    wants_generated = False  # whether it uses generated images
+    wants_nok = False  # whether it can use NOK images
 
     @abstractmethod
     def samples(self, ok: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
-        """Those that the task learns from; others: generated images and, where they were asked for, NOK ones."""
+        """Returns the samples to train on; `others` are generated images and, if requested, NOK ones."""
 
     @abstractmethod
     def examples(self, batch: Batch, seed: int) -> Examples:
-        """What is told apart, made from a batch of these samples; the same batch and seed give the same."""
+        """Makes examples from a batch of these samples; deterministic given batch and seed."""
 
 
 class CutPaste(Task):
-    """OK images against copies with a piece of themselves, or a strip, pasted elsewhere: needs OK images alone.
+    """Classifies OK images against copies with a pasted piece or strip of themselves; needs OK images only.
 
     Li, Sohn, Yoon, Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detection and Localization", CVPR 2021, its
-    three-way form. Every OK image gives one example of each class, with the image's weight.
+    three-way variant. Every OK image gives one example per class, with the image's weight.
     """
 
     classes = ("normal", "cutpaste", "scar")
@@ -72,9 +72,9 @@ class CutPaste(Task):
 
 
 class OKAgainstGenerated(Task):
-    """OK images, and the template, against generated ones and against NOK ones where these are given.
+    """Classifies OK images and the template against generated and, if given, NOK images.
 
-    Where nothing is given, against strongly augmented copies of the OK images, with the image's weight.
+    If there are none, against strongly augmented copies of the OK images, with the image's weight.
     """
 
     classes = ("OK", "generated")
@@ -97,24 +97,29 @@ class OKAgainstGenerated(Task):
 
 @dataclass
 class Settings(Teacher):
-    """optimizer: made from the parameters; scheduler: from the optimizer and `total_steps`, or None."""
+    """Settings of the fine-tuning; `optimizer` is a factory, `scheduler` a factory or None."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.head_epochs < self.epochs:
             raise UserError(
-                f"teacher.head_epochs ({self.head_epochs}) must be fewer than teacher.epochs ({self.epochs}): in the "
-                "others the backbone learns. To change nothing, take teacher=frozen."
+                f"teacher.head_epochs ({self.head_epochs}) must be fewer than teacher.epochs ({self.epochs}), as the "
+                "backbone learns in the others. To keep the backbone unchanged, use teacher=frozen."
             )
         if self.nok and not self.task.wants_nok:
             raise UserError(
-                f"teacher.nok: {type(self.task).__name__} learns from OK images alone; take finetuned_classifier."
+                f"teacher.nok: {type(self.task).__name__} uses OK images only; use teacher=finetuned_classifier."
             )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Accuracies on held-out images, all of equal weight: before, with the backbone untouched (and the head trained, if
-    it learned alone first); after; and by always naming the most frequent class. blocks: those that learned.
+    """Accuracies on held-out images, all of equal weight.
+
+    Attributes:
+        accuracy_before: With the original backbone, and the trained head if it was trained alone first.
+        accuracy_after: After fine-tuning.
+        accuracy_by_chance: Of always predicting the most frequent class.
+        blocks: Names of the blocks that were trained.
     """
 
     accuracy_before: float
@@ -124,9 +129,9 @@ class Outcome:
 
 
 def finetune(backbone: Backbone, train: ImageSet, held_out: ImageSet, settings: Settings, **trainer: Any) -> Outcome:
-    """Changes the backbone in place; the head is dropped. trainer: arguments of Lightning's Trainer.
+    """Fine-tunes the backbone in place; the head is dropped. `trainer`: arguments of Lightning's Trainer.
 
-    Run it with the random state isolated: it seeds torch with `settings.seed`.
+    Call it with isolated random state, since it seeds torch with `settings.seed`.
     """
     torch.manual_seed(settings.seed)
     module = FineTuning(backbone, settings)
@@ -140,9 +145,9 @@ def finetune(backbone: Backbone, train: ImageSet, held_out: ImageSet, settings: 
         log_every_n_steps=1,
         **trainer,
     )
-    held = loader(held_out, settings.batch_size)
-    lightning.validate(module, held, verbose=False)
-    lightning.fit(module, loader(train, settings.batch_size, shuffle_seed=settings.seed), held)
+    held_out_loader = loader(held_out, settings.batch_size)
+    lightning.validate(module, held_out_loader, verbose=False)
+    lightning.fit(module, loader(train, settings.batch_size, shuffle_seed=settings.seed), held_out_loader)
     backbone.cpu().eval().requires_grad_(True)
     return Outcome(
         accuracy_before=module.accuracies[settings.head_epochs],
@@ -158,11 +163,11 @@ class FineTuning(LightningModule):
         self.backbone, self.task, self.settings = backbone, settings.task, settings
         self.blocks = unfreeze_last(backbone.net, settings.unfreeze)
         self.head = head(backbone.channels[-1], settings.hidden, len(self.task.classes), settings.dropout)
-        self.accuracies: list[float] = []  # before the training, then after each epoch
+        self.accuracies: list[float] = []  # before training, then after each epoch
         self.counts = [0] * len(self.task.classes)
-        self._right = 0
+        self._correct = 0
         self.to(memory_format=torch.channels_last)
-        self.train()  # Lightning keeps the modes that it finds
+        self.train()  # Lightning keeps the mode of each module
 
     def train(self, mode: bool = True) -> FineTuning:
         super().train(mode)
@@ -174,13 +179,13 @@ class FineTuning(LightningModule):
         return self.current_epoch >= self.settings.head_epochs
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> logits (N, classes), or (N, 1) for two classes."""
+        """Maps images (N, 3, H, W) in [0, 1] to logits (N, classes), or (N, 1) for two classes."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
             feature = self.backbone(image.contiguous(memory_format=torch.channels_last))[-1]
         return self.head(feature.mean(dim=(2, 3)))
 
     def on_train_epoch_start(self) -> None:
-        self.train()  # other modes from the epoch on in which the backbone learns
+        self.train()  # modes change when the backbone starts to learn
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Examples:
         epoch = self.current_epoch if self.trainer.training else HELD_OUT
@@ -191,25 +196,25 @@ class FineTuning(LightningModule):
         loss = (losses * examples.weight).sum() / examples.weight.sum()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
         if not loss.isfinite():
-            kept = diverged_batch(Path(self.trainer.default_root_dir))
+            file = diverged_batch(Path(self.trainer.default_root_dir))
             when = f"epoch {self.current_epoch + 1} of the teacher"
-            stop_where_diverged(loss, examples.image, kept, when, "Lower the learning rate (teacher.optimizer.lr)")
+            stop_where_diverged(loss, examples.image, file, when, "Lower the learning rate (teacher.optimizer.lr)")
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.counts, self._right = [0] * len(self.task.classes), 0
+        self.counts, self._correct = [0] * len(self.task.classes), 0
 
     def validation_step(self, examples: Examples, step: int) -> None:
         logits, label = self(examples.image), examples.label
-        chosen = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-        self._right += int((chosen == label).sum())
-        for name, count in zip(*(t.tolist() for t in label.unique(return_counts=True)), strict=True):
-            self.counts[name] += count
+        predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        self._correct += int((predicted == label).sum())
+        for k, count in zip(*(t.tolist() for t in label.unique(return_counts=True)), strict=True):
+            self.counts[k] += count
         loss = classification_loss(logits, label).mean()
         self.log("val_loss", loss, batch_size=len(label))
 
     def on_validation_epoch_end(self) -> None:
-        self.accuracies.append(self._right / sum(self.counts))
+        self.accuracies.append(self._correct / sum(self.counts))
         self.log("val_accuracy", self.accuracies[-1], prog_bar=True)
 
     def configure_optimizers(self) -> Any:
@@ -221,21 +226,21 @@ class FineTuning(LightningModule):
 
 
 def head(channels: int, hidden: Sequence[int], classes: int, dropout: float) -> nn.Sequential:
-    """Linear layers with ReLU and dropout between them; one output tells two classes apart."""
+    """Builds linear layers with ReLU and dropout between them; two classes get one output."""
     widths = [channels, *hidden]
     layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout))]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1 if classes == 2 else classes))
 
 
 def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """(N,): binary cross-entropy for one logit, cross-entropy for several."""
+    """Computes (N,) binary cross-entropy for one logit, cross-entropy for several."""
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], label.float(), reduction="none")
     return F.cross_entropy(logits, label, reduction="none")
 
 
 def block_of(name: str) -> str:
-    """The block that a tensor belongs to: its name up to the first numbers in it, else its first part.
+    """Returns the block that a tensor belongs to: its name up to the first numbers in it, else its first part.
 
     `layer2.0.downsample.0.weight` -> `layer2.0`, `blocks.2.1.conv_pw.weight` -> `blocks.2.1`, `conv1.weight` ->
     `conv1`.
@@ -249,17 +254,17 @@ def block_of(name: str) -> str:
 
 
 def blocks(net: nn.Module) -> list[str]:
-    """Names of the blocks that have parameters, in the network's order."""
+    """Returns the names of blocks with parameters, in the network's order."""
     return list(dict.fromkeys(block_of(name) for name, _ in net.named_parameters()))
 
 
 def unfreeze_last(net: nn.Module, count: int | None) -> list[str]:
-    """Lets the last `count` blocks learn, or all where it is None; freezes the others. Returns those that learn."""
+    """Unfreezes the last `count` blocks (None: all), freezes the others, and returns the unfrozen ones."""
     names = blocks(net)
     if count is not None and not 1 <= count <= len(names):
         raise UserError(
             f"teacher.unfreeze must be null (the whole backbone) or from 1 to {len(names)}, but is {count}; "
-            f"the backbone's blocks are {', '.join(names)}. To change nothing, take teacher=frozen."
+            f"the backbone's blocks are {', '.join(names)}. To keep the backbone unchanged, use teacher=frozen."
         )
     learning = names if count is None else names[-count:]
     for name, parameter in net.named_parameters():
@@ -268,7 +273,7 @@ def unfreeze_last(net: nn.Module, count: int | None) -> list[str]:
 
 
 def keep_statistics(net: nn.Module, learning: list[str]) -> None:
-    """Normalisation outside the learning blocks goes into eval mode: its statistics belong to its weights."""
+    """Sets normalisation outside the learning blocks to eval mode, as its statistics belong to its weights."""
     for name, module in net.named_modules():
         if isinstance(module, Normalisation) and block_of(f"{name}.weight") not in learning:
             module.eval()

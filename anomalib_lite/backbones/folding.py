@@ -1,4 +1,4 @@
-"""Networks that no longer learn, made faster: batch normalisation folded into convolutions, and those of 1 x 1."""
+"""Faster inference: folds batch normalisation into convolutions, and runs 1 x 1 convolutions through oneDNN."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,21 +11,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def pointwise(values: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1)) -> Tensor:
-    """A convolution by 1 x 1, (B, C, H, W) with weights (D, C, 1, 1).
+    """Computes a 1 x 1 convolution of (B, C, H, W) with weights (D, C, 1, 1).
 
-    Of fewer than 16 images on one thread torch takes a way of its own, which is half as fast as oneDNN's.
+    For fewer than 16 images on one thread, torch's own implementation is half as fast as oneDNN's, which this calls.
     """
-    plain = values.device.type != "cpu" or values.dtype != torch.float32 or not torch.backends.mkldnn.is_available()
-    if plain or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+    use_torch = values.device.type != "cpu" or values.dtype != torch.float32 or not torch.backends.mkldnn.is_available()
+    if use_torch or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return F.conv2d(values, weight, bias, tuple(stride))
     return torch.mkldnn_convolution(values, weight, bias, [0, 0], list(stride), [1, 1], 1)
 
 
 class Pointwise(nn.Conv2d):
-    """As `pointwise`."""
+    """A module for `pointwise`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return pointwise(input, self.weight, self.bias, self.stride)
+    def forward(self, values: Tensor) -> Tensor:
+        return pointwise(values, self.weight, self.bias, self.stride)
 
 
 class Same(Conv2dSame):
@@ -42,24 +42,24 @@ class Same(Conv2dSame):
 
 
 class Folded(nn.Sequential):
-    """What stays of a batch normalisation: its activation, where timm's holds one."""
+    """Replaces a folded batch normalisation; keeps the activation that timm's may hold."""
 
 
 @torch.no_grad()
 def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
-    """Folds, in place, each batch normalisation of the networks whose input is a convolution's output.
+    """Folds, in place, each batch normalisation that normalises a convolution's output.
 
-    run: calls the networks once, in eval mode, on any images. A network that reads a convolution's output otherwise,
-    too, must be left out: its numbers would change.
+    `run` calls the networks once, in eval mode, on any images. Do not pass networks that use a convolution's output
+    elsewhere, too: their results would change.
     """
-    made: list[tuple[Tensor, nn.Conv2d]] = []
+    outputs: list[tuple[Tensor, nn.Conv2d]] = []
     pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
 
     def pair(module: Any, inputs: Any, output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
-            made.append((output, module))
+            outputs.append((output, module))
         if isinstance(module, nn.BatchNorm2d):
-            pairs.update((module, conv) for tensor, conv in made if tensor is inputs[0])
+            pairs.update((module, conv) for tensor, conv in outputs if tensor is inputs[0])
 
     watch(networks, pair, run)
     for norm, conv in pairs.items():
@@ -75,7 +75,7 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
 
 
 def watch(networks: Sequence[nn.Module], hook: Any, run: Callable[[], Any]) -> None:
-    """Runs with a forward hook behind each part of the networks."""
+    """Runs with a forward hook on each module of the networks."""
     handles = [part.register_forward_hook(hook) for network in networks for part in network.modules()]
     try:
         run()
@@ -85,7 +85,7 @@ def watch(networks: Sequence[nn.Module], hook: Any, run: Callable[[], Any]) -> N
 
 
 def replace(networks: Sequence[nn.Module], new: Mapping[nn.Module, nn.Module]) -> None:
-    """Puts new parts in the places of old ones."""
+    """Replaces modules by new ones."""
     for network in networks:
         for parent in list(network.modules()):
             for name, module in list(parent.named_children()):

@@ -1,1 +1,1 @@
-from anomalib_lite import libraries as libraries  # first of all: it decides what they load
+from anomalib_lite import libraries as libraries  # first: it controls what other libraries import

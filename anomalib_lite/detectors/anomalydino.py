@@ -1,4 +1,4 @@
-"""AnomalyDINO: the nearest remembered token of a transformer, where the product stands out from its ground."""
+"""AnomalyDINO: distance to the nearest stored transformer token, 0 on the background."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,26 +13,27 @@ from anomalib_lite.detectors.model import Batches, Finish
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.errors import UserError
 
-MIDDLE = 0.2  # of each side is outside of the middle
-COVERED = 0.35  # of the middle is at least product
-TRIED = 16  # OK images that tell whether there is a ground
+MIDDLE = 0.2  # share of each side that is cut off to get the middle
+COVERED = 0.35  # least share of the middle that the product covers
+TRIED = 16  # OK images that decide whether there is a background
 
 
 class AnomalyDINO(PatchCore):
-    """The map is 1 - cosine to the nearest remembered token; it is 0 on the ground.
+    """The map is 1 - cosine to the nearest stored token; it is 0 on the background.
 
     Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-Based Few-Shot Anomaly Detection with DINOv2",
     WACV 2025. Nothing is trained. The product is where the first principal component of an image's features exceeds a
-    threshold. As in the authors' code, tokens of the ground are remembered too, and few images are turned. Which
-    products have a ground the authors decide by eye, and the component's sign by whether the middle is covered; here
-    the sign is the one that covers more of the middle, and `auto` decides on OK images: a ground is left out where the
-    middle is covered, and the border at most half as much. So textures keep all their places. The paper's threshold of
-    10 is for DINOv2's normalised tokens. Options: `settings.detectors.AnomalyDINO`.
+    threshold. As in the authors' code, background tokens are stored too, and few images are rotated.
+
+    The authors decide by eye which products have a background, and choose the component's sign by whether the middle is
+    covered. Here the sign is the one that covers more of the middle, and `auto` masks the background if the product
+    covers the middle of OK images, and at most half as much of their border; so textures are not masked. The paper's
+    threshold of 10 is for DINOv2's normalised tokens. Options: `settings.detectors.AnomalyDINO`.
     """
 
     masked: Tensor
 
-    fitted = None  # the ground is left out of all, or of none
+    fitted = None  # all tiles share one decision to mask the background
 
     def __init__(
         self,
@@ -42,40 +43,40 @@ class AnomalyDINO(PatchCore):
         threshold: float | None = None,
         **settings: Any,
     ) -> None:
-        own = {"stride": None, "pool": 0, "bank": 1.0, "coreset": "random", "cosine": True, "turns": 8}
-        super().__init__(backbone, levels, **own | settings)
+        defaults = {"stride": None, "pool": 0, "bank": 1.0, "coreset": "random", "cosine": True, "turns": 8}
+        super().__init__(backbone, levels, **defaults | settings)
         self.mask, self.threshold = mask, threshold
         self.register_buffer("masked", torch.tensor(mask == "on"))
-        self.settled = False
+        self.frozen = False
 
-    def settle(self) -> None:
-        """See `export.graph`. Errors: UserError where the ground is left out, by eigenvectors of each image."""
+    def freeze_selection(self) -> None:
+        """Called before export, see `export.graph`. Raises UserError if the background is masked."""
         if self.masked:
             raise UserError(
-                "AnomalyDINO leaves out the ground of this product by eigenvectors, which no exported graph can: train "
-                "with detector.mask=off."
+                "AnomalyDINO masks this product's background by eigenvectors, which an exported graph cannot compute: "
+                "train with detector.mask=off."
             )
-        self.settled = True
+        self.frozen = True
 
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         super().calibrate(batches, views, finish)
         images = batches.dataset
-        tried = images[list(range(0, len(images), -(-len(images) // TRIED)))].image
-        masks = torch.cat([foreground(self._seen(one), self.threshold) for one in tried.split(1)]).float()
+        probes = images[list(range(0, len(images), -(-len(images) // TRIED)))].image
+        masks = torch.cat([foreground(self._extract(image), self.threshold) for image in probes.split(1)]).float()
         middle, border = float(_middle(masks).mean()), float(_border(masks).mean())
-        stands_out = middle >= COVERED and border <= middle / 2
-        self.masked.fill_(self.mask == "on" or (self.mask == "auto" and stands_out))
+        has_background = middle >= COVERED and border <= middle / 2
+        self.masked.fill_(self.mask == "on" or (self.mask == "auto" and has_background))
         self.notes = {**self.notes, "ground_left_out": bool(self.masked), "product": round(float(masks.mean()), 3)}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         features = self._features(image)
-        map = self._merged(self._maps(features, view))
-        return map if self.settled or not self.masked else map * foreground(features, self.threshold)
+        scores = self._merge(self._maps(features, view))
+        return scores if self.frozen or not self.masked else scores * foreground(features, self.threshold)
 
 
 def foreground(features: Tensor, threshold: float | None) -> Tensor:
-    """Where the product is: features (B, C, h, w) -> (B, 1, h, w) bool. Grown by a place, small gaps closed."""
+    """Segments the product of features (B, C, h, w): (B, 1, h, w) bool, dilated by a position, small gaps closed."""
     rows = features.flatten(2).transpose(1, 2)
     rows = rows - rows.mean(1, keepdim=True)
     first = torch.linalg.eigh(rows.mT @ rows).eigenvectors[:, :, -1:]
@@ -95,5 +96,5 @@ def _middle(maps: Tensor) -> Tensor:
 
 
 def _border(maps: Tensor) -> Tensor:
-    """The outermost places (B, n)."""
+    """Returns the outermost positions (B, n)."""
     return torch.cat([maps[:, 0, 0], maps[:, 0, -1], maps[:, 0, :, 0], maps[:, 0, :, -1]], 1)

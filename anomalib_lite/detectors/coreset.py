@@ -1,4 +1,4 @@
-"""Patches to remember: gathered within a stated memory, a few that cover all, and how far features are from them."""
+"""Memory banks of patches: gathering candidates within a memory limit, coresets, nearest-neighbour distances."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -14,26 +14,26 @@ from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.model import Batches
 from anomalib_lite.detectors.statistics import Fitted
 
-BATCH = 16  # images that are looked at at once, fewer of large ones
-QUERIES, ROWS = 1024, 4096  # rows of a block: its distances take 16 MB
-POOL = 4096  # candidates that are searched between two passes over all
-BLOCK = 2048  # candidates that are thinned among each other
-CLOSE = 100  # neighbours that are looked at in thinning
+BATCH = 16  # images per pass, fewer if they are large
+QUERIES, ROWS = 1024, 4096  # rows per block, whose distances take 16 MB
+POOL = 4096  # candidates searched between two passes over all rows
+BLOCK = 2048  # candidates that are thinned together
+CLOSE = 100  # nearest neighbours used for thinning
 
 log = logging.getLogger(__name__)
-Look = tuple[View, float]  # of images that are first turned by so many degrees, counterclockwise
+RotatedView = tuple[View, float]  # a view, and degrees counterclockwise by which images are rotated first
 
 
-def turned(views: Sequence[View], turns: int) -> list[Look]:
-    """The views, each turned by all multiples of the `turns`-th part of a circle."""
+def rotated_views(views: Sequence[View], turns: int) -> list[RotatedView]:
+    """Returns the views, each rotated by all multiples of 360 / `turns` degrees."""
     return [(view, 360 * k / turns) for view in views for k in range(turns)]
 
 
-def looked_at(image: Tensor, look: Look) -> Tensor:
-    """Images (B, 3, H, W), turned about their middle and mirrored at their edges, in a view."""
-    view, angle = look
+def apply_view(image: Tensor, rotated: RotatedView) -> Tensor:
+    """Rotates images (B, 3, H, W) about their centre, with reflected edges, and applies the view."""
+    view, angle = rotated
     if angle:
-        from kornia.geometry import rotate  # seconds
+        from kornia.geometry import rotate  # takes seconds to import
 
         angles = torch.tensor(angle, device=image.device)
         image = rotate(image, angles, padding_mode="reflection", align_corners=True)
@@ -43,53 +43,54 @@ def looked_at(image: Tensor, look: Look) -> Tensor:
 def gather_images(
     images: ImageSet, features: Callable[[Tensor], Tensor], view: View, bank: int | float, limit_mb: float
 ) -> Tensor:
-    """Features (places, images, C) of whole images, evenly chosen: as many as asked for that fit, at least one.
+    """Gathers the features (positions, images, C) of whole images, evenly spaced, as many as fit, at least one.
 
-    features: images (B, 3, H, W) -> (B, C, h, w). bank: patches, or as a float, the share of all.
+    `features` maps images (B, 3, H, W) to (B, C, h, w). `bank` is a number of patches or, as a float, a share of all.
     """
     first = features(images[[0]].image)[0]
-    wanted = round(bank * len(images)) if isinstance(bank, float) else bank // first[0].numel()
-    count = max(1, min(wanted, len(images), int(limit_mb * 2**20 / (4 * first.numel()))))
+    requested = round(bank * len(images)) if isinstance(bank, float) else bank // first[0].numel()
+    count = max(1, min(requested, len(images), int(limit_mb * 2**20 / (4 * first.numel()))))
     chosen = torch.linspace(0, len(images) - 1, count).round().long().split(at_once(BATCH, images.size))
     parts = tqdm(chosen, f"patches, image {view.label}", delay=2, leave=False)
-    found = [features(view.apply(images[part.tolist()].image)).flatten(2).permute(2, 0, 1) for part in parts]
-    return torch.cat(found, 1)
+    gathered = [features(view.apply(images[part.tolist()].image)).flatten(2).permute(2, 0, 1) for part in parts]
+    return torch.cat(gathered, 1)
 
 
 def gather_candidates(
     batches: Batches,
     features: Callable[[Tensor], Tensor],
-    looks: Sequence[Look],
+    views: Sequence[RotatedView],
     limit_mb: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Feature rows (N, C) of all images in all looks: every position's, or as many of each image, drawn, as fit.
+    """Gathers feature rows (N, C) of all images in all views; `features` maps (B, 3, H, W) to (B, C, h, w).
 
-    features: images (B, 3, H, W) -> (B, C, h, w). At least one row of each image and view is kept, whatever the limit.
+    If not all positions fit into the limit, draws equally many from each image and view, at least one.
     """
-    shown = len(batches.dataset) * len(looks)
+    total = len(batches.dataset) * len(views)
     rows, filled, quota = torch.empty(0), 0, 0
-    for look in looks:
-        for batch in tqdm(batches, f"patches, image {look[0].label}", len(batches), delay=2, leave=False):
-            found = features(looked_at(batch.image, look)).flatten(2).transpose(1, 2)  # (B, positions, C)
-            _, positions, channels = found.shape
+    for rotated in views:
+        for batch in tqdm(batches, f"patches, image {rotated[0].label}", len(batches), delay=2, leave=False):
+            values = features(apply_view(batch.image, rotated)).flatten(2).transpose(1, 2)  # (B, positions, C)
+            _, positions, channels = values.shape
             if not quota:
-                quota = max(1, min(positions, int(limit_mb * 2**20 / (4 * channels * shown))))
-                rows = torch.empty(shown * quota, channels)
+                quota = max(1, min(positions, int(limit_mb * 2**20 / (4 * channels * total))))
+                rows = torch.empty(total * quota, channels)
             if quota < positions:
-                drawn = torch.rand(found.shape[:2], generator=generator).topk(quota, sorted=False).indices
-                found = found.gather(1, drawn[:, :, None].expand(-1, -1, channels))
-            part = found.reshape(-1, channels)
+                drawn = torch.rand(values.shape[:2], generator=generator).topk(quota, sorted=False).indices
+                values = values.gather(1, drawn[:, :, None].expand(-1, -1, channels))
+            part = values.reshape(-1, channels)
             rows[filled : filled + len(part)] = part
             filled += len(part)
-    log.debug("%d of %d patches an image", quota, positions)
+    log.debug("kept %d of %d patches per image", quota, positions)
     return rows[:filled]
 
 
 def random_projection(rows: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Rows (N, C) -> (N, dimensions), distances kept up to a few per cent; as they are where that is no fewer.
+    """Projects rows (N, C) to (N, dimensions), preserving distances up to a few per cent.
 
-    Johnson and Lindenstrauss, 1984: a Gaussian matrix, scaled by 1 / sqrt(dimensions).
+    Johnson and Lindenstrauss, 1984: a Gaussian matrix, scaled by 1 / sqrt(dimensions). Rows of no more dimensions are
+    returned unchanged.
     """
     if dimensions >= rows.shape[1]:
         return rows
@@ -98,29 +99,29 @@ def random_projection(rows: Tensor, dimensions: int, generator: torch.Generator)
 
 
 def greedy_centres(rows: Tensor, count: int, first: int = 0) -> Tensor:
-    """Indices (count,) of rows (N, D), each the farthest from those before it (Gonzalez, 1985), the first given.
+    """Returns indices (count,) of rows (N, D), from `first` on each the farthest from those before (Gonzalez, 1985).
 
-    Gives the order of the plain algorithm, which goes through all rows after each choice, up to rounding. Distances to
-    the chosen only shrink; so while the farthest of a pool of far rows is as far as any row outside of it was, it is
-    the farthest of all, and the rows outside wait for one matrix product over all that was chosen meanwhile. Where two
-    rows coincide, fewer than `count` may differ: none is chosen twice.
+    Up to rounding, the order is that of the plain algorithm, which compares all rows after each choice. Distances to
+    the chosen rows only shrink. So while the farthest row of a pool is as far as any row outside the pool was, it is
+    the farthest of all, and the rows outside are updated later, by one matrix product for all rows chosen since. If
+    rows coincide, the order may differ, but none is chosen twice.
     """
     count = min(count, len(rows))
     squares = rows.square().sum(1)
     nearest = rows.new_full((len(rows),), torch.inf)
-    chosen, waiting = [first], [first]
+    chosen, pending = [first], [first]
     with tqdm(total=count, desc="coreset", initial=1, delay=2, leave=False) as bar:
         while len(chosen) < count:
-            _approach(nearest, rows, squares, torch.tensor(waiting, device=rows.device))
-            nearest[waiting] = -1
-            waiting = _farthest_in_turn(rows, nearest, count - len(chosen))
-            chosen += waiting
-            bar.update(len(waiting))
+            _update_nearest(nearest, rows, squares, torch.tensor(pending, device=rows.device))
+            nearest[pending] = -1
+            pending = _farthest_of_pool(rows, nearest, count - len(chosen))
+            chosen += pending
+            bar.update(len(pending))
     return torch.tensor(chosen[:count], device=rows.device)
 
 
-def _farthest_in_turn(rows: Tensor, nearest: Tensor, limit: int) -> list[int]:
-    """The next choices, for as long as those outside the pool cannot be farther."""
+def _farthest_of_pool(rows: Tensor, nearest: Tensor, limit: int) -> list[int]:
+    """Returns the next choices, as long as no row outside the pool can be farther."""
     size = min(POOL + 1, len(rows))
     distances, pool = nearest.topk(size)
     bound = distances[-1] if size == POOL + 1 else distances.new_tensor(-2.0)
@@ -136,8 +137,8 @@ def _farthest_in_turn(rows: Tensor, nearest: Tensor, limit: int) -> list[int]:
     return chosen
 
 
-def _approach(nearest: Tensor, rows: Tensor, squares: Tensor, centres: Tensor, block: int = 16384) -> None:
-    """Lowers `nearest`, the squared distances (N,) to the chosen, by those to new centres; in place."""
+def _update_nearest(nearest: Tensor, rows: Tensor, squares: Tensor, centres: Tensor, block: int = 16384) -> None:
+    """Lowers `nearest`, the squared distances (N,) to the chosen rows, by those to new centres; in place."""
     points, lengths = rows[centres], squares[centres]
     for start in range(0, len(rows), block):
         part = slice(start, start + block)
@@ -146,15 +147,16 @@ def _approach(nearest: Tensor, rows: Tensor, squares: Tensor, centres: Tensor, b
 
 
 def thinned(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Indices (count,) of rows (N, C), drawn so that crowded parts keep as much as sparse ones.
+    """Returns indices (count,) of rows (N, C), drawn so that dense regions keep as many rows as sparse ones.
 
-    SuperADD (Roming et al., 2026): a row is kept with the probability 1 / (1 + its neighbours within a distance), which
-    grows until few enough are kept; what is then missing is drawn from the others. Done in random blocks, as there.
+    SuperADD (Roming et al., 2026): keeps each row with probability 1 / (1 + neighbours within a distance) and raises
+    the distance until few enough are kept; missing rows are drawn from the others. Works in random blocks, as in the
+    paper.
     """
     order = torch.randperm(len(rows), generator=generator)
     if count >= len(rows):
         return order
-    order = order[: count * CLOSE // 4]  # of more, the nearest looked at cannot tell what to leave out
+    order = order[: count * CLOSE // 4]  # with more rows, CLOSE neighbours are too few to thin by
     kept = []
     for block in tqdm(order.split(BLOCK), "thinning", delay=2, leave=False):
         near = torch.cdist(rows[block], rows[block]).topk(min(CLOSE, len(block)), largest=False).values
@@ -172,10 +174,10 @@ def thinned(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Euclidean distance to the nearest row of the bank (M, C), and its index: both (Q,) for queries (Q, C).
+    """Returns the Euclidean distance to the nearest row of the bank (M, C), and its index: (Q,) for queries (Q, C).
 
-    Which row is nearest is found from |q|^2 - 2 q b + |b|^2, whose rounding can only confuse rows that are as near; the
-    distance is then taken from the difference itself, so that it is exact where it is small, too.
+    The index comes from |q|^2 - 2 q b + |b|^2, whose rounding can only confuse rows that are equally near. The distance
+    comes from the difference itself, so that small distances are exact, too.
     """
     lengths = bank.square().sum(1)
     index = torch.cat([_nearest_index(part, bank, lengths) for part in _blocks(queries, QUERIES)])
@@ -183,7 +185,7 @@ def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_several(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """As `nearest`, for the `count` nearest rows, nearest first: both (Q, count), fewer where the bank holds fewer."""
+    """Like `nearest` for up to `count` rows, nearest first: both (Q, min(count, M))."""
     count, lengths = min(count, len(bank)), bank.square().sum(1)
     indices = []
     for part in _blocks(queries, min(QUERIES, max(1, QUERIES * ROWS * 4 // len(bank)))):
@@ -196,7 +198,7 @@ def nearest_several(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, 
 
 
 def _blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
-    """Parts of at most `size` rows; all in one in a graph that is exported, whose number of rows is open."""
+    """Splits rows into parts of at most `size`; an exported graph has one part, as its number of rows is dynamic."""
     return (rows,) if torch.compiler.is_exporting() else rows.split(size)
 
 
@@ -207,37 +209,31 @@ def _nearest_index(queries: Tensor, bank: Tensor, lengths: Tensor) -> Tensor:
     )
     for start in range(0, len(bank), ROWS):
         part = slice(start, start + ROWS)
-        scores, found = torch.addmm(lengths[part], queries, bank[part].T, alpha=-2).min(1)
+        scores, i = torch.addmm(lengths[part], queries, bank[part].T, alpha=-2).min(1)
         nearer = scores < smallest
-        smallest, index = torch.where(nearer, scores, smallest), torch.where(nearer, found + start, index)
+        smallest, index = torch.where(nearer, scores, smallest), torch.where(nearer, i + start, index)
     return index
 
 
-def nearest_near(features: Tensor, bank: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """As `nearest`, among what is remembered of places up to `radius` rows and columns away.
+def nearest_local(features: Tensor, bank: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Like `nearest`, for features (B, C, h, w) and bank patches (h * w, K, C) up to `radius` rows and columns away.
 
-    Each place of the bank is compared at once with the places of all images around it, so that a large bank is read
-    once.
-
-    Args:
-        features: (B, C, h, w).
-        bank: (h * w, K, C).
-
-    Returns the distances (B * h * w,), and indices in the flattened bank.
+    Compares each position of the bank with the surrounding positions of all images at once, so that a large bank is
+    read once. Returns the distances (B * h * w,), and indices in the flattened bank.
     """
     images, channels, height, width = features.shape
     side, kept = 2 * radius + 1, bank.shape[1]
     block = height * width if torch.compiler.is_exporting() else max(1, QUERIES * ROWS // (images * side**2 * kept))
     wide = F.pad(features.permute(0, 2, 3, 1), (0, 0, *(radius,) * 4))
-    asked = wide.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 4, 5, 3).reshape(height * width, -1, channels)
+    queries = wide.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 4, 5, 3).reshape(height * width, -1, channels)
     lowest, index = [], []
-    for rows, known in zip(asked.split(block), bank.split(block), strict=True):
-        scores = torch.baddbmm(known.square().sum(2)[:, None], rows, known.mT, alpha=-2)
+    for rows, patches in zip(queries.split(block), bank.split(block), strict=True):
+        scores = torch.baddbmm(patches.square().sum(2)[:, None], rows, patches.mT, alpha=-2)
         least = scores.view(len(rows), images, side**2, kept).min(3)
         lowest.append(least.values)
         index.append(least.indices)
     numbers = torch.cat(index) + kept * torch.arange(height * width, device=bank.device)[:, None, None]
-    # what a place of the bank says of the place (y, x) beside it belongs there; outside of the image lies nothing
+    # shift the results for the neighbour (y, x) to that neighbour's position; pad outside the image
     aligned = []
     for value, filling in ((torch.cat(lowest), torch.inf), (numbers, 0)):
         grid = value.permute(1, 2, 0).reshape(images, side, side, height, width)
@@ -246,25 +242,26 @@ def nearest_near(features: Tensor, bank: Tensor, radius: int) -> tuple[Tensor, T
         parts = [wide[:, 2 * radius - y, 2 * radius - x, y : y + height, x : x + width] for y, x in ends]
         aligned.append(torch.stack(parts))
     scores, numbers = aligned
-    found = numbers.gather(0, scores.argmin(0, keepdim=True))
+    chosen = numbers.gather(0, scores.argmin(0, keepdim=True))
     rows = features.flatten(2).transpose(1, 2).flatten(0, 1)
-    found = found.flatten()
-    return torch.linalg.vector_norm(rows - bank.flatten(0, 1)[found], dim=1), found
+    chosen = chosen.flatten()
+    return torch.linalg.vector_norm(rows - bank.flatten(0, 1)[chosen], dim=1), chosen
 
 
 class Bank(Fitted):
-    """Features (B, C, h, w) -> the distance of each place from the nearest remembered patch, (B, 1, h, w).
+    """Distance (B, 1, h, w) of each position of features (B, C, h, w) from the nearest stored patch.
 
-    cosine: compares directions by 1 - cosine; else Euclidean distances. radius: compares a place with patches from up
-    to so many places beside it alone (RAD: Zhang, Li, Henderson, Aragon-Camarasa, Long, "Is Training Necessary for
-    Anomaly Detection?", 2026); None: from anywhere.
+    Args:
+        cosine: Uses 1 - cosine similarity instead of the Euclidean distance.
+        radius: Compares a position only with patches up to this many positions away (RAD: Zhang, Li, Henderson,
+            Aragon-Camarasa, Long, "Is Training Necessary for Anomaly Detection?", 2026); None: with all patches.
 
     Attributes:
         patches: (M, C), or with a radius (h * w, images, C).
-        around: (M, b), the numbers of each patch's nearest, itself first, for PatchCore's weight; else empty.
-        spread: (M,) or (h * w, images), each patch's mean distance from its own neighbours, which is taken off its
-            distance from others (LDKNN, in Lyu, Mo, Wong, "REB: Reducing Biases in Representation for Industrial
-            Anomaly Detection", 2024); else empty.
+        around: (M, b), indices of each patch's nearest patches, itself first, for PatchCore's reweighting; else empty.
+        spread: (M,) or (h * w, images), each patch's mean distance from its neighbours, which is subtracted from
+            distances to it (LDKNN, in Lyu, Mo, Wong, "REB: Reducing Biases in Representation for Industrial Anomaly
+            Detection", 2024); else empty.
     """
 
     patches: Tensor
@@ -278,16 +275,23 @@ class Bank(Fitted):
         self.register_buffer("around", torch.empty(0, dtype=torch.long))
         self.register_buffer("spread", torch.empty(0))
 
-    def remember(self, patches: Tensor, candidates: Tensor, density: int = 0, reweight: int = 0) -> None:
-        """patches: chosen from the candidates (N, C), or all of them where places count. Directions are normalised."""
+    def store(self, patches: Tensor, candidates: Tensor, density: int = 0, reweight: int = 0) -> None:
+        """Stores patches.
+
+        Args:
+            patches: Chosen from the candidates, or with a radius all of them; normalised if `cosine`.
+            candidates: (N, C), among which the neighbours for `density` are searched.
+            density: Number of neighbours for `spread`; 0: none.
+            reweight: Number of neighbours for `around`; 0: none.
+        """
         self.patches = patches
         if reweight:
             self.around = nearest_several(patches, patches, reweight)[1]
         if density and self.radius is None:
             self.spread = self._unit(nearest_several(patches, candidates.to(patches), density + 1)[0])[:, 1:].mean(1)
-        elif density:  # a place's own patches are each other's neighbours
-            own = torch.cat([torch.cdist(part, part) for part in patches.split(64)]).sort(2).values
-            self.spread = self._unit(own)[:, :, 1 : density + 1].mean(2)
+        elif density:  # neighbours are searched among the patches of the same position
+            distances = torch.cat([torch.cdist(part, part) for part in patches.split(64)]).sort(2).values
+            self.spread = self._unit(distances)[:, :, 1 : density + 1].mean(2)
 
     def forward(self, features: Tensor) -> Tensor:
         features = F.normalize(features, dim=1) if self.cosine else features
@@ -295,22 +299,22 @@ class Bank(Fitted):
         if self.radius is None:
             distance, index = nearest(rows, self.patches)
         else:
-            distance, index = nearest_near(features, self.patches, self.radius)
-        map = self._unit(distance)
-        if self.spread.numel():  # nearer than the remembered patches are to each other is no anomaly
-            map = (map - self.spread.flatten()[index]).clamp_min(0)
-        map = map.view(features.shape[0], 1, *size_of(features))
-        return map * self._weight(rows, map, index) if self.around.numel() else map
+            distance, index = nearest_local(features, self.patches, self.radius)
+        scores = self._unit(distance)
+        if self.spread.numel():  # distances below the bank's local spread are normal
+            scores = (scores - self.spread.flatten()[index]).clamp_min(0)
+        scores = scores.view(features.shape[0], 1, *size_of(features))
+        return scores * self._weight(rows, scores, index) if self.around.numel() else scores
 
     def _unit(self, distance: Tensor) -> Tensor:
-        """Of Euclidean distances; those of directions are 1 - cosine."""
+        """Converts Euclidean distances of normalised features to 1 - cosine."""
         return distance.square() / 2 if self.cosine else distance
 
-    def _weight(self, rows: Tensor, map: Tensor, index: Tensor) -> Tensor:
-        """Of each image (B, 1, 1, 1): small where the farthest patch's neighbour lies among many alike."""
-        images = map.shape[0]
-        worst = map.view(images, -1).argmax(1, keepdim=True)
-        patch = rows.view(images, -1, rows.shape[1])[torch.arange(images, device=rows.device), worst[:, 0]]
-        around = self.around[index.view(images, -1).gather(1, worst)[:, 0]]
+    def _weight(self, rows: Tensor, scores: Tensor, index: Tensor) -> Tensor:
+        """Computes each image's weight (B, 1, 1, 1): small if its worst patch's neighbour lies in a dense region."""
+        batch = scores.shape[0]
+        worst = scores.view(batch, -1).argmax(1, keepdim=True)
+        patch = rows.view(batch, -1, rows.shape[1])[torch.arange(batch, device=rows.device), worst[:, 0]]
+        around = self.around[index.view(batch, -1).gather(1, worst)[:, 0]]
         distances = torch.linalg.vector_norm(patch[:, None] - self.patches[around], dim=2)
         return (1 - distances.softmax(1)[:, 0]).view(-1, 1, 1, 1)

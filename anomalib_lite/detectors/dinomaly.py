@@ -1,4 +1,4 @@
-"""Dinomaly: a decoder of linear attention gives back a frozen encoder's features from a noisy bottleneck."""
+"""Dinomaly: a decoder with linear attention reconstructs a frozen encoder's features from a noisy bottleneck."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,14 +16,16 @@ HEAD = 64  # channels of one attention head
 
 
 class Dinomaly(Distillation):
-    """A decoder learns to give back groups of a frozen encoder's layers; where it cannot, the image is anomalous.
+    """A decoder learns to reconstruct groups of a frozen encoder's layers; where it fails, the image is anomalous.
 
     Guo, Lu, Zhang, Chen, Li, Liao, "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly
-    Detection", CVPR 2025. Four things keep the decoder from giving back defects too: dropout in the bottleneck,
-    attention that cannot focus, groups of layers that need not be told apart, and gradients that shrink where the
-    answer is good already. With layers of one width, those of a vision transformer, it is the paper's method, on the
-    patches' tokens alone. Layers of other backbones are brought to one grid and stacked, and linear heads give them
-    back. Options: `settings.detectors.Dinomaly`.
+    Detection", CVPR 2025. Four measures keep the decoder from reconstructing defects too: dropout in the bottleneck,
+    attention that cannot focus, groups of layers reconstructed as a whole, and smaller gradients at well reconstructed
+    positions.
+
+    If all layers have the same width, as in a vision transformer, this is the paper's method, on patch tokens only.
+    Layers of other backbones are resampled to one grid and stacked, and linear heads reconstruct them. Options:
+    `settings.detectors.Dinomaly`.
     """
 
     learners = ("bottleneck", "decoder", "heads")
@@ -43,19 +45,19 @@ class Dinomaly(Distillation):
     ) -> None:
         super().__init__(backbone, optimizer, **{"seed": 0} | settings)
         channels = self.teacher.channels
-        self.alike = len(set(channels)) == 1
-        inside = channels[0] if self.alike else sum(channels)
+        self.same_width = len(set(channels)) == 1
+        inside = channels[0] if self.same_width else sum(channels)
         width = HEAD * -(-inside // HEAD)
         self.groups, self.stride = grouped(len(channels), groups), stride
         self.blocks = grouped(depth, len(self.groups))
         self.discard, self.easy, self.ramp, self.total = discard, easy, ramp, 1
         self.bottleneck = bottleneck(inside, width, dropout)
         self.decoder = nn.ModuleList(Block(width) for _ in range(depth))
-        outside = [channels[0] if self.alike else sum(channels[i] for i in group) for group in self.groups]
+        outside = [channels[0] if self.same_width else sum(channels[i] for i in group) for group in self.groups]
         self.heads = nn.ModuleList(nn.Identity() if c == width else nn.Linear(width, c) for c in outside)
         for name in self.learners:
             getattr(self, name).apply(small_weights)
-        self.built()
+        self.prepare_modules()
 
     def features(self, image: Tensor) -> list[Tensor]:
         features = self.teacher(image)
@@ -63,20 +65,20 @@ class Dinomaly(Distillation):
         return [stack([feature], grid) for feature in features]
 
     def targets(self, features: list[Tensor]) -> list[Tensor]:
-        return [self._merged([features[i] for i in group]) for group in self.groups]
+        return [self._merge([features[i] for i in group]) for group in self.groups]
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
-        tokens = self.bottleneck(self._merged(features).flatten(2).transpose(1, 2))
+        tokens = self.bottleneck(self._merge(features).flatten(2).transpose(1, 2))
         outputs = []
         for block in self.decoder:
             outputs.append(tokens := block(tokens))
-        outputs.reverse()  # the last blocks answer the first layers
+        outputs.reverse()  # the last blocks reconstruct the first layers
         means = [torch.stack([outputs[i] for i in blocks]).mean(0) for blocks in self.blocks]
         maps = [head(mean).transpose(1, 2) for head, mean in zip(self.heads, means, strict=True)]
-        return [map.reshape(*map.shape[:2], *features[0].shape[2:]) for map in maps]
+        return [m.reshape(*m.shape[:2], *features[0].shape[2:]) for m in maps]
 
     def loss(self, targets: list[Tensor], answers: list[Tensor], weight: Tensor) -> Tensor:
-        """1 - cosine of each image's whole groups, flattened; the mean over the groups."""
+        """Computes 1 - cosine of each image's flattened groups, averaged over the groups."""
         rate = self.discard * min(1.0, int(self.step) / max(1.0, self.ramp * self.total))
         losses = []
         for target, answer in zip(targets, answers, strict=True):
@@ -88,14 +90,12 @@ class Dinomaly(Distillation):
         self.total = total_steps
         return super().configure_optimizers(total_steps)
 
-    def _merged(self, features: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(features)).mean(0) if self.alike else torch.cat(list(features), 1)
+    def _merge(self, features: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(features)).mean(0) if self.same_width else torch.cat(list(features), 1)
 
 
 def hard_mined(target: Tensor, answer: Tensor, rate: float, easy: float) -> Tensor:
-    """The answer (B, C, h, w), whose gradient is multiplied by `easy` at that share of a batch's positions which are
-    answered best.
-    """
+    """Scales the gradient of the answer (B, C, h, w) by `easy` at the share `rate` of best answered positions."""
     with torch.no_grad():
         distance = half_squared_distance(target, answer)
         hard = max(1, int(distance.numel() * (1 - rate)))
@@ -104,13 +104,13 @@ def hard_mined(target: Tensor, answer: Tensor, rate: float, easy: float) -> Tens
 
 
 def grouped(count: int, groups: int) -> list[list[int]]:
-    """Numbers 0 to count - 1 in consecutive groups of nearly one size, at most as many as there are numbers."""
+    """Splits the numbers 0 to count - 1 into at most `groups` consecutive groups of nearly equal size."""
     groups = min(groups, count)
     return [list(range(k * count // groups, (k + 1) * count // groups)) for k in range(groups)]
 
 
 def bottleneck(inside: int, width: int, dropout: float) -> nn.Sequential:
-    """Two layers with dropout before, between and behind them, which is the noise."""
+    """Builds two layers with dropout, the noise, before, between and after them."""
     hidden = 4 * width
     first, second = nn.Linear(inside, hidden), nn.Linear(hidden, width)
     drops = [nn.Dropout(dropout) for _ in range(3)]
@@ -118,7 +118,7 @@ def bottleneck(inside: int, width: int, dropout: float) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """A transformer's block on tokens (B, N, C), with linear attention."""
+    """A transformer block with linear attention for tokens (B, N, C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Block(nn.Module):
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention by products of elu + 1 instead of a softmax, all (..., N, C); its cost grows linearly with N.
+    """Linear attention on (..., N, C), with elu + 1 as feature map instead of a softmax; the cost is linear in N.
 
     Katharopoulos, Vyas, Pappas, Fleuret, "Transformers are RNNs", ICML 2020.
     """
@@ -151,10 +151,10 @@ def small_weights(module: nn.Module) -> None:
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """AdamW with AMSGrad, whose step shrinks where a gradient is larger than those before it let expect.
+    """AdamW with AMSGrad, whose step shrinks where a gradient is larger than earlier ones suggest.
 
     Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt, "Stable and low-precision training for large-scale
-    vision-language models", NeurIPS 2023, algorithm 2, with Dinomaly's numbers. Neither torch nor timm has it.
+    vision-language models", NeurIPS 2023, algorithm 2, with Dinomaly's parameters. Neither torch nor timm has it.
     """
 
     def __init__(

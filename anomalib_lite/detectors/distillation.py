@@ -1,4 +1,4 @@
-"""What students share: they give back a frozen teacher's features, and err where the image is anomalous."""
+"""Base classes of detectors that train a student on a frozen teacher's features."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
@@ -18,19 +18,23 @@ from anomalib_lite.detectors.residual import SelectedResidualModel
 
 
 class FeatureLearner(Method):
-    """Base of what is trained on a frozen backbone's features. A subclass builds its networks, calls `built`, and gives
-    `loss_of`.
+    """Base of detectors trained on a frozen backbone's features.
 
-    backbone: makes the network. optimizer: makes the optimizer from the parameters of `learners`; scheduler: the
-    learning-rate schedule from the optimizer and `total_steps`, or None. epochs, steps: see Method. cache_mb: memory
-    for the features of the training images. folds: one in so many training images is not learned from, but tried on;
-    None: all are learned from. seed: of what a step of the training draws, so that a resumed training draws it too;
-    None: nothing.
+    A subclass builds its networks, calls `prepare_modules`, and defines `loss_of`.
+
+    Args:
+        backbone: Makes the teacher.
+        optimizer: Makes the optimizer from the parameters of the attributes named in `learners`.
+        scheduler: Makes the learning-rate schedule from the optimizer and `total_steps`, or None.
+        epochs, steps: See Method.
+        cache_mb: Memory for the features of the training images.
+        folds: Holds out every `folds`-th training image, listed in `held_out`, for tuning; None: holds out none.
+        seed: Seeds random numbers of the training steps, so that a resumed training repeats them; None: not seeded.
     """
 
     after_training: tuple[str, ...] = ("cache_mb",)
-    learners: tuple[str, ...]  # the attributes that hold what is trained
-    step: Tensor  # of the training, where a step draws
+    learners: tuple[str, ...]
+    step: Tensor
 
     def __init__(
         self,
@@ -49,34 +53,35 @@ class FeatureLearner(Method):
         self.folds, self.seed = folds, seed
         if seed is not None:
             self.register_buffer("step", torch.tensor(0))
-        self.tried: list[int] = []  # indices of the training images that are not learned from
+        self.held_out: list[int] = []
         self.cache = FeatureCache(self.features, cache_mb)
 
-    def built(self) -> None:
+    def prepare_modules(self) -> None:
+        """Called by subclasses once their networks exist."""
         self.to(memory_format=torch.channels_last)
-        self.train()  # Lightning keeps the modes that it finds
+        self.train()  # Lightning keeps the mode of each module
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """What is learned from, by level (B, C, h, w), of images (B, 3, H, W); it stays the same while training."""
+        """Computes the training features (B, C, h, w) of images (B, 3, H, W), by level; fixed during training."""
         return self.teacher(image)
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
-        """weight: (B,), of the images."""
+        """Returns the loss of a batch, given its features and the images' weights (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define loss_of")
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher never leaves eval mode: its batch statistics belong to its weights."""
+        """Sets the mode; the teacher stays in eval mode, since its batch statistics belong to its weights."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def prepare(self, batches: Batches) -> None:
         if self.folds is not None:
-            self.tried = list(range(0, len(batches.dataset), self.folds))
+            self.held_out = list(range(0, len(batches.dataset), self.folds))
         self.fit_statistics(self.cache.fill(batches, "teacher's features"))
 
     def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
-        """Before the training, of all features of OK images; a subclass goes through them once, to their end."""
+        """Called before training with the features of all OK images; subclasses must exhaust the iterator."""
         for _ in batches:
             pass
 
@@ -91,10 +96,10 @@ class FeatureLearner(Method):
         return loss
 
     def weights(self, batch: Batch) -> Tensor:
-        """Of the images in the loss (B,): nothing for those that are tried on, where there are others."""
-        if len(self.tried) < 2:
+        """Returns the images' weights (B,) in the loss, 0 for held-out images if there are at least two."""
+        if len(self.held_out) < 2:
             return batch.weight
-        return batch.weight * ~torch.isin(batch.index, torch.tensor(self.tried)).to(batch.weight.device)
+        return batch.weight * ~torch.isin(batch.index, torch.tensor(self.held_out)).to(batch.weight.device)
 
     def validation_loss(self, batch: Batch) -> Tensor:
         return self.loss_of(self.features(batch.image), batch, torch.ones_like(batch.weight))
@@ -107,7 +112,7 @@ class FeatureLearner(Method):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def learned(self) -> list[Any]:
-        """The parameters, or groups of them."""
+        """Returns the parameters to train, or parameter groups."""
         parts = (getattr(self, name) for name in self.learners)
         return [p for part in parts if part is not None for p in part.parameters()]
 
@@ -116,11 +121,13 @@ class FeatureLearner(Method):
 
 
 class Distillation(FeatureLearner):
-    """Base of the detectors that train a student. A subclass gives `answers` and `loss`.
+    """Base of detectors that train a student. A subclass defines `answers` and `loss`.
 
-    gaussian: models the student's residual on OK images; their Mahalanobis distance is the map. None: the map is the
-    distance between teacher and student. fusion: `product` or `sum` of the levels' maps then. The other settings are
-    those of FeatureLearner.
+    Args:
+        backbone, optimizer, training: See FeatureLearner.
+        gaussian: Models the student's residual on OK images, whose Mahalanobis distance is the map. None: the map is
+            the distance between teacher and student.
+        fusion: `product` or `sum` of the levels' maps, without `gaussian`.
     """
 
     fitted = ("gaussian",)
@@ -137,26 +144,26 @@ class Distillation(FeatureLearner):
         super().__init__(backbone, optimizer, **training)
         self.gaussian, self.fusion = gaussian, fusion
         if gaussian is not None:
-            gaussian.keep(len(self.teacher.channels))
+            gaussian.restrict_to(len(self.teacher.channels))
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
-        """The student's, by level, to an image (B, 3, H, W) of which these are the teacher's features."""
+        """Returns the student's output by level, given an image (B, 3, H, W) and the teacher's features of it."""
         raise NotImplementedError(f"{type(self).__name__} must define answers")
 
     def loss(self, targets: list[Tensor], answers: list[Tensor], weight: Tensor) -> Tensor:
-        """weight: (B,), of the images."""
+        """Returns the loss, given the images' weights (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
 
     def targets(self, features: list[Tensor]) -> list[Tensor]:
-        """What the student is to answer."""
+        """Returns the features that the student should reproduce."""
         return features
 
     def distances(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
-        """By level, (B, 1, h, w)."""
+        """Returns the distance (B, 1, h, w) of each level."""
         return [half_squared_distance(t, a) for t, a in zip(targets, answers, strict=True)]
 
     def residuals(self, targets: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
-        """By level, (B, C, h, w): of the directions, where those are all that the student has learned."""
+        """Returns the residual (B, C, h, w) of each level, of normalised features: the loss ignores their length."""
         return [F.normalize(t, dim=1) - F.normalize(a, dim=1) for t, a in zip(targets, answers, strict=True)]
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
@@ -189,22 +196,22 @@ class Distillation(FeatureLearner):
 
 
 class FeatureCache:
-    """Features of numbered images, kept in memory where they all fit into `limit_mb`, else computed at each call."""
+    """Features of indexed images: kept in memory if all fit into `limit_mb`, else recomputed at each call."""
 
     def __init__(self, compute: Callable[[Tensor], list[Tensor]], limit_mb: float) -> None:
         self.compute, self.limit_mb = compute, limit_mb
         self._kept: list[Tensor] | None = None
 
     @torch.no_grad()
-    def fill(self, batches: Batches, describe: str) -> Iterator[list[Tensor]]:
-        """Yields the features (B, C, h, w) of every batch and keeps them on the way."""
+    def fill(self, batches: Batches, label: str) -> Iterator[list[Tensor]]:
+        """Yields the features (B, C, h, w) of each batch and caches them."""
         total = len(batches.dataset)
         kept: list[Tensor] | None = None
-        for batch in tqdm(batches, describe, len(batches), delay=2, leave=False):
+        for batch in tqdm(batches, label, len(batches), delay=2, leave=False):
             features = self._compute(batch.image)
             if kept is None:
                 fits = sum(f[0].numel() for f in features) * 4 * total / 2**20 <= self.limit_mb
-                # channels last, as convolutions give and want them
+                # channels last, the layout of the convolutions
                 kept = [torch.empty((total, *f.shape[2:], f.shape[1])) for f in features if fits]
             for store, feature in zip(kept, features, strict=False):
                 store[batch.index.cpu()] = feature.movedim(1, -1).cpu()
@@ -213,17 +220,17 @@ class FeatureCache:
 
     @torch.no_grad()
     def get(self, batch: Batch) -> list[Tensor]:
-        """Of images without a kept number (augmented, or beyond those of `fill`) they are computed."""
+        """Returns a batch's features; computes those of images that are not cached, such as augmented ones."""
         if self._kept is None:
             return self._compute(batch.image)
         index = batch.index.cpu()
-        known = (index >= 0) & (index < len(self._kept[0]))
+        cached = (index >= 0) & (index < len(self._kept[0]))
         features = [store[index.clamp(0, len(store) - 1)].to(batch.image.device) for store in self._kept]
         features = [f.movedim(-1, 1) for f in features]
-        if not known.all():
-            fresh = (~known).to(batch.image.device)
-            for feature, computed in zip(features, self._compute(batch.image[fresh]), strict=True):
-                feature[fresh] = computed.to(feature.dtype)  # of lower precision under autocast
+        if not cached.all():
+            missing = (~cached).to(batch.image.device)
+            for feature, computed in zip(features, self._compute(batch.image[missing]), strict=True):
+                feature[missing] = computed.to(feature.dtype)  # autocast computes in lower precision
         return features
 
     def clear(self) -> None:

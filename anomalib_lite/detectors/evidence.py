@@ -1,4 +1,4 @@
-"""Evidence: what one look at an image says of each place, in logarithms, learned from OK images alone."""
+"""Evidence: scores each position of one feature map, fitted on OK images only."""
 
 from collections.abc import Sequence
 
@@ -8,81 +8,83 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.detectors.coreset import Bank
-from anomalib_lite.detectors.looks import NAMES
+from anomalib_lite.detectors.feature_maps import NAMES
 from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring.separable import enlarged
 
-FEW = 8  # images; of fewer, nothing is asked of random turns
-BLOCK = 8  # images that are handled at once
-TURNS = 39  # random turns of the OK images
-LEAST, SURE = 0.1, 0.5  # shares of the place below and above which nothing is asked
+FEW = 8  # images needed for the permutation test
+BLOCK = 8  # images per pass
+PERMUTATIONS = 39  # of the permutation test: each rotates all OK images at random
+LOW, HIGH = 0.1, 0.5  # position shares below and above which no permutation test is needed
 
 
 class Evidence(Fitted):
-    """Base of a fusion's members. A subclass gives `fit` and `distance`.
+    """Base of a fusion's members. A subclass defines `fit` and `distance`.
+
+    `uses_position` says whether it fits separate statistics for each position when products are aligned.
 
     Args:
-        of: The look it judges by, see `looks.Looker`.
-        blur: Px over which its map is smoothed, at an image of 256 px.
-
-    knows_place: whether it has statistics of each place, where a place means the same in all images.
+        of: Name of the feature map to score, see `feature_maps.FeatureExtractor`.
+        blur: Sigma in px by which its map is smoothed, for an image of 256 px.
     """
 
-    knows_place = False
+    uses_position = False
 
     def __init__(self, of: str, blur: float = 0.0) -> None:
         super().__init__()
         if of not in NAMES:
-            raise UserError(f"An evidence is `of` one of {', '.join(NAMES)}, not '{of}'.")
+            raise UserError(f"`of` must be one of {', '.join(NAMES)}, not '{of}'.")
         self.of, self.blur = of, blur
 
-    def fit(self, looks: Tensor, placed: bool) -> None:
-        """looks: (N, C, h, w) of OK images. placed: whether a place means the same in all images."""
+    def fit(self, features: Tensor, aligned: bool) -> None:
+        """Fits to OK features (N, C, h, w). `aligned`: a position shows the same part of the product in all images."""
         raise NotImplementedError(f"{type(self).__name__} must define fit")
 
-    def distance(self, looks: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 1, h, w) >= 0."""
+    def distance(self, features: Tensor) -> Tensor:
+        """Maps features (B, C, h, w) to distances (B, 1, h, w) >= 0."""
         raise NotImplementedError(f"{type(self).__name__} must define distance")
 
     def smoothed(self, distance: Tensor, grid: Sequence[int]) -> Tensor:
-        """Distances (B, 1, h, w) -> the logarithm of their smoothed map (B, 1, *grid)."""
+        """Enlarges distances (B, 1, h, w) to (B, 1, *grid), smooths them and takes the logarithm."""
         return enlarged(distance, grid, self.blur * min(grid) / 256, 3, "edge").clamp_min(1e-9).log()
 
 
 class Gaussians(Evidence):
-    """The squared Mahalanobis distance from a Gaussian at each place, or from one for all places."""
+    """Squared Mahalanobis distance from a Gaussian at each position, or from one Gaussian for all positions."""
 
-    knows_place = True
+    uses_position = True
 
     def __init__(self, of: str, blur: float = 0.0, ridge: float = 0.01) -> None:
         super().__init__(of, blur)
         self.gaussian = PositionGaussian("auto", ridge)
 
-    def fit(self, looks: Tensor, placed: bool) -> None:
+    def fit(self, features: Tensor, aligned: bool) -> None:
         moments = Moments()
-        for part in looks.split(4 * BLOCK):  # few large products: each goes through all covariances
-            moments.update_places(part.float())
-        self.gaussian.fit(moments if placed else moments.spread(looks.shape[-2:], None))
+        for part in features.split(4 * BLOCK):  # large batches: each update reads all covariances
+            moments.update_positions(part.float())
+        self.gaussian.fit(moments if aligned else moments.pooled(features.shape[-2:], None))
 
-    def distance(self, looks: Tensor) -> Tensor:
-        return self.gaussian(looks)
+    def distance(self, features: Tensor) -> Tensor:
+        return self.gaussian(features)
 
-    def deviations(self, looks: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance over the OK images."""
-        return self.gaussian.deviations(looks.float())
+    def deviations(self, features: Tensor) -> Tensor:
+        """Whitens features (B, C, h, w): uncorrelated and of unit variance over the OK images."""
+        return self.gaussian.deviations(features.float())
 
 
 class Neighbours(Evidence):
-    """The distance to the nearest remembered patch, of directions averaged over 3 x 3 places.
+    """Cosine distance to the nearest stored patch, of features averaged over 3 x 3 positions.
 
-    After PatchCore (Roth et al., CVPR 2022), with a bank that is drawn.
+    After PatchCore (Roth et al., CVPR 2022), with a bank drawn at random.
 
     Args:
-        bank: Patches that are remembered.
-        radius: Compares a place with patches of up to so many places beside it alone, of all images, as RAD (2026);
-            None, or where a place means nothing: from anywhere.
-        density: Neighbours whose mean distance from a remembered patch is taken off that patch's (LDKNN); 0: nothing.
+        of, blur: See Evidence.
+        bank: Number of patches to store.
+        radius: Compares each position only with patches up to this many positions away, of all images, as RAD (2026).
+            None, or products that are not aligned: compares with all patches.
+        density: Number of neighbours whose mean distance from a stored patch is subtracted from distances to it
+            (LDKNN); 0: none.
     """
 
     def __init__(
@@ -92,99 +94,99 @@ class Neighbours(Evidence):
         self.size, self.radius, self.density = bank, radius, density
         self.bank = Bank(cosine=True)
 
-    def fit(self, looks: Tensor, placed: bool) -> None:
-        near = placed and self.radius is not None
-        quota = looks[0, 0].numel() if near else max(1, -(-self.size // len(looks)))
-        generator = torch.Generator().manual_seed(len(looks))
+    def fit(self, features: Tensor, aligned: bool) -> None:
+        local = aligned and self.radius is not None
+        quota = features[0, 0].numel() if local else max(1, -(-self.size // len(features)))
+        generator = torch.Generator().manual_seed(len(features))
         drawn = []
-        for part in looks.split(BLOCK):
+        for part in features.split(BLOCK):
             rows = F.normalize(self._averaged(part.float()), dim=1).flatten(2).transpose(1, 2)
-            if near:
+            if local:
                 drawn.append(rows.transpose(0, 1))
                 continue
-            order = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
-            drawn.append(rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-        patches = torch.cat(drawn, 1 if near else 0)
-        patches = patches if near else patches[: self.size]
-        self.bank.radius = self.radius if near else None
-        self.bank.remember(patches.contiguous(), patches, self.density)
+            chosen = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
+            drawn.append(rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
+        patches = torch.cat(drawn, 1 if local else 0)
+        patches = patches if local else patches[: self.size]
+        self.bank.radius = self.radius if local else None
+        self.bank.store(patches.contiguous(), patches, self.density)
 
-    def distance(self, looks: Tensor) -> Tensor:
-        self.bank.radius = self.radius if self.bank.patches.dim() == 3 else None  # as what was loaded was fitted
-        return self.bank(self._averaged(looks))
+    def distance(self, features: Tensor) -> Tensor:
+        self.bank.radius = self.radius if self.bank.patches.dim() == 3 else None  # as the loaded state was fitted
+        return self.bank(self._averaged(features))
 
     @staticmethod
-    def _averaged(looks: Tensor) -> Tensor:
-        return F.avg_pool2d(looks, 3, 1, 1, count_include_pad=False)
+    def _averaged(features: Tensor) -> Tensor:
+        return F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)
 
 
 class Subspace(Evidence):
-    """The squared residual outside the principal components of the OK images' looks, at all places together.
-
-    share: of the variance that the components hold.
-    """
+    """Squared residual outside the principal components that explain a `share` of the variance, for all positions."""
 
     def __init__(self, of: str = "deep", blur: float = 0.0, share: float = 0.99) -> None:
         super().__init__(of, blur)
         self.subspace = PrincipalSubspace(share)
 
-    def fit(self, looks: Tensor, placed: bool) -> None:
+    def fit(self, features: Tensor, aligned: bool) -> None:
         moments = Moments()
-        for part in looks.split(BLOCK):
+        for part in features.split(BLOCK):
             moments.update_all(part.float())
         self.subspace.fit(moments)
 
-    def distance(self, looks: Tensor) -> Tensor:
-        return self.subspace(looks)
+    def distance(self, features: Tensor) -> Tensor:
+        return self.subspace(features)
 
 
 class Whole(Evidence):
-    """The image as a whole: the squared Mahalanobis distance of the mean look, the same at each place (PUAD, 2024)."""
+    """Squared Mahalanobis distance of the image's mean feature, the same at each position (PUAD, 2024)."""
 
     def __init__(self, of: str = "deep", ridge: float = 0.01) -> None:
         super().__init__(of)
         self.gaussian = PositionGaussian("auto", ridge)
 
-    def fit(self, looks: Tensor, placed: bool) -> None:
+    def fit(self, features: Tensor, aligned: bool) -> None:
         moments = Moments()
-        moments.update_places(looks.float().mean((2, 3), keepdim=True))
+        moments.update_positions(features.float().mean((2, 3), keepdim=True))
         self.gaussian.fit(moments)
 
-    def distance(self, looks: Tensor) -> Tensor:
-        return self.gaussian(looks.mean((2, 3), keepdim=True)).expand(-1, -1, *looks.shape[-2:])
+    def distance(self, features: Tensor) -> Tensor:
+        return self.gaussian(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
 
 
-def share_of_place(looks: Sequence[Tensor]) -> float:
-    """The share of the OK images' variance that is explained by the place alone, from 0 (anyhow) to 1 (aligned).
+def position_share(feature_maps: Sequence[Tensor]) -> float:
+    """Returns the share of the OK features' variance that position explains, from 0 (unaligned) to 1 (aligned).
 
-    Of a one-way analysis of variance with the places as groups, unbiased (omega squared), averaged over the channels
-    of each of the looks (N, C, h, w), and over the looks.
+    The unbiased effect size (omega squared) of a one-way analysis of variance with the positions as groups, averaged
+    over the channels of each feature map (N, C, h, w) and over the maps.
     """
     shares = []
-    for look in looks:
-        count = len(look)
-        own, mean = look.float().var(0), look.float().mean(0)  # (C, h, w)
-        within = own.mean((1, 2))
+    for features in feature_maps:
+        count = len(features)
+        variance, mean = features.float().var(0), features.float().mean(0)  # (C, h, w)
+        within = variance.mean((1, 2))
         between = (mean.var((1, 2)) - within / count).clamp_min(0)
         shares.append(float((between / (between + within).clamp_min(1e-12)).mean()))
     return sum(shares) / len(shares)
 
 
-def place_counts(turned: Sequence[Sequence[Tensor]], seed: int) -> tuple[float, bool]:
-    """The share of the place (see `share_of_place`), and whether the place means something.
+def position_matters(turned: Sequence[Sequence[Tensor]], seed: int) -> tuple[float, bool]:
+    """Returns the position share and whether it is significant.
 
-    If products lie anyhow, turning each of them at random changes nothing: a permutation test over the OK images, in
-    which the share must exceed that of all random turns. A share so large that only its symmetry can hide a product's
-    position counts in any case, and one that is tiny never: borders of an image have one.
+    A permutation test: rotating unaligned products at random changes nothing, so the share must exceed that of all
+    random rotations. Shares above HIGH always count, because a symmetric product hides its alignment from rotations;
+    shares below LOW never count, because image borders alone cause some.
 
     Args:
-        turned: By turn, the first as the images are: looks (N, C, h, w) of the same images.
-        seed: Draws the turns.
+        turned: Feature maps (N, C, h, w) of the same images for each rotation, the first without rotation.
+        seed: Seeds the random rotations.
+
+    Returns:
+        The share (see `position_share`), and whether positions are worth their own statistics.
     """
-    share, count = share_of_place(turned[0]), len(turned[0][0])
-    if share < LEAST or count < FEW or share > SURE:
-        return share, share >= LEAST
-    rng, every = np.random.default_rng(seed), torch.arange(count)
-    stacked = [torch.stack(look) for look in zip(*turned, strict=True)]  # (turns, N, C, h, w) by look
-    picks = (torch.from_numpy(rng.integers(0, len(turned), count)) for _ in range(TURNS))
-    return share, all(share > share_of_place([look[pick, every] for look in stacked]) for pick in picks)
+    share, count = position_share(turned[0]), len(turned[0][0])
+    if share < LOW or count < FEW or share > HIGH:
+        return share, share >= LOW
+    rng, index = np.random.default_rng(seed), torch.arange(count)
+    stacked = [torch.stack(maps) for maps in zip(*turned, strict=True)]  # (rotations, N, C, h, w) by feature map
+    draws = (torch.from_numpy(rng.integers(0, len(turned), count)) for _ in range(PERMUTATIONS))
+    return share, all(share > position_share([maps[turns, index] for maps in stacked]) for turns in draws)

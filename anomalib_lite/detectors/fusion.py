@@ -1,4 +1,4 @@
-"""Fusion: several kinds of evidence in common units, and networks that learn from drawn defects, made one map."""
+"""Fusion: several kinds of evidence and networks trained on drawn defects, calibrated and fused into one map."""
 
 from __future__ import annotations
 
@@ -19,10 +19,20 @@ from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, at_once, to_float, to_pixels
-from anomalib_lite.detectors.evidence import Evidence, place_counts
+from anomalib_lite.detectors.evidence import Evidence, position_matters
+from anomalib_lite.detectors.feature_maps import FeatureExtractor, FeatureMaps
 from anomalib_lite.detectors.levels import size_of
-from anomalib_lite.detectors.looks import Looker, Looks
-from anomalib_lite.detectors.members import HOW, LEARNED, Maps, Members, Shown, Verdict, fuse, judge, share_below
+from anomalib_lite.detectors.members import (
+    LEARNED,
+    RULES,
+    HeldOutMaps,
+    Members,
+    TrainingData,
+    Verdict,
+    evaluate,
+    fuse,
+    share_below,
+)
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
@@ -33,31 +43,32 @@ log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates
 
 FOLDS, NETWORKS = 4, 3
-PLAIN = View()
-FEW, COPIES = 3, 4  # of fewer OK images than the first, so many shifted and relit copies are learned from
-ENOUGH = 32  # OK images; of fewer, nothing is chosen
-LISTED = 12  # trials that are told
-BATCH = 16  # images that are looked at at once
-PROBED = 24  # images that tell whether the place means anything
-PRICE = 0.02  # by how much it may be worse on drawn defects, for telling NOK images better that were passed
+IDENTITY = View()
+FEW, COPIES = 3, 4  # with fewer than FEW OK images, the fusion learns from COPIES shifted and relit copies
+ENOUGH = 32  # OK images needed to choose members; with fewer, the fusion uses all without choosing
+LISTED = 12  # candidates listed in status.json
+BATCH = 16  # images per pass
+PROBES = 24  # images that decide whether products are aligned
+TOLERANCE = 0.02  # loss of worth on drawn defects that `reconsider` accepts for missed NOK images
 
 
 class Fusion(Method):
-    """The map is made of several members' maps, each in units of what OK images show that it has not learned from.
+    """Fuses the maps of several members, each calibrated on held-out OK images.
 
-    Which members take part, and how their maps become one, is chosen on OK images with drawn defects: each member is
-    judged on images, and the networks on kinds of defects, that they have not learned from.
+    Members and rule are chosen on OK images with drawn defects. Each member is evaluated on images, and the networks
+    also on families of defects, that they were not fitted to.
 
     Args:
         backbone: Makes the network.
         members: Evidence by name.
-        learned: Whether networks learn from drawn defects, as one more member.
-        use: Names of the members that may take part; None: all.
-        how: `max`, `lse`, `sum` or `soft`, see `members.fuse`, of all members; or `auto`: the choice.
-        channels: Of the finest layer, and of the others together, that are kept.
-        compare: Makes the comparison that members of the look `template` judge by; it wants mode=template.
-        drawn: Defects that are drawn, at least and at most; two for each image in between.
-        cache_mb: Memory for the looks that are learned from.
+        learned: Whether networks trained on drawn defects are one more member.
+        use: Names of the members to choose from; None: all.
+        how: `max`, `lse`, `sum` or `soft` (see `members.fuse`) fuses all members; `auto` chooses members and rule.
+        channels: Number of channels to keep of the finest layer, and of the other layers together.
+        compare: Makes the comparison for members of the feature map `template`; needs mode=template.
+        drawn: Least and largest number of drawn defects; two per image in between.
+        cache_mb: Memory for the training data's feature maps.
+        seed: Of the kept channels, the drawn defects and the networks.
     """
 
     fitted = ("members",)
@@ -77,23 +88,23 @@ class Fusion(Method):
     ) -> None:
         super().__init__()
         names = [*members, *([LEARNED] if learned else [])]
-        if how not in ("auto", *HOW):  # else anything would mean `sum`
-            raise UserError(f"detector.how must be auto, {', '.join(HOW)}, not '{how}'.")
-        if wrong := [name for name in use or () if name not in names] or (use is not None and not use):
-            raise UserError(f"detector.use={list(use or [])} must name some of {', '.join(names)}: {wrong}.")
-        self.looker = Looker(backbone, channels, seed, compare)
+        if how not in ("auto", *RULES):
+            raise UserError(f"detector.how must be one of auto, {', '.join(RULES)}, not '{how}'.")
+        if not set(use or ()) <= set(names) or (use is not None and not use):
+            raise UserError(f"detector.use={list(use or [])} must name some of {', '.join(names)}, and nothing else.")
+        self.looker = FeatureExtractor(backbone, channels, seed, compare)  # saved models have this name
         self.needs_template = compare is not None
         self.use, self.how, self.drawn, self.cache_mb, self.seed = list(use or names), how, drawn, cache_mb, seed
-        self.members = PerView(partial(self._members, members, learned))
+        self.members = PerView(partial(self._make_members, members, learned))
 
-    def _members(self, evidence: Mapping[str, Evidence], learned: bool) -> Members:
-        made = Members(evidence, learned)
-        made.equip(self.looker.channels, NETWORKS)
-        return made
+    def _make_members(self, evidence: Mapping[str, Evidence], learned: bool) -> Members:
+        result = Members(evidence, learned)
+        result.build_networks(self.looker.channels, NETWORKS)
+        return result
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        members, looks = self.members[view], self.looker(image, template)
-        maps = members.maps(looks)
+        members, features = self.members[view], self.looker(image, template)
+        maps = members.maps(features)
         if self.watched is not None and view == 0:
             self.watched |= members.shares(maps)
         return F.softplus(members.fused(maps))
@@ -105,136 +116,140 @@ class Fusion(Method):
         self.members.to(device)
         first = self.members[0]
         for members, view in zip(self.members, views, strict=True):
-            begin = time.perf_counter()
-            shown = self._show(images, view)
+            start = time.perf_counter()
+            data = self._training_data(images, view)
             give_back()
             if members is first:
-                share, placed = self._place_counts(images, shown)
+                share, aligned = self._position_matters(images, data)
                 give_back()
-            maps = members.cpu().fit(shown, placed, self.seed)
+            maps = members.cpu().fit(data, aligned, self.seed)
             give_back()
             if members is first:
-                use, chosen = self.use, self.how != "auto" or len(images) >= ENOUGH
-                if placed and not chosen:  # what ignores the place knows least of an aligned product
-                    use = [name for name in use if members.knows_place(name)] or use
-                self.trials = choose(maps, shown, use, self.how if chosen else HOW[-1])
-                self.notes = {"choice": _told(self.trials, share, placed, chosen, time.perf_counter() - begin)}
-            members.take(self.trials[0].members, self.trials[0].how)
+                use, choosing = self.use, self.how != "auto" or len(images) >= ENOUGH
+                if aligned and not choosing:  # on aligned products, members without position statistics are weakest
+                    use = [name for name in use if members.uses_position(name)] or use
+                self.trials = choose(maps, data, use, self.how if choosing else RULES[-1])
+                self.notes = {"choice": _summary(self.trials, share, aligned, choosing, time.perf_counter() - start)}
+            members.select(self.trials[0].members, self.trials[0].how)
             members.to(device)
 
     @torch.no_grad()
     def reconsider(self, missed: Batches) -> None:
-        """Takes the fusion that most OK images lie below the missed ones by, of those as good on drawn defects."""
-        members, known, before = self.members[0], self.notes["choice"], self.trials[0]
-        members.take(self.use, before.how)
-        seen = [members.maps(self._look(b.image, b.template)) for b in missed]
-        maps = {name: torch.cat([part[name].cpu() for part in seen]) for name in self.use}
+        """Re-selects the fusion by NOK images that the first choice missed.
 
-        def found(trial: Trial) -> float:
+        Among candidates that are at most TOLERANCE worse on drawn defects, takes the one under which the missed images
+        exceed the largest share of OK images.
+        """
+        members, choice, before = self.members[0], self.notes["choice"], self.trials[0]
+        members.select(self.use, before.how)
+        batches = [members.maps(self._extract(b.image, b.template)) for b in missed]
+        maps = {name: torch.cat([part[name].cpu() for part in batches]) for name in self.use}
+
+        def share_exceeded(trial: Trial) -> float:
             tops = fuse({name: maps[name] for name in trial.members}, trial.how).flatten(1).amax(1)
             return float(share_below(trial.tops, tops).mean())
 
-        near = [trial for trial in self.trials if trial.worth >= before.worth - PRICE]
-        best = max(near, key=lambda trial: (found(trial), trial.worth))
-        best = best if found(best) > found(before) else before
-        for own in self.members:
-            own.take(best.members, best.how)
-        kept = f"{before.name} stays: no fusion as good on drawn defects tells"
-        said = kept if best is before else f"{best.name} was taken in place of {before.name}, since it tells"
-        words = (
-            f"{said} the {len(missed.dataset)} NOK images better that were passed. Below them lie {found(best):.1%} of "
-            f"the OK images, {found(before):.1%} before; on drawn defects it is worth {best.worth:.4f}, before "
-            f"{before.worth:.4f}."
+        candidates = [trial for trial in self.trials if trial.worth >= before.worth - TOLERANCE]
+        best = max(candidates, key=lambda trial: (share_exceeded(trial), trial.worth))
+        best = best if share_exceeded(best) > share_exceeded(before) else before
+        for members in self.members:
+            members.select(best.members, best.how)
+        outcome = f"{best.name} replaces {before.name}, because it separates the missed NOK images better."
+        if best is before:
+            outcome = f"{before.name} stays: no fusion of similar worth separates the missed NOK images better."
+        message = (
+            f"{outcome} The {len(missed.dataset)} NOK images exceed {share_exceeded(best):.1%} of OK images (before "
+            f"{share_exceeded(before):.1%}); worth on drawn defects: {best.worth:.4f} (before {before.worth:.4f})."
         )
-        log.warning("%s", words)
-        listed = [row | {"taken": row["name"] == best.name} for row in known["candidates"]]
-        self.notes = {"choice": {"candidates": listed, "words": f"{known['words']} {words}"}}
+        log.warning("%s", message)
+        listed = [row | {"taken": row["name"] == best.name} for row in choice["candidates"]]
+        self.notes = {"choice": {"candidates": listed, "words": f"{choice['words']} {message}"}}
 
-    def _place_counts(self, images: ImageSet, shown: Shown) -> tuple[float, bool]:
-        """See `evidence.place_counts`; pictures that are not square can only be turned by half."""
+    def _position_matters(self, images: ImageSet, data: TrainingData) -> tuple[float, bool]:
+        """See `evidence.position_matters`. Images that are not square are only turned by 180 degrees."""
         if len(images) < FEW:
-            return place_counts([[shown.ok["fine"], shown.ok["deep"]]], self.seed)
-        probed = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).round().long().tolist()
-        image, turned = images[probed].image, []
-        size = -(-at_once(BATCH, images.size) // 2)  # all turns are kept beside what a pass takes
+            return position_matters([[data.ok["fine"], data.ok["deep"]]], self.seed)
+        probes = torch.linspace(0, len(images) - 1, min(len(images), PROBES)).round().long().tolist()
+        image, turned = images[probes].image, []
+        size = -(-at_once(BATCH, images.size) // 2)  # halved, because all turns are kept in memory
         for turn in range(0, 4, 1 if image.shape[-1] == image.shape[-2] else 2):
-            looks = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(size)]
-            turned.append([torch.cat([look[name].cpu() for look in looks]) for name in ("fine", "deep")])
+            features = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(size)]
+            turned.append([torch.cat([maps[name].cpu() for maps in features]) for name in ("fine", "deep")])
         give_back()
-        return place_counts(turned, self.seed)
+        return position_matters(turned, self.seed)
 
-    def _show(self, images: ImageSet, view: View) -> Shown:
-        """Looks of the OK images and of copies with drawn defects, as many as the memory holds."""
-        used, count = self._that_fit(images)
+    def _training_data(self, images: ImageSet, view: View) -> TrainingData:
+        """Computes the feature maps of the OK images and of copies with drawn defects, as many as fit in memory."""
+        indices, count = self._fit_in_memory(images)
         rng = np.random.default_rng(self.seed)
         size = at_once(BATCH, images.size)
-        parts = [part.tolist() for part in used.split(size)]
-        shown = (images[part] for part in parts)
-        seen = ((_varied(b.image, rng) if len(images) < FEW else b.image, b.template) for b in shown)
-        ok = self._gather(seen, view, "OK images", len(parts))
-        source = torch.arange(count) % len(used)
+        parts = [part.tolist() for part in indices.split(size)]
+        batches = (images[part] for part in parts)
+        pairs = ((_varied(b.image, rng) if len(images) < FEW else b.image, b.template) for b in batches)
+        ok = self._gather(pairs, view, "OK images", len(parts))
+        source = torch.arange(count) % len(indices)
         family = torch.from_numpy(rng.permutation(count) % len(FAMILIES))
         masks: list[Tensor] = []
         blocks = list(zip(source.split(size), family.split(size), strict=True))
-        pictures = (_drawn(images, used[one], kinds.tolist(), rng, masks) for one, kinds in blocks)
-        drawn = self._gather(pictures, view, "drawn defects", len(blocks))
+        drawn_pairs = (_drawn(images, indices[chunk], families.tolist(), rng, masks) for chunk, families in blocks)
+        drawn = self._gather(drawn_pairs, view, "drawn defects", len(blocks))
         grid = size_of(ok["fine"])
-        mask = torch.cat([F.adaptive_avg_pool2d(view.undo(part.float()), grid) for part in masks])
-        return Shown(ok, drawn, mask, family, source, torch.arange(len(used)) % min(FOLDS, len(used)))
+        mask = torch.cat([F.adaptive_avg_pool2d(view.undo(mask.float()), grid) for mask in masks])
+        return TrainingData(ok, drawn, mask, family, source, torch.arange(len(indices)) % min(FOLDS, len(indices)))
 
-    def _that_fit(self, images: ImageSet) -> tuple[Tensor, int]:
-        """Numbers of the images that are learned from, evenly drawn, and how many defects are drawn."""
+    def _fit_in_memory(self, images: ImageSet) -> tuple[Tensor, int]:
+        """Returns the indices of the training images, evenly spaced, and the number of defects to draw."""
         first = images[[0]]
-        looks = self._look(first.image, first.template).values()
-        size = sum(look.numel() for look in looks) * 4 / 2**20  # in half precision, looks and deviations
-        fit, wanted = max(2, int(self.cache_mb / size)), min(max(2 * len(images), self.drawn[0]), self.drawn[1])
-        count = min(len(images), max(fit // 2, fit - wanted))
-        few = torch.arange(COPIES) % len(images)
-        numbers = few if len(images) < FEW else torch.linspace(0, len(images) - 1, count).round().long()
-        return numbers, min(wanted, max(1, fit - count))
+        maps = self._extract(first.image, first.template).values()
+        size = sum(m.numel() for m in maps) * 4 / 2**20  # MB: feature maps and deviations, 2 bytes each
+        capacity, defects = max(2, int(self.cache_mb / size)), min(max(2 * len(images), self.drawn[0]), self.drawn[1])
+        count = min(len(images), max(capacity // 2, capacity - defects))
+        repeated = torch.arange(COPIES) % len(images)
+        indices = repeated if len(images) < FEW else torch.linspace(0, len(images) - 1, count).round().long()
+        return indices, min(defects, max(1, capacity - count))
 
-    def _look(self, image: Tensor, template: Tensor | None, view: View = PLAIN) -> Looks:
-        seen = None if template is None or not self.needs_template else view.apply(template.to(self.device))
-        return self.looker(view.apply(image.to(self.device)), seen)
+    def _extract(self, image: Tensor, template: Tensor | None, view: View = IDENTITY) -> FeatureMaps:
+        viewed = None if template is None or not self.needs_template else view.apply(template.to(self.device))
+        return self.looker(view.apply(image.to(self.device)), viewed)
 
-    def _gather(self, pictures: Iterable[Pair], view: View, what: str, count: int) -> Looks:
+    def _gather(self, pairs: Iterable[Pair], view: View, label: str, count: int) -> FeatureMaps:
         gathered: dict[str, list[Tensor]] = {}
-        for image, template in tqdm(pictures, f"{what}, {view.label}", count, delay=2, leave=False):
-            for name, look in self._look(image, template, view).items():
-                gathered.setdefault(name, []).append(look.half().cpu())
-        return {name: torch.cat(gathered.pop(name)) for name in list(gathered)}  # never all of them twice
+        for image, template in tqdm(pairs, f"{label}, {view.label}", count, delay=2, leave=False):
+            for name, features in self._extract(image, template, view).items():
+                gathered.setdefault(name, []).append(features.half().cpu())
+        return {name: torch.cat(gathered.pop(name)) for name in list(gathered)}  # frees each list
 
 
 def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Images (B, 3, H, W), each shifted by up to 2 % of its side and up to 5 % brighter or darker."""
+    """Shifts each image (B, 3, H, W) by up to 2 % of its side and changes its brightness by up to 5 %."""
     reach = max(1, min(image.shape[-2:]) // 50)
     padded, (height, width) = F.pad(image, (reach,) * 4, mode="replicate"), image.shape[-2:]
     shifts = rng.integers(0, 2 * reach + 1, (len(image), 2))
-    moved = [one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, shifts, strict=True)]
-    light = torch.from_numpy(rng.uniform(0.95, 1.05, (len(image), 1, 1, 1))).to(image)
-    return (torch.stack(moved) * light).clamp(0, 1)
+    shifted = [single[:, y : y + height, x : x + width] for single, (y, x) in zip(padded, shifts, strict=True)]
+    brightness = torch.from_numpy(rng.uniform(0.95, 1.05, (len(image), 1, 1, 1))).to(image)
+    return (torch.stack(shifted) * brightness).clamp(0, 1)
 
 
 def _drawn(
     images: ImageSet, source: Tensor, kinds: Sequence[int], rng: np.random.Generator, masks: list[Tensor]
 ) -> Pair:
-    """Copies (B, 3, H, W) of images with one drawn defect each; their masks (B, 1, H, W) are appended."""
+    """Draws one defect into a copy (B, 3, H, W) of each source image; appends the masks (B, 1, H, W) to `masks`."""
     families, batch = list(FAMILIES.values()), images[source.tolist()]
     pixels = to_pixels(batch.image)
     others = to_pixels(images[rng.integers(len(images), size=len(source)).tolist()].image)
     pairs = [synthesize(p, o, rng, families[kind]) for p, o, kind in zip(pixels, others, kinds, strict=True)]
     masks.append(torch.from_numpy(np.stack([mask for _, mask in pairs]))[:, None])
-    return to_float(np.stack([picture for picture, _ in pairs])), batch.template
+    return to_float(np.stack([defective for defective, _ in pairs])), batch.template
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A fusion that was tried: of which members, and how."""
+    """A fusion that was evaluated: its members, its rule, and the sorted maxima (N,) of the OK images' fused maps."""
 
     members: list[str]
     how: str
     verdict: Verdict
-    tops: Tensor  # of the OK images' maps, sorted (N,)
+    tops: Tensor
 
     @property
     def name(self) -> str:
@@ -246,51 +261,52 @@ class Trial:
         return self.verdict.worth
 
     def clearly_better(self, other: Trial) -> bool:
-        """By more than twice the standard error of the difference, over the drawn defects."""
-        gain = self.verdict.each - other.verdict.each
+        """Whether the gain over the drawn defects exceeds twice its standard error."""
+        gain = self.verdict.per_defect - other.verdict.per_defect
         return float(gain.mean()) > 2 * float(gain.std(correction=0)) / len(gain) ** 0.5
 
 
-def choose(maps: Mapping[str, Maps], shown: Shown, use: Sequence[str], how: str) -> list[Trial]:
-    """What was tried, what is taken first.
+def choose(maps: Mapping[str, HeldOutMaps], data: TrainingData, use: Sequence[str], how: str) -> list[Trial]:
+    """Evaluates fusions of the members in `use` by their held-out maps and returns them, the selected one first.
 
-    Each way of fusing starts from all members, and goes on without the one that it is best without, while that is no
-    worse: of two equals the smaller one is faster, and has proved as good on defects that it was not chosen by. The
-    networks stay: each is judged by kinds of defects that it has not learned, and together they have learned them all.
-    The mean of what is unusual is taken unless another way, or one member alone, is clearly better: it averages the
-    members' errors, where a maximum has the largest of them.
+    For each rule, starts from all members and removes the least useful one as long as the worth does not drop: of two
+    equal fusions the smaller one is faster. The networks are never removed: each is evaluated on families of defects
+    that it was not trained on, but together they were trained on all.
+
+    Rule `soft` is selected unless another rule, or a single member, is clearly better: it averages the members' errors,
+    while a maximum takes the largest of them. If `how` names a rule, fuses all members by it.
     """
     trials: list[Trial] = []
 
-    def tried(names: Sequence[str], way: str) -> Trial:
+    def evaluated(names: Sequence[str], rule: str) -> Trial:
         ok, drawn = (
-            _fused([getattr(maps[n], part).split(BATCH) for n in names], names, way) for part in ("ok", "drawn")
+            _fused([getattr(maps[n], part).split(BATCH) for n in names], names, rule) for part in ("ok", "drawn")
         )
         tops = ok.flatten(1).amax(1).sort().values
-        trials.append(Trial(list(names), way, judge(ok, drawn, shown.mask), tops))
+        trials.append(Trial(list(names), rule, evaluate(ok, drawn, data.mask), tops))
         return trials[-1]
 
-    ways = ("soft", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in HOW else "sum",)
+    rules = ("soft", "max", "lse") if how == "auto" and len(use) > 1 else (how if how in RULES else "sum",)
     best = []
-    for way in ways:
-        best.append(tried(use, way))
+    for rule in rules:
+        best.append(evaluated(use, rule))
         while how == "auto" and len(best[-1].members) > 2:
             names = best[-1].members
-            leaving = [name for name in names if name != LEARNED]
-            without = max((tried([n for n in names if n != name], way) for name in leaving), key=_worth)
+            removable = [name for name in names if name != LEARNED]
+            without = max((evaluated([n for n in names if n != name], rule) for name in removable), key=_worth)
             if without.worth < best[-1].worth:
                 break
             best[-1] = without
-    if len(ways) > 1:
-        best += [tried([name], "sum") for name in use]
-    other = max(best, key=_worth)
-    taken = other if other.clearly_better(best[0]) else best[0]
-    log.info("chosen on OK images with drawn defects: %s", taken.name)
-    return sorted(trials, key=lambda trial: (trial is not taken, -trial.worth))
+    if len(rules) > 1:
+        best += [evaluated([name], "sum") for name in use]
+    winner = max(best, key=_worth)
+    selected = winner if winner.clearly_better(best[0]) else best[0]
+    log.info("fusion selected on OK images with drawn defects: %s", selected.name)
+    return sorted(trials, key=lambda trial: (trial is not selected, -trial.worth))
 
 
 def _fused(parts: Sequence[Sequence[Tensor]], names: Sequence[str], how: str) -> Tensor:
-    """A few images at a time: what comes on the way is several times as large as all maps."""
+    """Fuses a few images at a time, because intermediate results are several times as large as the maps."""
     return torch.cat([fuse(dict(zip(names, few, strict=True)), how) for few in zip(*parts, strict=True)])
 
 
@@ -298,21 +314,21 @@ def _worth(trial: Trial) -> float:
     return trial.worth
 
 
-def _told(trials: Sequence[Trial], share: float, placed: bool, chosen: bool, seconds: float) -> dict[str, Any]:
-    """The choice for status.json: the best trials and each member alone, and in words what they were judged by."""
-    own = "so products lie alike, and each place has statistics of its own"
-    if not placed:
-        own = "that is little, or as much as when they are turned at random, so nothing is learned for single places"
-    judged = (
-        f"{len(trials)} fusions of members were judged by defects drawn into OK images that nothing had learned from, "
-        "and the networks by kinds of defects that they had not learned. What a fusion is worth is two thirds of its "
-        "image AUROC and one third of its AUPRO on them. A fusion takes the largest of its members' maps (max), the "
-        "logarithm of the sum of their exponentials (lse), or the weighted mean of what is more than usual (soft)."
+def _summary(trials: Sequence[Trial], share: float, aligned: bool, choosing: bool, seconds: float) -> dict[str, Any]:
+    """Summarises the choice for status.json: the best trials, each member alone, and an explanation."""
+    reason = "products are aligned, and each position gets its own statistics"
+    if not aligned:
+        reason = "this is low, or no more than under random rotations, so positions get no separate statistics"
+    method = (
+        f"{len(trials)} fusions were evaluated on defects drawn into held-out OK images; the networks also on families "
+        "of defects that they were not trained on. A fusion's worth is two thirds its image AUROC plus one third its "
+        "AUPRO on them. A fusion takes the maximum of its members' maps (max), their log-sum-exp (lse), or the "
+        "weighted mean of their excess over normal values (soft)."
     )
-    if not chosen:
-        judged = f"With fewer than {ENOUGH} OK images nothing is chosen: they are too few to tell which fusion is best."
-    where = f"Where on the product a patch lies explains {share:.0%} of how the OK images' patches differ: {own}."
-    words = f"{judged} {where} All that took {seconds:.0f} s."
+    if not choosing:
+        method = f"With fewer than {ENOUGH} OK images no fusion is chosen: too few images to tell which one is best."
+    position = f"Position explains {share:.0%} of the variance of the OK images' patches: {reason}."
+    explanation = f"{method} {position} This took {seconds:.0f} s."
     candidates = [
         {
             "name": trial.name,
@@ -321,7 +337,7 @@ def _told(trials: Sequence[Trial], share: float, placed: bool, chosen: bool, sec
             "worth": round(trial.worth, 4),
             "taken": trial is trials[0],
         }
-        for place, trial in enumerate(trials)
-        if place < LISTED or len(trial.members) == 1
+        for k, trial in enumerate(trials)
+        if k < LISTED or len(trial.members) == 1
     ]
-    return {"candidates": candidates, "words": words}
+    return {"candidates": candidates, "words": explanation}

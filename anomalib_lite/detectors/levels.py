@@ -1,4 +1,4 @@
-"""Features of several levels: brought to one grid, told apart from a student's, their maps made one."""
+"""Features of several levels: resampling to one grid, distances between teacher and student, fusion of maps."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from anomalib_lite.errors import UserError
 
 
 def stack(features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Levels (B, C_l, h_l, w_l) -> (B, sum of C_l, *size): finer ones averaged down, coarser ones bilinear."""
+    """Stacks levels (B, C_l, h_l, w_l) to (B, sum of C_l, *size): averages finer ones, interpolates coarser ones."""
     return torch.cat([_resized(feature, size) for feature in features], dim=1)
 
 
@@ -21,29 +21,29 @@ def _resized(feature: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def size_of(features: Tensor) -> tuple[int, int]:
-    """Height and width of (..., h, w)."""
+    """Returns the height and width of (..., h, w)."""
     return int(features.shape[-2]), int(features.shape[-1])
 
 
 def grid_of(image: Tensor, stride: int) -> tuple[int, int]:
-    """Rows and columns of the positions that lie `stride` px apart in images (B, 3, H, W)."""
+    """Returns the number of rows and columns of positions `stride` px apart in images (B, 3, H, W)."""
     height, width = image.shape[-2:]
     return max(1, -(-height // stride)), max(1, -(-width // stride))
 
 
 def chosen_levels(levels: Sequence[int] | None, available: int) -> list[int]:
-    """Which of the backbone's layers a detector takes, by their place; None takes all."""
+    """Returns the indices of the backbone layers that a detector uses; None selects all."""
     chosen = list(range(available)) if levels is None else sorted(set(levels))
     if not chosen or not all(0 <= level < available for level in chosen):
         raise UserError(
-            f"detector.levels={list(levels or [])} must name, by their place, some of the {available} layers that "
-            f"backbone.layers gives: 0 to {available - 1}."
+            f"detector.levels={list(levels or [])} must be indices of the {available} layers of backbone.layers: "
+            f"0 to {available - 1}."
         )
     return chosen
 
 
 def half_squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Half the squared distance of features (B, C, h, w) that are normalised over the channels: (B, 1, h, w).
+    """Computes half the squared distance of features (B, C, h, w), normalised over the channels: (B, 1, h, w).
 
     STFPM (Wang et al., BMVC 2021, equation 1); equals 1 - cosine similarity.
     """
@@ -52,14 +52,16 @@ def half_squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def mean_squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Mean over the channels of the squared difference (B, C, h, w) -> (B, 1, h, w)."""
+    """Averages the squared difference of features (B, C, h, w) over the channels: (B, 1, h, w)."""
     return (teacher - student).square().mean(1, keepdim=True)
 
 
 def fuse(maps: Sequence[Tensor], how: str) -> Tensor:
-    """One map (B, 1, h, w) at the finest resolution from those of several levels.
+    """Fuses the maps of several levels into one (B, 1, h, w) at the finest resolution.
 
-    how: `product`, as the geometric mean, which ranks as the product does and keeps the unit; or `sum`, as the mean.
+    Args:
+        maps: The levels' maps.
+        how: `product` takes the geometric mean, which ranks like the product and keeps the unit; `sum` takes the mean.
     """
     size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
     resized = torch.stack([F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps])

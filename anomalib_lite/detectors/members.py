@@ -1,4 +1,4 @@
-"""The members of a fusion as one view of the product needs them: fitted, judged by folds, and made one map."""
+"""Members of a fusion for one view of test-time augmentation: fitting, held-out maps and the rules that fuse maps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -9,29 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
-from anomalib_lite.detectors.learned import Networks, drawn_places
-from anomalib_lite.detectors.looks import Looks
+from anomalib_lite.detectors.feature_maps import FeatureMaps
+from anomalib_lite.detectors.learned import Networks, sample_positions
 from anomalib_lite.detectors.statistics import NamedModules
 from anomalib_lite.runs.folder import give_back
 
-# the calibrated maximum, the logarithm of the sum of exponentials, the weighted mean, that of what is unusual
-HOW = ("max", "lse", "sum", "soft")
+# maximum, log-sum-exp, weighted mean, weighted mean of the soft excess; all of calibrated maps
+RULES = ("max", "lse", "sum", "soft")
 LEARNED = "learned"
-SPILL, LOWERED = 0.15, 0.3  # reach, as a share of the image, and share, see `sharpened`
-STEP = 31  # of the OK places, one in so many judges a map
+SPILL_REACH, SPILL_SHARE = 0.15, 0.3  # window radius as a share of the image, and factor; see `sharpened`
+PIXEL_STEP = 31  # `evaluate` uses every 31st OK position
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a fusion learns from, as one view sees it; (N, C, h, w) by look, in half precision.
+class TrainingData:
+    """Training data of a fusion for one view of test-time augmentation.
 
-    ok: of OK images. drawn: of copies with a drawn defect. mask: (M, 1, h, w), the share of each place of the finest
-    grid that is defective. family: of the drawn defects (M,). source: numbers (M,) of the images they are drawn into.
-    fold: numbers (N,) of the parts by which OK images are held out; copies of an image are in its part.
+    Attributes:
+        ok, drawn: Feature maps (N, C, h, w) of OK images, and (M, C, h, w) of copies with a drawn defect, in half
+            precision.
+        mask: (M, 1, h, w), the defective share of each position of the finest grid.
+        family: (M,), the family of each drawn defect.
+        source: (M,), the index of the OK image that each defect is drawn into.
+        fold: (N,), the cross-validation fold of each OK image; its copies belong to the same fold.
     """
 
-    ok: Looks
-    drawn: Looks
+    ok: FeatureMaps
+    drawn: FeatureMaps
     mask: Tensor
     family: Tensor
     source: Tensor
@@ -39,18 +43,18 @@ class Shown:
 
 
 @dataclass
-class Maps:
-    """A member's maps of images that it has not learned from, (N, 1, h, w) and (M, 1, h, w)."""
+class HeldOutMaps:
+    """A member's maps of images that it was not fitted to: (N, 1, h, w) of OK images, (M, 1, h, w) of drawn defects."""
 
     ok: Tensor
     drawn: Tensor
 
 
 class Members(nn.Module):
-    """Evidence by name, perhaps networks that learn from its deviations, and how their maps become one.
+    """The members of a fusion: evidence by name and, optionally, networks trained on the evidence's deviations.
 
-    Each map counts in units of what OK images show that it has not learned from: the mean of their maxima is 0, their
-    standard deviation 1.
+    Each member's map is calibrated on held-out OK images, so that the maxima of their maps have mean 0 and standard
+    deviation 1.
     """
 
     centre: Tensor
@@ -60,138 +64,140 @@ class Members(nn.Module):
 
     def __init__(self, evidence: Mapping[str, Evidence], learned: bool) -> None:
         super().__init__()
-        self.evidence = NamedModules[Evidence]({name: deepcopy(own) for name, own in evidence.items()})
+        self.evidence = NamedModules[Evidence]({name: deepcopy(e) for name, e in evidence.items()})
         self.names = [*evidence, *([LEARNED] if learned else [])]
-        self.sources = [name for name, own in evidence.items() if isinstance(own, Gaussians)] if learned else []
+        self.network_inputs = [name for name, e in evidence.items() if isinstance(e, Gaussians)] if learned else []
         self.networks: Networks | None = None
         for name, start in (("centre", 0.0), ("spread", 1.0), ("taken", 1.0)):
             self.register_buffer(name, torch.full((len(self.names),), start))
         self.register_buffer("how", torch.tensor(0))
-        self.settled: tuple[list[str], str] | None = None
+        self.final: tuple[list[str], str] | None = None  # names and rule, see `freeze_selection`
 
-    def knows_place(self, name: str) -> bool:
-        """Of a member; networks learn from those that do."""
-        return name == LEARNED or self.evidence[name].knows_place
+    def uses_position(self, name: str) -> bool:
+        """Whether a member has separate statistics for each position; the networks do, through their inputs."""
+        return name == LEARNED or self.evidence[name].uses_position
 
-    def equip(self, channels: Mapping[str, int], count: int) -> None:
-        """Makes the networks. channels: by look."""
-        if self.sources:
-            self.networks = Networks({name: channels[self.evidence[name].of] for name in self.sources}, count)
+    def build_networks(self, channels: Mapping[str, int], count: int) -> None:
+        """Builds the networks for feature maps with these numbers of channels, by name."""
+        if self.network_inputs:
+            self.networks = Networks({name: channels[self.evidence[name].of] for name in self.network_inputs}, count)
 
-    def take(self, members: Sequence[str], how: str) -> None:
-        self.how.fill_(HOW.index(how))
+    def select(self, members: Sequence[str], how: str) -> None:
+        """Selects the members and the rule that `maps` and `fused` use."""
+        self.how.fill_(RULES.index(how))
         self.taken.copy_(torch.tensor([float(name in members) for name in self.names]))
 
-    def settle(self) -> None:
-        """Reads for good who takes part and how: a graph that is exported cannot ask its tensors."""
-        self.settled = self._chosen()
+    def freeze_selection(self) -> None:
+        """Freezes the selection as Python values, because an exported graph cannot branch on tensors."""
+        self.final = self._selection()
 
-    def _chosen(self) -> tuple[list[str], str]:
+    def _selection(self) -> tuple[list[str], str]:
         taken = [name for name, share in zip(self.names, self.taken.tolist(), strict=True) if share]
-        return taken, HOW[int(self.how)]
+        return taken, RULES[int(self.how)]
 
-    def fit(self, shown: Shown, placed: bool, seed: int) -> dict[str, Maps]:
-        """Fits all members, and returns their maps of images that they have not learned from.
+    def fit(self, data: TrainingData, aligned: bool, seed: int) -> dict[str, HeldOutMaps]:
+        """Fits all members and returns their maps of held-out images.
 
-        Each of the looks is dropped behind the last member that judges by it: they are most of what a training holds.
+        Feature maps take most of the memory, so each is deleted from `data` after the last member that uses it.
+        `aligned`: a position shows the same part of the product in all images.
         """
         maps, ok_deviations, drawn_deviations = {}, [], []
-        last = {own.of: name for name, own in self.evidence.items()}
-        for name, own in self.evidence.items():
-            maps[name], deviations = _held_out(own, shown, placed)
-            own.fit(shown.ok[own.of], placed)
-            if last[own.of] == name:
-                del shown.ok[own.of], shown.drawn[own.of]
-            if name in self.sources:
+        last = {evidence.of: name for name, evidence in self.evidence.items()}
+        for name, evidence in self.evidence.items():
+            maps[name], deviations = _cross_fit(evidence, data, aligned)
+            evidence.fit(data.ok[evidence.of], aligned)
+            if last[evidence.of] == name:
+                del data.ok[evidence.of], data.drawn[evidence.of]
+            if name in self.network_inputs:
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
             del deviations
             give_back()
         if self.networks is not None:
-            maps[LEARNED] = _learn(self.networks, ok_deviations, drawn_deviations, shown, seed)
+            maps[LEARNED] = _train_networks(self.networks, ok_deviations, drawn_deviations, data, seed)
             ok_deviations.clear()
             drawn_deviations.clear()
             give_back()
-        for place, name in enumerate(self.names):
+        for k, name in enumerate(self.names):
             maxima = maps[name].ok.flatten(1).amax(1)
-            self.centre[place] = maxima.mean()
-            self.spread[place] = maxima.std(correction=0).clamp_min(1e-3) if len(maxima) > 1 else 1.0
+            self.centre[k] = maxima.mean()
+            self.spread[k] = maxima.std(correction=0).clamp_min(1e-3) if len(maxima) > 1 else 1.0
             pair = maps[name]
             pair.ok, pair.drawn = (
-                sharpened(m.sub_(self.centre[place]).div_(self.spread[place])) for m in (pair.ok, pair.drawn)
+                sharpened(values.sub_(self.centre[k]).div_(self.spread[k])) for values in (pair.ok, pair.drawn)
             )
         return maps
 
     def fused(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """One map (B, 1, h, w) in units of held-out OK maxima."""
-        return fuse(maps, (self.settled or self._chosen())[1])
+        """Fuses members' maps into one (B, 1, h, w), in units of held-out OK maxima."""
+        return fuse(maps, (self.final or self._selection())[1])
 
     def shares(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each member's share (B,) in the highest place of the map; they add up to 1."""
-        how = HOW[int(self.how)]
-        place = fuse(maps, how).flatten(1).argmax(1, keepdim=True)
-        there = torch.cat([own.flatten(1).gather(1, place) for own in maps.values()], 1)
-        if how in ("sum", "soft"):
-            parts = unusual(there) * torch.tensor(_weights(list(maps)))
-            there = (parts / parts.sum(1, keepdim=True)).T
+        """Returns each member's share (B,) of the fused map at its maximum; the shares add up to 1."""
+        rule = RULES[int(self.how)]
+        peak = fuse(maps, rule).flatten(1).argmax(1, keepdim=True)
+        values = torch.cat([scores.flatten(1).gather(1, peak) for scores in maps.values()], 1)
+        if rule in ("sum", "soft"):
+            parts = soft_excess(values) * torch.tensor(_weights(list(maps)))
+            values = (parts / parts.sum(1, keepdim=True)).T
         else:
-            there = there.softmax(1).T
-        return dict(zip(maps, there, strict=True))
+            values = values.softmax(1).T
+        return dict(zip(maps, values, strict=True))
 
-    def maps(self, looks: Looks) -> dict[str, Tensor]:
-        """Each member's map (B, 1, h, w) that takes part, in units of held-out OK maxima."""
-        grid, deviations, maps = looks["fine"].shape[-2:], {}, {}
-        taken, _ = self.settled or self._chosen()
-        for name, own in self.evidence.items():
-            if isinstance(own, Gaussians) and LEARNED in taken:
-                deviations[name] = own.deviations(looks[own.of])
-            if name in taken:
-                known = deviations.get(name)
-                distance = own.distance(looks[own.of]) if known is None else known.square().mean(1, keepdim=True)
-                maps[name] = own.smoothed(distance, grid)
-        if LEARNED in taken and self.networks is not None:
+    def maps(self, features: FeatureMaps) -> dict[str, Tensor]:
+        """Returns the calibrated map (B, 1, h, w) of each selected member."""
+        grid, deviations, maps = features["fine"].shape[-2:], {}, {}
+        selected, _ = self.final or self._selection()
+        for name, evidence in self.evidence.items():
+            if isinstance(evidence, Gaussians) and LEARNED in selected:
+                deviations[name] = evidence.deviations(features[evidence.of])
+            if name in selected:
+                d = deviations.get(name)
+                distance = evidence.distance(features[evidence.of]) if d is None else d.square().mean(1, keepdim=True)
+                maps[name] = evidence.smoothed(distance, grid)
+        if LEARNED in selected and self.networks is not None:
             maps[LEARNED] = self.networks(list(deviations.values()))
-        places = {name: place for place, name in enumerate(self.names)}
-        chosen = [places[name] for name in maps]
-        centre, spread = (part[chosen].view(1, -1, 1, 1) for part in (self.centre, self.spread))
+        index = {name: k for k, name in enumerate(self.names)}
+        rows = [index[name] for name in maps]
+        centre, spread = (values[rows].view(1, -1, 1, 1) for values in (self.centre, self.spread))
         units = sharpened((torch.cat(list(maps.values()), 1) - centre) / spread)
         return dict(zip(maps, units.split(1, 1), strict=True))
 
 
-def fuse(maps: Mapping[str, Tensor], how: str) -> Tensor:
-    """Maps of one shape by member, in units of held-out OK maxima, made one.
+def fuse(maps: Mapping[str, Tensor], rule: str) -> Tensor:
+    """Fuses calibrated maps of one shape, given by member, into one.
 
-    max forgives a member that knows nothing, sum finds what all know a little of and where exactly it is; soft is the
-    sum of what exceeds the usual, so that no member that knows nothing holds others down. What is learned counts as
-    much in sums as all other members together.
+    `max` ignores members that do not respond. `sum` finds and locates defects to which all members respond a little.
+    `soft` sums only what exceeds normal values, so that members that do not respond cannot cancel others. In the sums
+    the networks weigh as much as all other members together.
     """
-    beside = torch.cat(list(maps.values()), 1)
-    if how == "max":
-        return beside.amax(1, keepdim=True)
-    if how == "lse":
-        return beside.logsumexp(1, keepdim=True)
-    beside = unusual(beside) if how == "soft" else beside
-    return (beside * beside.new_tensor(_weights(list(maps))).view(-1, 1, 1)).sum(1, keepdim=True)
+    stacked = torch.cat(list(maps.values()), 1)
+    if rule == "max":
+        return stacked.amax(1, keepdim=True)
+    if rule == "lse":
+        return stacked.logsumexp(1, keepdim=True)
+    stacked = soft_excess(stacked) if rule == "soft" else stacked
+    return (stacked * stacked.new_tensor(_weights(list(maps))).view(-1, 1, 1)).sum(1, keepdim=True)
 
 
-def sharpened(map: Tensor) -> Tensor:
-    """Maps (B, C, h, w), each place lowered by a share of what it lies below the highest place around it.
+def sharpened(maps: Tensor) -> Tensor:
+    """Lowers each position of maps (B, C, h, w) by a share of its distance to the maximum around it.
 
-    What spills over from a large defect then ranks below a small defect of another image. The maximum stays.
+    Blur around a large defect then ranks below a small defect of another image. Maxima stay the same.
     """
-    reach = round(SPILL * min(map.shape[-2:]))
-    highest = F.max_pool2d(map, (2 * reach + 1, 1), 1, (reach, 0))
+    reach = round(SPILL_REACH * min(maps.shape[-2:]))
+    highest = F.max_pool2d(maps, (2 * reach + 1, 1), 1, (reach, 0))
     highest = F.max_pool2d(highest, (1, 2 * reach + 1), 1, (0, reach))
-    return map - LOWERED * (highest - map)
+    return maps - SPILL_SHARE * (highest - maps)
 
 
-def unusual(map: Tensor) -> Tensor:
-    """Near 0 where a map is below what OK images show at most, and the map itself above that."""
-    return F.softplus(2 * map) / 2
+def soft_excess(maps: Tensor) -> Tensor:
+    """A smooth ReLU: about 0 below the usual maximum of OK images, the map itself above it."""
+    return F.softplus(2 * maps) / 2
 
 
 def _weights(names: Sequence[str]) -> list[float]:
-    """In a sum, of each member."""
+    """Returns the weight of each member in a sum."""
     others = len(names) - (LEARNED in names)
     total = (LEARNED in names) + (others > 0)
     if LEARNED not in names:
@@ -199,100 +205,103 @@ def _weights(names: Sequence[str]) -> list[float]:
     return [1 / total if name == LEARNED else 1 / (total * others) for name in names]
 
 
-def _held_out(own: Evidence, shown: Shown, placed: bool) -> tuple[Maps, Maps]:
-    """The maps, and for Gaussians the deviations, of OK and drawn images by twins that know neither."""
-    grid = shown.mask.shape[-2:]
-    ok, drawn = shown.ok[own.of], shown.drawn[own.of]
-    maps = Maps(torch.zeros(len(ok), 1, *grid), torch.zeros(len(drawn), 1, *grid))
-    deviations = Maps(torch.empty(0), torch.empty(0))
-    if isinstance(own, Gaussians):
-        deviations = Maps(torch.empty_like(ok), torch.empty_like(drawn))  # which take memory as they are filled
-    for fold in shown.fold.unique():
-        twin = deepcopy(own)
-        twin.fit(ok[shown.fold != fold], placed)
+def _cross_fit(evidence: Evidence, data: TrainingData, aligned: bool) -> tuple[HeldOutMaps, HeldOutMaps]:
+    """Computes maps, and for Gaussians deviations, of OK and drawn images with copies fitted without their fold."""
+    grid = data.mask.shape[-2:]
+    ok, drawn = data.ok[evidence.of], data.drawn[evidence.of]
+    maps = HeldOutMaps(torch.zeros(len(ok), 1, *grid), torch.zeros(len(drawn), 1, *grid))
+    deviations = HeldOutMaps(torch.empty(0), torch.empty(0))
+    if isinstance(evidence, Gaussians):
+        deviations = HeldOutMaps(torch.empty_like(ok), torch.empty_like(drawn))  # memory is only taken when filled
+    for fold in data.fold.unique():
+        model = deepcopy(evidence)
+        model.fit(ok[data.fold != fold], aligned)
         give_back()
-        for name, looks, held in (("ok", ok, shown.fold == fold), ("drawn", drawn, shown.fold[shown.source] == fold)):
-            for block in _blocks(held):
-                if isinstance(twin, Gaussians):
-                    found = twin.deviations(looks[block])
-                    getattr(deviations, name)[block] = found.half()
-                    distance = found.square().mean(1, keepdim=True)
+        for name, features, rows in (("ok", ok, data.fold == fold), ("drawn", drawn, data.fold[data.source] == fold)):
+            for batch in _batches(rows):
+                if isinstance(model, Gaussians):
+                    values = model.deviations(features[batch])
+                    getattr(deviations, name)[batch] = values.half()
+                    distance = values.square().mean(1, keepdim=True)
                 else:
-                    distance = twin.distance(looks[block].float())
-                getattr(maps, name)[block] = twin.smoothed(distance, grid)
+                    distance = model.distance(features[batch].float())
+                getattr(maps, name)[batch] = model.smoothed(distance, grid)
     return maps, deviations
 
 
-def _learn(networks: Networks, ok: list[Tensor], drawn: list[Tensor], shown: Shown, seed: int) -> Maps:
-    """Trains each network on two thirds of the images and kinds; it judges the others."""
-    found = Maps(torch.zeros(len(shown.fold), 1, *shown.mask.shape[-2:]), torch.zeros_like(shown.mask))
-    part, kind = shown.fold % networks.count, shown.family % networks.count
+def _train_networks(
+    networks: Networks, ok: list[Tensor], drawn: list[Tensor], data: TrainingData, seed: int
+) -> HeldOutMaps:
+    """Trains each network without one part of the images and of the defect families, and returns its maps of these."""
+    maps = HeldOutMaps(torch.zeros(len(data.fold), 1, *data.mask.shape[-2:]), torch.zeros_like(data.mask))
+    part, family = data.fold % networks.count, data.family % networks.count
     generator = torch.Generator().manual_seed(seed)
     for number in range(networks.count):
-        rows = [*_places(ok, part != number, None, generator)]
-        rows += _places(drawn, (part[shown.source] != number) & (kind != number), shown.mask, generator)
-        places, labels = (torch.cat(x) for x in zip(*rows, strict=True))
-        rows.clear()
-        networks.learn(number, places, labels, seed + number)
-        del places, labels
+        samples = [*_sample_batches(ok, part != number, None, generator)]
+        samples += _sample_batches(drawn, (part[data.source] != number) & (family != number), data.mask, generator)
+        positions, labels = (torch.cat(x) for x in zip(*samples, strict=True))
+        samples.clear()
+        networks.learn(number, positions, labels, seed + number)
+        del positions, labels
         give_back()
-        for own, chosen, into in ((ok, part == number, found.ok), (drawn, kind == number, found.drawn)):
-            for block in _blocks(chosen, BLOCK // 2):
-                into[block] = networks([d[block] for d in own], number)
-    return found
+        for deviations, held_out, target in ((ok, part == number, maps.ok), (drawn, family == number, maps.drawn)):
+            for batch in _batches(held_out, BLOCK // 2):
+                target[batch] = networks([d[batch] for d in deviations], number)
+    return maps
 
 
-def _places(
-    deviations: Sequence[Tensor], chosen: Tensor, mask: Tensor | None, generator: torch.Generator
+def _sample_batches(
+    deviations: Sequence[Tensor], selected: Tensor, mask: Tensor | None, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for block in _blocks(chosen):
-        covered = torch.zeros(len(block), 1, *deviations[0].shape[-2:]) if mask is None else mask[block]
-        yield drawn_places([d[block] for d in deviations], covered, generator)
+    for batch in _batches(selected):
+        covered = torch.zeros(len(batch), 1, *deviations[0].shape[-2:]) if mask is None else mask[batch]
+        yield sample_positions([d[batch] for d in deviations], covered, generator)
 
 
-def _blocks(chosen: Tensor, size: int = BLOCK) -> tuple[Tensor, ...]:
-    numbers = chosen.nonzero()[:, 0]
-    return numbers.split(size) if len(numbers) else ()
+def _batches(selected: Tensor, size: int = BLOCK) -> tuple[Tensor, ...]:
+    """Splits the indices of the selected images into batches."""
+    indices = selected.nonzero()[:, 0]
+    return indices.split(size) if len(indices) else ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well a map tells drawn defects from OK images.
+    """How well a map separates drawn defects from OK images.
 
     Attributes:
-        image_auroc: Of the maxima.
+        image_auroc: AUROC of the maps' maxima.
         aupro: Per-region overlap up to a false-positive rate of 0.3, each defect one region.
-        each: What each defect adds to the two, of which the first counts twice: found counts more than found exactly.
+        per_defect: Each visible defect's image AUROC, weighted 2/3, plus its overlap, weighted 1/3.
     """
 
     image_auroc: float
     aupro: float
-    each: Tensor
+    per_defect: Tensor
 
     @property
     def worth(self) -> float:
-        return float(self.each.mean())
+        return float(self.per_defect.mean())
 
 
-def judge(ok: Tensor, drawn: Tensor, mask: Tensor) -> Verdict:
-    """Maps (N, 1, h, w) of OK images and of drawn defects, both held out; what lies beside a defect is OK.
+def evaluate(ok: Tensor, drawn: Tensor, mask: Tensor) -> Verdict:
+    """Evaluates held-out maps (N, 1, h, w) of OK images and (M, 1, h, w) of drawn defects.
 
-    mask: the share of each place that is defective.
+    `mask` (M, 1, h, w) holds the defective share of each position; pixels outside a defect count as OK.
     """
-    bad, good = (mask > 0.4).flatten(1), (mask == 0).flatten(1)
-    seen = bad.any(1)
-    top, tops = ok.flatten(1).amax(1).sort().values, drawn.flatten(1).amax(1)
-    areas = share_below(top, tops[seen])
-    usual = torch.cat([ok.flatten()[::STEP], drawn.flatten(1)[good][::STEP]]).sort().values
-    above = torch.ones_like(bad, dtype=torch.float32)
-    above[bad] = 1 - share_below(usual, drawn.flatten(1)[bad])
-    overlaps = ((1 - above[seen] / 0.3).clamp_min(0) * bad[seen]).sum(1) / bad[seen].sum(1)
-    if not len(areas):  # nothing was drawn that shows
+    defective, good = (mask > 0.4).flatten(1), (mask == 0).flatten(1)
+    visible = defective.any(1)
+    ok_maxima, drawn_maxima = ok.flatten(1).amax(1).sort().values, drawn.flatten(1).amax(1)
+    aurocs = share_below(ok_maxima, drawn_maxima[visible])
+    normal = torch.cat([ok.flatten()[::PIXEL_STEP], drawn.flatten(1)[good][::PIXEL_STEP]]).sort().values
+    rate = torch.ones_like(defective, dtype=torch.float32)
+    rate[defective] = 1 - share_below(normal, drawn.flatten(1)[defective])
+    overlaps = ((1 - rate[visible] / 0.3).clamp_min(0) * defective[visible]).sum(1) / defective[visible].sum(1)
+    if not len(aurocs):  # no drawn defect is visible
         return Verdict(0.5, 0.5, torch.full((1,), 0.5))
-    return Verdict(float(areas.mean()), float(overlaps.mean()), (2 * areas + overlaps) / 3)
+    return Verdict(float(aurocs.mean()), float(overlaps.mean()), (2 * aurocs + overlaps) / 3)
 
 
-def share_below(known: Tensor, asked: Tensor) -> Tensor:
-    """Of sorted values (N,), the share that lies below each of those asked for; ties count half."""
-    low, high = (torch.searchsorted(known, asked, right=right) for right in (False, True))
-    return (low + high) / (2 * len(known))
+def share_below(values: Tensor, queries: Tensor) -> Tensor:
+    """Returns the share of sorted values (N,) that lies below each query; ties count half."""
+    low, high = (torch.searchsorted(values, queries, right=right) for right in (False, True))
+    return (low + high) / (2 * len(values))

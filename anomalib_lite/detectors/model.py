@@ -1,4 +1,4 @@
-"""What every detector is: a method that makes anomaly maps, inside the one model that makes predictions of them."""
+"""The base class of all methods, and the model that turns a method's anomaly maps into predictions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
@@ -23,11 +23,11 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import stop_where_diverged
 from anomalib_lite.scoring import GaussianBlur
 
-LEVEL_IMAGES = 8  # that tell how the tiles' maps compare with the whole image's
+LEVEL_IMAGES = 8  # OK images that scale the tiles' maps to the whole image's
 
 
 class Batches(Protocol):
-    """A loader that can be gone through several times, in the samples' order."""
+    """A loader that can be iterated several times, always in the order of the samples."""
 
     dataset: ImageSet
 
@@ -36,33 +36,42 @@ class Batches(Protocol):
 
 
 class Prediction(NamedTuple):
-    """map: (B, 1, H, W) float32 >= 0, larger is more anomalous. score: (B,)."""
+    """Anomaly maps (B, 1, H, W), float32 >= 0, larger is more anomalous; and image scores (B,)."""
 
     map: Tensor
     score: Tensor
 
 
-Finish = Callable[[Tensor, Sequence[int]], Prediction]  # a coarse map (B, 1, h, w) and the images' height and width
+Finish = Callable[[Tensor, Sequence[int]], Prediction]  # of a coarse map (B, 1, h, w) and the images' (height, width)
 
 
 class Method(Fitted):
-    """Base of all methods: one file each, no blur, score, views, augmentation or configuration file in it. What their
-    options mean is told once, in `anomalib_lite/settings/detectors.py`, which `--help` shows.
+    """Base of all methods, one file each. A method leaves blur, image score, views and configuration to others.
 
-    Buffers may start empty: a saved method brings their shapes.
+    `anomalib_lite/settings/detectors.py` documents the options, which `--help` shows. Buffers may start empty: loading
+    a saved method sets their shapes.
 
     A method must define `anomaly_map`. One that trains sets `epochs` above 0 and defines `training_step`,
     `validation_loss`, `configure_optimizers` and `trained_state`.
+
+    Attributes:
+        epochs: Number of training epochs; 0: not trained by gradient descent.
+        steps: Least number of training steps, in whole epochs, instead of `epochs`; 0: use `epochs`.
+        after_training: Names of settings that do not affect the training.
+        fitted: Names of the attributes that `calibrate` fits, of which each tile may have a copy. None: `calibrate`
+            needs all tiles at once.
+        needs_template: Whether `anomaly_map` needs a template.
+        notes: Facts about the fitted method for status.json.
+        watched: A dictionary to which a fusion adds each member's share (B,) of the map's maximum in the first view, or
+            None.
     """
 
-    epochs: int = 0  # 0: nothing is trained by gradient
-    steps: int = 0  # at least so many, in whole epochs, in place of `epochs`
-    after_training: tuple[str, ...] = ()  # names of settings that the training itself does not depend on
-    # the attributes that `calibrate` fits, which each tile may have of its own; None: it wants all tiles at once
+    epochs: int = 0
+    steps: int = 0
+    after_training: tuple[str, ...] = ()
     fitted: tuple[str, ...] | None = ()
     needs_template: bool = False
-    notes: Mapping[str, Any]  # what was chosen on the way, for status.json
-    # where a method that fuses evidence puts the share (B,) of each in the highest place of its map, in the first view
+    notes: Mapping[str, Any]
     watched: dict[str, Tensor] | None
 
     def __init__(self) -> None:
@@ -74,67 +83,68 @@ class Method(Fitted):
         return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> (B, 1, h, w) >= 0, at any resolution.
+        """Computes maps (B, 1, h, w) >= 0, at any resolution, of images (B, 3, H, W) in [0, 1].
 
-        view: number of the view that the images are seen in; what was learned for each position differs between views.
+        `view` is the index of the view that the images are in, as statistics of positions differ between views.
         """
         raise NotImplementedError(f"{type(self).__name__} must define anomaly_map")
 
     def prepare(self, batches: Batches) -> None:
-        """Before training: statistics of the OK images."""
+        """Called before training: fits statistics of the OK images."""
 
     def training_step(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     def validation_loss(self, batch: Batch) -> Tensor:
-        """The loss of a batch of held-out OK images."""
+        """Returns the loss of a batch of held-out OK images."""
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     def epoch_end(self) -> None:
-        """After each epoch of the training, for a method that keeps the best one by a figure of its own."""
+        """Called after each training epoch, for methods that keep the best epoch by their own criterion."""
 
     def configure_optimizers(self, total_steps: int) -> Any:
-        """What Lightning takes from `configure_optimizers`."""
+        """Returns what Lightning expects of `configure_optimizers`."""
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The part of the state dict that training changed."""
+        """Returns the part of the state dict that training changed."""
         return {}
 
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
-        """After training: what the method's own maps of OK images look like, in each view.
+        """Called after training: fits, for each view, what depends on the trained method.
 
-        finish: what the model makes of a coarse map, for a method that chooses between settings of its own.
+        `finish` turns a coarse map into the model's prediction, for methods that choose between variants of themselves.
         """
 
     def reconsider(self, missed: Batches) -> None:
-        """After calibration: whether NOK images that were passed would have a method that chooses choose otherwise."""
+        """Called after calibration: a method that chooses between variants may choose again by missed NOK images."""
 
     def forget(self) -> None:
-        """Drops what was kept of the images by their numbers."""
+        """Drops what was cached by image index."""
 
 
 class Model(LightningModule):
-    """A method with its views, smoothing and image score: the one path from images to maps and scores.
+    """A method with its views, smoothing and image score: the only path from images to maps and scores.
 
-    Training, evaluation, prediction and export all go through `forward`: normalisation, test-time augmentation,
-    smoothing and the image score lie inside.
+    Training, evaluation, prediction and export all call `forward`, which includes normalisation, test-time
+    augmentation, smoothing and the image score.
 
     Args:
-        method: Makes a coarse map of images.
-        views: How a test image is looked at, and how the views' maps become one.
-        blur: Smooths maps, coarse ones while it enlarges them.
-        score: Maps (B, 1, H, W) to (B,).
-        augment: Random changes of the training batches, or None.
-        tiling: How images are cut into tiles that the method sees as images; None: it sees them whole.
-        region: Where images are inspected, bool (1, 1, H, W); the map is 0 elsewhere. None: everywhere.
+        method: Computes coarse maps of images.
+        views: Views of the test images, and how their maps are reduced to one.
+        blur: Enlarges and smooths the maps.
+        score: Maps (B, 1, H, W) to image scores (B,).
+        augment: Random augmentation of the training batches, or None.
+        tiling: Cuts images into tiles, which the method processes like images; None: whole images.
+        region: Inspected region, bool (1, 1, H, W); the map is 0 elsewhere. None: the whole image.
+
+    Attributes:
+        evidence: Each member's share of the score, for each image of the last batch; empty for methods without members.
     """
 
     level: Tensor
-    evidence: list[
-        dict[str, float]
-    ]  # which made the score of each image that was judged last; empty where there is one
+    evidence: list[dict[str, float]]
 
     def __init__(
         self,
@@ -154,15 +164,15 @@ class Model(LightningModule):
         if tiling is not None:
             if method.fitted is None and len(tiling.slots) > 1:
                 raise UserError(
-                    f"{type(method).__name__} is calibrated on all tiles at once: take tiling=grid with "
+                    f"{type(method).__name__} is calibrated on all tiles at once: use tiling=grid with "
                     "tiling.statistics=shared, or another detector."
                 )
-            own = {name: part for name in method.fitted or () if (part := getattr(method, name)) is not None}
-            self.parts = nn.ModuleList(nn.ModuleDict(deepcopy(own)) for _ in tiling.slots[1:])
-            self.register_buffer("level", torch.ones(2))  # usual maxima of OK maps: of tiles, of whole images
+            fitted = {name: part for name in method.fitted or () if (part := getattr(method, name)) is not None}
+            self.parts = nn.ModuleList(nn.ModuleDict(deepcopy(fitted)) for _ in tiling.slots[1:])
+            self.register_buffer("level", torch.ones(2))  # mean maxima of OK maps: of tiles, of whole images
 
     def forward(self, image: Tensor, template: Tensor | None = None, inside: Tensor | None = None) -> Prediction:
-        """inside: see Batch."""
+        """Computes maps and scores of images (B, 3, H, W) in [0, 1]; `inside`: see Batch."""
         if self.tiling is None:
             return self.finish(self._coarse(self.method, image, template), image.shape[-2:], inside)
         tiles, whole = self._tiled(image, template)
@@ -171,17 +181,17 @@ class Model(LightningModule):
         return self.finish(tiles, image.shape[-2:], inside)
 
     def _coarse(self, method: Method, image: Tensor, template: Tensor | None) -> Tensor:
-        """The views' maps as one (B, 1, h, w)."""
+        """Reduces the views' maps to one (B, 1, h, w)."""
         maps = []
         for number, view in enumerate(self.views.views):
-            seen = None if template is None else view.apply(template)
-            maps.append(view.undo(method.anomaly_map(view.apply(image), seen, number)))
+            viewed = None if template is None else view.apply(template)
+            maps.append(view.undo(method.anomaly_map(view.apply(image), viewed, number)))
         return self.views.reduce(maps)
 
     def _tiled(self, image: Tensor, template: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The tiles' maps as one (B, 1, H, W), and the whole image's, where it is looked at."""
+        """Returns the tiles' maps as one (B, 1, H, W) and, with `tiling.full`, the map of the shrunk whole image."""
         tiling = cast(Tiling, self.tiling)
-        methods = {number: self._of_slot(slot) for slot, own in enumerate(tiling.slots) for number in own}
+        methods = {number: self._of_slot(slot) for slot, numbers in enumerate(tiling.slots) for number in numbers}
         maps = (
             self._coarse(methods[n], tiling.cut(image, n), None if template is None else tiling.cut(template, n))
             for n in range(len(tiling))
@@ -193,16 +203,16 @@ class Model(LightningModule):
         return tiles, whole
 
     def _of_slot(self, slot: int) -> Method:
-        """The method with the statistics of some of the tiles; all else is shared."""
+        """Returns the method with the statistics of one slot (tiles that share statistics); the rest is shared."""
         if slot == 0:
             return self.method
-        own = copy(self.method)
-        own._modules = {**self.method._modules, **self.parts[slot - 1]._modules}
-        return own
+        method = copy(self.method)
+        method._modules = {**self.method._modules, **self.parts[slot - 1]._modules}
+        return method
 
     def finish(self, coarse: Tensor, size: Sequence[int], inside: Tensor | None = None) -> Prediction:
-        """A coarse map (B, 1, h, w) -> the map at the image's size, smoothed, 0 outside, and its score."""
-        if self.region is not None and self.region.shape[-2:] == tuple(size):  # of tiles there is no region
+        """Enlarges a coarse map (B, 1, h, w) to the image's size, smooths it, sets it to 0 outside, and scores it."""
+        if self.region is not None and self.region.shape[-2:] == tuple(size):  # not for tiles
             inside = self.region if inside is None else inside & self.region
         if inside is None:
             smooth = self.blur.enlarged(coarse, size)
@@ -213,19 +223,19 @@ class Model(LightningModule):
         return Prediction(smooth, self.score(smooth))
 
     def check(self, size: Sequence[int]) -> None:
-        """Errors: UserError where images of this height and width cannot be judged."""
+        """Raises UserError if images of this height and width are too small."""
         self.blur.check(size if self.tiling is None else self.tiling.size)
 
     @property
     def needs_template(self) -> bool:
         return self.method.needs_template
 
-    def seen(self, images: ImageSet) -> ImageSet:
-        """What the method learns from: the images, or their tiles."""
+    def method_inputs(self, images: ImageSet) -> ImageSet:
+        """Returns the images as the method gets them: whole, or as tiles."""
         return images if self.tiling is None else TileSet(images, self.tiling)
 
     def at_once(self, batch_size: int) -> int:
-        """How many whole images are judged together, where so many pictures are learned from together."""
+        """Returns the number of whole images per batch, given the number of images or tiles per batch."""
         return batch_size if self.tiling is None else max(1, batch_size // len(self.tiling))
 
     @torch.inference_mode()
@@ -237,29 +247,29 @@ class Model(LightningModule):
         self.method.watched = shares
         prediction = self(image, template, inside)
         if self.tiling is not None and shares:
-            shares = self._shares_where_highest(image, template, prediction.map)
+            shares = self._shares_at_peak(image, template, prediction.map)
         self.method.watched = None
-        known = {name: share.tolist() for name, share in shares.items()}
-        self.evidence = [{name: round(share[k], 4) for name, share in known.items()} for k in range(len(image))]
+        values = {name: share.tolist() for name, share in shares.items()}
+        self.evidence = [{name: round(share[k], 4) for name, share in values.items()} for k in range(len(image))]
         return prediction
 
-    def _shares_where_highest(self, image: Tensor, template: Tensor | None, map: Tensor) -> dict[str, Tensor]:
-        """The evidence of the tile that holds the highest place of each image's map, by a second look at it."""
-        tiling, found = cast(Tiling, self.tiling), list[dict[str, Tensor]]()
-        for k, place in enumerate(map.flatten(1).argmax(1).tolist()):
-            number = tiling.number_at(*divmod(place, map.shape[-1]))
-            slot = next(slot for slot, own in enumerate(tiling.slots) if number in own)
+    def _shares_at_peak(self, image: Tensor, template: Tensor | None, maps: Tensor) -> dict[str, Tensor]:
+        """Recomputes the tile that holds the maximum of each image's map, and returns its members' shares."""
+        tiling, tiles = cast(Tiling, self.tiling), list[dict[str, Tensor]]()
+        for k, peak in enumerate(maps.flatten(1).argmax(1).tolist()):
+            number = tiling.number_at(*divmod(peak, maps.shape[-1]))
+            slot = next(slot for slot, numbers in enumerate(tiling.slots) if number in numbers)
             self.method.watched = {}
-            seen = None if template is None else tiling.cut(template[k : k + 1], number)
-            self._coarse(self._of_slot(slot), tiling.cut(image[k : k + 1], number), seen)
-            found.append(self.method.watched)
-        return {name: torch.cat([shares[name] for shares in found]) for name in found[0]}
+            tile_template = None if template is None else tiling.cut(template[k : k + 1], number)
+            self._coarse(self._of_slot(slot), tiling.cut(image[k : k + 1], number), tile_template)
+            tiles.append(self.method.watched)
+        return {name: torch.cat([shares[name] for shares in tiles]) for name in tiles[0]}
 
     def prepare(self, batches: Batches) -> None:
         self.method.prepare(batches)
 
     def calibrate(self, batches: Batches, batch_size: int = 16) -> None:
-        """batch_size: of the tiles that share statistics, where not all do."""
+        """Calibrates the method on OK images, or tiles. `batch_size`: of tiles, where not all share statistics."""
         self.eval()
         if self.tiling is None or len(self.tiling.slots) == 1:
             self.method.calibrate(batches, self.views.views, self.finish)
@@ -267,72 +277,72 @@ class Model(LightningModule):
         self.method.forget()
         images, slots = cast(TileSet, batches.dataset).images, self.tiling.slots
         for slot, numbers in enumerate(tqdm(slots, "tiles", delay=2, leave=False)):
-            own = self._of_slot(slot)
+            method = self._of_slot(slot)
             tiles = cast(Batches, loader(TileSet(images, self.tiling, numbers), batch_size))
-            own.calibrate(tiles, self.views.views, self.finish)
-            self._check_memory(own, len(slots))
+            method.calibrate(tiles, self.views.views, self.finish)
+            self._check_memory(method, len(slots))
         if self.tiling.full:
-            self._find_level(images)
+            self._fit_level(images)
 
-    def _check_memory(self, own: Method, slots: int) -> None:
-        states = (part.state_dict().values() for name in own.fitted or () if (part := getattr(own, name)) is not None)
+    def _check_memory(self, method: Method, slots: int) -> None:
+        states = (p.state_dict().values() for name in method.fitted or () if (p := getattr(method, name)) is not None)
         size = slots * sum(t.numel() * t.element_size() for state in states for t in state) / 2**20
         if self.tiling is not None and self.tiling.own and size > self.tiling.limit_mb:
             raise UserError(
-                f"The statistics of each of {slots} tiles would take {size:.0f} MB, and tiling.limit_mb allows "
-                f"{self.tiling.limit_mb:g}: take tiling.statistics=shared, or detector=patchcore with a small "
-                "detector.bank, which has the smallest ones."
+                f"Separate statistics of each of {slots} tiles would take {size:.0f} MB, and tiling.limit_mb allows "
+                f"{self.tiling.limit_mb:g}: use tiling.statistics=shared, or detector=patchcore with a small "
+                "detector.bank, which needs the least memory."
             )
 
     @torch.inference_mode()
-    def _find_level(self, images: ImageSet) -> None:
-        """How high the maps of tiles and of whole images rise on some OK images, so that the two compare."""
+    def _fit_level(self, images: ImageSet) -> None:
+        """Measures how high the maps of tiles and of whole images rise on OK images, to make them comparable."""
         step, maxima = -(-len(images) // LEVEL_IMAGES), []
         for index in range(0, len(images), step):
             batch = images[[index]]
             template = None if batch.template is None else batch.template.to(self.device)
             maps = self._tiled(batch.image.to(self.device), template)
-            maxima.append([float(map.amax()) for map in maps if map is not None])
+            maxima.append([float(values.amax()) for values in maps if values is not None])
         self.level.copy_(torch.tensor(maxima).mean(0).clamp_min(TINY))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Training batches are augmented; a resumed training draws what an undisturbed one would have drawn."""
+        """Augments training batches; the seed depends on the step, so that a resumed training repeats it."""
         if self.augment is None or not self.trainer.training:
             return batch
         return self.augment(batch, self.trainer.global_step, self.global_rank)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        loss = self._logged("train_loss", self.method.training_step(batch), batch)
-        kept = Path(self.trainer.default_root_dir) / f"diverged{self.global_rank or ''}.safetensors"
+        loss = self._log_loss("train_loss", self.method.training_step(batch), batch)
+        file = Path(self.trainer.default_root_dir) / f"diverged{self.global_rank or ''}.safetensors"
         remedy = "Lower the learning rate (detector.optimizer.lr), raise batch_size"
-        stop_where_diverged(loss, batch.image, kept, f"epoch {self.current_epoch + 1}", remedy)
+        stop_where_diverged(loss, batch.image, file, f"epoch {self.current_epoch + 1}", remedy)
         return loss
 
     def on_train_epoch_end(self) -> None:
         self.method.epoch_end()
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        self._logged("val_loss", self.method.validation_loss(batch), batch)
+        self._log_loss("val_loss", self.method.validation_loss(batch), batch)
 
     def configure_optimizers(self) -> Any:
         return self.method.configure_optimizers(int(self.trainer.estimated_stepping_batches))
 
-    def _logged(self, name: str, loss: Tensor, batch: Batch) -> Tensor:
+    def _log_loss(self, name: str, loss: Tensor, batch: Batch) -> Tensor:
         self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True, sync_dist=True)
         return loss
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """Losses (B,) of a batch, weighted (B,): a sample of weight 2 counts as two copies of it of weight 1.
+    """Averages losses (B,) with weights (B,): a sample of weight 2 counts as two samples of weight 1.
 
-    Where several processes hold parts of the batch, the mean of their results is that of the whole batch.
+    If several processes hold parts of the batch, the mean of their results is that of the whole batch.
     """
     return (losses * weight).sum() / _mean_of_processes(weight.sum()).clamp_min(1e-12)
 
 
-def _mean_of_processes(own: Tensor) -> Tensor:
+def _mean_of_processes(value: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
-        return own
-    total = own.detach().clone()
+        return value
+    total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()

@@ -18,10 +18,10 @@ class PaDiM(Method):
     """The map is the Mahalanobis distance of each position's features from their Gaussian over the OK images.
 
     Defard, Setkov, Loesch, Audigier, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
-    Localization", ICPR 2021. The distance is divided by the root of the number of channels, which makes it about 1 on
-    OK images. Nothing is trained; of test-time views, each has Gaussians of its own. Finer layers are averaged down to
-    the grid, coarser ones interpolated (the paper repeats them); the paper has no shrinkage and a fixed 0.01 on the
-    diagonal. Options: `settings.detectors.PaDiM`.
+    Localization", ICPR 2021. The distance is divided by the square root of the number of channels, which makes it about
+    1 on OK images. Nothing is trained; each test-time view has separate Gaussians. Finer layers are averaged down to
+    the grid, coarser ones interpolated (the paper repeats them); the paper has no shrinkage and adds a fixed 0.01 to
+    the diagonal. Options: `settings.detectors.PaDiM`.
     """
 
     fitted = ("gaussians",)
@@ -53,7 +53,7 @@ class PaDiM(Method):
             moments = Moments()
             for batch in tqdm(batches, f"Gaussians, image {view.label}", len(batches), delay=2, leave=False):
                 image = view.apply(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
-                moments.update_places(self._features(image).cpu())
+                moments.update_positions(self._features(image).cpu())
             gaussian.fit(moments)
             gaussian.to(device)
         self.notes = {"channels": len(self.kept), "positions": self.gaussians[0].mean.shape[0]}
@@ -62,13 +62,13 @@ class PaDiM(Method):
         return self.gaussians[view](self._features(image)).sqrt()
 
     def _features(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> (B, kept channels, H / stride, W / stride)."""
+        """Computes features (B, kept channels, H / stride, W / stride) of images (B, 3, H, W)."""
         features = self.backbone(image)
         return stack([features[level] for level in self.levels], grid_of(image, self.stride))[:, self.kept]
 
 
 def _kept(available: int, channels: int | None, seed: int) -> Tensor:
-    """Indices of the channels that are used, in order."""
+    """Draws the indices of the channels to keep, in ascending order."""
     if channels is None or channels >= available:
         return torch.arange(available)
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:channels].sort().values

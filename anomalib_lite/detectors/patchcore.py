@@ -1,4 +1,4 @@
-"""PatchCore: the distance to the nearest of some remembered OK patches."""
+"""PatchCore: distance to the nearest stored patch of OK images."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,8 +15,8 @@ from anomalib_lite.detectors.coreset import (
     gather_images,
     greedy_centres,
     random_projection,
+    rotated_views,
     thinned,
-    turned,
 )
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
@@ -25,14 +25,14 @@ from anomalib_lite.errors import UserError
 
 
 class PatchCore(Method):
-    """The map is the distance of each position's features from the nearest remembered patch of an OK image.
+    """The map is the distance of each position's features from the nearest stored patch of an OK image.
 
     Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler, "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
-    Nothing is trained; a bank holds patches of all test-time views. With a radius, which RAD (2026) brought, a patch is
-    compared with those from near its own place alone; then each view has banks of its own, of whole images.
+    Nothing is trained; one bank holds patches of all test-time views. With a radius, as in RAD (2026), a position is
+    only compared with patches near it; then each view has separate banks, of whole images.
 
-    Of each image as many candidates, or with a radius as many images, are gathered as `candidates_mb` holds; the bank
-    is chosen from them. `reweight` is the b of the paper's equation 7, which here weights the image's whole map. See
+    As many candidates per image (with a radius: as many images) are gathered as `candidates_mb` holds; the bank is
+    chosen from them. `reweight` is the b of the paper's equation 7, which here weights the image's whole map. See
     `Bank` for `cosine`, `radius` and `density`. Options: `settings.detectors.PatchCore`.
     """
 
@@ -61,8 +61,8 @@ class PatchCore(Method):
         super().__init__()
         if radius is not None and (reweight or turns > 1):
             raise UserError(
-                "detector.radius compares each place with its own alone: reweight is of all places, and turned copies "
-                "have others. Leave them out, or take detector.radius=null."
+                "detector.radius compares each position only with patches near it, so it excludes reweight and turns, "
+                "which mix positions: leave them out, or set detector.radius=null."
             )
         self.backbone = backbone().frozen()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
@@ -78,40 +78,40 @@ class PatchCore(Method):
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        looks = turned(views, self.turns if len(batches.dataset) <= self.few else 1)
+        rotated = rotated_views(views, self.turns if len(batches.dataset) <= self.few else 1)
         local = self.radius is not None
-        groups = [[look] for look in looks] if local else [looks]  # that share banks
+        groups = [[r] for r in rotated] if local else [rotated]  # views that share banks
         self.banks.reset(len(groups) * len(self.widths))
         banks = iter(self.banks)
         for number, group in enumerate(groups):
             if local:
                 limit = self.candidates_mb / len(groups)
-                patches = gather_images(batches.dataset, self._seen, group[0][0], self.size, limit)
+                patches = gather_images(batches.dataset, self._extract, group[0][0], self.size, limit)
             else:
-                patches = gather_candidates(batches, self._seen, group, self.candidates_mb, generator)
+                patches = gather_candidates(batches, self._extract, group, self.candidates_mb, generator)
             if self.whitening is not None:
                 self._whiten(self.whitening, patches.flatten(0, -2), fit=number == 0)
             for part in patches.split(self.widths, -1):
                 rows = F.normalize(part, dim=-1) if self.cosine else part.contiguous()
-                kept = rows if local else self._chosen(generator, rows)
-                next(banks).remember(kept.to(self.device), rows, self.density, self.reweight)
-        told = {"images_remembered": patches.shape[1]} if local else {"candidates": len(patches), "bank": len(kept)}
-        self.notes = {**told, "patch_channels": patches.shape[-1]}
+                kept = rows if local else self._select(generator, rows)
+                next(banks).store(kept.to(self.device), rows, self.density, self.reweight)
+        counts = {"images_remembered": patches.shape[1]} if local else {"candidates": len(patches), "bank": len(kept)}
+        self.notes = {**counts, "patch_channels": patches.shape[-1]}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        return self._merged(self._maps(self._features(image), view))
+        return self._merge(self._maps(self._features(image), view))
 
     def _maps(self, features: Tensor, view: int) -> list[Tensor]:
-        """Of each bank, (B, 1, h, w)."""
+        """Computes each bank's map (B, 1, h, w)."""
         if self.whitening is not None:
             features = self.whitening(features)
         first = 0 if self.radius is None else view * len(self.widths)
         return [self.banks[first + k](part) for k, part in enumerate(features.split(self.widths, 1))]
 
-    def _merged(self, maps: Sequence[Tensor]) -> Tensor:
+    def _merge(self, maps: Sequence[Tensor]) -> Tensor:
         return maps[0] if len(maps) == 1 else torch.stack(list(maps)).mean(0)
 
-    def _chosen(self, generator: torch.Generator, patches: Tensor) -> Tensor:
+    def _select(self, generator: torch.Generator, patches: Tensor) -> Tensor:
         count = max(1, round(self.size * len(patches))) if isinstance(self.size, float) else self.size
         count = min(count, len(patches))
         if self.coreset == "thinned":
@@ -134,11 +134,11 @@ class PatchCore(Method):
             part.copy_(whitening(part.T[None, :, :, None])[0, :, :, 0].T)
         whitening.to(self.device)
 
-    def _seen(self, image: Tensor) -> Tensor:
+    def _extract(self, image: Tensor) -> Tensor:
         return self._features(image.to(self.device).contiguous(memory_format=torch.channels_last)).cpu()
 
     def _features(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> (B, C, H / stride, W / stride), each level averaged over what lies around."""
+        """Computes features (B, C, H / stride, W / stride), each level averaged over neighbouring positions."""
         side, features = 2 * self.pool + 1, self.backbone(image)
         averaged = [F.avg_pool2d(features[i], side, 1, self.pool, count_include_pad=False) for i in self.levels]
         return stack(averaged, grid_of(image, self.stride) if self.stride else size_of(averaged[0]))

@@ -1,4 +1,4 @@
-"""Reverse distillation: a decoder gives back the teacher's features from a bottleneck that holds OK images alone."""
+"""Reverse distillation: a decoder reconstructs the teacher's features from a bottleneck trained on OK images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.model import weighted_mean
 from anomalib_lite.errors import UserError
 
-WIDE = 512  # channels above which a block narrows inside, as in ResNet50 and its wide kin
+WIDE = 512  # blocks with more channels are bottleneck blocks, as in (Wide)ResNet50
 
 
 class ReverseDistillation(Distillation):
-    """A decoder learns to give back a frozen encoder's features; where it cannot, the image is anomalous.
+    """A decoder learns to reconstruct a frozen encoder's features; where it fails, the image is anomalous.
 
     Deng, Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022. The student never sees
-    the image: only what the bottleneck lets through. Works on any convolutional backbone with two or more layers whose
-    strides grow by powers of two. With `gaussian` None and `fusion` sum it is the paper's method. Options:
+    the image, only the bottleneck's output. Works with any convolutional backbone of two or more layers whose strides
+    grow by powers of two. With `gaussian` None and `fusion` sum it is the paper's method. Options:
     `settings.detectors.ReverseDistillation`.
     """
 
@@ -38,23 +38,23 @@ class ReverseDistillation(Distillation):
         channels, strides = self.teacher.channels, self.teacher.strides
         self.bottleneck = Bottleneck(channels, strides, blocks)
         self.decoder = Decoder(channels, strides, blocks)
-        self.built()
+        self.prepare_modules()
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         return self.decoder(self.bottleneck(features), [f.shape[-2:] for f in features])
 
     def loss(self, targets: list[Tensor], answers: list[Tensor], weight: Tensor) -> Tensor:
-        """1 - cosine of each image's whole levels, flattened, summed over the levels, as in the authors' code."""
+        """Computes 1 - cosine of each image's flattened levels, summed over the levels, as in the authors' code."""
         pairs = zip(targets, answers, strict=True)
         losses = [1 - F.cosine_similarity(t.flatten(1), a.flatten(1), dim=1) for t, a in pairs]
         return torch.stack([weighted_mean(loss, weight) for loss in losses]).sum()
 
 
 class Block(nn.Module):
-    """A residual block (He et al., CVPR 2016) that halves, keeps or doubles the grid.
+    """A residual block (He et al., CVPR 2016) that scales the grid by 0.5, 1 or 2.
 
-    scale: 0.5, 1 or 2, the factor of height and width. Above WIDE channels the 3 x 3 convolution runs on half of them,
-    between two 1 x 1 ones, as in WideResNet50; else there are two 3 x 3 convolutions.
+    Above WIDE channels, the 3 x 3 convolution uses half of them, between two 1 x 1 convolutions, as in WideResNet50;
+    otherwise there are two 3 x 3 convolutions.
     """
 
     def __init__(self, inside: int, outside: int, scale: float = 1) -> None:
@@ -74,18 +74,18 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Levels (B, C_l, H / s_l, W / s_l) -> one small tensor (B, 2 C, H / 2 s, W / 2 s), C and s of the coarsest.
+    """Maps levels (B, C_l, H / s_l, W / s_l) to (B, 2 C, H / 2 s, W / 2 s), with C and s of the coarsest level.
 
-    Multi-scale feature fusion: strided convolutions bring each level to the coarsest one's grid and channels; one-class
-    embedding: residual blocks halve the grid once more (Deng and Li, CVPR 2022, section 3.3).
+    Multi-scale feature fusion: strided convolutions bring each level to the coarsest level's grid and channels.
+    One-class embedding: residual blocks halve the grid once more (Deng and Li, CVPR 2022, section 3.3).
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], blocks: int = 2) -> None:
         super().__init__()
         coarsest = channels[-1]
         self.fusion = nn.ModuleList(
-            _descent(own, coarsest, _halvings(stride, strides[-1]))
-            for own, stride in zip(channels[:-1], strides[:-1], strict=True)
+            _descent(width, coarsest, _halvings(stride, strides[-1]))
+            for width, stride in zip(channels[:-1], strides[:-1], strict=True)
         )
         self.embedding = _blocks(coarsest * len(channels), 2 * coarsest, [0.5], blocks)
 
@@ -96,24 +96,24 @@ class Bottleneck(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The bottleneck's tensor -> levels of the encoder's channels and strides, made from the coarsest to the finest.
+    """Maps the bottleneck's output to levels of the encoder's channels and strides, coarsest first.
 
-    Each level ends in a 1 x 1 convolution, beside the paper, whose decoder ends in a ReLU: a teacher whose features are
-    no outputs of a ReLU (EfficientNet's, say) has negative ones.
+    Unlike in the paper, whose decoder ends in a ReLU, each level ends in a 1 x 1 convolution, because features of some
+    teachers (such as EfficientNet) can be negative.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], blocks: int = 2) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
         inside, stride = 2 * channels[-1], 2 * strides[-1]
-        for own, target in zip(reversed(channels), reversed(strides), strict=True):
+        for width, target in zip(reversed(channels), reversed(strides), strict=True):
             scales = [2.0] * _halvings(target, stride) or [1.0]
-            self.stages.append(_blocks(inside, own, scales, blocks))
-            inside, stride = own, target
-        self.heads = nn.ModuleList(nn.Conv2d(own, own, 1) for own in reversed(channels))
+            self.stages.append(_blocks(inside, width, scales, blocks))
+            inside, stride = width, target
+        self.heads = nn.ModuleList(nn.Conv2d(width, width, 1) for width in reversed(channels))
 
     def forward(self, embedded: Tensor, sizes: Sequence[torch.Size]) -> list[Tensor]:
-        """sizes: height and width of each level, finest first; an odd grid doubled is cut to them."""
+        """Decodes to levels of these sizes (height, width), finest first; doubled grids are cropped to odd sizes."""
         levels = []
         for stage, head, (height, width) in zip(self.stages, self.heads, reversed(sizes), strict=True):
             embedded = stage(embedded)[..., :height, :width]
@@ -122,13 +122,13 @@ class Decoder(nn.Module):
 
 
 def _blocks(inside: int, outside: int, scales: Sequence[float], count: int) -> nn.Sequential:
-    """At least `count` residual blocks, the first of which change the grid by `scales`."""
+    """Builds at least `count` residual blocks; the first ones change the grid by `scales`."""
     scales = [*scales, *[1.0] * (count - len(scales))]
     return nn.Sequential(*(Block(inside if k == 0 else outside, outside, s) for k, s in enumerate(scales)))
 
 
 def _descent(inside: int, outside: int, halvings: int) -> nn.Sequential:
-    """Convolutions that halve the grid; the channels double on the way, as far as `outside`, which the last gives."""
+    """Builds convolutions that halve the grid; the channels double up to `outside`, which the last one outputs."""
     steps, last = [], max(1, halvings) - 1
     for k in range(last + 1):
         after = outside if k == last else min(2 * inside, outside)
@@ -138,7 +138,7 @@ def _descent(inside: int, outside: int, halvings: int) -> nn.Sequential:
 
 
 def _resize(inside: int, outside: int, scale: float, shortcut: bool = False) -> nn.Sequential:
-    """The convolution that gives the grid of `scale`; a shortcut's covers no more positions than it must."""
+    """Builds the convolution that scales the grid; a shortcut uses the smallest kernel."""
     if scale == 2:
         layers = [nn.ConvTranspose2d(inside, outside, 2, 2, bias=False), nn.BatchNorm2d(outside)]
         return nn.Sequential(*layers, *([] if shortcut else [nn.ReLU(inplace=True)]))
@@ -151,11 +151,11 @@ def _conv(inside: int, outside: int, kernel: int, stride: int = 1, last: bool = 
 
 
 def _halvings(fine: int, coarse: int) -> int:
-    """How often a grid of stride `fine` is halved to one of stride `coarse`."""
+    """Returns how often a grid of stride `fine` must be halved to get stride `coarse`."""
     halvings = math.log2(coarse / fine)
     if halvings < 0 or not halvings.is_integer():
         raise UserError(
             f"Reverse distillation needs layers whose strides grow by powers of two, not {fine} and then {coarse} px: "
-            "choose others with backbone.layers."
+            "choose other layers with backbone.layers."
         )
     return int(halvings)

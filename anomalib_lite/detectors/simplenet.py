@@ -1,4 +1,4 @@
-"""SimpleNet: a discriminator that tells OK features from the same ones with noise."""
+"""SimpleNet: a discriminator between OK features and the same features with noise."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from anomalib_lite.detectors.residual import figures
 from anomalib_lite.detectors.statistics import Moments, Whitening
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
-MARGIN = 0.5  # beyond which the loss asks for no more, th+ and th- of the paper
+MARGIN = 0.5  # of the truncated loss, th+ and th- of the paper
 
 
 class SimpleNet(FeatureLearner):
-    """A small network learns to tell the features of OK images from the same features with Gaussian noise added.
+    """A small network learns to tell the features of OK images from the same features with Gaussian noise.
 
-    Liu, Zhou, Xu, Wang, "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023. Trained
-    longer it gets worse at telling real defects. So one in `folds` training images is not learned from, but gets
-    defects drawn into copies; the epoch is kept whose maps find those best (mean of image AUROC, pixel AUROC and
-    AUPRO). The authors keep the epoch that does best on the test images. Noise is added to features whitened on OK
-    images, so that it is as large in directions of small variance; in the paper, to raw ones. Options:
-    `settings.detectors.SimpleNet`.
+    Liu, Zhou, Xu, Wang, "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023. With
+    longer training, it gets worse at real defects. So every `folds`-th training image is held out, defects are drawn
+    into copies of these images, and the epoch with the best maps (mean of image AUROC, pixel AUROC and AUPRO) is kept.
+    The authors keep the epoch that is best on the test images.
+
+    Noise is added to features whitened on OK images, so that it is equally large in directions of small variance; the
+    paper adds it to raw features. Options: `settings.detectors.SimpleNet`.
     """
 
     learners = ("network",)
@@ -58,19 +59,19 @@ class SimpleNet(FeatureLearner):
         self.whitening = None if whitening is None else whitening()
         self.network = Discriminator(sum(self.teacher.channels[level] for level in self.levels), hidden)
         self.kept = deepcopy(self.network).requires_grad_(False)
-        self.register_buffer("progress", torch.tensor([0.0, 0.0, -1.0]))  # epochs, the one that is kept, its figure
+        self.register_buffer("progress", torch.tensor([0.0, 0.0, -1.0]))  # epochs, kept epoch, its criterion
         self._drawn: list[tuple[Tensor, Batch]] = []
-        self.built()
+        self.prepare_modules()
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """One level (B, C, H / stride, W / stride): each layer averaged over 3 x 3 of its positions, stacked."""
+        """Computes one level (B, C, H / stride, W / stride): layers averaged over 3 x 3 positions and stacked."""
         features = self.teacher(image)
         averaged = [F.avg_pool2d(features[i], 3, 1, 1, count_include_pad=False) for i in self.levels]
         return [stack(averaged, grid_of(image, self.stride))]
 
     def prepare(self, batches: Batches) -> None:
         super().prepare(batches)
-        drawn = drawn_batches(batches.dataset, self.tried, self.synthetic, np.random.default_rng(self.seed))
+        drawn = drawn_batches(batches.dataset, self.held_out, self.synthetic, np.random.default_rng(self.seed))
         with torch.no_grad():
             self._drawn = [(self.features(batch.image.to(self.device))[0], batch) for batch in drawn]
 
@@ -83,13 +84,13 @@ class SimpleNet(FeatureLearner):
         self.whitening.fit(moments)
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
-        """Truncated L1 (the paper's equations 5 and 6), weighted by image."""
-        if weight.any():  # batch normalisation sees what is learned from alone
+        """Computes the truncated L1 loss (the paper's equations 5 and 6), weighted by image."""
+        if weight.any():  # held-out images must not enter the batch normalisation
             features, weight = [features[0][weight > 0]], weight[weight > 0]
         adapted = self.network.adaptor(self._rows(features[0]))
         noisy = adapted + self.noise * torch.randn_like(adapted)
-        judged = self.network.judge(torch.cat([adapted, noisy]).flatten(0, 1)).view(2, len(weight), -1)
-        losses = (MARGIN - judged[0]).clamp_min(0).mean(1) + (MARGIN + judged[1]).clamp_min(0).mean(1)
+        logits = self.network.judge(torch.cat([adapted, noisy]).flatten(0, 1)).view(2, len(weight), -1)
+        losses = (MARGIN - logits[0]).clamp_min(0).mean(1) + (MARGIN + logits[1]).clamp_min(0).mean(1)
         return weighted_mean(losses, weight)
 
     def learned(self) -> list[Any]:
@@ -101,18 +102,18 @@ class SimpleNet(FeatureLearner):
         by_image, by_pixel = ImageMetrics(), PixelMetrics()
         self.network.eval()
         for features, batch in self._drawn:
-            map = F.interpolate(self._judged(self.network, features), batch.image.shape[-2:], mode="bilinear").cpu()
-            by_image.update(map.amax((1, 2, 3)), batch.label.tolist())
-            by_pixel.update(map, batch.mask, batch.label.tolist())
+            maps = F.interpolate(self._score(self.network, features), batch.image.shape[-2:], mode="bilinear").cpu()
+            by_image.update(maps.amax((1, 2, 3)), batch.label.tolist())
+            by_pixel.update(maps, batch.mask, batch.label.tolist())
         self.network.train()
-        figure = sum(figures(by_image, by_pixel).values())
+        criterion = sum(figures(by_image, by_pixel).values())
         self.progress[0] += 1
-        if figure > self.progress[2]:
-            self.progress[1], self.progress[2] = self.progress[0], figure
+        if criterion > self.progress[2]:
+            self.progress[1], self.progress[2] = self.progress[0], criterion
             self.kept.load_state_dict(self.network.state_dict())
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Of the epoch that is kept."""
+        """Returns the kept epoch's network and the progress."""
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] in ("kept", "progress")}
 
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
@@ -123,21 +124,21 @@ class SimpleNet(FeatureLearner):
         self.notes = {"epochs": int(epochs), "epoch_kept": int(kept)}
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        return self._judged(self.kept, self.features(image)[0])
+        return self._score(self.kept, self.features(image)[0])
 
-    def _judged(self, network: Discriminator, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) -> (B, 1, h, w): what the network says, as a positive number that grows with doubt."""
+    def _score(self, network: Discriminator, features: Tensor) -> Tensor:
+        """Maps features (B, C, h, w) to scores (B, 1, h, w) > 0, which grow as the discriminator's output falls."""
         rows = network.adaptor(self._rows(features))
         return F.softplus(-network.judge(rows.flatten(0, 1))).view(features.shape[0], 1, *features.shape[2:])
 
     def _rows(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, positions, C)"""
+        """Reshapes features (B, C, h, w) to whitened rows (B, positions, C)."""
         features = features if self.whitening is None else self.whitening(features)
         return features.flatten(2).transpose(1, 2)
 
 
 class Discriminator(nn.Module):
-    """The feature adaptor, one linear layer, and two layers that judge: large for OK features, (N, C) -> (N, 1)."""
+    """A linear feature adaptor, and two layers (N, C) to (N, 1) whose output is large for OK features."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Statistics of features: streaming moments, whitening, a Gaussian a position, and how they are saved."""
+"""Statistics of features: streaming moments, whitening, one Gaussian per position, and how they are saved."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Modules(nn.ModuleList, Generic[M]):
-    """A ModuleList that says of what."""
+    """A typed ModuleList."""
 
     if TYPE_CHECKING:
 
-        def __getitem__(self, idx: int) -> M: ...  # type: ignore[override]  # nothing here is sliced
+        def __getitem__(self, idx: int) -> M: ...  # type: ignore[override]  # no slices
         def __iter__(self) -> Iterator[M]: ...
 
 
 class NamedModules(nn.ModuleDict, Generic[M]):
-    """A ModuleDict that says of what."""
+    """A typed ModuleDict."""
 
     if TYPE_CHECKING:
 
@@ -35,9 +35,10 @@ class NamedModules(nn.ModuleDict, Generic[M]):
 
 
 class Fitted(nn.Module):
-    """A module whose buffers start empty and take whatever shape a state dict brings.
+    """A module whose buffers start empty and take their shapes from a state dict.
 
-    empty: names of float buffers.
+    Args:
+        empty: Names of float buffers to register.
     """
 
     def __init__(self, *empty: str) -> None:
@@ -54,34 +55,34 @@ class Fitted(nn.Module):
 
 
 class PerView(Modules[M]):
-    """One fitted module for each view, since a mirrored product is another: one at first, or as many as were saved."""
+    """One fitted module per view, because a mirrored product has other statistics; loads as many as were saved."""
 
     def __init__(self, make: Callable[[], M]) -> None:
         super().__init__([make()])
         self.make = make
 
     def reset(self, count: int) -> None:
-        """`count` modules that nothing was fitted to."""
+        """Replaces the modules by `count` unfitted ones."""
         self._modules.clear()
         self.extend(self.make() for _ in range(count))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = names_below(prefix, state_dict)
+        saved = child_names(prefix, state_dict)
         if saved and len(saved) != len(self):
             self.reset(len(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def names_below(prefix: str, state_dict: Iterable[str]) -> set[str]:
-    """Of the parts that a state dict holds of a module."""
+def child_names(prefix: str, state_dict: Iterable[str]) -> set[str]:
+    """Returns the names of a module's direct children in a state dict."""
     return {key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)}
 
 
-TINY = 1e-12  # a variance below is rounding
-WIDE, PARTS = 64, 4  # of triangular factors of more rows, so many parts are multiplied apart: most zeros are not read
-NARROW = 8  # channels, up to which a product is written out
+TINY = 1e-12  # variances below are rounding errors
+WIDE, BLOCKS = 64, 4  # triangular factors of more rows are multiplied in so many blocks, which skips most zeros
+NARROW = 8  # up to this many channels, a product is a sum over columns
 AT_ONCE = 32  # rows of each population that are added together
-BLOCK = 1 << 18  # numbers of covariances that are inverted at a time
+BLOCK = 1 << 18  # numbers in the covariances that are inverted at a time
 
 
 class Moments:
@@ -89,22 +90,22 @@ class Moments:
 
     def __init__(self) -> None:
         self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
-        self._waiting: list[Tensor] = []
+        self._pending: list[Tensor] = []
 
     def update(self, rows: Tensor) -> None:
-        """rows: (..., N, C), also none; leading dimensions are separate populations."""
-        if not rows.shape[-2]:  # all of a small batch is held back
+        """Adds rows (..., N, C); N may be 0. Leading dimensions are separate populations."""
+        if not rows.shape[-2]:  # a small batch may hold only held-out images
             return
         self.count += rows.shape[-2]
-        self._waiting.append(rows)
-        if sum(part.shape[-2] for part in self._waiting) >= AT_ONCE:
+        self._pending.append(rows)
+        if sum(part.shape[-2] for part in self._pending) >= AT_ONCE:
             self._add()
 
     def _add(self) -> None:
-        """Adds what waits: with many populations, reading and writing their sums takes longer than the products."""
-        if not self._waiting:
+        """Adds all pending rows at once, since reading and writing the sums takes longer than the products."""
+        if not self._pending:
             return
-        rows, self._waiting = torch.cat(self._waiting, -2).double(), []
+        rows, self._pending = torch.cat(self._pending, -2).double(), []
         if not self.second.ndim:
             self.first = torch.zeros_like(rows[..., 0, :])
             self.second = rows.new_zeros(*self.first.shape, rows.shape[-1])
@@ -112,39 +113,42 @@ class Moments:
         (self.second.addmm_ if rows.ndim == 2 else self.second.baddbmm_)(rows.mT, rows)
 
     def update_all(self, features: Tensor) -> None:
-        """Adds features (B, C, h, w), all places as one population."""
+        """Adds features (B, C, h, w), all positions as one population."""
         self.update(features.movedim(1, -1).flatten(0, 2))
 
-    def update_places(self, features: Tensor) -> None:
-        """Adds features (B, C, h, w), each of the h * w places as a population of its own."""
+    def update_positions(self, features: Tensor) -> None:
+        """Adds features (B, C, h, w), each of the h * w positions as a separate population."""
         self.update(features.flatten(2).permute(2, 0, 1))
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """Mean (..., C) and covariance (..., C, C). To be asked once: the sums, which are large of many places, become
-        the covariance; those of a `spread` by 0 are its origin's, too.
+        """Returns the mean (..., C) and covariance (..., C, C).
+
+        May be called once only: to save memory, the sums become the covariance in place. The moments that `pooled` with
+        reach 0 returns share these sums.
         """
         self._add()
         mean = self.first / self.count
         covariance, self.second = self.second.div_(self.count), torch.zeros(())
         return mean, covariance.addcmul_(mean.unsqueeze(-1), mean.unsqueeze(-2), value=-1)
 
-    def spread(self, grid: Sequence[int], reach: int | None) -> Moments:
-        """Of populations that are the places of a grid: each with those of its neighbours up to `reach` places away.
+    def pooled(self, grid: Sequence[int], reach: int | None) -> Moments:
+        """Pools the populations, which are the positions of a grid, with neighbours up to `reach` positions away.
 
-        None makes one population of all. The count stays that of one place, since neighbours say nearly the same.
+        None pools all into one population. The count stays that of one position, since neighbours are highly
+        correlated.
         """
         self._add()
-        near = Moments()
-        near.count = self.count
+        result = Moments()
+        result.count = self.count
         if reach is None:
-            near.first, near.second = self.first.mean(0, keepdim=True), self.second.mean(0, keepdim=True)
+            result.first, result.second = self.first.mean(0, keepdim=True), self.second.mean(0, keepdim=True)
         else:
-            near.first, near.second = (_box_mean(sums, grid, reach) for sums in (self.first, self.second))
-        return near
+            result.first, result.second = (_box_mean(sums, grid, reach) for sums in (self.first, self.second))
+        return result
 
 
 def _box_mean(sums: Tensor, grid: Sequence[int], reach: int) -> Tensor:
-    """(places, ...), each the mean over the places of the grid around it; fewer at the border."""
+    """Averages sums (positions, ...) over the grid's positions around each one; fewer at the border."""
     if reach == 0:
         return sums
     flat = sums.reshape(1, *grid, -1).movedim(-1, 1)
@@ -155,9 +159,11 @@ def _box_mean(sums: Tensor, grid: Sequence[int], reach: int) -> Tensor:
 class Whitening(Fitted):
     """ZCA whitening of the channels of one feature level (Kessy, Lewin, Strimmer, The American Statistician 2018).
 
-    (B, C, h, w) -> the same shape with zero mean and, up to shrinkage, identity covariance over all OK pixels; every
-    direction of the feature space then counts alike in a squared distance, the rare ones too.
-    shrinkage: share of the mean variance that is added to each eigenvalue.
+    Maps features (B, C, h, w) to the same shape with zero mean and, up to shrinkage, identity covariance over all OK
+    pixels. Every direction of the feature space then has the same weight in a squared distance.
+
+    Args:
+        shrinkage: Share of the mean variance that is added to each eigenvalue.
     """
 
     mean: Tensor
@@ -180,11 +186,13 @@ class Whitening(Fitted):
 
 
 class PrincipalSubspace(Fitted):
-    """The squared distance of features (B, C, h, w) from the subspace of the OK features, at all places alike.
+    """Squared distance of features (B, C, h, w) from the principal subspace of the OK features: (B, 1, h, w).
 
     Lendering, Akdag, Bondarev, "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026.
-    Returns (B, 1, h, w), the mean over the directions that are left out. share: of the variance that the principal
-    components hold.
+    One subspace for all positions; the mean over the directions outside it.
+
+    Args:
+        share: Share of the variance that the subspace explains.
     """
 
     mean: Tensor
@@ -206,16 +214,16 @@ class PrincipalSubspace(Fitted):
 
 
 class PositionGaussian(Fitted):
-    """Gaussians over the channels, one for each position of an aligned product.
+    """A Gaussian over the channels for each position of an aligned product.
 
-    After PaDiM (Defard et al., ICPR 2021, section III), with the covariance of each position shrunk towards the one
-    pooled over all positions, so that few OK images suffice. Features (B, C, h, w) -> mean squared Mahalanobis distance
-    over the channels (B, 1, h, w), 1 on average where the model is right.
+    Maps features (B, C, h, w) to the mean squared Mahalanobis distance over the channels (B, 1, h, w), 1 on average for
+    OK images. After PaDiM (Defard et al., ICPR 2021, section III), with the covariance of each position shrunk towards
+    the one pooled over all positions, so that few OK images suffice.
 
     Args:
-        shrinkage: 0 leaves each position its own covariance, 1 gives all the pooled one. `auto` finds the share of
-            each position from the number of images and how far its covariance is from the pooled one (`oas_share`),
-            and keeps that position's scale.
+        shrinkage: 0 uses each position's covariance, 1 the pooled one. `auto` computes the share for each position from
+            the number of images and the distance to the pooled covariance (`oas_share`), and keeps the position's
+            scale.
         ridge: Share of the pooled mean variance added to the diagonal.
     """
 
@@ -227,16 +235,16 @@ class PositionGaussian(Fitted):
         self.shrinkage, self.ridge = shrinkage, ridge
 
     def fit(self, moments: Moments) -> None:
-        mean, own = moments.mean_and_covariance()
-        pooled = own.mean(0)
-        identity = torch.eye(pooled.shape[0], dtype=own.dtype, device=own.device)
+        mean, covariances = moments.mean_and_covariance()
+        pooled = covariances.mean(0)
+        identity = torch.eye(pooled.shape[0], dtype=covariances.dtype, device=covariances.device)
         scale = pooled.diagonal().mean()
-        if scale <= TINY * mean.square().mean():  # of one image nothing varies: the spread over its positions stands in
+        if scale <= TINY * mean.square().mean():  # one image has no variance: use the variance over its positions
             scale = mean.var(0, correction=0).mean()
         floor = self.ridge * scale.clamp_min(TINY) * identity
-        self.mean, self.precision_root = mean.float(), torch.empty(own.shape, device=own.device)
-        size = max(1, BLOCK // pooled.numel())  # at a time: what comes on the way is as large as all of them
-        for part, root in zip(own.split(size), self.precision_root.split(size), strict=True):
+        self.mean, self.precision_root = mean.float(), torch.empty(covariances.shape, device=covariances.device)
+        size = max(1, BLOCK // pooled.numel())  # in blocks: intermediate results are as large as the input
+        for part, root in zip(covariances.split(size), self.precision_root.split(size), strict=True):
             if isinstance(self.shrinkage, str):
                 covariance = _shrunk(part, pooled + floor, moments.count)
             else:
@@ -248,30 +256,30 @@ class PositionGaussian(Fitted):
         return self.deviations(features).square().mean(1, keepdim=True)
 
     def deviations(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape, uncorrelated and of unit variance where the model is right.
+        """Whitens features (B, C, h, w): uncorrelated and of unit variance where the Gaussian fits.
 
-        By products with rows, (positions, B, C): of one image those with columns take three times as long.
+        Multiplies rows (positions, B, C), because for single images products with columns take three times as long.
         """
         batch, channels, height, width = features.shape
         grid = (height, width) if len(self.mean) > 1 else (1, 1)
         centred = features - self.mean.T.unflatten(1, grid)
-        if channels <= NARROW:  # products this small take longer to call than to compute
+        if channels <= NARROW:  # such small products cost more to call than to compute
             columns = self.precision_root.permute(2, 1, 0).unflatten(2, grid)
             return reduce(add, (centred[:, k : k + 1] * column for k, column in enumerate(columns)))
         rows = centred.permute(0, 2, 3, 1).flatten(1, 2).transpose(0, 1)
-        rows = rows.contiguous()  # strided, each position would be copied apart
-        bounds = [channels * part // PARTS for part in range(PARTS + 1)] if channels > WIDE else [0, channels]
+        rows = rows.contiguous()  # otherwise each position is copied separately
+        bounds = [channels * part // BLOCKS for part in range(BLOCKS + 1)] if channels > WIDE else [0, channels]
         parts = (rows[..., :end] @ self.precision_root[:, start:end, :end].mT for start, end in pairwise(bounds))
         rows = torch.cat(list(parts), -1).transpose(0, 1)
         return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def oas_share(covariance: Tensor, count: int) -> Tensor:
-    """How far (...) to shrink each covariance (..., C, C) of `count` rows, or a matrix similar to it, towards its mean
-    variance.
+    """Returns how far (...) to shrink each covariance (..., C, C) of `count` rows towards its mean variance.
 
     Oracle approximating shrinkage (Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation",
-    IEEE Transactions on Signal Processing 2010), as scikit-learn's `oas` computes it.
+    IEEE Transactions on Signal Processing 2010), as in scikit-learn's `oas`.
+    Also takes matrices similar to the covariances.
     """
     channels = covariance.shape[-1]
     variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).square()
@@ -280,14 +288,13 @@ def oas_share(covariance: Tensor, count: int) -> Tensor:
     return torch.where(spread > 0, (size + variance) / spread.clamp_min(1e-300), 1.0).clamp(max=1)
 
 
-def _shrunk(own: Tensor, pooled: Tensor, count: int) -> Tensor:
-    """Covariances (P, C, C), each shrunk towards the pooled one (C, C) times its own scale.
+def _shrunk(covariances: Tensor, pooled: Tensor, count: int) -> Tensor:
+    """Shrinks covariances (P, C, C) towards the pooled one (C, C), scaled to each covariance.
 
-    In the coordinates in which the pooled covariance is the identity, that is shrinkage towards the mean variance.
+    In coordinates in which the pooled covariance is the identity, this is shrinkage towards the mean variance.
     """
-    whitened = own @ torch.cholesky_inverse(
-        torch.linalg.cholesky(pooled)
-    )  # of W W^T = pooled, similar to W^-1 own W^-T
+    # similar to W^-1 covariance W^-T, where W W^T = pooled
+    whitened = covariances @ torch.cholesky_inverse(torch.linalg.cholesky(pooled))
     share = oas_share(whitened, count)
     scale = share * whitened.diagonal(dim1=1, dim2=2).mean(1)
-    return (1 - share).view(-1, 1, 1) * own + scale.view(-1, 1, 1) * pooled
+    return (1 - share).view(-1, 1, 1) * covariances + scale.view(-1, 1, 1) * pooled

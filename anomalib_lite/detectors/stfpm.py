@@ -1,4 +1,4 @@
-"""Student-teacher feature pyramid matching, calibrated on OK images."""
+"""STFPM: student-teacher feature pyramid matching, calibrated on OK images."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,14 +14,15 @@ from anomalib_lite.detectors.statistics import Modules, Moments, Whitening
 
 
 class STFPM(Distillation):
-    """A student of the teacher's own kind learns its features on OK images; where it errs, the image is anomalous.
+    """A student with the teacher's architecture learns its features on OK images; its errors are the anomaly map.
 
     Wang, Han, Ding, Huang, "Student-Teacher Feature Pyramid Matching for Anomaly Detection", BMVC 2021. With
-    `whitening` and `gaussian` None it is the paper's method. Two additions, each of which can be left out:
-    whitening: the student learns, through a 1 x 1 convolution, the teacher's features whitened by their statistics on
-    OK images, so that directions of small variance count as much as those of large variance.
-    gaussian: the student's residual on OK images is modelled by Gaussians; their Mahalanobis distance is the map.
-    `backbone` is also called with `weights="none"`, for the student. Options: `settings.detectors.STFPM`.
+    `whitening` and `gaussian` None it is the paper's method. `backbone` is also called with `weights="none"`, for the
+    student.
+
+    With `whitening`, the student learns, through a 1 x 1 convolution, the teacher's features whitened on OK images, so
+    that directions of small variance count as much as those of large variance. With `gaussian`, the map is the
+    Mahalanobis distance of the student's residual. Options: `settings.detectors.STFPM`.
     """
 
     learners = ("student", "heads")
@@ -39,17 +40,17 @@ class STFPM(Distillation):
         channels = self.teacher.channels
         self.whitening = Modules[Whitening](whitening() for _ in channels) if whitening else None
         self.heads = nn.ModuleList(nn.Conv2d(c, c, 1) for c in channels) if whitening else None
-        self.built()
+        self.prepare_modules()
 
     def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
         if self.whitening is None:
             return super().fit_statistics(batches)
         moments = [Moments() for _ in self.whitening]
         for features in batches:
-            for own, feature in zip(moments, features, strict=True):
-                own.update_all(feature)
-        for whitening, own in zip(self.whitening, moments, strict=True):
-            whitening.fit(own)
+            for moment, feature in zip(moments, features, strict=True):
+                moment.update_all(feature)
+        for whitening, moment in zip(self.whitening, moments, strict=True):
+            whitening.fit(moment)
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         answers = self.student(image)

@@ -1,4 +1,4 @@
-"""SubspaceAD: how far features lie outside the principal components of the OK features."""
+"""SubspaceAD: distance of features from the principal components of the OK features."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.coreset import looked_at, turned
+from anomalib_lite.detectors.coreset import apply_view, rotated_views
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import Moments, PrincipalSubspace
@@ -16,11 +16,11 @@ from anomalib_lite.errors import UserError
 
 
 class SubspaceAD(Method):
-    """The map is the squared distance of each position's features from their principal components over all positions.
+    """The map is the squared distance of each position's features from the principal subspace of the OK features.
 
     Lendering, Akdag, Bondarev, "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026.
-    Nothing is trained, and no patch is remembered. One subspace holds for all views. The paper turns the few images by
-    30 random angles; here they are multiples of one angle, so that a run repeats itself. Options:
+    Nothing is trained, and no patches are stored. One subspace serves all positions and views. The paper rotates the
+    few images by 30 random angles; here they are multiples of one angle, so that runs are reproducible. Options:
     `settings.detectors.SubspaceAD`.
     """
 
@@ -42,7 +42,7 @@ class SubspaceAD(Method):
         widths = {self.backbone.channels[level] for level in self.levels}
         if merge == "mean" and len(widths) > 1:
             raise UserError(
-                f"detector.merge=mean wants layers of the same channels, and these have {sorted(widths)}: take stack."
+                f"detector.merge=mean needs layers of equal channels, but these have {sorted(widths)}: use stack."
             )
         self.stride, self.merge, self.turns, self.few = stride, merge, turns, few
         self.subspace = PrincipalSubspace(share)
@@ -51,9 +51,9 @@ class SubspaceAD(Method):
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         moments, device = Moments(), self.device
-        for look in turned(views, self.turns if len(batches.dataset) <= self.few else 1):
-            for batch in tqdm(batches, f"components, image {look[0].label}", len(batches), delay=2, leave=False):
-                image = looked_at(batch.image.to(device), look).contiguous(memory_format=torch.channels_last)
+        for rotated in rotated_views(views, self.turns if len(batches.dataset) <= self.few else 1):
+            for batch in tqdm(batches, f"components, image {rotated[0].label}", len(batches), delay=2, leave=False):
+                image = apply_view(batch.image.to(device), rotated).contiguous(memory_format=torch.channels_last)
                 moments.update_all(self._features(image).cpu())
         self.subspace.cpu().fit(moments)
         self.subspace.to(device)
@@ -64,10 +64,10 @@ class SubspaceAD(Method):
         return self.subspace(self._features(image))
 
     def _features(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> (B, C, h, w)."""
+        """Computes features (B, C, h, w) of images (B, 3, H, W)."""
         features = self.backbone(image)
-        taken = [features[level] for level in self.levels]
-        size = grid_of(image, self.stride) if self.stride else size_of(taken[0])
+        levels = [features[level] for level in self.levels]
+        size = grid_of(image, self.stride) if self.stride else size_of(levels[0])
         if self.merge == "mean":
-            return torch.stack([stack([level], size) for level in taken]).mean(0)
-        return stack(taken, size)
+            return torch.stack([stack([level], size) for level in levels]).mean(0)
+        return stack(levels, size)

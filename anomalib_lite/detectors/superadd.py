@@ -1,4 +1,4 @@
-"""SuperADD: a large bank for each layer, thinned where tokens crowd, of images under changed light."""
+"""SuperADD: a large bank per layer, thinned in dense regions, of images with varied brightness."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from anomalib_lite.detectors.patchcore import PatchCore
 
 
 class SuperADD(PatchCore):
-    """The map is the mean over the layers of the distance to the nearest remembered token, divided by the channels.
+    """The map is the mean over the layers of the distance to the nearest stored token, divided by the channels.
 
     Roming, Lehnerer, Funk, Michel, Maier, Laengle, Beyerer, "SuperADD: Training-free Class-agnostic Anomaly
-    Segmentation", 2026, the winner of the VAND 4.0 challenge. Nothing is trained. Large images are looked at in
-    overlapping windows, which is `tiling=grid`; the authors put the windows' features together, tiling their maps.
-    Options: `settings.detectors.SuperADD`.
+    Segmentation", 2026, the winner of the VAND 4.0 challenge. Nothing is trained. For overlapping windows of large
+    images use `tiling=grid`; the authors merge the windows' features, tiling merges their maps. Options:
+    `settings.detectors.SuperADD`.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class SuperADD(PatchCore):
         brightness: Sequence[float] = (0.8, 1.2),
         **settings: Any,
     ) -> None:
-        own = {"stride": None, "pool": 0, "separate": True, "bank": 100_000, "coreset": "thinned"}
-        super().__init__(backbone, levels, **own | {"candidates_mb": 1024} | settings)
+        defaults = {"stride": None, "pool": 0, "separate": True, "bank": 100_000, "coreset": "thinned"}
+        super().__init__(backbone, levels, **defaults | {"candidates_mb": 1024} | settings)
         self.brightness = tuple(brightness)
 
     @torch.no_grad()
@@ -39,10 +39,10 @@ class SuperADD(PatchCore):
         floats = sum(bank.patches.numel() for bank in self.banks)
         self.notes = {**self.notes, "banks_mb": round(4 * floats / 2**20, 1)}
 
-    def _seen(self, image: Tensor) -> Tensor:
+    def _extract(self, image: Tensor) -> Tensor:
         least, most = self.brightness
         factor = least + (most - least) * torch.rand(len(image), 1, 1, 1, generator=self.light)
-        return super()._seen((image * factor.to(image)).clamp(0, 1))
+        return super()._extract((image * factor.to(image)).clamp(0, 1))
 
-    def _merged(self, maps: Sequence[Tensor]) -> Tensor:
-        return torch.stack([map / width for map, width in zip(maps, self.widths, strict=True)]).mean(0)
+    def _merge(self, maps: Sequence[Tensor]) -> Tensor:
+        return torch.stack([m / width for m, width in zip(maps, self.widths, strict=True)]).mean(0)

@@ -1,4 +1,4 @@
-"""How an image differs from a template that lies over it, and what of that is normal."""
+"""Difference terms between an image and an aligned template, and their normal size on OK images."""
 
 import torch
 import torch.nn.functional as F
@@ -11,29 +11,29 @@ SCOPES = ("position", "global", "none")
 
 
 def feature_distance(image: Tensor, template: Tensor, reach: int) -> Tensor:
-    """1 - cosine similarity of features (B, C, h, w) to the best match within `reach` positions: (B, 1, h, w).
+    """Computes 1 - cosine similarity to the best match within `reach` positions, (B, C, h, w) to (B, 1, h, w).
 
-    Both ways, the larger counts: what the image has must be found in the template, and what the template has in the
-    image. reach 0 compares each position with itself alone.
+    The larger of both directions counts: what the image shows must be found in the template, and the other way round.
+    reach 0 compares each position only with itself.
     """
     a, b = F.normalize(image, dim=1), F.normalize(template, dim=1)
     height, width = a.shape[-2:]
-    there = back = torch.full_like(a[:, :1], -1.0)  # the best similarity of each position of the image, and back
+    forward = back = torch.full_like(a[:, :1], -1.0)  # best similarity of image to template, and back
     for dy in range(-min(reach, height - 1), min(reach, height - 1) + 1):
         for dx in range(-min(reach, width - 1), min(reach, width - 1) + 1):
-            own, other = _overlap(dy, dx, height, width), _overlap(-dy, -dx, height, width)
-            similar = (a[own] * b[other]).sum(1, keepdim=True)
-            # padded and not written into place: an exported graph copies the whole map for each write
-            there = torch.maximum(there, F.pad(similar, _beside(dy, dx), value=-1.0))
-            back = torch.maximum(back, F.pad(similar, _beside(-dy, -dx), value=-1.0))
-    return (1 - torch.minimum(there, back)).clamp_min(0)
+            here, other = _overlap(dy, dx, height, width), _overlap(-dy, -dx, height, width)
+            similarity = (a[here] * b[other]).sum(1, keepdim=True)
+            # padded, because an exported graph would copy the whole map for each write in place
+            forward = torch.maximum(forward, F.pad(similarity, _margins(dy, dx), value=-1.0))
+            back = torch.maximum(back, F.pad(similarity, _margins(-dy, -dx), value=-1.0))
+    return (1 - torch.minimum(forward, back)).clamp_min(0)
 
 
 def pixel_difference(image: Tensor, template: Tensor, tolerance: int) -> Tensor:
-    """How far each colour (B, 3, H, W) lies outside what the other picture has within `tolerance` px: (B, 1, H, W).
+    """Computes how far colours (B, 3, H, W) leave the range of the other picture within `tolerance` px: (B, 1, H, W).
 
-    The two-sided tolerance of print inspection, as a mean over the colours. An edge that is off by up to `tolerance` px
-    costs nothing; a line or a hole counts wherever more than that is there or is lacking.
+    The two-sided tolerance of print inspection, averaged over the colours. An edge that is shifted by up to `tolerance`
+    px costs nothing; an added or missing line or hole wider than that counts.
     """
 
     def outside(picture: Tensor, other: Tensor) -> Tensor:
@@ -44,22 +44,22 @@ def pixel_difference(image: Tensor, template: Tensor, tolerance: int) -> Tensor:
     return both.clamp_min(0).mean(1, keepdim=True)
 
 
-def shrink(seen: Tensor, by: int) -> Tensor:
-    """True where all of `seen` (B, 1, H, W) within `by` px is True; beyond the border nothing is seen."""
-    unseen = F.pad((~seen).float(), (by, by, by, by), value=1.0)
-    return F.max_pool2d(unseen, 2 * by + 1, 1) == 0
+def shrink(mask: Tensor, by: int) -> Tensor:
+    """Erodes a mask (B, 1, H, W) by `by` px; everything outside the image counts as False."""
+    outside = F.pad((~mask).float(), (by, by, by, by), value=1.0)
+    return F.max_pool2d(outside, 2 * by + 1, 1) == 0
 
 
 def _highest(picture: Tensor, tolerance: int) -> Tensor:
-    """The largest value within a square of `tolerance` px to each side; max_pool2d takes five times as long."""
+    """Dilates maps by a square of `tolerance` px to each side; max_pool2d takes five times as long."""
     padded = F.pad(picture, (tolerance,) * 4, value=-torch.inf)
     return _running(_running(padded, tolerance, -1), tolerance, -2)
 
 
 def _running(picture: Tensor, by: int, dim: int) -> Tensor:
-    """The largest of every 2 * by + 1 neighbours along `dim`, which gets 2 * by shorter."""
+    """Computes the running maximum over 2 * by + 1 neighbours along `dim`, which shrinks by 2 * by."""
     side, width = 2 * by + 1, 1
-    while width < side:  # from windows of `width` to those of up to twice that
+    while width < side:  # each step up to doubles the window
         step = min(width, side - width)
         length = picture.shape[dim] - step
         picture = torch.maximum(picture.narrow(dim, 0, length), picture.narrow(dim, step, length))
@@ -68,23 +68,25 @@ def _running(picture: Tensor, by: int, dim: int) -> Tensor:
 
 
 def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[slice, ...]:
-    """Where a position has its neighbour (dy, dx) within the grid."""
+    """Returns the slices of positions whose neighbour (dy, dx) is inside the grid."""
     rows = slice(max(0, -dy), height - max(0, dy))
     columns = slice(max(0, -dx), width - max(0, dx))
     return (slice(None), slice(None), rows, columns)
 
 
-def _beside(dy: int, dx: int) -> tuple[int, int, int, int]:
-    """What lies to the left, right, top and bottom of that."""
+def _margins(dy: int, dx: int) -> tuple[int, int, int, int]:
+    """Returns the margins (left, right, top, bottom) around these positions."""
     return max(0, -dx), max(0, dx), max(0, -dy), max(0, dy)
 
 
 class NormalDifference(Fitted):
-    """A difference map (B, 1, h, w) -> by how many standard deviations it exceeds the OK images' mean, at least 0.
+    """Standardises a difference map (B, 1, h, w) by the OK images' mean and standard deviation; at least 0.
 
-    scope: `position`, a mean and a deviation for each position of the product; `global`, one for all; `none`, divided
-    by `unit` alone, which is also what an unfitted one does. shrinkage: share of the global variance in that of each
-    position, so that few OK images suffice. smooth: positions to either side over which mean and variance are averaged.
+    Args:
+        scope: `position` fits a mean and a deviation per position; `global` fits one for all; `none` divides by `unit`,
+            as an unfitted one does.
+        shrinkage: Share of the global variance in that of each position, so that few OK images suffice.
+        smooth: Radius in positions over which mean and variance are averaged.
     """
 
     mean: Tensor
@@ -92,21 +94,21 @@ class NormalDifference(Fitted):
 
     def __init__(self, scope: str, unit: float, shrinkage: float = 0.1, smooth: int = 1) -> None:
         super().__init__()
-        if scope not in SCOPES:  # the settings of a fusion's comparison have no ranges
-            raise UserError(f"The scope of normal differences must be one of {', '.join(SCOPES)}, not '{scope}'.")
+        if scope not in SCOPES:  # the settings of a fusion's comparison are not validated
+            raise UserError(f"The scope of NormalDifference must be one of {', '.join(SCOPES)}, not '{scope}'.")
         self.scope, self.unit, self.shrinkage, self.smooth = scope, unit, shrinkage, smooth
         self.register_buffer("mean", torch.zeros(1, 1, 1, 1))
         self.register_buffer("deviation", torch.full((1, 1, 1, 1), unit))
 
     def fit(self, moments: Moments, grid: tuple[int, int]) -> None:
-        """moments: of the OK images' differences, each place of the grid (h, w) apart."""
-        mean, variance = moments.spread(grid, None).mean_and_covariance()
+        """Fits to moments of the OK images' differences, one population per position of the grid (h, w)."""
+        mean, variance = moments.pooled(grid, None).mean_and_covariance()
         size = (1, 1)
         if self.scope == "position":
-            mean, own = moments.spread(grid, self.smooth).mean_and_covariance()
-            variance = (1 - self.shrinkage) * own.clamp_min(0) + self.shrinkage * variance.clamp_min(0)
+            mean, variances = moments.pooled(grid, self.smooth).mean_and_covariance()
+            variance = (1 - self.shrinkage) * variances.clamp_min(0) + self.shrinkage * variance.clamp_min(0)
             size = grid
-        floor = (1e-3 * self.unit) ** 2  # OK images that equal their template leave no variance
+        floor = (1e-3 * self.unit) ** 2  # OK images identical to their template have no variance
         self.mean = mean.float().view(1, 1, *size)
         self.deviation = variance.clamp_min(floor).sqrt().float().view(1, 1, *size)
 
@@ -115,7 +117,7 @@ class NormalDifference(Fitted):
         return ((difference - mean) / deviation).clamp_min(0)
 
     @staticmethod
-    def _sized(fitted: Tensor, map: Tensor) -> Tensor:
-        if fitted.shape[-2:] in ((1, 1), map.shape[-2:]):
+    def _sized(fitted: Tensor, maps: Tensor) -> Tensor:
+        if fitted.shape[-2:] in ((1, 1), maps.shape[-2:]):
             return fitted
-        return F.interpolate(fitted, size=map.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(fitted, size=maps.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Large images as overlapping tiles, and the tiles' maps as one map without seams."""
+"""Cuts large images into overlapping tiles and blends the tiles' maps into one without seams."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Tile = tuple[slice, slice]
 
 
 class Tiling:
-    """How images of one size are cut.
+    """Grid of overlapping tiles for images of one size.
 
-    A tile's map counts less towards the tile's border, where a network sees the border's padding: not at all within a
-    quarter of the overlap, then more and more until three quarters. The weights of all tiles sum to 1 at each pixel.
+    The weight of a tile's map falls towards the tile's border, where the network sees padding: 0 within a quarter of
+    the overlap, then rising until three quarters. The weights of all tiles sum to 1 at each pixel.
 
     Args:
         image_size: Height and width of the images, in px.
-        size: Side of a tile, in px; less where the image is smaller.
-        overlap: Px that neighbours share at least.
-        full: Whether the whole image, shrunk to one tile, is looked at beside the tiles.
-        statistics: `shared` by all tiles, or each tile's `own`, for products that always lie at the same place.
-        limit_mb: Memory that the tiles' own statistics may take.
+        size: Side of a tile, in px; less if the image is smaller.
+        overlap: Least overlap of neighbouring tiles, in px.
+        full: Whether the whole image, shrunk to one tile, is processed as well.
+        statistics: `shared` by all tiles, or `own` for separate statistics per tile, for aligned products.
+        limit_mb: Memory limit for the tiles' separate statistics.
     """
 
     def __init__(
@@ -55,35 +55,35 @@ class Tiling:
         self.weights = [a[:, None] * b for a in down for b in across]
 
     def __len__(self) -> int:
-        """Pictures that an image gives: its tiles, and perhaps the whole."""
+        """Returns the number of pictures per image: its tiles and, with `full`, the whole image."""
         return len(self.tiles) + self.full
 
     @property
     def slots(self) -> list[list[int]]:
-        """The pictures that share statistics, by their numbers. The whole image never shares them with tiles."""
+        """Groups of pictures, by index, that share statistics. The whole image never shares them with tiles."""
         tiles = list(range(len(self.tiles)))
         groups = [[number] for number in tiles] if self.own else [tiles]
         return [*groups, [len(tiles)]] if self.full else groups
 
     def cut(self, image: Tensor, number: int) -> Tensor:
-        """Images (B, C, H, W) -> one picture of each, of a tile's size."""
+        """Cuts one picture of a tile's size out of each image (B, C, H, W)."""
         if number == len(self.tiles):
             return F.interpolate(image, size=self.size, mode="area")
         rows, columns = self.tiles[number]
         return image[..., rows, columns]
 
     def number_at(self, y: int, x: int) -> int:
-        """The tile that counts most at a pixel."""
-        places = ((y - rows.start, x - columns.start) for rows, columns in self.tiles)
-        held = zip(places, self.weights, strict=True)
-        counts = [float(w[place]) if min(place) >= 0 and all(map(lt, place, w.shape)) else 0.0 for place, w in held]
-        return int(np.argmax(counts))
+        """Returns the index of the tile with the largest weight at a pixel."""
+        offsets = ((y - rows.start, x - columns.start) for rows, columns in self.tiles)
+        pairs = zip(offsets, self.weights, strict=True)
+        weights = [float(w[at]) if min(at) >= 0 and all(map(lt, at, w.shape)) else 0.0 for at, w in pairs]
+        return int(np.argmax(weights))
 
     def blend(self, maps: Iterable[Tensor]) -> Tensor:
-        """The tiles' maps (B, 1, h, w), in order and at any resolution -> one (B, 1, H, W)."""
+        """Blends the tiles' maps (B, 1, h, w), in order and at any resolution, into one (B, 1, H, W)."""
         total: Tensor | None = None
-        for map, (rows, columns), weight in zip(maps, self.tiles, self.weights, strict=True):
-            fine = F.interpolate(map.float(), size=self.size, mode="bilinear", align_corners=False)
+        for coarse, (rows, columns), weight in zip(maps, self.tiles, self.weights, strict=True):
+            fine = F.interpolate(coarse.float(), size=self.size, mode="bilinear", align_corners=False)
             if total is None:
                 total = fine.new_zeros((*fine.shape[:2], *self.image))
             total[..., rows, columns] += fine * weight.to(fine.device)
@@ -91,29 +91,29 @@ class Tiling:
         return total
 
     def _starts(self, length: int, side: int) -> list[int]:
-        """Evenly spread, the last tile ending with the image."""
+        """Returns evenly spaced starts of the tiles along one axis; the last tile ends with the image."""
         steps = ceil((length - side) / (side - self.overlap)) if length > side else 0
         return [round(step * (length - side) / max(1, steps)) for step in range(steps + 1)]
 
     def _weights(self, starts: Sequence[int], length: int) -> list[Tensor]:
-        """Along one axis, float32 (side,) of each tile."""
+        """Returns each tile's weights (side,) along one axis, float32."""
         side = length - starts[-1]
         inwards = (np.arange(side) + 0.5 - self.overlap / 4) / max(1, self.overlap / 2)
         ramp = np.sin(np.pi / 2 * np.clip(inwards, 0, 1)) ** 2
-        own = [np.where(start > 0, ramp, 1.0) * np.where(start + side < length, ramp[::-1], 1.0) for start in starts]
+        raw = [np.where(start > 0, ramp, 1.0) * np.where(start + side < length, ramp[::-1], 1.0) for start in starts]
         total = np.zeros(length)
-        for start, weight in zip(starts, own, strict=True):
+        for start, weight in zip(starts, raw, strict=True):
             total[start : start + side] += weight
         return [
             torch.from_numpy(weight / total[start : start + side]).float()
-            for start, weight in zip(starts, own, strict=True)
+            for start, weight in zip(starts, raw, strict=True)
         ]
 
 
 class TileSet(ImageSet):
-    """The pictures that images give, as samples of their own: all of the first image, then all of the second.
+    """The tiles of images as samples: all tiles of the first image, then all of the second.
 
-    numbers: those that are taken; None: all.
+    `numbers` are the indices of the tiles to use; None: all.
     """
 
     def __init__(self, images: ImageSet, tiling: Tiling, numbers: Sequence[int] | None = None) -> None:
@@ -124,11 +124,11 @@ class TileSet(ImageSet):
         self._shapes = np.tile(np.array(self.size), (len(self.samples), 1))
 
     def part(self, chosen: slice | Sequence[int]) -> TileSet:
-        """The tiles of some of the images."""
+        """Returns the tiles of some of the images."""
         return TileSet(self.images.part(chosen), self.tiling, self.numbers)
 
     def pixels_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image, number = self._place(index)
+        image, number = self._locate(index)
         return tuple(self._cut(part, number) for part in self.images.pixels_of(image))  # type: ignore[return-value]
 
     def _release(self) -> None:
@@ -136,15 +136,15 @@ class TileSet(ImageSet):
 
     def templates(self, chosen: Sequence[Sample], indices: Sequence[int]) -> list[np.ndarray]:
         whole = self.images.templates(chosen, indices)
-        return [self._cut(one, self._place(index)[1]) for one, index in zip(whole, indices, strict=True)]
+        return [self._cut(template, self._locate(index)[1]) for template, index in zip(whole, indices, strict=True)]
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """Numbers of the image, and of the picture that it gives."""
-        image, place = divmod(index, len(self.numbers))
-        return image, self.numbers[place]
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Returns the indices of a sample's image and of its tile."""
+        image, k = divmod(index, len(self.numbers))
+        return image, self.numbers[k]
 
     def _cut(self, pixels: np.ndarray, number: int) -> np.ndarray:
-        """uint8 (H, W, 3) or bool (H, W), of a tile's size; the whole image's mask keeps whatever it touches."""
+        """Cuts a picture out of uint8 (H, W, 3) or bool (H, W); shrinking the whole image dilates its mask."""
         if number < len(self.tiling.tiles):
             return pixels[self.tiling.tiles[number]]
         if pixels.ndim == 2:

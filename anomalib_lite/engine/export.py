@@ -220,7 +220,7 @@ def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
     judge, model = trained.judge, deepcopy(trained.model).cpu().eval()
     train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
     quantise(model, [train[[k]] for k in _evenly(range(len(train)), CALIBRATION)])
-    model.calibrate(cast(Batches, loader(model.seen(train), judge.batch_size)), judge.batch_size)
+    model.calibrate(cast(Batches, loader(model.method_inputs(train), judge.batch_size)), judge.batch_size)
     some = _evenly(range(len(train)), CALIBRATION // 2)
     quantise_learned(model, drawn_batches(train, some, len(some), np.random.default_rng(0), 1))
     threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *threshold_rule(trained.run.config))

@@ -125,14 +125,14 @@ def train_model(
     what fitting to all of them at once would have given.
     """
     device, method = plan.devices.first, model.method
-    in_order = OnDevice(loader(model.seen(train.part(slice(inputs.real))), plan.batch_size), device)
+    in_order = OnDevice(loader(model.method_inputs(train.part(slice(inputs.real))), plan.batch_size), device)
     if plan.start_from:
         model.load_state_dict(load_file(plan.start_from))
     else:
         with run.stage("prepare"):
             model.to(device).prepare(in_order)
         if method.steps:
-            method.epochs = -(-method.steps // len(loader(model.seen(train), plan.batch_size, plan.seed)))
+            method.epochs = -(-method.steps // len(loader(model.method_inputs(train), plan.batch_size, plan.seed)))
         if method.epochs:
             _take_trained(plan, run, model, train, val, inputs, tracker)
     with run.stage("calibrate"):
@@ -210,8 +210,8 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
     fit_model(
         trainer,
         model,
-        loader(model.seen(train), plan.batch_size, shuffle_seed=plan.seed),
-        loader(model.seen(val), plan.batch_size),
+        loader(model.method_inputs(train), plan.batch_size, shuffle_seed=plan.seed),
+        loader(model.method_inputs(val), plan.batch_size),
         ckpt_path=last,
         weights_only=True,
     )

@@ -78,7 +78,7 @@ class Reviewer:
         model = self.make().to(self.device)
         if model.method.epochs:
             raise UserError(f"{type(model.method).__name__} trains for each fold: take detector=padim or patchcore.")
-        batches = OnDevice(loader(model.seen(images.part(chosen)), self.batch_size), self.device)
+        batches = OnDevice(loader(model.method_inputs(images.part(chosen)), self.batch_size), self.device)
         model.prepare(batches)
         model.calibrate(batches)
         return model.eval()

@@ -41,11 +41,11 @@ class Deployed(nn.Module):
 
     def __init__(self, model: Model, size: Sequence[int], threshold: float) -> None:
         super().__init__()
-        self.size, self.resize, self.model = tuple(size), Resize(*size), deepcopy(model)  # what is settled is the copy
+        self.size, self.resize, self.model = tuple(size), Resize(*size), deepcopy(model)
         self.compares, self.alignment = _comparison(self.model)
-        for module in self.model.modules():  # a graph asks no tensor what to do: what was chosen is settled
-            if settle := getattr(module, "settle", None):
-                settle()
+        for module in self.model.modules():  # an exported graph cannot branch on tensors
+            if freeze := getattr(module, "freeze_selection", None):
+                freeze()
         self.register_buffer("limit", torch.tensor(threshold, dtype=torch.float32))
 
     def forward(self, pixels: Tensor, template: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""Image and pixel metrics, added up batch by batch, over all images and by defect type.
+"""Image and pixel metrics, accumulated over batches, for all images and by defect type.
 
-Everywhere in this project an image or a pixel is flagged where its value > threshold.
+In the whole project an image or pixel is flagged if its value > threshold.
 """
 
 from anomalib_lite.metrics.image import ImageMetrics, MetricResult, alarm_metrics

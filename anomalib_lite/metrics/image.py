@@ -1,8 +1,9 @@
-"""Image metrics, exact, and what they share with those of pixels: metrics from counts.
+"""Exact image metrics, and metrics from counts, which pixel metrics share.
 
-auroc, average_precision and f1_max take counts by ascending value of how many OK and NOK items have it. With one entry
-a distinct score the result is exact; with one entry a histogram bin all values of a bin count as tied. scikit-learn,
-against which they are tested, has no AUPRO, takes no counts, and adds most of a second to the start of every command.
+auroc, average_precision and f1_max take the numbers of OK and NOK items per value, in ascending order. With one entry
+per distinct score the result is exact; with one entry per histogram bin, the values of a bin count as tied.
+scikit-learn, the tests' reference, has no AUPRO, takes no counts, and adds most of a second to the start of each
+command.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,9 +22,9 @@ class MetricResult:
     """Metrics by name, ready for JSON.
 
     Attributes:
-        values: a number, or None where it cannot be had.
-        missing: the reason for each None, and for each kind of image that was left out ("images").
-        counts: images, pixels and regions that were used.
+        values: Numbers, or None if a metric cannot be computed.
+        missing: The reason for each None, and under "images" which images were left out.
+        counts: Numbers of images, pixels and regions used.
     """
 
     values: dict[str, float | None]
@@ -32,13 +33,16 @@ class MetricResult:
 
 
 def absent(names: Sequence[str], reason: str, counts: dict[str, int]) -> MetricResult:
-    """All `names` without a value, for one reason."""
+    """Returns all `names` without a value, for the same reason."""
     return MetricResult(dict.fromkeys(names), dict.fromkeys(names, reason), counts)
 
 
 def count_ties(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many OK and NOK items have each distinct score, (V,) both, by ascending score. scores (N,); labels (N,) bool,
-    True = NOK.
+    """Counts OK and NOK items per distinct score: (V,) each, by ascending score.
+
+    Args:
+        scores: (N,).
+        labels: (N,) bool, True = NOK.
     """
     values, group = np.unique(scores, return_inverse=True)
     total = np.bincount(group, minlength=len(values))
@@ -47,35 +51,35 @@ def count_ties(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def auroc(ok: np.ndarray, nok: np.ndarray) -> float:
-    """Probability that a NOK item ranks above an OK item, ties counting half."""
+    """Computes the probability that a NOK item ranks above an OK item; ties count half."""
     below = np.cumsum(ok, dtype=np.float64)
     wins = np.dot(nok.astype(np.float64), below - 0.5 * ok)
     return float(wins / (below[-1] * nok.sum(dtype=np.float64)))
 
 
 def average_precision(ok: np.ndarray, nok: np.ndarray) -> float:
-    """Mean over the NOK items of the precision at their own value (no interpolation, as scikit-learn)."""
-    found = from_above(nok)
-    flagged = found + from_above(ok)
-    precision = np.divide(found, flagged, out=np.zeros_like(found), where=flagged > 0)
-    return float(np.dot(nok[::-1].astype(np.float64), precision) / found[-1])
+    """Averages, over the NOK items, the precision at their value; no interpolation, as in scikit-learn."""
+    detected = from_above(nok)
+    flagged = detected + from_above(ok)
+    precision = np.divide(detected, flagged, out=np.zeros_like(detected), where=flagged > 0)
+    return float(np.dot(nok[::-1].astype(np.float64), precision) / detected[-1])
 
 
 def f1_max(ok: np.ndarray, nok: np.ndarray) -> float:
-    """Best F1 over all thresholds."""
-    found = from_above(nok)
-    return float((2 * found / (from_above(ok) + found + found[-1])).max())
+    """Computes the best F1 over all thresholds."""
+    detected = from_above(nok)
+    return float((2 * detected / (from_above(ok) + detected + detected[-1])).max())
 
 
 def from_above(counts: np.ndarray) -> np.ndarray:
-    """Items at or above each value, from the largest value down: (V,) float64."""
+    """Counts items at or above each value, from the largest value down: (V,) float64."""
     return np.cumsum(counts[::-1], dtype=np.float64)
 
 
 Array = np.ndarray | torch.Tensor
 Labels = Array | Sequence[int | None] | None
 Names = Sequence[str | None] | None
-UNNAMED = "unnamed"  # the type of NOK images whose defect has no name
+UNNAMED = "unnamed"  # defect type of NOK images without one
 
 
 def to_numpy(array: Array | Sequence[float]) -> np.ndarray:
@@ -85,21 +89,21 @@ def to_numpy(array: Array | Sequence[float]) -> np.ndarray:
     return np.asarray(array)
 
 
-def one_each(values: Iterable | None, size: int, what: str) -> list:
-    """`values` as a list of `size`, of None where they are not given. Errors: UserError for another number of them."""
+def one_each(values: Iterable | None, size: int, name: str) -> list:
+    """Returns `values` as a list of `size`, or Nones if not given; raises UserError if the number differs."""
     listed = [None] * size if values is None else list(values)
     if len(listed) != size:
-        raise UserError(f"A batch of {size} images came with {len(listed)} {what}.")
+        raise UserError(f"A batch of {size} images has {len(listed)} {name}: pass one per image.")
     return listed
 
 
 def known_labels(labels: Labels, size: int) -> list[int | None]:
-    """0, 1 or None (unknown) for each of `size` images; -1 and None both mean unknown."""
+    """Returns 0, 1 or None (unknown) for each of `size` images; -1 also means unknown."""
     return [None if label is None or label < 0 else int(label) for label in one_each(labels, size, "labels")]
 
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
-    """AUROC, average precision and F1-max of finite scores (N,); labels (N,) bool or 0/1, 1 = NOK."""
+    """Computes AUROC, average precision and F1-max of finite scores (N,) and labels (N,), 1 = NOK."""
     nok_mask = np.asarray(labels, bool)
     counts = {"ok_images": int((~nok_mask).sum()), "nok_images": int(nok_mask.sum())}
     for kind in ("nok", "ok"):
@@ -111,18 +115,18 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
 
 
 def alarm_metrics(flagged: np.ndarray, labels: np.ndarray) -> MetricResult:
-    """False-alarm rate among OK images, detection rate among NOK images, and F1.
+    """Computes the false-alarm rate of OK images, the detection rate of NOK images, and F1.
 
     Args:
         flagged: (N,) bool.
         labels: (N,) bool or 0/1, 1 = NOK.
     """
     flagged, nok = np.asarray(flagged, bool), np.asarray(labels, bool)
-    false_alarms, found = int((flagged & ~nok).sum()), int((flagged & nok).sum())
+    false_alarms, detected = int((flagged & ~nok).sum()), int((flagged & nok).sum())
     values: dict[str, float | None] = {
         "image_false_alarm_rate": false_alarms / int((~nok).sum()) if not nok.all() else None,
-        "image_detection_rate": found / int(nok.sum()) if nok.any() else None,
-        "image_f1": 2 * found / (false_alarms + found + int(nok.sum())) if nok.any() else None,
+        "image_detection_rate": detected / int(nok.sum()) if nok.any() else None,
+        "image_f1": 2 * detected / (false_alarms + detected + int(nok.sum())) if nok.any() else None,
     }
     missing = {name: "no NOK images" for name, value in values.items() if value is None}
     if nok.all():
@@ -131,21 +135,21 @@ def alarm_metrics(flagged: np.ndarray, labels: np.ndarray) -> MetricResult:
 
 
 class ImageMetrics:
-    """Collects the score of every image: one float each, so exact metrics cost nothing to keep."""
+    """Collects the score of every image."""
 
     def __init__(self) -> None:
         self.images: list[tuple[float, int | None, str]] = []  # score, label, defect type
 
     def update(self, scores: Array | Sequence[float], labels: Labels, defects: Names = None) -> None:
-        """Adds a batch; images of unknown label are left out and counted.
+        """Adds a batch; images with unknown label are left out and counted.
 
         Args:
             scores: (B,).
             labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
-            defects: (B,) names of types, or None.
+            defects: (B,) names of defect types, or None.
 
         Raises:
-            UserError: a score that is not finite, or parts of different length.
+            UserError: If a score is not finite, or lengths differ.
         """
         scores = np.asarray(to_numpy(scores), np.float64)
         if not np.isfinite(scores).all():
@@ -157,16 +161,16 @@ class ImageMetrics:
         self.images += zip(scores.tolist(), known_labels(labels, len(scores)), names, strict=True)
 
     def compute(self) -> MetricResult:
-        """Metrics over all labelled images."""
-        known = [(score, label) for score, label, _ in self.images if label is not None]
-        result = image_metrics(*np.array(known).reshape(-1, 2).T)
-        if unlabelled := len(self.images) - len(known):
+        """Computes metrics over all labelled images."""
+        labelled = [(score, label) for score, label, _ in self.images if label is not None]
+        result = image_metrics(*np.array(labelled).reshape(-1, 2).T)
+        if unlabelled := len(self.images) - len(labelled):
             result.counts["unlabelled_images"] = unlabelled
             result.missing["images"] = f"{unlabelled} images without a label were left out"
         return result
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
-        """For each defect type: its NOK images against all OK images."""
+        """Computes, for each defect type, the metrics of its NOK images against all OK images."""
         ok = [score for score, label, _ in self.images if label == 0]
         types: dict[str, list[float]] = {}
         for score, label, name in self.images:

@@ -1,4 +1,4 @@
-"""Pixel metrics in bounded memory, over all images and by defect type, from histograms."""
+"""Pixel metrics from histograms, in bounded memory, over all images and by defect type."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,25 +27,26 @@ from anomalib_lite.metrics.image import (
 Masks = Array | Sequence[Array | None] | None
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
 SPRO_LIMIT = 0.05  # Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, section 4
-Regions = Sequence[tuple[np.ndarray, float]]  # each defect, bool (H, W), and the share of it that is enough
+Regions = Sequence[tuple[np.ndarray, float]]  # per defect: mask (H, W), and the share of it that saturates
 GOOD = ""  # the group of the images without a defect
-SHIFT = 11  # bits of a float32 that its bin leaves out
-AT_ONCE = 1 << 20  # pixels that are counted at once: their numbers take 60 MB
-OCTAVE = 1 << (23 - SHIFT)  # bins from a power of two to the next; 256 powers make 2^20 bins
+SHIFT = 11  # low bits of a float32 that its bin ignores
+AT_ONCE = 1 << 20  # pixels counted at a time, which takes 60 MB
+OCTAVE = 1 << (23 - SHIFT)  # bins per power of two; 256 powers make 2^20 bins
 OK, DEFECT, OVERLAP, SATURATED = range(4)
-# Weights are integers, so that sums are the same in whatever order images are added up; 63 bits hold 33 million
-# regions.
+# Integer weights, so that sums do not depend on the order of images; 63 bits hold 33 million regions.
 _ONE_REGION = 1 << 38
 
 
 @dataclass
 class Histograms:
-    """Counts by bin, of the octaves alone that maps have values in: 128 KiB each, some twenty on the whole.
+    """Counts per bin, allocated only for octaves that contain values: 128 KiB each, about twenty in all.
 
-    starts: (256,), where each octave's bins begin, -1 where there are none yet. pixels: int64 (4, bins): OK pixels,
-    defect pixels, defect pixels weighted by 1 / size of their region, and of each region the largest pixels that are
-    enough, weighted by 1 / their number. images: int64 (4,): OK and NOK images, images without a mask, and regions.
-    one_by_one: whether regions were given, or else nothing is known of what is enough.
+    Attributes:
+        starts: (256,), index of each octave's first bin, -1 if not allocated.
+        pixels: int64 (4, bins): OK pixels; defect pixels; defect pixels weighted by 1 / size of their region; and the
+            largest pixels of each region up to its saturation, weighted by 1 / their number.
+        images: int64 (4,): OK images, NOK images, images without a mask, and regions.
+        one_by_one: Whether regions were given; without them saturation is unknown.
     """
 
     starts: np.ndarray = field(default_factory=lambda: np.full(256, -1))
@@ -54,31 +55,35 @@ class Histograms:
     one_by_one: bool = False
 
     def add(
-        self, map: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
+        self, scores: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
     ) -> None:
-        """Adds one image (H, W); mask: None leaves it out. counted: the pixels that count, None for all."""
+        """Adds one image's anomaly map (H, W).
+
+        `mask` None leaves the image out; `counted` None counts all pixels; `regions` are the image's single defects, if
+        known.
+        """
         if mask is None:
             self.images[2] += 1
             return
-        for part in np.array_split(map.ravel() if counted is None else map[counted], -(-map.size // AT_ONCE)):
+        for part in np.array_split(scores.ravel() if counted is None else scores[counted], -(-scores.size // AT_ONCE)):
             self._count(OK, to_bins(part))
         if not mask.any():
             self.images[0] += 1
             return
-        found, (weights, parts) = to_bins(map[mask]), _region_weights(mask)
-        self._count(OK, found, -1)
-        self._count(DEFECT, found)
-        self._count(OVERLAP, found, weights)
+        values, (weights, parts) = to_bins(scores[mask]), _region_weights(mask)
+        self._count(OK, values, -1)
+        self._count(DEFECT, values)
+        self._count(OVERLAP, values, weights)
         self.images[[1, 3]] += 1, parts
-        for region, enough in regions or ():
+        for region, saturation in regions or ():
             inside = region if counted is None else region & counted
-            found = np.sort(to_bins(map[inside]))[::-1]
-            self._count(SATURATED, found, _saturating(len(found), enough))
+            values = np.sort(to_bins(scores[inside]))[::-1]
+            self._count(SATURATED, values, _saturating(len(values), saturation))
         self.one_by_one |= regions is not None
 
     def merge(self, other: Self) -> None:
         octaves = np.flatnonzero(other.starts >= 0)
-        self._reach(octaves)
+        self._allocate(octaves)
         inside = np.arange(OCTAVE)
         for octave in octaves:
             self.pixels[:, self.starts[octave] + inside] += other.pixels[:, other.starts[octave] + inside]
@@ -86,20 +91,20 @@ class Histograms:
         self.one_by_one |= other.one_by_one
 
     def from_bin(self, first: int = 0) -> np.ndarray:
-        """(4, N), by ascending bin from the first on, of bins that hold anything."""
+        """Returns the counts (4, N) of non-empty bins from `first` on, ascending."""
         octaves = np.flatnonzero(self.starts >= 0)
         begins = np.stack([octaves * OCTAVE, self.starts[octaves]])
-        bins, places = (begins[:, :, None] + np.arange(OCTAVE)).reshape(2, -1)
-        counts = self.pixels[:, places[bins >= first]]
+        bins, columns = (begins[:, :, None] + np.arange(OCTAVE)).reshape(2, -1)
+        counts = self.pixels[:, columns[bins >= first]]
         return counts[:, counts[:SATURATED].any(0)]
 
     def _count(self, kind: int, bins: np.ndarray, weights: np.ndarray | int = 1) -> None:
-        """Adds weights (n,) of pixels by their bins (n,)."""
+        """Adds weights (n,) of pixels to their bins (n,)."""
         octaves, inside = np.divmod(bins, OCTAVE)
-        self._reach(np.flatnonzero(np.bincount(octaves)))
+        self._allocate(np.flatnonzero(np.bincount(octaves)))
         np.add.at(self.pixels[kind], self.starts[octaves] + inside, weights)
 
-    def _reach(self, octaves: np.ndarray) -> None:
+    def _allocate(self, octaves: np.ndarray) -> None:
         new = octaves[self.starts[octaves] < 0]
         self.starts[new] = self.pixels.shape[1] + OCTAVE * np.arange(len(new))
         if len(new):
@@ -107,10 +112,10 @@ class Histograms:
 
 
 class PixelMetrics:
-    """Histograms of the good images and of each defect type, by name, in `groups`."""
+    """Histograms of good images and of each defect type, by name, in `groups`."""
 
     def __init__(self, limit: float = 0.3) -> None:
-        """limit: false-positive rate up to which AUPRO is integrated, in (0, 1]."""
+        """AUPRO is integrated up to the false-positive rate `limit`, in (0, 1]."""
         self.limit = limit
         self.groups = {GOOD: Histograms()}
 
@@ -125,19 +130,19 @@ class PixelMetrics:
     ) -> None:
         """Adds a batch.
 
-        An image labelled OK needs no mask; one labelled NOK whose mask is None or empty is left out and counted, for
-        its defect pixels are unknown. Without a label an empty mask means OK, and None leaves the image out.
+        An image labelled OK needs no mask. One labelled NOK with no or an empty mask is left out and counted, since its
+        defect pixels are unknown. Without a label, an empty mask means OK, and None leaves the image out.
 
         Args:
             maps: (B, 1, H, W) or (B, H, W), finite and >= 0.
-            masks: of the same shape, or a list with one (H, W) or None an image.
+            masks: Of the same shape, or a list with one (H, W) or None per image.
             labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
-            defects: (B,) type of each NOK image, None where it has no name.
-            counted: (H, W) bool, the pixels that are looked at; None: all. Defects beyond them count as unmarked.
-            regions: (B,) each image's defects one by one, which gives `auspro`, too; None where they are not known.
+            defects: (B,) defect type of each NOK image, None if it has no name.
+            counted: (H, W) bool, the pixels to evaluate; None: all. Defects outside count as unmarked.
+            regions: (B,) single defects of each image, for `auspro`; None if unknown.
 
         Raises:
-            UserError: bad maps, shapes or labels.
+            UserError: If maps, shapes or labels are invalid.
         """
         images = np.ascontiguousarray(to_numpy(maps), np.float32)
         images = images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
@@ -145,7 +150,7 @@ class PixelMetrics:
             raise UserError(f"The maps of a batch must have shape (B, 1, H, W) or (B, H, W), got {images.shape}.")
         size = len(images)
         parts = (one_each(masks, size, "masks"), known_labels(labels, size), one_each(defects, size, "defect names"))
-        for image, given, label, name, own in zip(images, *parts, one_each(regions, size, "regions"), strict=True):
+        for image, given, label, name, regions_ in zip(images, *parts, one_each(regions, size, "regions"), strict=True):
             mask = _defect_pixels(given, label, image.shape)
             if mask is not None and counted is not None:
                 mask = mask & counted
@@ -153,29 +158,29 @@ class PixelMetrics:
             nok = label == 1 or (mask is not None and bool(mask.any()))
             group = self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms())
             _check(image)
-            group.add(image, mask, counted, own)
+            group.add(image, mask, counted, regions_)
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
-        """The sum of the groups with these names, of all without."""
+        """Sums the groups with these names; None: all groups."""
         total = Histograms()
         for name in self.groups if names is None else names:
             total.merge(self.groups[name])
         return total
 
     def compute(self) -> MetricResult:
-        """Metrics over all images; None with a reason where defect or OK pixels are lacking."""
+        """Computes metrics over all images; None with a reason if there are no defect or no OK pixels."""
         return self._compute(self.total())
 
     def f1(self, threshold: float) -> float | None:
-        """Of the pixels above a threshold that was fixed before (segF1 of MVTec AD 2); None without defect pixels."""
+        """Computes the F1 of pixels above a fixed threshold (segF1 of MVTec AD 2); None without defect pixels."""
         total = self.total()
         first = int(to_bins(np.array([threshold], np.float32))[0]) + 1
-        flagged, found = total.from_bin(first)[[OK, DEFECT]].sum(1).tolist()
+        flagged, detected = total.from_bin(first)[[OK, DEFECT]].sum(1).tolist()
         defective = int(total.pixels[DEFECT].sum())
-        return 2 * found / (found + flagged + defective) if defective else None
+        return 2 * detected / (detected + flagged + defective) if defective else None
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
-        """For each defect type: its images (regions and OK pixels) together with all good images."""
+        """Computes, for each defect type, the metrics of its images together with all good images."""
         return {name: self._compute(self.total((GOOD, name))) for name in sorted(self.groups) if name != GOOD}
 
     def _compute(self, counted: Histograms) -> MetricResult:
@@ -201,15 +206,15 @@ class PixelMetrics:
 
 
 def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
-    """Area under the mean per-region overlap over the false-positive rates up to `limit`, divided by it.
+    """Computes the area under mean per-region overlap over false-positive rates up to `limit`, divided by `limit`.
 
     The curve starts at (0, 0) and is cut at the limit by linear interpolation. Bergmann et al., "The MVTec Anomaly
     Detection Dataset", IJCV 2021, section 4.3.
 
     Args:
-        ok: counts of defect-free pixels.
-        overlap: each defect pixel weighted by 1 / size of its region (any common factor).
-        limit: in (0, 1].
+        ok: Counts of defect-free pixels.
+        overlap: Defect pixels weighted by 1 / size of their region, up to a common factor.
+        limit: In (0, 1].
     """
     rate = np.concatenate([[0.0], from_above(ok)])
     pro = np.concatenate([[0.0], from_above(overlap)])
@@ -223,51 +228,52 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
 
 
 def to_bins(values: np.ndarray) -> np.ndarray:
-    """The bin in [0, 2^20) of each value >= 0, float32, by its leading bits, as the index type."""
-    return (np.abs(values).view(np.uint32) >> SHIFT).astype(np.intp)  # of -0.0, too
+    """Returns the bin in [0, 2^20) of each value >= 0, float32, from its leading bits."""
+    return (np.abs(values).view(np.uint32) >> SHIFT).astype(np.intp)  # abs: also -0.0
 
 
 def _check(maps: np.ndarray) -> None:
-    """Errors: UserError unless every value is finite and >= 0."""
+    """Raises UserError unless all values are finite and >= 0."""
     problems = {"NaN": np.isnan(maps), "infinite": np.isinf(maps), "negative": maps < 0}
-    if found := ", ".join(f"{bad.sum()} {name}" for name, bad in problems.items() if bad.any()):
+    if summary := ", ".join(f"{bad.sum()} {name}" for name, bad in problems.items() if bad.any()):
         raise UserError(
-            f"An anomaly map holds bad pixels ({found}, of {maps.size}). Maps must be finite and >= 0: NaN "
-            "or infinite values mean that the training has diverged (lower the learning rate), negative ones "
-            "that the detector must shift or square its distance."
+            f"An anomaly map has invalid pixels ({summary}, of {maps.size}). Maps must be finite and >= 0. NaN "
+            "or infinite values mean that the training has diverged: lower the learning rate. If values are negative, "
+            "shift or square the detector's distance."
         )
 
 
 def _defect_pixels(mask: Array | None, label: int | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A mask as bool (H, W), empty for a good image without one; None where the defect's pixels are unknown."""
+    """Returns a mask as bool (H, W), empty for a good image without one; None if defect pixels are unknown."""
     if mask is None:
         return np.zeros(shape, bool) if label == 0 else None
     defect = to_numpy(mask).astype(bool, copy=False)
     defect = defect[0] if defect.ndim == 3 and defect.shape[0] == 1 else defect
     if defect.shape != shape:
-        raise UserError(f"A mask of {defect.shape} does not fit its anomaly map of {shape}: resize one of them.")
+        raise UserError(f"A mask of shape {defect.shape} does not fit its map of shape {shape}: resize one of them.")
     if label == 0 and defect.any():
         raise UserError("An image labelled OK has defect pixels in its mask: correct its label or its mask.")
     return None if label == 1 and not defect.any() else defect
 
 
 def _region_weights(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Weight of each defect pixel, such that every 8-connected region weighs _ONE_REGION in all.
+    """Weights each defect pixel so that every 8-connected region weighs _ONE_REGION in total.
 
-    Rounding moves the weight of a region of a million pixels by 2e-6 of itself, of a smaller one by less.
+    Rounding changes the weight of a region of a million pixels by 2e-6 of itself, of a smaller one by less.
 
     Returns:
-        int64 of mask[mask]'s shape, and the number of regions.
+        int64 weights of the shape of mask[mask], and the number of regions.
     """
-    found, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     region = labels[mask] - 1
-    by_region = np.rint(_ONE_REGION / np.bincount(region, minlength=found - 1)).astype(np.int64)
-    return by_region[region], found - 1
+    by_region = np.rint(_ONE_REGION / np.bincount(region, minlength=count - 1)).astype(np.int64)
+    return by_region[region], count - 1
 
 
-def _saturating(pixels: int, enough: float) -> np.ndarray:
-    """Weights of a region's pixels from the largest value down, such that the share `enough` of them weighs _ONE_REGION
-    and the others nothing: saturated per-region overlap; with a share of 1 it is per-region overlap.
+def _saturating(pixels: int, share: float) -> np.ndarray:
+    """Weights a region's pixels from the largest value down: a share of them weighs _ONE_REGION, the rest nothing.
+
+    This gives saturated per-region overlap; with a share of 1 it is per-region overlap.
     """
-    reached = np.minimum(np.arange(pixels + 1) / (enough * pixels or 1), 1)
+    reached = np.minimum(np.arange(pixels + 1) / (share * pixels or 1), 1)
     return np.diff(np.rint(_ONE_REGION * reached).astype(np.int64))

@@ -1,4 +1,4 @@
-"""From an anomaly map to a smoothed map, an image score and a threshold."""
+"""Smoothing of anomaly maps, image scores and thresholds."""
 
 from anomalib_lite.scoring.image_score import GaussianBlur, MaxScore, TopKScore
 from anomalib_lite.scoring.threshold import Threshold, threshold_from_ok

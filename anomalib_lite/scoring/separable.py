@@ -1,4 +1,4 @@
-"""Small maps enlarged and smoothed by a matrix from either side: one product for both, on whatever runs it."""
+"""Resizing and smoothing of small maps by one matrix product per axis, which runs on any runtime."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,56 +9,56 @@ import torch
 from torch import Tensor
 
 
-def enlarged(map: Tensor, size: Sequence[int], sigma: float, reach: float, border: str) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size), bilinear, then smoothed by a Gaussian of `sigma` px.
+def enlarged(maps: Tensor, size: Sequence[int], sigma: float, reach: float, border: str) -> Tensor:
+    """Resizes maps (B, C, h, w) bilinearly to (B, C, *size), then smooths them by a Gaussian of `sigma` px.
 
-    reach: of the Gaussian, in standard deviations. border: as numpy.pad calls what lies beyond it.
+    The kernel's radius `reach` is in standard deviations; `border` is a mode of numpy.pad.
     """
-    return _product(map, size, lambda own, wanted: _smoothing(own, wanted, sigma, reach, border))
+    return _product(maps, size, lambda before, after: _smoothing(before, after, sigma, reach, border))
 
 
-def averaged(map: Tensor, size: Sequence[int]) -> Tensor:
-    """As F.adaptive_avg_pool2d; a graph would gather each place's window where one size does not divide the other."""
-    return _product(map, size, _averaging)
+def averaged(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Like F.adaptive_avg_pool2d, which an exported graph computes window by window if sizes do not divide."""
+    return _product(maps, size, _averaging)
 
 
-def averaged_around(map: Tensor, reach: int) -> Tensor:
-    """(B, C, h, w) -> the same shape, means over up to `reach` places to either side, of those that there are."""
-    return _product(map, map.shape[-2:], lambda own, _: _box(own, reach))
+def averaged_around(maps: Tensor, reach: int) -> Tensor:
+    """Averages maps (B, C, h, w) over a window of `reach` positions to either side, cut off at the border."""
+    return _product(maps, maps.shape[-2:], lambda size, _: _box(size, reach))
 
 
-def _product(map: Tensor, size: Sequence[int], make: Callable[[int, int], np.ndarray]) -> Tensor:
-    pairs = zip(map.shape[-2:], size, strict=True)
-    down, across = (torch.from_numpy(make(int(own), int(wanted))).to(map) for own, wanted in pairs)
-    return down @ map @ across.T
+def _product(maps: Tensor, size: Sequence[int], make: Callable[[int, int], np.ndarray]) -> Tensor:
+    pairs = zip(maps.shape[-2:], size, strict=True)
+    down, across = (torch.from_numpy(make(int(before), int(after))).to(maps) for before, after in pairs)
+    return down @ maps @ across.T
 
 
-def bilinear(own: int, wanted: int) -> np.ndarray:
-    """(wanted, own): of each position, in a linear interpolation to so many."""
-    place = ((np.arange(wanted) + 0.5) * own / wanted - 0.5).clip(0, own - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(own)))
+def bilinear(before: int, after: int) -> np.ndarray:
+    """Matrix (after, before) of a linear interpolation along one axis."""
+    position = ((np.arange(after) + 0.5) * before / after - 0.5).clip(0, before - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(before)))
 
 
 def gaussian(sigma: float, radius: int) -> np.ndarray:
-    """The weights of 2 radius + 1 places."""
+    """Returns 2 * radius + 1 weights that sum to 1."""
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-12)) ** 2)
     return weights / weights.sum()
 
 
 @lru_cache
-def _smoothing(own: int, wanted: int, sigma: float, reach: float, border: Any) -> np.ndarray:
+def _smoothing(before: int, after: int, sigma: float, reach: float, border: Any) -> np.ndarray:
     radius = int(reach * sigma + 0.5)
-    padded = np.pad(bilinear(own, wanted), ((radius, radius), (0, 0)), mode=border)
-    found = np.zeros((wanted, own))
-    for k, weight in enumerate(gaussian(sigma, radius)):  # never all of them at once: of a large map each takes 10 MB
-        found += weight * padded[k : k + wanted]
-    return found.astype(np.float32)
+    padded = np.pad(bilinear(before, after), ((radius, radius), (0, 0)), mode=border)
+    matrix = np.zeros((after, before))
+    for k, weight in enumerate(gaussian(sigma, radius)):  # one at a time: a large map's take 10 MB each
+        matrix += weight * padded[k : k + after]
+    return matrix.astype(np.float32)
 
 
 @lru_cache
-def _averaging(own: int, wanted: int) -> np.ndarray:
-    first, last = np.arange(wanted) * own // wanted, -(-(np.arange(wanted) + 1) * own // wanted)
-    inside = (first[:, None] <= np.arange(own)) & (np.arange(own) < last[:, None])
+def _averaging(before: int, after: int) -> np.ndarray:
+    first, last = np.arange(after) * before // after, -(-(np.arange(after) + 1) * before // after)
+    inside = (first[:, None] <= np.arange(before)) & (np.arange(before) < last[:, None])
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 

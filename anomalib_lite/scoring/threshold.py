@@ -1,14 +1,14 @@
-"""Thresholds from held-out OK images alone, for a stated false-alarm rate.
+"""Thresholds from held-out OK images only, for a given false-alarm rate.
 
-Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005;
-Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021): of n held-out scores the
-ceil((n + 1)(1 - alpha))-th smallest is the threshold, and an image is flagged where score > threshold.
+Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos and
+Bates, "A Gentle Introduction to Conformal Prediction", 2021): the threshold is the ceil((n + 1)(1 - alpha))-th smallest
+of n held-out scores, and an image is flagged if score > threshold.
 
-What it promises: if the held-out images and a new OK image are exchangeable (same product, camera and light; held out
-of everything the detector learned from), the new one is flagged with probability at most alpha, on average over draws
-of the held-out images. Ties only lower that rate. For the one held-out set at hand the rate is itself random: Beta(n
-+ 1 - k, k) distributed for continuous scores, k being the rank of the threshold. The promise holds for the image
-threshold and for the pixel threshold each, not for both at once.
+Guarantee: if the held-out images and a new OK image are exchangeable (same product, camera and light; not used to fit
+the detector), the new one is flagged with probability at most alpha, on average over draws of the held-out images. Ties
+only lower that rate. For a given held-out set the rate is itself random: for continuous scores it follows Beta(n + 1 -
+k, k), k being the rank of the threshold. The guarantee holds separately for the image threshold and the pixel
+threshold, not for both at once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,20 @@ from anomalib_lite.errors import UserError
 
 @dataclass(frozen=True)
 class Threshold:
-    """Image and pixel threshold, and what they promise.
+    """Image and pixel threshold with their guarantees.
 
-    image: an image is NOK where its score > image. pixel: a pixel is anomalous where the map > pixel; at most the
-    promised share of OK images has any such pixel. false_alarm_rate: as asked for. n: held-out OK images used.
-    promised_rate: upper bound of the probability that a new OK image is flagged, (n + 1 - rank) / (n + 1). interval:
-    central 90 % interval of the rate that this very threshold has. note: what could not be promised, or empty. given:
-    by a person, not found from the held-out images. scores, maxima: of those images, in ascending order, to take
-    another threshold by. categories: thresholds of a run's several products by name, each from its own held-out
-    images; this one is of all together, and judges images of unknown category.
+    Attributes:
+        image: An image is NOK if its score > image.
+        pixel: A pixel is anomalous if the map > pixel; at most the promised share of OK images has any such pixel.
+        false_alarm_rate: The requested rate.
+        n: Number of held-out OK images.
+        promised_rate: Upper bound of the probability that a new OK image is flagged, (n + 1 - rank) / (n + 1).
+        interval: Central 90 % interval of the rate of this very threshold.
+        note: Which guarantee could not be given, or empty.
+        given: Whether the threshold was set directly, instead of by the held-out images.
+        scores, maxima: Image scores and map maxima of the held-out images, in ascending order, for `moved`.
+        categories: Thresholds of single products by name, each from its own held-out images. The threshold itself is of
+            all products and judges images of unknown category.
     """
 
     image: float
@@ -50,45 +55,45 @@ class Threshold:
     categories: Mapping[str, Threshold] = field(default_factory=dict)
 
     def of(self, category: str | None) -> Threshold:
-        """That of a category; this one where there is none of its own."""
+        """Returns the threshold of a category, or this one if the category has none."""
         return self if category is None else self.categories.get(category, self)
 
     def nok(self, score: float) -> bool:
-        """The verdict on an image: the only place that gives one. A score that is no number is NOK."""
+        """Whether an image is NOK; the only place that decides this. A NaN score is NOK."""
         return not score <= self.image
 
     def to_dict(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     def summary(self) -> dict[str, Any]:
-        """Without the held-out images' own numbers."""
+        """Like `to_dict`, without the held-out scores and the categories."""
         return {name: value for name, value in self.to_dict().items() if name not in ("scores", "maxima", "categories")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Threshold:
-        """Inverse of to_dict; the numbers survive JSON exactly."""
-        known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        known["categories"] = {name: cls.from_dict(own) for name, own in values.get("categories", {}).items()}
-        return cls(**known)
+        """Inverse of `to_dict`; numbers survive JSON exactly."""
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        fields["categories"] = {name: cls.from_dict(value) for name, value in values.get("categories", {}).items()}
+        return cls(**fields)
 
     def moved(self, image: float | None = None, false_alarm_rate: float | None = None) -> Threshold:
-        """Another threshold by the same held-out images: one that is given, or that of another false-alarm rate.
+        """Returns another threshold from the same held-out images: a given one, or that of another false-alarm rate.
 
-        A threshold that is given was not found from those images: `promised_rate` is then what they say of it, (1 +
-        those above it) / (n + 1), which no theorem guarantees if it was chosen by looking at images, and `interval`
-        that of Clopper and Pearson. The pixel threshold moves to the same rank; beyond all ranks in proportion.
-        Errors: UserError for both at once, and where the run kept no such numbers.
+        For a given threshold `promised_rate` is the estimate (1 + number of scores above it) / (n + 1), which is no
+        guarantee if it was chosen by looking at images, and `interval` is that of Clopper and Pearson. The pixel
+        threshold moves to the same rank, beyond all ranks in proportion. Raises UserError for both arguments at once,
+        and without held-out scores.
         """
         if image is None and false_alarm_rate is None:
             return self
         if image is not None and false_alarm_rate is not None:
-            raise UserError("Give either threshold or false_alarm_rate: one follows from the other.")
+            raise UserError("Set either threshold or false_alarm_rate, not both: one follows from the other.")
         if not self.scores:
-            raise UserError("This run was trained by an older version and kept no held-out scores: train it again.")
+            raise UserError("This run of an older version has no held-out scores: train it again.")
         if image is None:
-            own = {name: t.moved(false_alarm_rate=false_alarm_rate) for name, t in self.categories.items()}
+            categories = {name: t.moved(false_alarm_rate=false_alarm_rate) for name, t in self.categories.items()}
             moved = threshold_from_ok(self.scores, self.maxima, float(false_alarm_rate or 0))
-            return dataclasses.replace(moved, categories=own)
+            return dataclasses.replace(moved, categories=categories)
         if not math.isfinite(image):
             raise UserError(f"threshold must be a finite number, not {image}.")
         from scipy import stats  # takes half a second to import
@@ -109,12 +114,12 @@ class Threshold:
         )
 
     def in_words(self) -> str:
-        """What it promises, in one sentence."""
+        """States the guarantee in one sentence."""
         low, high = (f"{100 * end:.3g} %" for end in self.interval)
         rate = f"{100 * self.promised_rate:.3g} %"
-        says = f"about {rate} (it was given, so nothing is guaranteed)" if self.given else f"at most {rate}"
+        bound = f"about {rate} (it was set directly, so nothing is guaranteed)" if self.given else f"at most {rate}"
         return (
-            f"Threshold {self.image:.4g}: a new OK image is rejected with a probability of {says}; nine times in "
+            f"Threshold {self.image:.4g}: a new OK image is rejected with a probability of {bound}; nine times in "
             f"ten, {self.n} held-out ones give a rate between {low} and {high}.{f' {self.note}.' if self.note else ''}"
         )
 
@@ -122,10 +127,10 @@ class Threshold:
 def threshold_from_ok(
     image_scores: Iterable[float], pixel_maxima: Iterable[float], false_alarm_rate: float = 0.05
 ) -> Threshold:
-    """Thresholds from the scores (n,) and the largest map pixels (n,) of n held-out OK images.
+    """Computes thresholds from the scores (n,) and the map maxima (n,) of n held-out OK images.
 
-    With n < 1 / false_alarm_rate - 1 no finite threshold keeps the rate; then the largest score is taken, which
-    promises a rate of 1 / (n + 1), and `note` says so. Raises UserError without images, and for NaN.
+    With n < 1 / false_alarm_rate - 1 no finite threshold keeps the rate. Then the threshold is the largest score, which
+    guarantees a rate of 1 / (n + 1), and `note` says so. Raises UserError without images, and for NaN.
     """
     from scipy import stats  # takes half a second to import
 
@@ -147,7 +152,7 @@ def threshold_from_ok(
 
 
 def _at_same_rank(value: float, scores: Sequence[float], maxima: Sequence[float]) -> float:
-    """What `value` is among the maxima, given what it is among the scores; both ascending."""
+    """Returns the value among the maxima that has the rank of `value` among the scores; both ascending."""
     for end in (0, -1):
         if (value <= scores[0]) if end == 0 else (value >= scores[-1]):
             return maxima[end] * value / scores[end] if scores[end] > 0 else value
@@ -155,10 +160,10 @@ def _at_same_rank(value: float, scores: Sequence[float], maxima: Sequence[float]
 
 
 def conformal_rank(n: int, false_alarm_rate: float) -> tuple[int, str]:
-    """Rank (1 = smallest) of the held-out score that is the threshold, and a note where n is too small."""
+    """Returns the threshold's rank (1 = smallest) among the held-out scores, and a note if n is too small."""
     if n < 1:
-        raise UserError("A threshold needs held-out OK images, and there are none: give the validation split some.")
-    allowed = math.floor(round((n + 1) * false_alarm_rate, 9))  # rounded: 0.29 * 100 is 28.999999999999996
+        raise UserError("The threshold needs held-out OK images, but the validation split has none: add some.")
+    allowed = math.floor(round((n + 1) * false_alarm_rate, 9))  # rounded, because 0.29 * 100 is 28.999999999999996
     if allowed >= 1:
         return n + 1 - allowed, ""
     needed = math.ceil(round(1 / false_alarm_rate, 9)) - 1

@@ -140,9 +140,9 @@ def test_a_cut_network_goes_through_its_own_file(name: str, layers: tuple, tmp_p
         ("resnt18", (1,), r"no model 'resnt18'.*Similar: resnet18"),
         ("resnet10t", (2, 9), r"no feature levels \[2, 9\]"),
         ("resnet10t", (), "names no feature level"),
-        ("cait_xxs24_224", (1,), r"images of one size alone.*another network"),
-        ("hiera_tiny_224", (0,), r"images of one size alone.*another network"),
-        (VIT, ("blocks.3",), "Of a transformer, name blocks by their numbers"),
+        ("cait_xxs24_224", (1,), r"images of one size only.*another network"),
+        ("hiera_tiny_224", (0,), r"images of one size only.*another network"),
+        (VIT, ("blocks.3",), "For transformers, give blocks by their numbers"),
         (LITE0, ("blocks.9",), r"no module 'blocks\.9'.*Similar: blocks\.\d.*In blocks: blocks\.0, blo"),
         (LITE0, ("features",), r"no module 'features'.*In the network: conv_stem, bn1, .*classifier"),
         (LITE0, ("blocks.1", 7), r"no feature levels \[7\]: it has 0 to 4"),
@@ -168,9 +168,9 @@ def test_a_network_that_cannot_be_followed_is_refused():
         def forward(self, image: Tensor) -> Tensor:
             return self[0](image)
 
-    with pytest.raises(UserError, match=r"'branching' cannot be cut at modules' names .*as numbers, or take another"):
+    with pytest.raises(UserError, match=r"'branching' cannot be cut at modules' names .*as numbers, or use another"):
         cut_at(Branching(), ["layer1"], "branching")
-    with pytest.raises(UserError, match="puts nothing out at 1"):
+    with pytest.raises(UserError, match="does not run 1"):
         cut_at(HalfUsed(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)), ["1"], "half used")
 
 

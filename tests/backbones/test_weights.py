@@ -90,7 +90,7 @@ def test_a_file_of_another_network_is_refused(resnet: torch.nn.Module, tmp_path:
 
     path = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
-    with pytest.raises(UserError, match=r"does not fit the backbone: it has besides \d+ tensors, .*layer1\.2\.bn1"):
+    with pytest.raises(UserError, match=r"does not fit the backbone: it has in addition \d+ tensors, .*layer1\.2\.bn1"):
         build("resnet18", weights=str(path))  # every tensor of resnet18 is there, with its shape
     torch.save(resnet.state_dict(), path)
     with pytest.raises(UserError, match="does not fit the backbone: it lacks"):
@@ -108,7 +108,7 @@ def test_a_file_that_is_no_state_dict_is_refused_and_named(tmp_path: Path, name:
         torch.save([1, 2], path)
     if name.startswith("pickled"):
         torch.save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(UserError, match=f"{name} is no state dict that can be read"):
+    with pytest.raises(UserError, match=f"{name} is not a readable state dict"):
         build("resnet18", weights=str(path))
 
 

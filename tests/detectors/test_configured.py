@@ -50,7 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 def fitted(cfg: DictConfig, images: ImageSet) -> Model:
     """Prepared, trained for one step where it trains, and calibrated, as the engine does it."""
     model = built(cfg)
-    images = model.seen(images)
+    images = model.method_inputs(images)
     model.prepare(loader(images, 6))
     if model.method.epochs:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

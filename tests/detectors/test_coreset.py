@@ -10,15 +10,15 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors import coreset
 from anomalib_lite.detectors.coreset import (
     Bank,
+    apply_view,
     gather_candidates,
     gather_images,
     greedy_centres,
-    looked_at,
     nearest,
     nearest_several,
     random_projection,
+    rotated_views,
     thinned,
-    turned,
 )
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -113,9 +113,9 @@ def test_the_choices_are_those_of_the_plain_greedy(monkeypatch: pytest.MonkeyPat
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    rows, whole = made(600, 8), coreset._approach
+    rows, whole = made(600, 8), coreset._update_nearest
     expected = greedy_centres(rows, 60).tolist()
-    monkeypatch.setattr(coreset, "_approach", lambda *parts: whole(*parts, block=37))
+    monkeypatch.setattr(coreset, "_update_nearest", lambda *parts: whole(*parts, block=37))
     assert greedy_centres(rows, 60).tolist() == expected
 
 
@@ -202,7 +202,7 @@ def test_places_near_by_are_those_of_brute_force(radius: int, cosine: bool, dens
     bank, rows = Bank(cosine, radius), patches
     if cosine:
         rows = torch.nn.functional.normalize(patches, dim=-1)
-    bank.remember(rows, rows, density)
+    bank.store(rows, rows, density)
     expected = nearby(features.double().numpy(), patches.double().numpy(), radius, cosine, density)
     np.testing.assert_allclose(bank(features)[:, 0], expected, atol=1e-5)
 
@@ -211,7 +211,7 @@ def test_local_density_is_that_of_all_candidates():
     """What is remembered may be a few of them; their neighbours are counted among all."""
     candidates, features = drawn(200, C), drawn(1, C, H, W)
     bank = Bank()
-    bank.remember(candidates[:20], candidates, density=9)
+    bank.store(candidates[:20], candidates, density=9)
     far = np.linalg.norm(candidates[:20, None] - candidates, axis=2)
     own = np.sort(far, 1)[:, 1:10].mean(1)
     asked = np.linalg.norm(features.flatten(2)[0].T[:, None] - candidates[:20], axis=2)
@@ -238,7 +238,7 @@ def test_thinning_keeps_as_many_as_asked_for(rows: int, count: int):
 
 def test_turned_copies_are_quarter_turns_exactly():
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    looks = turned([View()], 4)
-    assert looked_at(image, looks[0]) is image
+    looks = rotated_views([View()], 4)
+    assert apply_view(image, looks[0]) is image
     for quarters, look in enumerate(looks):
-        torch.testing.assert_close(looked_at(image, look), image.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(apply_view(image, look), image.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)

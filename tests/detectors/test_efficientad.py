@@ -29,7 +29,7 @@ def test_features_are_standardised_and_images_weighted(images: ImageSet):
     model, batch = detector(hard=0.9).eval(), images[[1, 2]]
     model.prepare(loader(images, 4))
     with torch.no_grad():
-        known = model._normalised(model.features(images[list(range(12))].image)[0])
+        known = model._standardised(model.features(images[list(range(12))].image)[0])
     assert known.mean((0, 2, 3)).abs().max() < 1e-4 and (known.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
 
     def loss(*weights: float) -> float:
@@ -60,7 +60,7 @@ def test_the_hardest_differences_count():
 
 def test_training_marks_what_is_new_in_units_of_ok_images(images: ImageSet, fitted: EfficientAD):
     """Of images that were not learned from, the two quantiles of each map lie a tenth apart."""
-    assert fitted.tried == [0, 4, 8] and fitted.notes == {"scaled_by": 3}
+    assert fitted.held_out == [0, 4, 8] and fitted.notes == {"scaled_by": 3}
     with torch.no_grad():
         for unit, map in zip(fitted.unit, fitted.eval()._both(images[[0, 4, 8]].image), strict=True):
             low, high = np.quantile(map.double().numpy(), [0.9, 0.995]) / unit.item()
@@ -89,8 +89,8 @@ def test_a_small_teacher_learns_the_backbones_features(images: ImageSet):
         before = {k: v.clone() for k, v in model.pdn.state_dict().items()}
         with torch.no_grad():
             model.fit_statistics([[model._of_backbone(images[list(range(12))].image)]])
-            target = model._normalised(model._of_backbone(images[[0, 1]].image))
-            apart.append((model.pdn(model._shown(images[[0, 1]].image)) - target).square().mean().item())
+            target = model._standardised(model._of_backbone(images[[0, 1]].image))
+            apart.append((model.pdn(model._normalised_image(images[[0, 1]].image)) - target).square().mean().item())
     assert apart[1] < apart[0]
     fitted = small.fit(detector(distill=2), images, epochs=1)
     assert {k.split(".")[0] for k in fitted.trained_state()} == {"student", "autoencoder", "pdn", "mean", "scale"}
@@ -106,7 +106,7 @@ def test_the_student_answers_nothing_to_penalty_images(images: ImageSet, tmp_pat
     batch = images[[1]]
     more = with_penalty.training_step(batch) - without.training_step(batch)
     answers = [
-        without.student(without._shown(o.image))[:, :20].square().mean().item()
-        for o in map(with_penalty._others.__getitem__, range(3))
+        without.student(without._normalised_image(o.image))[:, :20].square().mean().item()
+        for o in map(with_penalty._penalty_images.__getitem__, range(3))
     ]
     assert min(abs(more.item() - answer) for answer in answers) < 1e-5

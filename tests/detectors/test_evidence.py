@@ -10,20 +10,20 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, place_counts, share_of_place
+from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, position_matters, position_share
+from anomalib_lite.detectors.feature_maps import appearance, rgb_to_lab
 from anomalib_lite.detectors.learned import (
     DECAY,
     RATE,
     RISE,
     Networks,
     OneCycle,
-    described,
-    described_at,
-    drawn_places,
-    log_sizes,
+    descriptors,
+    descriptors_at,
+    log_magnitudes,
+    sample_positions,
 )
-from anomalib_lite.detectors.looks import appearance, rgb_to_lab
-from anomalib_lite.detectors.members import Maps, Members, Shown, fuse, judge, sharpened
+from anomalib_lite.detectors.members import HeldOutMaps, Members, TrainingData, evaluate, fuse, sharpened
 from anomalib_lite.errors import UserError
 
 
@@ -55,19 +55,19 @@ def test_sharpness_falls_where_a_picture_is_blurred_and_colour_stays():
 
 
 def test_the_place_explains_all_of_an_aligned_product_and_nothing_of_noise():
-    assert share_of_place([placed(40)]) == pytest.approx(0.9, abs=0.03)
-    assert share_of_place([noise(6, 5, 6, 8)]) < 0.05
+    assert position_share([placed(40)]) == pytest.approx(0.9, abs=0.03)
+    assert position_share([noise(6, 5, 6, 8)]) < 0.05
     turned = torch.stack([one.flatten(1)[:, torch.randperm(48)].view(5, 6, 8) for one in placed(40)])
-    assert share_of_place([turned]) < 0.05
+    assert position_share([turned]) < 0.05
 
 
 @pytest.mark.parametrize("own", [Gaussians("deep"), Subspace("deep", share=0.8)])
 def test_a_gaussian_knows_its_place_only_where_places_mean_something(own: Gaussians | Subspace):
     known = placed(60)
     moved = known[:1].roll(3, dims=3)  # OK looks at another place
-    own.fit(known, placed=True)
+    own.fit(known, aligned=True)
     here, there = own.distance(known[:1]).mean(), own.distance(moved).mean()
-    own.fit(known, placed=False)
+    own.fit(known, aligned=False)
     assert torch.allclose(own.distance(moved).mean(), own.distance(known[:1]).mean(), rtol=1e-4)
     if isinstance(own, Gaussians):
         assert there > 3 * here
@@ -76,7 +76,7 @@ def test_a_gaussian_knows_its_place_only_where_places_mean_something(own: Gaussi
 def test_deviations_are_white_and_their_mean_square_is_the_distance():
     known = placed(400)
     own = Gaussians("deep", ridge=0.0)
-    own.fit(known, placed=True)
+    own.fit(known, aligned=True)
     found = own.deviations(known)
     assert torch.allclose(found.square().mean(1, keepdim=True), own.distance(known), rtol=1e-4)
     assert found.mean().abs() < 0.01 and found.var() == pytest.approx(1, abs=0.05)
@@ -86,7 +86,7 @@ def test_deviations_are_white_and_their_mean_square_is_the_distance():
 def test_neighbours_are_those_of_brute_force(placed: bool, density: int):
     known, asked = noise(4, 5, 6, 8).abs(), noise(2, 5, 6, 8, seed=1).abs()
     own = Neighbours("deep", bank=4 * 48, radius=1, density=density)
-    own.fit(known, placed=placed)
+    own.fit(known, aligned=placed)
     bank, rows = (F.normalize(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), dim=1) for x in (known, asked))
     bank, rows = (x.double().permute(0, 2, 3, 1) for x in (bank, rows))
     distance = 1 - torch.einsum("bhwc,nyxc->bhwnyx", rows, bank)
@@ -115,9 +115,9 @@ def test_turning_tells_whether_a_place_means_anything():
     round = sum(pattern.rot90(turn, (1, 2)) for turn in range(4)) / 2  # a product in the middle that lies anyhow
     for product, counts in ((pattern, True), (round, False)):
         images = product + 1.5 * torch.randn(24, 5, 8, 8, generator=generator)
-        share, found = place_counts([[images.rot90(turn, (2, 3))] for turn in range(4)], seed=0)
+        share, found = position_matters([[images.rot90(turn, (2, 3))] for turn in range(4)], seed=0)
         assert 0.2 < share < 0.45 and found == counts
-    assert not place_counts([[torch.randn(24, 5, 8, 8, generator=generator)]] * 4, seed=0)[1]
+    assert not position_matters([[torch.randn(24, 5, 8, 8, generator=generator)]] * 4, seed=0)[1]
 
 
 def test_a_look_that_is_none_is_refused():
@@ -125,7 +125,7 @@ def test_a_look_that_is_none_is_refused():
         Gaussians("deeper")
 
 
-def shown(images: int = 24, drawn: int = 24) -> Shown:
+def shown(images: int = 24, drawn: int = 24) -> TrainingData:
     """Aligned looks; every drawn image has a square that deviates."""
     source, mask = torch.arange(drawn) % images, torch.zeros(drawn, 1, 6, 8)
     mask[:, :, 2:4, 3:6] = 1
@@ -133,12 +133,12 @@ def shown(images: int = 24, drawn: int = 24) -> Shown:
     bad = {name: look[source] + 6 * mask * (1 + noise(drawn, 5, 1, 1)) for name, look in ok.items()}
     family = torch.arange(drawn) % 5
     half = [{name: look.half() for name, look in looks.items()} for looks in (ok, bad)]
-    return Shown(half[0], half[1], mask, family, source, torch.arange(images) % 4)
+    return TrainingData(half[0], half[1], mask, family, source, torch.arange(images) % 4)
 
 
 def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
     members = Members({"fine": Gaussians("fine"), "deep": Gaussians("deep")}, learned=True)
-    members.equip({"fine": 5, "deep": 5}, 3)
+    members.build_networks({"fine": 5, "deep": 5}, 3)
     known = shown()
     maps = members.fit(known, True, 0)
     for own in maps.values():
@@ -147,7 +147,7 @@ def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
     assert not known.ok and not known.drawn, "the looks are dropped on the way"
     seen = members.maps({name: look.float() for name, look in shown().ok.items()})["deep"].flatten(1).amax(1)
     assert seen.mean() < -0.5, "images that it has learned from look better than held-out ones"
-    assert judge(maps["learned"].ok, maps["learned"].drawn, known.mask).image_auroc > 0.95
+    assert evaluate(maps["learned"].ok, maps["learned"].drawn, known.mask).image_auroc > 0.95
 
 
 def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
@@ -157,11 +157,11 @@ def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
     deviations[0][8:, :, :4] += 4
     generator = torch.Generator().manual_seed(0)
     for number in range(2):
-        networks.learn(number, *drawn_places(deviations, mask, generator), seed=number)
+        networks.learn(number, *sample_positions(deviations, mask, generator), seed=number)
     each = [networks(deviations, number) for number in range(2)]
     assert torch.allclose(networks(deviations), (each[0] + each[1]) / 2, atol=1e-5)
     assert roc_auc_score(mask.flatten().numpy(), networks(deviations).flatten().numpy()) > 0.95
-    assert described([deviations[1]]).shape == (16, 5, 4, 4)
+    assert descriptors([deviations[1]]).shape == (16, 5, 4, 4)
 
 
 @pytest.mark.parametrize("total", [2, 7, 200])
@@ -184,10 +184,10 @@ def test_steps_are_those_of_torchs_adamw_in_one_cycle_to_the_bit(total: int):
 def test_a_drawn_place_is_described_as_the_whole_map_is(grid: tuple[int, int]):
     """Of the coarser looks only the drawn places are interpolated."""
     deviation, places = 5 * noise(1, 3, *grid), torch.tensor([0, 9, 41, 63])
-    whole = torch.cat([deviation.asinh(), log_sizes([deviation])], 1)
+    whole = torch.cat([deviation.asinh(), log_magnitudes([deviation])], 1)
     wanted = F.interpolate(whole, size=(8, 8), mode="bilinear", align_corners=False)[0].flatten(1)[:, places].T
-    found = described_at(deviation[0], log_sizes([deviation])[0], places, (8, 8))
-    assert torch.allclose(found, wanted, atol=1e-5) and torch.allclose(described([deviation]), whole, atol=1e-5)
+    found = descriptors_at(deviation[0], log_magnitudes([deviation])[0], places, (8, 8))
+    assert torch.allclose(found, wanted, atol=1e-5) and torch.allclose(descriptors([deviation]), whole, atol=1e-5)
 
 
 def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
@@ -196,10 +196,10 @@ def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
     drawn[:20] += 2 * mask[:20]
     labels = np.repeat([0, 1], 30)
     maxima = torch.cat([ok, drawn]).flatten(1).amax(1).numpy()
-    found = judge(ok, drawn, mask)
+    found = evaluate(ok, drawn, mask)
     assert found.image_auroc == pytest.approx(roc_auc_score(labels, maxima), abs=1e-4)
     halo = drawn + 3 * (mask == 0)
-    assert judge(ok, halo, mask).aupro < found.aupro - 0.2
+    assert evaluate(ok, halo, mask).aupro < found.aupro - 0.2
 
 
 def test_what_spills_from_a_peak_is_lowered_and_the_peak_stays():
@@ -222,4 +222,4 @@ def test_ways_of_fusing():
     assert fuse({"learned": maps["learned"]}, "sum").item() == 1
     ignorant = maps | {"deep": torch.full_like(maps["deep"], -9.0)}
     assert fuse(ignorant, "soft").item() == pytest.approx(0.25 * 2 + 0.5 * 1, abs=0.05), "who knows nothing has no veto"
-    assert Maps(maps["fine"], maps["deep"]).ok.item() == 2
+    assert HeldOutMaps(maps["fine"], maps["deep"]).ok.item() == 2

@@ -17,7 +17,7 @@ from anomalib_lite.data.layouts import mtd
 from anomalib_lite.data.sample import NOK, Sample
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion, choose
-from anomalib_lite.detectors.members import LEARNED, Maps, Shown
+from anomalib_lite.detectors.members import LEARNED, HeldOutMaps, TrainingData
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.detectors.template_terms import NormalDifference
 from anomalib_lite.errors import UserError
@@ -77,7 +77,7 @@ def test_of_few_images_nothing_is_chosen_and_what_ignores_the_place_stands_aside
     (only,) = made.notes["choice"]["candidates"]
     placed = made.members[0].evidence["fine"].gaussian.mean.shape[0] > 1
     assert only["name"] == f"soft of fine, deep{'' if placed else ', neighbours'} and learned"
-    assert "nothing is chosen" in made.notes["choice"]["words"]
+    assert "no fusion is chosen" in made.notes["choice"]["words"]
     (given,) = small.fit(fusion("fine", "neighbours", how="lse"), images).notes["choice"]["candidates"]
     assert given["name"] == "lse of fine, neighbours and learned"  # the way was given: all take part
 
@@ -103,15 +103,15 @@ def test_defects_that_were_passed_choose_among_fusions_as_good_on_drawn_ones(ima
     made = small.fit(fusion("fine", "colour", learned=False), images)
     alone = {trial.members[0]: trial for trial in made.trials if len(trial.members) == 1}
     verdict = alone["fine"].verdict
-    worse = replace(alone["colour"], verdict=replace(verdict, each=verdict.each - price))
+    worse = replace(alone["colour"], verdict=replace(verdict, per_defect=verdict.per_defect - price))
     made.trials = [replace(alone["fine"], tops=alone["fine"].tops + 100), worse]  # to which no defect rises
-    made.members[0].take(["fine"], "sum")
+    made.members[0].select(["fine"], "sum")
     picture = cv2.imread(str(images.samples[0].image))
     picture[8:24, 8:24] = (230, 25, 230)
     cv2.imwrite(str(tmp_path / "passed.png"), picture)
     made.reconsider(loader(ImageSet([Sample(tmp_path / "passed.png", NOK)], small.SIZE), 4))
-    taken, said = ("fine", "fine stays") if price else ("colour", "colour was taken in place of fine")
-    assert made.members[0]._chosen() == ([taken], "sum") and said in made.notes["choice"]["words"]
+    taken, said = ("fine", "fine stays") if price else ("colour", "colour replaces fine")
+    assert made.members[0]._selection() == ([taken], "sum") and said in made.notes["choice"]["words"]
     assert [row["name"] for row in made.notes["choice"]["candidates"] if row["taken"]] == [taken]
 
 
@@ -121,10 +121,10 @@ def test_networks_are_judged_at_a_handicap_and_so_stay():
     mask = torch.zeros(40, 1, 8, 8)
     mask[:, :, 2:4, 2:4] = 1
     parts = {
-        name: Maps(*(torch.randn(40, 1, 8, 8, generator=generator) + known * at for at in (0, mask)))
+        name: HeldOutMaps(*(torch.randn(40, 1, 8, 8, generator=generator) + known * at for at in (0, mask)))
         for name, known in (("fine", 2), ("deep", 2), ("colour", 0), (LEARNED, 0))
     }
-    shown = Shown({}, {}, mask, torch.zeros(40), torch.arange(40), torch.arange(40) % 4)
+    shown = TrainingData({}, {}, mask, torch.zeros(40), torch.arange(40), torch.arange(40) % 4)
     trials = choose(parts, shown, list(parts), "auto")
     assert any("colour" not in trial.members for trial in trials if len(trial.members) > 1)
     assert all(LEARNED in trial.members for trial in trials if len(trial.members) > 1)
@@ -173,4 +173,4 @@ def test_tiles_that_lie_anyhow_have_no_statistics_of_single_places(datasets_root
     evidence = made.members[0].evidence
     assert (len(evidence["deep"].gaussian.mean) == 1) == moved
     assert evidence["near"].bank.patches.dim() == (2 if moved else 3)
-    assert ("nothing is learned for single places" in made.notes["choice"]["words"]) == moved
+    assert ("positions get no separate statistics" in made.notes["choice"]["words"]) == moved

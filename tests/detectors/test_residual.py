@@ -33,7 +33,7 @@ def test_a_group_is_stacked_on_its_coarsest_grid_and_has_one_gaussian() -> None:
     def stacked(features: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([features[1].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)), features[2]], 1)
 
-    moments.update_places(stacked(training))
+    moments.update_positions(stacked(training))
     gaussian.fit(moments)
     torch.testing.assert_close(model(new), gaussian(stacked(new)), rtol=1e-4, atol=0)
 
@@ -119,10 +119,10 @@ def test_a_model_that_has_not_chosen_yet_loads_too() -> None:
 def test_fewer_layers_leave_the_other_groups(caplog: pytest.LogCaptureFixture) -> None:
     groups = {"levels": [[0], [1], [2]], "joint": [[1, 2]], "last": [[2]]}
     model = SelectedResidualModel({name: ResidualModel(own) for name, own in groups.items()})
-    model.keep(3)
+    model.restrict_to(3)
     assert list(model.candidates) == ["levels", "joint", "last"] and not caplog.text
-    model.keep(2)
+    model.restrict_to(2)
     assert {name: m.groups for name, m in model.candidates.items()} == {"levels": [[0], [1]], "joint": [[1]]}
-    assert len(model.candidates["levels"].gaussians) == 2 and "backbone.layers gives 2" in caplog.text
+    assert len(model.candidates["levels"].gaussians) == 2 and "backbone.layers has only 2" in caplog.text
     with pytest.raises(UserError, match="No group of"):
-        SelectedResidualModel({"last": ResidualModel([[2]])}).keep(1)
+        SelectedResidualModel({"last": ResidualModel([[2]])}).restrict_to(1)

@@ -50,7 +50,7 @@ def test_images_that_are_tried_on_are_not_learned_from(images: ImageSet):
     model = detector()
     small.fit(model, images)
     batch = images[[0, 1, 5, 6]]
-    assert model.tried == [0, 5, 10] and model.weights(batch).tolist() == [0, 1, 0, 1]
+    assert model.held_out == [0, 5, 10] and model.weights(batch).tolist() == [0, 1, 0, 1]
     model.train()
 
     def loss() -> float:

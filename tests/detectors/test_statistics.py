@@ -101,7 +101,7 @@ def made(count: int, seed: int) -> torch.Tensor:
 def fitted(features: torch.Tensor, **options: float | str) -> PositionGaussian:
     gaussian, moments = PositionGaussian(**options), Moments()
     for part in features.split(16):
-        moments.update_places(part)
+        moments.update_positions(part)
     gaussian.fit(moments)
     return gaussian
 
@@ -127,8 +127,8 @@ def test_the_map_is_the_mahalanobis_distance_of_each_position(shrinkage: float, 
 def test_many_channels_are_whitened_in_parts_as_all_at_once(places: int):
     known = torch.randn(200, 70, 2, 3, generator=torch.Generator().manual_seed(0))
     gaussian, moments = PositionGaussian(), Moments()
-    moments.update_places(known)
-    gaussian.fit(moments if places > 1 else moments.spread((2, 3), None))
+    moments.update_positions(known)
+    gaussian.fit(moments if places > 1 else moments.pooled((2, 3), None))
     asked = known[:3] * 2 + 1
     found = gaussian.deviations(asked)
     roots, means = (part.expand(6, *part.shape[1:]) for part in (gaussian.precision_root, gaussian.mean))

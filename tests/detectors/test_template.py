@@ -141,7 +141,7 @@ def test_what_templates_do_not_show_is_not_judged():
 def test_the_scale_of_ok_pairs_is_their_mean_and_deviation():
     maps = torch.rand((40, 1, 6, 8), generator=torch.Generator().manual_seed(0)).double() + torch.arange(8) / 8
     moments = Moments()
-    moments.update_places(maps)
+    moments.update_positions(maps)
     one = NormalDifference("global", 1.0)
     one.fit(moments, (6, 8))
     expected = ((maps - maps.mean()) / maps.std(correction=0)).clamp_min(0)

@@ -143,7 +143,7 @@ def test_own_statistics_are_those_of_a_model_for_each_tile_alone(images: ImageSe
         seen = tiling.cut(batch.image, number)
         assert torch.equal(whole._of_slot(number).anomaly_map(seen), alone.anomaly_map(seen))
     few = model(PaDiM(small.backbone, levels=None), Tiling((96, 128), 64, 16, statistics="own", limit_mb=0.01))
-    with pytest.raises(UserError, match=r"of each of 6 tiles would take .* take tiling\.statistics=shared"):
+    with pytest.raises(UserError, match=r"of each of 6 tiles would take .* use tiling\.statistics=shared"):
         few.calibrate(loader(TileSet(images, tiling), 4))
 
 

@@ -209,7 +209,7 @@ def test_nok_images_that_are_tested_on_or_ok_are_refused(
 
 
 def test_nok_images_are_not_offered_to_self_supervision(configure: Compose):
-    with pytest.raises(InstantiationException, match="CutPaste learns from OK images alone") as error:
+    with pytest.raises(InstantiationException, match="CutPaste uses OK images only") as error:
         instantiate(configure("teacher=finetuned", "teacher.nok=bad").teacher)
     assert isinstance(error.value.__cause__, UserError)
 
