@@ -29,16 +29,17 @@ class Pointwise(nn.Conv2d):
 
 
 class Same(Conv2dSame):
-    """A depthwise convolution of stride 2 with TensorFlow's padding, of which even sides get more behind than before:
-    instead of a copy with borders, the kernel is longer by a zero.
+    """A depthwise convolution of stride 2 with TensorFlow's padding, which pads even sides more at the end.
+
+    Lengthens the kernel by a zero instead of copying the input with borders.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, values: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
-            return super().forward(input)
-        down, across = (1 - side % 2 for side in input.shape[2:])
-        weight, padding = F.pad(self.weight, (across, 0, down, 0)), [side // 2 for side in self.kernel_size]
-        return F.conv2d(input, weight, self.bias, self.stride, padding, groups=self.groups)
+            return super().forward(values)
+        extra_y, extra_x = (1 - side % 2 for side in values.shape[2:])
+        weight, padding = F.pad(self.weight, (extra_x, 0, extra_y, 0)), [side // 2 for side in self.kernel_size]
+        return F.conv2d(values, weight, self.bias, self.stride, padding, groups=self.groups)
 
 
 class Folded(nn.Sequential):
