@@ -1,5 +1,7 @@
 """Errors for the user."""
 
+import errno
+
 
 class UserError(Exception):
     """An error that the user can correct; the message states what is wrong and what to do.
@@ -8,3 +10,15 @@ class UserError(Exception):
     """
 
     status = 2
+
+
+def root_user_error(error: BaseException | None) -> UserError | None:
+    """Returns the UserError that caused an error, which Hydra's `instantiate` wraps, or None. Denied file access counts."""
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+            return UserError(
+                f"{error.filename}: {error.strerror}. Change its rights, or name another place: paths.runs=, "
+                "paths.artifacts=, output=."
+            )
+        error = error.__cause__
+    return error

@@ -150,8 +150,9 @@ def _levels(
     try:
         net, sizes = _create(name, features_only=True, out_indices=tuple(sorted(layers)))
     except (AssertionError, IndexError) as error:
+        last = len(getattr(_create(name)[0], "feature_info", ())) - 1
         raise UserError(
-            f"'{name}' has no feature levels {list(layers)}: choose others with backbone.layers."
+            f"'{name}' has no feature levels {list(layers)}, only 0 to {last}: choose others with backbone.layers."
         ) from error
     apply_norm = norm and bool(sizes)
     if apply_norm or weights != "none":

@@ -49,7 +49,10 @@ def read(
             raise UserError("data=folder needs data.ok (folder or pattern of OK images) or data.manifest (a CSV).")
         base = require_folder(root, "The data set")
         ok_images, test_ok_samples = ok_samples(expand(ok, base)), ok_samples(expand(test_ok, base))
-        nok_images = _pair_masks(expand(nok, base), expand(mask, base))
+        images, masks = expand(nok, base), expand(mask, base)
+        if twice := set(images) & set(masks):
+            raise UserError(f"{min(twice)} is listed as a NOK image and as a mask: set data.nok and data.mask apart.")
+        nok_images = _pair_masks(images, masks)
     share = 0 if test_ok_samples else test_ok_share
     return make_splits(ok_images, [*test_ok_samples, *nok_images], base, test_share=share, **drawing)
 

@@ -61,7 +61,7 @@ class ImageSet(Dataset[Batch]):
         samples: Sequence[Sample],
         size: tuple[int, int],
         ram_limit_mb: float = 4000,
-        name: str = "images",
+        name: str = "all",
         resize: str = "stretch",
         spool: bool = False,
     ) -> None:
@@ -153,7 +153,9 @@ class ImageSet(Dataset[Batch]):
             list(tqdm(pool.map(keep, range(len(self))), f"decode {name}", len(self), delay=2, leave=False))
         if broken:
             listed = "\n  ".join(sorted(broken)[:20])
-            raise UserError(f"{len(broken)} of {len(self)} {name} cannot be used:\n  {listed}\nRepair or remove them.")
+            raise UserError(
+                f"{len(broken)} of {len(self)} images ({name}) cannot be used:\n  {listed}\nRepair or remove them."
+            )
         masked = [(s, mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask]
         inverted = [s.mask for s, mask in masked if looks_inverted(mask)]
         if 2 * len(inverted) > len(masked):

@@ -6,7 +6,8 @@ Also checks the templates of a data set, and sets the weight of each sample in t
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,9 +63,10 @@ def make_splits(
             test = [*ok_test, *test]
         train, val = (ok, held_out) if held_out else hold_out(ok, val_share, split_seed, root)
         if shots is not None:
-            if not isinstance(shots, int) or not 1 <= shots <= len(train):
-                raise UserError(f"data.shots must lie between 1 and the {len(train)} OK images there are, not {shots}.")
-            _, train = _drawn(train, shots, shots_seed, root)
+            fewest = min(Counter(sample.category for sample in train).values())
+            if not isinstance(shots, int) or not 1 <= shots <= fewest:
+                raise UserError(f"data.shots must lie between 1 and the {fewest} OK images there are, not {shots}.")
+            _, train = _drawn(train, lambda _: shots, shots_seed, root)
             log.info("Training on %d OK images; %d others are held out for the threshold", len(train), len(val))
     else:
         train, val = [], []
@@ -99,11 +101,13 @@ def hold_out(
     """
     if not 0 < share < 1:
         raise UserError(f"{option} must lie between 0 and 1, not {share}.")
-    return _drawn(samples, min(math.ceil(share * len(samples)), len(samples) - rest), seed, root)
+    return _drawn(samples, lambda n: min(math.ceil(share * n), n - rest), seed, root)
 
 
-def _drawn(samples: Sequence[Sample], count: int, seed: int, root: Path) -> tuple[list[Sample], list[Sample]]:
-    """Draws `count` samples by a hash of their names; returns (remaining, drawn).
+def _drawn(
+    samples: Sequence[Sample], count: Callable[[int], int], seed: int, root: Path
+) -> tuple[list[Sample], list[Sample]]:
+    """Draws `count` samples of each category by a hash of their names; returns (remaining, drawn).
 
     A sample's rank thus does not depend on the order or presence of other files, and a smaller draw is a subset of a
     larger one.
@@ -113,7 +117,10 @@ def _drawn(samples: Sequence[Sample], count: int, seed: int, root: Path) -> tupl
         name = sample.image.relative_to(root) if sample.image.is_relative_to(root) else sample.image
         return hashlib.sha256(f"{seed}/{same_form(name.as_posix())}".encode()).hexdigest()
 
-    chosen = {s.image for s in sorted(samples, key=rank)[:count]}
+    categories = defaultdict[str | None, list[Sample]](list)
+    for sample in sorted(samples, key=rank):
+        categories[sample.category].append(sample)
+    chosen = {s.image for own in categories.values() for s in own[: count(len(own))]}
     return [s for s in samples if s.image not in chosen], [s for s in samples if s.image in chosen]
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ from anomalib_lite.defects.measures import UNITS
 from anomalib_lite.defects.rules import GRADES
 from anomalib_lite.runs.atomic import write_csv, write_json
 from anomalib_lite.settings.training import DefectType
+
+if TYPE_CHECKING:
+    from anomalib_lite.scoring import Threshold  # with torch
 
 PICTURED = 120  # images kept for display
 NOTHING = "nothing found"
@@ -34,7 +37,7 @@ class DefectCollector:
     Keeps the image and masks only of the `pictured` images with the worst defects, which bounds the memory.
     """
 
-    def __init__(self, inspector: Inspector, threshold: float, pictured: int = PICTURED) -> None:
+    def __init__(self, inspector: Inspector, threshold: Threshold, pictured: int = PICTURED) -> None:
         self.inspector, self.threshold, self.pictured = inspector, threshold, pictured
         self.outcomes: list[Outcome] = []
         self._matched_types: list[str | None] = []
@@ -43,7 +46,8 @@ class DefectCollector:
     def add(self, outcome: Outcome) -> Outcome:
         """Returns the outcome with its defects; it must have its image and map, and its mask if known."""
         assert outcome.map is not None and outcome.image is not None
-        defects = self.inspector.inspect(outcome.map, outcome.image, self.threshold)
+        limit = self.threshold.of(outcome.sample.category).pixel
+        defects = self.inspector.inspect(outcome.map, outcome.image, limit)
         match = matching(defects, outcome.mask)
         small = resize_image(outcome.image, *self.inspector.reference.shape) if defects else None
         self.outcomes.append(replace(outcome, defects=defects, image=small, map=None, mask=None))

@@ -43,9 +43,7 @@ class Judge:
     threads: int | None
     aupro_limit: float
 
-    def images(
-        self, samples: Sequence[Sample], name: str = "images", spool: bool = False, keep: bool = True
-    ) -> ImageSet:
+    def images(self, samples: Sequence[Sample], name: str = "all", spool: bool = False, keep: bool = True) -> ImageSet:
         """keep: whether the pixels stay in memory where they fit. name, spool: see `ImageSet`."""
         return ImageSet(samples, self.size, self.ram_limit_mb if keep else 0, name, self.resize, spool)
 

@@ -122,7 +122,7 @@ def evaluate(
     inspector: Inspector | None = None,
 ) -> Evaluation:
     """Goes once through the images; memory does not grow with their number. inspector: finds the defects."""
-    collector = None if inspector is None else DefectCollector(inspector, threshold.pixel)
+    collector = None if inspector is None else DefectCollector(inspector, threshold)
     total, by_category = Measured(aupro_limit), defaultdict[str, Measured](lambda: Measured(aupro_limit))
     inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
@@ -141,7 +141,9 @@ def evaluate(
         outcomes = thin_out(outcomes + fresh, threshold)
         del batch, prediction, fresh, outcome  # 300 MB of a large image, while the next one is judged
         begin = time.perf_counter()
-    metrics = _summary(total, outcomes, threshold) | _of_categories(by_category, outcomes, threshold)
+    metrics = _summary(total, outcomes, threshold)
+    metrics["per_defect"] = {n: row for m in by_category.values() or [total] for n, row in _by_defect(m, outcomes)}
+    metrics |= _of_categories(by_category, outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
     give_back()
@@ -270,23 +272,25 @@ class Measured:
 
 def _summary(measured: Measured, outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
     whole, maps, alarms = measured.images.compute(), measured.pixels.compute(), _alarms(outcomes)
-    by_pixel = measured.pixels.compute_by_defect()
-    per_defect = {}
-    for name, result in measured.images.compute_by_defect().items():
-        values = result.values | (by_pixel[name].values if name in by_pixel else {})
-        found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
-        per_defect[name] = {"n": len(found)} | {key: values.get(key) for key in _figures(values)}
-        per_defect[name]["recall"] = sum(found) / len(found)
     return {
         **whole.values,
         **maps.values,
         "pixel_f1": measured.pixels.f1(threshold.pixel),
         **alarms.values,
-        "per_defect": per_defect,
         "missing": whole.missing | maps.missing | alarms.missing,
         "counts": whole.counts | maps.counts,
         "threshold": threshold.summary(),
     }
+
+
+def _by_defect(measured: Measured, outcomes: Sequence[Outcome]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the metrics of each defect type against the good images of the same category."""
+    by_pixel = measured.pixels.compute_by_defect()
+    for name, result in measured.images.compute_by_defect().items():
+        values = result.values | (by_pixel[name].values if name in by_pixel else {})
+        found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
+        figures = {key: values.get(key) for key in _figures(values)}
+        yield name, {"n": len(found), **figures, "recall": sum(found) / len(found)}
 
 
 def _of_categories(parts: Mapping[str, Measured], outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
@@ -296,9 +300,9 @@ def _of_categories(parts: Mapping[str, Measured], outcomes: Sequence[Outcome], t
         own = [outcome for outcome in outcomes if outcome.sample.category == name]
         values = measured.values() | _alarms(own).values
         rows[name] = {"n": len(own)} | {key: values[key] for key in (*_figures(values), *RATES)}
-        rows[name]["threshold"] = threshold.of(name).image
+        rows[name] |= {"threshold": threshold.of(name).image, "note": threshold.of(name).note}
     means = {}
-    for key in dict.fromkeys(key for row in rows.values() for key in row if key not in ("n", "threshold")):
+    for key in dict.fromkeys(key for row in rows.values() for key in row if key not in ("n", "threshold", "note")):
         known = [row[key] for row in rows.values() if row.get(key) is not None]
         means[key] = sum(known) / len(known) if known and len(known) == len(rows) else None
     return {"categories": rows, "mean_of_categories": means} if rows else {}

@@ -82,6 +82,8 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         if any(reason in other for other in reasons if other != reason):
             continue  # said with it
         log.info("%s%s", "" if absent == ["images"] else f"{', '.join(absent)} not available: ", reason)
+    notes = {name: row.get("note") for name, row in metrics.get("categories", {}).items()}
+    lines += [f"{name}: {note}" for name, note in notes.items() if note]
     if metrics["threshold"]["note"]:
         lines.append(metrics["threshold"]["note"])
     return "\n".join(lines)
@@ -93,7 +95,7 @@ def _findings(run: RunFolder, model: Model, result: Evaluation, train: ImageSet 
     for outcome in (result.outcomes[i] for i in select_cases(result.outcomes, threshold)):
         heading = "failures" if verdict(outcome) in MISTAKES else "cases"
         if outcome.image is not None and outcome.map is not None and len(shown[heading]) < TRACKED_PICTURES:
-            picture = overlay(outcome.image, outcome.map, threshold.pixel)
+            picture = overlay(outcome.image, outcome.map, threshold.of(outcome.sample.category).pixel)
             shown[heading].append((f"{verdict(outcome)}: {short_name(outcome.sample.image)}", picture))
     if train is not None:
         shown["training images"] = _as_trained(model, train)

@@ -98,7 +98,7 @@ def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
     begin = time.perf_counter()
     train, held_out = _hold_out(samples, teaching.settings)
     learned, tried = [
-        ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "the teacher's images") for s in (train, held_out)
+        ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "of the teacher") for s in (train, held_out)
     ]
     with isolate_rng():  # the run goes on as if the teacher had been there
         backbone = teaching.backbone()

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import errno
 import functools
 import logging
 import os
@@ -26,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from anomalib_lite.errors import UserError
+from anomalib_lite.errors import UserError, root_user_error
 from anomalib_lite.jobs import multirun
 from anomalib_lite.runs.overrides import expand_json, override
 from anomalib_lite.settings import conf_dir
@@ -82,6 +81,8 @@ def app(verb: str, help: str, words: Words = list) -> Callable[[Job], Callable[[
         def main() -> None:
             try:
                 sys.argv[1:] = arguments = prepared(words(sys.argv[1:]))
+                if unknown := get_args_parser().parse_known_args(arguments)[1]:
+                    raise UserError(f"{unknown[0]} is no flag: options are written key=value. --help lists both.")
                 if get_args_parser().parse_args(arguments).help:
                     say(_help(verb, help, arguments))
                     return
@@ -193,11 +194,11 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
     try:
         if sweeping:
             multirun.record(verb, "running")
-        _settle(cfg)
+        settle(cfg)
         with _stoppable():
             result = job(cfg)
     except Exception as error:
-        spoken = _spoken(error)
+        spoken = root_user_error(error)
         if not sweeping:
             if spoken is None:
                 raise
@@ -211,7 +212,7 @@ def _guard(verb: str, job: Job, cfg: DictConfig) -> Any:
     return result
 
 
-def _settle(cfg: DictConfig) -> None:
+def settle(cfg: DictConfig) -> None:
     """Nothing missing, nothing out of range, and no `~` left. Errors: UserError."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"Not set: {', '.join(missing)}. Add {missing[0]}=...; --help shows an example.")
@@ -226,15 +227,15 @@ def call(verb: str, job: Callable[[DictConfig], T], arguments: Sequence[str]) ->
     """
     arguments = prepared(arguments)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = _composed(verb, arguments, return_hydra_config=True)
+        cfg = composed(verb, arguments, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
-        _settle(cfg)
+        settle(cfg)
         return job(cfg)
 
 
-def _composed(verb: str, arguments: Sequence[str], **more: bool) -> DictConfig:
+def composed(verb: str, arguments: Sequence[str], **more: bool) -> DictConfig:
     """Errors: UserError for what cannot be composed."""
     try:
         return compose(verb, list(arguments), **more)
@@ -247,7 +248,7 @@ def _help(verb: str, text: str, arguments: Sequence[str]) -> str:
     given = get_args_parser().parse_args(arguments)
     own = [override("hydra.searchpath", [f"file://{Path(given.config_dir).absolute()}"])] if given.config_dir else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = _composed(verb, [*given.overrides, *own])
+        cfg = composed(verb, [*given.overrides, *own])
     return HELP_PAGE.format(text=text, groups=_groups_of(verb), options=explain(cfg))
 
 
@@ -256,23 +257,12 @@ def _refuse(error: UserError) -> NoReturn:
     sys.exit(error.status)
 
 
-def _spoken(error: BaseException | None) -> UserError | None:
-    """The UserError behind an error, since Hydra's `instantiate` wraps what it meets; a refused place becomes one."""
-    while error is not None and not isinstance(error, UserError):
-        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
-            return UserError(
-                f"{error.filename}: {error.strerror}. Change its rights, or name another place: paths.runs=, "
-                "paths.artifacts=, output=."
-            )
-        error = error.__cause__
-    return error
-
-
 def _in_words(verb: str, error: BaseException, arguments: Sequence[str]) -> UserError:
     """What Hydra could not compose: how to write a value, which keys look alike, what a value has to be."""
     alone = [a for a in get_args_parser().parse_known_args(arguments)[0].overrides if "=" not in a and a[:1] != "~"]
     if alone:
-        return UserError(f"{alone[0]} stands alone: write KEY={alone[0]}. --help lists the keys.")
+        key = f"{alone[0]}=VALUE" if alone[0] in _groups() else f"KEY={alone[0]}"
+        return UserError(f"{alone[0]} stands alone: write {key}. --help lists the keys.")
     arguments = [a for a in arguments if "=" in a]
     if unread := [a for a in arguments if not _readable(a)]:
         key, _, value = unread[0].partition("=")

@@ -70,7 +70,7 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     from anomalib_lite.engine.results import in_words
     from anomalib_lite.engine.trainer import prepare_process
 
-    trained = open_run(run_folder, texts(cfg.trust)).at(cfg.threshold, cfg.false_alarm_rate)
+    trained = open_run(run_folder, texts(cfg.trust))
     prepare_process(trained.judge.seed, trained.judge.threads)
     if data is None and trained.exported:
         raise UserError(f"{run_folder} does not know where its images lie: name them, e.g. data=folder data.root=DIR.")
@@ -79,6 +79,10 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
         config["data"] = OmegaConf.to_container(data, resolve=True)
     splits: Splits = instantiate(config["data"])
     splits = replace(splits, test=check_same_data(splits, trained.known, own=data is None))
+    if not any(sample.category for sample in splits.test):
+        shown = str(config["data"].get("category"))
+        trained = trained.of(cfg.category or (shown if shown in trained.threshold.categories else None))
+    trained = trained.at(cfg.threshold, cfg.false_alarm_rate)
     # other data may bring templates
     splits = trained.shown(splits, own=data is None or any(s.template is None for s in splits.test))
     config |= {"tracking": {"kind": "none"}, "run": str(trained.run.path)}

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app, named, say
+from anomalib_lite.jobs.app import app, composed, named, say, settle
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.overrides import PROGRAM, command_line, override, overrides
 
@@ -79,10 +77,9 @@ def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
                 arguments = [*fixed, *overrides(study.values(trial))]
                 command = command_line([PROGRAM, "train", *arguments])
                 try:
-                    GlobalHydra.instance().config_loader().load_configuration("train", arguments, RunMode.RUN)
-                except Exception as error:
-                    said = str(error.__cause__ or error).partition("\nConfig search path")[0].strip()
-                    raise UserError(f"Trial {trial.number} cannot start: {said}\n  {command}") from None
+                    settle(composed("train", arguments))
+                except UserError as error:
+                    raise UserError(f"Trial {trial.number} cannot start: {error}\n  {command}") from None
                 tqdm.write(f"trial {trial.number}: {command}")
     say(f"{count} trials in all")
 

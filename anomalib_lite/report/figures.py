@@ -3,8 +3,8 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from anomalib_lite.data.sample import Outcome
 from anomalib_lite.metrics.image import count_ties
 from anomalib_lite.report import ink
 from anomalib_lite.report.cases import kind
+
+if TYPE_CHECKING:
+    from anomalib_lite.scoring import Threshold  # with torch
 
 Points = Mapping[str, tuple[np.ndarray, np.ndarray]]
 _BINS = 44
@@ -58,7 +61,7 @@ class Curve(NamedTuple):
 
 def draw_figures(
     outcomes: Sequence[Outcome],
-    threshold: float,
+    threshold: "Threshold",
     metrics: Mapping[str, Any],
     history: pd.DataFrame,
     points: Points | None = None,
@@ -74,14 +77,22 @@ def draw_figures(
     """
     curves = image_curves(outcomes) | {f"pixel_{name}": Curve(*xy) for name, xy in (points or {}).items()}
     drawn = {
-        "scores": score_histogram(outcomes, threshold),
+        "scores": _scores(outcomes, threshold),
         **{name: curve_figure(curve, AXES[name], metrics[AXES[name].key]) for name, curve in curves.items()},
         "training": training_curves(history),
     }
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 
-def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | None:
+def _scores(outcomes: Sequence[Outcome], threshold: "Threshold") -> Figure | None:
+    """Draws the score histogram; with several categories, scores are shown relative to their category's threshold."""
+    if not threshold.categories:
+        return score_histogram(outcomes, threshold.image)
+    distances = [replace(o, score=o.score - threshold.of(o.sample.category).image) for o in outcomes]
+    return score_histogram(distances, 0.0, "image score minus the threshold of its category")
+
+
+def score_histogram(outcomes: Sequence[Outcome], threshold: float, what: str = "image score") -> Figure | None:
     """Draws one histogram per kind of image, OK first, on a common axis; mistakes are drawn in a strong colour.
 
     The axis is logarithmic if the scores span more than a factor of eight. Returns None without a finite score.
@@ -112,7 +123,7 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float) -> Figure | N
     axis.tick_params(axis="y", length=0, labelcolor=ink.INK, labelsize=9, pad=8)
     axis.spines["left"].set_visible(False)
     mark_threshold(axis, threshold, f"threshold {threshold:.4g}", 1.02)
-    axis.set_xlabel("image score" + (", logarithmic" if logarithmic else ""))
+    axis.set_xlabel(what + (", logarithmic" if logarithmic else ""))
     return drawing
 
 

@@ -41,7 +41,7 @@ def write_report(
         collector: The defects that were found.
     """
     metrics, status = run.metrics, run.status
-    figures = draw_figures(outcomes, threshold.image, metrics, pd.DataFrame(run.history()), pixel_points)
+    figures = draw_figures(outcomes, threshold, metrics, pd.DataFrame(run.history()), pixel_points)
     for name, drawing in figures.items():
         ink.save_png(drawing, run.path / "figures" / f"{name}.png")
     with_image = [outcome for outcome in outcomes if outcome.image is not None]

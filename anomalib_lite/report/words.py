@@ -105,7 +105,10 @@ def _rows(metrics: Mapping[str, Any], rows: Mapping[str, Any], rate: str) -> lis
 
 def threshold_words(threshold: "Threshold", metrics: Mapping[str, Any]) -> list[str]:
     """Returns sentences on the threshold, its guarantee, and its false-alarm rate on the test images."""
-    sentences = [threshold.in_words(), f"A pixel is marked where the map exceeds {threshold.pixel:.4g}."]
+    sentences = [
+        f"{name and f'{name}: '}{own.in_words()} A pixel is marked where the map exceeds {own.pixel:.4g}."
+        for name, own in (threshold.categories or {"": threshold}).items()
+    ]
     if (measured := metrics["image_false_alarm_rate"]) is not None:
         sentences.append(f"Of the good test images it rejected {percent(measured)}.")
     return sentences

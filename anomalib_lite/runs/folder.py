@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from anomalib_lite.errors import UserError
+from anomalib_lite.errors import UserError, root_user_error
 from anomalib_lite.runs.artifacts import artifact_key, named_content
 from anomalib_lite.runs.atomic import disk_full, remove_parts, write_csv, write_json, write_text
 
@@ -267,7 +267,9 @@ def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
 def _in_words(error: BaseException) -> dict[str, str]:
     """An error as the status keeps it."""
     # Lightning answers Ctrl-C with an exit
-    cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
+    cause = root_user_error(error) or (
+        error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
+    )
     stopped = isinstance(cause, (KeyboardInterrupt, SystemExit))
     told = {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
     if not stopped and not isinstance(cause, UserError):

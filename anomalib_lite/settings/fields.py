@@ -54,12 +54,15 @@ def setting(
 
 
 def check(cfg: DictConfig) -> None:
-    """Every value against the bounds of its field.
+    """Checks every value against the bounds of its field. Empty values, as from an unset shell variable, are rejected:
+    an empty path would mean the current folder.
 
     Errors: UserError that names the option, what it may be, and what it is.
     """
     for name, value, field in _fields(cfg):
         rule = field.metadata["rule"] or partial(_violated, field.metadata)
+        if value == "" or (value == [] and field.default not in (None, dataclasses.MISSING)):
+            raise UserError(f"{name} is empty: give it a value, or leave it out.")
         several = isinstance(value, ListConfig) and not field.metadata["rule"]
         for one in value if several else [value]:
             if one is not None and (wanted := rule(one)):

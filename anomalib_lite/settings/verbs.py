@@ -68,6 +68,9 @@ class Judging(Trained):
     false_alarm_rate: float | None = setting(
         None, "take the threshold that promises this rate instead of the run's own", above=0, below=1
     )
+    category: str | None = setting(
+        None, "whose threshold judges, in a run of several categories; null: the data's, or that of all"
+    )
 
 
 @dataclass
@@ -136,9 +139,6 @@ class Answering(Judging):
 
     template: str | None = setting(
         None, "image file of the golden product, for detectors that compare with it; null: the run's own"
-    )
-    category: str | None = setting(
-        None, "that the images show, whose own threshold a run of several takes; null: the one of all together"
     )
     roi: str | None = setting(None, "image file: white is inspected, of what the training inspected")
     ignore: str | None = setting(None, "likewise: white is not inspected")

@@ -81,6 +81,8 @@ def test_masks_that_fit_no_image_or_two_are_refused_or_said(root: Path, caplog: 
     write_mask(root / "masks/scratch/0.png")  # beside 0_mask.png
     with pytest.raises(UserError, match=r"2 masks match .*nok/scratch/0\.png"):
         folder.read(root, ok="ok", nok="nok/*/*.png", mask="masks/**/*.png")
+    with pytest.raises(UserError, match=r"nok/dent/1\.png is listed as a NOK image and as a mask"):
+        folder.read(root, ok="ok", nok="nok", mask="nok")
 
 
 def test_names_in_another_unicode_form_are_the_same_names(root: Path):

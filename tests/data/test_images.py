@@ -80,9 +80,9 @@ def test_all_broken_images_are_named_at_once_where_pixels_are_kept(samples: list
         samples[k].image.write_bytes(b"broken")
     samples[4].image.unlink()
     with pytest.raises(UserError) as caught:
-        ImageSet(samples, SIZE, name="test images")
+        ImageSet(samples, SIZE, name="test")
     message = str(caught.value)
-    assert message.startswith("3 of 5 test images cannot be used")
+    assert message.startswith("3 of 5 images (test) cannot be used")
     assert all(str(samples[k].image) in message for k in (1, 3, 4))
     assert str(samples[0].image) not in message
     fresh = ImageSet(samples, SIZE, ram_limit_mb=0)  # each is named when it is needed

@@ -1,6 +1,8 @@
 """What is learned from, held out and tested on; what of the template is seen, and what each origin weighs."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,18 @@ def test_few_shots_are_drawn_by_a_seed_from_what_is_not_held_out(tmp_path: Path)
     for shots in (0, 41):
         with pytest.raises(UserError, match=r"data\.shots must lie between 1 and the 40"):
             make_splits(many(tmp_path), [], tmp_path, shots=shots)
+
+
+def test_of_each_category_as_many_are_held_out_and_shown(tmp_path: Path):
+    """Of 3 among 53 images, one share of all together would hold out none as a rule."""
+    nuts = [replace(s, category="nut") for s in many(tmp_path)]
+    caps = [replace(s, category="cap") for s in ok_samples(written(tmp_path, x="x", y="y", z="z"))]
+    splits = make_splits([*nuts, *caps], [], tmp_path, shots=2)
+    assert Counter(s.category for s in splits.val) == {"nut": 10, "cap": 1}
+    assert Counter(s.category for s in splits.train) == {"nut": 2, "cap": 2}
+    assert [s for s in splits.val if s.category == "nut"] == make_splits(nuts, [], tmp_path).val
+    with pytest.raises(UserError, match=r"data\.shots must lie between 1 and the 2 OK images"):
+        make_splits([*nuts, *caps], [], tmp_path, shots=3)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,10 +9,12 @@ import pytest
 from anomalib_lite.data.sample import Outcome, Sample
 from anomalib_lite.defects import DefectCollector, Inspector
 from anomalib_lite.defects.collect import confusion, draw_defects, draw_layout, rgb
+from anomalib_lite.scoring.threshold import threshold_from_ok
 from tests.commands import read_rows
 from tests.defects.conftest import SHAPE, perfect, photograph
 
 TYPES = ("text", "shape")
+LIMIT = threshold_from_ok([0.1], [0.1])
 
 
 def case(seed: int, top: int, colour=(90, 160, 205), side: int = 10):
@@ -28,7 +31,7 @@ def outcome(image: str, picture, values, defect: str | None = None, mask=None) -
 
 @pytest.fixture
 def collector(inspector: Inspector) -> DefectCollector:
-    collector = DefectCollector(inspector, 0.1, pictured=2)
+    collector = DefectCollector(inspector, LIMIT, pictured=2)
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     for number, side in enumerate((4, 12, 8)):
         picture, values, mask = case(71 + number, 14, side=side)
@@ -67,8 +70,17 @@ def test_pictures_are_kept_of_the_worst_alone(collector):
     assert collector.outcomes[1].defects[0].mask.size == 0
 
 
+def test_the_defects_of_a_category_are_those_above_its_own_threshold(inspector: Inspector):
+    picture, values, mask = case(71, 14)
+    calm = replace(LIMIT, pixel=float(values.max()))
+    collector = DefectCollector(inspector, replace(LIMIT, categories={"nut": calm}))
+    one = outcome("stain/0.png", picture, values, "stain", mask)
+    assert len(collector.add(one).defects) == 1
+    assert collector.add(replace(one, sample=replace(one.sample, category="nut"))).defects == ()
+
+
 def test_a_set_without_known_names_has_no_table(inspector, tmp_path):
-    collector = DefectCollector(inspector, 0.1)
+    collector = DefectCollector(inspector, LIMIT)
     collector.add(outcome("a.png", photograph(80), np.zeros(SHAPE, np.float32), "crumbs"))
     assert collector.confusion is None
     collector.write(tmp_path)

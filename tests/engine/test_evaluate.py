@@ -78,7 +78,7 @@ def test_an_inspector_is_made_in_training_and_opened_again(tmp_path: Path):
     train = ImageSet([Sample(black, OK, origin="generated"), *(Sample(file, OK) for file in files)], SHAPE)
     golden = write_pixels(tmp_path / "golden.png", cv2.resize(perfect(), None, fx=2, fy=2)[..., ::-1])
     make_inspector(settings(), tmp_path, train, LevelsOfMaps(), golden)
-    collector = DefectCollector(open_inspector(tmp_path), threshold_from_ok([0.1], [0.1]).pixel)
+    collector = DefectCollector(open_inspector(tmp_path), threshold_from_ok([0.1], [0.1]))
     assert collector.inspector.reference.alike > 0.95, "the generated, black image had no part in it"
     picture, values, mask = case(9, 14)
     (defect,) = collector.add(outcome("stain/7.png", picture, values, "stain", mask)).defects

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -27,7 +28,7 @@ from anomalib_lite.export.quantise import quantise, quantise_learned
 from anomalib_lite.export.resize import Resize
 from anomalib_lite.export.session import Exported
 from tests.commands import in_process, only_run, read_json, read_rows
-from tests.made import write_image
+from tests.made import write_image, write_pixels
 
 NET = ["backbone=timm", "backbone.name=test_efficientnet", "backbone.weights=none", "backbone.layers=[1,2,3]"]
 REGION = ("image", "type", "grade", "area_px", "x", "y", "width", "height")
@@ -114,6 +115,9 @@ def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: 
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     said = [line.split("\t") for line in lines]
     alike(verdicts((name, score, verdict == "NOK") for name, score, verdict, _ in said), known)
+    deep = write_pixels(tmp_path / "deep.png", cv2.imread(images[0]).astype(np.uint16) * 257)
+    told = subprocess.run([*command[:3], deep], capture_output=True, text=True, check=True).stdout.split("\t")
+    assert told[1:3] == said[0][1:3], "16 bits"
 
 
 def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported: Path, tmp_path: Path):

@@ -92,7 +92,9 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
         own = [r for r in table if r["category"] == name]
         labels, scores, flagged = (np.array([float(r[key]) for r in own]) for key in ("label", "score", "nok"))
         assert row["n"] == 6 and row["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
-        assert row["threshold"] == limits[name]["image"] and limits[name]["n"] in (1, 2, 3)
+        assert metrics["per_defect"][f"{name}/dent"]["image_auroc"] == row["image_auroc"], "its own good images count"
+        assert row["threshold"] == limits[name]["image"] and limits[name]["n"] == 2
+        assert f"{name}: 2 held-out OK images are too few" in done.out
         assert np.array_equal(flagged, scores > row["threshold"])
         assert row["image_false_alarm_rate"] == flagged[labels == 0].mean() and 0 < row["aupro"] <= 1
     assert limits["cap"]["image"] != limits["nut"]["image"]
@@ -108,6 +110,11 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(run
     assert f"{limits['nut']['image']:.4g}" in told.out
     assert np.array_equal(scores[:, 1], scores[:, 0] > limits["nut"]["image"])
     assert "category=..." in run_verb("predict", *asked).err
+    photos = ["data=folder", "data.test_ok=nut/test/good", "data.nok=nut/test/dent", "category=nut"]
+    for lot in (["data=mvtec_ad", "data.root=.", "data.category=nut"], photos):
+        done = run_verb("evaluate", f"run={run}", *lot, "output=lot", "report=false")
+        assert done.status == 0, done.err
+        assert read_json(tmp_path / "lot/metrics.json")["threshold"]["image"] == limits["nut"]["image"]
     wrong = run_verb("predict", *asked, "category=bolt")
     assert wrong.status == 2 and "those of cap, nut" in wrong.err
 

@@ -4,14 +4,14 @@ import pytest
 from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report.defects import defects_view
 from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
-from tests.defects.test_collect import case, outcome
+from tests.defects.test_collect import LIMIT, case, outcome
 
 from .conftest import written
 
 
 @pytest.fixture
 def collector(inspector) -> DefectCollector:  # noqa: F811
-    collector = DefectCollector(inspector, 0.1)
+    collector = DefectCollector(inspector, LIMIT)
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     for number, top in enumerate((14, 40)):
         picture, values, mask = case(71 + number, top)
@@ -54,11 +54,11 @@ def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
 
 
 def test_no_defect_found_is_said(run, no_figures, inspector):  # noqa: F811
-    collector = DefectCollector(inspector, 0.1)
+    collector = DefectCollector(inspector, LIMIT)
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     assert "No defect was found." in written(run, [], collector=collector).words
 
 
 def test_a_page_without_defects_has_no_such_part(run, no_figures, inspector):  # noqa: F811
     assert 'id="found-defects"' not in written(run, []).html
-    assert defects_view(None) is None and defects_view(DefectCollector(inspector, 0.1)) is None
+    assert defects_view(None) is None and defects_view(DefectCollector(inspector, LIMIT)) is None

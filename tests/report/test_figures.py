@@ -1,5 +1,6 @@
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from anomalib_lite.report.figures import (
     training_curves,
 )
 
-from .conftest import judged
+from .conftest import THRESHOLD, judged
 
 LOSSES = pd.DataFrame({"epoch": [0, 1], "train_loss": [1.5, 0.5], "val_loss": [1.7, 0.7]})
 POINTS = {"roc": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "pro": (np.array([0, 0.3]), np.array([0, 0.8]))}
@@ -33,7 +34,7 @@ AREAS = {"image_auroc": 0.5, "image_ap": None, "pixel_auroc": 0.5, "aupro": 0.5}
 
 @pytest.fixture
 def drawn(outcomes):
-    return draw_figures(outcomes, 2.0, AREAS, LOSSES, POINTS)
+    return draw_figures(outcomes, THRESHOLD, AREAS, LOSSES, POINTS)
 
 
 def words(drawing) -> str:
@@ -107,6 +108,14 @@ def test_histogram_counts_each_kind_at_the_threshold(outcomes) -> None:
     assert "threshold 2" in text
 
 
+def test_scores_of_several_categories_are_counted_by_the_threshold_of_each(outcomes) -> None:
+    """Of nuts everything lies above."""
+    threshold = replace(THRESHOLD, categories={"nut": replace(THRESHOLD, image=0.1)})
+    nuts = [replace(o, sample=replace(o.sample, category="nut")) for o in outcomes if o.sample.defect != "dent"]
+    text = words(draw_figures([*nuts, *outcomes[-2:]], threshold, AREAS, LOSSES)["scores"])
+    assert "6 of 6 false alarms" in text and "4 of 4 found" in text and "2 of 2 found" in text
+
+
 def test_histogram_of_odd_scores() -> None:
     assert score_histogram([], 1.0) is None
     assert score_histogram([judged(0, np.nan)], 1.0) is None
@@ -157,7 +166,7 @@ def test_hostile_names_stay_text_in_a_drawing() -> None:
 
 
 def test_svg_is_the_same_again_takes_the_pages_colours_and_brings_nothing_along(drawn, outcomes) -> None:
-    again = draw_figures(outcomes, 2.0, AREAS, LOSSES, POINTS)
+    again = draw_figures(outcomes, THRESHOLD, AREAS, LOSSES, POINTS)
     for name, drawing in drawn.items():
         svg = ink.to_svg(drawing)
         assert svg == ink.to_svg(again[name])

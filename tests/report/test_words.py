@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from anomalib_lite.report import words as view
 
 from .conftest import THRESHOLD
@@ -28,9 +30,16 @@ def test_notes_hold_the_reasons_of_no_metric() -> None:
 def test_threshold_words_state_the_promise_and_the_measurement() -> None:
     said = view.threshold_words(THRESHOLD, {"image_false_alarm_rate": 0.1})
     assert said == [
-        THRESHOLD.in_words(), "A pixel is marked where the map exceeds 2.", "Of the good test images it rejected 10 %.",
-    ]  # fmt: skip
-    assert len(view.threshold_words(THRESHOLD, {"image_false_alarm_rate": None})) == 2
+        f"{THRESHOLD.in_words()} A pixel is marked where the map exceeds 2.",
+        "Of the good test images it rejected 10 %.",
+    ]
+    assert len(view.threshold_words(THRESHOLD, {"image_false_alarm_rate": None})) == 1
+
+
+def test_of_several_categories_the_threshold_of_each_is_stated() -> None:
+    threshold = replace(THRESHOLD, categories={name: replace(THRESHOLD, image=9.0) for name in ("cap", "nut")})
+    cap, nut = view.threshold_words(threshold, {"image_false_alarm_rate": None})
+    assert cap.startswith("cap: Threshold 9: a new OK image") and nut.startswith("nut: Threshold 9")
 
 
 def test_defect_rows_put_the_lowest_recall_first() -> None:

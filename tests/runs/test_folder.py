@@ -95,6 +95,14 @@ def test_an_error_is_kept_in_the_status_and_goes_on(tmp_path: Path, error: BaseE
     assert not RunFolder(tmp_path).done and logging.getLogger().handlers == handlers
 
 
+def test_what_the_user_can_put_right_is_kept_without_what_is_wrapped_around_it(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.start(config(), {})
+    with pytest.raises(RuntimeError), run.guarded():
+        raise RuntimeError("in a call") from UserError("no weights")
+    assert status(tmp_path)["error"] == "UserError: no weights" and "traceback" not in status(tmp_path)
+
+
 def test_a_second_start_forgets_the_failure_and_a_killed_run_is_not_done(tmp_path: Path):
     run = RunFolder(tmp_path)
     run.start(config(), {})

@@ -201,7 +201,13 @@ def test_a_rehearsal_lists_the_trials_and_finds_what_is_wrong_with_them(run_verb
     said = done.out
     assert said.count("anomalib-lite train data=mtd 'data.root=a b' seed=4 \"experiment_name='my sweep=1'\"") == 3
     assert "trial 2: " in said and "image_size=" in said and "3 trials in all" in said and not Path("runs").exists()
-    for wrong, words in (("data=mtdx", "Could not find 'data/mtdx'"), ("detector.epochz=1", "'epochz'")):
+    refused = {
+        "data=mtdx": "Could not find 'data/mtdx'",
+        "data=mtd": "Not set: data.root",
+        "detector.epochz=1": "'detector.epochz' is no option",
+        "seed=-1": "seed must be 0 or more",
+    }
+    for wrong, words in refused.items():
         done = run_verb("sweep", "my sweep=1.yaml", "dry=true", "--", wrong)
         assert done.status == 2 and "Trial 0 cannot start" in done.err and words in done.err
     missing = run_verb("sweep", "none.yaml")

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import cv2
+import numpy as np
 
 
 def load(file: str) -> tuple[Any, dict[str, Any]]:
@@ -27,13 +28,18 @@ def load(file: str) -> tuple[Any, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     judge, about = load(sys.argv[1])
     if about["template"]["compares"]:
         sys.exit("This file compares with a template, which has to be laid over: use anomalib-lite predict.")
     print(about["promise"], file=sys.stderr)
     for name in sys.argv[2:]:
-        if (picture := cv2.imread(name)) is None:
+        if (picture := cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)) is None:
             sys.exit(f"{name} cannot be read")
+        if picture.dtype != np.uint8:
+            scale = 2 ** (about["data"]["bits"] or 16) - 1
+            picture = np.round(np.minimum(picture, scale) * (255 / scale)).astype(np.uint8)
         pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         found, score, nok = judge(pixels[None])
         share = (found[0] > about["threshold"]["pixel"]).mean()

@@ -239,7 +239,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         jitter: bool = False,
     ) -> None:
         paths = [*ok, *([] if template is None else [template])]
-        self.images = ImageSet([Sample(path, OK) for path in paths], size, name="images for the GAN")
+        self.images = ImageSet([Sample(path, OK) for path in paths], size, name="for the GAN")
         self.size, self.crop, self.flip, self.jitter = size, crop, flip, jitter
         self.template_probability = template_probability
         self.of_domain = [range(len(ok)), range(len(ok), len(paths))][: 1 if template is None else 2]
