@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,13 +31,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from anomalib_lite.augment.synthetic import synthesize
+from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
 from anomalib_lite.backbones import build
 from anomalib_lite.cli import MALLOC
-from anomalib_lite.data.images import ImageSet, loader, to_float, to_pixels
+from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.layouts import mvtec_ad
-from anomalib_lite.data.sample import NOK, OK, Batch, Sample
+from anomalib_lite.data.sample import OK, Batch, Sample
 from anomalib_lite.detectors.coreset import gather_candidates, greedy_centres, random_projection
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.detectors.patchcore import PatchCore
@@ -98,20 +97,6 @@ def measure_memory(images: int, size: int, limit_mb: float) -> dict[str, object]
     }
 
 
-def drawn(images: ImageSet, count: int, seed: int = 0, size: int = 20) -> Iterator[Batch]:
-    """Yields copies of held-out OK images with a synthetic defect each."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, count, size):
-        batch = images[[k % len(images) for k in range(start, min(start + size, count))]]
-        others = images[rng.integers(len(images), size=len(batch)).tolist()]
-        pixels, textures = (to_pixels(b.image) for b in (batch, others))
-        for k in range(len(batch)):
-            pixels[k], mask = synthesize(pixels[k], textures[k], rng)
-            batch.mask[k, 0], batch.label[k] = torch.from_numpy(mask), NOK if mask.any() else OK
-        batch.image = to_float(pixels)
-        yield batch
-
-
 def measured(model: Model, batches: list[Batch]) -> list[float]:
     by_image, by_pixel = ImageMetrics(), PixelMetrics()
     for batch in batches:
@@ -125,20 +110,23 @@ def measured(model: Model, batches: list[Batch]) -> list[float]:
 def measure_coreset(root: Path, category: str, sizes: list[int], seeds: int) -> list[dict[str, object]]:
     splits = mvtec_ad(root, category)
     train, val, test = (ImageSet(samples, (256, 256), name=name) for name, samples in splits)
-    sets = {"test": list(loader(test, 16)), "drawn": [*loader(val, 16), *drawn(val, 160)]}
+    drawn = drawn_batches(val, range(len(val)), 160, np.random.default_rng(0))
+    sets = {"test": list(loader(test, 16)), "drawn": list(drawn)}
     model, table = detector(), []
+    method = model.method
     with torch.inference_mode():
+        views = [(View(), 0.0)]
         candidates = gather_candidates(
-            loader(train, 16), model.method._extract, [View()], 1024, torch.Generator().manual_seed(0)
+            loader(train, 16), method._extract, views, 1024, torch.Generator().manual_seed(0)
         )
     for size in sizes:
         for coreset in ("greedy", "random"):
             seconds, results = [], {name: [] for name in sets}
             for seed in tqdm(range(seeds), f"{coreset}, {size} patches", leave=False):
-                model.method.coreset, begin = coreset, time.perf_counter()
-                chosen = model.method._choose(candidates, size, torch.Generator().manual_seed(seed))
+                method.coreset, method.size, begin = coreset, size, time.perf_counter()
+                patches = method._select(torch.Generator().manual_seed(seed), candidates)
                 seconds.append(time.perf_counter() - begin)
-                model.method.banks[0].patches = candidates[chosen]
+                method.banks[0].store(patches, candidates)
                 for name, batches in sets.items():
                     results[name].append(measured(model, batches))
             means = {name: np.round(np.mean(values, 0), 4).tolist() for name, values in results.items()}

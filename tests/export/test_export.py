@@ -217,7 +217,7 @@ def test_networks_that_learned_from_drawn_defects_are_computed_in_8_bits(tmp_pat
     graph = onnx.load(tmp_path / "model.onnx").graph
     maker = {name: node.op_type for node in graph.node for name in node.output}
     kinds = Counter(maker.get(node.input[1]) for node in graph.node if node.op_type == "Conv")
-    assert kinds["DequantizeLinear"] == 3 * 3, "of each network two first convolutions and the second"
+    assert kinds["DequantizeLinear"] == 3 * 4, "each network's two first convolutions, its second and its last"
     found = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {n: v.numpy() for n, v in looks.items()})
     assert np.linalg.norm(np.concatenate(found) - rounded.numpy()) < 0.02 * np.linalg.norm(rounded.numpy())
 
