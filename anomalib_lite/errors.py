@@ -13,7 +13,10 @@ class UserError(Exception):
 
 
 def root_user_error(error: BaseException | None) -> UserError | None:
-    """Returns the UserError that caused an error, which Hydra's `instantiate` wraps, or None. Denied file access counts."""
+    """Returns the UserError that caused an error, which Hydra's `instantiate` wraps, or None.
+
+    Denied access to a file becomes one.
+    """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
             return UserError(
