@@ -37,7 +37,7 @@ def train(*overrides: str, trust: tuple[str, ...] = (), **settings: Any) -> Trai
 def command(verb: str, *overrides: str, **settings: Any) -> Any:
     """Runs any verb in this process: `command("segment", "images=photos", "template=golden.png")`. See `train`."""
     main = importlib.import_module(f"anomalib_lite.jobs.{verb}").main
-    return call(verb, main.__wrapped__, [*main.words(list(overrides)), *as_overrides(settings)])
+    return call(verb, main.__wrapped__, [*main.to_hydra(list(overrides)), *as_overrides(settings)])
 
 
 def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:

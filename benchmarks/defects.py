@@ -90,7 +90,7 @@ def by_detector(config: dict, run: str, splits: Splits | None = None) -> tuple[f
     """Inspects the maps of a run at its threshold, on the run's test images or on those of `splits`."""
     trained = open_run(run)
     size, batch, threshold = trained.judge.size, trained.judge.batch_size, trained.threshold
-    own = trained.shown(instantiate(trained.run.config["data"]))
+    own = trained.apply_mode(instantiate(trained.run.config["data"]))
     levels = LevelsOfMaps()
     for _, prediction in run_over(trained.model, loader(ImageSet(own.val, size), batch), "held-out OK images"):
         levels.update(prediction.map.numpy())

@@ -37,7 +37,7 @@ def chosen(samples: list[Sample]) -> list[int]:
 def results_of(run: Path) -> RunResults:
     trained = open_run(run)
     judge, threshold = trained.judge, trained.threshold
-    test = trained.shown(instantiate(trained.run.config["data"])).test
+    test = trained.apply_mode(instantiate(trained.run.config["data"])).test
     images = ImageSet([test[index] for index in chosen(test)], judge.size, name="images")
     outcomes = []
     for batch, prediction in run_over(trained.model, loader(images, judge.batch_size), run.name):

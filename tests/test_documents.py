@@ -43,7 +43,7 @@ def composed(verb: str, words: list[str]) -> None:
     """Raises where the verb's configuration has no such option or choice, or the value is out of range."""
     if verb == "sweep" and "--" in words:
         composed("train", words[words.index("--") + 1 :])
-    words = importlib.import_module(f"anomalib_lite.jobs.{verb}").main.words(words)
+    words = importlib.import_module(f"anomalib_lite.jobs.{verb}").main.to_hydra(words)
     words = [PLACES.get(word, word) for word in words if "=" in word and not word.startswith("-")]
     first = []
     for one in OverridesParser.create().parse_overrides(words):

@@ -184,7 +184,7 @@ def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(
         again.join()
         said = (folder / "said.log").read_text()
         refused = (
-            verb == "segment" and "manifest.csv is there already" in said
+            verb == "segment" and "manifest.csv already exists" in said
         )  # it was finished: labels may belong to it
         assert again.exitcode == (2 if refused else 0) and "Traceback" not in said, f"{moment}: {said}"
         found = settled(contents(folder))

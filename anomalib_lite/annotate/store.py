@@ -22,7 +22,7 @@ from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.folder import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.artifacts import alone
+from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.atomic import atomic_path, write_image, write_text
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         with contextlib.ExitStack() as opened:
-            opened.enter_context(alone(path, wait=False))
+            opened.enter_context(exclusive_lock(path, wait=False))
             self._file = opened.enter_context(path.open("a+b", buffering=0)).fileno()
             self.events, self.torn = self._read()
             if self.torn:

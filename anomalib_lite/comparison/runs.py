@@ -94,8 +94,8 @@ def read_run(folder: Path) -> Run:
     state = str(run.status.get("state", "unfinished")).replace("running", "unfinished")
     if state == "done":
         parts |= {"config.yaml": run.config, "environment.json": run.environment, "metrics.json": run.metrics}
-    if run.torn:
-        return Run(folder, name, "unreadable", f"{run.torn[0]} is damaged")
+    if run.damaged:
+        return Run(folder, name, "unreadable", f"{run.damaged[0]} is damaged")
     if missing := [file for file, content in parts.items() if not content]:
         return Run(folder, name, state, f"{missing[0]} is missing")
     if state == "unfinished":

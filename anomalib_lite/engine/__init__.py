@@ -1,3 +1,3 @@
-"""What the verbs do, on objects: nothing below `build` sees a configuration."""
+"""The work behind the commands (training, evaluation, prediction, export); only `build` reads configurations."""
 
-from anomalib_lite import libraries as libraries  # first of all: it decides what they load
+from anomalib_lite import libraries as libraries  # imported first, as it sets what libraries load

@@ -1,4 +1,4 @@
-"""A configuration becomes objects: the only code below the verbs that sees one."""
+"""Builds the objects of a run from its configuration; no other module of `engine` reads a configuration."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import GaussianBlur, MaxScore
 from anomalib_lite.settings.training import Mode, WandB
 
-# of a configuration, used by a training and by whoever judges with its result
+# configuration keys that training and inference both use
 SHARED = ("resize", "batch_size", "ram_limit_mb", "seed", "threads")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How a model sees images. size: height and width in px. resize: how images come to it, see `ImageSet`."""
+    """How a model is applied to images. size: height and width of its input in px. resize: see `ImageSet`."""
 
     size: tuple[int, int]
     resize: str
@@ -44,12 +44,12 @@ class Judge:
     aupro_limit: float
 
     def images(self, samples: Sequence[Sample], name: str = "all", spool: bool = False, keep: bool = True) -> ImageSet:
-        """keep: whether the pixels stay in memory where they fit. name, spool: see `ImageSet`."""
+        """Returns an ImageSet of the samples; with `keep` it caches decoded pixels up to `ram_limit_mb`."""
         return ImageSet(samples, self.size, self.ram_limit_mb if keep else 0, name, self.resize, spool)
 
 
 def read_judge(settings: Mapping[str, Any]) -> Judge:
-    """From a configuration, plain and resolved. Errors: KeyError and the like for one of an older version."""
+    """Builds a Judge from a resolved configuration; raises KeyError or TypeError for one of an older version."""
     return Judge(
         size=image_size(settings["image_size"]),
         mode=Mode(**settings["mode"]),
@@ -59,31 +59,31 @@ def read_judge(settings: Mapping[str, Any]) -> Judge:
 
 
 def threshold_rule(settings: Mapping[str, Any]) -> tuple[float, float | None, float]:
-    """False-alarm rate, and percentile and factor of the pixel threshold (None and any: it keeps the rate, too)."""
+    """Returns (false-alarm rate, percentile, factor), see `find_threshold`."""
     scoring = settings["scoring"]
     return scoring["false_alarm_rate"], scoring["pixel_percentile"], scoring["pixel_factor"]
 
 
 @dataclass(frozen=True)
 class Plan(Judge):
-    """A training as objects and plain values.
+    """A training as objects and plain values, built from its configuration.
 
     Attributes:
-        settings: The resolved configuration, plain; results are named by it.
+        settings: The resolved configuration as dictionaries and lists; artifacts are named by a hash of it.
         model: Makes the untrained model, given the source of its backbone's weights (None: the configured one) and
-            what restyles training images (None: nothing).
+            a function that restyles training images (None: no restyling).
         trainer: Makes Lightning's Trainer with the configured arguments.
-        order: Of the generator, if there is one.
-        generates: Whether images of the generator take part.
-        restyles: Whether the generator changes training images.
-        teaching: How the backbone is fine-tuned; None where it stays as it is.
+        order: The generator, its seed and the number of images to generate.
+        generates: Whether the detector trains on generated images.
+        restyles: Whether the generator changes the style of training images.
+        teaching: How the backbone is fine-tuned; None: it keeps its pretrained weights.
         rule: See `threshold_rule`.
         keep: Which epoch is kept, `last` or `best`.
-        validate: Whether half of the held-out images judge the run by drawn defects.
-        force: Whether what is there already is made anew.
-        start_from: The model of a finished run, which is loaded instead of training one.
-        missed: NOK photographs that the threshold must find.
-        reviewer: Leaves out OK images that look NOK; None: all are taken.
+        validate: Whether half of the held-out images validate the run with synthetic defects.
+        force: Whether existing results are computed again.
+        start_from: The model file of a finished run, loaded instead of training.
+        missed: NOK photographs that the threshold must flag.
+        reviewer: Leaves out OK images that look NOK; None: all images are used.
     """
 
     settings: Mapping[str, Any]
@@ -106,7 +106,7 @@ class Plan(Judge):
 
 
 def build_plan(cfg: DictConfig) -> Plan:
-    """Errors: UserError for values that make no sense, and for choices that do not go together."""
+    """Builds the Plan; raises UserError for invalid values and for choices that contradict each other."""
     settings = plain(cfg)
     judge = read_judge(settings)
     order, teaching = read_order(settings["generator"], cfg.seed), read_teaching(settings, judge.size)
@@ -114,10 +114,10 @@ def build_plan(cfg: DictConfig) -> Plan:
     _check_choices(model, judge.mode, teaching.settings if teaching else None, order.generator, restyles, judge.size)
     model.check(judge.size)
     if settings["defects"] and settings["defects"]["types"]:
-        read_settings(settings["defects"])  # what is wrong with them is said before anything is trained
+        read_settings(settings["defects"])  # reports mistakes before anything is trained
     trainer = instantiate(cfg.trainer, _convert_="all")
     devices = devices_of(trainer)
-    learns = not cfg.start_from  # a run that starts from another one has its weights already
+    trains = not cfg.start_from  # a run that starts from another one already has trained weights
     return Plan(
         **vars(judge),
         settings=settings,
@@ -125,9 +125,9 @@ def build_plan(cfg: DictConfig) -> Plan:
         trainer=trainer,
         devices=devices,
         order=order,
-        generates=learns and order.generator is not None and judge.mode.generated != 0,
-        restyles=learns and restyles,
-        teaching=teaching if learns else None,
+        generates=trains and order.generator is not None and judge.mode.generated != 0,
+        restyles=trains and restyles,
+        teaching=teaching if trains else None,
         tracking=WandB(**settings["tracking"]),
         artifacts=Path(str(cfg.paths.artifacts)),
         rule=threshold_rule(settings),
@@ -139,14 +139,14 @@ def build_plan(cfg: DictConfig) -> Plan:
 
 
 def build_data(cfg: DictConfig | Mapping[str, Any]) -> Splits:
-    """The splits of the group `data`."""
+    """Reads the data set that the configuration group `data` describes."""
     return instantiate(cfg)
 
 
 def build_model(
     cfg: DictConfig, weights: str | Path | None = None, restyler: Callable[..., Any] | None = None
 ) -> Model:
-    """The untrained model of a configuration; see `Plan.model`."""
+    """Builds the untrained model of a configuration; see `Plan.model`."""
     overrides = {} if weights is None else {"weights": str(weights)}
     method = instantiate(cfg.detector, backbone=instantiate(cfg.backbone, _partial_=True, **overrides))
     augment = instantiate(cfg.augment, restyler=restyler)
@@ -154,13 +154,13 @@ def build_model(
     size, roi, ignore = image_size(cfg.image_size), cfg.get("roi"), cfg.get("ignore")
     tiling = instantiate(cfg.tiling, image_size=size)
     region = inspected(roi, ignore, size, cfg.resize) if weights != "none" else None
-    if weights == "none" and (roi or ignore):  # a finished run keeps its region beside its weights
+    if weights == "none" and (roi or ignore):  # the checkpoint holds the region
         region = torch.ones(1, 1, *size, dtype=torch.bool)
     return Model(method, views, blur, score, augment if augment.active else None, tiling, region)
 
 
 def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:
-    """By PaDiM, whatever the detector: it is fitted to each fold within seconds, and trains nothing."""
+    """Builds a Reviewer with PaDiM, whatever the detector: it fits each fold within seconds, without training."""
 
     def make() -> Model:
         return Model(
@@ -171,16 +171,16 @@ def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """A resolved configuration as dictionaries and lists."""
+    """Returns the resolved configuration as dictionaries and lists."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def nothing(**_: Any) -> None:
-    """What the choice `none` of a group makes."""
+    """Returns None: the target of the option `none` of a configuration group."""
 
 
 def image_size(value: Any) -> tuple[int, int]:
-    """(height, width) from one number or from a pair."""
+    """Returns (height, width) for one number or a pair."""
     height, width = [value, value] if isinstance(value, int) else value
     return height, width
 
@@ -188,29 +188,29 @@ def image_size(value: Any) -> tuple[int, int]:
 def _check_choices(
     model: Model, mode: Mode, finetuning: Finetuning | None, generator: Any, restyles: bool, size: tuple[int, int]
 ) -> None:
-    """Errors: UserError that says why the chosen parts do not go together, and what does."""
+    """Raises UserError where choices contradict each other; the message names a combination that works."""
     method, name = model.method, type(model.method).__name__
     if method.needs_template and not mode.with_template:
-        raise UserError(f"{name} compares each image with a template, which mode=no_template hides. Add mode=template.")
+        raise UserError(f"{name} compares each image with a template, but mode=no_template is set. Add mode=template.")
     if finetuning is not None and getattr(method, "backbone", method) is None:
-        raise UserError(f"A teacher is a fine-tuned backbone, and {name} as configured has none. Take teacher=frozen.")
+        raise UserError(f"teacher=... fine-tunes a backbone, but {name} as configured has none. Use teacher=frozen.")
     if restyles:
         _check_restyle(generator, size)
     if method.epochs:
         return
     if model.augment is not None:
         raise UserError(
-            f"augment changes the images that a network is trained on, and {name} trains none. Take augment=none; "
-            "tta=flips looks at the images mirrored, in learning and in testing."
+            f"augment changes the images that a network is trained on, but {name} trains no network. Use augment=none; "
+            "tta=flips adds mirrored views when the detector is fitted and when it is tested."
         )
     if generator is not None and not (finetuning is not None and finetuning.task.wants_generated):
         raise UserError(
-            f"Generated images weigh in a training's loss, and {name} has no training. Take generator=none, another "
-            "detector, or teacher=finetuned_classifier, which learns from them."
+            f"Generated images only enter the loss of a training, but {name} trains no network. Use generator=none, "
+            "another detector, or teacher=finetuned_classifier, which trains on them."
         )
     if mode.with_template and not method.needs_template and finetuning is None:
         raise UserError(
-            f"mode=template changes nothing here: {name} neither compares with a template nor trains on it. Take "
+            f"mode=template has no effect: {name} neither compares images with a template nor trains on it. Use "
             "mode=no_template, detector=fusion_template or template, or teacher=finetuned_classifier."
         )
 
@@ -218,12 +218,12 @@ def _check_choices(
 def _check_restyle(generator: Any, size: tuple[int, int]) -> None:
     if not hasattr(generator, "restyle"):
         raise UserError(
-            "augment.restyle changes training images by a trained HistAuGAN. Add generator=histaugan; with "
-            "mode.generated=0 no other image of it takes part."
+            "augment.restyle changes training images with a trained HistAuGAN. Add generator=histaugan; to restyle "
+            "without training on generated images, also set mode.generated=0."
         )
     if image_size(generator.size) != size:
-        asked = size[0] if size[0] == size[1] else list(size)
+        needed = size[0] if size[0] == size[1] else list(size)
         raise UserError(
-            f"augment.restyle needs a HistAuGAN of the training's own size: set generator.size={asked} (and "
-            f"generator.crop, a multiple of 4 below it), or image_size={generator.size}."
+            f"augment.restyle needs a HistAuGAN of the training's image size: set generator.size={needed} (and "
+            f"generator.crop to a smaller multiple of 4), or image_size={generator.size}."
         )

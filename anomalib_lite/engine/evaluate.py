@@ -1,4 +1,4 @@
-"""A trained model on images: outcomes, the threshold, metrics, defects, and a figure to choose settings by."""
+"""Applies a trained model to images: threshold, metrics, defects, and a validation without NOK images."""
 
 import logging
 import time
@@ -31,17 +31,22 @@ log = logging.getLogger(__name__)
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 RATES = ("image_false_alarm_rate", "image_detection_rate")
-DRAWN, DRAWN_BATCH = 160, 16  # copies with a drawn defect, and how many at a time
-INSPECTED, SHOWN = 1280, 640  # px of the longer side at which large images are inspected, and shown on a page
-FEW = 16  # of them, that the inspector learns from
-INSPECTOR = "inspector"  # folder in a run's folder
+DRAWN, DRAWN_BATCH = 160, 16  # images with a synthetic defect in `validate`, and their batch size
+INSPECTED, SHOWN = 1280, 640  # px of the longer side of large images, for inspection and on the report's page
+FEW = 16  # large images that the inspector is fitted to
+INSPECTOR = "inspector"  # subfolder of a run's folder
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model says of labelled images. metrics: what metrics.json holds. outcomes: one for each image, in the
-    samples' order; those that a page may show keep image, map and mask. pixel_points: of the pixel curves. seconds:
-    that the model took, apart from what is done with its maps. collector: of the defects.
+    """Results of a model on labelled images.
+
+    Attributes:
+        metrics: The content of metrics.json.
+        outcomes: One per image, in the samples' order; those that the report may show keep image, map and mask.
+        pixel_points: Points of the pixel-level curves; None without masks.
+        seconds: Time of the model, without metrics and defects.
+        collector: The defects found; None without an inspector.
     """
 
     metrics: dict[str, Any]
@@ -53,24 +58,29 @@ class Evaluation:
 
 
 def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterator[tuple[Batch, Prediction]]:
-    """Each batch with its maps and scores, on the CPU, with a progress bar. Whoever looks at large images forgets a
-    batch before asking for the next one, as is done here.
+    """Yields each batch with its maps and scores on the CPU; `describe` labels the progress bar.
+
+    With large images, callers should delete a batch before they ask for the next one, as this function does.
     """
     with tqdm(total=len(batches), desc=describe, delay=2, leave=False) as bar:
         for batch in batches:
-            map, score = model.predict_batch(batch)
-            yield batch, Prediction(map.float().cpu(), score.float().cpu())
-            del batch, map, score
+            anomaly_map, score = model.predict_batch(batch)
+            yield batch, Prediction(anomaly_map.float().cpu(), score.float().cpu())
+            del batch, anomaly_map, score
             bar.update()
 
 
 def find_threshold(
     model: Model, images: ImageSet, batch_size: int, rate: float, percentile: float | None = None, factor: float = 1.0
 ) -> tuple[Threshold, LevelsOfMaps]:
-    """From held-out OK images alone, for a stated false-alarm rate, of each category too; and what their maps look
-    like.
+    """Sets image and pixel thresholds from held-out OK images, for all images and for each category.
 
-    percentile: the pixel threshold becomes this of the OK pixels, times the factor; None: it keeps the rate, too.
+    Args:
+        rate: Share of OK images that may be flagged (false-alarm rate).
+        percentile, factor: The pixel threshold is this percentile of OK pixels times the factor; None: it keeps `rate`.
+
+    Returns:
+        The threshold, and the levels of the OK images' maps.
     """
     scores, maxima, pixels, categories, levels = [], [], [], [], LevelsOfMaps()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "threshold"):
@@ -80,33 +90,37 @@ def find_threshold(
         if percentile is not None:
             pixels.append(prediction.map.numpy()[:, :, ::4, ::4].ravel())
         levels.update(prediction.map.numpy())
-        del batch, prediction  # 250 MB of a large image, while the next one is judged
-    own = {}
+        del batch, prediction  # frees 250 MB of a large image before the next one is judged
+    by_category = {}
     for name in sorted({category for category in categories if category is not None}):
         chosen = np.array([category == name for category in categories])
-        own[name] = threshold_from_ok(np.array(scores)[chosen], np.array(maxima)[chosen], rate)
-    threshold = replace(threshold_from_ok(scores, maxima, rate), categories=own)
+        by_category[name] = threshold_from_ok(np.array(scores)[chosen], np.array(maxima)[chosen], rate)
+    threshold = replace(threshold_from_ok(scores, maxima, rate), categories=by_category)
     if percentile is not None:
         note = (
-            f"the pixel threshold is {factor:g} times the {percentile:g} % quantile of OK pixels, and promises nothing"
+            f"the pixel threshold is {factor:g} times the {percentile:g} % quantile of OK pixels: no false-alarm rate "
+            "is guaranteed for it"
         )
         pixel = factor * float(np.percentile(np.concatenate(pixels), percentile))
         threshold = replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
     return threshold, levels
 
 
-def lowered(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:
-    """Just below the scores of NOK images that must be found, and what that costs, by the held-out OK images."""
+def lower_threshold(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:
+    """Lowers the threshold just below the scores of the `missed` NOK images; its note states the new false-alarm rate.
+
+    Returns the threshold unchanged where it already flags all of them.
+    """
     scores = [
         s for _, p in run_over(model, loader(missed, model.at_once(batch_size)), "missed") for s in p.score.tolist()
     ]
     if min(scores) > threshold.image:
-        log.info("the threshold as it is finds all images of `missed` (%d)", len(scores))
+        log.info("the threshold already flags all %d images of `missed`", len(scores))
         return threshold
     moved = threshold.moved(image=float(np.nextafter(np.float32(min(scores)), np.float32(-np.inf))))
     note = (
-        f"The threshold was lowered from {threshold.image:.4g} to {moved.image:.4g}, so that {len(scores)} NOK images "
-        f"are found that were missed: about {moved.promised_rate:.1%} of good images are then rejected, instead of "
+        f"The threshold was lowered from {threshold.image:.4g} to {moved.image:.4g} to flag {len(scores)} NOK images "
+        f"that were missed: about {moved.promised_rate:.1%} of good images are now rejected, instead of "
         f"{threshold.promised_rate:.1%}."
     )
     log.warning("%s", note)
@@ -121,25 +135,28 @@ def evaluate(
     aupro_limit: float,
     inspector: Inspector | None = None,
 ) -> Evaluation:
-    """Goes once through the images; memory does not grow with their number. inspector: finds the defects."""
+    """Measures the model in one pass over labelled images; memory does not grow with their number.
+
+    inspector: finds defects in the maps; None: no defects are reported.
+    """
     collector = None if inspector is None else DefectCollector(inspector, threshold)
     total, by_category = Measured(aupro_limit), defaultdict[str, Measured](lambda: Measured(aupro_limit))
     inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "evaluate"):
         seconds += time.perf_counter() - begin
-        fresh = _outcomes(batch, prediction, threshold, model.evidence)
-        for k, outcome in enumerate(fresh):
+        new = _outcomes(batch, prediction, threshold, model.evidence)
+        for k, outcome in enumerate(new):
             part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
             regions, category = images.regions_of(outcome.sample), outcome.sample.category
             for measured in [total] if category is None else [total, by_category[category]]:
                 measured.add(outcome, part, inspected, regions)
         if collector is not None:
-            fresh = [collector.add(outcome) for outcome in fresh]
+            new = [collector.add(outcome) for outcome in new]
         if model.tiling is not None:
-            fresh = [_for_page(outcome) for outcome in fresh]
-        outcomes = thin_out(outcomes + fresh, threshold)
-        del batch, prediction, fresh, outcome  # 300 MB of a large image, while the next one is judged
+            new = [_shrink(outcome) for outcome in new]
+        outcomes = thin_out(outcomes + new, threshold)
+        del batch, prediction, new, outcome  # frees 300 MB of a large image before the next one is judged
         begin = time.perf_counter()
     metrics = _summary(total, outcomes, threshold)
     metrics["per_defect"] = {n: row for m in by_category.values() or [total] for n, row in _by_defect(m, outcomes)}
@@ -147,31 +164,30 @@ def evaluate(
     if collector is not None:
         metrics["defects"] = collector.metrics()
     give_back()
-    from anomalib_lite.report.figures import pixel_points  # what draws takes a second, and 90 MB
+    from anomalib_lite.report.figures import pixel_points  # importing it takes a second and 90 MB
 
     points = pixel_points(*total.pixels.total().from_bin()[:3]) if metrics["pixel_auroc"] is not None else None
     return Evaluation(metrics, outcomes, points, seconds, threshold, collector)
 
 
 def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """The held-out OK images in two halves: for the threshold, and for the validation.
+    """Splits the held-out OK images in two halves: for the threshold, and for the validation.
 
-    A threshold promises a false-alarm rate on images that nothing was chosen by; so those that settings are chosen by
-    do not set it.
+    The threshold's false-alarm rate only holds if no setting was chosen on the images that set it.
     """
     if len(val) < 4:
         raise UserError(
-            f"validate=true needs at least 4 held-out OK images, half of them for the threshold, and there are "
-            f"{len(val)}: hold out more (data.val_share), or leave validate=false."
+            f"validate=true needs at least 4 held-out OK images, half of them for the threshold, but there are "
+            f"{len(val)}: hold out more (data.val_share), or set validate=false."
         )
     return val.part(slice(0, None, 2)), val.part(slice(1, None, 2))
 
 
 def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
-    """Image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with drawn defects, of kinds that
-    no detector learns from.
+    """Computes image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with synthetic defects.
 
-    The same images get the same defects whatever the model is, so that runs of one image size and tiling compare.
+    These defects are of kinds that no detector is trained on. The same images get the same defects whatever the model,
+    so runs with the same image size and tiling can be compared.
     """
     measured, size = Measured(aupro_limit), model.at_once(DRAWN_BATCH)
     batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size, UNLEARNED)
@@ -180,44 +196,44 @@ def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, An
         labels = batch.label.tolist()
         measured.images.update(prediction.score.float().cpu(), labels)
         measured.pixels.update(prediction.map.float().cpu(), batch.mask, labels)
-    found = measured.values()
-    values = {name: found[name] for name in FIGURES}
-    known = [value for value in values.values() if value is not None]
-    mean = sum(known) / len(FIGURES) if len(known) == len(FIGURES) else None
+    results = measured.values()
+    values = {name: results[name] for name in FIGURES}
+    defined = [value for value in values.values() if value is not None]
+    mean = sum(defined) / len(FIGURES) if len(defined) == len(FIGURES) else None
     return {**values, "mean": mean, "ok_images": len(images), "drawn": DRAWN}
 
 
 def make_inspector(
     settings: Mapping[str, Any] | None, run: Path, train: ImageSet, levels: LevelsOfMaps, template: Path | None
 ) -> None:
-    """Finds an inspector from the real OK training images, and saves it in the run's folder.
+    """Fits the inspector, which finds and classifies defects, to real OK training images and saves it with the run.
 
-    settings: the group `defects`; None or without types: there is none. levels: of the maps of held-out OK images.
+    settings: the group `defects`; None or without types: no inspector. levels: of the maps of held-out OK images.
     """
     if not settings or not settings.get("types"):
         return
     shape = shrunk(train.size, INSPECTED)
     real = [k for k, sample in enumerate(train.samples) if sample.origin == "real"]
-    real = real if shape == train.size else real[:FEW]  # their median wants all of them in memory
+    real = real if shape == train.size else real[:FEW]  # the median needs all of them in memory
     golden = None if template is None else resize_image(read_image(template), *shape)
     pictures = (resize_image(train.pixels_of(k)[0], *shape) for k in real)
     prepare_inspector(settings, pictures, levels.compute(), golden).save(run / INSPECTOR, settings)
 
 
 def open_inspector(run: Path) -> Inspector | None:
-    """A finished training's; None where it has none."""
+    """Loads the inspector of a finished run; None where it has none."""
     if not (run / INSPECTOR).is_dir():
         return None
     try:
         return load_inspector(run / INSPECTOR)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{run / INSPECTOR} is torn ({error}). Train the run again with force=true.") from error
+        raise UserError(f"{run / INSPECTOR} is damaged ({error}). Train the run again with force=true.") from error
 
 
 def _outcomes(
     batch: Batch, prediction: Prediction, threshold: Threshold, evidence: Sequence[dict[str, float]]
 ) -> list[Outcome]:
-    """One an image, with copies of its pixels: a view would keep the whole batch in memory."""
+    """Returns one outcome per image, with copies of its pixels, since views would keep the whole batch in memory."""
     pixels = to_pixels(batch.image)
     return [
         Outcome(
@@ -233,17 +249,17 @@ def _outcomes(
     ]
 
 
-def _for_page(outcome: Outcome) -> Outcome:
-    """With smaller pictures, as pages show many; what stands out in the map is kept."""
+def _shrink(outcome: Outcome) -> Outcome:
+    """Shrinks image, map and mask to the size shown on the report's page; max pooling keeps the map's peaks."""
     assert outcome.image is not None and outcome.map is not None
     size = shrunk(outcome.map.shape, SHOWN)
-    map = F.adaptive_max_pool2d(torch.from_numpy(outcome.map)[None], size)[0].numpy()
+    anomaly_map = F.adaptive_max_pool2d(torch.from_numpy(outcome.map)[None], size)[0].numpy()
     mask = None if outcome.mask is None else resize_mask(outcome.mask, *size)
-    return replace(outcome, image=resize_image(outcome.image, *size), map=map, mask=mask)
+    return replace(outcome, image=resize_image(outcome.image, *size), map=anomaly_map, mask=mask)
 
 
 class Measured:
-    """Metrics of some of the images."""
+    """Accumulates image and pixel metrics over a set of images."""
 
     def __init__(self, aupro_limit: float = 0.3) -> None:
         self.images, self.pixels = ImageMetrics(), PixelMetrics(limit=aupro_limit)
@@ -255,8 +271,9 @@ class Measured:
         inspected: np.ndarray | None = None,
         regions: Regions | None = None,
     ) -> None:
-        """part: rows and columns that no letterbox added. inspected: bool (H, W), None for everywhere. regions: the
-        defects one by one, where they are known.
+        """Adds an outcome, restricted to `part` (rows and columns without padding) and `inspected` (bool (H, W)).
+
+        regions: masks of the single defects, where the data set has them.
         """
         assert outcome.map is not None
         sample = outcome.sample
@@ -294,17 +311,17 @@ def _by_defect(measured: Measured, outcomes: Sequence[Outcome]) -> Iterator[tupl
 
 
 def _of_categories(parts: Mapping[str, Measured], outcomes: Sequence[Outcome], threshold: Threshold) -> dict[str, Any]:
-    """`categories`: rows by name, `mean_of_categories`: of what all of them have; nothing where there are none."""
+    """Returns metrics by category and their mean, where all categories have the metric; {} without categories."""
     rows: dict[str, dict[str, Any]] = {}
     for name, measured in sorted(parts.items()):
-        own = [outcome for outcome in outcomes if outcome.sample.category == name]
-        values = measured.values() | _alarms(own).values
-        rows[name] = {"n": len(own)} | {key: values[key] for key in (*_figures(values), *RATES)}
+        members = [outcome for outcome in outcomes if outcome.sample.category == name]
+        values = measured.values() | _alarms(members).values
+        rows[name] = {"n": len(members)} | {key: values[key] for key in (*_figures(values), *RATES)}
         rows[name] |= {"threshold": threshold.of(name).image, "note": threshold.of(name).note}
     means = {}
     for key in dict.fromkeys(key for row in rows.values() for key in row if key not in ("n", "threshold", "note")):
-        known = [row[key] for row in rows.values() if row.get(key) is not None]
-        means[key] = sum(known) / len(known) if known and len(known) == len(rows) else None
+        defined = [row[key] for row in rows.values() if row.get(key) is not None]
+        means[key] = sum(defined) / len(defined) if defined and len(defined) == len(rows) else None
     return {"categories": rows, "mean_of_categories": means} if rows else {}
 
 
@@ -313,6 +330,6 @@ def _figures(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _alarms(outcomes: Sequence[Outcome]) -> MetricResult:
-    """Of the verdicts on labelled images, each by its own category's threshold."""
+    """Computes false-alarm and detection rates of labelled images; each used the threshold of its category."""
     judged = [o for o in outcomes if o.sample.label is not None]
     return alarm_metrics(np.array([o.nok for o in judged]), np.array([o.sample.label for o in judged]))

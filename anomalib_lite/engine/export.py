@@ -1,4 +1,4 @@
-"""A trained run -> one file for other programs, held against the run itself before it stays."""
+"""Exports a trained run as one file for other programs, and checks that it reproduces the run's results."""
 
 import logging
 import shutil
@@ -26,111 +26,112 @@ from anomalib_lite.engine.predict import TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.export.graph import FORMATS, Deployed, write_graph
 from anomalib_lite.export.quantise import quantise, quantise_learned
-from anomalib_lite.export.session import Exported, packed
+from anomalib_lite.export.session import Exported, encode_region
 from anomalib_lite.runs.atomic import PART
 from anomalib_lite.runs.folder import TEMPLATE
 
 log = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).resolve().parents[1] / "export" / "examples"
-ROUNDING = 1e-4  # relative difference from the threshold within which rounding decides
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 1.0}  # largest difference, see `Difference`
-FALL = {"fp32": 0.0005, "fp16": 0.002, "int8": 0.01}  # by which an AUROC may fall, where there are NOK images
+ROUNDING = 1e-4  # a score this near to the threshold, relatively, may change its verdict by rounding
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 1.0}  # largest allowed difference of maps and scores
+FALL = {"fp32": 0.0005, "fp16": 0.002, "int8": 0.01}  # largest allowed decrease of an AUROC
 AUROCS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 T = TypeVar("T")
-CALIBRATION = 64  # training images that int8 finds its ranges by
+CALIBRATION = 64  # training images that int8 measures activation ranges on
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An exported file against its run, on images as they lie on disk.
+    """How an exported file's results differ from the run's.
 
     Attributes:
-        map: The largest difference of a map from the run's, of the same resized pixels; as a share of the range of the
-            run's maps over all images.
-        own_size: The same of pictures at their own size, which the graph resizes: a grey level of one pixel may differ.
-        score: The largest difference of a score, of pictures at their own size, likewise of the scores' range.
-        verdicts: Images whose verdict changed.
-        on_limit: Those of them whose score lies on the threshold but for rounding.
-        aurocs: Of images and of pixels, the run's and the file's; nothing where no NOK image is known.
-        milliseconds: An image, of the run and of the file, the median, batches of one, decoding left out.
+        images: Number of images compared.
+        map_difference: Largest difference of maps of the same resized pixels, as a share of the range of all maps.
+        full_size_difference: The same for full-size images, which the graph resizes: grey levels may differ by 1.
+        score_difference: Largest difference of scores of full-size images, as a share of the range of all scores.
+        changed_verdicts: Number of images whose verdict changed.
+        near_threshold: How many of these have a score within ROUNDING of the threshold.
+        aurocs: Name -> (the run's, the file's); empty without labelled NOK images.
+        milliseconds: Median time per image of (run, file), with batch size 1 and without decoding.
     """
 
     images: int
-    map: float
-    own_size: float
-    score: float
-    verdicts: int
-    on_limit: int
+    map_difference: float
+    full_size_difference: float
+    score_difference: float
+    changed_verdicts: int
+    near_threshold: int
     aurocs: Mapping[str, tuple[float, float]]
     milliseconds: tuple[float, float]
 
     def within(self, tolerance: float, fall: float) -> bool:
-        """A number that is none is never within."""
+        """Whether maps and scores differ by at most `tolerance`, and no AUROC falls by more; False for NaN."""
         worse = max((before - now for before, now in self.aurocs.values()), default=0.0)
-        return self.score <= tolerance and self.map <= tolerance and worse <= fall
+        return self.score_difference <= tolerance and self.map_difference <= tolerance and worse <= fall
 
     def in_words(self) -> str:
         eager, exported = self.milliseconds
-        figures = "".join(f"{name} {before:.4f}, now {now:.4f}; " for name, (before, now) in self.aurocs.items())
+        figures = "".join(f"{name} {now:.4f}, of the run {before:.4f}; " for name, (before, now) in self.aurocs.items())
         return (
-            f"{self.images} images, against the run: largest difference of a map {self.map:.2g} of the maps' range "
-            f"({self.own_size:.2g} where the graph resizes), of a score {self.score:.2g} of theirs; verdicts that "
-            f"changed: {self.verdicts} ({self.on_limit} of them on the threshold itself); {figures}{eager:.1f} ms an "
-            f"image before, {exported:.1f} ms now"
+            f"compared with the run on {self.images} images: maps differ by at most {self.map_difference:.2g} of their "
+            f"range ({self.full_size_difference:.2g} where the graph resizes), scores by {self.score_difference:.2g} "
+            f"of theirs; verdicts that changed: {self.changed_verdicts} ({self.near_threshold} within rounding of the "
+            f"threshold); {figures}{exported:.1f} ms per image, the run {eager:.1f} ms"
         )
 
 
 def export_run(
     trained: TrainedRun,
     folder: Path,
-    format: str,
+    file_format: str,
     precision: str,
     batch: int | None = None,
     limit: int = 200,
     tolerance: float | None = None,
 ) -> tuple[Path, Difference]:
-    """Writes the file and examples of its use, and holds it against the run.
+    """Writes the exported file and examples of its use, and compares its results with the run's.
 
     Args:
         trained: The run.
-        folder: To write to.
-        format: One of FORMATS.
+        folder: Output folder.
+        file_format: One of FORMATS.
         precision: fp32, fp16 or int8.
-        batch: Images that are judged at once; None: any number, of OpenVINO one.
-        limit: Held-out OK and test images that it is held against, at most.
-        tolerance: Of maps and scores, see `Difference`; None: by precision.
+        batch: Batch size; None: any, for OpenVINO 1.
+        limit: Largest number of held-out OK and test images for the comparison.
+        tolerance: Largest allowed difference of maps and scores, see `Difference`; None: TOLERANCE of the precision.
 
-    Errors: UserError where the difference is larger, or a verdict changes away from the threshold in fp32; nothing
-    stays then.
+    Raises:
+        UserError: The difference is larger, or in fp32 a verdict changes away from the threshold; the file is removed.
     """
     if isinstance(trained.model, Exported):
-        raise UserError(f"{trained.model.file} is exported already: name the run that it was made from.")
+        raise UserError(f"{trained.model.file} is already an exported file: set run= to the run it was made from.")
     if trained.judge.resize == "letterbox":
         raise UserError(
-            "A run of resize=letterbox cannot be exported yet: the graph stretches pictures. Train with resize=stretch."
+            "A run with resize=letterbox cannot be exported: the graph stretches pictures. Train with resize=stretch."
         )
-    if format == "openvino":
-        batch = batch or 1  # with any number OpenVINO 2026.4 answers wrongly, the first time that it sees a number
+    if file_format == "openvino":
+        batch = batch or 1  # with a dynamic batch, OpenVINO 2026.4 returns wrong results the first time at each size
     splits = build_data(trained.run.config["data"])
-    check_same_data(splits, trained.known, own=True)
-    splits = trained.shown(splits)
-    made = trained if precision != "int8" else _in_8_bits(trained, splits)
-    graph = Deployed(made.model.cpu(), made.judge.size, made.threshold.image)
-    about = describe(made, graph, format, precision, batch)
+    check_same_data(splits, trained.data, own=True)
+    splits = trained.apply_mode(splits)
+    source = trained if precision != "int8" else _quantised(trained, splits)
+    graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
+    about = describe(source, graph, file_format, precision, batch)
     folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)
-    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as place:
-        file = Path(place) / FORMATS[format]
+    remove_export(folder)
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as unchecked:
+        file = Path(unchecked) / FORMATS[file_format]
         write_graph(graph, file, precision, about, batch)
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
         samples = _evenly([*splits.val, *splits.test], limit)
-        found = compare(trained, Exported(file, trained.judge.threads, ["pt2"]), samples)
-        if not found.within(allowed, FALL[precision]) or (precision == "fp32" and found.verdicts > found.on_limit):
+        result = compare(trained, Exported(file, trained.judge.threads, ["pt2"]), samples)
+        moved = precision == "fp32" and result.changed_verdicts > result.near_threshold
+        if moved or not result.within(allowed, FALL[precision]):
             raise UserError(
-                f"The file does not give the run's numbers within {allowed:g} (an AUROC within {FALL[precision]:g}), "
-                f"and was removed. {found.in_words()}."
+                f"The file was removed, because it does not reproduce the run within {allowed:g} (an AUROC within "
+                f"{FALL[precision]:g}): {result.in_words()}."
             )
-        for part in Path(place).iterdir():
+        for part in Path(unchecked).iterdir():
             part.replace(folder / part.name)
     for example in EXAMPLES.glob("predict.*"):
         shutil.copyfile(example, folder / example.name)
@@ -138,19 +139,21 @@ def export_run(
         shutil.copytree(trained.run.path / INSPECTOR, folder / INSPECTOR, dirs_exist_ok=True)
     if trained.golden:
         shutil.copyfile(trained.golden, folder / TEMPLATE)
-    return folder / FORMATS[format], found
+    return folder / FORMATS[file_format], result
 
 
-def clear(folder: Path) -> None:
-    """Removes what an earlier export wrote, or left when it was killed."""
-    for left in folder.glob(f"{PART}*"):
-        shutil.rmtree(left)
+def remove_export(folder: Path) -> None:
+    """Removes the files of an earlier export, and those that a killed one left."""
+    for part in folder.glob(f"{PART}*"):
+        shutil.rmtree(part)
     for name in (*FORMATS.values(), "model.bin", *(example.name for example in EXAMPLES.glob("predict.*"))):
         (folder / name).unlink(missing_ok=True)
 
 
-def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, batch: int | None) -> dict[str, Any]:
-    """What the file says of itself."""
+def describe(
+    trained: TrainedRun, graph: Deployed, file_format: str, precision: str, batch: int | None
+) -> dict[str, Any]:
+    """Returns the metadata of the file."""
     settings, threshold = trained.run.config, trained.threshold
     types = list((settings.get("defects") or {}).get("types") or [])
     alignment = None if graph.alignment is None else asdict(graph.alignment)
@@ -161,72 +164,72 @@ def describe(trained: TrainedRun, graph: Deployed, format: str, precision: str, 
         "detector": type(trained.model.method).__name__,
         "backbone": settings["backbone"].get("name"),
         "types": types,
-        "format": format,
+        "format": file_format,
         "precision": precision,
         "size": list(graph.size),
         "batch": batch,
         "template": {"compares": graph.compares, "alignment": alignment},
-        "region": None if trained.model.region is None else packed(trained.model.region),
+        "region": None if trained.model.region is None else encode_region(trained.model.region),
         "promise": threshold.in_words(),
         "threshold": threshold.to_dict(),
-        "data": {"fingerprint": trained.known["fingerprint"], "bits": trained.known.get("bits"), "learned": {}},
+        "data": {"fingerprint": trained.data["fingerprint"], "bits": trained.data.get("bits"), "learned": {}},
         "settings": {key: settings[key] for key in ("mode", *SHARED)} | {"aupro_limit": trained.judge.aupro_limit},
     }
 
 
 def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) -> Difference:
-    """The file judges what is decoded from disk, at its own size; the run judges as always."""
+    """Compares the file, which gets decoded images at full size, with the run, which resizes them itself."""
     images, limit, rows = trained.judge.images(samples, keep=False), trained.threshold.image, []
-    before, now = Measured(), Measured()
+    metrics_run, metrics_file = Measured(), Measured()
     for k, sample in enumerate(tqdm(samples, "compare", delay=2, leave=False)):
         batch, pixels = images[[k]], read_image(sample.image, sample.bits)[None]
-        template = exported.laid_over(batch.image, batch.template)
+        template = exported.aligned_templates(batch.image, batch.template)
         begin = time.perf_counter()
         expected = trained.model.predict_batch(batch)
         middle = time.perf_counter()
-        map, score, nok = exported.run(pixels, template)
+        full_map, score, nok = exported.run(pixels, template)
         end = time.perf_counter()
-        same = exported.run(to_pixels(batch.image), template)[0]
-        right, known = expected.map[0, 0].numpy(), float(expected.score[0])
-        off, own = (np.abs(one[0] - right).max() for one in (same, map))
-        changed = bool(nok[0]) != trained.threshold.nok(known)
-        rows.append((off, own, right.min(), right.max(), known, score[0], changed, middle - begin, end - middle))
+        same_map = exported.run(to_pixels(batch.image), template)[0]
+        true_map, true_score = expected.map[0, 0].numpy(), float(expected.score[0])
+        same, full = (np.abs(anomaly_map[0] - true_map).max() for anomaly_map in (same_map, full_map))
+        changed = bool(nok[0]) != trained.threshold.nok(true_score)
+        levels = true_map.min(), true_map.max(), true_score, score[0]
+        rows.append((same, full, *levels, changed, middle - begin, end - middle))
         mask = batch.mask[0, 0].numpy() if batch.has_mask[0] else None
-        for measured, one, value in ((before, right, known), (now, map[0], float(score[0]))):
-            measured.add(Outcome(sample, value, False, map=one, mask=mask))
-    off, own, low, high, known, score, changed, eager, file = np.array(rows, float).T
-    maps, scores = max(high.max() - low.min(), 1e-12), max(np.ptp(known), 1e-12)
-    on_limit = np.abs(known - limit) <= ROUNDING * abs(limit)
-    old, new = before.values(), now.values()
-    aurocs = {word: (old[key], new[key]) for key, word in AUROCS.items()}
+        metrics_run.add(Outcome(sample, true_score, False, map=true_map, mask=mask))
+        metrics_file.add(Outcome(sample, float(score[0]), False, map=full_map[0], mask=mask))
+    same, full, low, high, true_score, score, changed, eager, file = np.array(rows, float).T
+    map_range, score_range = max(high.max() - low.min(), 1e-12), max(np.ptp(true_score), 1e-12)
+    near_threshold = np.abs(true_score - limit) <= ROUNDING * abs(limit)
+    before, now = metrics_run.values(), metrics_file.values()
+    aurocs = {name: (before[key], now[key]) for key, name in AUROCS.items()}
     return Difference(
         images=len(samples),
-        map=float(off.max() / maps),
-        own_size=float(own.max() / maps),
-        score=float(np.abs(score - known).max() / scores),
-        verdicts=int(changed.sum()),
-        on_limit=int((changed * on_limit).sum()),
-        aurocs={word: (a, b) for word, (a, b) in aurocs.items() if a is not None and b is not None},
+        map_difference=float(same.max() / map_range),
+        full_size_difference=float(full.max() / map_range),
+        score_difference=float(np.abs(score - true_score).max() / score_range),
+        changed_verdicts=int(changed.sum()),
+        near_threshold=int((changed * near_threshold).sum()),
+        aurocs={name: (a, b) for name, (a, b) in aurocs.items() if a is not None and b is not None},
         milliseconds=(1000 * float(np.median(eager)), 1000 * float(np.median(file))),
     )
 
 
-def _in_8_bits(trained: TrainedRun, splits: Splits) -> TrainedRun:
-    """The run with rounded networks; statistics and threshold are of what those give, of OK images as ever.
+def _quantised(trained: TrainedRun, splits: Splits) -> TrainedRun:
+    """Returns the run with quantised networks, and statistics and threshold fitted to their features of OK images.
 
-    Rounding is far louder than what statistics of OK images know: left as they were, they would call all of it
-    anomalous.
+    Quantisation noise is far larger than the variation in the old statistics, which would call everything anomalous.
     """
     judge, model = trained.judge, deepcopy(trained.model).cpu().eval()
     train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
     quantise(model, [train[[k]] for k in _evenly(range(len(train)), CALIBRATION)])
     model.calibrate(cast(Batches, loader(model.method_inputs(train), judge.batch_size)), judge.batch_size)
-    some = _evenly(range(len(train)), CALIBRATION // 2)
-    quantise_learned(model, drawn_batches(train, some, len(some), np.random.default_rng(0), 1))
+    subset = _evenly(range(len(train)), CALIBRATION // 2)
+    quantise_learned(model, drawn_batches(train, subset, len(subset), np.random.default_rng(0), 1))
     threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *threshold_rule(trained.run.config))
     return replace(trained, model=model, threshold=threshold)
 
 
 def _evenly(items: Sequence[T], limit: int) -> list[T]:
-    """All of them, or so many."""
+    """Returns at most `limit` evenly spaced items."""
     return [items[k] for k in np.linspace(0, len(items) - 1, min(len(items), limit)).round().astype(int)]

@@ -1,4 +1,4 @@
-"""OK images -> a trained, calibrated and measured run; an interrupted training goes on from its last epoch."""
+"""Fits a detector to OK images, sets its threshold and measures it; interrupted trainings resume."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from anomalib_lite.engine.evaluate import (
     evaluate,
     find_threshold,
     hold_back,
-    lowered,
+    lower_threshold,
     make_inspector,
     open_inspector,
     validate,
 )
 from anomalib_lite.engine.generate import generated_set, train_generator
-from anomalib_lite.engine.results import conclude
+from anomalib_lite.engine.results import write_results
 from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.teacher import finetuned_weights
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
@@ -55,19 +55,19 @@ WEIGHTS, SECONDS, HISTORY = "weights.safetensors", "seconds.json", "history.csv"
 
 
 def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> Evaluation:
-    """Trains, sets the threshold on held-out OK images, measures on the test images, and fills the run's folder."""
+    """Trains, sets the threshold on held-out OK images, measures on the test images, and writes the run's folder."""
     if plan.reviewer:
         with run.stage("review"):
-            reviewed = [*splits.train, *splits.val]  # their pixels are not kept while the others are learned from
-            splits, left_out = without_worst(plan.reviewer, splits, plan.images(reviewed, "to review"))
+            samples = [*splits.train, *splits.val]  # not the ImageSet, so that its pixels are freed after the review
+            splits, left_out = without_worst(plan.reviewer, splits, plan.images(samples, "to review"))
         run.status["left_out"] = [str(image) for image in left_out]
-        log.warning("%d OK images look least like the others and are left out, see status.json", len(left_out))
+        log.warning("left out the %d OK images that look least like the others, listed in status.json", len(left_out))
     splits = dataclasses.replace(splits, test=unseen(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
-    model = plan.model(inputs.teacher, inputs.restyler)  # downloads the backbone's weights where they are not here
-    _keep_inputs(run, inputs, plan.settings["backbone"])
-    tiled = model.tiling is not None  # of large images none is kept
+    model = plan.model(inputs.teacher, inputs.restyler)  # downloads the backbone's weights if needed
+    _record_inputs(run, inputs, plan.settings["backbone"])
+    tiled = model.tiling is not None  # such images are too large to keep in memory
     with run.stage("decode"):
         train, val, test = (
             plan.images(samples, name, spool=tiled and name != "test", keep=not tiled)
@@ -75,12 +75,12 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         )
         warn_near_copies(train, test)
         warn_grey_and_colour(train, test)
-    held_out, judging = hold_back(val) if plan.validate else (val, None)
+    held_out, validation = hold_back(val) if plan.validate else (val, None)
     train_model(plan, run, model, train, val, inputs, tracker)
     model.to(plan.devices.first).eval()
     threshold, levels = _set_threshold(plan, run, model, held_out, inputs.template)
     if plan.reviewer:
-        note = f"it holds for images like those kept: {len(left_out)} OK images that looked NOK were left out"
+        note = f"the false-alarm rate holds for images like those kept: {len(left_out)} OK images were left out as NOK"
         threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
     with run.stage("inspector"):
         make_inspector(plan.settings["defects"], run.path, train, levels, inputs.template)
@@ -90,39 +90,39 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         result = evaluate(model, test, threshold, plan.batch_size, plan.aupro_limit, inspector)
     if len(test):
         run.status["ms_per_image"] = round(1000 * result.seconds / len(test), 2)
-    if judging is not None:
+    if validation is not None:
         with run.stage("validate"):
-            result.metrics["validation"] = validate(model, judging, plan.aupro_limit)
+            result.metrics["validation"] = validate(model, validation, plan.aupro_limit)
     with run.stage("report"):
-        conclude(run, model, result, tracker, plan.tracking.kind != "none", train)
-    shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)  # needed to resume alone
+        write_results(run, model, result, tracker, plan.tracking.kind != "none", train)
+    shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)  # only needed to resume
     return result
 
 
 def _set_threshold(
     plan: Plan, run: RunFolder, model: Model, held_out: ImageSet, template: Path | None
 ) -> tuple[Threshold, LevelsOfMaps]:
-    """By held-out OK images, and by the NOK ones that must be found; a method that chooses may choose by these, too."""
+    """Sets the threshold on held-out OK images, and lowers it to flag the NOK images of `missed`."""
     missed = plan.images([Sample(image, NOK, template=template) for image in plan.missed], "missed")
-    if len(missed) and not model.tiling:  # of tiles nobody knows which one holds the defect
+    if len(missed) and not model.tiling:  # with tiles it is unknown which one holds the defect
         model.method.reconsider(OnDevice(loader(missed, plan.batch_size), plan.devices.first))
         run.status |= model.method.notes
     with run.stage("threshold"):
         threshold, levels = find_threshold(model, held_out, plan.batch_size, *plan.rule)
         if len(missed):
-            threshold = lowered(model, threshold, missed, plan.batch_size)
+            threshold = lower_threshold(model, threshold, missed, plan.batch_size)
     return threshold, levels
 
 
 def train_model(
     plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, tracker: Tracker
 ) -> None:
-    """Statistics of the OK images, the training if the method has one, and the calibration.
+    """Prepares the model's statistics, trains it if its method has a training, and calibrates it.
 
-    Generated images and the template take part in the training alone; statistics are of real images. Runs that differ
-    only in what comes after the training (`Method.after_training`, scoring, tta) train once: the trained weights are
-    an artifact. A run that starts from another one takes its model, and calibrates it on all images anew, which is
-    what fitting to all of them at once would have given.
+    Generated images and the template only take part in the training; statistics use real images. The trained weights
+    are an artifact, so runs that differ only in later steps (`Method.after_training`, scoring, tta) train once. A run
+    that starts from another one loads that model and calibrates it on all images, which gives the same result as
+    fitting to all of them at once.
     """
     device, method = plan.devices.first, model.method
     in_order = OnDevice(loader(model.method_inputs(train.part(slice(inputs.real))), plan.batch_size), device)
@@ -134,42 +134,43 @@ def train_model(
         if method.steps:
             method.epochs = -(-method.steps // len(loader(model.method_inputs(train), plan.batch_size, plan.seed)))
         if method.epochs:
-            _take_trained(plan, run, model, train, val, inputs, tracker)
+            _load_trained(plan, run, model, train, val, inputs, tracker)
     with run.stage("calibrate"):
-        model.to(device).calibrate(in_order, plan.batch_size)  # Lightning takes it back to the CPU
+        model.to(device).calibrate(in_order, plan.batch_size)  # Lightning has moved it to the CPU
     run.status |= method.notes
 
 
-def _take_trained(
+def _load_trained(
     plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, tracker: Tracker
 ) -> None:
-    """The trained weights, where there are none of such a training from one made now."""
+    """Loads the trained weights from their artifact, after training them if it does not exist."""
     trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
     logger = None if plan.devices.shared else tracker.logger  # a tracker belongs to the process that opened it
     with run.stage("train"):
-        made = artifact(
+        trained_now = artifact(
             trained, lambda folder: _train(plan, run, model, train, val, logger, folder), replace=plan.force
         )
-        if not made:
-            log.info("trained before: %s", trained)
+        if not trained_now:
+            log.info("using the weights of an earlier training: %s", trained)
             with atomic_path(run.path / HISTORY) as temporary:
                 shutil.copyfile(trained / HISTORY, temporary)
     model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
     run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
-    if not made or plan.devices.shared:
+    if not trained_now or plan.devices.shared:
         tracker.log_history(run.path / HISTORY)
 
 
 def save_model(run: RunFolder, model: Model, threshold: Threshold) -> None:
-    """Writes model.safetensors and threshold.json."""
+    """Writes model.safetensors and threshold.json to the run's folder."""
     with atomic_path(run.path / MODEL) as temporary:
         save_file(_on_cpu(model.state_dict()), temporary)
     write_json(run.path / THRESHOLD, threshold.to_dict())
     run.status["model_mb"] = round((run.path / MODEL).stat().st_size / 2**20, 2)
-    log.info("saved: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
+    log.info("saved the model: %s, %.1f MB", run.path / MODEL, run.status["model_mb"])
 
 
-def _keep_inputs(run: RunFolder, inputs: Inputs, backbone: Mapping[str, Any]) -> None:
+def _record_inputs(run: RunFolder, inputs: Inputs, backbone: Mapping[str, Any]) -> None:
+    """Copies template and generated images to the run's folder, and records teacher and weights in its status."""
     if inputs.teacher:
         run.status["teacher"] = json.loads(inputs.teacher.with_name("outcome.json").read_text())
     if inputs.template:
@@ -177,7 +178,7 @@ def _keep_inputs(run: RunFolder, inputs: Inputs, backbone: Mapping[str, Any]) ->
             shutil.copyfile(inputs.template, temporary)
     if inputs.generated:
         shutil.copytree(inputs.generated, run.path / GENERATED, dirs_exist_ok=True)
-    if {"name", "weights"} <= set(backbone):  # else it is one of the user's own
+    if {"name", "weights"} <= set(backbone):  # else it is a custom backbone
         file = find_file(backbone["name"], backbone["weights"])
         if file is not None and file.is_file():
             run.status["weights"] = {"file": file.name, "sha256": content_hash(file)}
@@ -191,11 +192,11 @@ def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
 
 
 def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, logger: Any, folder: Path) -> None:
-    """Fills the artifact's folder."""
+    """Trains the model, and writes its weights, history and duration to the artifact's folder."""
     begin, checkpoints = time.perf_counter(), run.path / CHECKPOINTS
-    # each epoch, whatever its loss: Lightning's save_last waits for the monitored value to improve
+    # saves every epoch, whereas Lightning's save_last only saves when the monitored value improves
     savers = [ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)]
-    if plan.keep == "best":  # before the last, which remembers for a resumed training which epoch was the best
+    if plan.keep == "best":  # first in the list, so that last.ckpt stores which epoch was the best
         best = ModelCheckpoint(checkpoints, filename="best", monitor="val_loss", enable_version_counter=False)
         savers.insert(0, best)
     trainer = make_trainer(
@@ -216,8 +217,8 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
         weights_only=True,
     )
     if plan.keep == "best":
-        kept = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
-        model.load_state_dict(kept["state_dict"])
+        checkpoint = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+        model.load_state_dict(checkpoint["state_dict"])
     save_file(_on_cpu(model.method.trained_state()), folder / WEIGHTS)
     shutil.copy(run.path / HISTORY, folder)
     write_json(folder / SECONDS, round(time.perf_counter() - begin, 3))
@@ -229,10 +230,16 @@ def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is learned from. splits: training images in the order real, generated, template, weighted by origin. real:
-    how many of them are real. teacher: file of the backbone's weights, None for its own source. template: the golden
-    image, None without one or where each image has its own. generated: report folder of the generated images.
-    restyler: see `Augment`. key: JSON-ready; with the configuration it defines the training.
+    """Training data of a detector.
+
+    Attributes:
+        splits: The data, with training images in the order real, generated, template, and weights by origin.
+        real: Number of real training images.
+        teacher: File of the fine-tuned backbone's weights; None: the configured source.
+        template: The golden image; None without one, or where each image has a template of its own.
+        generated: Report folder of the generated images.
+        restyler: See `Augment`.
+        key: JSON-ready values that, together with the configuration, identify the training.
     """
 
     splits: Splits
@@ -245,36 +252,39 @@ class Inputs:
 
 
 def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | None = None) -> Inputs:
-    """Generators and teachers are trained where no artifact of theirs exists. data_hash: the splits' fingerprint."""
-    splits, template, golden = _shown(plan, splits)
-    given = (plan.order, splits.train, template, data_hash, plan.artifacts, tracker)
-    made, report, restyler, others = list[Sample](), None, None, list[str]()
-    with isolate_rng():  # the run goes on as if neither had been trained
+    """Collects the training data, training the generator and the teacher where their artifacts do not exist.
+
+    data_hash: the splits' fingerprint.
+    """
+    splits, template, golden = _apply_mode(plan, splits)
+    arguments = (plan.order, splits.train, template, data_hash, plan.artifacts, tracker)
+    drawn, report, restyler, restyler_key = list[Sample](), None, None, list[str]()
+    with isolate_rng():  # so that the run's random draws do not depend on whether these were trained just now
         if plan.generates:
-            images = generated_set(*given)
-            made, report = images.samples, images.report
+            images = generated_set(*arguments)
+            drawn, report = images.samples, images.report
         if plan.restyles:
-            folder, _ = train_generator(*given)
+            folder, _ = train_generator(*arguments)
             plan.order.generator.load(folder)
-            restyler, others = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]
-    train = weighted([*splits.train, *made, *golden], plan.mode)
+            restyler, restyler_key = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]
+    train = weighted([*splits.train, *drawn, *golden], plan.mode)
     real = Counter(s.origin for s in train)["real"]
     teacher = None
     if plan.teaching:
-        shown = [s for s in train if not s.origin.endswith("generated")]
+        ok = [s for s in train if not s.origin.endswith("generated")]
         generated = [s for s in train if s.origin.endswith("generated")]
-        teacher = finetuned_weights(plan.teaching, shown, data_hash, plan.artifacts, splits.test, splits.val, generated)
+        teacher = finetuned_weights(plan.teaching, ok, data_hash, plan.artifacts, splits.test, splits.val, generated)
     key = [
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[real:]),
         teacher.parent.name if teacher else None,
-        *others,
+        *restyler_key,
     ]
     splits = dataclasses.replace(splits, train=train)
     return Inputs(splits, real, teacher, template, report, restyler, (data_hash, key))
 
 
-def _shown(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[Sample]]:
-    """The data as the mode shows it, the one template that all images share, and templates that are learned from."""
+def _apply_mode(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[Sample]]:
+    """Returns (splits with templates set by the mode, the template that all images share, templates to train on)."""
     if not plan.mode.with_template:
         return splits.with_template(None), None, []
     templates = templates_of(splits)
@@ -285,6 +295,6 @@ def _shown(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[Sample
             templates[0], [s.image for s in splits.train], plan.artifacts, plan.mode.colours or "none"
         )
         splits, templates = splits.with_template(template), [template]
-    # of pairs, the training images' own alone
-    learned = {s.template for s in splits.train} - {s.image for s in splits.train}
-    return splits, template, [Sample(t, OK, template=t, origin="template") for t in templates if t in learned]
+    # with a template for each image, only those of training images
+    trainable = {s.template for s in splits.train} - {s.image for s in splits.train}
+    return splits, template, [Sample(t, OK, template=t, origin="template") for t in templates if t in trainable]

@@ -1,4 +1,4 @@
-"""Generated images as files: a generator is trained once, its images are drawn, guarded and measured once."""
+"""Trains generators and draws their images; both are artifacts, made once and shared by runs."""
 
 import csv
 import json
@@ -22,17 +22,22 @@ from anomalib_lite.runs.tracking import Findings, Tracker
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # raise it when the same generator gives other files
+VERSION = 3  # to be raised when the same generator would give different files
 LOSSES = "losses.jsonl"
 REPORT = "report"
-KEPT_DROPS = 24  # dropped images that stay to be looked at
+KEPT_DROPS = 24  # dropped images that are saved for inspection
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of a generator, which is trained or loaded in place. settings: what it was built from, JSON-ready;
-    they name its artifacts. seed: of the training and of the images. count: of images; None: as many as there are OK
-    ones. quantile: of the structure guard; None where it is off.
+    """A generator, and which images to draw from it.
+
+    Attributes:
+        generator: Trained or loaded in place.
+        settings: The configuration of the generator, JSON-ready; its artifacts are named by a hash of it.
+        seed: Seed of the training and of the images.
+        count: Number of images; None: as many as there are OK training images.
+        quantile: Quantile of the structure guard; None: no guard.
     """
 
     generator: Generator
@@ -48,7 +53,7 @@ class Order:
 
 @dataclass(frozen=True)
 class GeneratedSet:
-    """folder: 0000.png and so on, and report/ with quality.json, images.csv, generated.html and contact_sheet.png."""
+    """Generated images: the folder holds 0000.png, ... and report/ (quality, images.csv, page, contact sheet)."""
 
     folder: Path
     samples: list[Sample]
@@ -63,12 +68,12 @@ class GeneratedSet:
 
 
 def read_order(settings: Mapping[str, Any], seed: int) -> Order:
-    """The order in the group `generator` of a configuration, plain and resolved. seed: where the group names none."""
-    own = dict(settings)
-    count, own_seed, guard = (own.pop(key, None) for key in ("count", "seed", "structure_guard"))
+    """Builds the order from the resolved configuration group `generator`; `seed` is used if the group sets none."""
+    target = dict(settings)
+    count, group_seed, guard = (target.pop(key, None) for key in ("count", "seed", "structure_guard"))
     guard = {"enabled": True, "quantile": 0.01} | (guard or {})
     quantile = guard["quantile"] if guard["enabled"] else None
-    return Order(instantiate(own), own, seed if own_seed is None else own_seed, count, quantile)
+    return Order(instantiate(target), target, seed if group_seed is None else group_seed, count, quantile)
 
 
 def train_generator(
@@ -78,22 +83,24 @@ def train_generator(
     data_hash: str,
     artifacts: Path,
     tracker: Tracker | None = None,
-    anew: bool = False,
+    retrain: bool = False,
 ) -> tuple[Path, bool]:
-    """The folder of the trained generator, whose name changes with whatever its images depend on, and whether it was
-    trained just now: only where that has not been done for this data, template, settings and seed.
+    """Trains the generator, unless it was trained before with this data, template, settings and seed.
 
     Args:
-        order: The generator and what defines it.
-        ok: The training images alone, never held-out or test ones.
+        order: The generator and its settings.
+        ok: The OK training images, without held-out and test images.
         template: The golden image in the OK images' colours, or None.
         data_hash: Fingerprint of the data that the images come from.
         artifacts: Folder of results that several runs share.
-        tracker: Gets the losses.
-        anew: Trains although it has been done.
+        tracker: Logs the losses.
+        retrain: Trains even if the artifact exists.
+
+    Returns:
+        The folder of the trained generator, and whether it was trained just now.
     """
     if not ok:
-        raise UserError("A generator learns from OK training images, and there are none. See data.ok or data.root.")
+        raise UserError("A generator needs OK training images, but there are none. Check data.ok or data.root.")
     settings = {key: value for key, value in order.settings.items() if key not in order.generator.after_training}
     golden = None if template is None else content_hash(template)
     folder = artifacts / f"generator-{artifact_key(settings, data_hash, len(ok), golden, order.seed)}"
@@ -105,10 +112,10 @@ def train_generator(
             loggers.append(tracker.logger)
         order.generator.fit([sample.image for sample in ok], template, unfinished, order.seed, loggers)
 
-    made = artifact(folder, fit, resumable=True, replace=anew)
-    if not made:
-        log.info("%s was trained before: %s", order.name, folder)
-    return folder, made
+    trained = artifact(folder, fit, resumable=True, replace=retrain)
+    if not trained:
+        log.info("using the %s trained by an earlier run: %s", order.name, folder)
+    return folder, trained
 
 
 def generated_set(
@@ -118,13 +125,13 @@ def generated_set(
     data_hash: str,
     artifacts: Path,
     tracker: Tracker | None = None,
-    anew: bool = False,
+    retrain: bool = False,
 ) -> GeneratedSet:
-    """Images of the trained generator, drawn and measured once; whoever asks for the same gets the same files.
+    """Draws and measures images of the trained generator, unless the artifact exists.
 
-    Args: as of `train_generator`. The tracker gets the quality and the contact sheet, too.
+    The arguments are those of `train_generator`. The tracker also logs the quality and the contact sheet.
     """
-    trained, fitted = train_generator(order, ok, template, data_hash, artifacts, tracker, anew)
+    trained, fitted = train_generator(order, ok, template, data_hash, artifacts, tracker, retrain)
     count = len(ok) if order.count is None else order.count
     key = artifact_key(VERSION, trained.name, order.settings, count, order.quantile)
     folder = artifacts / f"generated-{key}"
@@ -133,37 +140,37 @@ def generated_set(
         order.generator.load(trained)
         _fill(unfinished, order, count, [sample.image for sample in ok], trained / LOSSES)
 
-    if not artifact(folder, fill, replace=anew or fitted):
-        log.info("generated before: %s", folder)
-    made = GeneratedSet(folder, list(_samples(folder, ok)))
+    if not artifact(folder, fill, replace=retrain or fitted):
+        log.info("using images generated earlier: %s", folder)
+    images = GeneratedSet(folder, list(_samples(folder, ok)))
     if tracker is not None:
-        sheet = read_image(made.report / "contact_sheet.png")
-        tracker.log_result(Findings({"generated": made.quality}, {"generated": [("real beside generated", sheet)]}))
-    return made
+        sheet = read_image(images.report / "contact_sheet.png")
+        tracker.log_result(Findings({"generated": images.quality}, {"generated": [("real beside generated", sheet)]}))
+    return images
 
 
 def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Path) -> None:
-    """Draws and writes the images, and what is to be said of them. losses: file of a LossLog, or none."""
+    """Draws and writes the images, their quality and their report. losses: file of a LossLog, which may be missing."""
     drawing = start_drawing(order.generator, count, order.seed, ok, order.quantile)
     drawn = list(_written(folder, drawing, count, ok))
     kept = [row for row in drawn if row["kept"]]
     if not kept:
         raise UserError(
-            f"All {len(drawn)} images that {order.name} made have a damaged structure: their edge overlap with their "
-            f"content images is {max(row['edge_overlap'] for row in drawn):.3f} at most, and "
-            f"{drawing.guard.threshold if drawing.guard else 0:.3f} is asked for. Train longer, or look at them with "
-            "generator.structure_guard.enabled=false."
+            f"All {len(drawn)} images that {order.name} generated have a damaged structure: their edge overlap with "
+            f"their content images is at most {max(row['edge_overlap'] for row in drawn):.3f}, but at least "
+            f"{drawing.guard.threshold if drawing.guard else 0:.3f} is required. Train longer, or inspect the images "
+            "with generator.structure_guard.enabled=false."
         )
     if len(kept) < count:
         log.warning(
-            "%d images were asked for, and of %d drawn %d kept their structure: generator.structure_guard.quantile "
-            "(%g) says how strict that is", count, len(drawn), len(kept), order.quantile,
+            "%d images were requested, but only %d of %d drawn images have an intact structure: lower "
+            "generator.structure_guard.quantile (%g) to keep more", count, len(kept), len(drawn), order.quantile,
         )  # fmt: skip
     structure = {name: [row[name] for row in kept] for name in ("edge_overlap", "ssim")}
     quality = measure(ok, [folder / row["file"] for row in kept], drawing.size, structure, order.seed)
     quality["drawn"] = {"all": len(drawn), "kept": len(kept), "dropped": len(drawn) - len(kept), "asked": count}
     quality["guard"] = None if drawing.guard is None else vars(drawing.guard)
-    import pandas as pd  # half a second; what draws takes a second
+    import pandas as pd  # importing it takes half a second, the report's module a second
 
     from anomalib_lite.report.generated import write_generated_report
 
@@ -175,7 +182,7 @@ def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Pa
 
 
 def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Writes the images that are kept and the first dropped ones; a row of images.csv for each that was drawn."""
+    """Writes the kept images and the first dropped ones; yields a row of images.csv for each drawn image."""
     kept = dropped = 0
     bar = tqdm(total=count, desc="generate", unit="image", leave=False)
     (folder / REPORT / "dropped").mkdir(parents=True, exist_ok=True)

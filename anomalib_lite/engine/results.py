@@ -1,4 +1,4 @@
-"""What a measured run leaves behind: metrics, predictions, figures, a page, and words for the terminal."""
+"""Writes the results of a run: metrics, predictions, figures, the report, and a summary for the terminal."""
 
 import logging
 from collections.abc import Mapping
@@ -14,16 +14,15 @@ from anomalib_lite.runs.folder import MODEL, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Findings, Tracker, with_status
 
 log = logging.getLogger(__name__)
-TRACKED_PICTURES = 16  # of each kind
+TRACKED_PICTURES = 16  # largest number of pictures that are tracked under one heading
 
 
-def conclude(
+def write_results(
     run: RunFolder, model: Model, result: Evaluation, tracker: Tracker, page: bool, train: ImageSet | None = None
 ) -> None:
-    """Writes the results into the run's folder, and tracks them.
+    """Writes the results to the run's folder, and logs them to the tracker.
 
-    page: whether report.html and figures/ are written. train: images that were learned from, of which a tracked run
-    shows some.
+    page: whether to write report.html and figures/. train: training images, some of which a tracker shows.
     """
     run.write_metrics(result.metrics)
     run.write_predictions(
@@ -40,7 +39,7 @@ def conclude(
     if result.collector is not None:
         result.collector.write(run.path)
     if page:
-        from anomalib_lite.report.page import write_report  # what draws takes a second
+        from anomalib_lite.report.page import write_report  # importing it takes a second
 
         write_report(run, result.outcomes, result.threshold, result.pixel_points, result.collector)
     if tracker.logger:
@@ -48,7 +47,7 @@ def conclude(
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:
-    """The metrics as a few lines for the terminal; why one is missing is logged."""
+    """Formats the metrics as a few lines for the terminal, and logs why metrics are missing."""
 
     names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "auspro": "AU-sPRO"}
     names = {key: name for key, name in names.items() if key in metrics}
@@ -56,31 +55,31 @@ def in_words(metrics: Mapping[str, Any]) -> str:
     def number(value: float | None) -> str:
         return "   -  " if value is None else f"{value:6.4f}"
 
-    def three(row: Mapping[str, Any]) -> str:
+    def figures(row: Mapping[str, Any]) -> str:
         return "   ".join(f"{name} {number(row[key])}" for key, name in names.items() if key in row)
 
-    lines = [three(metrics)]
+    lines = [figures(metrics)]
     for name, row in metrics.get("categories", {}).items():
-        lines.append(f"{name}, {row['n']} images: {three(row)}")
+        lines.append(f"{name}, {row['n']} images: {figures(row)}")
     if mean := metrics.get("mean_of_categories"):
-        lines.append(f"mean of the categories: {three(mean)}")
+        lines.append(f"mean of the categories: {figures(mean)}")
     if metrics["per_defect"]:
         width = max(len(name) for name in metrics["per_defect"])
         lines.append("  ".join([f"{'defect':{width}}    n", *(f"{name:7}" for name in names.values()), "found"]))
         for name, row in metrics["per_defect"].items():
-            figures = [f"{number(row.get(key)):{max(7, len(column))}}" for key, column in names.items()]
-            lines.append("  ".join([f"{name:{width}} {row['n']:4d}", *figures, f"{row['recall']:5.0%}"]))
+            cells = [f"{number(row.get(key)):{max(7, len(column))}}" for key, column in names.items()]
+            lines.append("  ".join([f"{name:{width}} {row['n']:4d}", *cells, f"{row['recall']:5.0%}"]))
     if (rejected := metrics.get("image_false_alarm_rate")) is not None:
         good = metrics["counts"]["ok_images"]
         lines.append(f"{round(rejected * good)} of {good} good images rejected ({rejected:.1%})")
-    if drawn := metrics.get("validation"):
-        lines.append(f"pasted defects on held-out OK images: {three(drawn)}")
+    if validation := metrics.get("validation"):
+        lines.append(f"validation (synthetic defects on held-out OK images): {figures(validation)}")
     reasons: dict[str, list[str]] = {}
     for name, reason in metrics["missing"].items():
         reasons.setdefault(reason, []).append(name)
     for reason, absent in reasons.items():
         if any(reason in other for other in reasons if other != reason):
-            continue  # said with it
+            continue  # the longer reason contains this one
         log.info("%s%s", "" if absent == ["images"] else f"{', '.join(absent)} not available: ", reason)
     notes = {name: row.get("note") for name, row in metrics.get("categories", {}).items()}
     lines += [f"{name}: {note}" for name, note in notes.items() if note]
@@ -115,7 +114,7 @@ def _findings(run: RunFolder, model: Model, result: Evaluation, train: ImageSet 
 
 
 def _as_trained(model: Model, train: ImageSet) -> list[tuple[str, Any]]:
-    """A spread of the training images, changed as the first training step would change them."""
+    """Returns evenly spaced training images, augmented as in the first training step, with captions."""
     step = max(1, len(train) // TRACKED_PICTURES)
     batch = train[list(range(0, len(train), step))[:TRACKED_PICTURES]]
     names = [f"{sample.origin}: {sample.image.name}" for sample in batch.samples]

@@ -1,4 +1,4 @@
-"""Files for the evaluation server of MVTec AD 2 (Heckler-Kram et al., 2025): maps and masks of its private tests."""
+"""Maps and masks of MVTec AD 2's private test images, for its evaluation server (Heckler-Kram et al., 2025)."""
 
 import logging
 import tarfile
@@ -22,18 +22,18 @@ MAPS, MASKS = "anomaly_images", "anomaly_images_thresholded"
 
 
 def object_of(trained: TrainedRun) -> str:
-    """The object that a run learned. Errors: UserError where that is none of the data set's."""
+    """Returns the object that a run was trained on. Raises UserError if MVTec AD 2 has no such object."""
     category = (trained.run.config.get("data") or {}).get("category")
     if category not in OBJECTS:
-        learned = f"learned {category!r}" if category else "did not learn one category"
-        raise UserError(f"{trained.run.path} {learned}; MVTec AD 2 has {', '.join(OBJECTS)}.")
+        trained_on = f"was trained on {category!r}" if category else "was not trained on one category"
+        raise UserError(f"{trained.run.path} {trained_on}; the objects of MVTec AD 2 are {', '.join(OBJECTS)}.")
     return str(category)
 
 
 def write_object(trained: TrainedRun, root: Path, output: Path) -> int:
-    """Maps (float16 TIFF) and masks (PNG of 0 and 255) of one object's images, at their own size; returns how many.
+    """Writes maps (float16 TIFF) and masks (PNG of 0 and 255) of one object's images at full size; returns how many.
 
-    A pixel is anomalous above the run's pixel threshold, which comes from held-out OK images.
+    A mask marks the pixels above the run's pixel threshold, which was set on held-out OK images.
     """
     name, count = object_of(trained), 0
     for split in SPLITS:
@@ -41,24 +41,24 @@ def write_object(trained: TrainedRun, root: Path, output: Path) -> int:
         paths = iter(list_images(folder))
         while batch := [trained.open(path) for path in islice(paths, trained.at_once)]:
             for judged in trained.answers(batch):
-                picture, map = judged.outcome.image, judged.outcome.map
-                assert picture is not None and map is not None
-                whole = cv2.resize(map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-                place = Path(name) / split / judged.outcome.sample.image.stem
-                with atomic_path(output / MAPS / place.with_suffix(".tiff")) as temporary:
-                    tifffile.imwrite(temporary, whole.clip(max=np.finfo(np.float16).max).astype(np.float16))
-                with atomic_path(output / MASKS / place.with_suffix(".png")) as temporary:
-                    write_image(temporary, whole > trained.threshold.pixel)
+                picture, anomaly_map = judged.outcome.image, judged.outcome.map
+                assert picture is not None and anomaly_map is not None
+                resized = cv2.resize(anomaly_map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                file = Path(name) / split / judged.outcome.sample.image.stem
+                with atomic_path(output / MAPS / file.with_suffix(".tiff")) as temporary:
+                    tifffile.imwrite(temporary, resized.clip(max=np.finfo(np.float16).max).astype(np.float16))
+                with atomic_path(output / MASKS / file.with_suffix(".png")) as temporary:
+                    write_image(temporary, resized > trained.threshold.pixel)
                 count += 1
-        log.info("%s, %s: %d images in all so far", name, split, count)
+        log.info("%s, %s: %d images so far", name, split, count)
     return count
 
 
 def pack(output: Path) -> Path:
-    """All that is there as the archive to upload; says which objects are missing, without which it is refused."""
+    """Packs all objects into the archive to upload; warns of missing objects, as the server refuses such archives."""
     missing = [name for name in OBJECTS if not (output / MAPS / name).is_dir()]
     if missing:
-        log.warning("the server wants all objects, and these are missing: %s", ", ".join(missing))
+        log.warning("the server needs all objects, but these are missing: %s", ", ".join(missing))
     with atomic_path(output / "submission.tar.gz") as temporary, tarfile.open(temporary, "w:gz") as archive:
         for folder in (MAPS, MASKS):
             archive.add(output / folder, folder)

@@ -1,4 +1,4 @@
-"""The teacher's weights: the backbone's own, fine-tuned on this data set once."""
+"""Fine-tunes a backbone on a data set; its weights are an artifact that several runs share."""
 
 import dataclasses
 import logging
@@ -32,9 +32,14 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a teacher is made. backbone: makes the network with the weights that it starts from. recipe: what both were
-    built from, JSON-ready: with the images, it names the artifact. image_size: (height, width) in px. root: folder that
-    `settings.nok` is relative to. accelerator, precision: as Lightning's Trainer names them.
+    """How a teacher is fine-tuned.
+
+    Attributes:
+        backbone: Makes the network with its initial weights.
+        recipe: Configuration of backbone and fine-tuning, JSON-ready; the artifact's name is a hash of it and the data.
+        image_size: (height, width) in px.
+        root: Folder that `settings.nok` is relative to.
+        accelerator, precision: Arguments of Lightning's Trainer.
     """
 
     settings: Settings
@@ -48,11 +53,11 @@ class Teaching:
 
 
 def read_teaching(config: Mapping[str, Any], image_size: tuple[int, int]) -> Teaching | None:
-    """How a plain, resolved configuration makes a teacher for images of this size; None: it makes none."""
+    """Builds Teaching from a resolved configuration; None where the backbone stays frozen."""
     settings: Settings | None = instantiate(config["teacher"], _convert_="all")
     if settings is None:
         return None
-    teacher = {key: value for key, value in config["teacher"].items() if key != "nok"}  # those images are read
+    teacher = {key: value for key, value in config["teacher"].items() if key != "nok"}  # hashed by content
     return Teaching(
         settings,
         instantiate(config["backbone"], _partial_=True),
@@ -74,38 +79,39 @@ def finetuned_weights(
     held_out: Sequence[Sample] = (),
     generated: Sequence[Sample] = (),
 ) -> Path:
-    """The file of the fine-tuned backbone, made where it is not there yet; beside it lie outcome.json (accuracies on
-    held-out images, blocks, seconds) and history.csv.
+    """Returns the weights file of the fine-tuned backbone, after fine-tuning it if the artifact does not exist.
+
+    Beside the file lie outcome.json (accuracies on held-out images, blocks, seconds) and history.csv.
 
     Args:
-        teaching: How it is made.
+        teaching: How the backbone is fine-tuned.
         ok: The OK training images and, in template mode, the template, each with its weight.
         data_hash: Fingerprint of the data that they come from.
         artifacts: Folder of results that several runs share.
-        test, held_out: The run's test images and held-out OK images, which must not take part.
-        generated: Those of a generator, for a task that wants them.
+        test, held_out: The run's test images and held-out OK images, which must not be trained on.
+        generated: Images of a generator, for tasks that use them.
     """
     task = teaching.settings.task
     nok = _nok(teaching, {"test": test, "OK training": [s for s in ok if s.origin == "real"], "held-out OK": held_out})
-    samples = _relative(task.samples(*([s for s in given if s.weight] for given in (ok, [*generated, *nok]))))
+    samples = _relative(task.samples(*([s for s in group if s.weight] for group in (ok, [*generated, *nok]))))
     folder = artifacts / f"teacher-{_key(teaching, samples, data_hash)}"
     made = artifact(folder, lambda unfinished: _make(teaching, samples, unfinished))
-    log.info("teacher %s: %s", "fine-tuned" if made else "fine-tuned before", folder)
+    log.info("%s: %s", "fine-tuned the teacher" if made else "using a teacher fine-tuned earlier", folder)
     return folder / WEIGHTS
 
 
 def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
     begin = time.perf_counter()
     train, held_out = _hold_out(samples, teaching.settings)
-    learned, tried = [
+    training, validation = [
         ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "of the teacher") for s in (train, held_out)
     ]
-    with isolate_rng():  # the run goes on as if the teacher had been there
+    with isolate_rng():  # so that the run's random draws do not depend on whether the teacher was made just now
         backbone = teaching.backbone()
         outcome = finetune(
             backbone,
-            learned,
-            tried,
+            training,
+            validation,
             teaching.settings,
             accelerator=teaching.accelerator,
             devices=1,
@@ -126,29 +132,29 @@ def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
     }
     write_json(folder / "outcome.json", record)
     log.info(
-        "teacher's task %s: %.3f of the held-out examples right, %.3f before its backbone learned, %.3f by chance",
+        "teacher's task %s: accuracy %.3f on held-out examples, %.3f before the backbone was trained, %.3f by chance",
         record["task"], outcome.accuracy_after, outcome.accuracy_before, outcome.accuracy_by_chance,
     )  # fmt: skip
 
 
 def _key(teaching: Teaching, samples: list[Sample], data_hash: str) -> str:
-    """What of the data takes part is known from its fingerprint; what comes besides is read."""
-    besides = [dataclasses.replace(s, template=None) for s in samples if s.origin != "real" or s.label == NOK]
+    """Hashes settings and data; other samples than real OK images, which `data_hash` covers, count by content."""
+    others = [dataclasses.replace(s, template=None) for s in samples if s.origin != "real" or s.label == NOK]
     weights = [s.weight for s in samples if s.origin == "real" and s.label == OK]
-    added = fingerprint(Splits(besides, [], [])) if besides else None
-    return artifact_key(teaching.recipe, teaching.image_size, teaching.precision, data_hash, weights, added)
+    others_hash = fingerprint(Splits(others, [], [])) if others else None
+    return artifact_key(teaching.recipe, teaching.image_size, teaching.precision, data_hash, weights, others_hash)
 
 
 def _relative(samples: Sequence[Sample]) -> list[Sample]:
-    """Weights relative to the largest, so that the same mixture is the same teacher."""
+    """Divides the weights by the largest, so that proportional weights share one teacher."""
     largest = max(s.weight for s in samples)
     return [dataclasses.replace(s, weight=s.weight / largest) for s in samples]
 
 
 def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], list[Sample]]:
-    """(train, held out): a share of the real OK images and one of the generated ones, drawn by the teacher's seed.
+    """Splits the samples into (train, held out), with the teacher's seed.
 
-    The template and NOK images, of which there are few, are all learned from.
+    Held out is a share of the real OK and of the generated images; the few templates and NOK images all train.
     """
     rng = np.random.default_rng(settings.seed)
     chosen: set[int] = set()
@@ -157,7 +163,7 @@ def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], 
     for kind in (real, generated) if generated else (real,):
         count = max(1, round(settings.held_out * len(kind)))
         if len(kind) - count < 2:
-            raise UserError(f"{len(kind)} images are too few to fine-tune a teacher on. Take teacher=frozen.")
+            raise UserError(f"{len(kind)} images are too few to fine-tune a teacher. Use teacher=frozen.")
         chosen.update(rng.permutation(kind)[:count].tolist())
     return (
         [s for i, s in enumerate(samples) if i not in chosen],
@@ -166,24 +172,25 @@ def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], 
 
 
 def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]]) -> list[Sample]:
-    """others: by kind, what none of them may be.
+    """Returns the NOK images that the teacher trains on.
 
-    Errors: UserError where one of them is a test image or an OK one, by its path or by its content.
+    Raises UserError where one of them has the path or the content of an image in `others`: kind -> the run's samples.
     """
     settings = teaching.settings
     if settings.nok is None:
         return []
     images = expand(settings.nok, teaching.root)
     for kind, samples in others.items():
-        known: set[str] = set().union(*(_names(s.image) for s in samples))
-        if twice := [image for image in images if _names(image) & known]:
+        taken: set[str] = set().union(*(_identity(s.image) for s in samples))
+        if shared := [image for image in images if _identity(image) & taken]:
             raise UserError(
-                f"{len(twice)} of the {len(images)} images of teacher.nok are among the {kind} images, for example "
-                f"{twice[0]}. A teacher must not learn from what it is tested on, nor be told that an OK image is NOK: "
-                "name other images, or keep these out of the data."
+                f"{len(shared)} of the {len(images)} images of teacher.nok are also {kind} images, for example "
+                f"{shared[0]}. A teacher must not be trained on test images, nor with OK images labelled NOK: "
+                "choose other images, or remove these from the data."
             )
     return [Sample(image, NOK, weight=settings.nok_weight) for image in images]
 
 
-def _names(path: Path) -> set[str]:
+def _identity(path: Path) -> set[str]:
+    """Returns what identifies an image: its resolved path, and the hash of its content."""
     return {str(path.resolve()), content_hash(path)}

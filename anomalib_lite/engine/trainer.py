@@ -1,4 +1,4 @@
-"""Lightning's Trainer as configured: its device is every method's, whether it trains or not."""
+"""Creates Lightning's Trainer from the configuration; methods without training also use its device."""
 
 import csv
 import logging
@@ -22,92 +22,96 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.checkpoints import WholeCheckpoints
 
-# its import makes these loggers talk about hardware and its makers' services, and prints warnings twice
+# Lightning logs hardware and advertisements at INFO, and its handler would print warnings twice
 logging.getLogger("lightning").handlers.clear()
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
-LOST = ("by peer", "remote process", "NCCL")  # what a process says when another has gone
-MakeTrainer = Callable[..., Trainer]  # with the configured arguments
+LOST = ("by peer", "remote process", "NCCL")  # in error messages of a process that lost the connection to another
+MakeTrainer = Callable[..., Trainer]  # a partial with the configured arguments
 
 
 def make_trainer(
     configured: MakeTrainer, callbacks: Sequence[Callback] = (), logger: Any = None, **more: Any
 ) -> Trainer:
-    """The Trainer with callbacks and loggers beside the configured ones.
+    """Creates the Trainer with callbacks and loggers in addition to the configured ones.
 
-    Errors: UserError for a device, a strategy or a precision that cannot be had here.
+    Raises UserError for a device, strategy or precision that is not available on this machine.
     """
-    given = dict(getattr(configured, "keywords", {}))
-    loggers = [*_listed(given.get("logger")), *_listed(logger)]
-    if not given.get("plugins"):
-        # each training is of one machine, a Slurm job's, too
+    arguments = dict(getattr(configured, "keywords", {}))
+    loggers = [*_listed(arguments.get("logger")), *_listed(logger)]
+    if not arguments.get("plugins"):
+        # a training runs on one machine, even inside a Slurm job
         more["plugins"] = [LightningEnvironment(), WholeCheckpoints()]
     try:
         trainer = configured(
             **more,
-            callbacks=[*_listed(given.get("callbacks")), *callbacks],
+            callbacks=[*_listed(arguments.get("callbacks")), *callbacks],
             logger=loggers or False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
-        words = " ".join(str(error).split())
-        asked = ", ".join(f"{key}={given[key]}" for key in ("accelerator", "devices", "strategy") if given.get(key))
+        reason = " ".join(str(error).split())
+        chosen = ", ".join(
+            f"{key}={arguments[key]}" for key in ("accelerator", "devices", "strategy") if arguments.get(key)
+        )
         raise UserError(
-            f"trainer ({asked}) cannot be had here: {words} Take trainer=cpu, or a device that is here."
+            f"trainer ({chosen}) is not available here: {reason} Use trainer=cpu, or a device of this machine."
         ) from error
-    if given.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise UserError("Batch statistics are shared by GPUs alone: on CPUs take trainer.sync_batchnorm=false.")
+    if arguments.get("sync_batchnorm") and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("Only GPUs can share batch statistics: on CPUs use trainer.sync_batchnorm=false.")
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher) and trainer.world_size > 1:
         raise UserError(
-            f"trainer.strategy={given.get('strategy')} starts the whole command once more for each device. Take "
-            "trainer.strategy=ddp_spawn, which starts the training alone."
+            f"trainer.strategy={arguments.get('strategy')} would start the whole command again for each device. Use "
+            "trainer.strategy=ddp_spawn, which only starts the training again."
         )
     return trainer
 
 
 class Devices(NamedTuple):
-    """first: where a model is put. shared: whether several processes train one model."""
+    """first: the device that models run on. shared: whether several processes train one model."""
 
     first: torch.device
     shared: bool
 
 
 def devices_of(configured: MakeTrainer) -> Devices:
-    """Those that the Trainer would take. Errors: see `make_trainer`."""
+    """Returns the devices that the Trainer would use; raises as `make_trainer` does."""
     trainer = make_trainer(configured, enable_checkpointing=False, enable_progress_bar=False)
     return Devices(trainer.strategy.root_device, trainer.world_size > 1)
 
 
 def fit_model(trainer: Trainer, module: LightningModule, *loaders: Any, **more: Any) -> None:
-    """`trainer.fit`. Errors: UserError for batches that batch normalisation cannot work with, for a process of several
-    that was killed, and where one of them raised it.
+    """Calls `trainer.fit`, and turns errors that a user can act on into UserErrors.
+
+    Raises:
+        UserError: A batch is too small for batch normalisation, a training process was killed, or one raised it.
     """
     try:
         trainer.fit(module, *loaders, **more)
     except (ProcessExitedException, ProcessRaisedException) as error:
-        _, raised, said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
-        if raised:
-            raise UserError(said.strip()) from error
-        if isinstance(error, ProcessRaisedException) and not any(sign in str(error) for sign in LOST):
+        _, is_user_error, message = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+        if is_user_error:
+            raise UserError(message.strip()) from error
+        if isinstance(error, ProcessRaisedException) and not any(phrase in str(error) for phrase in LOST):
             raise
-        told = str(error).strip().splitlines()[-1]
+        last_line = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"A process of the training was ended ({told}): the same command goes on from the last epoch."
+            f"A training process was killed ({last_line}): the same command resumes after the last finished epoch."
         ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            "Batch normalisation needs more than one value of each channel, and a batch of one small image leaves one: "
-            "take a batch_size of 2 or more, or a larger image_size."
+            "Batch normalisation needs more than one value per channel, but a batch of one small image has only one: "
+            "use a batch_size of 2 or more, or a larger image_size."
         ) from error
 
 
 class OnDevice:
-    """A loader whose batches come on a device."""
+    """Wraps a loader and moves its batches to a device."""
 
     def __init__(self, batches: DataLoader[Batch], device: torch.device) -> None:
         self.batches, self.device, self.dataset = batches, device, cast(ImageSet, batches.dataset)
@@ -120,7 +124,7 @@ class OnDevice:
 
 
 def prepare_process(seed: int, threads: int | None = None) -> None:
-    """Seeds Python, numpy, torch and the loaders' workers, and sets the CPU's threads."""
+    """Seeds Python, numpy, torch and the loaders' workers, and sets the number of CPU threads."""
     lightning.seed_everything(seed, workers=True, verbose=False)
     if threads:
         torch.set_num_threads(threads)
@@ -133,7 +137,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 class History(Callback):
-    """history.csv: one row an epoch with the losses; rewritten whole, so that it is never torn."""
+    """Writes history.csv, one row of losses per epoch; each time the whole file, so that it is never incomplete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A run folder that someone sends may hold any configuration: its objects are made of known parts alone."""
+"""Checks that a run's configuration only names known code, because run folders may come from other people."""
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
@@ -8,7 +8,7 @@ from hydra.utils import get_object
 
 from anomalib_lite.errors import UserError
 
-OWN = (
+MODULES = (
     "augment",
     "backbones",
     "data",
@@ -20,8 +20,8 @@ OWN = (
     "scoring",
     "settings.training",
 )
-KNOWN = (  # makers of objects that do nothing by being made; torch.hub, torch.load and the like would run foreign code
-    *(f"anomalib_lite.{room}" for room in OWN),
+KNOWN = (  # constructors without side effects; torch.hub, torch.load and the like would run foreign code
+    *(f"anomalib_lite.{module}" for module in MODULES),
     "kornia.augmentation",
     "lightning.Trainer",
     "lightning.pytorch.callbacks",
@@ -34,29 +34,30 @@ KNOWN = (  # makers of objects that do nothing by being made; torch.hub, torch.l
 
 
 def check_targets(settings: Mapping[str, Any], trusted: Collection[str] = ()) -> None:
-    """Whether a run's configuration makes known objects alone.
+    """Checks that a run's configuration only instantiates known classes and functions.
 
     Args:
-        settings: The configuration that a run folder keeps.
-        trusted: Packages of the user's own that it may name as well.
+        settings: The configuration in a run folder.
+        trusted: Packages of the user that it may also name.
 
-    Errors: UserError that names what it would make, before anything of it is imported.
+    Raises:
+        UserError: It names other code. Nothing of that code has been imported.
     """
-    known = (*KNOWN, *trusted)
-    for place, target in _targets(settings):
-        if not (_within(target, known) and (_within(target, trusted) or _is_what_it_says(target, known))):
+    allowed = (*KNOWN, *trusted)
+    for key, target in _targets(settings):
+        if not (_within(target, allowed) and (_within(target, trusted) or _is_defined_within(target, allowed))):
             package = str(target).partition(".")[0]
-            way = f"If it is your own, add trust={package}."
+            advice = f"If you trust that code, add trust={package}."
             if package == "anomalib_lite":
-                way = "The run is of an older version, or was changed: train it again."
+                advice = "The run is of an older version, or was changed: train it again."
             raise UserError(
-                f"The run's config.yaml names code that is none of this package's parts: {place} is {target!r}. "
-                f"Nothing of it was run. {way}"
+                f"The run's config.yaml names code outside this package's known parts: {key} is {target!r}. "
+                f"It was not run. {advice}"
             )
 
 
 def _targets(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_`, and every interpolation, which could make one."""
+    """Yields the place and value of every `_target_`, and of every interpolation, which could resolve to one."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             name = f"{place}.{key}".lstrip(".")
@@ -75,12 +76,12 @@ def _within(target: Any, packages: Collection[str]) -> bool:
     return isinstance(target, str) and any(target == name or target.startswith(f"{name}.") for name in packages)
 
 
-def _is_what_it_says(target: str, known: Collection[str]) -> bool:
-    """Modules hold what they import, too: `anomalib_lite.data.files.os.system` is not of this package."""
+def _is_defined_within(target: str, allowed: Collection[str]) -> bool:
+    """Whether the target is defined in a known package, not just imported: `anomalib_lite.data.files.os.system`."""
     try:
-        found = get_object(target)
-        found = getattr(found, "func", found)  # of a partial function
-    except Exception:  # whatever a wrong name meets
+        part = get_object(target)
+        part = getattr(part, "func", part)  # the function of a partial
+    except Exception:  # a wrong name can raise anything
         return False
-    made = inspect.isclass(found) or (inspect.isfunction(found) and target.startswith("anomalib_lite."))
-    return made and _within(found.__module__, known)
+    callable_kind = inspect.isclass(part) or (inspect.isfunction(part) and target.startswith("anomalib_lite."))
+    return callable_kind and _within(part.__module__, allowed)

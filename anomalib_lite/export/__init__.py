@@ -1,1 +1,1 @@
-"""A trained model as one file that other programs run: its graph, what the file says of itself, and what reads it."""
+"""Exports a trained model as one file for other programs: the graph, its file formats, and a session to run it."""

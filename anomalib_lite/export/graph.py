@@ -1,4 +1,4 @@
-"""The graph that is exported, pixels of any size -> map, score and verdict; and its file, which tells of itself."""
+"""The exported graph, from pixels of any size to map, score and verdict, and its file formats."""
 
 import json
 import logging
@@ -22,19 +22,19 @@ from anomalib_lite.registration.template import Alignment
 
 OUTPUTS = ("map", "score", "nok")
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
-ABOUT = "anomalib_lite"  # the key of the metadata
+ABOUT = "anomalib_lite"  # key of the metadata in the file
 OPSET = 20
-SMALL = 4096  # numbers; smaller tensors stay in single precision, and so do means, which are subtracted
+SMALL = 4096  # elements; fp16 keeps smaller tensors in single precision, and means, as they are subtracted
 
 
 class Deployed(nn.Module):
     """A model from uint8 RGB pixels (N, H, W, 3) of any size to map (N, h, w), score (N,) and nok (N,).
 
-    nok: True where the score lies above the threshold, and where it is no number. A model that compares with a template
-    also takes that, float32 (N, h, w, 4) at its own size: the template laid over each image, in [0, 1], and 1 where it
-    shows anything. Laying it over is OpenCV's search, which is no part of any graph.
+    nok is True where the score is above the threshold or NaN. A model that compares with a template has a second
+    input, float32 (N, h, w, 4) at the model's size: the template aligned with each image, RGB in [0, 1], and a channel
+    that is 1 where the aligned template has pixels. The alignment uses OpenCV, which a graph cannot contain.
 
-    Errors: UserError where the model judges by what is no graph.
+    Raises UserError if the model computes something that a graph cannot express.
     """
 
     limit: Tensor
@@ -50,49 +50,47 @@ class Deployed(nn.Module):
 
     def forward(self, pixels: Tensor, template: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         image = self.resize(pixels).permute(0, 3, 1, 2).float() / 255
-        map, score = self.model(image, None if template is None else template.permute(0, 3, 1, 2))
-        return map[:, 0], score, ~(score <= self.limit)
+        anomaly_map, score = self.model(image, None if template is None else template.permute(0, 3, 1, 2))
+        return anomaly_map[:, 0], score, ~(score <= self.limit)
 
     def example(self, batch: int | None) -> dict[str, Tensor]:
-        """Inputs to trace the graph with, of a size that is not the model's."""
+        """Returns inputs for tracing, of a size that differs from the model's."""
         count = batch or 2
         pixels = torch.zeros(count, self.size[0] * 2 + 2, self.size[1] * 2 + 6, 3, dtype=torch.uint8)
         return {"pixels": pixels} | ({"template": torch.ones(count, *self.size, 4)} if self.compares else {})
 
 
 def _comparison(model: Model) -> tuple[bool, Alignment | None]:
-    """Whether the model compares with a template, and how that is laid over the images."""
-    found = [m for m in model.modules() if isinstance(m, TemplateComparison)]
-    if not found:
+    """Returns whether the model compares with a template, and the alignment it uses; expects aligned templates then."""
+    comparisons = [m for m in model.modules() if isinstance(m, TemplateComparison)]
+    if not comparisons:
         return False, None
     if [view for view in model.views.views if not view.identity]:
         raise UserError(
-            "A detector that compares with a template lays it over each view of test-time augmentation anew, which an "
-            "exported graph cannot: train with tta=none."
+            "A detector that compares with a template aligns it with each view of test-time augmentation, which an "
+            "exported graph cannot do: train with tta=none."
         )
-    for comparison in found:
+    for comparison in comparisons:
         comparison.laid_over = True
-    return True, found[0].alignment
+    return True, comparisons[0].alignment
 
 
 def write_graph(
     graph: Deployed, file: Path, precision: str, about: Mapping[str, Any], batch: int | None = None
 ) -> None:
-    """Writes the file, and OpenVINO's weights beside it.
+    """Writes the graph to a file, for OpenVINO with a second file of weights. Raises UserError if it does not fit.
 
     Args:
-        graph: What is exported; on the CPU.
-        file: One of FORMATS by its ending.
-        precision: fp32, fp16 or int8; torch knows fp32 alone. Of int8 the graph's networks are rounded already.
-        about: JSON-ready; becomes the file's metadata.
-        batch: Images that are judged at once; None: any number.
-
-    Errors: UserError for what a format cannot hold.
+        graph: On the CPU.
+        file: Its suffix chooses one of FORMATS.
+        precision: fp32, fp16 or int8; torch only has fp32. For int8 the graph's networks must be quantised already.
+        about: Metadata of the file, JSON-ready.
+        batch: Batch size; None: any.
     """
     text = json.dumps(about)
     if file.suffix == ".pt2":
         if precision != "fp32":
-            raise UserError("format=torch keeps the numbers as they are: take precision=fp32, or format=onnx.")
+            raise UserError("format=torch only has single precision: use precision=fp32, or format=onnx.")
         torch.export.save(_program(graph, batch), file, extra_files={ABOUT: text})
         return
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -107,20 +105,20 @@ def write_graph(
 
 
 def _program(graph: Deployed, batch: int | None) -> torch.export.ExportedProgram:
-    open_, example = torch.export.Dim.DYNAMIC, graph.example(batch)
-    first = {} if batch else {0: open_}
-    shapes = {name: first | ({1: open_, 2: open_} if name == "pixels" else {}) for name in example}
-    torch.compiler.reset()  # else branches of an earlier graph come back, with its number of images
+    dynamic, example = torch.export.Dim.DYNAMIC, graph.example(batch)
+    first = {} if batch else {0: dynamic}
+    shapes = {name: first | ({1: dynamic, 2: dynamic} if name == "pixels" else {}) for name in example}
+    torch.compiler.reset()  # else torch.cond reuses cached branches of an earlier graph, with its batch size
     with torch.no_grad(), _quiet():
         return torch.export.export(graph.eval(), (), example, dynamic_shapes=shapes, strict=False)
 
 
 def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str, precision: str) -> None:
-    import onnx  # half a second, and torch's exporter seconds
+    import onnx  # importing it takes half a second
 
     program = _program(graph, batch)
     with _quiet():
-        made = torch.onnx.export(
+        program_onnx = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
@@ -129,26 +127,26 @@ def _write_onnx(graph: Deployed, file: Path, batch: int | None, about: str, prec
             external_data=False,
             optimize=precision != "int8",  # it would turn small 8-bit weights back into floats
         )
-    if made is None:
-        raise RuntimeError("torch.onnx.export made nothing")
+    if program_onnx is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
     from onnxscript.optimizer import fold_constants
 
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each node that it leaves as it is
-    # all but 8-bit weights is made constant, or ONNX Runtime could not join limits and convolutions
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of each node that it does not fold
+    # folds all constants but 8-bit weights, so that ONNX Runtime can fuse quantisation limits with convolutions
     keep, limits = {"DequantizeLinear": False}, {"input_size_limit": 1 << 30, "output_size_limit": 1 << 30}
-    fold_constants(made.model, should_fold=lambda node: keep.get(node.op_type), **limits)
+    fold_constants(program_onnx.model, should_fold=lambda node: keep.get(node.op_type), **limits)
     try:
-        model = made.model_proto
-        for node in _nodes(model.graph):  # lines of code that it comes from, with paths of this machine
+        model = program_onnx.model_proto
+        for node in _nodes(model.graph):  # removes source locations, which hold paths of this machine
             node.ClearField("metadata_props")
         onnx.helper.set_model_props(model, {ABOUT: about})
         onnx.save(model, file)
     except ValueError as error:  # protobuf's limit
-        raise UserError(f"The graph is larger than the 2 GB of an ONNX file ({error}): take format=torch.") from error
+        raise UserError(f"The graph exceeds the 2 GB limit of an ONNX file ({error}): use format=torch.") from error
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """Of an ONNX graph and of the branches in it."""
+    """Yields the nodes of an ONNX graph and of its branches."""
     for node in graph.node:
         yield node
         for branch in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
@@ -157,7 +155,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell of each step and of the next version's names."""
+    """Silences the exporters, which log each step and warn of deprecations."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -169,7 +167,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _halve(file: Path) -> None:
-    """Large weights in half precision; whoever runs the file casts them back once, when it is loaded."""
+    """Stores large weights in half precision; the runtime casts them back once, when it loads the file."""
     import onnx
 
     model = onnx.load(file)

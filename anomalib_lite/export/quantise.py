@@ -1,4 +1,4 @@
-"""A network's convolutions in 8 bits, already in torch: so statistics can be fitted to what they then give."""
+"""Simulates 8-bit convolutions in torch, so that statistics and threshold can be fitted to the quantised features."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from anomalib_lite.detectors.learned import Networks, Rounding
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.errors import UserError
 
-NETWORKS = ("backbone", "teacher", "student")  # whose convolutions are computed in 8 bits
-LEVELS, MOST = 255, 127
+NETWORKS = ("backbone", "teacher", "student")  # modules whose convolutions are quantised
+LEVELS, MOST = 255, 127  # largest unsigned and signed 8-bit value
 Range = tuple[float, float]
 
 
 class Rounded(nn.Module):
-    """Values (B, ...) rounded to 256 levels, of a range that holds 0."""
+    """Quantises values (B, ...) to 256 levels of a range that contains 0, and dequantises them."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -27,23 +27,23 @@ class Rounded(nn.Module):
         self.zero = round(-low / self.scale)
 
     def forward(self, values: Tensor) -> Tensor:
-        known = torch.ops.quantized_decomposed
-        whole = known.quantize_per_tensor(values, self.scale, self.zero, 0, LEVELS, torch.uint8)
-        return known.dequantize_per_tensor(whole, self.scale, self.zero, 0, LEVELS, torch.uint8)
+        ops = torch.ops.quantized_decomposed
+        quantised = ops.quantize_per_tensor(values, self.scale, self.zero, 0, LEVELS, torch.uint8)
+        return ops.dequantize_per_tensor(quantised, self.scale, self.zero, 0, LEVELS, torch.uint8)
 
 
 class RoundedWeights(nn.Module):
-    """Weights of a convolution in 8 bits, a scale for each output channel."""
+    """Quantises a convolution's weights to 8 bits, with a scale per output channel, and dequantises them."""
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / MOST
-        whole, zero = (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8), torch.zeros_like(scale).long()
-        known = torch.ops.quantized_decomposed
-        return known.dequantize_per_channel(whole, scale, zero, 0, -MOST, MOST, torch.int8)
+        quantised, zero = (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8), torch.zeros_like(scale).long()
+        ops = torch.ops.quantized_decomposed
+        return ops.dequantize_per_channel(quantised, scale, zero, 0, -MOST, MOST, torch.int8)
 
 
 class Convolution(nn.Module):
-    """A convolution of 8-bit weights and of a rounded input."""
+    """A convolution with quantised weights and quantised input."""
 
     def __init__(self, conv: nn.Conv2d, inwards: Rounded) -> None:
         super().__init__()
@@ -56,34 +56,35 @@ class Convolution(nn.Module):
 
 @torch.no_grad()
 def quantise(model: Model, batches: Sequence[Batch]) -> None:
-    """Rounds a model's networks, in place; ranges come from the batches.
+    """Quantises a model's networks in place, with activation ranges measured on the batches.
 
-    Batch normalisation is folded into the convolution before it. Errors: UserError where there is no convolution.
+    Folds batch normalisation into the preceding convolution. Raises UserError if the networks have no convolution.
     """
     networks = [module for name, module in model.named_modules() if name.split(".")[-1] in NETWORKS]
     fold(networks, lambda: model.predict_batch(batches[0]))
     ranges = _ranges(networks, model, batches)
     if not any(isinstance(module, nn.Conv2d) for module in ranges):
-        raise UserError("precision=int8 computes convolutions in 8 bits, and this backbone has none: take fp16.")
-    new: dict[nn.Module, nn.Module] = {}
+        raise UserError("precision=int8 quantises convolutions, but this backbone has none: use precision=fp16.")
+    quantised: dict[nn.Module, nn.Module] = {}
     for module, limits in ranges.items():
-        rounded = Rounded(*limits)
-        new[module] = Convolution(module, rounded) if isinstance(module, nn.Conv2d) else nn.Sequential(module, rounded)
-    replace(networks, new)
+        rounding = Rounded(*limits)
+        wrapped = Convolution(module, rounding) if isinstance(module, nn.Conv2d) else nn.Sequential(module, rounding)
+        quantised[module] = wrapped
+    replace(networks, quantised)
 
 
 @torch.no_grad()
 def quantise_learned(model: Model, batches: Iterable[Batch]) -> None:
-    """Rounds, in place, the networks that learned from drawn defects; batches: as of `quantise`, some with defects."""
+    """Quantises in place the networks that were trained on synthetic defects; some batches should show such defects."""
     networks = [module for module in model.modules() if isinstance(module, Networks)]
     ranges = _ranges(networks, model, batches) if networks else {}
     points = {point: Rounded(*limits) for point, limits in ranges.items()}
-    replace(networks, points | {own.weights: RoundedWeights() for own in networks})
+    replace(networks, points | {network.weights: RoundedWeights() for network in networks})
 
 
 def _ranges(networks: Sequence[nn.Module], model: Model, batches: Iterable[Batch]) -> dict[nn.Module, Range]:
-    """Of what goes into convolutions, and of what comes out of activations and points of rounding."""
-    import torch.ao.quantization.fx._decomposed  # noqa: F401  # the operations, half a second
+    """Measures (min, max) of inputs of convolutions, and of outputs of activations and `Rounding` modules."""
+    import torch.ao.quantization.fx._decomposed  # noqa: F401  # registers the operations; takes half a second
 
     ranges: dict[nn.Module, Range] = {}
 

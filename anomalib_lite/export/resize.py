@@ -1,17 +1,17 @@
-"""Pixels of any size -> the model's size inside the graph, as `data.decode.resize_image` gives them."""
+"""Resizes images inside an exported graph, with the results of `data.decode.resize_image`."""
 
 import torch
 from torch import Tensor, nn
 
-UNIT = 2048  # OpenCV counts bilinear weights in parts of so many
+UNIT = 2048  # OpenCV's fixed-point unit of bilinear weights
 
 
 class Resize(nn.Module):
-    """uint8 (N, H, W, 3) -> uint8 (N, height, width, 3).
+    """Resizes uint8 (N, H, W, 3) to uint8 (N, height, width, 3).
 
-    What OpenCV gives: areas where both sides shrink (INTER_AREA), else bilinear (INTER_LINEAR), in its own fixed-point
-    numbers. About one value in 100,000 differs by 1: OpenCV adds up areas in another order. Each output reads only the
-    few rows and columns that it needs, found from the input's shape by whole numbers, so that the graph takes any size.
+    Reproduces OpenCV: INTER_AREA where both sides shrink, else INTER_LINEAR in fixed-point arithmetic. About one value
+    in 100,000 differs by 1, because OpenCV sums areas in another order. Each output gathers only the rows and columns
+    it needs, with indices computed in integers from the input's shape, so the graph accepts any size.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -21,7 +21,7 @@ class Resize(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         same = (pixels.shape[1] == self.height) & (pixels.shape[2] == self.width)
         flat = torch.cond(same, self._whole, self._resized, (pixels,))
-        torch._check(flat.shape[1] == self.height * self.width * 3)  # the exporter cannot see that itself
+        torch._check(flat.shape[1] == self.height * self.width * 3)  # the exporter cannot infer this
         return flat.view(pixels.shape[0], self.height, self.width, 3)
 
     def _whole(self, pixels: Tensor) -> Tensor:
@@ -45,28 +45,28 @@ class Resize(nn.Module):
     def _linear(self, pixels: Tensor) -> Tensor:
         y, down = _pairs(pixels.shape[1], self.height, inside=False)
         x, across = _pairs(pixels.shape[2], self.width, inside=True)
-        found = pixels.index_select(1, y.flatten()).index_select(2, x.flatten()).float()
-        found = found.view(pixels.shape[0], self.height, 2, self.width, 2, 3)
-        rows = torch.floor((found * across[:, :, None]).sum(4) / 16)
+        corners = pixels.index_select(1, y.flatten()).index_select(2, x.flatten()).float()
+        corners = corners.view(pixels.shape[0], self.height, 2, self.width, 2, 3)
+        rows = torch.floor((corners * across[:, :, None]).sum(4) / 16)
         both = torch.floor(rows * down[:, :, None, None] / 65536).sum(2)
         return torch.floor((both + 2) / 4)
 
 
 def _areas(size: int, target: int) -> tuple[Tensor, Tensor]:
-    """Which of `size` places make up each of fewer, `target`, and how much each of them counts: (target, K) both."""
+    """Returns the indices and weights, both (target, K), of the `size` pixels that each of `target` pixels averages."""
     k, i = torch.arange((size + target - 1) // target + 1), torch.arange(target)[:, None]
     first = i * size // target
-    begin = i * size - first * target  # in units of 1 / target of a place, from the first one on
+    begin = i * size - first * target  # offset within the first pixel, in units of 1 / target pixel
     share = torch.minimum((k + 1) * target, begin + size) - torch.maximum(k * target, begin)
     return (first + k).clamp_max(size - 1), share.clamp_min(0).float() / size
 
 
 def _pairs(size: int, target: int, inside: bool) -> tuple[Tensor, Tensor]:
-    """The two of `size` places that each of `target` lies between, and their weights in units of 1 / 2048.
+    """Returns the indices of the two of `size` pixels around each of `target` pixels, and their weights x 2048.
 
-    inside: whether the weights beyond the border are cut, as OpenCV does it for columns, though not for rows.
+    inside: whether to clamp weights at the border, which OpenCV does for columns but not for rows.
     """
-    middle = (2 * torch.arange(target) + 1) * size + target  # in units of 1 / (2 target) of a place, from -1 on
+    middle = (2 * torch.arange(target) + 1) * size + target  # in units of 1 / (2 target) pixel, counted from -1
     first = middle // (2 * target) - 1
     part = torch.round((middle - (first + 1) * 2 * target).float() * (UNIT / (2 * target)))
     if inside:

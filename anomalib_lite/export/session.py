@@ -1,4 +1,4 @@
-"""An exported file, opened: it judges pixels, and batches as a model does."""
+"""Runs exported files, with the same interface as a model."""
 
 import json
 from base64 import b64decode, b64encode
@@ -23,7 +23,7 @@ Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
 def exported_file(path: str | Path) -> Path | None:
-    """The exported file that is named, or that lies in a folder that is no run's; None where there is none."""
+    """Returns the exported file at `path`, or in a folder `path` that is not a run's; None if there is none."""
     path = Path(path).expanduser()
     if path.is_file():
         return path if path.suffix in {Path(name).suffix for name in FORMATS.values()} else None
@@ -33,80 +33,87 @@ def exported_file(path: str | Path) -> Path | None:
 
 
 class Exported:
-    """What an exported file says of itself (`about`), and its graph.
+    """An exported file: its graph, and its metadata as `about`.
 
-    threads: of the CPU; None: as many as there are cores. trusted: `pt2` among them allows torch's files, which can
-    hold code that runs while they are read; the other formats hold numbers and operations alone.
-    Errors: UserError for a file that is torn or not trusted, or that this program did not write.
+    Args:
+        file: An ONNX, OpenVINO or torch file of `export`.
+        threads: CPU threads; None: all cores.
+        trusted: `pt2` in it allows torch's files, which can run code when they are loaded; the other formats cannot.
+
+    Raises:
+        UserError: The file is damaged or not trusted, or this program did not write it.
     """
 
     def __init__(self, file: Path, threads: int | None = None, trusted: Collection[str] = ()) -> None:
-        self.file, self.tiling = file, None  # whatever tiles there are lie inside
+        self.file, self.tiling = file, None  # the graph contains any tiling
         if file.suffix == ".pt2" and "pt2" not in trusted:
             raise UserError(
-                f"{file} can hold code that torch runs while it reads the file, so it was not opened. If it is your "
-                "own, add trust=pt2; a file of format=onnx or openvino needs no trust."
+                f"{file} was not opened, because torch may run code in such a file while loading it. If you trust the "
+                "file, add trust=pt2; files of format=onnx or openvino need no trust."
             )
         try:
             self.graph, text = {".onnx": _onnx, ".xml": _openvino, ".pt2": _torch}[file.suffix](file, threads or 0)
             self.about: dict[str, Any] = json.loads(text)
         except ImportError as error:
-            raise UserError(f"{file} wants {error.name}: pip install 'anomalib-lite[export]'.") from error
-        except Exception as error:  # each library has its own
+            raise UserError(f"{file} needs {error.name}: pip install 'anomalib-lite[export]'.") from error
+        except Exception as error:  # each library raises its own kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{file} cannot be read ({reason}), or `anomalib-lite export` did not write it: export the run again."
+                f"{file} cannot be read ({reason}): it is damaged, or `anomalib-lite export` did not write it. "
+                "Export the run again."
             ) from error
         self.size: tuple[int, int] = tuple(self.about["size"])
         self.needs_template: bool = self.about["template"]["compares"]
-        self.region = unpacked(kept) if (kept := self.about.get("region")) else None
-        how = self.about["template"]["alignment"]
-        self.alignment = None if how is None else Alignment(**how)
+        self.region = decode_region(region) if (region := self.about.get("region")) else None
+        alignment = self.about["template"]["alignment"]
+        self.alignment = None if alignment is None else Alignment(**alignment)
 
     def run(self, pixels: np.ndarray, template: np.ndarray | None = None) -> list[np.ndarray]:
-        """uint8 (N, H, W, 3) -> map (N, h, w), score (N,) and nok (N,). template: see `laid_over`."""
+        """Computes map (N, h, w), score (N,) and nok (N,) of uint8 (N, H, W, 3). template: of `aligned_templates`."""
         inputs = {"pixels": pixels} | ({} if template is None else {"template": template})
         fixed = self.about["batch"]
         if fixed in (None, len(pixels)):
             return self.graph(inputs)
         parts = []
-        for start in range(0, len(pixels), fixed):  # the last part is filled up with copies
+        for start in range(0, len(pixels), fixed):  # copies of the last image fill the last batch
             rows = np.minimum(np.arange(start, start + fixed), len(pixels) - 1)
             parts.append(self.graph({name: value[rows] for name, value in inputs.items()}))
         return [np.concatenate(outputs)[: len(pixels)] for outputs in zip(*parts, strict=True)]
 
-    def laid_over(self, image: Tensor, template: Tensor | None) -> np.ndarray | None:
-        """What the graph wants beside the pixels: templates (B, 3, h, w) laid over images, as float32 (B, h, w, 4);
-        None where it compares with nothing.
+    def aligned_templates(self, image: Tensor, template: Tensor | None) -> np.ndarray | None:
+        """Aligns templates (B, 3, h, w) with the images, for `run`: float32 (B, h, w, 4), see `graph.Deployed`.
+
+        Returns None if the graph compares with no template.
         """
         if not self.needs_template:
             return None
-        laid = []
+        aligned = []
         pairs = zip(*(t.permute(0, 2, 3, 1).float().numpy() for t in (image, required(template))), strict=True)
-        for one, other in pairs:
-            seen = np.ones(one.shape[:2], bool)
+        for picture, golden in pairs:
+            covered = np.ones(picture.shape[:2], bool)
             if self.alignment is not None:
-                other, seen = self.alignment(np.ascontiguousarray(one), np.ascontiguousarray(other))
-            laid.append(np.dstack([other, seen]).astype(np.float32))
-        return np.stack(laid)
+                golden, covered = self.alignment(np.ascontiguousarray(picture), np.ascontiguousarray(golden))
+            aligned.append(np.dstack([golden, covered]).astype(np.float32))
+        return np.stack(aligned)
 
     def predict_batch(self, batch: Batch) -> Prediction:
-        """As a model's."""
-        self.evidence: list[dict[str, float]] = [{} for _ in batch.samples]  # a graph does not say what made its score
-        map, score, _ = self.run(to_pixels(batch.image), self.laid_over(batch.image, batch.template))
-        return Prediction(torch.from_numpy(map)[:, None], torch.from_numpy(score))
+        """Like `Model.predict_batch`."""
+        self.evidence: list[dict[str, float]] = [{} for _ in batch.samples]  # a graph only outputs the final score
+        templates = self.aligned_templates(batch.image, batch.template)
+        anomaly_map, score, _ = self.run(to_pixels(batch.image), templates)
+        return Prediction(torch.from_numpy(anomaly_map)[:, None], torch.from_numpy(score))
 
     def at_once(self, batch_size: int) -> int:
-        """As a model's."""
+        """Like `Model.at_once`."""
         return self.about["batch"] or batch_size
 
 
-def packed(region: Tensor) -> str:
-    """Where images are inspected, bool (1, 1, H, W), as text."""
+def encode_region(region: Tensor) -> str:
+    """Encodes the inspected region, bool (1, 1, H, W), as a base64 PNG."""
     return b64encode(cv2.imencode(".png", region[0, 0].cpu().numpy().astype(np.uint8))[1].tobytes()).decode()
 
 
-def unpacked(text: str) -> Tensor:
+def decode_region(text: str) -> Tensor:
     picture = cv2.imdecode(np.frombuffer(b64decode(text), np.uint8), cv2.IMREAD_GRAYSCALE)
     assert picture is not None
     return torch.from_numpy(picture > 0)[None, None]

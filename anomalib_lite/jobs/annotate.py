@@ -5,15 +5,15 @@ from omegaconf import DictConfig
 from anomalib_lite.annotate.server import run_session
 from anomalib_lite.jobs.app import app
 
-HELP = """Labels crops OK or NOK, with defect types and masks, by keyboard in a local web page.
+HELP = """Labels crops OK or NOK in a local web page, by keyboard, with defect types and masks.
 
-Writes labels.csv and masks/ beside the crops, each answer at once: close the page whenever you like, and start again
-to go on. `anomalib-lite train data=folder data.manifest=.../labels.csv` learns from them.
+Saves each answer at once to labels.csv and masks/ beside the crops: you can close the page at any time, and run the
+command again to continue. `anomalib-lite train data=folder data.manifest=.../labels.csv` trains on the labels.
 
-  anomalib-lite annotate                                        what segment wrote to segmented/
+  anomalib-lite annotate                                        labels the crops of segment in segmented/
   anomalib-lite annotate crops=photos/ template=golden.png
   anomalib-lite annotate crops=demo/manifest.csv scores=runs/default/... 'types=[scratch, dent]'
-  anomalib-lite annotate open_browser=false port=8800           then open the address that it prints"""
+  anomalib-lite annotate open_browser=false port=8800           open the printed address yourself"""
 
 
 @app("annotate", HELP)

@@ -1,4 +1,4 @@
-"""The verb demo."""
+"""anomalib-lite demo: render a labelled data set to try the verbs on."""
 
 import json
 import logging
@@ -28,11 +28,11 @@ from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
 log = logging.getLogger(__name__)
 
-HELP = """Renders photographs of panels, finds and cuts their products as segment does, and labels the crops.
+HELP = """Renders photographs of panels, cuts out their products as segment does, and labels the crops.
 
-The renderer's truth stands in for the person who labels. Writes panels/, template.png, what segment writes (crops/,
-overview/, manifest.csv), and what annotate writes (labels.csv, masks/), so that each step can be tried by itself.
-truth/ holds the masks of the whole panels, and where every product lies. A demo that is there is kept.
+The renderer's ground truth replaces the person who labels. Writes panels/, template.png, the output of segment
+(crops/, overview/, manifest.csv) and of annotate (labels.csv, masks/), so that you can try each step separately.
+truth/ holds the masks of the whole panels and the position of every product. An existing demo is kept.
 
   anomalib-lite demo
   anomalib-lite demo output=hard sheet.angle=8 sheet.brightness=0.4
@@ -40,7 +40,7 @@ truth/ holds the masks of the whole panels, and where every product lies. A demo
   anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png"""
 
 RECORD = "demo.json"
-SAME = 0.33  # of a product's side, within which a found product's centre is that of a drawn one
+SAME = 0.33  # largest distance between centres of a found and its rendered product, as a share of a product's side
 
 
 @app("demo", HELP)
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     sheet, output = SheetConfig(**cfg.sheet), Path(cfg.output)
     settings = {"renderer": VERSION, "n_panels": cfg.n_panels, "seed": cfg.seed, "sheet": asdict(sheet)}
     if _is_there(output, settings, cfg.force):
-        print(f"{output} is whole and is kept; force=true deletes it and makes it anew.")
+        print(f"{output} is complete and was kept; force=true deletes it and renders it again.")
     else:
 
         def make(folder: Path) -> None:
@@ -61,24 +61,24 @@ def main(cfg: DictConfig) -> None:
 
 
 def _is_there(output: Path, settings: dict[str, object], force: bool) -> bool:
-    """Whether the folder holds this very demo, and is to stay. Errors: UserError where it holds something else."""
+    """Whether the folder holds the same demo and should be kept; raises UserError if it holds anything else."""
     if not output.exists():
         return False
     record = output / RECORD
     if not record.is_file():
-        raise UserError(f"{output.absolute()} is there already, and demo has not made it. Choose another output=.")
+        raise UserError(f"{output.absolute()} already exists, and demo did not create it. Choose another output=.")
     if force:
         return False
     if json.loads(record.read_text(encoding="utf-8")) != settings:
         raise UserError(
-            f"{output.absolute()} was made with other settings: {record.name} in it has them. Choose another output=, "
-            "or force=true to delete it and make it anew."
+            f"{output.absolute()} was made with other settings, listed in its {record.name}. Choose another output=, "
+            "or force=true to delete it and render it again."
         )
     return True
 
 
 def _fill(folder: Path, output: Path, sheet: SheetConfig, cfg: DictConfig) -> None:
-    """Makes the demo in `folder`, which will become `output`."""
+    """Creates the demo in `folder`, which is renamed to `output` afterwards."""
     write_sheets(folder / "truth", cfg.n_panels, sheet, cfg.seed, cfg.workers or os.cpu_count() or 1)
     for name in ("panels", "template.png"):
         os.rename(folder / "truth" / name, folder / name)
@@ -102,12 +102,12 @@ def _label(folder: Path, panels: list[Path], cuts: list[Cut]) -> None:
     answers: list[Answer] = []
     lines = [csv_line(*COLUMNS)]
     for panel in panels:
-        own = [cut for cut in cuts if cut.panel == panel]
+        panel_cuts = [cut for cut in cuts if cut.panel == panel]
         placed = truth[panel.relative_to(folder).as_posix()]
         mask = read_mask(folder / "truth" / "masks" / panel.name)
-        for cut, product in zip(own, match_truth([cut.found for cut in own], placed), strict=True):
+        for cut, product in zip(panel_cuts, match_truth([cut.found for cut in panel_cuts], placed), strict=True):
             if product is None:
-                log.warning("%s shows no product: it is in the manifest, and has no label", cut.crop)
+                log.warning("%s shows no product: it is in the manifest, but has no label", cut.crop)
                 continue
             answers.append(Answer(NOK, product.defect) if product.defect else Answer(OK))
             if product.defect:
@@ -126,20 +126,20 @@ def _report(answers: list[Answer], placed: int, panels: int) -> None:
 
 
 def match_truth(found: Sequence[Product], placed: Sequence[Placed]) -> list[Placed | None]:
-    """Which drawn product each found one is, None for one that is none; no product is taken twice."""
-    same: list[Placed | None] = [None] * len(found)
+    """Returns the rendered product that each found one shows, or None; no product is matched twice."""
+    matches: list[Placed | None] = [None] * len(found)
     for product in placed if found else ():
-        apart = [float(np.hypot(*(one.corners - product.corners).mean(0))) for one in found]
-        nearest = int(np.argmin(apart))  # those drawn lie apart: none of them takes another one's place
-        if apart[nearest] < SAME * np.hypot(*(product.corners[1] - product.corners[0])):
-            same[nearest] = product
-    return same
+        distances = [float(np.hypot(*(one.corners - product.corners).mean(0))) for one in found]
+        nearest = int(np.argmin(distances))  # rendered products do not overlap, so no match is overwritten
+        if distances[nearest] < SAME * np.hypot(*(product.corners[1] - product.corners[0])):
+            matches[nearest] = product
+    return matches
 
 
 def crop_mask(mask: np.ndarray, found: Product) -> np.ndarray:
-    """A panel's mask (H, W) bool, cut as the product's picture is: bool (h, w), where at least half is marked.
+    """Cuts a panel's mask, bool (H, W), as the product's picture is cut: bool (h, w).
 
-    A mark too fine for that keeps every pixel that it touches.
+    A pixel is marked if at least half of it is; if the defect is too fine for that, every pixel that it touches is.
     """
     share = crop(mask.astype(np.float32), found)
     return share >= 0.5 if (share >= 0.5).any() else share > 0

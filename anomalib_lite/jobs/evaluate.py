@@ -1,4 +1,4 @@
-"""The verb evaluate."""
+"""anomalib-lite evaluate: measure trained runs on labelled images."""
 
 import logging
 from collections.abc import Sequence
@@ -24,31 +24,31 @@ from anomalib_lite.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-HELP = """Measures trained runs on the test images of their own data set, or of others.
+HELP = """Measures trained runs on the test images of their own or of other data sets.
 
-The detector and its threshold stay as the training left them. Writes metrics.json, predictions.csv, figures/ and
-report.html; of several runs or data sets also evaluations.csv, one row each.
+The detector and its threshold are not changed. Writes metrics.json, predictions.csv, figures/ and report.html, and for
+several runs or data sets also evaluations.csv, with one row each.
 
   anomalib-lite evaluate run=runs/default/...
   anomalib-lite evaluate run=runs/default/... data=mvtec_ad data.root=DIR data.category=bottle
-  anomalib-lite evaluate run='[runs/a, runs/detectors/*-s0-*]'   several runs, or a folder of them
-  anomalib-lite evaluate run=runs/detectors 'sets={tiles: {data: mtd, root: DIR}, own: null}'   several sets"""
+  anomalib-lite evaluate run='[runs/a, runs/detectors/*-s0-*]'   several runs, or a folder of runs
+  anomalib-lite evaluate run=runs/detectors 'sets={tiles: {data: mtd, root: DIR}, own: null}'   several data sets"""
 
-# columns of the table; the last is LOCO's alone
+# columns of the table; only MVTec LOCO has the last one
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_detection_rate", "image_false_alarm_rate", "auspro")
-Measured = tuple[str, str, dict[str, Any]]  # run, data set, its metrics
+Measured = tuple[str, str, dict[str, Any]]  # run, data set, metrics
 
 
 @app("evaluate", HELP)
 def main(cfg: DictConfig) -> float | None:
-    """Returns the image AUROC, of several their mean."""
+    """Returns the image AUROC, averaged over runs and data sets."""
     runs, sets = _runs(cfg.run), _data_sets(cfg)
     several = len(runs) * len(sets) > 1
     done: list[Measured] = []
     failed: list[str] = []
     for run in runs:
         for name, data in sets.items():
-            folder = run.parent if run.is_file() else run  # what `export` wrote
+            folder = run.parent if run.is_file() else run  # a file is one that `export` wrote
             output = Path(cfg.output) if cfg.output else folder / f"evaluation-{name}"
             if several and cfg.output:
                 output /= f"{run.name}-{name}"
@@ -65,26 +65,26 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output: Path) -> dict[str, Any]:
-    """data: None for the run's own."""
-    from anomalib_lite.engine.predict import evaluate_run, open_run  # torch takes seconds
+    """Measures one run on one data set; data: None for the run's own. Returns the metrics."""
+    from anomalib_lite.engine.predict import evaluate_run, open_run  # importing torch takes seconds
     from anomalib_lite.engine.results import in_words
     from anomalib_lite.engine.trainer import prepare_process
 
     trained = open_run(run_folder, texts(cfg.trust))
     prepare_process(trained.judge.seed, trained.judge.threads)
     if data is None and trained.exported:
-        raise UserError(f"{run_folder} does not know where its images lie: name them, e.g. data=folder data.root=DIR.")
+        raise UserError(f"{run_folder} is an exported file, which names no images: add e.g. data=folder data.root=DIR.")
     config = dict(trained.about["settings"]) if trained.exported else trained.run.config
     if data is not None:
         config["data"] = OmegaConf.to_container(data, resolve=True)
     splits: Splits = instantiate(config["data"])
-    splits = replace(splits, test=check_same_data(splits, trained.known, own=data is None))
+    splits = replace(splits, test=check_same_data(splits, trained.data, own=data is None))
     if not any(sample.category for sample in splits.test):
-        shown = str(config["data"].get("category"))
-        trained = trained.of(cfg.category or (shown if shown in trained.threshold.categories else None))
-    trained = trained.at(cfg.threshold, cfg.false_alarm_rate)
-    # other data may bring templates
-    splits = trained.shown(splits, own=data is None or any(s.template is None for s in splits.test))
+        category = str(config["data"].get("category"))
+        trained = trained.for_category(cfg.category or (category if category in trained.threshold.categories else None))
+    trained = trained.with_threshold(cfg.threshold, cfg.false_alarm_rate)
+    # other data may have templates of its own
+    splits = trained.apply_mode(splits, own_template=data is None or any(s.template is None for s in splits.test))
     config |= {"tracking": {"kind": "none"}, "run": str(trained.run.path)}
     run = RunFolder(output)
     run.start(config, environment(trained.judge.seed, fingerprint(splits)))
@@ -97,43 +97,43 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     return result.metrics
 
 
-def _runs(asked: Any) -> list[Path]:
-    """One folder, a list of them, globs, or a folder of runs."""
-    patterns = texts(asked)
+def _runs(run: Any) -> list[Path]:
+    """Finds the runs of a folder, a list of folders, glob patterns, or a folder of runs."""
+    patterns = texts(run)
     try:
         return find_runs(patterns)
     except UserError:
-        if len(patterns) > 1 or any(sign in patterns[0] for sign in "*?["):
+        if len(patterns) > 1 or any(character in patterns[0] for character in "*?["):
             raise
-        return [Path(patterns[0]).expanduser()]  # what is wrong with it is said on opening it
+        return [Path(patterns[0]).expanduser()]  # opening it raises a precise error
 
 
 def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
-    """By name; None is the runs' own data."""
-    if not cfg.sets:  # data=null leaves no such key
+    """Returns the data sets by name; None is the runs' own data."""
+    if not cfg.sets:  # data=null removes the key
         return {HydraConfig.get().runtime.choices.get("data") or "own": cfg.get("data")}
     if cfg.get("data"):
-        raise UserError("Name the data sets either by data=... or by sets={...}, not by both.")
+        raise UserError("Set either data=... or sets={...}, not both.")
     sets: dict[str, DictConfig | None] = {}
-    for name, asked in cfg.sets.items():
+    for name, entry in cfg.sets.items():
         sets[str(name)] = None
-        if asked:
-            settings = dict(asked)
+        if entry:
+            settings = dict(entry)
             try:
                 chosen = compose("evaluate", ["run=.", f"data={settings.pop('data')}"])
                 for key, value in settings.items():
                     OmegaConf.update(chosen, f"data.{key}", value)
             except (HydraException, OmegaConfBaseException, KeyError) as error:
                 raise UserError(
-                    f"sets.{name} is not {{data: <a choice of the group data>, <its options>: ...}}: {error}"
+                    f"sets.{name} must be {{data: <an option of the group data>, <its settings>: ...}}: {error}"
                 ) from error
             sets[str(name)] = chosen.data
     return sets
 
 
 def _conclude(done: Sequence[Measured], failed: Sequence[str], folder: Path) -> None:
-    """The table; errors: UserError that lists what could not be measured."""
-    import pandas as pd  # half a second
+    """Writes and prints the table; raises UserError that lists the failed measurements."""
+    import pandas as pd  # importing it takes half a second
 
     if done:
         rows = [

@@ -1,4 +1,4 @@
-"""The verb export."""
+"""anomalib-lite export: write a trained run as one file for other programs."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 
-HELP = """Writes a trained run as one file: from pixels of any size to anomaly map, score and verdict.
+HELP = """Exports a trained run as one file that maps pixels of any size to anomaly map, score and verdict.
 
-Resizing, normalisation, views, smoothing and threshold lie inside; so does what the file says of itself. Examples of
-its use come beside it: predict.py wants numpy, OpenCV and ONNX Runtime (or OpenVINO) alone, predict.cpp OpenVINO. The
-file is held against the run on held-out OK and test images; where it differs by more than the tolerance, it is removed.
+The file contains resizing, normalisation, views, smoothing, threshold and metadata. Examples of its use are written
+beside it: predict.py needs only numpy, OpenCV and ONNX Runtime (or OpenVINO), predict.cpp only OpenVINO. The file is
+compared with the run on held-out OK and test images, and removed if it differs by more than the tolerance.
 
   anomalib-lite export run=runs/default/...
   anomalib-lite export run=runs/default/... format=openvino precision=int8
@@ -21,15 +21,15 @@ file is held against the run on held-out OK and test images; where it differs by
 @app("export", HELP)
 def main(cfg: DictConfig) -> None:
     try:
-        from anomalib_lite.engine.export import export_run  # torch takes seconds
+        from anomalib_lite.engine.export import export_run  # importing torch takes seconds
         from anomalib_lite.engine.predict import open_run
 
         trained = open_run(str(cfg.run), texts(cfg.trust))
         name = f"export-{cfg.format}-{cfg.precision}"
         folder = Path(cfg.output) if cfg.output else trained.path / name
-        file, found = export_run(trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance)
+        file, difference = export_run(trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance)
     except ModuleNotFoundError as error:
-        raise UserError(f"export wants {error.name}: pip install 'anomalib-lite[export]'.") from error
+        raise UserError(f"export needs {error.name}: pip install 'anomalib-lite[export]'.") from error
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")) if part.is_file())
-    say(found.in_words())
+    say(difference.in_words())
     say(f"{file} ({size / 2**20:.1f} MB)")

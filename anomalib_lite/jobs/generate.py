@@ -1,4 +1,4 @@
-"""The verb generate."""
+"""anomalib-lite generate: train a generator and draw new OK images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say
 from anomalib_lite.jobs.train import categories
 from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.runs.environment import chosen, environment
+from anomalib_lite.runs.environment import environment, hydra_choices
 from anomalib_lite.runs.folder import RunFolder, folder_name, run_hash
 from anomalib_lite.runs.tracking import tracked
 from anomalib_lite.settings.training import WandB
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELP = """Makes new OK images from OK images, and measures what they are worth.
+HELP = """Generates new OK images from OK images, and measures their quality.
 
-Trains the generator on the OK training images, where that has not been done for this data, template, configuration and
-seed; `train generator=...` then takes the same images. Writes <output>/<data>-<generator>-<mode>-s<seed>-<hash>/ with
-images/, contact_sheet.png (real beside generated), generated.html and quality.json. Images whose structure is damaged
-are dropped; generator.structure_guard says how strictly.
+Trains the generator on the OK training images, unless that was done before with this data, template, configuration and
+seed; `train generator=...` then uses the same images. Writes <output>/<data>-<generator>-<mode>-s<seed>-<hash>/ with
+images/, contact_sheet.png (real beside generated), generated.html and quality.json. Images with a damaged structure
+are dropped; generator.structure_guard sets how strictly.
 
   anomalib-lite generate                                                 built-in product photographs
   anomalib-lite generate generator=singan generator.count=100
@@ -46,13 +46,13 @@ FILES = ("contact_sheet.png", "generated.html", "quality.json", "images.csv")
 
 @app("generate", HELP)
 def main(cfg: DictConfig) -> float | None:
-    """Returns the kernel distance to the real images, for sweepers to minimise."""
+    """Returns the kernel distance to the real images, which sweepers minimise."""
     splits = instantiate(cfg.data)
     need_training_images(splits)
     data_hash = fingerprint(splits)
     run = RunFolder(_folder(cfg, data_hash))
     if run.done and not cfg.force:
-        log.info("already done: %s (force=true trains and draws again)", run.path)
+        log.info("already done: %s (force=true trains and generates again)", run.path)
         return _conclude(run.path)
     from anomalib_lite.engine.generate import generated_set, read_order
     from anomalib_lite.engine.trainer import prepare_process
@@ -62,40 +62,40 @@ def main(cfg: DictConfig) -> float | None:
     order = read_order(config["generator"], cfg.seed)
     if order.generator is None:
         raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
-    run.start(config, environment(cfg.seed, data_hash) | chosen())
+    run.start(config, environment(cfg.seed, data_hash) | hydra_choices())
     with run.guarded(), tracked(WandB(**cfg.tracking), run, cfg.force) as tracker:
         with run.stage("generate"):
             artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)
-            made = generated_set(order, splits.train, template, data_hash, artifacts, tracker, anew=cfg.force)
-        _copy(made, run.path)
+            images = generated_set(order, splits.train, template, data_hash, artifacts, tracker, retrain=cfg.force)
+        _copy(images, run.path)
     return _conclude(run.path)
 
 
 def _template(cfg: DictConfig, splits: Splits) -> Path | None:
-    """The golden image in the OK training images' colours, as the training in this mode sees it."""
+    """Returns the golden image matched to the colours of the OK training images; None unless mode=template."""
     if cfg.mode.name != "template":
         return None
     templates = templates_of(splits)
     if len(templates) != 1:
         raise UserError(
-            f"mode=template generates with one golden image, and the data has {len(templates)}. Name it with "
-            "data.template=..., or take mode=no_template."
+            f"mode=template needs exactly one golden image, but the data has {len(templates)}. Set data.template=..., "
+            "or use mode=no_template."
         )
     from anomalib_lite.augment.colour_match import matched_template
 
     return matched_template(templates[0], [s.image for s in splits.train], Path(cfg.paths.artifacts), cfg.mode.colours)
 
 
-def _copy(made: GeneratedSet, folder: Path) -> None:
+def _copy(images: GeneratedSet, folder: Path) -> None:
     shutil.rmtree(folder / "images", ignore_errors=True)
-    copies = [(sample.image, folder / "images" / sample.image.name) for sample in made.samples]
-    for source, target in [*copies, *((made.report / name, folder / name) for name in FILES)]:
+    copies = [(sample.image, folder / "images" / sample.image.name) for sample in images.samples]
+    for source, target in [*copies, *((images.report / name, folder / name) for name in FILES)]:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
 
 
 def _conclude(folder: Path) -> float | None:
-    from anomalib_lite.report.generated import guard_words, quality_table  # the drawing library takes a second
+    from anomalib_lite.report.generated import guard_words, quality_table  # imports matplotlib, which takes a second
 
     quality: dict[str, Any] = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
     say(quality_table(quality))

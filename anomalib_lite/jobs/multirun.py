@@ -1,4 +1,4 @@
-"""The jobs of a multirun, wherever a launcher runs them: each leaves a record, and the end tells which failed."""
+"""Records the jobs of a multirun, wherever a launcher runs them, and lists those that failed."""
 
 import importlib.util
 import json
@@ -19,8 +19,8 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact_key
 from anomalib_lite.runs.atomic import write_json
 
-NOT_ENDED = "did not end: its process was stopped, or could not be started"
-# option of hydra/launcher -> the plugin's module, and the extra that installs it
+NOT_ENDED = "did not finish: its process was killed, or could not be started"
+# option of hydra/launcher -> (module of the plugin, extra that installs it)
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher", "joblib"),
     "submitit_local": ("hydra_submitit_launcher", "slurm"),
@@ -28,24 +28,25 @@ LAUNCHERS = {
     "ray": ("hydra_ray_launcher", "ray"),
     "ray_cluster": ("hydra_ray_launcher", "ray"),
 }
-_folder: Path | None = None  # of the multirun that this process started
+_folder: Path | None = None  # folder of the multirun that this process started
 
 
 class Begin(Callback):
-    """Hydra tells this where the multirun's folder lies, before its first job."""
+    """Hydra's callback before the first job: stores the multirun's folder, and removes records of dead processes."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global _folder
         _folder = Path(config.hydra.sweep.dir)
-        for left in _folder.glob(f"{_records('*', '*')}"):
-            if not _alive(left):
-                shutil.rmtree(left, ignore_errors=True)
+        for records in _folder.glob(f"{_records('*', '*')}"):
+            if not _alive(records):
+                shutil.rmtree(records, ignore_errors=True)
 
 
 def begin(verb: str, arguments: Sequence[str]) -> str:
-    """Names the multirun's folder by what it consists of, and its jobs' records by this start of it; the latter's name.
+    """Registers the names of the multirun's folder and of the subfolder for its jobs' records; returns the latter.
 
-    Two multiruns of the same second lie apart, and the same one started again lies where it lay.
+    The folder's name is a hash of the jobs, so the same multirun uses the same folder again, and different ones that
+    start within the same second do not collide. The subfolder's name is unique to this start.
     """
     global _folder
     _folder = None
@@ -54,7 +55,7 @@ def begin(verb: str, arguments: Sequence[str]) -> str:
     jobs = sorted(a for a in arguments if not a.startswith(("hydra/launcher", "hydra.launcher")))
     name, home = artifact_key(verb, jobs)[:10], Path.cwd()
     records = _records(str(os.getpid()), secrets.token_hex(4))
-    # closures, whose values come along to the processes of a launcher
+    # closures, because launchers pickle them with their values for their processes
     OmegaConf.register_new_resolver(
         "anomalib_lite.sweep", lambda runs: str(home / os.path.expanduser(runs) / "multirun" / name), replace=True
     )
@@ -63,7 +64,7 @@ def begin(verb: str, arguments: Sequence[str]) -> str:
 
 
 def check_launcher(arguments: Sequence[str]) -> None:
-    """Errors: UserError that says what to install for the launcher that is asked for."""
+    """Raises UserError, with the package to install, if the chosen launcher is missing."""
     for argument in arguments:
         key, _, option = argument.partition("=")
         if key != "hydra/launcher" or option not in LAUNCHERS:
@@ -74,12 +75,12 @@ def check_launcher(arguments: Sequence[str]) -> None:
 
 
 def command(verb: str) -> list[str]:
-    """What starts the present job alone."""
+    """Returns the command that runs only the current job."""
     return [f"anomalib-lite {verb}", *HydraConfig.get().overrides.task]
 
 
 def record(verb: str, state: str, error: str | None = None) -> None:
-    """Of the present job of a multirun: running, done or failed."""
+    """Records the state of the current job of a multirun: running, done or failed."""
     hydra = HydraConfig.get()
     text = f"anomalib-lite {verb} {shlex.join(hydra.overrides.task)}"
     entry = {"state": state, "command": text, "error": error, "host": socket.gethostname()}
@@ -87,7 +88,7 @@ def record(verb: str, state: str, error: str | None = None) -> None:
 
 
 def records_of(start: str) -> list[dict[str, Any]]:
-    """What the jobs of this process's multirun have left, in their order; kept as jobs.json in its folder."""
+    """Collects the records of this process's multirun in the jobs' order, and saves them as jobs.json in its folder."""
     if _folder is None:
         return []
     files = sorted((_folder / start).glob("*.json"), key=lambda path: int(path.stem))
@@ -101,15 +102,15 @@ def records_of(start: str) -> list[dict[str, Any]]:
     return records
 
 
-def told(records: Sequence[dict[str, Any]]) -> str | None:
-    """Every failed job with what to type to see it alone, and its message."""
+def failure_summary(records: Sequence[dict[str, Any]]) -> str | None:
+    """Lists each failed job with the command that runs only this job, and its message; None if none failed."""
     failed = [entry for entry in records if entry["state"] == "failed"]
     if not failed:
         return None
     lines = [f"{len(failed)} of {len(records)} jobs of the sweep failed:"]
     for entry in failed:
         lines += [f"  {entry['command']}", *(f"      {line}" for line in entry["error"].splitlines())]
-    return "\n".join([*lines, "The same command starts them again, and no job that is done."])
+    return "\n".join([*lines, "Run the same command again to repeat the failed jobs; finished jobs are skipped."])
 
 
 def _records(process: str, token: str) -> str:

@@ -1,4 +1,4 @@
-"""The verb predict."""
+"""anomalib-lite predict: judge images with a trained run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELP = """Anomaly scores, maps and overlays for any images, by a trained run.
+HELP = """Computes anomaly scores, maps and overlays of any images with a trained run.
 
 Writes predictions.csv (image, score, nok), defects.csv and defects.json (type, measures, severity), overlays/*.png
-(heat map on one scale tied to the threshold, so that a good part looks calm), defects/*.png (outlines in their types'
-colours) and maps/*.tiff (32-bit float) to the output folder. A command that was killed goes on where it stopped when it
-is started again; results of another command are replaced. Images that cannot be read are named and skipped; the exit
-status is then 3. --json writes a line of JSON an image to stdout, and nothing else. watch=true answers new images of a
-folder as they come, each once, also after a restart; Ctrl-C or SIGTERM ends it.
+(heat maps; all images share one scale tied to the threshold, so good parts look calm), defects/*.png (outlines in the
+colours of their types) and maps/*.tiff (32-bit float) to the output folder. A killed command resumes where it stopped
+when it is started again; results of a different command are replaced. Unreadable images are listed and skipped; the
+exit status is then 3. --json writes one line of JSON per image to stdout, and nothing else. watch=true judges new
+images in a folder as they arrive, each once, even after a restart; Ctrl-C or SIGTERM ends it.
 
   anomalib-lite predict run=runs/default/... images=photos/
   anomalib-lite predict run=runs/default/... images='line1/**/*.png' output=checked maps=false
@@ -37,7 +37,7 @@ folder as they come, each once, also after a restart; Ctrl-C or SIGTERM ends it.
 
 
 class SkippedImages(UserError):
-    """All readable images were predicted; the others are named."""
+    """Raised after all readable images were judged; the message lists the others."""
 
     status = 3
 
@@ -48,24 +48,24 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
 
 @app("predict", HELP, hydra_arguments)
 def main(cfg: DictConfig) -> None:
-    from anomalib_lite.engine.stream import Wanted, predict, watch  # torch takes seconds
+    from anomalib_lite.engine.stream import Outputs, predict, watch  # torch takes seconds
 
-    trained, output = answering(cfg), Path(cfg.output)
-    wanted, speak = Wanted(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say
+    trained, output = open_configured(cfg), Path(cfg.output)
+    outputs, report = Outputs(cfg.overlays, cfg.maps, _line if cfg.json else None), log.info if cfg.json else say
     if cfg.watch:
         folders = [require_folder(name, "The folder to watch", "images") for name in texts(cfg.images)]
         stop = Event()
-        for number in (signal.SIGTERM, signal.SIGINT):  # what is under way is finished
+        for number in (signal.SIGTERM, signal.SIGINT):  # images in progress are finished
             signal.signal(number, lambda *_: stop.set())
         log.info("watching %s (Ctrl-C ends it)", ", ".join(map(str, folders)))
-        done = watch(trained, folders, output, wanted, stop, cfg.settle)
+        done = watch(trained, folders, output, outputs, stop, cfg.settle)
     else:
-        done = predict(trained, expand(texts(cfg.images), Path()), output, wanted)
-    speak(f"{done.given} images given: {done.judged} judged, {len(done.refused)} refused")
-    speak(f"{done.judged} images, {done.flagged} above the threshold {trained.threshold.image:.4g} of {trained.path}")
+        done = predict(trained, expand(texts(cfg.images), Path()), output, outputs)
+    report(f"{done.given} images given: {done.judged} judged, {len(done.refused)} refused")
+    report(f"{done.flagged} of {done.judged} images are above the threshold {trained.threshold.image:.4g}: NOK")
     if cfg.threshold is not None or cfg.false_alarm_rate is not None:
-        speak(trained.threshold.in_words())
-    speak(output / "predictions.csv")
+        report(trained.threshold.in_words())
+    report(output / "predictions.csv")
     if done.refused:
         listed = "\n  ".join(done.refused)
         raise SkippedImages(
@@ -73,12 +73,13 @@ def main(cfg: DictConfig) -> None:
         )
 
 
-def answering(cfg: DictConfig) -> TrainedRun:
-    """The run that is asked, with the threshold, the region and the template that it is given."""
+def open_configured(cfg: DictConfig) -> TrainedRun:
+    """Opens the run with the threshold, region and template of the configuration."""
     from anomalib_lite.engine.predict import open_run
 
-    run = open_run(str(cfg.run), texts(cfg.trust)).of(cfg.category).at(cfg.threshold, cfg.false_alarm_rate)
-    return replace(run.within(cfg.roi, cfg.ignore), template=Path(cfg.template) if cfg.template else None)
+    run = open_run(str(cfg.run), texts(cfg.trust)).for_category(cfg.category)
+    run = run.with_threshold(cfg.threshold, cfg.false_alarm_rate).with_region(cfg.roi, cfg.ignore)
+    return replace(run, template=Path(cfg.template) if cfg.template else None)
 
 
 def _line(answer: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The verb review."""
+"""anomalib-lite review: find NOK images among the OK images of a data set."""
 
 import logging
 from functools import partial
@@ -16,22 +16,23 @@ from anomalib_lite.runs.atomic import write_csv
 
 log = logging.getLogger(__name__)
 
-HELP = """Finds NOK images among those that are taken for OK.
+HELP = """Finds NOK images among images that are labelled OK.
 
-The OK images are dealt into folds, and each fold is judged by a model of the others, so that no image vouches for
-itself. Writes predictions.csv (the least usual first) and worst.png to the output folder. Nothing is moved or deleted:
-look at the worst, and take those out that are NOK. `train contamination=0.05` leaves out the worst twentieth unseen.
+Splits the OK images into folds and scores each fold with a model fitted to the other folds, so that no image makes
+itself look normal. Writes predictions.csv (largest score first) and worst.png to the output folder. No image is moved
+or deleted: look at the worst images and remove those that are NOK. `train contamination=0.05` leaves out the worst 5 %
+without asking.
 
   anomalib-lite review data=folder data.ok=ok
   anomalib-lite review data=mvtec_ad data.root=DIR data.category=bottle worst=60
-  anomalib-lite annotate crops=ok scores=review/predictions.csv            judge them one by one, worst first"""
+  anomalib-lite annotate crops=ok scores=review/predictions.csv            label them one by one, worst first"""
 
 
 @app("review", HELP)
 def main(cfg: DictConfig) -> None:
     splits: Splits = instantiate(cfg.data)
     need_training_images(splits)
-    from anomalib_lite.data.images import ImageSet  # torch takes seconds
+    from anomalib_lite.data.images import ImageSet  # importing torch takes seconds
     from anomalib_lite.engine.build import build_model, image_size
     from anomalib_lite.engine.review import Reviewer
     from anomalib_lite.engine.trainer import devices_of, prepare_process
@@ -41,22 +42,22 @@ def main(cfg: DictConfig) -> None:
 
     prepare_process(cfg.seed, cfg.threads)
     device = devices_of(instantiate(cfg.trainer, _convert_="all")).first
-    given = [*splits.train, *splits.val, *(s for s in splits.test if splits.drawn and s.label == OK)]
-    images = ImageSet(given, image_size(cfg.image_size), cfg.ram_limit_mb, "to review", cfg.resize)
+    samples = [*splits.train, *splits.val, *(s for s in splits.test if splits.drawn and s.label == OK)]
+    images = ImageSet(samples, image_size(cfg.image_size), cfg.ram_limit_mb, "to review", cfg.resize)
     reviewer = Reviewer(partial(build_model, cfg), device, cfg.batch_size, cfg.seed, share=cfg.contamination)
     outcomes = reviewer.outcomes(images, cfg.worst)
     output = Path(cfg.output)
     write_csv(output / "predictions.csv", [("image", "score"), *((o.sample.image, o.score) for o in outcomes)])
-    usual = float(np.quantile([o.map.max() for o in outcomes if o.map is not None], 0.5))
+    median = float(np.quantile([o.map.max() for o in outcomes if o.map is not None], 0.5))
     blocks = [
-        Block((o.image, overlay(o.image, o.map, usual)), short_name(o.sample.image), f"{o.score:.1f} × usual")
+        Block((o.image, overlay(o.image, o.map, median)), short_name(o.sample.image), f"{o.score:.1f} × median")
         for o in outcomes
         if o.image is not None and o.map is not None
     ]
-    sheet = draw_sheet(blocks, 4, scale=True, one="usual")
+    sheet = draw_sheet(blocks, 4, scale=True, one="median")
     if sheet is not None:
         ink.save_png(sheet, output / "worst.png", dpi=100)
-    say(f"{len(outcomes)} OK images; the least usual, by how many times the usual score:")
+    say(f"{len(outcomes)} OK images; the largest scores, relative to the median score:")
     for outcome in outcomes[:10]:
         say(f"{outcome.score:6.2f}  {outcome.sample.image}")
     say(output / "worst.png")

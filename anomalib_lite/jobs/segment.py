@@ -1,4 +1,4 @@
-"""The verb segment."""
+"""anomalib-lite segment: find products in photographs of panels and cut them out."""
 
 import csv
 import logging
@@ -23,11 +23,11 @@ from anomalib_lite.settings.data import SegmentOptions
 
 log = logging.getLogger(__name__)
 
-HELP = """Finds the products in photographs of panels by one template, and cuts them out.
+HELP = """Finds the products in photographs of panels with one template, and cuts them out.
 
-Writes crops/*.png, aligned to the template so that they lie over each other; overview/*.jpg, each panel with its boxes;
-and manifest.csv (panel, x, y, w, h, score, angle, scale, crop), which annotate takes. Panels that cannot be used are
-named and skipped; the exit status is then 3.
+Writes crops/*.png, aligned to the template, so that all crops show the product at the same position; overview/*.jpg,
+each panel with its boxes; and manifest.csv (panel, x, y, w, h, score, angle, scale, crop), which annotate reads.
+Panels that cannot be used are listed and skipped; the exit status is then 3.
 
   anomalib-lite segment images=photos/ template=golden.png
   anomalib-lite segment images=photos/ template=photos/p01.png template_box=[120,340,512,512] panels.max_objects=12
@@ -37,21 +37,21 @@ COLUMNS = ("panel", "x", "y", "w", "h", "score", "angle", "scale", "crop")
 
 
 class SkippedPanels(UserError):
-    """The other panels were cut; these are named."""
+    """Raised after the usable panels were cut; the message lists the others."""
 
     status = 3
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One product: its panel's file, where it lies there, and its crop's file relative to the output folder."""
+    """One product: its panel's file, its position there, and its crop's file relative to the output folder."""
 
     panel: Path
     found: Product
     crop: str
 
 
-Cuts = dict[Path, list[Cut] | UserError]  # by panel: its products, or why it could not be used
+Cuts = dict[Path, list[Cut] | UserError]  # panel -> its products, or why it could not be used
 
 
 @app("segment", HELP)
@@ -61,23 +61,23 @@ def main(cfg: DictConfig) -> None:
     panels = dict(zip(paths, output_names(paths), strict=True))
     template = read_template(Path(cfg.template), cfg.template_box)
     output = Path(cfg.output)
-    _make_room(output / "manifest.csv", cfg.force)
+    _remove_earlier(output / "manifest.csv", cfg.force)
     _conclude(cut_panels(panels, template, options, output, cfg.workers), options, output / "manifest.csv")
 
 
 def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
-    """The template's pixels (h, w, 3): of a picture, or of the box x, y, width, height in it."""
+    """Reads the template (h, w, 3): the whole picture, or its box (x, y, width, height)."""
     if not path.is_file():
         raise UserError(f"The template does not exist: {path.absolute()}.")
     image = read_image(path)
     if box is None:
         return image
     if len(box) != 4:
-        raise UserError(f"template_box is [x, y, width, height], but is {list(box)}.")
+        raise UserError(f"template_box must be [x, y, width, height], not {list(box)}.")
     x, y, width, height = box
     if min(x, y) < 0 or min(width, height) < 1 or x + width > image.shape[1] or y + height > image.shape[0]:
         raise UserError(
-            f"template_box {list(box)} (x, y, width, height) does not lie in {path.name}, which is "
+            f"template_box {list(box)} (x, y, width, height) does not lie within {path.name}, which has "
             f"{image.shape[1]} x {image.shape[0]} pixels."
         )
     return np.ascontiguousarray(image[y : y + height, x : x + width])
@@ -86,9 +86,9 @@ def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
 def cut_panels(
     panels: Mapping[Path, str], template: np.ndarray, options: SegmentOptions, output: Path, workers: int | None
 ) -> Cuts:
-    """Writes crops and overviews of all panels, `workers` at a time (None: one a core).
+    """Writes crops and overviews of all panels, `workers` at a time (None: one per core).
 
-    panels: by their file, what their crops are called, without number and ending.
+    panels: file of the panel -> base name of its crops.
     """
 
     def work(panel: Path) -> list[Cut] | UserError:
@@ -103,7 +103,7 @@ def cut_panels(
 
 
 def write_manifest(path: Path, cuts: Iterable[Cut]) -> None:
-    """The table of the crops, each with its panel."""
+    """Writes the table of the crops and their positions."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
@@ -112,11 +112,11 @@ def write_manifest(path: Path, cuts: Iterable[Cut]) -> None:
 
 def _cut_panel(panel: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path) -> list[Cut]:
     image = read_image(panel)
-    found = segment(image, template, options)
-    cuts = [Cut(panel, product, f"crops/{name}_{number:02d}.png") for number, product in enumerate(found)]
+    products = segment(image, template, options)
+    cuts = [Cut(panel, product, f"crops/{name}_{number:02d}.png") for number, product in enumerate(products)]
     overview = output / "overview" / f"{name}.jpg"
     pictures = {output / cut.crop: crop(image, cut.found) for cut in cuts}
-    for path, picture in (pictures | {overview: draw_overview(image, found)}).items():
+    for path, picture in (pictures | {overview: draw_overview(image, products)}).items():
         with atomic_path(path) as temporary:
             write_image(temporary, picture)
     return cuts
@@ -127,14 +127,14 @@ def _numbers(product: Product) -> list[str]:
     return [*box, f"{product.score:.4f}", f"{product.angle:.3f}", f"{product.scale:.4f}"]
 
 
-def _make_room(manifest: Path, force: bool) -> None:
-    """Labels may lean on an earlier manifest, so its crops go only when that is asked for."""
+def _remove_earlier(manifest: Path, force: bool) -> None:
+    """Removes an earlier manifest and its crops, but only with `force`, because labels may belong to them."""
     if not manifest.is_file():
         return
     if not force:
         raise UserError(
-            f"{manifest.absolute()} is there already, and labels may belong to its crops. Choose another output=, "
-            "or force=true to write over it."
+            f"{manifest.absolute()} already exists, and labels may belong to its crops. Choose another output=, "
+            "or force=true to overwrite it."
         )
     with manifest.open(newline="", encoding="utf-8") as stream:
         crops = [row["crop"] for row in csv.DictReader(stream) if row.get("crop")]
@@ -153,12 +153,12 @@ def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
     products = [cut for cuts in used.values() for cut in cuts]
     if empty := [str(panel) for panel, cuts in used.items() if not cuts]:
         advice = (
-            f"no product in {len(empty)} of {len(results)} panels, first {empty[0]}: if there are some, look at "
-            "overview/, take a sharper template of this very product, lower panels.min_score "
-            f"({options.min_score:g}) or widen panels.max_angle ({options.max_angle:g}) and the scales"
+            f"no product found in {len(empty)} of {len(results)} panels, the first is {empty[0]}: if they show "
+            "products, look at overview/, use a sharper template of this product, lower panels.min_score "
+            f"({options.min_score:g}), or widen panels.max_angle ({options.max_angle:g}) and the range of scales"
         )
         if not products:
-            raise UserError("\n  ".join([f"Nothing was cut: {advice}.", *skipped]))
+            raise UserError("\n  ".join([f"Nothing was cut out: {advice}.", *skipped]))
         log.warning(advice)
     write_manifest(manifest, products)
     print(f"{len(products)} products in {len(used)} panels: {manifest}")

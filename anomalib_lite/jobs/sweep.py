@@ -1,4 +1,4 @@
-"""The verb sweep."""
+"""anomalib-lite sweep: search settings with a W&B sweep file, locally."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import app, composed, named, say, settle
+from anomalib_lite.jobs.app import app, check_config, composed, named, say
 from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.overrides import PROGRAM, command_line, override, overrides
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELP = """Runs a sweep file of Weights & Biases on this machine: grid, random or bayes (Optuna's TPE), hyperband.
+HELP = """Runs a sweep file of Weights & Biases on this machine: grid, random or bayes (Optuna's TPE), with hyperband.
 
-Each trial is a training with its own run folder; one that is done is not repeated. The study lies in
-runs/<name>/sweep-<hash>/: the same command goes on where it was interrupted. What stands behind -- goes to every trial.
+Each trial is a training with its own run folder; finished trials are not repeated. The study is saved in
+runs/<name>/sweep-<hash>/, and the same command resumes it. Overrides after -- apply to every trial.
 
   anomalib-lite sweep experiments/sweeps/grid.yaml
   anomalib-lite sweep experiments/sweeps/bayes_hyperband.yaml trials=30 parallel=2
@@ -34,25 +34,25 @@ runs/<name>/sweep-<hash>/: the same command goes on where it was interrupted. Wh
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
-    """`FILE` becomes `file=FILE`, and what stands behind `--` the list `train`."""
-    own, behind = list(arguments), []
-    if "--" in own:
-        place = own.index("--")
-        own, behind = own[:place], own[place + 1 :]
-    return [*named("file", own), *([override("train", behind)] if behind else [])]
+    """Turns `FILE` into `file=FILE`, and the arguments after `--` into the list `train`."""
+    before, after = list(arguments), []
+    if "--" in before:
+        position = before.index("--")
+        before, after = before[:position], before[position + 1 :]
+    return [*named("file", before), *([override("train", after)] if after else [])]
 
 
 @app("sweep", HELP, hydra_arguments)
 def main(cfg: DictConfig) -> None:
-    # Optuna takes seconds to import, and --help need not wait for it
+    # imported here, because Optuna takes seconds, which --help need not wait for
     from anomalib_lite.sweeps.run import run_sweep
     from anomalib_lite.sweeps.spec import read_sweep
     from anomalib_lite.sweeps.study import conclude
 
     sweep = read_sweep(Path(cfg.file))
-    fixed, folder = _place(sweep, tuple(cfg.train))
+    fixed, folder = _overrides_and_folder(sweep, tuple(cfg.train))
     if cfg.dry:
-        _rehearse(sweep, fixed, cfg)
+        _dry_run(sweep, fixed, cfg)
         return
     log.info("%s", folder)
     write_text(folder / "sweep.yaml", Path(cfg.file).read_text(encoding="utf-8"))
@@ -61,23 +61,23 @@ def main(cfg: DictConfig) -> None:
         sys.exit(failed)
 
 
-def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
-    """Lists the trials of a new study and composes the configuration of each, so that a wrong override is told now.
+def _dry_run(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
+    """Lists the trials of a new study and composes the configuration of each, which reports invalid overrides.
 
-    What TPE tries after its first ten depends on results: no more than ten are listed of it.
+    Lists at most ten trials of bayes, as TPE chooses the later ones by results.
     """
     from anomalib_lite.sweeps.run import trials_in_all
     from anomalib_lite.sweeps.study import Study
 
     count = trials_in_all(sweep, cfg.trials)
-    with tempfile.TemporaryDirectory() as place:
-        study = Study(sweep, Path(place), cfg.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(sweep, Path(folder), cfg.seed)
         for _ in tqdm(range(min(count, 10) if sweep.method == "bayes" else count), "trials", delay=2, leave=False):
             if (trial := study.ask()) is not None:
                 arguments = [*fixed, *overrides(study.values(trial))]
                 command = command_line([PROGRAM, "train", *arguments])
                 try:
-                    settle(composed("train", arguments))
+                    check_config(composed("train", arguments))
                 except UserError as error:
                     raise UserError(f"Trial {trial.number} cannot start: {error}\n  {command}") from None
                 tqdm.write(f"trial {trial.number}: {command}")
@@ -85,16 +85,16 @@ def _rehearse(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
 
 
 def training(overrides: Sequence[str]) -> list[str]:
-    """The process of a trial."""
+    """Returns the command of a trial's process."""
     return [sys.executable, "-m", "anomalib_lite.cli", "train", *overrides]
 
 
-def _place(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:
-    """The overrides of every trial, and the folder of the study among their run folders."""
+def _overrides_and_folder(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:
+    """Returns the overrides of every trial, and the folder of the study, which lies among the trials' run folders."""
     fixed = [*sweep.fixed, *more]
-    given = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(fixed)}
-    if "experiment_name" not in given:
+    values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(fixed)}
+    if "experiment_name" not in values:
         fixed.append(override("experiment_name", sweep.name))
-    runs = Path(str(given.get("paths.runs", "runs"))).expanduser()
-    name = str(given.get("experiment_name", sweep.name))
+    runs = Path(str(values.get("paths.runs", "runs"))).expanduser()
+    name = str(values.get("experiment_name", sweep.name))
     return tuple(fixed), runs / name / f"sweep-{sweep.key(more)}"

@@ -1,4 +1,4 @@
-"""The verb train."""
+"""anomalib-lite train: fit a detector to OK images and measure it."""
 
 import logging
 import re
@@ -18,9 +18,9 @@ from anomalib_lite.data.splits import need_training_images
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.jobs.multirun import command
-from anomalib_lite.runs.artifacts import alone
+from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.atomic import write_json
-from anomalib_lite.runs.environment import chosen, environment, other_code
+from anomalib_lite.runs.environment import environment, hydra_choices, version_note
 from anomalib_lite.runs.folder import (
     CHECKPOINTS,
     DATA,
@@ -36,25 +36,25 @@ from anomalib_lite.settings.training import WandB
 
 log = logging.getLogger(__name__)
 
-HELP = """Learns from OK images, sets the threshold on held-out OK images, measures on the test images.
+HELP = """Trains on OK images, sets the threshold on held-out OK images, and measures on the test images.
 
 Writes runs/<experiment_name>/<data>-<detector>-<backbone>-s<seed>-<hash>/ with report.html, metrics.json,
-predictions.csv, defects.csv, figures/ and the model. A run that is done is not run again (force=true does); one that
-was interrupted goes on from its last epoch.
+predictions.csv, defects.csv, figures/ and the model. A finished run is not repeated (force=true repeats it); an
+interrupted one resumes after its last epoch.
 
   anomalib-lite train                                                    built-in product photographs
   anomalib-lite train data=mvtec_ad data.root=DIR data.category=bottle
   anomalib-lite train data=folder data.ok=ok data.nok='nok/*'
   anomalib-lite train detector=stfpm mode=template teacher=finetuned tta=flips
   anomalib-lite train start_from=runs/default/... data=folder data.ok=new missed=passed_by_mistake/
-  anomalib-lite train -m detector=stfpm augment=none,flips tta=none,flips     TTA does not train again"""
+  anomalib-lite train -m detector=stfpm augment=none,flips tta=none,flips     TTA reuses the trained weights"""
 
-# what may be given beside the data of a run that starts from another one
+# settings that a run with start_from may set, in addition to its data
 BESIDE_DATA = (
     "paths", "tracking", "experiment_name", "force", "threads", "ram_limit_mb",
     "start_from", "missed", "contamination", "trust",
 )  # fmt: skip
-# groups that a run's folder names where they are not left at their plain choice
+# group -> default option; the name of a run's folder lists the groups with another option
 PLAIN = {"mode": "no_template", "augment": "none", "generator": "none", "teacher": "frozen", "tta": "none"}
 PLAIN["tiling"] = "none"
 
@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(cfg: DictConfig) -> RunFolder:
-    """The run of a configuration, trained where that has not been done."""
+    """Trains the run of a configuration, unless it is done already, and returns it."""
     earlier = open_finished(str(cfg.start_from)) if cfg.start_from else None
     if earlier is not None:
         cfg = _with_more_data(cfg, earlier)
@@ -77,10 +77,10 @@ def train(cfg: DictConfig) -> RunFolder:
     data_hash = fingerprint(splits)
     folder = _folder(cfg, data_hash, earlier)
     announce(folder)
-    with alone(folder, inside=True):  # who is asked for the same run at the same time waits, and finds it done
+    with exclusive_lock(folder, inside=True):  # another process that trains the same run waits, and then finds it done
         run = RunFolder(folder)
         if run.done and not cfg.force:
-            log.info("already done: %s (%sforce=true runs it again)", run.path, other_code(run.environment))
+            log.info("already done: %s (%sforce=true repeats it)", run.path, version_note(run.environment))
             track_again(WandB(**cfg.tracking), run)
             say(run.path)
         else:
@@ -90,7 +90,7 @@ def train(cfg: DictConfig) -> RunFolder:
 
 def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> None:
     log.info("%s", run.path)
-    # the networks' libraries take seconds: they come when there is something to train
+    # imported here, because torch and Lightning take seconds, which a finished run need not wait for
     from anomalib_lite.engine.build import build_plan
     from anomalib_lite.engine.fit import fit
     from anomalib_lite.engine.results import in_words
@@ -100,7 +100,7 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> N
     plan = build_plan(cfg)
     if plan.force:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
-    run.start(plan.settings, environment(plan.seed, data_hash) | chosen(), command("train"))
+    run.start(plan.settings, environment(plan.seed, data_hash) | hydra_choices(), command("train"))
     write_json(run.path / DATA, describe(splits, plan.missed))
     with run.guarded(), tracked(plan.tracking, run, plan.force) as tracker:
         result = fit(plan, run, splits, data_hash, tracker)
@@ -109,28 +109,29 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> N
 
 
 def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:
-    """The configuration of an earlier run, with the data of both. Errors: UserError where that run's own data is not
-    what it was, and for settings that it cannot be given any more.
+    """Returns the earlier run's configuration with the data of both.
+
+    Raises UserError if the earlier run's data has changed, and for settings that start_from cannot change.
     """
-    asked = {str(key).partition("=")[0].lstrip("+~").partition(".")[0] for key in HydraConfig.get().overrides.task}
-    if fixed := sorted(asked - set(BESIDE_DATA) - {"data"}):
+    overridden = {str(key).partition("=")[0].lstrip("+~").partition(".")[0] for key in HydraConfig.get().overrides.task}
+    if fixed := sorted(overridden - set(BESIDE_DATA) - {"data"}):
         raise UserError(
-            f"start_from continues a run with the settings that it has; {', '.join(fixed)} cannot be another. Train "
-            "anew for that, without start_from."
+            f"start_from continues a run with its settings, so {', '.join(fixed)} cannot be changed. Remove them, or "
+            "train a new run without start_from."
         )
     from anomalib_lite.engine.trust import check_targets
 
     config = earlier.config
     check_targets(config, texts(cfg.trust))
-    own: Splits = instantiate(config["data"])
-    if fingerprint(own) != earlier.data["fingerprint"]:
+    earlier_data: Splits = instantiate(config["data"])
+    if fingerprint(earlier_data) != earlier.data["fingerprint"]:
         raise UserError(
-            f"The data of {earlier.path} is not what it was when it was trained. Put it back: the images that a run "
-            "was fitted to are read again, together with the new ones."
+            f"The data of {earlier.path} has changed since its training. Restore it: start_from reads the images of "
+            "the earlier run again, together with the new ones."
         )
     parts = config["data"].get("parts") or [config["data"]]
     new = OmegaConf.to_container(cfg.data, resolve=True)
-    # "all": otherwise OmegaConf makes configurations of the samples
+    # _convert_=all: otherwise OmegaConf would turn the samples into configurations
     data = {"_target_": "anomalib_lite.data.splits.union", "_convert_": "all", "parts": [*parts, new]}
     kept = {key: cfg[key] for key in BESIDE_DATA}
     return OmegaConf.create({**config, **kept, "start_from": str(earlier.path / MODEL), "data": data})
@@ -150,6 +151,6 @@ def _folder(cfg: DictConfig, data_hash: str, earlier: RunFolder | None) -> Path:
 
 
 def categories(cfg: DictConfig) -> Sequence[Any]:
-    """Those of the data, for a folder's name."""
+    """Returns the data's categories, for the name of a run's folder."""
     category = cfg.data.get("category")
     return list(category) if OmegaConf.is_list(category) else [] if category is None else [category]

@@ -1,4 +1,4 @@
-"""The verb weights."""
+"""anomalib-lite weights: download pretrained weights of backbones."""
 
 from functools import partial
 
@@ -10,9 +10,9 @@ from anomalib_lite.jobs.app import app, named, say
 from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings import conf_dir
 
-HELP = """Fetches a backbone's pretrained weights ahead of time, into the cache that trainings read.
+HELP = """Downloads a backbone's pretrained weights in advance, into the cache that trainings read.
 
-Says their size, licence and SHA-256. Without a name it lists the backbones, and whose weights are here.
+Prints their size, licence and SHA-256. Without a name it lists the backbones and the weights that are on this machine.
 
   anomalib-lite weights
   anomalib-lite weights dinov2_small
@@ -21,23 +21,23 @@ Says their size, licence and SHA-256. Without a name it lists the backbones, and
 
 @app("weights", HELP, partial(named, "name"))
 def main(cfg: DictConfig) -> None:
-    from anomalib_lite.backbones.weights import facts, fetch, find_file  # torch takes seconds
+    from anomalib_lite.backbones.weights import facts, fetch, find_file  # importing torch takes seconds
 
-    known = {}  # backbone -> its name in timm, and where its weights come from
+    backbones = {}  # backbone -> (name in timm, source of the weights)
     for listed in sorted((conf_dir() / "backbone").glob("*.yaml")):
         option = yaml.safe_load(listed.read_text(encoding="utf-8"))
         if "name" in option:
-            known[listed.stem] = (option["name"], option.get("weights", "timm"))
+            backbones[listed.stem] = (option["name"], option.get("weights", "timm"))
     if cfg.name is None:
-        for short, (name, source) in known.items():
+        for short, (name, source) in backbones.items():
             about, here = facts(name), find_file(name, source)
-            say(f"{short:18} {about.megabytes:5.0f} MB  {about.terms:34} {here or 'not here'}")
+            say(f"{short:18} {about.megabytes:5.0f} MB  {about.terms:34} {here or 'not downloaded'}")
         return
-    name, source = known.get(str(cfg.name), (str(cfg.name), "timm"))
+    name, source = backbones.get(str(cfg.name), (str(cfg.name), "timm"))
     try:
         about = facts(name)
     except UserError as error:
-        raise UserError(f"{error} Named here: {', '.join(known)}.") from error
+        raise UserError(f"{error} The configured backbones are {', '.join(backbones)}.") from error
     say(f"{name}: {about.megabytes:.0f} MB, licence {about.terms}")
     if file := fetch(name) if source == "timm" else find_file(name, source):
         say(f"{file}\nsha256 {content_hash(file)}")

@@ -1,4 +1,4 @@
-"""Folders that are either whole or absent: results that several runs share, named by what they were made from."""
+"""Artifacts: folders of results that several runs share, named by a hash of their inputs, complete or absent."""
 
 import contextlib
 import functools
@@ -18,16 +18,16 @@ from filelock import FileLock, Timeout
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
-PATIENCE = 2.0  # seconds of waiting in silence
+PATIENCE = 2.0  # s of waiting for a lock before a log message says so
 
 FILES = ("penalty", "weights", "start_from", "roi", "ignore")  # settings that may name a file or a folder
 
 
 def artifact_key(*parts: Any) -> str:
-    """Sixteen hex digits over JSON-ready parts; dictionaries count by content, not by order.
+    """Returns a hash of JSON-ready values as 16 hex digits; the order of a dictionary's keys does not matter.
 
-    Files and folders that settings called as in `FILES` name stand for what lies there, not for where it lies: a moved
-    file is the same one, and a changed one another.
+    Files and folders that the settings in `FILES` name are hashed by content, not by path: moving a file does not
+    change the key, editing it does.
     """
     return hashlib.sha256(json.dumps(_by_content(parts), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -42,17 +42,17 @@ def _by_content(value: Any, name: str = "") -> Any:
 
 
 def named_content(patterns: str | Iterable[str], root: str | Path | None = None) -> list[str]:
-    """Hashes of what files, folders and glob patterns relative to `root` name; a pattern that names nothing stays."""
-    found: list[str] = []
+    """Hashes the contents of files, folders and glob patterns relative to `root`; unmatched patterns are returned."""
+    hashes: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = Path(root or "").expanduser() / Path(str(pattern)).expanduser()
-        places = [str(path)] if path.exists() else glob.glob(str(path), recursive=True)
-        found += [content_hash(place) for place in places] or [str(pattern)]
-    return sorted(found)
+        matches = [str(path)] if path.exists() else glob.glob(str(path), recursive=True)
+        hashes += [content_hash(match) for match in matches] or [str(pattern)]
+    return sorted(hashes)
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, or of the names and contents of all files in a folder."""
+    """Returns the SHA-256 of a file, or a hash of the names and contents of all files in a folder."""
     path = Path(path).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -63,24 +63,28 @@ def content_hash(path: str | Path) -> str:
 
 @functools.cache
 def _file_hash(path: Path, size: int, changed: int) -> str:
-    """size, changed: of the file, so that one which was written anew is read anew."""
+    """Hashes a file; `size` and `changed` (time in ns) invalidate the cache when the file is rewritten."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False, replace: bool = False) -> bool:
-    """Makes `folder` by `make`, which fills an empty folder, unless it is there; True where it was made.
+    """Creates `folder` unless it exists; returns whether it was created.
 
-    The folder appears when it is whole. Processes that need it at the same time wait for the one that makes it.
-    resumable: `make` gets what a killed or failed one left, and goes on from it; else that is removed.
-    replace: makes it anew although it is there; the old one stays until the new one is whole.
+    The folder appears only when it is complete. Other processes that need it wait for the one that creates it.
+
+    Args:
+        folder: The artifact.
+        make: Fills an empty folder.
+        resumable: Passes the files of a killed or failed attempt to `make`, which resumes; otherwise they are removed.
+        replace: Creates the folder again; the old one is kept until the new one is complete.
     """
     if folder.is_dir() and not replace:
         return False
-    with alone(folder) as locked:
+    with exclusive_lock(folder) as locked:
         if folder.is_dir() and not replace:
             return False
-        # without a lock, somebody else may be at work in a folder of the same name
+        # without a lock, another process may be filling a folder with the same name
         part = folder.with_name(f".{folder.name}.part" + ("" if locked else f"-{secrets.token_hex(4)}"))
         kept = resumable and locked
         if part.exists() and (replace or not kept):
@@ -92,7 +96,7 @@ def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False
                 shutil.rmtree(folder)
             try:
                 os.rename(part, folder)
-            except OSError:  # where a process that could not lock was faster, its folder stays
+            except OSError:  # another process without a lock was faster: its folder is kept
                 if not folder.is_dir():
                     raise
             kept = False
@@ -103,12 +107,14 @@ def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False
 
 
 @contextlib.contextmanager
-def alone(target: Path, inside: bool = False, wait: bool = True) -> Iterator[bool]:
-    """No two processes are in such a block for the same `target` at once; a killed one lets the next one in.
+def exclusive_lock(target: Path, inside: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Locks `target` against other processes during the block; a killed process releases its lock.
 
-    Yields whether that is so: on a file system that cannot lock, a warning says that it is not. The lock is the file
-    `.<name>.lock` beside the target, or `.lock` inside it, which is there as long as it is needed.
-    Errors: UserError where another process is in one, and this one is not to wait.
+    Yields whether the lock is held: some file systems cannot lock, which is logged as a warning. The lock is the file
+    `.<name>.lock` beside the target, or with `inside` the file `.lock` in it, which is removed afterwards.
+
+    Raises:
+        UserError: With `wait=False`, another process holds the lock.
     """
     path = target / ".lock" if inside else target.with_name(f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +125,9 @@ def alone(target: Path, inside: bool = False, wait: bool = True) -> Iterator[boo
     finally:
         if locked:
             with contextlib.suppress(OSError):
-                path.unlink()  # before the release: who waits for this very file sees that it is gone, and asks anew
+                path.unlink()  # before the release: a waiting process then notices that its file is gone, and retries
                 if inside:
-                    target.rmdir()  # where nothing came of it
+                    target.rmdir()  # fails unless the folder is empty
             lock.release()
 
 
@@ -132,13 +138,13 @@ def _acquire(lock: FileLock, target: Path, wait: bool) -> bool:
         except Timeout:
             if not wait:
                 raise UserError(
-                    f"Another process is at work in {target}: let it end, or take another folder."
+                    f"Another process is using {target}: wait until it ends, or choose another folder."
                 ) from None
-            log.info("waiting for another process that is making %s", target)
+            log.info("waiting for another process that is creating %s", target)
             lock.acquire(timeout=-1, poll_interval=0.2)
     except OSError as error:
         log.warning(
-            "%s cannot be locked (%s): a process that needs %s at the same time may make it once more",
+            "%s cannot be locked (%s): a process that needs %s at the same time may create it again",
             target.parent, error, target.name,
         )  # fmt: skip
         return False

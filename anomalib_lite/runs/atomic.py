@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the one writer of image files."""
+"""Atomic writing: files are either complete or absent. Also writes JSON, CSV and images."""
 
 import contextlib
 import csv
@@ -18,21 +18,23 @@ import numpy as np
 
 from anomalib_lite.errors import UserError
 
-PART = ".part-"  # in the names of temporary files
+PART = ".part-"  # marks names of temporary files
 _UMASK = os.umask(0)
 os.umask(_UMASK)
-# how libraries say that a disk is full which have no error number: safetensors, torch
+# messages of libraries without an errno (safetensors, torch) when a disk is full
 FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "failed writing file")
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary file name beside `path`, which becomes `path` when the block ends without an error.
+    """Yields a temporary file beside `path`, which is renamed to `path` if the block ends without an error.
 
-    The suffix is kept, so that writers which go by the extension work. A failed block leaves nothing behind; what a
-    killed one leaves, the first writer in that folder an hour later removes.
-    Errors: UserError where the disk is full.
+    It has the suffix of `path`, for writers that choose the format by it. A failed block leaves no file behind; a
+    killed one does, and the first process that writes to the folder an hour later removes it.
+
+    Raises:
+        UserError: The disk is full.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.stem[:40]}{PART}{secrets.token_hex(4)}{target.suffix}")
@@ -42,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors makes files that their owner alone may read
+        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors creates files that only their owner can read
         os.replace(temporary, target)
     except Exception as error:
         full = disk_full(error, target)
@@ -55,7 +57,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path, idle: float = 3600) -> None:
-    """Removes temporary files of `atomic_path` that nobody has written to for so many seconds."""
+    """Removes temporary files of `atomic_path` that have not changed for `idle` seconds."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             if re.fullmatch(rf"\..*{re.escape(PART)}\w{{8}}(\.[^.]*)?", entry.name):
@@ -64,7 +66,7 @@ def remove_parts(folder: Path, idle: float = 3600) -> None:
                         os.unlink(entry)
 
 
-_clean_once = functools.cache(remove_parts)  # a folder of many files is looked through once
+_clean_once = functools.cache(remove_parts)  # scans each folder once per process
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -73,12 +75,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Indented, keys in the order given; NaN and infinity are refused, because JSON has neither."""
+    """Writes indented JSON, keys in the order given; raises ValueError for NaN and infinity, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> None:
-    """The first row names the columns; file names that are no UTF-8 survive."""
+    """Writes rows, the first with the columns' names; preserves file names that are not valid UTF-8."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
@@ -87,36 +89,35 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> No
 
 
 def disk_full(error: BaseException, path: Path) -> UserError | None:
-    """The error in words where it, or one behind it, says that no more can be written; else None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, DiskFull):
-            return seen
-        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full or any(sign in str(seen) for sign in FULL):
+    """Returns a UserError if the error, or one that caused it, says that the disk is full; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DiskFull):
+            return cause
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or any(phrase in str(cause) for phrase in FULL):
             return DiskFull(
                 f"Nothing more can be written to {path.absolute().parent}: its disk is full, or a limit is reached "
-                f"({seen}). Make room, then start the same command again: what is finished stays."
+                f"({cause}). Free some space, then run the same command again: finished work is kept."
             )
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 class DiskFull(UserError):
-    """What was written before stays whole."""
+    """The disk is full; files written before are complete."""
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an RGB picture (H, W, 3) or a grey one (H, W), uint8, or a mask (H, W) bool, in the ending's format. Its
-    folder is made if need be.
+    """Writes an image, uint8 RGB (H, W, 3), uint8 grey (H, W) or bool mask (H, W), in the format of the suffix.
 
-    Errors: UserError where the file cannot be written.
+    Creates the folder if needed. Raises UserError if the file cannot be written.
     """
     pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     _, code = cv2.imencode(path.suffix, pixels, PNG if path.suffix == ".png" else [])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(code.tobytes())  # unlike OpenCV's own writer this takes every name that a file can have
+        path.write_bytes(code.tobytes())  # unlike cv2.imwrite, this supports every file name
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""Checkpoints that a training goes on from, and the end of one that has diverged."""
+"""Checkpoints to resume a training from, and the check for diverged losses."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint takes the place of the one before in one step: a kill while it is written leaves that one."""
+    """Replaces checkpoints atomically, so that a kill during the writing keeps the previous one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with atomic_path(Path(path)) as temporary:
@@ -26,9 +26,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def resumable(checkpoints: Path) -> Path | None:
-    """The last epoch's checkpoint, where there is a whole one; torn ones are removed.
+    """Returns the last epoch's checkpoint; None where there is none or one is damaged, which removes them all.
 
-    Errors: UserError where a file holds code.
+    Raises UserError if a file contains code.
     """
     last = checkpoints / "last.ckpt"
     if not last.is_file():
@@ -36,13 +36,13 @@ def resumable(checkpoints: Path) -> Path | None:
     try:
         for file in checkpoints.glob("*.ckpt"):
             torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling makes of half a file
+    except Exception as error:  # unpickling a damaged file can raise anything
         if "GLOBAL" in str(error):
             raise UserError(
-                f"{file} holds code, which no checkpoint of ours does: it is not run. Delete {checkpoints}, and "
-                "find out who wrote there."
+                f"{file} contains code, which this program's checkpoints never do: it was not run. Delete "
+                f"{checkpoints}, and find out who wrote the file."
             ) from error
-        log.warning("%s is torn (%s): the training starts anew", file, type(error).__name__)
+        log.warning("%s is damaged (%s): the training starts again from the beginning", file, type(error).__name__)
         shutil.rmtree(checkpoints)
         return None
     log.info("resuming the training from %s", last)
@@ -50,17 +50,20 @@ def resumable(checkpoints: Path) -> Path | None:
 
 
 def diverged_batch(training: Path) -> Path:
-    """The file beside a training's folder for `stop_where_diverged`: the folder itself goes with a failed training."""
+    """Returns a file for `stop_where_diverged`, beside the training's folder, which is removed after a failure."""
     return training.with_name(f"diverged{training.name}.safetensors")
 
 
 def stop_where_diverged(loss: Tensor | float, images: Tensor, kept: Path, when: str, remedy: str) -> None:
-    """Errors: UserError where the loss is NaN or infinite; the batch (B, 3, H, W) lies in the file `kept` then."""
+    """Raises UserError if the loss is NaN or infinite, after saving the batch (B, 3, H, W) to the file `kept`.
+
+    when: names the step in the message. remedy: what the message advises.
+    """
     if math.isfinite(value := loss.item() if isinstance(loss, Tensor) else loss):
         return
     with atomic_path(kept) as temporary:
         save_file({"image": images.detach().cpu().contiguous()}, temporary)
     raise UserError(
-        f"The loss became {value} in {when}: the training has diverged. {remedy}, or take trainer.precision=32-true. "
-        f"The batch is in {kept}."
+        f"The loss became {value} in {when}: the training has diverged. {remedy}, or use trainer.precision=32-true. "
+        f"The batch is saved in {kept}."
     )

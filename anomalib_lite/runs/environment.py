@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""Records the environment of a run: versions, commit, hardware, configuration choices."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:
-    """Versions, commit, hardware, data and seed; no variable of the environment, which may hold secrets."""
+    """Returns versions, commit, hardware, data and seed; no environment variables, as they may hold secrets."""
     import torch
 
     return {
@@ -34,13 +34,11 @@ def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:
     }
 
 
-def other_code(made: Mapping[str, Any]) -> str:
-    """Which program an environment was recorded by, and which this is, where they differ; else, or if it is unknown,
-    nothing.
-    """
-    if not made:
+def version_note(recorded: Mapping[str, Any]) -> str:
+    """Compares the program's version with that of a recorded environment; empty where they agree or it is unknown."""
+    if not recorded:
         return ""
-    then = _program(made.get("packages", {}).get("anomalib_lite"), made.get("git_commit"))
+    then = _program(recorded.get("packages", {}).get("anomalib_lite"), recorded.get("git_commit"))
     now = _program(_version("anomalib_lite"), _commit())
     return f"made by anomalib_lite {then}, this is {now}; " if then != now else ""
 
@@ -58,7 +56,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The package's commit, with `+changes` where tracked files differ from it; None outside a checkout."""
+    """Returns the package's commit, with `+changes` if tracked files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -81,10 +79,8 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def chosen() -> dict[str, Any]:
-    """`choices` (group -> option, None where a group has none) and `overrides`, as one writes them; Hydra's own left
-    out.
-    """
+def hydra_choices() -> dict[str, Any]:
+    """Returns `choices` (group -> option or None) and `overrides` of the command line, without Hydra's own groups."""
     hydra = HydraConfig.get()
     choices = {group: option for group, option in hydra.runtime.choices.items() if "hydra/" not in group}
     plain = {group: option for group, option in choices.items() if "@" not in group}

@@ -1,4 +1,4 @@
-"""The folder of one run: named by what defines the run, with a status that survives a kill; one reader, one writer."""
+"""The folder of one run: its name, a hash of what defines the run, its files, and a status that survives a kill."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from anomalib_lite.runs.atomic import disk_full, remove_parts, write_csv, write_
 
 log = logging.getLogger(__name__)
 
-# what does not change the result: where things lie, how they are tracked, and how a run is called
+# settings that do not change the result: paths, tracking, names, limits
 UNDEFINING = ("paths", "tracking", "force", "experiment_name", "ram_limit_mb", "trust")
-LONGEST = 200  # bytes of a folder's name
-RECORD = "ANOMALIB_LITE_RECORD"  # variable: a file that gets the run folder's name
-WHERE = ("root", "manifest", "template", "artifacts")  # of the data: what lies there is in its fingerprint
-GENERATED = "generated"  # folder in a run's folder: the report of its generated images
-COLUMNS = ("image", "label", "defect", "score", "nok")  # of predictions.csv
+LONGEST = 200  # largest length of a folder's name in bytes
+RECORD = "ANOMALIB_LITE_RECORD"  # environment variable: names a file to write the run folder's path to
+WHERE = ("root", "manifest", "template", "artifacts")  # paths in the data settings; the fingerprint covers them
+GENERATED = "generated"  # subfolder for the report of the run's generated images
+COLUMNS = ("image", "label", "defect", "score", "nok")  # columns of predictions.csv
 MODEL, THRESHOLD, DATA, TEMPLATE, CHECKPOINTS = (
     "model.safetensors", "threshold.json", "data.json", "template.png", "checkpoints",
 )  # fmt: skip
 
 
 def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
-    """Ten hex digits over the resolved configuration, less what does not change the result, and the data."""
+    """Hashes the data and the resolved configuration, without settings that do not change the result: 10 hex digits."""
     defining = {key: value for key, value in config.items() if key not in UNDEFINING}
     for switch in ("validate", "start_from", "missed", "contamination", "roi", "ignore"):
-        if not defining.get(switch):  # off, it changes nothing
+        if not defining.get(switch):  # has no effect when off
             defining.pop(switch, None)
     if "validate" in defining:
-        defining["validate"] = "unlearned"  # the kinds of defects: a run that others judged is another run
-    defining["data"] = _placeless(defining.get("data", {}))
+        defining["validate"] = "unlearned"  # the kinds of synthetic defects, as other kinds give other results
+    defining["data"] = _without_paths(defining.get("data", {}))
     if (defining.get("teacher") or {}).get("nok"):
         nok = named_content(defining["teacher"]["nok"], config.get("data", {}).get("root"))
         defining["teacher"] = defining["teacher"] | {"nok": nok}
@@ -59,14 +59,14 @@ def run_hash(config: Mapping[str, Any], data_fingerprint: str) -> str:
     return artifact_key(defining, data_fingerprint)[:10]
 
 
-def _placeless(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data's settings without where it lies; of several joined sets each one's."""
-    parts = {"parts": [_placeless(part) for part in data["parts"]]} if "parts" in data else {}
+def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the data's settings without paths, also in the parts of joined data sets."""
+    parts = {"parts": [_without_paths(part) for part in data["parts"]]} if "parts" in data else {}
     return {k: v for k, v in data.items() if k not in WHERE} | parts
 
 
 def folder_name(parts: Iterable[Any]) -> str:
-    """Of what defines a run, joined; file systems take 255 bytes of a name."""
+    """Joins the parts of a folder's name; shortens the middle, as file systems limit names to 255 bytes."""
     name = "-".join(str(part).replace("/", "_") for part in parts)
     if len(name.encode()) <= LONGEST:
         return name
@@ -74,7 +74,7 @@ def folder_name(parts: Iterable[Any]) -> str:
 
 
 def announce(folder: Path) -> None:
-    """Tells whoever started this process which run it is, where a file for that is named."""
+    """Writes the run folder's path to the file that RECORD names, for the process that started this one."""
     if file := os.environ.get(RECORD):
         write_text(file, str(folder.absolute()))
 
@@ -82,13 +82,13 @@ def announce(folder: Path) -> None:
 class RunFolder:
     """Reads and writes one run's folder.
 
-    What is missing or torn (as a full disk or a power cut leaves it) reads as empty, is named in `torn`, and never
-    makes a run count as done. `status["state"]` is running, done, failed or stopped.
+    Missing and damaged files (after a full disk or a power cut) read as empty and never make a run count as done;
+    damaged ones are listed in `damaged`. `status["state"]` is running, done, failed or stopped.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.torn: list[str] = []
+        self.damaged: list[str] = []
         self.status: dict[str, Any] = self._json("status.json")
 
     @property
@@ -102,9 +102,9 @@ class RunFolder:
             value = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         except FileNotFoundError:
             return {}
-        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError):  # OSError: OmegaConf's, for no mapping
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError):  # OSError: the file is no mapping
             value = None
-        return value if isinstance(value, dict) and value else self._is_torn("config.yaml")  # type: ignore[return-value]
+        return value if isinstance(value, dict) and value else self._damaged("config.yaml")  # type: ignore[return-value]
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -116,29 +116,30 @@ class RunFolder:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the run keeps of its data, see `data.fingerprint.describe`."""
+        """Returns the record of the run's data, see `data.fingerprint.describe`."""
         return self._json(DATA)
 
     @property
     def threshold(self) -> dict[str, Any]:
-        """The values of a `scoring.Threshold`; of an evaluation, those that its metrics name."""
+        """Returns the values of a `scoring.Threshold`; for an evaluation's folder, those in its metrics."""
         return self._json(THRESHOLD) or self.metrics.get("threshold") or {}
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Rows of predictions.csv, typed: image, label (0, 1, None), defect (None), score, nok."""
+        """Reads predictions.csv with types: image, label (0, 1 or None), defect (or None), score, nok."""
         return self._rows("predictions.csv", _typed)
 
     def history(self) -> list[dict[str, str]]:
-        """Rows of history.csv as they stand: the losses of each epoch."""
+        """Reads history.csv, the losses of each epoch, as strings."""
         return self._rows("history.csv", lambda row: {k: v or "" for k, v in row.items() if k})
 
     def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """predictions.csv: image, label (0 OK, 1 NOK, empty unknown), defect, score, nok (0 or 1); of several products
-        also the category.
+        """Writes predictions.csv: image, label (0 OK, 1 NOK, empty: unknown), defect, score, nok (0 or 1).
+
+        Data of several categories has a column `category`, too.
         """
         rows = list(rows)
         columns = list(COLUMNS) + ["category"] * any(row.get("category") is not None for row in rows)
-        # the csv module leaves out None, and writes a float as repr does
+        # the csv module writes None as an empty cell, and floats like repr
         cells = ([row.get(name) for name in columns] for row in ({**row, "nok": int(row["nok"])} for row in rows))
         write_csv(self.path / "predictions.csv", [columns, *cells])
 
@@ -146,14 +147,15 @@ class RunFolder:
         write_json(self.path / "metrics.json", metrics)
 
     def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], command: Sequence[str] = ()) -> None:
-        """Begins the run anew or once more, and removes what would contradict it: torn files and old results. config is
-        resolved; command is what starts this run alone.
+        """Starts or restarts the run, and removes temporary files and old results.
+
+        config: resolved. command: the command that starts only this run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        remove_parts(self.path, idle=-math.inf)  # whoever starts a run holds its lock
+        remove_parts(self.path, idle=-math.inf)  # the caller holds the run's lock
         for old in ("metrics.json", "predictions.csv"):
             (self.path / old).unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_placed(config))))
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_with_absolute_paths(config))))
         vars(self).pop("config", None)
         write_json(self.path / "environment.json", environment)
         starts = self.status.get("starts", 0) + 1
@@ -163,7 +165,7 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage into `timings` (seconds)."""
+        """Records the block's duration in seconds under `timings` of the status."""
         begin = time.perf_counter()
         yield
         give_back()
@@ -172,13 +174,13 @@ class RunFolder:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Ends the run as done, as stopped (Ctrl-C, SIGTERM) or as failed with the error's text.
+        """Logs the block to run.log, and records how it ended: done, stopped (Ctrl-C, SIGTERM) or failed.
 
-        Errors: UserError for a full disk, whatever wrote to it.
+        Raises UserError if the disk is full, whichever library wrote to it.
         """
         handler = logging.FileHandler(self.path / "run.log", encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is told of once
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # no repeated errors when the disk is full
         logging.getLogger().addHandler(handler)
         try:
             yield
@@ -186,7 +188,7 @@ class RunFolder:
         except BaseException as error:
             full = disk_full(error, self.path)
             with contextlib.suppress(OSError, UserError):
-                self._end(_in_words(full or error))
+                self._end(_error_status(full or error))
             if full is not None and full is not error:
                 raise full from error
             raise
@@ -210,7 +212,7 @@ class RunFolder:
             return {}
         except ValueError:
             value = None
-        return value if isinstance(value, dict) else self._is_torn(name)
+        return value if isinstance(value, dict) else self._damaged(name)
 
     def _rows(self, name: str, read: Callable[[dict[str, str]], dict[str, Any]]) -> list[dict[str, Any]]:
         try:
@@ -219,62 +221,61 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except (ValueError, TypeError, KeyError, csv.Error):
-            self._is_torn(name)
+            self._damaged(name)
             return []
 
-    def _is_torn(self, name: str) -> dict[str, Any]:
-        if name not in self.torn:
-            log.warning("%s is torn, as a full disk or a power cut leaves it: read as empty", self.path / name)
-            self.torn.append(name)
+    def _damaged(self, name: str) -> dict[str, Any]:
+        if name not in self.damaged:
+            log.warning("%s is damaged, as after a full disk or a power cut: it is read as empty", self.path / name)
+            self.damaged.append(name)
         return {}
 
 
 def open_finished(path: str | Path) -> RunFolder:
-    """A run that has a trained model.
-
-    Errors: UserError where there is none, or where a file that it needs is torn.
-    """
+    """Opens a run that has a trained model; raises UserError if files are missing or damaged."""
     run = RunFolder(Path(path).expanduser())
     for name in ("config.yaml", MODEL, THRESHOLD, DATA):
         if not (run.path / name).is_file():
-            why = f"holds no finished training ({name} is missing)" if run.path.exists() else "does not exist"
+            reason = f"holds no finished training ({name} is missing)" if run.path.exists() else "does not exist"
             raise UserError(
-                f"{run.path.absolute()} {why}. Name the folder that `anomalib-lite train` printed, e.g. "
+                f"{run.path.absolute()} {reason}. Use the folder that `anomalib-lite train` printed, e.g. "
                 "run=runs/default/..."
             )
     if not (run.config and run._json(THRESHOLD) and run.data):
-        raise UserError(f"{run.path.absolute()} cannot be used: {run.torn[0]} is torn. Train it again with force=true.")
+        raise UserError(
+            f"{run.path.absolute()} cannot be used: {run.damaged[0]} is damaged. Train it again with force=true."
+        )
     return run
 
 
 def give_back() -> None:
-    """glibc keeps what is freed, under the settings of `cli.py` all of it: the peaks of stages would add up."""
+    """Returns freed memory to the system; glibc, with the settings of `cli.py`, keeps it, so peaks would add up."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)
 
 
-def _placed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with whole paths of the data, so that it is found from another folder, too."""
+def _with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the data's paths absolute, so that the data is found from any working directory."""
     data = dict(config.get("data") or {})
     for key in WHERE:
         if data.get(key) is not None and (path := Path(str(data[key])).expanduser()).exists():
             data[key] = str(path.absolute())
     if "parts" in data:
-        data["parts"] = [_placed({"data": part})["data"] for part in data["parts"]]
+        data["parts"] = [_with_absolute_paths({"data": part})["data"] for part in data["parts"]]
     return {**config, "data": data} if data else dict(config)
 
 
-def _in_words(error: BaseException) -> dict[str, str]:
-    """An error as the status keeps it."""
-    # Lightning answers Ctrl-C with an exit
+def _error_status(error: BaseException) -> dict[str, str]:
+    """Returns the fields of status.json that describe an error."""
+    # Lightning turns Ctrl-C into SystemExit
     cause = root_user_error(error) or (
         error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
     )
     stopped = isinstance(cause, (KeyboardInterrupt, SystemExit))
-    told = {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
+    status = {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
     if not stopped and not isinstance(cause, UserError):
-        told["traceback"] = traceback.format_exc()
-    return told
+        status["traceback"] = traceback.format_exc()
+    return status
 
 
 def _typed(row: Mapping[str, str]) -> dict[str, Any]:

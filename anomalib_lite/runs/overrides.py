@@ -1,4 +1,4 @@
-"""Values of any shape as Hydra overrides, and back."""
+"""Converts values of any shape to Hydra overrides."""
 
 import json
 import math
@@ -11,24 +11,24 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from anomalib_lite.errors import UserError
 
-BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # strings that Hydra reads as they are
+BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")  # strings that Hydra reads without quotes
 PROGRAM = "anomalib-lite"
 KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value` as one argument, from which Hydra reads the same value of the same type.
+    """Returns `key=value` as one argument, from which Hydra reads the same value with the same type.
 
-    value: what JSON holds, of any depth. Errors: UserError for a key within a value that Hydra cannot read.
+    value: JSON-like, of any depth. Raises UserError for keys within it that Hydra's grammar does not allow.
     """
     return f"{key}={literal(value)}"
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """The arguments that give these values to a training.
+    """Returns the arguments that set these values.
 
-    Hydra merges a dictionary into the one that is there, which is right for part of a group; one that describes an
-    object (`_target_`) replaces it, since another object's arguments must not stay behind.
+    Hydra merges a dictionary into the existing one, which is right for a part of a group. One that describes an object
+    (`_target_`) must replace it, because the arguments of the old object do not fit the new one.
     """
     arguments = []
     for key, value in values.items():
@@ -40,7 +40,7 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def literal(value: Any) -> str:
-    """A value in Hydra's grammar."""
+    """Formats a value in Hydra's grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -48,9 +48,9 @@ def literal(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        if odd := [key for key in value if isinstance(key, str) and not BARE.fullmatch(key)]:
+        if invalid := [key for key in value if isinstance(key, str) and not BARE.fullmatch(key)]:
             raise UserError(
-                f"'{odd[0]}' cannot be a key within a value on Hydra's command line: letters, digits and _ can."
+                f"'{invalid[0]}' cannot be a key within a value on Hydra's command line: use letters, digits and _."
             )
         return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -62,16 +62,18 @@ def literal(value: Any) -> str:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """As one types it into a shell; double quotes where Hydra's own are single ones."""
+    """Quotes words for a shell, with double quotes around Hydra's single quotes."""
     return " ".join(f'"{w}"' if "'" in w and not set(w) & set('"$`\\!\n') else shlex.quote(w) for w in words)
 
 
 def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
-    """Arguments that are JSON objects become overrides, one for each key; the others stay.
+    """Replaces arguments that are JSON objects by overrides, one for each key.
 
-    W&B's agent hands on parameters as `key=<Python's repr>`, which loses what None, strings, dictionaries and all that
-    holds a space or `=` are; as `${args_json}` they come whole. groups: the config groups' names; a dictionary under
-    such a name holds nested parameters, since a group's own value is the name of an option.
+    W&B's agent passes parameters as `key=<Python's repr>`, which is ambiguous for None, strings, dictionaries, and
+    values with a space or `=`; with `${args_json}` it passes JSON.
+
+    groups: names of the configuration groups. A dictionary under such a name holds settings of the group, because the
+    group itself is chosen by the name of an option.
     """
     expanded = []
     for argument in arguments:
@@ -81,20 +83,20 @@ def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
         try:
             values = json.loads(argument)
         except json.JSONDecodeError as error:
-            raise UserError(f"Not JSON, which an argument in braces must be ({error}): {argument}") from None
-        given: dict[str, Any] = {}
+            raise UserError(f"An argument in braces must be JSON ({error}): {argument}") from None
+        parameters: dict[str, Any] = {}
         for key, value in values.items():
             nested = key in groups and isinstance(value, Mapping)
-            given |= {f"{key}.{inner}": v for inner, v in value.items()} if nested else {key: value}
-        expanded += overrides(given)
+            parameters |= {f"{key}.{inner}": v for inner, v in value.items()} if nested else {key: value}
+        expanded += overrides(parameters)
     return expanded
 
 
 def flat(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:
-    """Name -> value, the keys on the way to it joined; a list, or a mapping that holds nothing, is one value."""
-    found: dict[str, Any] = {}
+    """Flattens nested mappings, joining their keys; lists and empty mappings count as values."""
+    result: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         inner = isinstance(value, Mapping) and value
-        found |= flat(value, separator, f"{name}{separator}") if inner else {name: value}
-    return found
+        result |= flat(value, separator, f"{name}{separator}") if inner else {name: value}
+    return result

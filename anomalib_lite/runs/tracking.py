@@ -1,4 +1,4 @@
-"""Weights & Biases, or nothing but the run folder's own files."""
+"""Experiment tracking with Weights & Biases; without it only the run folder's files record a run."""
 
 import csv
 import json
@@ -23,11 +23,11 @@ from anomalib_lite.runs.overrides import flat
 from anomalib_lite.settings.training import WandB
 
 log = logging.getLogger(__name__)
-STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # of status.json, tracked beside the metrics
-LONGEST_NAME = 120
+STATUS_FIGURES = ("ms_per_image", "model_mb", "train_seconds")  # fields of status.json tracked with the metrics
+LONGEST_NAME = 120  # characters
 CURVE_POINTS = 200
-PATIENCE = 5.0  # seconds that W&B's server gets to answer at all
-# What wandb would take down by itself: host, user, e-mail, command line, paths, git remote, packages, code.
+PATIENCE = 5.0  # s to wait for W&B's server before tracking goes offline
+# switches off what wandb records by default: host, user, e-mail, command line, paths, git remote, packages, code
 OFF: dict[str, Any] = {
     "x_disable_meta": True, "x_disable_machine_info": True, "x_disable_stats": True, "x_save_requirements": False,
     "disable_git": True, "disable_code": True, "save_code": False, "host": "", "console": "off", "silent": True,
@@ -36,11 +36,14 @@ OFF: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run found, for whoever tracks it.
+    """Results of a run to be tracked.
 
-    metrics: as in metrics.json. pictures: by their heading, caption and uint8 RGB (H, W, 3). defects: columns and rows.
-    curves: by name, the points' x and y with the words on their axes. files: by kind (`model`, `report`), what stays
-    in the run folder as it is.
+    Attributes:
+        metrics: As in metrics.json.
+        pictures: Heading -> pairs of caption and picture, uint8 RGB (H, W, 3).
+        defects: Columns and rows of a table.
+        curves: Name -> (x, y, label of the x axis, label of the y axis).
+        files: Kind (`model`, `report`) -> files in the run folder.
     """
 
     metrics: Mapping[str, Any]
@@ -51,27 +54,27 @@ class Findings:
 
 
 class Tracker:
-    """Does nothing: the run folder's own files hold everything. `logger` is what Lightning gets."""
+    """Base class, which tracks nothing. `logger` is passed to Lightning."""
 
     logger: Any = False
 
     def log_result(self, findings: Findings) -> None:
-        """At the end of a run, or of a part of it."""
+        """Logs results at the end of a run, or of a part of it."""
 
     def log_history(self, file: Path) -> None:
-        """The losses of a training that was done before, by another run: its history.csv."""
+        """Logs the losses in the history.csv of an earlier training."""
 
 
 @contextmanager
-def tracked(tracking: WandB, run: RunFolder, anew: bool = False) -> Iterator[Tracker]:
-    """The tracker of a run; it is finished when the block ends, so that the next job of a sweep gets its own run.
+def tracked(tracking: WandB, run: RunFolder, restart: bool = False) -> Iterator[Tracker]:
+    """Yields a run's tracker, which is closed after the block, so that the next job of a sweep starts its own run.
 
-    anew: what an earlier start of the run tracked is about to be replaced.
+    restart: discards the local files that an earlier start of the run tracked.
     """
     if tracking.kind != "wandb":
         yield Tracker()
         return
-    if anew:
+    if restart:
         shutil.rmtree(run.path / "wandb", ignore_errors=True)
     tracker, code = WandbTracker(tracking, run), 1
     try:
@@ -82,8 +85,8 @@ def tracked(tracking: WandB, run: RunFolder, anew: bool = False) -> Iterator[Tra
 
 
 def track_again(tracking: WandB, run: RunFolder) -> None:
-    """Reports a run that was done before, where a W&B agent asked for it: its sweep waits for the result."""
-    if tracking.kind == "wandb" and of_agent():
+    """Logs a finished run again if a W&B agent started this process, because its sweep waits for the result."""
+    if tracking.kind == "wandb" and started_by_agent():
         with tracked(tracking, run) as tracker:
             tracker.log_history(run.path / "history.csv")
             tracker.log_result(Findings(with_status(run.metrics, run.status)))
@@ -94,20 +97,21 @@ def with_status(metrics: Mapping[str, Any], status: Mapping[str, Any]) -> dict[s
 
 
 class WandbTracker(Tracker):
-    """One Weights & Biases run, whose files lie in the run folder."""
+    """Tracks with one Weights & Biases run, whose files lie in the run folder."""
 
     def __init__(self, tracking: WandB, run: RunFolder) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would speak to its makers, offline as well
-        import wandb  # a second, as is the next
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would contact its makers even offline
+        import wandb  # takes a second, like the next import
         from lightning.pytorch.loggers import WandbLogger
 
         environment, folder = run.environment, run.path
-        mine: dict[str, Any] = {"name": run_name(folder, environment.get("overrides", ())), "group": tracking.group}
-        if not of_agent():  # which has chosen them
-            mine |= {"project": tracking.project, "id": run_id(folder)}
+        name = run_name(folder, environment.get("overrides", ()))
+        arguments: dict[str, Any] = {"name": name, "group": tracking.group}
+        if not started_by_agent():  # an agent chooses project and id
+            arguments |= {"project": tracking.project, "id": run_id(folder)}
         self.run = wandb.init(
-            **mine,
-            dir=str(folder.absolute()),  # its service may have another working directory
+            **arguments,
+            dir=str(folder.absolute()),  # wandb's service may have another working directory
             resume="allow",
             settings=wandb.Settings(mode=_mode(tracking), **OFF),
             config=_config(run.config, environment),
@@ -135,8 +139,8 @@ class WandbTracker(Tracker):
             if pictures
         }
         for name, (x, y, x_label, y_label) in findings.curves.items():
-            kept = range(0, len(x), max(1, len(x) // CURVE_POINTS))
-            points = wandb.Table([x_label, y_label], [[float(x[k]), float(y[k])] for k in (*kept, len(x) - 1)])
+            shown = range(0, len(x), max(1, len(x) // CURVE_POINTS))
+            points = wandb.Table([x_label, y_label], [[float(x[k]), float(y[k])] for k in (*shown, len(x) - 1)])
             media[f"curves/{name}"] = wandb.plot.line(points, x_label, y_label, title=name)
         if findings.defects and findings.defects[1]:
             columns, rows = findings.defects
@@ -146,7 +150,7 @@ class WandbTracker(Tracker):
         if self.with_files:
             for kind, files in findings.files.items():
                 artifact = wandb.Artifact(f"{kind}-{self.run.id}", kind)
-                for file in filter(Path.is_file, files):  # read where it lies: a copy would double a sweep's size
+                for file in filter(Path.is_file, files):  # no copy in wandb's cache, which would double a sweep's size
                     name = file.relative_to(self.folder).as_posix()
                     artifact.add_file(str(file.absolute()), name, policy="immutable", skip_cache=True)
                 if artifact.manifest.entries:
@@ -156,33 +160,33 @@ class WandbTracker(Tracker):
         self.run.finish(exit_code=code)
 
 
-def of_agent() -> bool:
+def started_by_agent() -> bool:
     """Whether `wandb agent` started this process, as a trial of a sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def run_id(folder: Path) -> str:
-    """The same for a run that is resumed: the experiment and the hash at the end of the folder's name."""
+    """Returns experiment name and hash of the run's folder, so that a resumed run keeps its id."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", f"{folder.parent.name}-{folder.name.rpartition('-')[2]}")[-64:]
 
 
 def run_name(folder: Path, overrides: Sequence[str]) -> str:
-    """The overrides that tell this run from others; the folder's name where there are none."""
-    telling = []
-    for given in overrides:
-        head, _, tail = given.lstrip("+~").partition("=")[0].partition(".")
+    """Returns the overrides that distinguish this run from others; without any, the folder's name."""
+    distinguishing = []
+    for entry in overrides:
+        head, _, tail = entry.lstrip("+~").partition("=")[0].partition(".")
         if head not in (*UNDEFINING, "experiment", "hydra") and not (head == "data" and tail in WHERE):
-            telling.append(given)
-    name = " ".join(telling) or folder.name
-    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"  # what varies is mostly said last
+            distinguishing.append(entry)
+    name = " ".join(distinguishing) or folder.name
+    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"  # what varies is usually last
 
 
-def _mode(tracking: WandB) -> Any:  # one of wandb's own words
-    """Online where a key is set and the server answers; nobody waits for one that does not."""
+def _mode(tracking: WandB) -> Any:
+    """Returns wandb's mode: by default online if an API key is set and the server answers, else offline."""
     mode = tracking.mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "online" and not _reachable(_server()):
-        told = "Weights & Biases at %s does not answer: tracking goes on offline; `make sync` uploads the run later"
-        log.warning(told, _server())
+        message = "Weights & Biases at %s does not answer: tracking continues offline; upload the run with `make sync`"
+        log.warning(message, _server())
         return "offline"
     return mode
 
@@ -192,21 +196,21 @@ def _server() -> str:
 
 
 def _reachable(address: str) -> bool:
-    """Whether anything answers there within PATIENCE; looking up a name knows no time limit of its own."""
+    """Whether the server answers within PATIENCE; a thread is needed, as name resolution has no timeout."""
     answered: list[bool] = []
 
     def ask() -> None:
         try:
             urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE)  # noqa: S310 - the user's own address
         except urllib.error.HTTPError:
-            pass  # an answer, too
+            pass  # also an answer
         except (OSError, ValueError):
             return
         answered.append(True)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
     return bool(answered)
 
 
@@ -221,11 +225,11 @@ def has_key() -> bool:
 
 
 def _config(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved configuration, the choices of its groups and the environment record, without the user's home."""
-    told: dict[str, Any] = {key: value for key, value in config.items() if key not in ("tracking", "paths")}
+    """Returns configuration, group choices and environment for W&B, with the user's home folder replaced by ~."""
+    recorded: dict[str, Any] = {key: value for key, value in config.items() if key not in ("tracking", "paths")}
     if environment:
         choices = environment.get("choices", {})
-        told["choices"] = {k: v for k, v in choices.items() if not k.startswith("hydra")}
-        told["environment"] = {k: v for k, v in environment.items() if k not in ("choices", "overrides")}
+        recorded["choices"] = {k: v for k, v in choices.items() if not k.startswith("hydra")}
+        recorded["environment"] = {k: v for k, v in environment.items() if k not in ("choices", "overrides")}
     home = json.dumps(os.path.expanduser("~")).strip('"')
-    return json.loads(re.sub(rf'"{re.escape(home)}(?=[/"])', '"~', json.dumps(told)))
+    return json.loads(re.sub(rf'"{re.escape(home)}(?=[/"])', '"~', json.dumps(recorded)))

@@ -1,1 +1,1 @@
-"""Answers images over HTTP with a trained run."""
+"""Judges images over HTTP with a trained run."""

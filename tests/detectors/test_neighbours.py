@@ -89,4 +89,4 @@ def test_a_percentile_of_ok_pixels_moves_the_pixel_threshold_alone(images: Image
     maps = model.predict_batch(images[list(range(12))]).map.numpy()
     assert moved.pixel == pytest.approx(1.421 * np.percentile(maps[:, :, ::4, ::4], 95), rel=1e-6)
     assert (moved.image, moved.promised_rate) == (kept.image, kept.promised_rate)
-    assert "promises nothing" in moved.note and not kept.note
+    assert "no false-alarm rate is guaranteed" in moved.note and not kept.note

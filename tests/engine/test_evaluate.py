@@ -66,7 +66,7 @@ def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(
 ):
     done = run_verb("train", *tiny, "data.val_share=0.4", "validate=true")
     assert done.status == 0, done.err
-    assert "pasted defects on held-out OK images: image AUROC" in done.out + done.err
+    assert "validation (synthetic defects on held-out OK images): image AUROC" in done.out + done.err
     metrics = read_json(only_run(tmp_path) / "metrics.json")
     assert metrics["validation"]["ok_images"] == 2 and metrics["threshold"]["n"] == 2
     assert 0 <= metrics["validation"]["mean"] <= 1

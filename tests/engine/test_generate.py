@@ -116,13 +116,13 @@ def test_one_ok_image_is_enough_and_the_report_says_what_it_cannot_tell(ok, make
 def test_fewer_than_asked_for_is_said(make, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(make(order(damage=-6)).samples) == 2
-    assert "3 images were asked for, and of 12 drawn 2 kept their structure" in caplog.text
+    assert "3 images were requested, but only 2 of 12 drawn images have an intact structure" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"damage": 1}, "All 12 images that Recolour made have a damaged structure"),
+        ({"damage": 1}, "All 12 images that Recolour generated have a damaged structure"),
         ({"target": "Refusing"}, "not with these images"),
         ({"images": []}, "there are none"),
     ],

@@ -17,7 +17,7 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.engine import predict as predict_module
 from anomalib_lite.engine.journal import JOURNAL
 from anomalib_lite.engine.predict import TrainedRun, open_run
-from anomalib_lite.engine.stream import Wanted, _Waiting, being_written, predict, watch
+from anomalib_lite.engine.stream import Outputs, _Waiting, being_written, predict, watch
 from anomalib_lite.errors import UserError
 from tests.commands import Command, read_rows
 from tests.made import write_image
@@ -46,7 +46,7 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
     """Another command that was killed in the same folder before leaves nothing there."""
     read: list[Path] = []
     monkeypatch.setattr(predict_module, "read_image", lambda path, *a: read.append(path) or read_image(path, *a))
-    whole = predict(trained, images, tmp_path / "whole", Wanted(overlays=False, maps=False))
+    whole = predict(trained, images, tmp_path / "whole", Outputs(overlays=False, maps=False))
     assert (whole.judged, len(whole.refused), whole.given) == (10, 1, 11)
     assert sorted(read) == images, "each image is read once"
 
@@ -62,14 +62,14 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
 
     for count, maps in ((1, True), (5, False)):
         with pytest.raises(Killed):
-            predict(trained, images, tmp_path / "out", Wanted(maps=maps, overlays=False, told=until(count)))
+            predict(trained, images, tmp_path / "out", Outputs(maps=maps, overlays=False, on_answer=until(count)))
     assert not list((tmp_path / "out/maps").rglob("*.tiff"))
     assert not (tmp_path / "out/predictions.csv").exists()
     with (tmp_path / "out" / JOURNAL).open("ab") as stream:
         stream.write(b'{"image": "cut o')
     first, told[:] = [answer["image"] for answer in told[1:]], []
     read.clear()
-    wanted = Wanted(maps=False, overlays=False, told=told.append)
+    wanted = Outputs(maps=False, overlays=False, on_answer=told.append)
     assert predict(trained, images, tmp_path / "out", wanted) == whole
     assert not set(map(str, read)) & set(first) and len(read) == len(images) - len(first)
     assert [answer["image"] for answer in told] == [str(path) for path in images], "the first answers are told again"
@@ -103,7 +103,7 @@ def watching(trained: TrainedRun, folder: Path) -> Iterator[list[dict[str, Any]]
     """A watch of folder/camera; gives the list of what it answers."""
     told: list[dict[str, Any]] = []
     stop = threading.Event()
-    wanted = Wanted(overlays=False, told=told.append)
+    wanted = Outputs(overlays=False, on_answer=told.append)
     arguments = (trained, [folder / "camera"], folder / "out", wanted, stop, 0.2)
     thread = threading.Thread(target=watch, args=arguments, daemon=True)
     thread.start()
@@ -154,7 +154,7 @@ def test_a_file_that_changes_or_is_open_is_not_settled(tmp_path: Path):
         time.sleep(0.02)
         if being_written(path):  # not every file system tells
             assert not waiting.settled(path)
-    assert not being_written(path) and waiting.patient(path)
+    assert not being_written(path) and waiting.may_recover(path)
     path.write_bytes(b"another")
     assert not waiting.settled(path)
     time.sleep(0.02)
@@ -164,4 +164,4 @@ def test_a_file_that_changes_or_is_open_is_not_settled(tmp_path: Path):
 def test_answers_do_not_fall_into_the_watched_folder(trained: TrainedRun, tmp_path: Path):
     (tmp_path / "camera").mkdir()
     with pytest.raises(UserError, match="choose another one"):
-        watch(trained, [tmp_path / "camera"], tmp_path / "camera/out", Wanted(), threading.Event())
+        watch(trained, [tmp_path / "camera"], tmp_path / "camera/out", Outputs(), threading.Event())

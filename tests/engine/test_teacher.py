@@ -83,9 +83,9 @@ def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there
     path = weights(cfg, splits)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1] and random.getstate() == states[2]
-    assert "of the held-out examples right" in caplog.text and "fine-tuned before" not in caplog.text
+    assert "on held-out examples" in caplog.text and "fine-tuned earlier" not in caplog.text
     assert weights(cfg, splits) == path
-    assert f"teacher fine-tuned before: {Path(path).parent}" in caplog.text
+    assert f"using a teacher fine-tuned earlier: {Path(path).parent}" in caplog.text
 
     own, frozen = instantiate(cfg.backbone, weights=path).net, instantiate(cfg.backbone).net.state_dict()
     file = load_file(path)
@@ -203,7 +203,7 @@ def test_nok_images_that_are_tested_on_or_ok_are_refused(
         image = Path(shutil.copy(image, tmp_path / "renamed.png"))
     write_image(tmp_path / "bad.png", 50, mark=True)
     cfg = configure("teacher=finetuned_classifier", f"teacher.nok=[{image},{tmp_path / 'bad.png'}]")
-    with pytest.raises(UserError, match=rf"1 of the 2 images of teacher\.nok are among the {kind} images, .*{image}"):
+    with pytest.raises(UserError, match=rf"1 of the 2 images of teacher\.nok are also {kind} images, .*{image}"):
         weights(cfg, splits)
     assert made(cfg) == set()
 
@@ -215,5 +215,5 @@ def test_nok_images_are_not_offered_to_self_supervision(configure: Compose):
 
 
 def test_too_few_images_are_refused(configure: Compose, splits: Splits):
-    with pytest.raises(UserError, match=r"2 images are too few to fine-tune a teacher on\. Take teacher=frozen"):
+    with pytest.raises(UserError, match=r"2 images are too few to fine-tune a teacher\. Use teacher=frozen"):
         weights(configure("teacher=finetuned"), splits, ok=splits.train[:2])

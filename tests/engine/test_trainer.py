@@ -39,14 +39,14 @@ def test_any_argument_of_the_trainer_reaches_it():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "nonsense"])
 def test_a_device_that_is_not_here_is_refused_in_words(accelerator: str):
-    with pytest.raises(UserError, match=f"accelerator={accelerator}.*cannot be had here"):
+    with pytest.raises(UserError, match=f"accelerator={accelerator}.*is not available here"):
         devices_of(configured(accelerator=accelerator))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_it_is_refused_before_anything_runs(run_verb: Command, tiny: list[str], tmp_path: Path):
     done = run_verb("train", *tiny, "trainer=ddp", f"paths.artifacts={tmp_path}/a")
-    assert done.status == 2 and "cannot be had here" in done.err and "Traceback" not in done.err
+    assert done.status == 2 and "is not available here" in done.err and "Traceback" not in done.err
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob("runs/default/*"))
 
 

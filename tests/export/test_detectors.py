@@ -62,7 +62,7 @@ def test_an_exported_graph_gives_the_models_numbers(
     compares = {"compares": graph.compares, "alignment": asdict(graph.alignment) if graph.alignment else None}
     write_graph(graph, tmp_path / name, "fp32", {"size": SIZE, "batch": batch, "template": compares}, batch)
     file = Exported(tmp_path / name, 1, trusted=["pt2"])
-    found = file.run(to_pixels(batch_of_all.image), file.laid_over(batch_of_all.image, batch_of_all.template))
+    found = file.run(to_pixels(batch_of_all.image), file.aligned_templates(batch_of_all.image, batch_of_all.template))
     assert abs(found[0] - map[:, 0].numpy()).max() <= 1e-4 * float(map.max() - map.min())
     assert abs(found[1] - score.numpy()).max() <= 1e-4 * float(score.max() - score.min())
     assert found[2].tolist() == (score > graph.limit).tolist()

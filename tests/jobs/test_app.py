@@ -7,7 +7,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from anomalib_lite.jobs.app import expand_values, prepared, silence
+from anomalib_lite.jobs.app import expand_home, prepare_arguments, silence_warnings
 from tests.commands import Command
 
 
@@ -28,7 +28,7 @@ from tests.commands import Command
 )
 def test_on_the_command_line(argument: str, expanded: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert prepared(["-m", argument]) == ["-m", expanded]
+    assert prepare_arguments(["-m", argument]) == ["-m", expanded]
 
 
 def test_in_values_from_files(monkeypatch: pytest.MonkeyPatch):
@@ -40,7 +40,7 @@ def test_in_values_from_files(monkeypatch: pytest.MonkeyPatch):
     """
     cfg = OmegaConf.create(yaml.safe_load(text))
     OmegaConf.set_struct(cfg, True)
-    expand_values(cfg)
+    expand_home(cfg)
     assert OmegaConf.to_container(cfg.data, resolve=True) == {
         "root": "/home/me/runs/x", "template": None, "ok": ["/home/me/ok", {"deep": "/home/me"}], "seed": 3,
         "name": "~word", "split": "???",
@@ -79,7 +79,7 @@ def test_a_sweeps_record_lies_among_the_runs_and_nothing_in_the_current_folder(
 def test_these_warnings_alone_are_silent(message: str, heard: bool):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        silence()
+        silence_warnings()
         warnings.warn(message, UserWarning, stacklevel=1)
     assert bool(seen) == heard
 

@@ -140,9 +140,9 @@ def check(kind: type[Method], augment: Augment | None = None, mode: str = "no_te
     [
         ({"kind": Comparing}, "mode=template"),
         ({"kind": Untrained, "augment": FLIPS}, "augment=none"),
-        ({"kind": Untrained, "generator": GAN}, "has no training"),
+        ({"kind": Untrained, "generator": GAN}, "trains no network"),
         ({"kind": Untrained, "generator": GAN, "finetuning": CUTPASTE}, "teacher=finetuned_classifier"),
-        ({"kind": Untrained, "mode": "template"}, "changes nothing here"),
+        ({"kind": Untrained, "mode": "template"}, "has no effect"),
         ({"kind": Trained, "restyles": True}, "Add generator=histaugan"),
         ({"kind": Trained, "restyles": True, "generator": GAN}, "generator=histaugan"),
         ({"kind": Trained, "restyles": True, "generator": SimpleNamespace(restyle=None, size=64)}, "generator.size=48"),

@@ -147,11 +147,11 @@ def test_a_folder_that_demo_has_not_made_stays_as_it_is(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"precious")
     for force in ("true", "false"):
         done = demo(tmp_path, f"force={force}")
-        assert done.status == 2 and "demo has not made it" in done.err
+        assert done.status == 2 and "demo did not create it" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_products_too_small_to_draw_are_refused(tmp_path):
     done = demo(tmp_path / "demo", "sheet.width=90")
-    assert done.status == 2 and "32 pixels" in done.err and "Traceback" not in done.err
+    assert done.status == 2 and "32 px" in done.err and "Traceback" not in done.err
     assert not (tmp_path / "demo").exists()

@@ -64,4 +64,4 @@ def test_several_runs_on_several_data_sets_make_one_table(run_verb: Command, smo
     assert measured["counts"]["ok_images"] == 3
     for sets in ("{a: {data: nothing}}", "{a: {data: mtd, rot: x}}", "{a: {root: x}}"):
         wrong = run_verb("evaluate", f"run={smoke_run}", f"sets={sets}")
-        assert wrong.status == 2 and "sets.a is not {data: " in wrong.err, sets
+        assert wrong.status == 2 and "sets.a must be {data: " in wrong.err, sets

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_lite.runs.artifacts import alone
+from anomalib_lite.runs.artifacts import exclusive_lock
 from tests.commands import Command, command_line, one_thread, only_run, scores, trained
 from tests.conftest import Seal
 
@@ -81,15 +81,15 @@ def test_a_moved_store_is_taken_as_it_is_by_runs_with_generated_images(
     again = run_verb(*words, "paths.artifacts=there")
     assert again.status == 0 and "already done" in again.err
     other = run_verb(*words, "paths.artifacts=there", "seed=1")
-    assert other.status == 0 and "SinGAN was trained before" in other.err and "generated before" in other.err
+    assert other.status == 0 and "SinGAN trained by an earlier" in other.err and "images generated earlier" in other.err
     assert not (tmp_path / "here").exists()
 
 
 def test_two_predictions_do_not_write_to_one_folder(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path):
     words = ["predict", f"run={trained(*tiny)}", f"images={tiny_set}/test", "output=out"]
-    with alone(tmp_path / "out", inside=True):
+    with exclusive_lock(tmp_path / "out", inside=True):
         done = run_verb(*words)
-    assert done.status == 2 and "Another process is at work in out" in done.err
+    assert done.status == 2 and "Another process is using out" in done.err
     assert run_verb(*words).status == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.csv", "maps", "overlays"}
 
@@ -108,6 +108,6 @@ def test_a_killed_process_of_several_ends_the_training_in_words_and_the_next_com
         os.kill(int(listed.stdout.split()[-1]), signal.SIGKILL)
         said = running.communicate()[1]
     # the other process may have complained, too
-    assert running.returncode == 2 and "\nerror: A process of the training was ended" in said, said
+    assert running.returncode == 2 and "\nerror: A training process was killed" in said, said
     again = command_line(*words[3:], cwd=tmp_path)
     assert again.status == 0 and "resuming the training" in again.err, again.err

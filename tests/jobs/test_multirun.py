@@ -82,7 +82,7 @@ def test_a_job_that_never_ended_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     for number, state in enumerate(["done", "running"]):
         entry = {"state": state, "command": f"anomalib-lite train seed={number}", "error": None, "host": "here"}
         (tmp_path / f"start/{number}.json").write_text(json.dumps(entry))
-    told = multirun.told(multirun.records_of("start"))
+    told = multirun.failure_summary(multirun.records_of("start"))
     assert told is not None and told.splitlines()[:2] == [
         "1 of 2 jobs of the sweep failed:",
         "  anomalib-lite train seed=1",

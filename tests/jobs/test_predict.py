@@ -40,7 +40,7 @@ def test_scores_and_verdicts_are_those_of_the_training(
     assert found_defects(tmp_path / "out") == found_defects(smoke_run)
     flagged = [r for r in read_rows(tmp_path / "out/predictions.csv") if r["nok"] == "1"]
     assert [float(r["score"]) > threshold for r in flagged] == [True] * len(flagged)
-    assert f"26 images, {len(flagged)} above the threshold" in done.out
+    assert f"{len(flagged)} of 26 images are above the threshold" in done.out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["defects.csv", "defects.json", "predictions.csv"]
 
 

@@ -134,7 +134,7 @@ def test_an_interrupted_training_says_that_it_can_go_on(
         patch.setattr(Model, "training_step", interrupted)
         done = run_verb("train", "-m", *words[1:], "seed=0,1")
     signal.signal(signal.SIGINT, handler)  # Lightning lets no second Ctrl-C through
-    assert done.status == 130 and "the same command goes on" in done.err and "Traceback" not in done.err
+    assert done.status == 130 and "run the same command again" in done.err and "Traceback" not in done.err
     run = only_run(tmp_path)
     status = RunFolder(run).status
     assert status["state"] == "stopped" and status["error"].startswith("KeyboardInterrupt")
@@ -156,7 +156,7 @@ def test_a_torn_checkpoint_is_said_and_the_training_starts_anew(
     last = only_run(tmp_path) / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[: int(share * last.stat().st_size)])
     done = run_verb(*words)
-    assert done.status == 0 and "is torn" in done.err and "resuming" not in done.err
+    assert done.status == 0 and "is damaged" in done.err and "resuming" not in done.err
     assert len(epochs_trained) == 12 and same(only_run(tmp_path), undisturbed)
 
 

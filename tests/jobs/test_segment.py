@@ -39,7 +39,7 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_
 
     assert done.status == 3, done.err
     assert "e_broken.png" in done.err and "larger than the panel" in done.err
-    assert "no product in 1 of 6 panels, first panels/d_empty.png" in done.err
+    assert "no product found in 1 of 6 panels, the first is panels/d_empty.png" in done.err
     assert done.out.startswith("24 products in 4 panels: segmented/manifest.csv\nNext: anomalib-lite annotate crops=")
     rows = read_rows(tmp_path / "segmented" / "manifest.csv")
     assert [row["panel"] for row in rows] == [f"panels/{n}.png" for n in ("a", "b_16bit", "c_alpha") for _ in range(8)]
@@ -54,7 +54,7 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, tmp_
     assert len(find_crops(tmp_path / "segmented/manifest.csv").crops) == 24
     nothing = ["images=panels/d_empty.png", f"template={sheets}/template.png", "output=none"]
     done = command_line("segment", *nothing, cwd=tmp_path)
-    assert done.status == 2 and "Nothing was cut: no product in 1 of 1 panels" in done.err
+    assert done.status == 2 and "Nothing was cut out: no product found in 1 of 1 panels" in done.err
     assert not (tmp_path / "none/manifest.csv").exists()
 
 
@@ -84,7 +84,7 @@ def test_a_template_cut_from_a_panel_and_an_earlier_manifest(sheets, here, run_v
     ("overrides", "message"),
     [
         (["template=nowhere.png"], "The template does not exist"),
-        (["template_box=[0,0,9000,10]"], "does not lie in template.png, which is"),
+        (["template_box=[0,0,9000,10]"], "does not lie within template.png, which has"),
         (["template_box=[0,0,10]"], "x, y, width, height"),
         (["images=nothing/*.png"], "No image found"),
     ],

@@ -161,7 +161,7 @@ def test_a_run_that_is_done_is_not_run_again_unless_forced(run_verb: Command, ti
     write_json(run / "environment.json", made | {"git_commit": "0123456789abcdef"})
     assert "(012345678), this is" in run_verb("train", *tiny).err
     forced = run_verb("train", *tiny, "force=true")
-    assert forced.status == 0 and "trained before" not in forced.err and "resuming" not in forced.err
+    assert forced.status == 0 and "earlier training" not in forced.err and "resuming" not in forced.err
     assert (run / "model.safetensors").read_bytes() != b"sentinel"
     assert (run / "metrics.json").read_bytes() == before and only_run(tmp_path) == run
 

@@ -83,5 +83,5 @@ def test_local_contrast_ignores_brightness_and_gain():
 
 
 def test_scales_that_no_size_fits_are_named():
-    with pytest.raises(UserError, match=r"max_scale \(1\) must not be below min_scale \(1.2\)"):
+    with pytest.raises(UserError, match=r"max_scale \(1\) must be at least min_scale \(1.2\)"):
         SegmentOptions(min_scale=1.2)

@@ -65,5 +65,5 @@ def test_a_folder_of_panels_tells_where_every_product_lies(tmp_path):
 
 
 def test_products_too_small_to_see_are_refused():
-    with pytest.raises(UserError, match="32 pixels"):
+    with pytest.raises(UserError, match="32 px"):
         SheetConfig(width=100, height=100)

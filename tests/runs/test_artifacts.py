@@ -80,7 +80,7 @@ def test_who_needs_what_another_process_is_making_waits_and_says_what_for(
     with maker(target, begun) as process:
         waiting = threading.Thread(target=lambda: made.append(artifact(target, filling("mine"))))
         waiting.start()
-        until(lambda: f"waiting for another process that is making {target}" in caplog.text)
+        until(lambda: f"waiting for another process that is creating {target}" in caplog.text)
         begun.unlink()
         process.join()
         waiting.join()

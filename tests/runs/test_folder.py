@@ -122,11 +122,11 @@ def test_a_folder_without_a_trained_model_is_refused_and_one_with_a_torn_file_to
             open_finished(tmp_path)
         (tmp_path / name).write_text('{"seed": 3}')
     assert open_finished(str(tmp_path)).config == {"seed": 3}
-    with pytest.raises(UserError, match=r"nowhere does not exist\. Name the folder"):
+    with pytest.raises(UserError, match=r"nowhere does not exist\. Use the folder"):
         open_finished(tmp_path / "nowhere")
     for name in set(files) - {"model.safetensors"}:
         (tmp_path / name).write_text('{"se')
-        with pytest.raises(UserError, match=f"{name} is torn"):
+        with pytest.raises(UserError, match=f"{name} is damaged"):
             open_finished(tmp_path)
         (tmp_path / name).write_text('{"seed": 3}')
 
@@ -151,7 +151,7 @@ def test_a_torn_run_is_not_done(tmp_path: Path, name: str, left: int, caplog: py
     assert RunFolder(tmp_path).done and RunFolder(tmp_path).metrics == {"image_auroc": 0.5}
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:left])
     again = RunFolder(tmp_path)
-    assert not again.done and again.torn == [name] and "is torn" in caplog.text
+    assert not again.done and again.damaged == [name] and "is damaged" in caplog.text
 
 
 def test_predictions_come_back_as_they_were_written(tmp_path: Path):

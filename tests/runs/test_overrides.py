@@ -44,7 +44,7 @@ def test_json_becomes_one_override_a_key_and_the_rest_stays():
 
 def test_torn_json_is_refused(run_verb: Command):
     done = run_verb("train", '{"seed": ')
-    assert done.status == 2 and "Not JSON" in done.err
+    assert done.status == 2 and "must be JSON" in done.err
 
 
 def test_a_verb_takes_json(run_verb: Command):

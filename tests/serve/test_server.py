@@ -58,7 +58,7 @@ def trained(smoke_run: Path) -> TrainedRun:
 
 @pytest.fixture(scope="module")
 def client(trained: TrainedRun) -> Iterator[Client]:
-    with serve(trained, Limits(body=2**20, pixels=10**6, room=4)) as client:
+    with serve(trained, Limits(body=2**20, pixels=10**6, requests=4)) as client:
         yield client
 
 
@@ -143,14 +143,14 @@ def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_i
     with started(smoke_run, "host=0.0.0.0", f"roi={roi}", ANOMALIB_LITE_TOKEN=TOKEN) as (_, client, line):
         assert TOKEN not in line and client.post("/predict", good).status == 401
         reply = client.post("/predict", good, authorization=f"Bearer {TOKEN}")
-        half = open_run(smoke_run).within(roi, None)
+        half = open_run(smoke_run).with_region(roi, None)
         known = half.answers([half.open(small_panels / "test/good/000.png")])[0].outcome.score
         assert reply.status == 200 and reply.json["score"] == pytest.approx(known, rel=1e-6)
 
 
 def test_it_takes_the_files_that_predict_takes(trained: TrainedRun, tmp_path: Path):
     fates = {name: fate for name, fate in fill(tmp_path / "corpus").items() if fate in (READ, REFUSED)}
-    with serve(trained, Limits(body=2**25, pixels=2**26, room=4)) as client:
+    with serve(trained, Limits(body=2**25, pixels=2**26, requests=4)) as client:
         for name, fate in fates.items():
             path = tmp_path / "corpus" / name
             if path.is_file():

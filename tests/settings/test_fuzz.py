@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.jobs.app import _in_words
+from anomalib_lite.jobs.app import _composition_error
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.settings import conf_dir
 from anomalib_lite.settings.fields import _fields, check
@@ -68,7 +68,7 @@ def test_a_configuration_is_composed_or_refused_in_words(choices, changes):
         try:
             cfg = compose("train", [*chosen, *changed])
         except (HydraException, OmegaConfBaseException) as error:
-            said = str(_in_words("train", error, [*chosen, *changed]))
+            said = str(_composition_error("train", error, [*chosen, *changed]))
             assert any(change.split("=")[0] in said or "cannot be read" in said for change in changed), said
             return
     try:

@@ -1,7 +1,7 @@
-// Judges an image by an exported file, model.onnx or model.xml, with OpenVINO alone:
+// Judges an image with an exported file, model.onnx or model.xml. Needs only OpenVINO:
 //   g++ -std=c++17 predict.cpp -I<openvino>/include -L<openvino>/libs -l:libopenvino.so.<version> -o predict
 //   ./predict model.onnx image.ppm
-// A camera's RGB buffer takes the place of the PPM picture that is read here.
+// To use a camera, pass its RGB buffer instead of the PPM picture that is read here.
 #include <cstdint>
 #include <fstream>
 #include <iostream>
@@ -18,7 +18,7 @@ int main(int count, char** arguments) {
     std::string kind;
     std::size_t width = 0, height = 0, largest = 0;
     if (!(file >> kind >> width >> height >> largest) || kind != "P6" || largest != 255) {
-        std::cerr << arguments[2] << " is no binary PPM picture of 8 bits\n";
+        std::cerr << arguments[2] << " is not a binary 8-bit PPM picture\n";
         return 2;
     }
     file.get();
@@ -27,7 +27,7 @@ int main(int count, char** arguments) {
 
     ov::Core core;
     auto graph = core.read_model(arguments[1]);
-    // with any number of images OpenVINO 2026.4 answers wrongly, the first time that it sees a number
+    // with a dynamic batch size, OpenVINO 2026.4 returns wrong results the first time it sees each size
     graph->reshape({{"pixels", ov::PartialShape{1, -1, -1, 3}}});
     auto model = core.compile_model(graph, "CPU", ov::hint::inference_precision(ov::element::f32));
     auto request = model.create_infer_request();

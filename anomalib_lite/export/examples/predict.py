@@ -1,6 +1,6 @@
-"""Judges images by an exported file: python predict.py model.onnx IMAGE... Wants numpy, OpenCV and ONNX Runtime.
+"""Judges images with an exported file: python predict.py model.onnx IMAGE... Needs numpy, OpenCV and ONNX Runtime.
 
-For model.xml OpenVINO takes ONNX Runtime's place. The graph takes RGB pixels of any size and holds all the rest.
+model.xml needs OpenVINO instead of ONNX Runtime. The graph takes RGB pixels of any size and includes all processing.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def load(file: str) -> tuple[Any, dict[str, Any]]:
-    """A function from pixels (N, H, W, 3) to map (N, h, w), score (N,), nok (N,); and what the file says of itself."""
+    """Returns a function from pixels (N, H, W, 3) to map (N, h, w), score (N,), nok (N,), and the file's metadata."""
     if file.endswith(".onnx"):
         import onnxruntime
 
@@ -32,7 +32,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     judge, about = load(sys.argv[1])
     if about["template"]["compares"]:
-        sys.exit("This file compares with a template, which has to be laid over: use anomalib-lite predict.")
+        sys.exit("This file compares with a template, which must be aligned first: use anomalib-lite predict.")
     print(about["promise"], file=sys.stderr)
     for name in sys.argv[2:]:
         if (picture := cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)) is None:
@@ -41,6 +41,6 @@ if __name__ == "__main__":
             scale = 2 ** (about["data"]["bits"] or 16) - 1
             picture = np.round(np.minimum(picture, scale) * (255 / scale)).astype(np.uint8)
         pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        found, score, nok = judge(pixels[None])
-        share = (found[0] > about["threshold"]["pixel"]).mean()
+        anomaly_map, score, nok = judge(pixels[None])
+        share = (anomaly_map[0] > about["threshold"]["pixel"]).mean()
         print(f"{name}\t{float(score[0])!r}\t{'NOK' if nok[0] else 'OK'}\t{share:.2%} above the pixel threshold")

@@ -1,9 +1,9 @@
-// Sends dropped pictures one after the other, and shows what came back.
+// Uploads dropped pictures one by one and shows the answers.
 const find = (name) => document.querySelector(name);
 const token = new URLSearchParams(location.hash.slice(1)).get("token");
 const headers = token ? { authorization: `Bearer ${token}` } : {};
 const count = { OK: 0, NOK: 0 };
-const KEPT = 24; // earlier pictures
+const KEPT = 24; // pictures in the strip
 let last = Promise.resolve();
 
 async function send(file) {

@@ -124,7 +124,7 @@ def test_a_planted_checkpoint_is_refused_and_a_torn_one_begins_anew(
     last = tmp_path / "checkpoints/last.ckpt"
     last.parent.mkdir()
     torch.save({"state_dict": Planted(tmp_path / "mark")}, last)
-    with pytest.raises(UserError, match="holds code"):
+    with pytest.raises(UserError, match="contains code"):
         build().fit(ok, None, tmp_path, 3)
     assert not (tmp_path / "mark").exists()
     last.write_bytes(last.read_bytes()[:40])
