@@ -71,7 +71,7 @@ def stand_ins() -> Iterator[None]:
             setattr(sys.modules[parent], child, sys.modules[name])
     without = "wandb" not in sys.modules  # timm works without it
     if without:
-        sys.modules["wandb"] = None  # type: ignore[assignment]
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # None: not installed
     try:
         yield
     finally:

@@ -65,7 +65,8 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
     watch(networks, pair, run)
     for norm, conv in pairs.items():
         mean, variance = norm.running_mean, norm.running_var
-        fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
+        assert mean is not None and variance is not None
+        fused = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)
         conv.weight, conv.bias = (nn.Parameter(part.detach(), requires_grad=False) for part in fused)
         if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             conv.__class__ = Pointwise

@@ -123,7 +123,7 @@ class ImageSet(Dataset[Batch]):
     def _release(self) -> None:
         """Frees the pages read from a spooled file, so that they do not count as this process's memory."""
         if isinstance(self._pixels, np.memmap):
-            self._pixels._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            self._pixels._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy hides it
 
     def part(self, chosen: slice | Sequence[int]) -> ImageSet:
         """Returns a set of the chosen samples; for a slice it shares the pixels."""

@@ -129,7 +129,8 @@ class TileSet(ImageSet):
 
     def pixels_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, number = self._locate(index)
-        return tuple(self._cut(part, number) for part in self.images.pixels_of(image))  # type: ignore[return-value]
+        pixels, mask = self.images.pixels_of(image)
+        return self._cut(pixels, number), self._cut(mask, number)
 
     def _release(self) -> None:
         self.images._release()

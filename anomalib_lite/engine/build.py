@@ -172,7 +172,7 @@ def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Returns the resolved configuration as dictionaries and lists."""
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]  # a dict
 
 
 def nothing(**_: Any) -> None:

@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> float | None:
     from anomalib_lite.engine.trainer import prepare_process
 
     prepare_process(cfg.seed, cfg.threads)
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a dict
     order = read_order(config["generator"], cfg.seed)
     if order.generator is None:
         raise UserError("generator=none makes no images: choose one, e.g. generator=histaugan.")
@@ -110,7 +110,7 @@ def _conclude(folder: Path) -> float | None:
 
 def _folder(cfg: DictConfig, data_hash: str) -> Path:
     choices = HydraConfig.get().runtime.choices
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a dict
     del config["output"]
     parts = [choices["data"], *categories(cfg), choices["generator"], choices["mode"], f"s{cfg.seed}"]
     return Path(cfg.output) / folder_name([*parts, run_hash(config, data_hash)])

@@ -138,7 +138,7 @@ def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:
 
 
 def _folder(cfg: DictConfig, data_hash: str, earlier: RunFolder | None) -> Path:
-    digits = run_hash(OmegaConf.to_container(cfg, resolve=True), data_hash)  # type: ignore[arg-type]
+    digits = run_hash(OmegaConf.to_container(cfg, resolve=True), data_hash)  # type: ignore[arg-type]  # a dict
     if earlier is not None:
         name = [re.sub(r"(-more)?-[0-9a-f]{10}$", "", earlier.path.resolve().name), "more", digits]
         return Path(cfg.paths.runs, cfg.experiment_name) / folder_name(name)

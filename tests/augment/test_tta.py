@@ -17,12 +17,12 @@ def image() -> torch.Tensor:
 
 @pytest.mark.parametrize("flip", FLIPS)
 def test_undoing_a_flip_gives_the_same_bits(image: torch.Tensor, flip: str) -> None:
-    view, map = View(flip), image[:, :1]
-    assert torch.equal(view.undo(view.apply(map)), map)
+    view, heatmap = View(flip), image[:, :1]
+    assert torch.equal(view.undo(view.apply(heatmap)), heatmap)
     assert view.identity == (flip == "none")
     if flip in ("horizontal", "vertical"):  # left and right change places, or top and bottom
         assert torch.equal(view.apply(image), T.hflip(image) if flip == "horizontal" else T.vflip(image))
-    assert torch.equal(view.apply(map), map) == (flip == "none")
+    assert torch.equal(view.apply(heatmap), heatmap) == (flip == "none")
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.3])

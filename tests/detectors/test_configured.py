@@ -79,11 +79,16 @@ def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, opti
     model = fitted(cfg, images)
     assert len(model.views.views) == 2
     assert model.method.needs_template == ("template" in detector)
-    map, score = model.predict_batch(images[[0, 1, 2]])
-    assert map.shape == (3, 1, *SIZE) and map.dtype == torch.float32 and map.isfinite().all() and (map >= 0).all()
+    heatmap, score = model.predict_batch(images[[0, 1, 2]])
+    assert (
+        heatmap.shape == (3, 1, *SIZE)
+        and heatmap.dtype == torch.float32
+        and heatmap.isfinite().all()
+        and (heatmap >= 0).all()
+    )
     assert score.shape == (3,) and score.isfinite().all()
     alone = model.predict_batch(images[[1]])
-    torch.testing.assert_close(alone.map[0], map[1], rtol=1e-3, atol=1e-3 * float(map.max()))
+    torch.testing.assert_close(alone.map[0], heatmap[1], rtol=1e-3, atol=1e-3 * float(heatmap.max()))
     untouched, kept = built(cfg).state_dict(), model.state_dict()
     looked_through = [k for k in kept if k.split(".")[1] in ("backbone", "teacher", "looker")]
     assert bool(looked_through) == (detector != "template_pixels")
@@ -91,8 +96,8 @@ def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, opti
     save_file({k: v.contiguous() for k, v in kept.items()}, tmp_path / "model.safetensors")
     fresh = build_model(cfg, weights="none")
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert torch.equal(fresh.predict_batch(images[[0, 1, 2]]).map, map)
-    assert torch.equal(fitted(cfg, images).predict_batch(images[[0, 1, 2]]).map, map)
+    assert torch.equal(fresh.predict_batch(images[[0, 1, 2]]).map, heatmap)
+    assert torch.equal(fitted(cfg, images).predict_batch(images[[0, 1, 2]]).map, heatmap)
     if not model.method.epochs:
         batch = images[[0, 1, 2]]
         batch.image[0, :, 20:44, 32:64] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
@@ -109,8 +114,8 @@ def test_an_untrained_transformer_serves_as_well(images: ImageSet, detector: str
     model = fitted(configured(f"detector={detector}", "preset=smoke", "image_size=64", *vit), images)
     batch = images[[0, 1]]
     batch.image[1] = 1 - batch.image[1]
-    map, score = model.predict_batch(batch)
-    assert map.shape == (2, 1, *SIZE) and map.isfinite().all() and (map >= 0).all() and map.std() > 0
+    heatmap, score = model.predict_batch(batch)
+    assert heatmap.shape == (2, 1, *SIZE) and heatmap.isfinite().all() and (heatmap >= 0).all() and heatmap.std() > 0
     assert score.isfinite().all()
 
 

@@ -62,8 +62,8 @@ def test_training_marks_what_is_new_in_units_of_ok_images(images: ImageSet, fitt
     """Of images that were not learned from, the two quantiles of each map lie a tenth apart."""
     assert fitted.held_out == [0, 4, 8] and fitted.notes == {"scaled_by": 3}
     with torch.no_grad():
-        for unit, map in zip(fitted.unit, fitted.eval()._both(images[[0, 4, 8]].image), strict=True):
-            low, high = np.quantile(map.double().numpy(), [0.9, 0.995]) / unit.item()
+        for unit, heatmap in zip(fitted.unit, fitted.eval()._both(images[[0, 4, 8]].image), strict=True):
+            low, high = np.quantile(heatmap.double().numpy(), [0.9, 0.995]) / unit.item()
             assert high - low == pytest.approx(0.1, rel=1e-3)
     assert small.predict(fitted, small.marked(images)).score.diff() > 0
 

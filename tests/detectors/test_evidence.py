@@ -112,8 +112,8 @@ def test_neighbours_are_those_of_brute_force(placed: bool, density: int):
 def test_turning_tells_whether_a_place_means_anything():
     generator = torch.Generator().manual_seed(0)
     pattern = torch.randn(5, 8, 8, generator=generator)
-    round = sum(pattern.rot90(turn, (1, 2)) for turn in range(4)) / 2  # a product in the middle that lies anyhow
-    for product, counts in ((pattern, True), (round, False)):
+    turn = sum(pattern.rot90(turn, (1, 2)) for turn in range(4)) / 2  # a product in the middle that lies anyhow
+    for product, counts in ((pattern, True), (turn, False)):
         images = product + 1.5 * torch.randn(24, 5, 8, 8, generator=generator)
         share, found = position_matters([[images.rot90(turn, (2, 3))] for turn in range(4)], seed=0)
         assert 0.2 < share < 0.45 and found == counts
@@ -203,9 +203,9 @@ def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
 
 
 def test_what_spills_from_a_peak_is_lowered_and_the_peak_stays():
-    map = torch.zeros(1, 1, 40, 50)
-    map[..., 10, 10], map[..., 12, 12] = 4.0, 2.0
-    found = sharpened(map)
+    heatmap = torch.zeros(1, 1, 40, 50)
+    heatmap[..., 10, 10], heatmap[..., 12, 12] = 4.0, 2.0
+    found = sharpened(heatmap)
     assert found.max() == 4 and found[0, 0, 10, 10] == 4
     assert found[0, 0, 12, 12].item() == pytest.approx(2 - 0.3 * 2) and found[0, 0, 16, 10].item() == pytest.approx(
         -1.2

@@ -125,8 +125,8 @@ def test_a_defect_stands_out_where_it_is_and_a_shift_does_not():
     calm, loud = model(shifted, template), model(broken, template)
     assert (loud.score > 3 * calm.score).all()
     assert calm.map.shape == (2, 1, *SIZE) and calm.map.min() >= 0
-    for map in loud.map[:, 0]:
-        y, x = divmod(int(map.argmax()), SIZE[1])
+    for heatmap in loud.map[:, 0]:
+        y, x = divmod(int(heatmap.argmax()), SIZE[1])
         assert 16 <= y < 32 and 26 <= x < 42
 
 

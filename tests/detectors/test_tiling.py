@@ -102,11 +102,13 @@ def test_every_detector_learns_from_tiles_and_is_saved_with_them(images: ImageSe
         "preset=smoke", "image_size=[96,128]", *SMALL.get(detector, []),
     )  # fmt: skip
     trained = fitted(cfg, images)
-    map, score = trained.predict_batch(images[[0, 1]])
-    assert map.shape == (2, 1, 96, 128) and map.isfinite().all() and (map >= 0).all() and score.shape == (2,)
+    heatmap, score = trained.predict_batch(images[[0, 1]])
+    assert (
+        heatmap.shape == (2, 1, 96, 128) and heatmap.isfinite().all() and (heatmap >= 0).all() and score.shape == (2,)
+    )
     fresh = build_model(cfg, weights="none")
     fresh.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()})
-    assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, map)
+    assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, heatmap)
 
 
 class Lit(Method):
@@ -159,7 +161,7 @@ def test_a_letterbox_never_raises_an_alarm(tmp_path: Path):
             return torch.where(inside, 1.0, 99.0)
 
     inside = batch.inside[:1]
-    map, score = Model(Beyond(), TestTimeAugmentation(), GaussianBlur(4.0), MaxScore()).predict_batch(images[[0]])
-    torch.testing.assert_close(map[inside], torch.ones(64 * 64), rtol=1e-5, atol=0)
-    assert not map[~inside].any() and float(score) == pytest.approx(1, abs=1e-5)
+    heatmap, score = Model(Beyond(), TestTimeAugmentation(), GaussianBlur(4.0), MaxScore()).predict_batch(images[[0]])
+    torch.testing.assert_close(heatmap[inside], torch.ones(64 * 64), rtol=1e-5, atol=0)
+    assert not heatmap[~inside].any() and float(score) == pytest.approx(1, abs=1e-5)
     assert (batch.image[0, :, :, :16] == batch.image[0, :, :, 16:17]).all()  # the border goes on

@@ -38,8 +38,8 @@ class Known:
     def predict_batch(self, batch: Batch) -> Prediction:
         distances = (batch.image[:, None] - self.seen[None]).abs().amax(2)  # (B, N, H, W)
         nearest = distances.flatten(2).mean(2).argmin(1)
-        map = self.sign * distances[torch.arange(len(nearest)), nearest][:, None]
-        return Prediction(map - min(self.sign, 0.0), (map - min(self.sign, 0.0)).flatten(1).mean(1))
+        heatmap = self.sign * distances[torch.arange(len(nearest)), nearest][:, None]
+        return Prediction(heatmap - min(self.sign, 0.0), (heatmap - min(self.sign, 0.0)).flatten(1).mean(1))
 
 
 def test_held_out_images_are_halved_and_none_serves_twice(images: ImageSet):

@@ -70,8 +70,8 @@ class Lucky:
             noise = np.random.default_rng(len(self.maps)).gamma(2, 1, mask.shape) + 0.5 * mask
             maps.append(cv2.GaussianBlur(noise, None, 2).astype(np.float32))
             self.maps[f"{sample.image.parent.name}/{sample.image.stem}"] = maps[-1]
-        map = torch.from_numpy(np.stack(maps))[:, None]
-        return Prediction(map, map.flatten(1).amax(1))
+        heatmap = torch.from_numpy(np.stack(maps))[:, None]
+        return Prediction(heatmap, heatmap.flatten(1).amax(1))
 
 
 def exact(maps: dict[str, np.ndarray], kinds: tuple[str, ...]) -> float:

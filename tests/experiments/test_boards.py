@@ -61,9 +61,9 @@ def test_far_pieces_are_several_defects_surest_first():
 def test_the_base_that_the_map_left_out_belongs_to_the_box():
     image, template = board(), board()
     image[40:50, 50:55] = 0
-    map = np.abs(image - template)
-    map[40:43] = 0  # within the tolerance of the track's edge
-    (found,) = find_defects(map, 0.5, image, template, RULES)
+    heatmap = np.abs(image - template)
+    heatmap[40:43] = 0  # within the tolerance of the track's edge
+    (found,) = find_defects(heatmap, 0.5, image, template, RULES)
     assert (found.y0, found.y1, found.kind) == (40, 50, "spur")
 
 
@@ -73,9 +73,9 @@ def test_boxes_get_a_margin_and_stay_within_the_picture():
 
 
 def test_a_map_without_a_difference_of_copper_gives_nothing():
-    map = np.zeros((100, 120))
-    map[10:20, 10:20] = 1
-    assert find_defects(map, 0.5, board(), board(), RULES) == []
+    heatmap = np.zeros((100, 120))
+    heatmap[10:20, 10:20] = 1
+    assert find_defects(heatmap, 0.5, board(), board(), RULES) == []
     assert find_defects(np.zeros((100, 120)), 0.5, board(), board(), RULES) == []
 
 

@@ -56,14 +56,14 @@ def test_an_exported_graph_gives_the_models_numbers(
 ):
     model = made(detector, extra, ImageSet(samples[:6], SIZE))
     batch_of_all = ImageSet(samples, SIZE)[list(range(len(samples)))]
-    map, score = model.predict_batch(batch_of_all)
-    assert float(map.max()) > float(map.min()), "a map that knows nothing would prove nothing"
+    heatmap, score = model.predict_batch(batch_of_all)
+    assert float(heatmap.max()) > float(heatmap.min()), "a map that knows nothing would prove nothing"
     graph = Deployed(model, SIZE, float(score.sort().values[[5, 6]].mean()))
     compares = {"compares": graph.compares, "alignment": asdict(graph.alignment) if graph.alignment else None}
     write_graph(graph, tmp_path / name, "fp32", {"size": SIZE, "batch": batch, "template": compares}, batch)
     file = Exported(tmp_path / name, 1, trusted=["pt2"])
     found = file.run(to_pixels(batch_of_all.image), file.aligned_templates(batch_of_all.image, batch_of_all.template))
-    assert abs(found[0] - map[:, 0].numpy()).max() <= 1e-4 * float(map.max() - map.min())
+    assert abs(found[0] - heatmap[:, 0].numpy()).max() <= 1e-4 * float(heatmap.max() - heatmap.min())
     assert abs(found[1] - score.numpy()).max() <= 1e-4 * float(score.max() - score.min())
     assert found[2].tolist() == (score > graph.limit).tolist()
 

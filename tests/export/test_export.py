@@ -146,17 +146,17 @@ def test_a_file_says_what_it_is(run: Path, exported: Path):
 
 
 @pytest.mark.parametrize(
-    ("format", "precision", "batch"), [("openvino", "fp16", None), ("onnx", "int8", 2), ("torch", "fp32", None)]
+    ("kind", "precision", "batch"), [("openvino", "fp16", None), ("onnx", "int8", 2), ("torch", "fp32", None)]
 )
 def test_other_formats_and_precisions(
-    run: Path, exported: Path, tmp_path: Path, format: str, precision: str, batch: int | None
+    run: Path, exported: Path, tmp_path: Path, kind: str, precision: str, batch: int | None
 ):
     """They stay near the run; a file of a fixed batch judges any number; half precision halves the file."""
-    file, found = export_run(open_run(run), tmp_path, format, precision, batch, tolerance=10)
+    file, found = export_run(open_run(run), tmp_path, kind, precision, batch, tolerance=10)
     allowed = {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]  # of a network of random weights
     assert max(found.map_difference, found.score_difference) <= allowed
-    map, score, nok = Exported(file, trusted=["pt2"]).run(np.zeros((3, 64, 64, 3), np.uint8))
-    assert map.shape == (3, 48, 48) and score.shape == nok.shape == (3,)
+    heatmap, score, nok = Exported(file, trusted=["pt2"]).run(np.zeros((3, 64, 64, 3), np.uint8))
+    assert heatmap.shape == (3, 48, 48) and score.shape == nok.shape == (3,)
     if precision == "fp16":
         assert file.with_suffix(".bin").stat().st_size < 0.6 * exported.stat().st_size
 
@@ -232,13 +232,13 @@ def test_a_file_that_differs_does_not_stay(run: Path, tmp_path: Path, monkeypatc
 def test_what_cannot_be_is_refused(run: Path, exported: Path, tmp_path: Path):
     trained = open_run(run)
     boxed = replace(trained, judge=replace(trained.judge, resize="letterbox"))
-    for asked, format, precision, reason in (
+    for asked, kind, precision, reason in (
         (trained, "torch", "int8", "precision=fp32"),
         (open_run(exported), "onnx", "fp32", "already an exported file"),
         (boxed, "onnx", "fp32", "resize=stretch"),
     ):
         with pytest.raises(UserError, match=reason):
-            export_run(asked, tmp_path, format, precision)
+            export_run(asked, tmp_path, kind, precision)
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(exported.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):
@@ -265,9 +265,9 @@ def test_a_planted_file_runs_nothing_and_reads_nothing(tmp_path: Path, monkeypat
         weight = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
         for key, value in (("location", place), ("offset", "0"), ("length", "16")):
             weight.external_data.add(key=key, value=value)
-        map = onnx.helper.make_tensor_value_info("map", 1, [4])
+        heatmap = onnx.helper.make_tensor_value_info("map", 1, [4])
         nodes = [onnx.helper.make_node("Identity", ["w"], ["map"])]
-        model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [map], [weight]))
+        model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [heatmap], [weight]))
         model.ir_version, model.opset_import[0].version = 10, 20
         (folder / "model.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(UserError, match="External data path"):

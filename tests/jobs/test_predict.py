@@ -68,9 +68,9 @@ def test_maps_are_written_as_they_are_used_and_overlays_in_the_images_size(
     assert predict(run_verb, smoke_run, images / "good", tmp_path / "out").status == 0
     for name, score in scores(tmp_path / "out/predictions.csv").items():
         stem = Path(name).stem
-        map = cv2.imread(str(tmp_path / f"out/maps/{stem}.tiff"), cv2.IMREAD_UNCHANGED)
-        assert map.dtype == np.float32 and map.shape == (96, 96) and map.min() >= 0
-        assert map.max() == np.float32(score), "the score is the map's largest pixel"
+        heatmap = cv2.imread(str(tmp_path / f"out/maps/{stem}.tiff"), cv2.IMREAD_UNCHANGED)
+        assert heatmap.dtype == np.float32 and heatmap.shape == (96, 96) and heatmap.min() >= 0
+        assert heatmap.max() == np.float32(score), "the score is the map's largest pixel"
         overlay = cv2.imread(str(tmp_path / f"out/overlays/{stem}.png"))
         assert overlay.shape == ((170, 130, 3) if stem == "000" else (96, 96, 3))
 

@@ -13,9 +13,9 @@ def random_map(*shape, seed=0):
 
 @pytest.mark.parametrize(("shape", "sigma"), [((1, 1, 40, 40), 0.1), ((3, 1, 33, 57), 2.5), ((2, 1, 64, 17), 4.0)])
 def test_agrees_with_scipy(shape, sigma):
-    map = random_map(*shape)
-    expected = ndimage.gaussian_filter(map.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=4)
-    np.testing.assert_allclose(GaussianBlur(sigma)(map).numpy(), expected, atol=1e-6)
+    heatmap = random_map(*shape)
+    expected = ndimage.gaussian_filter(heatmap.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=4)
+    np.testing.assert_allclose(GaussianBlur(sigma)(heatmap).numpy(), expected, atol=1e-6)
 
 
 def test_smallest_map_and_one_too_small():
