@@ -204,7 +204,7 @@ def test_a_rehearsal_lists_the_trials_and_finds_what_is_wrong_with_them(run_verb
     refused = {
         "data=mtdx": "Could not find 'data/mtdx'",
         "data=mtd": "Not set: data.root",
-        "detector.epochz=1": "'detector.epochz' is no option",
+        "detector.epochz=1": "'detector.epochz' is not an option",
         "seed=-1": "seed must be 0 or more",
     }
     for wrong, words in refused.items():
