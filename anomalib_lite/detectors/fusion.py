@@ -37,7 +37,7 @@ from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.folder import give_back
+from anomalib_lite.runs.folder import release_memory
 
 log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates
@@ -118,12 +118,12 @@ class Fusion(Method):
         for members, view in zip(self.members, views, strict=True):
             start = time.perf_counter()
             data = self._training_data(images, view)
-            give_back()
+            release_memory()
             if members is first:
                 share, aligned = self._position_matters(images, data)
-                give_back()
+                release_memory()
             maps = members.cpu().fit(data, aligned, self.seed)
-            give_back()
+            release_memory()
             if members is first:
                 use, choosing = self.use, self.how != "auto" or len(images) >= ENOUGH
                 if aligned and not choosing:  # on aligned products, members without position statistics are weakest
@@ -175,7 +175,7 @@ class Fusion(Method):
         for turn in range(0, 4, 1 if image.shape[-1] == image.shape[-2] else 2):
             features = [self.looker.features(part.to(self.device)) for part in image.rot90(turn, (2, 3)).split(size)]
             turned.append([torch.cat([maps[name].cpu() for maps in features]) for name in ("fine", "deep")])
-        give_back()
+        release_memory()
         return position_matters(turned, self.seed)
 
     def _training_data(self, images: ImageSet, view: View) -> TrainingData:

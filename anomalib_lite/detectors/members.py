@@ -12,7 +12,7 @@ from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
 from anomalib_lite.detectors.feature_maps import FeatureMaps
 from anomalib_lite.detectors.learned import Networks, sample_positions
 from anomalib_lite.detectors.statistics import NamedModules
-from anomalib_lite.runs.folder import give_back
+from anomalib_lite.runs.folder import release_memory
 
 # maximum, log-sum-exp, weighted mean, weighted mean of the soft excess; all of calibrated maps
 RULES = ("max", "lse", "sum", "soft")
@@ -112,12 +112,12 @@ class Members(nn.Module):
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
             del deviations
-            give_back()
+            release_memory()
         if self.networks is not None:
             maps[LEARNED] = _train_networks(self.networks, ok_deviations, drawn_deviations, data, seed)
             ok_deviations.clear()
             drawn_deviations.clear()
-            give_back()
+            release_memory()
         for k, name in enumerate(self.names):
             maxima = maps[name].ok.flatten(1).amax(1)
             self.centre[k] = maxima.mean()
@@ -216,7 +216,7 @@ def _cross_fit(evidence: Evidence, data: TrainingData, aligned: bool) -> tuple[H
     for fold in data.fold.unique():
         model = deepcopy(evidence)
         model.fit(ok[data.fold != fold], aligned)
-        give_back()
+        release_memory()
         for name, features, rows in (("ok", ok, data.fold == fold), ("drawn", drawn, data.fold[data.source] == fold)):
             for batch in _batches(rows):
                 if isinstance(model, Gaussians):
@@ -243,7 +243,7 @@ def _train_networks(
         samples.clear()
         networks.learn(number, positions, labels, seed + number)
         del positions, labels
-        give_back()
+        release_memory()
         for deviations, held_out, target in ((ok, part == number, maps.ok), (drawn, family == number, maps.drawn)):
             for batch in _batches(held_out, BLOCK // 2):
                 target[batch] = networks([d[batch] for d in deviations], number)

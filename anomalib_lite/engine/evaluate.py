@@ -24,7 +24,7 @@ from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics
 from anomalib_lite.report.cases import thin_out
-from anomalib_lite.runs.folder import give_back
+from anomalib_lite.runs.folder import release_memory
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def evaluate(
     metrics |= _of_categories(by_category, outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
-    give_back()
+    release_memory()
     from anomalib_lite.report.figures import pixel_points  # importing it takes a second and 90 MB
 
     points = pixel_points(*total.pixels.total().from_bin()[:3]) if metrics["pixel_auroc"] is not None else None

@@ -168,7 +168,7 @@ class RunFolder:
         """Records the block's duration in seconds under `timings` of the status."""
         begin = time.perf_counter()
         yield
-        give_back()
+        release_memory()
         self.status["timings"][name] = round(time.perf_counter() - begin, 3)
         self._write()
 
@@ -248,7 +248,7 @@ def open_finished(path: str | Path) -> RunFolder:
     return run
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Returns freed memory to the system; glibc, with the settings of `cli.py`, keeps it, so peaks would add up."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)
