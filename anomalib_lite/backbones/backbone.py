@@ -174,7 +174,7 @@ def _modules(name: str, layers: Sequence[int | str], weights: str) -> tuple[nn.M
     info = getattr(model, "feature_info", [])
     levels = [layer for layer in layers if isinstance(layer, int)]
     if wrong := [level for level in levels if not 0 <= level < len(info)]:
-        raise UserError(f"'{name}' has no feature levels {wrong}: it has 0 to {len(info) - 1}.")
+        raise UserError(f"'{name}' has no feature levels {wrong}, only 0 to {len(info) - 1}.")
     load_weights(model, weights, name)
     modules = [str(info[level]["module"]) for level in levels]
     return cut_at(model, [*modules, *(layer for layer in layers if isinstance(layer, str))], name), None

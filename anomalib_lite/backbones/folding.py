@@ -70,7 +70,7 @@ def fold(networks: Sequence[nn.Module], run: Callable[[], Any]) -> None:
         conv.weight, conv.bias = (nn.Parameter(part.detach(), requires_grad=False) for part in fused)
         if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             conv.__class__ = Pointwise
-        odd = all(side % 2 for side in conv.kernel_size)
+        odd = all(side % 2 and side > 1 for side in conv.kernel_size)
         if type(conv) is Conv2dSame and conv.groups > 1 and odd and (conv.stride, conv.dilation) == ((2, 2), (1, 1)):
             conv.__class__ = Same
     replace(networks, {norm: Folded(*norm.children()) for norm in pairs})

@@ -65,7 +65,7 @@ def make_splits(
         if shots is not None:
             fewest = min(Counter(sample.category for sample in train).values())
             if not isinstance(shots, int) or not 1 <= shots <= fewest:
-                raise UserError(f"data.shots must lie between 1 and the {fewest} OK images there are, not {shots}.")
+                raise UserError(f"data.shots must lie between 1 and {fewest}, the OK images per category, not {shots}.")
             _, train = _drawn(train, lambda _: shots, shots_seed, root)
             log.info("Training on %d OK images; %d others are held out for the threshold", len(train), len(val))
     else:

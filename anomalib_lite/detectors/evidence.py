@@ -61,7 +61,7 @@ class Gaussians(Evidence):
 
     def fit(self, features: Tensor, aligned: bool) -> None:
         moments = Moments()
-        for part in features.split(4 * BLOCK):  # large batches: each update reads all covariances
+        for part in features.split(4 * BLOCK):
             moments.update_positions(part.float())
         self.gaussian.fit(moments if aligned else moments.pooled(features.shape[-2:], None))
 

@@ -138,7 +138,7 @@ class Members(nn.Module):
         peak = fuse(maps, rule).flatten(1).argmax(1, keepdim=True)
         values = torch.cat([scores.flatten(1).gather(1, peak) for scores in maps.values()], 1)
         if rule in ("sum", "soft"):
-            parts = soft_excess(values) * torch.tensor(_weights(list(maps)))
+            parts = soft_excess(values) * values.new_tensor(_weights(list(maps)))
             values = (parts / parts.sum(1, keepdim=True)).T
         else:
             values = values.softmax(1).T

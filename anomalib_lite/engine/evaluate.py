@@ -88,22 +88,24 @@ def find_threshold(
         maxima += MaxScore()(prediction.map).tolist()
         categories += [sample.category for sample in batch.samples]
         if percentile is not None:
-            pixels.append(prediction.map.numpy()[:, :, ::4, ::4].ravel())
+            pixels += [anomaly_map.ravel() for anomaly_map in prediction.map.numpy()[:, :, ::4, ::4]]
         levels.update(prediction.map.numpy())
         del batch, prediction  # frees 250 MB of a large image before the next one is judged
-    by_category = {}
-    for name in sorted({category for category in categories if category is not None}):
-        chosen = np.array([category == name for category in categories])
-        by_category[name] = threshold_from_ok(np.array(scores)[chosen], np.array(maxima)[chosen], rate)
-    threshold = replace(threshold_from_ok(scores, maxima, rate), categories=by_category)
-    if percentile is not None:
+
+    def of(chosen: np.ndarray) -> Threshold:
+        threshold = threshold_from_ok(np.array(scores)[chosen], np.array(maxima)[chosen], rate)
+        if percentile is None:
+            return threshold
         note = (
             f"the pixel threshold is {factor:g} times the {percentile:g} % quantile of OK pixels: no false-alarm rate "
             "is guaranteed for it"
         )
-        pixel = factor * float(np.percentile(np.concatenate(pixels), percentile))
-        threshold = replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
-    return threshold, levels
+        pixel = factor * float(np.percentile(np.concatenate([pixels[k] for k in chosen.nonzero()[0]]), percentile))
+        return replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
+
+    names = sorted({category for category in categories if category is not None})
+    by_category = {name: of(np.array([category == name for category in categories])) for name in names}
+    return replace(of(np.ones(len(scores), bool)), categories=by_category), levels
 
 
 def lower_threshold(model: Model, threshold: Threshold, missed: ImageSet, batch_size: int) -> Threshold:
@@ -140,7 +142,7 @@ def evaluate(
     inspector: finds defects in the maps; None: no defects are reported.
     """
     collector = None if inspector is None else DefectCollector(inspector, threshold)
-    total, by_category = Measured(aupro_limit), defaultdict[str, Measured](lambda: Measured(aupro_limit))
+    total, by_category = Measured(aupro_limit), defaultdict[str | None, Measured](lambda: Measured(aupro_limit))
     inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "evaluate"):
@@ -149,7 +151,7 @@ def evaluate(
         for k, outcome in enumerate(new):
             part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
             regions, category = images.regions_of(outcome.sample), outcome.sample.category
-            for measured in [total] if category is None else [total, by_category[category]]:
+            for measured in (total, by_category[category]):
                 measured.add(outcome, part, inspected, regions)
         if collector is not None:
             new = [collector.add(outcome) for outcome in new]
@@ -159,8 +161,8 @@ def evaluate(
         del batch, prediction, new, outcome  # frees 300 MB of a large image before the next one is judged
         begin = time.perf_counter()
     metrics = _summary(total, outcomes, threshold)
-    metrics["per_defect"] = {n: row for m in by_category.values() or [total] for n, row in _by_defect(m, outcomes)}
-    metrics |= _of_categories(by_category, outcomes, threshold)
+    metrics["per_defect"] = {name: row for part in by_category.values() for name, row in _by_defect(part, outcomes)}
+    metrics |= _of_categories({n: part for n, part in by_category.items() if n is not None}, outcomes, threshold)
     if collector is not None:
         metrics["defects"] = collector.metrics()
     release_memory()

@@ -49,7 +49,7 @@ class Deployed(nn.Module):
         self.register_buffer("limit", torch.tensor(threshold, dtype=torch.float32))
 
     def forward(self, pixels: Tensor, template: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        image = self.resize(pixels).permute(0, 3, 1, 2).float() / 255
+        image = self.resize(pixels).permute(0, 3, 1, 2) / 255
         anomaly_map, score = self.model(image, None if template is None else template.permute(0, 3, 1, 2))
         return anomaly_map[:, 0], score, ~(score <= self.limit)
 
@@ -201,7 +201,10 @@ def _write_openvino(source: Path, file: Path, about: str, half: bool) -> None:
 
 
 def _logarithm(x: Any) -> Any:
-    """By roots and an exponential, since OpenVINO takes logarithms one number at a time: within 7e-7 above 1e-5."""
+    """Computes log(x) from roots and an exponential, because OpenVINO's own kernel is not vectorised.
+
+    The error is at most 2e-6 between 1e-5 and 1e6, and 1e-3 down to 1e-9.
+    """
     from openvino import opset13 as op
 
     def number(value: float) -> Any:

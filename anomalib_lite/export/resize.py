@@ -7,7 +7,7 @@ UNIT = 2048  # OpenCV's fixed-point unit of bilinear weights
 
 
 class Resize(nn.Module):
-    """Resizes uint8 (N, H, W, 3) to uint8 (N, height, width, 3).
+    """Resizes uint8 (N, H, W, 3) to float32 (N, height, width, 3) of whole numbers from 0 to 255.
 
     Reproduces OpenCV: INTER_AREA where both sides shrink, else INTER_LINEAR in fixed-point arithmetic. About one value
     in 100,000 differs by 1, because OpenCV sums areas in another order. Each output gathers only the rows and columns
@@ -20,16 +20,15 @@ class Resize(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         same = (pixels.shape[1] == self.height) & (pixels.shape[2] == self.width)
-        flat = torch.cond(same, self._whole, self._resized, (pixels,))
-        torch._check(flat.shape[1] == self.height * self.width * 3)  # the exporter cannot infer this
-        return flat.view(pixels.shape[0], self.height, self.width, 3)
+        return torch.cond(same, self._whole, self._resized, (pixels,))
 
     def _whole(self, pixels: Tensor) -> Tensor:
-        return pixels.flatten(1).clone()
+        """Returns the pixels unchanged; the selection tells the exporter their size."""
+        return pixels.index_select(1, torch.arange(self.height)).index_select(2, torch.arange(self.width)).float()
 
     def _resized(self, pixels: Tensor) -> Tensor:
         shrinks = (pixels.shape[1] >= self.height) & (pixels.shape[2] >= self.width)
-        return torch.cond(shrinks, self._area, self._linear, (pixels,)).to(torch.uint8).flatten(1)
+        return torch.cond(shrinks, self._area, self._linear, (pixels,))
 
     def _area(self, pixels: Tensor) -> Tensor:
         count, height, width = pixels.shape[:3]

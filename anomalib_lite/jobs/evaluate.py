@@ -74,14 +74,17 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     prepare_process(trained.judge.seed, trained.judge.threads)
     if data is None and trained.exported:
         raise UserError(f"{run_folder} is an exported file, which names no images: add e.g. data=folder data.root=DIR.")
-    config = dict(trained.about["settings"]) if trained.exported else trained.run.config
+    config = dict(trained.about["settings"] if trained.exported else trained.run.config)
     if data is not None:
         config["data"] = OmegaConf.to_container(data, resolve=True)
     splits: Splits = instantiate(config["data"])
     splits = replace(splits, test=check_same_data(splits, trained.data, own=data is None))
     if not any(sample.category for sample in splits.test):
-        category = str(config["data"].get("category"))
-        trained = trained.for_category(cfg.category or (category if category in trained.threshold.categories else None))
+        named = texts(config["data"].get("category"))
+        known = len(named) == 1 and named[0] in trained.threshold.categories
+        trained = trained.for_category(cfg.category or (named[0] if known else None))
+    elif cfg.category:
+        raise UserError("The test images have categories, whose thresholds judge them: leave category= out.")
     trained = trained.with_threshold(cfg.threshold, cfg.false_alarm_rate)
     # other data may have templates of its own
     splits = trained.apply_mode(splits, own_template=data is None or any(s.template is None for s in splits.test))

@@ -174,7 +174,7 @@ class PixelMetrics:
     def f1(self, threshold: float) -> float | None:
         """Computes the F1 of pixels above a fixed threshold (segF1 of MVTec AD 2); None without defect pixels."""
         total = self.total()
-        first = int(to_bins(np.array([threshold], np.float32))[0]) + 1
+        first = 0 if threshold < 0 else int(to_bins(np.array([threshold], np.float32))[0]) + 1
         flagged, detected = total.from_bin(first)[[OK, DEFECT]].sum(1).tolist()
         defective = int(total.pixels[DEFECT].sum())
         return 2 * detected / (detected + flagged + defective) if defective else None

@@ -81,7 +81,7 @@ def test_the_verb_compares_run_folders(run_verb: Command, tmp_path: Path):
     write_run(tmp_path / "runs" / "made", "killed", state="running")
     done = run_verb("compare", "runs=runs/made", "metrics=[aupro,model_mb]", "reference=tta=none", "resamples=100")
     assert done.status == 0, done.err
-    assert "left out, unfinished: killed" in done.err
+    assert "left out a run (unfinished): killed" in done.err
     assert "anomalib-lite train data=mtd \"data.root='/my data/mtd'\" tta=flips" in done.out
     assert (tmp_path / "runs" / "made" / "comparison" / "compare.html").is_file()
     again = run_verb("compare", "runs=[runs/made]", "resamples=100")  # its own output is no run

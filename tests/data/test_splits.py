@@ -91,7 +91,7 @@ def test_few_shots_are_drawn_by_a_seed_from_what_is_not_held_out(tmp_path: Path)
     assert drawn[40].train == whole.train
     assert names(make_splits(many(tmp_path), [], tmp_path, shots=4, shots_seed=1).train) != names(drawn[4].train)
     for shots in (0, 41):
-        with pytest.raises(UserError, match=r"data\.shots must lie between 1 and the 40"):
+        with pytest.raises(UserError, match=r"data\.shots must lie between 1 and 40"):
             make_splits(many(tmp_path), [], tmp_path, shots=shots)
 
 
@@ -103,7 +103,7 @@ def test_of_each_category_as_many_are_held_out_and_shown(tmp_path: Path):
     assert Counter(s.category for s in splits.val) == {"nut": 10, "cap": 1}
     assert Counter(s.category for s in splits.train) == {"nut": 2, "cap": 2}
     assert [s for s in splits.val if s.category == "nut"] == make_splits(nuts, [], tmp_path).val
-    with pytest.raises(UserError, match=r"data\.shots must lie between 1 and the 2 OK images"):
+    with pytest.raises(UserError, match=r"data\.shots must lie between 1 and 2, the OK images"):
         make_splits([*nuts, *caps], [], tmp_path, shots=3)
 
 
@@ -113,7 +113,7 @@ def test_of_each_category_as_many_are_held_out_and_shown(tmp_path: Path):
         ("val_share", 0, "data.val_share must lie between 0 and 1, not 0"),
         ("val_share", 1.5, "data.val_share must"),
         ("test_share", -0.1, "data.test_ok_share must"),
-        ("shots", 2.5, "data.shots must lie between 1 and the 40 OK images"),
+        ("shots", 2.5, "data.shots must lie between 1 and 40, the OK images"),
     ],
 )
 def test_settings_of_a_reader_of_ones_own_are_refused_out_of_range(

@@ -1,5 +1,6 @@
 """What AnomalyDINO, SuperADD and SubspaceAD have of their own; their maps are held by test_parity.py, too."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -90,3 +91,8 @@ def test_a_percentile_of_ok_pixels_moves_the_pixel_threshold_alone(images: Image
     assert moved.pixel == pytest.approx(1.421 * np.percentile(maps[:, :, ::4, ::4], 95), rel=1e-6)
     assert (moved.image, moved.promised_rate) == (kept.image, kept.promised_rate)
     assert "no false-alarm rate is guaranteed" in moved.note and not kept.note
+    samples = [replace(sample, category="ab"[k % 2]) for k, sample in enumerate(images.samples)]
+    both, _ = find_threshold(model, ImageSet(samples, images.size), 4, 0.2, 95, 1.421)
+    for k, name in enumerate("ab"):
+        pixel = 1.421 * np.percentile(maps[k::2, :, ::4, ::4], 95)
+        assert both.of(name).pixel == pytest.approx(pixel, rel=1e-6), "of the category's own images"

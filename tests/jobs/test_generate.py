@@ -44,7 +44,7 @@ def test_generate_writes_images_sheet_page_and_quality_and_trains_once(products,
     assert set(table["content_name"]) <= {path.name for path in (products / "train/good").iterdir()}
     assert cv2.imread(str(folder / "contact_sheet.png")).shape[1] > 600
     page = (folder / "generated.html").read_text()
-    assert "dropped 3 of 9 images" in page and page.count("<img") == 2 * 9
+    assert "dropped 3 of 9 generated images" in page and page.count("<img") == 2 * 9
     assert "http" not in page.replace("http-equiv", ""), "the page fetches nothing"
     for words in ("Frechet distance", "kernel distance", "diversity", str(folder.relative_to(tmp_path) / "images")):
         assert words in done.out + done.err

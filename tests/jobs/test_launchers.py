@@ -53,7 +53,7 @@ def check(folder: Path, tiny: list[str], basic: Results, *launcher: str, **envir
     assert results(folder) == basic
     assert not list(folder.rglob("*.lock")) and not list(folder.rglob(".jobs-*"))
     logs = [(run / "run.log").read_text() for run in (folder / "runs/default").iterdir()]
-    assert all(len(re.findall("saved: ", log)) == 1 for log in logs), "each run's log is of its own job alone"
+    assert all(len(re.findall("saved the model: ", log)) == 1 for log in logs), "each run's log is of its own job alone"
     assert len(list((folder / "artifacts").glob("trained-*"))) == 2
 
 

@@ -69,7 +69,7 @@ def test_a_run_with_images_added_is_what_all_at_once_would_have_given(run_verb, 
 def test_settings_of_a_run_that_grows_are_its_own(run_verb, halves, tmp_path):
     first = trained(*SMALL, "detector=padim", f"data.ok={halves}/old", f"data.nok={halves}/nok")
     refused = run_verb("train", f"start_from={first}", "data=folder", f"data.ok={halves}/new", "image_size=64")
-    assert refused.status == 2 and "image_size cannot be another" in refused.err
+    assert refused.status == 2 and "image_size cannot be changed" in refused.err
     shutil.move(halves / "old", halves / "away")
     try:
         gone = run_verb("train", f"start_from={first}", "data=folder", f"data.ok={halves}/new")

@@ -152,4 +152,4 @@ def test_the_threshold_can_be_another_rates_or_a_persons(run_verb: Command, smok
     done = predict(run_verb, smoke_run, path, tmp_path / "b", "maps=false", "false_alarm_rate=0.5")
     assert done.status == 0 and "at most 4" in done.out, done.out
     refused = predict(run_verb, smoke_run, path, tmp_path / "c", "threshold=1", "false_alarm_rate=0.5")
-    assert refused.status == 2 and "Give either" in refused.err
+    assert refused.status == 2 and "Set either" in refused.err

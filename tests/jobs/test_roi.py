@@ -51,7 +51,7 @@ def test_a_defect_beyond_the_region_raises_no_alarm(run_verb: Command, folder: P
     (narrowed,), maps = predicted(run_verb, whole, damaged, folder / "c", "ignore=left.png")
     assert narrowed == pytest.approx(found, rel=0.2) and not maps[0][:, :24].any()
     nothing = run_verb("predict", f"run={half}", f"images={damaged}", "ignore=left.png", "output=d")
-    assert nothing.status == 2 and "no pixel" in nothing.err
+    assert nothing.status == 2 and "exclude all pixels" in nothing.err
     refused = run_verb("train", *OWN, "roi=nosuch.png")
     assert refused.status == 2 and "nosuch.png" in refused.err
     refused = run_verb("train", *OWN, f"roi={damaged / 'right.png'}")

@@ -60,6 +60,7 @@ def test_f1_at_a_fixed_threshold_counts_the_pixels_above_it():
     flagged, defective = maps > threshold, masks > 0
     known = 2 * (flagged & defective).sum() / (flagged.sum() + defective.sum())
     assert metrics.f1(threshold) == pytest.approx(known, abs=1e-3)
+    assert metrics.f1(-1.0) == pytest.approx(2 * defective.sum() / (defective.size + defective.sum()), abs=1e-9)
     assert PixelMetrics().f1(0.5) is None
 
 
