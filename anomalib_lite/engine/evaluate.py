@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +141,8 @@ def evaluate(
     inspector: finds defects in the maps; None: no defects are reported.
     """
     collector = None if inspector is None else DefectCollector(inspector, threshold)
-    total, by_category = Measured(aupro_limit), defaultdict[str | None, Measured](lambda: Measured(aupro_limit))
+    total, names = Measured(aupro_limit), dict.fromkeys(sample.category for sample in images.samples)
+    by_category = {name: total if len(names) == 1 and name is None else Measured(aupro_limit) for name in names}
     inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "evaluate"):
@@ -151,7 +151,7 @@ def evaluate(
         for k, outcome in enumerate(new):
             part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
             regions, category = images.regions_of(outcome.sample), outcome.sample.category
-            for measured in (total, by_category[category]):
+            for measured in {total, by_category[category]}:
                 measured.add(outcome, part, inspected, regions)
         if collector is not None:
             new = [collector.add(outcome) for outcome in new]
