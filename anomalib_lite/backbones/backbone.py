@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.backbones.folding import fold
-from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights, similar
+from anomalib_lite.backbones.weights import first_line, holds_cut, load_cut, load_weights, similar
 from anomalib_lite.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,15 +23,9 @@ class Backbone(nn.Module):
 
     Includes the normalisation by mean and std, and nothing after the last layer used. Class and register tokens of
     transformers are dropped; images for transformers are first resized to the nearest multiple of the patch size, e.g.
-    from 256 px to 252 for patches of 14.
+    from 256 px to 252 for patches of 14. `channels` and `strides` are C_l and s_l, in the order of the features.
 
-    Args:
-        net: Maps images to a list or dictionary of features.
-        mean, std: Of the input, for each channel.
-        patch: (height, width) in px of a transformer's patch; None for other networks.
-
-    Attributes:
-        channels, strides: C_l and s_l, in the order of the features.
+    `net` maps images to a list or dictionary of features. `patch` is (height, width) in px of a transformer's patch.
     """
 
     mean: Tensor
@@ -57,7 +51,9 @@ class Backbone(nn.Module):
         original, image = self.net, torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
         expected, self.net = self(image), deepcopy(original).eval()  # the copy of an fx graph loses the mode
         fold([self.net], lambda: self(image))
-        if not all(map(_close, self(image), expected)):
+        # untrained weights may overflow: NaN is no difference, so that folding depends on the network only
+        pairs = zip(self(image), expected, strict=True)
+        if any(float((new - old).abs().amax()) > 1e-3 * float(old.abs().amax()) for new, old in pairs):
             self.net = original
         return self
 
@@ -89,11 +85,6 @@ class Backbone(nn.Module):
                 "blocks by their numbers."
             )
         return tuple(f.shape[1] for f in features), tuple(256 // f.shape[2] for f in features)
-
-
-def _close(features: Tensor, expected: Tensor) -> bool:
-    """Also true if untrained weights overflow, so that folding depends on the network only."""
-    return not float((features - expected).abs().amax()) > 1e-3 * float(expected.abs().amax())
 
 
 def build(
@@ -154,16 +145,18 @@ def _levels(
         raise UserError(
             f"'{name}' has no feature levels {list(layers)}, only 0 to {last}: choose others with backbone.layers."
         ) from error
-    apply_norm = norm and bool(sizes)
-    if apply_norm or weights != "none":
+    norm = norm and bool(sizes)
+    if norm or weights != "none":
         model = timm.create_model(name, **sizes)
         load_weights(model, weights, name)
-        if apply_norm:
+        if norm:
             net = FeatureGetterNet(model, tuple(sorted(layers)), norm=True)
         else:  # feature networks flatten some names (`stages.0` to `stages_0`)
             state = {key.replace(".", "_"): value for key, value in model.state_dict().items()}
             net.load_state_dict({key: state[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()})
-    _cut(net)
+    stages, blocks = (getattr(net, attribute, None) for attribute in ("_stage_out_idx", "blocks"))
+    if stages and isinstance(blocks, nn.Sequential):
+        net.blocks = blocks[: max(stages)]  # timm's EfficientNet features would run the rest, too
     patch = getattr(getattr(getattr(net, "model", net), "patch_embed", None), "patch_size", None)
     return net, tuple(patch) if sizes and patch else None
 
@@ -196,14 +189,6 @@ def _create(name: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"timm has no model '{name}'{suffix} ({error}). {similar(name, timm.list_models())}") from error
 
 
-def _cut(net: nn.Module) -> None:
-    """Drops stages after the last layer used, which timm's EfficientNet features would run."""
-    stages = getattr(net, "_stage_out_idx", None)
-    blocks = getattr(net, "blocks", None)
-    if stages and isinstance(blocks, nn.Sequential):
-        net.blocks = blocks[: max(stages)]
-
-
 def cut_at(model: nn.Module, modules: Sequence[str], name: str) -> nn.Module:
     """Cuts a network after the last of `modules`; the result maps images to their outputs in order of computation.
 
@@ -213,17 +198,13 @@ def cut_at(model: nn.Module, modules: Sequence[str], name: str) -> nn.Module:
     from timm.models import create_feature_extractor, get_graph_node_names
 
     names = [module for module, _ in model.named_modules() if module]
-    for module in modules:
-        if module not in names:
-            raise UserError(_unknown(module, names, name))
+    if unknown := [module for module in modules if module not in names]:
+        raise UserError(_unknown(unknown[0], names, name))
     try:
         _, nodes = get_graph_node_names(model)
     except Exception as error:  # tracing runs the network's code and can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"'{name}' cannot be cut at modules' names ({reason}): give backbone.layers as numbers, or use another "
-            "network."
-        ) from error
+        hint = "give backbone.layers as numbers, or use another network."
+        raise UserError(f"'{name}' cannot be cut at modules' names ({first_line(error)}): {hint}") from error
     last = {  # index of each module's last operation
         module: max((k for k, node in enumerate(nodes) if node == module or node.startswith(module + ".")), default=-1)
         for module in modules
@@ -238,8 +219,6 @@ def _unknown(module: str, names: Sequence[str], name: str) -> str:
     parent = module.rpartition(".")[0]
     while parent and parent not in names:
         parent = parent.rpartition(".")[0]
-    siblings = [k for k in names if k.rpartition(".")[0] == parent]
-    return (
-        f"'{name}' has no module '{module}' for backbone.layers. {similar(module, names)} "
-        f"In {parent or 'the network'}: {', '.join(siblings[:20])}."
-    )
+    siblings = ", ".join([k for k in names if k.rpartition(".")[0] == parent][:20])
+    missing = f"'{name}' has no module '{module}' for backbone.layers."
+    return f"{missing} {similar(module, names)} In {parent or 'the network'}: {siblings}."

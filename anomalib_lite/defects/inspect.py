@@ -32,32 +32,23 @@ from anomalib_lite.settings.training import Defects
 
 log = logging.getLogger(__name__)
 
+NUMBERS = ("usual", "rare", "alike", "motion")  # of a `Reference`, in its order
 FOREIGN = 0.5  # correlation of template and OK images' median below which they show different products; else above 0.8
 
 
 @dataclass(frozen=True)
 class Defect:
-    """A defect.
+    """A defect, at the resolution of inspection."""
 
-    Attributes:
-        mask: bool (H, W) at the resolution of inspection.
-        box: x, y, width and height in px of the mask.
-        peak, mean: Values of the anomaly map.
-        kind, confidence: Name of the defect type, and the confidence in it, in (0, 1].
-        areas: Share of the defect in each area of the layout.
-        measures: Values by the names of `UNITS`; None for measures that do not apply.
-        severity, grade: A value in [0, 1], and one of `GRADES`.
-    """
-
-    mask: np.ndarray
-    box: tuple[int, int, int, int]
-    peak: float
+    mask: np.ndarray  # bool (H, W)
+    box: tuple[int, int, int, int]  # x, y, width, height in px of the mask
+    peak: float  # of the anomaly map, like `mean`
     mean: float
     kind: str
-    confidence: float
-    areas: Mapping[str, float]
-    measures: Mapping[str, float | int | None]
-    severity: float
+    confidence: float  # in the kind, in (0, 1]
+    areas: Mapping[str, float]  # share of the defect in each area of the layout
+    measures: Mapping[str, float | int | None]  # by the names of `UNITS`; None for those that do not apply
+    severity: float  # in [0, 1]
     grade: str
 
     def record(self) -> dict[str, Any]:
@@ -85,10 +76,8 @@ class Inspector:
 
         Both are resized to the reference, in whose px everything is measured. threshold: of the map's pixels.
         """
-        shape, difference = self.reference.shape, None
-        scale, mm = self.settings.scale_mm_per_px, None
-        if scale is not None:
-            mm = (scale * image.shape[1] / shape[1], scale * image.shape[0] / shape[0])
+        shape, difference, scale = self.reference.shape, None, self.settings.scale_mm_per_px
+        mm = (scale * image.shape[1] / shape[1], scale * image.shape[0] / shape[0]) if scale else None
         scene = Scene(resize_image(image, *shape), self.layout, mm_per_px=mm)
         values = np.ascontiguousarray(values, np.float32)
         if values.shape != shape:
@@ -113,7 +102,7 @@ class Inspector:
         """Writes the files that `load_inspector` reads; `config` is the source of the settings."""
         layout, reference = self.layout, self.reference
         product = {"areas": layout.names, "found_by": dict(layout.found_by)}
-        product |= {name: getattr(reference, name) for name in ("usual", "rare", "alike", "motion")}
+        product |= {name: getattr(reference, name) for name in NUMBERS}
         with atomic_path(folder / "inspector.npz") as temporary:
             np.savez_compressed(
                 temporary, image=reference.image, precision=reference.precision, palette_mean=reference.palette.mean,
@@ -124,16 +113,13 @@ class Inspector:
 
     def _compared(self, scene: Scene, suspect: np.ndarray) -> tuple[Scene, np.ndarray]:
         """Returns the scene with the aligned, relit reference, and the change at each pixel."""
-        reference, layout = self.reference, self.layout
+        reference = self.reference
         pose = find_pose(scene.image, reference.image, reference.motion)
         matched = relit(scene.image, lay_over(reference.image, pose), ~suspect)
-        moved = replace(
-            layout,
-            numbers=lay_over(layout.numbers, pose, nearest=True),
-            foreground=lay_over(layout.foreground.astype(np.uint8), pose, nearest=True) > 0,
-        )
+        foreground = lay_over(self.layout.foreground.astype(np.uint8), pose, nearest=True) > 0
+        layout = replace(self.layout, numbers=lay_over(self.layout.numbers, pose, nearest=True), foreground=foreground)
         difference = change(scene.image, matched, lay_over(reference.precision, pose))
-        return replace(scene, layout=moved, reference=matched, palette=reference.palette), difference
+        return replace(scene, layout=layout, reference=matched, palette=reference.palette), difference
 
     def _extent(self, region: Region, scene: Scene, difference: np.ndarray | None) -> np.ndarray:
         if difference is None:
@@ -156,24 +142,20 @@ def prepare_inspector(
 
     Args:
         config: Plain values, as in conf/defects.
-        ok_images: uint8 RGB (H, W, 3), all of one size; the first 64 are used.
-        levels: Levels of the anomaly maps of held-out OK images.
-        template: Image of the perfect product at their size, to which they are aligned; None aligns to their median.
+        ok_images, template: See `fit_reference`.
+        levels: Of the anomaly maps of held-out OK images.
     """
     settings = read_settings(config)
     reference = fit_reference(ok_images, template, settings.alignment)
     if template is not None and reference.fixed and (alike := likeness(reference.image, template)) < FOREIGN:
-        log.warning(
-            "the template does not look like the OK images (correlation %.2f): check that it shows this product in the "
-            "same position",
-            alike,
-        )
-    config_layout, picture = settings.layout, reference.image if template is None else template
+        message = "the template does not look like the OK images (correlation %.2f): check that it shows this product "
+        log.warning(message + "in the same position", alike)
+    layout, picture = settings.layout, reference.image if template is None else template
     if not reference.fixed:  # a texture has no text or contour to search for; areas that the user drew stay
-        foreground = "none" if config_layout.foreground in ("otsu", "grabcut") else config_layout.foreground
-        text = "none" if config_layout.text == "auto" else config_layout.text
-        config_layout, picture = replace(config_layout, foreground=foreground, text=text), reference.image
-    return Inspector(settings, find_layout(picture, config_layout), reference, levels)
+        foreground = "none" if layout.foreground in ("otsu", "grabcut") else layout.foreground
+        text = "none" if layout.text == "auto" else layout.text
+        layout, picture = replace(layout, foreground=foreground, text=text), reference.image
+    return Inspector(settings, find_layout(picture, layout), reference, levels)
 
 
 def load_inspector(folder: Path) -> Inspector:
@@ -186,8 +168,7 @@ def load_inspector(folder: Path) -> Inspector:
         raise UserError(f"{folder} holds no complete inspector: train the run again to classify defects.") from error
     product = stored["product"]
     palette = Palette(arrays["palette_mean"], arrays["palette_precision"])
-    numbers = {name: product[name] for name in ("usual", "rare", "alike", "motion")}
-    reference = Reference(arrays["image"], arrays["precision"], palette, **numbers)
+    reference = Reference(arrays["image"], arrays["precision"], palette, *(product[name] for name in NUMBERS))
     layout = Layout(tuple(product["areas"]), arrays["numbers"], arrays["foreground"], product["found_by"])
     return Inspector(read_settings(stored["settings"]), layout, reference, MapLevels(**stored["levels"]))
 

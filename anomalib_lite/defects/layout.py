@@ -27,16 +27,12 @@ _LETTERS = 2  # least number of letters or digits of a text: a ring is read as a
 
 @dataclass(frozen=True)
 class Layout:
-    """The areas of a product.
+    """The areas of a product."""
 
-    names: the background comes first. numbers: uint8 (H, W), each pixel's area as an index into `names`. foreground:
-    bool (H, W), including text. found_by: where each area comes from, in words.
-    """
-
-    names: tuple[str, ...]
-    numbers: np.ndarray
-    foreground: np.ndarray
-    found_by: Mapping[str, str]
+    names: tuple[str, ...]  # the background comes first
+    numbers: np.ndarray  # uint8 (H, W), each pixel's area as an index into `names`
+    foreground: np.ndarray  # bool (H, W), including text
+    found_by: Mapping[str, str]  # where each area comes from, in words
 
     def area(self, name: str) -> np.ndarray:
         """Returns an area's pixels, bool (H, W); none if there is no such area."""
@@ -147,9 +143,8 @@ def _drawn(region: str | list[list[float]], shape: tuple[int, int], option: str)
     drawn = np.zeros(shape, bool)
     for box in region:
         if len(box) != 4 or min(box) < 0 or box[0] + box[2] > 1.001 or box[1] + box[3] > 1.001:
-            raise UserError(
-                f"{option}: a box must be [x, y, width, height] as shares of the image, 0 to 1, not {list(box)}."
-            )
+            wanted = "[x, y, width, height] as shares of the image, 0 to 1"
+            raise UserError(f"{option}: a box must be {wanted}, not {list(box)}.")
         x, y, width, height = box
         rows = slice(round(y * shape[0]), round((y + height) * shape[0]))
         drawn[rows, round(x * shape[1]) : round((x + width) * shape[1])] = True

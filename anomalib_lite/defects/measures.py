@@ -86,18 +86,16 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, uint8 RGB (H, W, 3), with layout, reference and palette of the good product, aligned to the image.
+    """An image with layout, reference and palette of the good product, aligned to the image.
 
-    Attributes:
-        reference: float32 RGB (H, W, 3), relit to the image; None, like the palette, if the product has no fixed look.
-        mm_per_px: Size of the image's pixels, horizontal and vertical.
+    Reference and palette are None if the product has no fixed look.
     """
 
-    image: np.ndarray
+    image: np.ndarray  # uint8 RGB (H, W, 3)
     layout: Layout
-    reference: np.ndarray | None = None
+    reference: np.ndarray | None = None  # float32 RGB (H, W, 3), relit to the image
     palette: Palette | None = None
-    mm_per_px: tuple[float, float] | None = None
+    mm_per_px: tuple[float, float] | None = None  # horizontal and vertical
 
     @property
     def good(self) -> np.ndarray:
@@ -121,23 +119,21 @@ class Scene:
     def foregrounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The product's pixels in the image and in the reference, by a grey threshold.
 
-        The threshold is the mean of the reference's median grey values inside and outside the foreground.
+        It is the mean of the reference's median grey values inside and outside the foreground.
         """
         grey, inside = self.good.mean(axis=2), self.layout.foreground
         if inside.all() or not inside.any():
             return inside, inside
         product, ground = np.median(grey[inside]), np.median(grey[~inside])
+        above = np.greater if product > ground else np.less
         greys = self.image.astype(np.float32).mean(axis=2), self.good.clip(0, 255).round().mean(axis=2)
-        limit = (product + ground) / 2
-        actual, expected = (values > limit if product > ground else values < limit for values in greys)
-        return actual, expected
+        return above(greys[0], (product + ground) / 2), above(greys[1], (product + ground) / 2)
 
 
 def measure(mask: np.ndarray, scene: Scene, all_masks: np.ndarray, map_ratio: float) -> Values:
-    """Measures a defect; returns values in the order of `UNITS`, None for measures that do not apply.
+    """Measures a defect, bool (H, W): values in the order of `UNITS`, None for measures that do not apply.
 
-    mask: the defect, bool (H, W). all_masks: all defects, bool (H, W), which do not count as surroundings. map_ratio:
-    peak of the anomaly map divided by the threshold.
+    all_masks: all defects, which do not count as surroundings. map_ratio: peak of the anomaly map / threshold.
     """
     length, width, pieces = length_width_and_pieces(mask)
     area, shares = int(mask.sum()), occupied(mask, scene.layout)
@@ -245,8 +241,7 @@ def blur_likeness(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) ->
 
     Compares squared differences of images (H, W, 3) in linear light.
     """
-    unit = max(min(mask.shape) / 256, 0.4)
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    unit, (x, y, width, height) = max(min(mask.shape) / 256, 0.4), box_of(mask)
     margin = round(3 * _WIDTHS[-1] * unit)
     window = slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
     actual, good = image[window], reference[window]

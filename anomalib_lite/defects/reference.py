@@ -11,7 +11,6 @@ from tqdm import tqdm
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import (
     IDENTITY,
-    MOTIONS,
     between_centres,
     correlation,
     cut,
@@ -45,24 +44,15 @@ class Palette:
 
 @dataclass(frozen=True)
 class Reference:
-    """Reference of the good product.
+    """Reference of the good product."""
 
-    Attributes:
-        image: Median of aligned OK images, uint8 RGB (H, W, 3).
-        precision: Inverse covariance of their CIE Lab difference from it, float32 (H, W, 9).
-        palette: Their colours.
-        usual, rare: Values of `change` that 3 % and 0.1 % of a good product's pixels exceed.
-        alike: Median correlation of OK images with `image`.
-        motion: Motion by which images are aligned.
-    """
-
-    image: np.ndarray
-    precision: np.ndarray
-    palette: Palette
-    usual: float
-    rare: float
-    alike: float
-    motion: str
+    image: np.ndarray  # median of aligned OK images, uint8 RGB (H, W, 3)
+    precision: np.ndarray  # inverse covariance of their CIE Lab difference from it, float32 (H, W, 9)
+    palette: Palette  # their colours
+    usual: float  # value of `change` that 3 % of a good product's pixels exceed
+    rare: float  # the same for 0.1 %
+    alike: float  # median correlation of OK images with `image`
+    motion: str  # by which images are aligned
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,8 +71,8 @@ def fit_reference(
 
     Args:
         images: uint8 RGB (H, W, 3), all of one size; the first 64 are used.
-        template: Image that they are aligned to; None aligns to their median.
-        motion: `translation`, `euclidean`, `affine` or `none`.
+        template: Image of their size that they are aligned to; None aligns to their median.
+        motion: One of `MOTIONS`, or `none`.
     """
     used = list(islice(images, MOST_IMAGES))
     if not used:
@@ -106,8 +96,6 @@ def fit_reference(
 
 def find_pose(picture: np.ndarray, frame: np.ndarray, motion: str = "affine") -> np.ndarray:
     """Estimates the pose (2, 3) that maps the frame to an image of its size, both uint8 RGB (H, W, 3)."""
-    if motion not in ("none", *MOTIONS):
-        raise UserError(f"defects.alignment must be one of none, {', '.join(MOTIONS)}, not '{motion}'.")
     if motion == "none":
         return IDENTITY
     grey_frame, grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in (frame, picture))

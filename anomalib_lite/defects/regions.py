@@ -16,10 +16,10 @@ from anomalib_lite.settings.training import Extent, Regions
 
 @dataclass(frozen=True)
 class Region:
-    """A region of a map. mask: its core, zone: with its surroundings, both bool (H, W). peak, mean: map values."""
+    """A region of a map, with the map's largest and mean value in it."""
 
-    mask: np.ndarray
-    zone: np.ndarray
+    mask: np.ndarray  # its core, bool (H, W)
+    zone: np.ndarray  # with its surroundings
     peak: float
     mean: float
 
@@ -50,17 +50,11 @@ class LevelsOfMaps:
 def find_regions(
     values: np.ndarray, high: float, low: float, base: float = 0.0, config: Regions | None = None
 ) -> list[Region]:
-    """Returns the regions of a map, the highest peak first. Raises UserError for NaN or infinity in the map.
+    """Returns the regions of a map (H, W), the highest peak first. Raises UserError for NaN or infinity in the map.
 
-    Each region is bounded at a share of its peak above `base`, because blur makes a strong defect look larger than a
-    faint one. Hysteresis thresholding: Canny, "A Computational Approach to Edge Detection", PAMI 1986.
-
-    Args:
-        values: The map (H, W).
-        high: The threshold, exceeded by a region's peak.
-        low: The value exceeded by all of its pixels.
-        base: The map's typical value on good images.
-        config: Shares of the peak, merging distance and smallest area.
+    A region's peak exceeds `high`, its pixels `low` (hysteresis: Canny, "A Computational Approach to Edge Detection",
+    PAMI 1986). It is bounded at a share of its peak above `base`, the typical value on good images, because blur makes
+    a strong defect look larger than a faint one.
     """
     config = config or Regions()
     if not np.isfinite(values).all():
@@ -110,18 +104,16 @@ def join_overlapping(
 
     For example, two peaks along one broken edge have overlapping zones that show the same defect.
     """
-    merged: list[tuple[Region, np.ndarray]] = []
+    found: list[Region] = []
+    masks: list[np.ndarray] = []
     for region, mask in zip(regions, extents, strict=True):
-        while same := [k for k, (_, other) in enumerate(merged) if _is_same(mask, other)]:
-            other_region, other = merged.pop(same[-1])
-            core, zone, mask = region.mask | other_region.mask, region.zone | other_region.zone, mask | other
-            region = Region(core, zone, max(region.peak, other_region.peak), float(values[core].mean()))
-        merged.append((region, mask))
-    return [region for region, _ in merged], [mask for _, mask in merged]
-
-
-def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool(2 * np.count_nonzero(one & other) > min(np.count_nonzero(one), np.count_nonzero(other)))
+        while same := [k for k, m in enumerate(masks) if 2 * (m & mask).sum() > min(m.sum(), mask.sum())]:
+            other, mask = found.pop(same[-1]), mask | masks.pop(same[-1])
+            core = region.mask | other.mask
+            region = Region(core, region.zone | other.zone, max(region.peak, other.peak), float(values[core].mean()))
+        found.append(region)
+        masks.append(mask)
+    return found, masks
 
 
 def extent(
@@ -134,12 +126,8 @@ def extent(
     of a strong one does not. If fewer than a tenth as many pixels pass as the map marks, the detector has seen
     something that single pixels do not show, and the region's mask is returned.
 
-    Args:
-        region: The region of the map.
-        change: How unusual each pixel's difference is (H, W), see `reference.change`.
-        usual, rare: Values that 3 % and 0.1 % of a good product's pixels exceed.
-        in_text: Whether most of the region lies in text.
-        config: Share of the strongest change, and sizes of the morphological closing.
+    change: how unusual each pixel's difference is (H, W), with `usual` and `rare` as in `Reference`. in_text: whether
+    most of the region lies in text.
     """
     config = config or Extent()
     strongest = float(np.quantile(change[region.mask], 0.9))

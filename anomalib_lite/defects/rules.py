@@ -29,10 +29,7 @@ def classify(types: Mapping[str, DefectType], shares: Mapping[str, float], measu
 
 
 def _points(rule: DefectType, shares: Mapping[str, float], measures: Values) -> float:
-    """Sums a type's points: per area by the share of the defect in it, per measure linearly from its `zero` to `full`.
-
-    Measures that do not apply give no points.
-    """
+    """Sums the points of a type's areas and measures, as in `DefectType`; measures that do not apply give none."""
     by_measure = 0.0
     for name, evidence in rule.evidence.items():
         if (value := measures.get(name)) is not None:
@@ -42,7 +39,7 @@ def _points(rule: DefectType, shares: Mapping[str, float], measures: Values) -> 
 
 
 def severity_of(settings: Severity, kind: str, measures: Values) -> float:
-    """Computes a severity in [0, 1]: the weighted mean of m / (m + half) over the measures m in the type's terms.
+    """Computes a type's severity in [0, 1], see `Severity`.
 
     Measures that do not apply count as 0, so that severities of one type stay comparable.
     """
@@ -78,10 +75,8 @@ def read_settings(config: Mapping[str, Any]) -> Defects:
         terms.update({name: _filled(Term, term, f"{where}.{name}") for name, term in terms.items()})
     _check_types(settings)
     _check_severity(settings.severity, settings.types)
-    if settings.regions.zone > settings.regions.core:
-        raise UserError(
-            f"defects.regions needs zone <= core, but has {settings.regions.zone} and {settings.regions.core}."
-        )
+    if (zone := settings.regions.zone) > (core := settings.regions.core):
+        raise UserError(f"defects.regions needs zone <= core, but has {zone} and {core}.")
     for name, rule in settings.types.items():
         rule.title = rule.title or name.replace("_", " ")
     return settings
@@ -118,15 +113,13 @@ def _check_severity(severity: Severity, types: Iterable[str]) -> None:
         _check_names(terms, UNITS, f"The severity of {name}", "measure")
         if not terms:
             raise UserError(f"The severity of {name} needs at least one measure.")
-    if severity.major_from > severity.critical_from:
-        cuts = f"{severity.major_from} and {severity.critical_from}"
-        raise UserError(f"defects.severity needs major_from <= critical_from, but has {cuts}.")
+    if (major := severity.major_from) > (critical := severity.critical_from):
+        raise UserError(f"defects.severity needs major_from <= critical_from, but has {major} and {critical}.")
     _check_names(severity.reject, GRADES, "defects.severity.reject", "grade")
     if any(count is not None and count < 1 for count in severity.reject.values()):
         raise UserError("defects.severity.reject takes whole numbers, 1 or more, or null.")
 
 
 def _check_names(given: Iterable[str], valid: Iterable[str], where: str, what: str) -> None:
-    unknown: Sequence[str] = [str(key) for key in given if key not in valid]
-    if unknown:
+    if unknown := [str(key) for key in given if key not in valid]:
         raise UserError(f"{where} has no {what} {', '.join(unknown)}. There are: {', '.join(valid)}.")

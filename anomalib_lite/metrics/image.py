@@ -19,17 +19,11 @@ IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 
 @dataclass(frozen=True)
 class MetricResult:
-    """Metrics by name, ready for JSON.
-
-    Attributes:
-        values: Numbers, or None if a metric cannot be computed.
-        missing: The reason for each None, and under "images" which images were left out.
-        counts: Numbers of images, pixels and regions used.
-    """
+    """Metrics by name, ready for JSON; None if one cannot be computed."""
 
     values: dict[str, float | None]
-    missing: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)  # why for each None; "images": which images were left out
+    counts: dict[str, int] = field(default_factory=dict)  # of the images, pixels and regions used
 
 
 def absent(names: Sequence[str], reason: str, counts: dict[str, int]) -> MetricResult:
@@ -38,16 +32,10 @@ def absent(names: Sequence[str], reason: str, counts: dict[str, int]) -> MetricR
 
 
 def count_ties(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts OK and NOK items per distinct score: (V,) each, by ascending score.
-
-    Args:
-        scores: (N,).
-        labels: (N,) bool, True = NOK.
-    """
+    """Counts OK and NOK items (labels True) per distinct score, from scores and labels (N,): (V,) each, ascending."""
     values, group = np.unique(scores, return_inverse=True)
-    total = np.bincount(group, minlength=len(values))
-    nok = np.bincount(group[labels], minlength=len(values))
-    return total - nok, nok
+    ok, nok = (np.bincount(group[chosen], minlength=len(values)) for chosen in (~labels, labels))
+    return ok, nok
 
 
 def auroc(ok: np.ndarray, nok: np.ndarray) -> float:
@@ -104,34 +92,28 @@ def known_labels(labels: Labels, size: int) -> list[int | None]:
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
     """Computes AUROC, average precision and F1-max of finite scores (N,) and labels (N,), 1 = NOK."""
-    nok_mask = np.asarray(labels, bool)
-    counts = {"ok_images": int((~nok_mask).sum()), "nok_images": int(nok_mask.sum())}
+    is_nok = np.asarray(labels, bool)
+    counts = {"ok_images": int((~is_nok).sum()), "nok_images": int(is_nok.sum())}
     for kind in ("nok", "ok"):
         if not counts[f"{kind}_images"]:
             return absent(IMAGE_METRICS, f"no {kind.upper()} images with a score", counts)
-    ok, nok = count_ties(np.asarray(scores, np.float64), nok_mask)
+    ok, nok = count_ties(np.asarray(scores, np.float64), is_nok)
     values = (auroc(ok, nok), average_precision(ok, nok), f1_max(ok, nok))
     return MetricResult(dict(zip(IMAGE_METRICS, values, strict=True)), {}, counts)
 
 
 def alarm_metrics(flagged: np.ndarray, labels: np.ndarray) -> MetricResult:
-    """Computes the false-alarm rate of OK images, the detection rate of NOK images, and F1.
-
-    Args:
-        flagged: (N,) bool.
-        labels: (N,) bool or 0/1, 1 = NOK.
-    """
-    flagged, nok = np.asarray(flagged, bool), np.asarray(labels, bool)
-    false_alarms, detected = int((flagged & ~nok).sum()), int((flagged & nok).sum())
+    """Computes false-alarm rate, detection rate and F1 of flags and labels (N,), 1 = NOK."""
+    flagged, is_nok = np.asarray(flagged, bool), np.asarray(labels, bool)
+    false_alarms, detected = int((flagged & ~is_nok).sum()), int((flagged & is_nok).sum())
+    ok, nok = int((~is_nok).sum()), int(is_nok.sum())
     values: dict[str, float | None] = {
-        "image_false_alarm_rate": false_alarms / int((~nok).sum()) if not nok.all() else None,
-        "image_detection_rate": detected / int(nok.sum()) if nok.any() else None,
-        "image_f1": 2 * detected / (false_alarms + detected + int(nok.sum())) if nok.any() else None,
+        "image_false_alarm_rate": false_alarms / ok if ok else None,
+        "image_detection_rate": detected / nok if nok else None,
+        "image_f1": 2 * detected / (false_alarms + detected + nok) if nok else None,
     }
-    missing = {name: "no NOK images" for name, value in values.items() if value is None}
-    if nok.all():
-        missing["image_false_alarm_rate"] = "no OK images"
-    return MetricResult(values, missing)
+    kinds = dict.fromkeys(values, "NOK") | {"image_false_alarm_rate": "OK"}
+    return MetricResult(values, {k: f"no {kinds[k]} images" for k, value in values.items() if value is None})
 
 
 class ImageMetrics:
@@ -141,15 +123,9 @@ class ImageMetrics:
         self.images: list[tuple[float, int | None, str]] = []  # score, label, defect type
 
     def update(self, scores: Array | Sequence[float], labels: Labels, defects: Names = None) -> None:
-        """Adds a batch; images with unknown label are left out and counted.
+        """Adds a batch of scores, labels (0 = OK, 1 = NOK, None or -1 = unknown) and names of defect types, (B,) each.
 
-        Args:
-            scores: (B,).
-            labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
-            defects: (B,) names of defect types, or None.
-
-        Raises:
-            UserError: If a score is not finite, or lengths differ.
+        Images with unknown label are left out and counted. Raises UserError for scores that are not finite.
         """
         scores = np.asarray(to_numpy(scores), np.float64)
         if not np.isfinite(scores).all():
@@ -172,11 +148,8 @@ class ImageMetrics:
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """Computes, for each defect type, the metrics of its NOK images against all OK images."""
         ok = [score for score, label, _ in self.images if label == 0]
-        types: dict[str, list[float]] = {}
-        for score, label, name in self.images:
-            if label == 1:
-                types.setdefault(name, []).append(score)
-        return {
-            name: image_metrics(np.array(ok + nok), np.repeat([0, 1], [len(ok), len(nok)]))
-            for name, nok in sorted(types.items())
-        }
+        results = {}
+        for name in sorted({name for _, label, name in self.images if label == 1}):
+            nok = [score for score, label, other in self.images if label == 1 and other == name]
+            results[name] = image_metrics(np.array(ok + nok), np.repeat([0, 1], [len(ok), len(nok)]))
+        return results

@@ -41,27 +41,19 @@ _ONE_REGION = 1 << 38
 class Histograms:
     """Counts per bin, allocated only for octaves that contain values: 128 KiB each, about twenty in all.
 
-    Attributes:
-        starts: (256,), index of each octave's first bin, -1 if not allocated.
-        pixels: int64 (4, bins): OK pixels; defect pixels; defect pixels weighted by 1 / size of their region; and the
-            largest pixels of each region up to its saturation, weighted by 1 / their number.
-        images: int64 (4,): OK images, NOK images, images without a mask, and regions.
-        one_by_one: Whether regions were given; without them saturation is unknown.
+    The rows of `pixels` are OK pixels; defect pixels; defect pixels weighted by 1 / size of their region; and the
+    largest pixels of each region up to its saturation, weighted by 1 / their number.
     """
 
-    starts: np.ndarray = field(default_factory=lambda: np.full(256, -1))
+    starts: np.ndarray = field(default_factory=lambda: np.full(256, -1))  # each octave's first bin, -1: not allocated
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((4, 0), np.int64))
-    images: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
-    one_by_one: bool = False
+    images: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))  # OK, NOK, without a mask; regions
+    one_by_one: bool = False  # whether regions were given; without them saturation is unknown
 
     def add(
         self, scores: np.ndarray, mask: np.ndarray | None, counted: np.ndarray | None, regions: Regions | None
     ) -> None:
-        """Adds one image's anomaly map (H, W).
-
-        `mask` None leaves the image out; `counted` None counts all pixels; `regions` are the image's single defects, if
-        known.
-        """
+        """Adds one image's anomaly map (H, W); without a mask the image is left out."""
         if mask is None:
             self.images[2] += 1
             return
@@ -112,10 +104,9 @@ class Histograms:
 
 
 class PixelMetrics:
-    """Histograms of good images and of each defect type, by name, in `groups`."""
+    """Histograms of good images and of each defect type, by name; AUPRO up to the false-positive rate `limit`."""
 
     def __init__(self, limit: float = 0.3) -> None:
-        """AUPRO is integrated up to the false-positive rate `limit`, in (0, 1]."""
         self.limit = limit
         self.groups = {GOOD: Histograms()}
 
@@ -128,7 +119,7 @@ class PixelMetrics:
         counted: np.ndarray | None = None,
         regions: Sequence[Regions | None] | None = None,
     ) -> None:
-        """Adds a batch.
+        """Adds a batch. Raises UserError if maps, shapes or labels are invalid.
 
         An image labelled OK needs no mask. One labelled NOK with no or an empty mask is left out and counted, since its
         defect pixels are unknown. Without a label, an empty mask means OK, and None leaves the image out.
@@ -136,13 +127,9 @@ class PixelMetrics:
         Args:
             maps: (B, 1, H, W) or (B, H, W), finite and >= 0.
             masks: Of the same shape, or a list with one (H, W) or None per image.
-            labels: (B,) 0 = OK, 1 = NOK, None or -1 = unknown.
-            defects: (B,) defect type of each NOK image, None if it has no name.
+            labels, defects: As in `ImageMetrics.update`.
             counted: (H, W) bool, the pixels to evaluate; None: all. Defects outside count as unmarked.
             regions: (B,) single defects of each image, for `auspro`; None if unknown.
-
-        Raises:
-            UserError: If maps, shapes or labels are invalid.
         """
         images = np.ascontiguousarray(to_numpy(maps), np.float32)
         images = images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
@@ -163,7 +150,7 @@ class PixelMetrics:
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """Sums the groups with these names; None: all groups."""
         total = Histograms()
-        for name in self.groups if names is None else names:
+        for name in names or self.groups:
             total.merge(self.groups[name])
         return total
 
@@ -209,12 +196,7 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
     """Computes the area under mean per-region overlap over false-positive rates up to `limit`, divided by `limit`.
 
     The curve starts at (0, 0) and is cut at the limit by linear interpolation. Bergmann et al., "The MVTec Anomaly
-    Detection Dataset", IJCV 2021, section 4.3.
-
-    Args:
-        ok: Counts of defect-free pixels.
-        overlap: Defect pixels weighted by 1 / size of their region, up to a common factor.
-        limit: In (0, 1].
+    Detection Dataset", IJCV 2021, section 4.3. The factor that all of `overlap` has in common does not matter.
     """
     rate = np.concatenate([[0.0], from_above(ok)])
     pro = np.concatenate([[0.0], from_above(overlap)])
@@ -257,12 +239,9 @@ def _defect_pixels(mask: Array | None, label: int | None, shape: tuple[int, ...]
 
 
 def _region_weights(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Weights each defect pixel so that every 8-connected region weighs _ONE_REGION in total.
+    """Weights the pixels of mask[mask] so that each 8-connected region weighs _ONE_REGION, and counts the regions.
 
     Rounding changes the weight of a region of a million pixels by 2e-6 of itself, of a smaller one by less.
-
-    Returns:
-        int64 weights of the shape of mask[mask], and the number of regions.
     """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     region = labels[mask] - 1

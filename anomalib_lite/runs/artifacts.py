@@ -19,7 +19,6 @@ from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
 PATIENCE = 2.0  # s of waiting for a lock before a log message says so
-
 FILES = ("penalty", "weights", "start_from", "roi", "ignore")  # settings that may name a file or a folder
 
 
@@ -71,13 +70,9 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
 def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False, replace: bool = False) -> bool:
     """Creates `folder` unless it exists; returns whether it was created.
 
-    The folder appears only when it is complete. Other processes that need it wait for the one that creates it.
-
-    Args:
-        folder: The artifact.
-        make: Fills an empty folder.
-        resumable: Passes the files of a killed or failed attempt to `make`, which resumes; otherwise they are removed.
-        replace: Creates the folder again; the old one is kept until the new one is complete.
+    `make` fills an empty folder, which appears as `folder` only when it is complete; other processes wait for it.
+    With `resumable`, `make` gets the files of a killed or failed attempt, and resumes. With `replace`, the folder is
+    created again, and the old one kept until the new one is complete.
     """
     if folder.is_dir() and not replace:
         return False
@@ -118,8 +113,13 @@ def exclusive_lock(target: Path, inside: bool = False, wait: bool = True) -> Ite
     """
     path = target / ".lock" if inside else target.with_name(f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    locked = _acquire(lock, target, wait)
+    lock, locked = FileLock(path), True
+    try:
+        _acquire(lock, target, wait)
+    except OSError as error:
+        message = "%s cannot be locked (%s): a process that needs %s at the same time may create it again"
+        log.warning(message, target.parent, error, target.name)
+        locked = False
     try:
         yield locked
     finally:
@@ -131,21 +131,12 @@ def exclusive_lock(target: Path, inside: bool = False, wait: bool = True) -> Ite
             lock.release()
 
 
-def _acquire(lock: FileLock, target: Path, wait: bool) -> bool:
+def _acquire(lock: FileLock, target: Path, wait: bool) -> None:
     try:
-        try:
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            if not wait:
-                raise UserError(
-                    f"Another process is using {target}: wait until it ends, or choose another folder."
-                ) from None
-            log.info("waiting for another process that is creating %s", target)
-            lock.acquire(timeout=-1, poll_interval=0.2)
-    except OSError as error:
-        log.warning(
-            "%s cannot be locked (%s): a process that needs %s at the same time may create it again",
-            target.parent, error, target.name,
-        )  # fmt: skip
-        return False
-    return True
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        if not wait:
+            message = f"Another process is using {target}: wait until it ends, or choose another folder."
+            raise UserError(message) from None
+        log.info("waiting for another process that is creating %s", target)
+        lock.acquire(timeout=-1, poll_interval=0.2)

@@ -47,10 +47,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors creates files that only their owner can read
         os.replace(temporary, target)
     except Exception as error:
-        full = disk_full(error, target)
-        if full is None or full is error:
-            raise
-        raise full from error
+        if full := disk_full(error, target):
+            raise full from error
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -89,11 +88,11 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> No
 
 
 def disk_full(error: BaseException, path: Path) -> UserError | None:
-    """Returns a UserError if the error, or one that caused it, says that the disk is full; else None."""
+    """Returns a UserError if the error, or one that caused it, says that the disk is full, and is not yet one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DiskFull):
-            return cause
+            return cause if cause is not error else None
         full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or any(phrase in str(cause) for phrase in FULL):
             return DiskFull(

@@ -50,15 +50,12 @@ def resumable(checkpoints: Path) -> Path | None:
 
 
 def diverged_batch(training: Path) -> Path:
-    """Returns a file for `stop_where_diverged`, beside the training's folder, which is removed after a failure."""
+    """Returns a file for `stop_where_diverged` beside the training's folder, which a failure removes."""
     return training.with_name(f"diverged{training.name}.safetensors")
 
 
 def stop_where_diverged(loss: Tensor | float, images: Tensor, kept: Path, when: str, remedy: str) -> None:
-    """Raises UserError if the loss is NaN or infinite, after saving the batch (B, 3, H, W) to the file `kept`.
-
-    when: names the step in the message. remedy: what the message advises.
-    """
+    """Raises UserError if the loss is NaN or infinite, after saving the batch (B, 3, H, W) to the file `kept`."""
     if math.isfinite(value := loss.item() if isinstance(loss, Tensor) else loss):
         return
     with atomic_path(kept) as temporary:

@@ -82,6 +82,5 @@ def _cpu() -> str:
 def hydra_choices() -> dict[str, Any]:
     """Returns `choices` (group -> option or None) and `overrides` of the command line, without Hydra's own groups."""
     hydra = HydraConfig.get()
-    choices = {group: option for group, option in hydra.runtime.choices.items() if "hydra/" not in group}
-    plain = {group: option for group, option in choices.items() if "@" not in group}
-    return {"choices": plain, "overrides": list(hydra.overrides.task)}
+    choices = {k: v for k, v in hydra.runtime.choices.items() if "hydra/" not in k and "@" not in k}
+    return {"choices": choices, "overrides": list(hydra.overrides.task)}

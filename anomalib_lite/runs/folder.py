@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import ctypes
 import json
@@ -14,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -137,25 +136,26 @@ class RunFolder:
 
         Data of several categories has a column `category`, too.
         """
-        rows = list(rows)
+        rows = [{**row, "nok": int(row["nok"])} for row in rows]
         columns = list(COLUMNS) + ["category"] * any(row.get("category") is not None for row in rows)
         # the csv module writes None as an empty cell, and floats like repr
-        cells = ([row.get(name) for name in columns] for row in ({**row, "nok": int(row["nok"])} for row in rows))
-        write_csv(self.path / "predictions.csv", [columns, *cells])
+        write_csv(self.path / "predictions.csv", [columns, *([row.get(name) for name in columns] for row in rows)])
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.path / "metrics.json", metrics)
 
     def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], command: Sequence[str] = ()) -> None:
-        """Starts or restarts the run, and removes temporary files and old results.
+        """Starts or restarts the run, with a resolved configuration; removes temporary files and old results.
 
-        config: resolved. command: the command that starts only this run.
+        command: starts this run alone.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         remove_parts(self.path, idle=-math.inf)  # the caller holds the run's lock
         for old in ("metrics.json", "predictions.csv"):
             (self.path / old).unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_with_absolute_paths(config))))
+        if config.get("data"):
+            config = {**config, "data": _with_absolute_paths(config["data"])}
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         vars(self).pop("config", None)
         write_json(self.path / "environment.json", environment)
         starts = self.status.get("starts", 0) + 1
@@ -187,14 +187,14 @@ class RunFolder:
             self._end({"state": "done"})
         except BaseException as error:
             full = disk_full(error, self.path)
-            with contextlib.suppress(OSError, UserError):
+            with suppress(OSError, UserError):
                 self._end(_error_status(full or error))
-            if full is not None and full is not error:
+            if full:
                 raise full from error
             raise
         finally:
             logging.getLogger().removeHandler(handler)
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 handler.close()
 
     def _end(self, outcome: Mapping[str, str]) -> None:
@@ -254,23 +254,19 @@ def release_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+def _with_absolute_paths(data: Mapping[str, Any]) -> dict[str, Any]:
     """Makes the data's paths absolute, so that the data is found from any working directory."""
-    data = dict(config.get("data") or {})
+    data = dict(data)
     for key in WHERE:
         if data.get(key) is not None and (path := Path(str(data[key])).expanduser()).exists():
             data[key] = str(path.absolute())
-    if "parts" in data:
-        data["parts"] = [_with_absolute_paths({"data": part})["data"] for part in data["parts"]]
-    return {**config, "data": data} if data else dict(config)
+    return data | ({"parts": [_with_absolute_paths(part) for part in data["parts"]]} if "parts" in data else {})
 
 
 def _error_status(error: BaseException) -> dict[str, str]:
     """Returns the fields of status.json that describe an error."""
-    # Lightning turns Ctrl-C into SystemExit
-    cause = root_user_error(error) or (
-        error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
-    )
+    interrupted = error.__context__ if isinstance(error, SystemExit) else None  # Lightning turns Ctrl-C into SystemExit
+    cause = root_user_error(error) or interrupted or error
     stopped = isinstance(cause, (KeyboardInterrupt, SystemExit))
     status = {"state": "stopped" if stopped else "failed", "error": f"{type(cause).__name__}: {cause}"}
     if not stopped and not isinstance(cause, UserError):

@@ -17,9 +17,9 @@ KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 
 def override(key: str, value: Any) -> str:
-    """Returns `key=value` as one argument, from which Hydra reads the same value with the same type.
+    """Returns one argument, from which Hydra reads the same JSON-like value with the same type.
 
-    value: JSON-like, of any depth. Raises UserError for keys within it that Hydra's grammar does not allow.
+    Raises UserError for keys within the value that Hydra's grammar does not allow.
     """
     return f"{key}={literal(value)}"
 
@@ -32,10 +32,8 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
     """
     arguments = []
     for key, value in values.items():
-        if isinstance(value, Mapping) and "_target_" in value:
-            arguments += [override(key, None), override(key, value)]
-        else:
-            arguments.append(override(key, value))
+        replaces = isinstance(value, Mapping) and "_target_" in value
+        arguments += [override(key, None)] * replaces + [override(key, value)]
     return arguments
 
 
@@ -70,10 +68,8 @@ def expand_json(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
     """Replaces arguments that are JSON objects by overrides, one for each key.
 
     W&B's agent passes parameters as `key=<Python's repr>`, which is ambiguous for None, strings, dictionaries, and
-    values with a space or `=`; with `${args_json}` it passes JSON.
-
-    groups: names of the configuration groups. A dictionary under such a name holds settings of the group, because the
-    group itself is chosen by the name of an option.
+    values with a space or `=`; with `${args_json}` it passes JSON. A dictionary under the name of a configuration group
+    holds settings of the group, because the group itself is chosen by the name of an option.
     """
     expanded = []
     for argument in arguments:

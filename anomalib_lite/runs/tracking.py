@@ -36,21 +36,13 @@ OFF: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """Results of a run to be tracked.
-
-    Attributes:
-        metrics: As in metrics.json.
-        pictures: Heading -> pairs of caption and picture, uint8 RGB (H, W, 3).
-        defects: Columns and rows of a table.
-        curves: Name -> (x, y, label of the x axis, label of the y axis).
-        files: Kind (`model`, `report`) -> files in the run folder.
-    """
+    """Results of a run to be tracked; metrics as in metrics.json."""
 
     metrics: Mapping[str, Any]
-    pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = field(default_factory=dict)
-    defects: tuple[list[str], list[list[Any]]] | None = None
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray, str, str]] = field(default_factory=dict)
-    files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]] = field(default_factory=dict)  # by heading, with captions
+    defects: tuple[list[str], list[list[Any]]] | None = None  # columns and rows of a table
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, str, str]] = field(default_factory=dict)  # x, y, axis labels
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # by kind (`model`, `report`)
 
 
 class Tracker:
@@ -81,7 +73,7 @@ def tracked(tracking: WandB, run: RunFolder, restart: bool = False) -> Iterator[
         yield tracker
         code = 0
     finally:
-        tracker.finish(code)
+        tracker.run.finish(exit_code=code)
 
 
 def track_again(tracking: WandB, run: RunFolder) -> None:
@@ -105,12 +97,12 @@ class WandbTracker(Tracker):
         from lightning.pytorch.loggers import WandbLogger
 
         environment, folder = run.environment, run.path
-        name = run_name(folder, environment.get("overrides", ()))
-        arguments: dict[str, Any] = {"name": name, "group": tracking.group}
-        if not started_by_agent():  # an agent chooses project and id
-            arguments |= {"project": tracking.project, "id": run_id(folder)}
+        # an agent chooses project and id
+        chosen: dict[str, Any] = {} if started_by_agent() else {"project": tracking.project, "id": run_id(folder)}
         self.run = wandb.init(
-            **arguments,
+            **chosen,
+            name=run_name(folder, environment.get("overrides", ())),
+            group=tracking.group,
             dir=str(folder.absolute()),  # wandb's service may have another working directory
             resume="allow",
             settings=wandb.Settings(mode=_mode(tracking), **OFF),
@@ -155,9 +147,6 @@ class WandbTracker(Tracker):
                     artifact.add_file(str(file.absolute()), name, policy="immutable", skip_cache=True)
                 if artifact.manifest.entries:
                     self.run.log_artifact(artifact)
-
-    def finish(self, code: int) -> None:
-        self.run.finish(exit_code=code)
 
 
 def started_by_agent() -> bool:
@@ -217,9 +206,8 @@ def _reachable(address: str) -> bool:
 def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = _server().split("//")[-1]
     try:
-        return netrc.netrc().authenticators(host) is not None
+        return netrc.netrc().authenticators(_server().split("//")[-1]) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -32,6 +32,14 @@ def features(backbone: Backbone, image: Tensor) -> list[Tensor]:
         return backbone.eval()(image)
 
 
+def whole_and_cut(folder: Path, name: str, layers: tuple, mean: float, **options) -> tuple[nn.Module, Backbone]:
+    """A network of random weights, and the backbone that is cut out of it; std is 0.5 or 1."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name, **options)
+    torch.save(whole.state_dict(), folder / "weights.pth")
+    return whole, build(name, layers, str(folder / "weights.pth"), [mean] * 3, [1 - mean] * 3)
+
+
 @pytest.mark.parametrize(
     ("name", "layers", "modules", "channels", "strides"),
     [
@@ -48,10 +56,7 @@ def features(backbone: Backbone, image: Tensor) -> list[Tensor]:
 def test_a_cut_network_gives_the_whole_ones_features_in_its_order(
     name: str, layers: tuple, modules: tuple, channels: tuple, strides: tuple, tmp_path: Path
 ):
-    torch.manual_seed(0)
-    whole = timm.create_model(name)
-    torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    cut = build(name, layers, str(tmp_path / "weights.pth"), mean=[0.5] * 3, std=[0.5] * 3)
+    whole, cut = whole_and_cut(tmp_path, name, layers, 0.5)
     assert (cut.channels, cut.strides) == (channels, strides)
     expected = hooked(whole, list(modules), (IMAGE - 0.5) / 0.5)
     for own, theirs in zip(features(cut, IMAGE), expected, strict=True):
@@ -73,13 +78,10 @@ def test_a_transformers_tokens_lie_where_their_patches_do(
     name: str, layers: tuple, size: tuple, grid: tuple, tmp_path: Path
 ):
     """Of the whole network the tokens behind class and register tokens, row by row."""
-    torch.manual_seed(0)
-    whole = timm.create_model(name, dynamic_img_size=True)
-    torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    cut = build(name, layers, str(tmp_path / "weights.pth"), mean=[0.0] * 3, std=[1.0] * 3)
+    whole, cut = whole_and_cut(tmp_path, name, layers, 0.0, dynamic_img_size=True)
     patch = whole.patch_embed.patch_size[0]
     assert cut.strides == (256 // round(256 / patch),) * len(layers)
-    image = IMAGE[:, :, : size[0], : size[1]] if max(size) <= 128 else IMAGE
+    image = IMAGE[:, :, : size[0], : size[1]]
     fitted = torch.nn.functional.interpolate(image, [side * patch for side in grid], mode="bilinear")
     tokens = hooked(whole, [f"blocks.{layer}" for layer in layers], fitted)
     for own, theirs in zip(features(cut, image), tokens, strict=True):
@@ -88,17 +90,13 @@ def test_a_transformers_tokens_lie_where_their_patches_do(
 
 
 def test_swins_features_have_their_channels_first(tmp_path: Path):
-    torch.manual_seed(0)
-    whole = timm.create_model(SWIN, strict_img_size=False)
-    torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    cut = build(SWIN, (0, 2), str(tmp_path / "weights.pth"), mean=[0.0] * 3, std=[1.0] * 3)
+    whole, cut = whole_and_cut(tmp_path, SWIN, (0, 2), 0.0, strict_img_size=False)
     assert (cut.channels, cut.strides) == ((96, 384), (4, 16))
     for own, theirs in zip(features(cut, IMAGE), hooked(whole, ["layers.0", "layers.2"], IMAGE), strict=True):
         torch.testing.assert_close(own, theirs.permute(0, 3, 1, 2))
 
 
-def test_measuring_leaves_no_trace():
-    """The size of the features is found with a blank image, which must not enter the batch statistics."""
+def test_the_blank_image_that_measures_the_features_leaves_no_trace():
     backbone = build(RESNET)
     assert backbone.training and all(p.requires_grad for p in backbone.parameters())
     counts = [b for n, b in backbone.named_buffers() if n.endswith("num_batches_tracked")]

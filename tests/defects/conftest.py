@@ -30,6 +30,19 @@ def photograph(seed: int, image: np.ndarray | None = None) -> np.ndarray:
     return np.clip(moved * rng.uniform(0.93, 1.07) + rng.normal(0, 2, moved.shape), 0, 255).astype(np.uint8)
 
 
+def flawed(seed: int, place: tuple[slice, slice], paint) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph with a defect, painted in a colour or made of the perfect picture; and the defect's mask."""
+    image, mask = perfect(), np.zeros(SHAPE, bool)
+    mask[place] = True
+    image[mask] = paint(image)[mask] if callable(paint) else paint
+    return photograph(seed, image), mask
+
+
+def seen(mask: np.ndarray) -> np.ndarray:
+    """What a detector makes of a defect: its blurred mask."""
+    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.5)
+
+
 def default() -> dict:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return OmegaConf.to_container(compose("train").defects, resolve=True)

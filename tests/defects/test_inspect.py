@@ -8,20 +8,9 @@ from anomalib_lite.defects.regions import find_regions
 from anomalib_lite.errors import UserError
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product, render_template
-from tests.defects.conftest import SHAPE, default, perfect, photograph, settings
+from tests.defects.conftest import SHAPE, default, flawed, perfect, photograph, seen, settings
 
-
-def seen(mask: np.ndarray) -> np.ndarray:
-    """What a detector makes of a defect: its blurred mask."""
-    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.5)
-
-
-def flawed(seed: int, place: tuple[slice, slice], paint) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph with a defect, painted in a colour or made of the perfect picture; and the defect's mask."""
-    image, mask = perfect(), np.zeros(SHAPE, bool)
-    mask[place] = True
-    image[mask] = paint(image)[mask] if callable(paint) else paint
-    return photograph(seed, image), mask
+SPOT, BLUE = np.s_[16:26, 60:68], (60, 120, 200)
 
 
 def stain(image: np.ndarray) -> np.ndarray:
@@ -40,9 +29,8 @@ def test_no_defect(inspector):
 
 def test_all_defect(inspector):
     image = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
-    result = inspector.inspect(np.ones(SHAPE, np.float32), image, 0.1)
-    (defect,) = result
-    assert defect.measures["area_px"] > 0.5 * SHAPE[0] * SHAPE[1] and not inspector.accepts(result)
+    (defect,) = inspector.inspect(np.ones(SHAPE, np.float32), image, 0.1)
+    assert defect.measures["area_px"] > 0.5 * SHAPE[0] * SHAPE[1] and not inspector.accepts([defect])
     assert all(value is None or np.isfinite(value) for value in defect.measures.values())
 
 
@@ -78,14 +66,10 @@ def test_the_outline_comes_from_the_picture_and_not_from_the_blurred_map(inspect
 
 
 def test_two_peaks_of_the_map_over_one_defect_are_one_defect(inspector):
-    image, ends, line = perfect(), np.zeros(SHAPE, bool), np.zeros(SHAPE, np.uint8)
-    cv2.line(image, (44, 20), (84, 20), (90, 160, 205), 4)
-    cv2.line(line, (44, 20), (84, 20), 1, 4)
-    ends[16:24, 42:56] = ends[16:24, 72:86] = True
-    bridge = np.zeros(SHAPE, bool)
-    bridge[16:24, 56:72] = True
-    values = np.maximum(seen(ends), 0.45 * seen(ends | bridge))  # above the bar of a zone, below that of a core
-    picture = photograph(58, image)
+    picture, line = flawed(58, np.s_[18:23, 42:87], (90, 160, 205))
+    ends, whole = np.zeros((2, *SHAPE), bool)
+    ends[16:24, 42:56] = ends[16:24, 72:86] = whole[16:24, 42:86] = True
+    values = np.maximum(seen(ends), 0.45 * seen(whole))  # above the bar of a zone, below that of a core
     assert len(find_regions(values, 0.1, 0.02, config=inspector.settings.regions)) == 2
     (defect,) = inspector.inspect(values, picture, 0.1)
     assert defect.measures["area_px"] == pytest.approx(int(line.sum()), rel=0.35)
@@ -93,7 +77,7 @@ def test_two_peaks_of_the_map_over_one_defect_are_one_defect(inspector):
 
 
 def test_larger_pictures_and_smaller_maps_are_brought_to_one_size(inspector):
-    picture, mask = flawed(56, np.s_[16:26, 60:68], (60, 120, 200))
+    picture, mask = flawed(56, SPOT, BLUE)
     (one,) = inspect(inspector, picture, mask)
     large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     (two,) = inspector.inspect(cv2.resize(seen(mask), (64, 48)), large, 0.1)
@@ -103,7 +87,7 @@ def test_larger_pictures_and_smaller_maps_are_brought_to_one_size(inspector):
 
 def test_millimetres_follow_the_photograph_on_disk(good):
     inspector = prepare_inspector(settings(scale_mm_per_px=0.1), good[:4], MapLevels(0, 0.02), perfect())
-    picture, mask = flawed(57, np.s_[16:26, 60:68], (60, 120, 200))
+    picture, mask = flawed(57, SPOT, BLUE)
     large = cv2.resize(picture, None, fx=4, fy=2)  # 512 x 192 px: pixels of 0.4 x 0.2 mm when inspected
     (defect,) = inspect(inspector, large, mask)
     assert defect.measures["area_mm2"] == pytest.approx(defect.measures["area_px"] * 0.4 * 0.2)
@@ -140,8 +124,7 @@ def test_textures_are_measured_against_their_surroundings():
 def test_saved_finds_the_same_and_a_damaged_folder_is_refused(inspector, tmp_path):
     inspector.save(tmp_path, settings())
     loaded = load_inspector(tmp_path)
-    case = flawed(59, np.s_[15:26, 59:70], (90, 160, 205))
-    first, second = (inspect(each, *case) for each in (inspector, loaded))
+    first, second = (inspect(each, *flawed(59, SPOT, BLUE)) for each in (inspector, loaded))
     assert [d.record() for d in first] == [d.record() for d in second]
     whole = (tmp_path / "inspector.npz").read_bytes()
     (tmp_path / "inspector.npz").write_bytes(whole[: len(whole) // 2])

@@ -27,13 +27,9 @@ SHARMA = [
 
 
 @pytest.mark.parametrize(("first", "second", "wanted"), SHARMA)
-def test_two_patches_of_known_difference(first, second, wanted):
-    assert colour_difference(np.tile(first, (40, 1)), np.tile(second, (25, 1))) == pytest.approx(wanted, abs=1e-4)
-
-
-def test_the_mean_colour_counts():
-    lab = np.array([[50.0, 0, 0], [60.0, 10, 0]])
-    assert colour_difference(lab, np.array([[55.0, 5, 0]])) == pytest.approx(0, abs=1e-9)
+def test_two_patches_of_known_mean_colours(first, second, wanted):
+    spread = np.array([[-1.0, 2.0, 0.5], [1.0, -2.0, -0.5]])
+    assert colour_difference(first + spread, np.tile(second, (25, 1))) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_contrast_of_known_luminances():
@@ -62,15 +58,11 @@ def edge(sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(step, (0, 0), sigma)
 
 
-@pytest.mark.parametrize("blur", [1.0, 2.0, 4.0])
-def test_a_gaussian_blur_of_known_sigma(blur):
+def test_a_gaussian_blur_of_known_sigma_and_sharper_than_the_reference_or_no_reference_is_no_loss():
     sharp = edge(2.0)
-    blurred = cv2.GaussianBlur(sharp, (0, 0), blur)
-    wanted = 1 - 2.0 / np.hypot(2.0, blur)
-    assert sharpness_loss(gradients(blurred), gradients(sharp), EVERYWHERE) == pytest.approx(wanted, abs=0.03)
-
-
-def test_sharper_than_the_reference_or_no_reference_is_no_loss():
+    for blur in (1.0, 2.0, 4.0):
+        blurred, wanted = cv2.GaussianBlur(sharp, (0, 0), blur), 1 - 2.0 / np.hypot(2.0, blur)
+        assert sharpness_loss(gradients(blurred), gradients(sharp), EVERYWHERE) == pytest.approx(wanted, abs=0.03)
     assert sharpness_loss(gradients(edge(1.0)), gradients(edge(2.0)), EVERYWHERE) == 0
     assert sharpness_loss(gradients(edge(1.0)), gradients(np.zeros((64, 128))), EVERYWHERE) == 0
 
@@ -82,8 +74,8 @@ def test_gradients_of_a_ramp():
 
 
 def test_likeness_survives_a_veil_and_not_another_drawing():
-    drawing = cv2.GaussianBlur(np.random.default_rng(0).normal(100, 40, (64, 128)).astype(np.float32), (0, 0), 2)
-    other = cv2.GaussianBlur(np.random.default_rng(1).normal(100, 40, (64, 128)).astype(np.float32), (0, 0), 2)
+    noise = np.random.default_rng(0).normal(100, 40, (2, 64, 128)).astype(np.float32)
+    drawing, other = (cv2.GaussianBlur(one, (0, 0), 2) for one in noise)
     wanted = gradients(drawing)
     assert drawing_likeness(gradients(0.4 * drawing + 30), wanted, EVERYWHERE) == pytest.approx(1)
     assert abs(drawing_likeness(gradients(other), wanted, EVERYWHERE)) < 0.15
@@ -114,11 +106,8 @@ def test_what_happened_to_print(flaw, gained, blur):
     text[8:56, 10:118] = True
     assert gained[0] <= ink_gained(pictures[flaw], pictures["good"], text, text) <= gained[1]
     assert blur[0] <= blur_likeness(pictures[flaw], pictures["good"], text) <= blur[1]
-
-
-def test_print_that_did_not_change_says_nothing():
-    good, text = print_and_flaws()["good"], np.ones((64, 128), bool)
-    assert ink_gained(good, good, text, text) is None and blur_likeness(good, good, text) == 0
+    unchanged = pictures["good"], pictures["good"], text
+    assert ink_gained(*unchanged, text) is None and blur_likeness(*unchanged) == 0
 
 
 ROWS, COLUMNS = np.mgrid[:120, :120]
@@ -174,10 +163,5 @@ def test_a_part_far_from_all_others_is_not_displaced_farther_than_it_is_large():
     found[30:34, 70:73] = near[30:34, 70:73] = True
     assert edge_displacement(found, half_plane(10), near) == 5  # the diagonal of 4 x 3
     assert edge_displacement(found, np.zeros_like(found), near) == 5
-    elsewhere = np.arange(80)[None] < np.full((60, 1), 10)
-    assert edge_displacement(half_plane(40), half_plane(44), elsewhere) == 0  # no edge is near
-
-
-def test_the_border_of_the_picture_is_no_outline():
-    assert not outline(np.ones((9, 9), bool)).any()
-    assert outline(half_plane(40)).sum() == 60
+    assert edge_displacement(half_plane(40), half_plane(44), half_plane(10)) == 0  # no edge is near
+    assert outline(half_plane(40)).sum() == 60 and not outline(half_plane(80)).any(), "the border is none"

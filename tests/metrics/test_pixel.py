@@ -22,17 +22,25 @@ RESHAPES = {
 }
 
 
-def measured(maps, masks, limit=0.3, **others):
+def filled(maps, masks, limit=0.3, **others):
     metrics = PixelMetrics(limit)
     metrics.update(maps, masks, **others)
-    return metrics.compute()
+    return metrics
+
+
+def measured(*arguments, **others):
+    return filled(*arguments, **others).compute()
+
+
+def drawn(seed=0, **shape):
+    masks = blobs(rng := np.random.default_rng(seed), **shape)
+    return anomaly_maps(rng, masks), masks
 
 
 @pytest.mark.parametrize("reshape", RESHAPES)
 def test_agrees_with_the_exact_metrics(reshape):
-    rng = np.random.default_rng(0)
-    masks = blobs(rng)
-    maps = RESHAPES[reshape](anomaly_maps(rng, masks)).astype(np.float32)
+    maps, masks = drawn()
+    maps = RESHAPES[reshape](maps).astype(np.float32)
     result = measured(maps, masks)
     exact = exact_pixel_metrics(maps, masks)
     assert {name: result.values[name] for name in exact} == pytest.approx(exact, abs=1e-4)
@@ -41,9 +49,8 @@ def test_agrees_with_the_exact_metrics(reshape):
 
 def test_a_large_offset_costs_less_than_a_thousandth():
     """All values share a thousand bins; average precision is never too high."""
-    rng = np.random.default_rng(0)
-    masks = blobs(rng)
-    maps = anomaly_maps(rng, masks) + 20
+    maps, masks = drawn()
+    maps = maps + 20
     result, exact = measured(maps, masks).values, exact_pixel_metrics(maps, masks)
     assert -1e-3 < result["pixel_ap"] - exact["pixel_ap"] <= 1e-12
     assert result["pixel_auroc"] == pytest.approx(exact["pixel_auroc"], abs=1e-4)
@@ -51,34 +58,27 @@ def test_a_large_offset_costs_less_than_a_thousandth():
 
 
 def test_f1_at_a_fixed_threshold_counts_the_pixels_above_it():
-    rng = np.random.default_rng(0)
-    masks = blobs(rng)
-    maps = anomaly_maps(rng, masks).astype(np.float32)
-    metrics = PixelMetrics()
-    metrics.update(maps, masks)
-    threshold = float(np.median(maps[masks > 0]))
-    flagged, defective = maps > threshold, masks > 0
-    known = 2 * (flagged & defective).sum() / (flagged.sum() + defective.sum())
-    assert metrics.f1(threshold) == pytest.approx(known, abs=1e-3)
-    assert metrics.f1(-1.0) == pytest.approx(2 * defective.sum() / (defective.size + defective.sum()), abs=1e-9)
+    maps, masks = drawn()
+    metrics, threshold = filled(maps, masks), float(np.median(maps[masks]))
+    for limit, error in ((threshold, 1e-3), (-1.0, 1e-9)):
+        flagged = maps > limit
+        known = 2 * (flagged & masks).sum() / (flagged.sum() + masks.sum())
+        assert metrics.f1(limit) == pytest.approx(known, abs=error)
     assert PixelMetrics().f1(0.5) is None
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.05, 0.3, 1.0])
 def test_aupro_is_cut_at_the_limit_by_interpolation(limit):
-    rng = np.random.default_rng(3)
-    masks = blobs(rng, count=6, size=24)
-    maps = np.round(anomaly_maps(rng, masks), 1)  # few thresholds: the limit falls between two of them
-    assert measured(maps, masks, limit).values["aupro"] == pytest.approx(
-        exact_pixel_metrics(maps, masks, limit)["aupro"], abs=1e-6
-    )
+    maps, masks = drawn(3, count=6, size=24)
+    maps = np.round(maps, 1)  # few thresholds: the limit falls between two of them
+    exact = exact_pixel_metrics(maps, masks, limit)["aupro"]
+    assert measured(maps, masks, limit).values["aupro"] == pytest.approx(exact, abs=1e-6)
 
 
 @pytest.mark.parametrize("enough", [0.01, 0.3, 0.5, 1.0])
 def test_saturated_overlap_agrees_with_the_exact_one_where_regions_overlap_and_fall_apart(enough):
-    rng = np.random.default_rng(5)
-    masks = blobs(rng, count=12, size=32)
-    maps = np.round(anomaly_maps(rng, masks), 1)
+    maps, masks = drawn(5, count=12, size=32)
+    maps = np.round(maps, 1)
     regions = [[(mask, enough), (np.roll(mask, 3, 0), 1.0)] if mask.any() else [] for mask in masks]
     union = np.array([np.any([mask, *(r for r, _ in own)], 0) for mask, own in zip(masks, regions, strict=True)])
     pixels = [[(r, share * r.sum()) for r, share in own] for own in regions]
@@ -101,9 +101,7 @@ def test_known_answer():
 
 
 def test_shapes_types_and_the_sign_of_zero_do_not_matter():
-    rng = np.random.default_rng(0)
-    masks = blobs(rng, count=4)
-    maps = anomaly_maps(rng, masks)
+    maps, masks = drawn(count=4)
     plain = measured(maps, masks)
     assert measured(torch.from_numpy(maps)[:, None].requires_grad_(), torch.from_numpy(masks)[:, None]) == plain
     assert measured(maps.astype(np.float64), (masks * 255).astype(np.uint8)) == plain
@@ -126,9 +124,7 @@ def test_bad_maps_are_refused(bad, word):
 
 
 def test_nok_images_without_a_mask_are_left_out_and_counted():
-    rng = np.random.default_rng(0)
-    masks = blobs(rng, count=8)
-    maps = anomaly_maps(rng, masks)
+    maps, masks = drawn(count=8)
     labels = masks.any(axis=(1, 2)).astype(int).tolist()
     kept = measured(maps, masks, labels=labels)
     given = [mask if label else None for mask, label in zip(masks, labels, strict=True)]
@@ -171,50 +167,37 @@ def test_wrong_batches_are_refused(maps, masks, labels, message):
         measured(np.ones(maps), np.ones(masks, bool), labels=labels)
 
 
-def small_set():
-    rng = np.random.default_rng(0)
-    masks = blobs(rng, count=20)
-    maps = anomaly_maps(rng, masks)
-    defects = [None if not mask.any() else ("hole", "scratch")[i % 2] for i, mask in enumerate(masks)]
-    return maps, masks, defects
-
-
-def filled(maps, masks, defects, **others):
-    metrics = PixelMetrics()
-    metrics.update(maps, masks, defects=defects, **others)
-    return metrics
+MAPS, MASKS = drawn(count=20)
+DEFECTS = [("hole", "scratch")[i % 2] if mask.any() else None for i, mask in enumerate(MASKS)]
 
 
 def test_a_type_is_measured_on_its_images_and_all_good_ones():
-    maps, masks, defects = small_set()
-    by_defect = filled(maps, masks, defects).compute_by_defect()
+    by_defect = filled(MAPS, MASKS, defects=DEFECTS).compute_by_defect()
     assert list(by_defect) == ["hole", "scratch"]
     for name, result in by_defect.items():
-        used = [i for i, defect in enumerate(defects) if defect in (None, name)]
-        exact = exact_pixel_metrics(maps[used], masks[used])
+        used = [i for i, defect in enumerate(DEFECTS) if defect in (None, name)]
+        exact = exact_pixel_metrics(MAPS[used], MASKS[used])
         assert {key: result.values[key] for key in exact} == pytest.approx(exact, abs=1e-4)
-        assert result.counts["ok_images"] == defects.count(None)
+        assert result.counts["ok_images"] == DEFECTS.count(None)
 
 
 def test_neither_order_nor_batches_nor_types_change_the_whole_and_memory_does_not_grow():
-    maps, masks, defects = small_set()
-    whole, parts = filled(maps, masks, None), PixelMetrics()
+    parts = PixelMetrics()
     for i in (18, 6, 0, 12, 3, 9, 15):
-        parts.update(maps[i : i + 3], masks[i : i + 3], defects=defects[i : i + 3])
-    assert parts.compute() == whole.compute() == parts.compute()
-    assert parts.compute_by_defect() == filled(maps, masks, defects).compute_by_defect()
-    octaves = len(np.unique(np.frexp(maps)[1]))
+        parts.update(MAPS[i : i + 3], MASKS[i : i + 3], defects=DEFECTS[i : i + 3])
+    assert parts.compute() == measured(MAPS, MASKS) == parts.compute()
+    assert parts.compute_by_defect() == filled(MAPS, MASKS, defects=DEFECTS).compute_by_defect()
+    octaves = len(np.unique(np.frexp(MAPS)[1]))
     assert all(group.pixels.nbytes <= octaves << 17 for group in parts.groups.values())
 
 
 def test_a_type_without_masks_says_so_and_leaves_the_others_alone():
-    maps, masks, defects = small_set()
-    labels = [int(defect is not None) for defect in defects]
-    given = [None if defect == "hole" else mask for mask, defect in zip(masks, defects, strict=True)]
-    by_defect = filled(maps, given, defects, labels=labels).compute_by_defect()
+    labels = [int(defect is not None) for defect in DEFECTS]
+    given = [None if defect == "hole" else mask for mask, defect in zip(MASKS, DEFECTS, strict=True)]
+    by_defect = filled(MAPS, given, defects=DEFECTS, labels=labels).compute_by_defect()
     assert by_defect["hole"].values["aupro"] is None
     assert "without a mask" in by_defect["hole"].missing["aupro"]
-    assert by_defect["scratch"] == filled(maps, masks, defects).compute_by_defect()["scratch"]
-    assert list(filled(maps, masks, None).compute_by_defect()) == ["unnamed"]
+    assert by_defect["scratch"] == filled(MAPS, MASKS, defects=DEFECTS).compute_by_defect()["scratch"]
+    assert list(filled(MAPS, MASKS).compute_by_defect()) == ["unnamed"]
     with pytest.raises(UserError, match="defect names"):
-        filled(maps, masks, defects[:-1])
+        filled(MAPS, MASKS, defects=DEFECTS[:-1])

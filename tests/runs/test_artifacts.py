@@ -3,8 +3,6 @@
 import errno
 import logging
 import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +23,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def filling(value: str) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        (folder / "value").write_text(value)
+def filling(value: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "value").write_text(value)
 
-    return make
+
+def fail(folder: Path) -> None:
+    (folder / "half").touch()
+    raise RuntimeError("no")
 
 
 def make_until_told(target: Path, begun: Path, resumable: bool) -> None:
@@ -95,9 +95,8 @@ def test_a_killed_process_leaves_its_work_to_those_alone_who_can_go_on(tmp_path:
         found.append(names(folder))
         (folder / "value").write_text("mine")
 
-    with maker(target, begun, resumable) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    with maker(target, begun, resumable):
+        pass  # which kills it
     begun.unlink()
     assert not target.exists() and (tmp_path / ".a.part/step").is_file()
     assert artifact(target, make, resumable) is True
@@ -106,16 +105,10 @@ def test_a_killed_process_leaves_its_work_to_those_alone_who_can_go_on(tmp_path:
 
 
 def test_a_failed_making_leaves_nothing_unless_it_can_go_on(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("1")
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        artifact(tmp_path / "a", fail)
-    assert names(tmp_path) == []
-    with pytest.raises(RuntimeError):
-        artifact(tmp_path / "a", fail, resumable=True)
-    assert names(tmp_path) == [".a.part"]
+    for resumable, left in ((False, []), (True, [".a.part"])):
+        with pytest.raises(RuntimeError):
+            artifact(tmp_path / "a", fail, resumable)
+        assert names(tmp_path) == left
     artifact(tmp_path / "a", filling("whole"), resumable=True)
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["half", "value"]
 
@@ -124,15 +117,10 @@ def test_an_old_one_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "a"
     artifact(target, filling("old"))
     (target / "more").touch()
-
-    def fail(folder: Path) -> None:
-        assert (target / "value").read_text() == "old"
-        (folder / "half").touch()
-        raise RuntimeError("no")
-
     with pytest.raises(RuntimeError):
         artifact(target, fail, resumable=True, replace=True)
-    assert names(target) == ["more", "value"] and names(tmp_path) == [".a.part", "a"]
+    assert names(target) == ["more", "value"] and (target / "value").read_text() == "old"
+    assert names(tmp_path) == [".a.part", "a"]
     assert artifact(target, filling("new"), resumable=True, replace=True) is True
     assert names(target) == ["value"] and (target / "value").read_text() == "new" and names(tmp_path) == ["a"]
 
@@ -144,12 +132,11 @@ def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "in the way" and names(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM])
 def test_where_nothing_can_be_locked_work_goes_on_with_a_warning(
-    tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_, **__):
-        raise OSError(number, os.strerror(number))
+        raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
 
@@ -159,16 +146,15 @@ def test_where_nothing_can_be_locked_work_goes_on_with_a_warning(
 
     artifact(tmp_path / "a", make)
     assert (tmp_path / "a/value").read_text() == "theirs" and names(tmp_path) == ["a"]
-    assert f"cannot be locked ([Errno {number}]" in caplog.text
+    assert f"cannot be locked ([Errno {errno.ENOLCK}]" in caplog.text
 
 
 def test_the_key_goes_by_content_not_by_order_or_place(tmp_path: Path) -> None:
     assert artifact_key({"a": 1, "b": 2}) == artifact_key({"b": 2, "a": 1})
     assert artifact_key({"a": 1}) != artifact_key({"a": 2})
     assert artifact_key("a", "b") != artifact_key("ab")
-    here, there = tmp_path / "a.pt", tmp_path / "b.pt"
-    for file in (here, there):
-        file.write_text("weights")
-    keys = [artifact_key({"backbone": {"weights": str(file)}}) for file in (here, there)]
-    here.write_text("others")
-    assert keys[0] == keys[1] != artifact_key({"backbone": {"weights": str(here)}})
+    keys = []
+    for name, content in (("a.pt", "weights"), ("b.pt", "weights"), ("a.pt", "others")):
+        (tmp_path / name).write_text(content)
+        keys.append(artifact_key({"backbone": {"weights": str(tmp_path / name)}}))
+    assert keys[0] == keys[1] != keys[2]

@@ -56,13 +56,13 @@ def test_a_name_that_is_looked_up_for_long_does_not_hold_a_training_up(monkeypat
 
 def test_the_id_is_of_the_experiment_and_the_hash():
     runs = Path("runs")
-    names = ["default/panels-stfpm-s0-0123456789", "default/other-s0-0123456789", "a b/panels-stfpm-s0-0123456789"]
-    ids = [tracking.run_id(runs / name) for name in names]
-    assert ids == ["default-0123456789", "default-0123456789", "a_b-0123456789"]
+    names = ["default/panels-stfpm-s0-0123456789", "default/other-s0-0123456789", "a b/panels-s0-0123456789"]
+    assert [tracking.run_id(runs / name) for name in names] == ["default-0123456789"] * 2 + ["a_b-0123456789"]
     assert len(tracking.run_id(runs / ("x" * 100) / "a-0123456789")) == 64
 
 
 TWICE = """
+from contextlib import suppress
 from pathlib import Path
 from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.runs.tracking import Findings, tracked
@@ -70,12 +70,9 @@ from anomalib_lite.settings.training import WandB
 tracking = WandB("wandb", "p", "g", artifacts=False)
 run = RunFolder(Path("runs/default/panels-stfpm-s1-0123456789"))
 run.start({"seed": 1}, {})
-try:
-    with tracked(tracking, run) as tracker:
-        tracker.logger.log_metrics({"val_loss": 3.0}, step=5)
-        raise KeyboardInterrupt
-except KeyboardInterrupt:
-    pass
+with suppress(KeyboardInterrupt), tracked(tracking, run) as tracker:
+    tracker.logger.log_metrics({"val_loss": 3.0}, step=5)
+    raise KeyboardInterrupt
 with tracked(tracking, run) as tracker:
     tracker.logger.log_metrics({"val_loss": 1.0}, step=15)
     tracker.log_result(Findings({"image_auroc": 0.9}))
