@@ -45,6 +45,7 @@ def whole_and_cut(folder: Path, name: str, layers: tuple, mean: float, **options
     [
         (LITE0, (1, 2), ("blocks.1", "blocks.2"), (24, 40), (4, 8)),
         (LITE0, (1, "blocks.3", 2), ("blocks.1", "blocks.2", "blocks.3"), (24, 40, 80), (4, 8, 16)),
+        (LITE0, (2, "blocks.2"), ("blocks.2",), (40,), (8,)),
         (LITE0, ("blocks.5.1", "blocks.0"), ("blocks.0", "blocks.5.1"), (16, 192), (2, 32)),
         ("mobilenetv3_small_050", (1, 2), ("blocks.0", "blocks.1"), (8, 16), (4, 8)),
         ("convnext_atto", (1, 2), ("stages.1", "stages.2"), (80, 160), (8, 16)),
@@ -111,14 +112,6 @@ def test_mean_and_std_come_from_the_weights_or_from_the_configuration():
     assert "mean" not in own.state_dict()
 
 
-def test_numbers_and_names_of_the_same_levels_agree():
-    numbers, names = (build(LITE0, layers, "bundled") for layers in ((1, 2), ("blocks.2", "blocks.1")))
-    for one, other in zip(features(numbers, IMAGE), features(names, IMAGE), strict=True):
-        assert torch.equal(one, other)
-    twice = build(LITE0, (2, "blocks.2"), "bundled")
-    assert len(twice.channels) == 1 and torch.equal(features(twice, IMAGE)[0], features(numbers, IMAGE)[1])
-
-
 @pytest.mark.parametrize(
     ("name", "layers"), [(LITE0, (1, "blocks.3")), (RESNET, (1, 2)), ("convnext_atto", (1,)), (VIT, (2,))]
 )
@@ -154,20 +147,16 @@ def test_what_cannot_be_built_says_what_can(name: str, layers: tuple, message: s
 
 
 def test_a_network_that_cannot_be_followed_is_refused():
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer1 = nn.Conv2d(3, 4, 1)
-
+    class Branching(nn.Sequential):
         def forward(self, image: Tensor) -> Tensor:
-            return self.layer1(image) if image.mean() > 0 else image
+            return self[0](image) if image.mean() > 0 else image
 
     class HalfUsed(nn.Sequential):
         def forward(self, image: Tensor) -> Tensor:
             return self[0](image)
 
     with pytest.raises(UserError, match=r"'branching' cannot be cut at modules' names .*as numbers, or use another"):
-        cut_at(Branching(), ["layer1"], "branching")
+        cut_at(Branching(nn.Conv2d(3, 4, 1)), ["0"], "branching")
     with pytest.raises(UserError, match="does not run 1"):
         cut_at(HalfUsed(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)), ["1"], "half used")
 

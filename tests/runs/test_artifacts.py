@@ -2,21 +2,16 @@
 
 import errno
 import logging
-import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from anomalib_lite.runs import artifacts as lock
-from anomalib_lite.runs.artifacts import artifact, artifact_key
-
-spawn = multiprocessing.get_context("spawn")
+from anomalib_lite.runs.artifacts import artifact, artifact_key, exclusive_lock
 
 
 def names(folder: Path) -> list[str]:
@@ -32,39 +27,6 @@ def fail(folder: Path) -> None:
     raise RuntimeError("no")
 
 
-def make_until_told(target: Path, begun: Path, resumable: bool) -> None:
-    """Leaves a step behind, says so, and goes on when `begun` is removed."""
-
-    def make(folder: Path) -> None:
-        (folder / "step").write_text("1")
-        begun.touch()
-        while begun.exists():
-            time.sleep(0.01)
-        (folder / "value").write_text("theirs")
-
-    artifact(target, make, resumable)
-
-
-@contextmanager
-def maker(target: Path, begun: Path, resumable: bool = False) -> Iterator[BaseProcess]:
-    """Another process in the middle of making `target`."""
-    process = spawn.Process(target=make_until_told, args=(target, begun, resumable))
-    process.start()
-    try:
-        until(begun.exists)
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
-
-
 def test_made_once(tmp_path: Path) -> None:
     assert artifact(tmp_path / "deep/a", filling("1")) is True
     assert artifact(tmp_path / "deep/a", filling("2")) is False
@@ -76,29 +38,32 @@ def test_who_needs_what_another_process_is_making_waits_and_says_what_for(
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE", 0.05)
     caplog.set_level(logging.INFO)
-    target, begun, made = tmp_path / "a", tmp_path / "begun", []
-    with maker(target, begun) as process:
+    target, made = tmp_path / "a", []
+    with exclusive_lock(target):
         waiting = threading.Thread(target=lambda: made.append(artifact(target, filling("mine"))))
         waiting.start()
-        until(lambda: f"waiting for another process that is creating {target}" in caplog.text)
-        begun.unlink()
-        process.join()
-        waiting.join()
+        end = time.monotonic() + 60
+        while f"waiting for another process that is creating {target}" not in caplog.text:
+            assert time.monotonic() < end, "it does not wait"
+            time.sleep(0.01)
+        target.mkdir()
+        filling("theirs")(target)
+    waiting.join()
     assert made == [False] and (target / "value").read_text() == "theirs" and names(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("resumable", [False, True])
 def test_a_killed_process_leaves_its_work_to_those_alone_who_can_go_on(tmp_path: Path, resumable: bool) -> None:
-    target, begun, found = tmp_path / "a", tmp_path / "begun", []
+    target, found = tmp_path / "a", []
+    (tmp_path / ".a.part").mkdir()
+    (tmp_path / ".a.part/step").touch()
+    (tmp_path / ".a.lock").touch()  # the system has released it
 
     def make(folder: Path) -> None:
         found.append(names(folder))
-        (folder / "value").write_text("mine")
+        assert (tmp_path / ".a.lock").exists(), "others wait"
+        filling("mine")(folder)
 
-    with maker(target, begun, resumable):
-        pass  # which kills it
-    begun.unlink()
-    assert not target.exists() and (tmp_path / ".a.part/step").is_file()
     assert artifact(target, make, resumable) is True
     assert found == [["step"] if resumable else []]
     assert names(target) == [*(["step"] if resumable else []), "value"] and names(tmp_path) == ["a"]

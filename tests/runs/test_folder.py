@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.atomic import write_text
 from anomalib_lite.runs.environment import environment
 from anomalib_lite.runs.folder import RunFolder, folder_name, open_finished, run_hash
 
@@ -44,18 +45,14 @@ def test_what_may_change_the_result_changes_the_name_and_nothing_else_does():
 
 
 def test_nok_images_of_a_teacher_count_by_content(tmp_path: Path):
-    for folder in ("here", "moved"):
-        (tmp_path / folder / "bad").mkdir(parents=True)
-        (tmp_path / folder / "bad/a.png").write_bytes(b"one")
-
     def name(root: str, nok: Any) -> str:
         return run_hash(config(data__root=str(tmp_path / root), teacher={"nok": nok}), DATA)
 
+    for folder, content in (("here", "one"), ("moved", "one"), ("other", "another")):
+        write_text(tmp_path / folder / "bad/a.png", content)
     assert name("here", "bad") == name("moved", ["bad"]) == name("moved", str(tmp_path / "here/bad"))
     assert name("here", "bad/*.png") == name("moved", "bad/*.png") != name("here", None)
-    before = name("here", "bad"), name("here", "bad/*.png")
-    (tmp_path / "here/bad/a.png").write_bytes(b"other")
-    assert name("here", "bad") != before[0] and name("here", "bad/*.png") != before[1]
+    assert all(name("other", nok) != name("here", nok) for nok in ("bad", "bad/*.png"))
 
 
 def started(folder: Path, **changes) -> RunFolder:
