@@ -19,8 +19,7 @@ from anomalib_lite.data.sample import Splits
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.runs.environment import environment
-from anomalib_lite.runs.folder import RunFolder
+from anomalib_lite.runs.folder import RunFolder, environment
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say
 from anomalib_lite.jobs.train import categories
 from anomalib_lite.runs.atomic import atomic_path
-from anomalib_lite.runs.environment import environment, hydra_choices
-from anomalib_lite.runs.folder import RunFolder, folder_name, run_hash
+from anomalib_lite.runs.folder import RunFolder, environment, folder_name, hydra_choices, run_hash
 from anomalib_lite.runs.tracking import tracked
 from anomalib_lite.settings.training import WandB
 

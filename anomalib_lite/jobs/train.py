@@ -20,16 +20,18 @@ from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.jobs.multirun import command
 from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.atomic import write_json
-from anomalib_lite.runs.environment import environment, hydra_choices, version_note
 from anomalib_lite.runs.folder import (
     CHECKPOINTS,
     DATA,
     MODEL,
     RunFolder,
     announce,
+    environment,
     folder_name,
+    hydra_choices,
     open_finished,
     run_hash,
+    version_note,
 )
 from anomalib_lite.runs.tracking import track_again, tracked
 from anomalib_lite.settings.training import WandB

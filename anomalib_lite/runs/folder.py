@@ -1,14 +1,17 @@
-"""The folder of one run: its name, a hash of what defines the run, its files, and a status that survives a kill."""
+"""The folder of one run: its name, a hash of what defines it, its files, and a status that survives a kill."""
 
 from __future__ import annotations
 
 import csv
 import ctypes
+import importlib.metadata
 import json
 import logging
 import math
 import os
+import platform
 import resource
+import subprocess
 import sys
 import time
 import traceback
@@ -19,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -36,6 +40,10 @@ RECORD = "ANOMALIB_LITE_RECORD"  # environment variable: names a file to write t
 WHERE = ("root", "manifest", "template", "artifacts")  # paths in the data settings; the fingerprint covers them
 GENERATED = "generated"  # subfolder for the report of the run's generated images
 COLUMNS = ("image", "label", "defect", "score", "nok")  # columns of predictions.csv
+PACKAGES = (
+    "anomalib_lite", "torch", "torchvision", "lightning", "timm", "hydra-core", "omegaconf", "numpy", "scipy",
+    "opencv-python", "wandb",
+)  # fmt: skip
 MODEL, THRESHOLD, DATA, TEMPLATE, CHECKPOINTS = (
     "model.safetensors", "threshold.json", "data.json", "template.png", "checkpoints",
 )  # fmt: skip
@@ -286,3 +294,73 @@ def _typed(row: Mapping[str, str]) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:
+    """Returns versions, commit, hardware, data and seed; no environment variables, as they may hold secrets."""
+    import torch
+
+    return {
+        "seed": seed,
+        "data_fingerprint": data_fingerprint,
+        "git_commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def version_note(recorded: Mapping[str, Any]) -> str:
+    """Compares the program's version with that of a recorded environment; empty where they agree or it is unknown."""
+    if not recorded:
+        return ""
+    then = _program(recorded.get("packages", {}).get("anomalib_lite"), recorded.get("git_commit"))
+    now = _program(_version("anomalib_lite"), _commit())
+    return f"made by anomalib_lite {then}, this is {now}; " if then != now else ""
+
+
+def _program(version: str | None, commit: str | None) -> str:
+    digits, plus, changes = (commit or "no commit").partition("+")
+    return f"{version} ({digits[:9]}{plus}{changes})"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Returns the package's commit, with `+changes` if tracked files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603 - our own
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", __file__):
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def hydra_choices() -> dict[str, Any]:
+    """Returns `choices` (group -> option or None) and `overrides` of the command line, without Hydra's own groups."""
+    hydra = HydraConfig.get()
+    choices = {k: v for k, v in hydra.runtime.choices.items() if "hydra/" not in k and "@" not in k}
+    return {"choices": choices, "overrides": list(hydra.overrides.task)}

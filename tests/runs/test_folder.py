@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.runs.environment import environment
-from anomalib_lite.runs.folder import RunFolder, folder_name, open_finished, run_hash
+from anomalib_lite.runs.folder import RunFolder, environment, folder_name, open_finished, run_hash
 
 DATA = "f" * 64
 
