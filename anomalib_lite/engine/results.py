@@ -10,6 +10,7 @@ from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.evaluate import Evaluation
 from anomalib_lite.report.cases import MISTAKES, select_cases, verdict
 from anomalib_lite.report.pictures import overlay
+from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.folder import MODEL, THRESHOLD, RunFolder
 from anomalib_lite.runs.tracking import Findings, Tracker, with_status
 
@@ -24,7 +25,7 @@ def write_results(
 
     page: whether to write report.html and figures/. train: training images, some of which a tracker shows.
     """
-    run.write_metrics(result.metrics)
+    write_json(run.path / "metrics.json", result.metrics)
     run.write_predictions(
         {
             "image": str(outcome.sample.image),

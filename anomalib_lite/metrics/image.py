@@ -26,11 +26,6 @@ class MetricResult:
     counts: dict[str, int] = field(default_factory=dict)  # of the images, pixels and regions used
 
 
-def absent(names: Sequence[str], reason: str, counts: dict[str, int]) -> MetricResult:
-    """Returns all `names` without a value, for the same reason."""
-    return MetricResult(dict.fromkeys(names), dict.fromkeys(names, reason), counts)
-
-
 def count_ties(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts OK and NOK items (labels True) per distinct score, from scores and labels (N,): (V,) each, ascending."""
     values, group = np.unique(scores, return_inverse=True)
@@ -96,7 +91,8 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> MetricResult:
     counts = {"ok_images": int((~is_nok).sum()), "nok_images": int(is_nok.sum())}
     for kind in ("nok", "ok"):
         if not counts[f"{kind}_images"]:
-            return absent(IMAGE_METRICS, f"no {kind.upper()} images with a score", counts)
+            reason = f"no {kind.upper()} images with a score"
+            return MetricResult(dict.fromkeys(IMAGE_METRICS), dict.fromkeys(IMAGE_METRICS, reason), counts)
     ok, nok = count_ties(np.asarray(scores, np.float64), is_nok)
     values = (auroc(ok, nok), average_precision(ok, nok), f1_max(ok, nok))
     return MetricResult(dict(zip(IMAGE_METRICS, values, strict=True)), {}, counts)

@@ -14,7 +14,6 @@ from anomalib_lite.metrics.image import (
     Labels,
     MetricResult,
     Names,
-    absent,
     auroc,
     average_precision,
     f1_max,
@@ -178,9 +177,8 @@ class PixelMetrics:
         notes = {"images": f"{images[2]} NOK or unlabelled images without a mask were left out"} if images[2] else {}
         for pixels, kind in ((counts["nok_pixels"], "defect"), (counts["ok_pixels"], "OK")):
             if not pixels:
-                result = absent(PIXEL_METRICS, "; ".join([f"no {kind} pixels", *notes.values()]), counts)
-                result.missing.update(notes)
-                return result
+                reason = "; ".join([f"no {kind} pixels", *notes.values()])
+                return MetricResult(dict.fromkeys(PIXEL_METRICS), dict.fromkeys(PIXEL_METRICS, reason) | notes, counts)
         values: dict[str, float | None] = {
             "pixel_auroc": auroc(ok, defect),
             "pixel_ap": average_precision(ok, defect),

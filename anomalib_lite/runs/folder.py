@@ -149,9 +149,6 @@ class RunFolder:
         # the csv module writes None as an empty cell, and floats like repr
         write_csv(self.path / "predictions.csv", [columns, *([row.get(name) for name in columns] for row in rows)])
 
-    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
-        write_json(self.path / "metrics.json", metrics)
-
     def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], command: Sequence[str] = ()) -> None:
         """Starts or restarts the run, with a resolved configuration; removes temporary files and old results.
 

@@ -216,8 +216,7 @@ def _config(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[s
     """Returns configuration, group choices and environment for W&B, with the user's home folder replaced by ~."""
     recorded: dict[str, Any] = {key: value for key, value in config.items() if key not in ("tracking", "paths")}
     if environment:
-        choices = environment.get("choices", {})
-        recorded["choices"] = {k: v for k, v in choices.items() if not k.startswith("hydra")}
+        recorded["choices"] = environment.get("choices", {})
         recorded["environment"] = {k: v for k, v in environment.items() if k not in ("choices", "overrides")}
     home = json.dumps(os.path.expanduser("~")).strip('"')
     return json.loads(re.sub(rf'"{re.escape(home)}(?=[/"])', '"~', json.dumps(recorded)))

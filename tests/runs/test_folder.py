@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import write_text
+from anomalib_lite.runs.atomic import write_json, write_text
 from anomalib_lite.runs.folder import RunFolder, environment, folder_name, open_finished, run_hash
 
 DATA = "f" * 64
@@ -130,7 +130,7 @@ def test_the_environment_holds_what_is_needed_to_repeat_and_no_secret(monkeypatc
 def test_a_torn_run_is_not_done(tmp_path: Path, name: str, left: int, caplog: pytest.LogCaptureFixture):
     run = started(tmp_path)
     with run.guarded():
-        run.write_metrics({"image_auroc": 0.5})
+        write_json(tmp_path / "metrics.json", {"image_auroc": 0.5})
     assert RunFolder(tmp_path).done and RunFolder(tmp_path).metrics == {"image_auroc": 0.5}
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:left])
     again = RunFolder(tmp_path)

@@ -55,7 +55,7 @@ def test_a_name_that_is_looked_up_for_long_does_not_hold_a_training_up(monkeypat
 
 
 def test_the_id_is_of_the_experiment_and_the_hash():
-    names = ["default/panels-stfpm-s0-0123456789", "default/other-s0-0123456789", "a b/c-0123456789", "x" * 99 + "/a-01"]
+    names = ["default/stfpm-s0-0123456789", "default/other-s0-0123456789", "a b/c-0123456789", "x" * 99 + "/a-01"]
     ids = [tracking.run_id(Path("runs", name)) for name in names]
     assert ids == ["default-0123456789", "default-0123456789", "a_b-0123456789", "x" * 61 + "-01"]
 
