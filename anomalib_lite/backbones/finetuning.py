@@ -42,9 +42,9 @@ class Task(ABC):
     wants_generated = False  # whether it uses generated images
     wants_nok = False  # whether it can use NOK images
 
-    @abstractmethod
     def samples(self, ok: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
-        """Returns the samples to train on; `others` are generated images and, if requested, NOK ones."""
+        """Returns the samples to train on, here the OK ones; `others` are generated and, if requested, NOK images."""
+        return list(ok)
 
     @abstractmethod
     def examples(self, batch: Batch, seed: int) -> Examples:
@@ -59,9 +59,6 @@ class CutPaste(Task):
     """
 
     classes = ("normal", "cutpaste", "scar")
-
-    def samples(self, ok: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
-        return list(ok)
 
     def examples(self, batch: Batch, seed: int) -> Examples:
         pixels = np.ascontiguousarray(to_pixels(batch.image))
