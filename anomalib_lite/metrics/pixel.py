@@ -153,10 +153,6 @@ class PixelMetrics:
             total.merge(self.groups[name])
         return total
 
-    def compute(self) -> MetricResult:
-        """Computes metrics over all images; None with a reason if there are no defect or no OK pixels."""
-        return self._compute(self.total())
-
     def f1(self, threshold: float) -> float | None:
         """Computes the F1 of pixels above a fixed threshold (segF1 of MVTec AD 2); None without defect pixels."""
         total = self.total()
@@ -167,9 +163,11 @@ class PixelMetrics:
 
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """Computes, for each defect type, the metrics of its images together with all good images."""
-        return {name: self._compute(self.total((GOOD, name))) for name in sorted(self.groups) if name != GOOD}
+        return {name: self.compute((GOOD, name)) for name in sorted(self.groups) if name != GOOD}
 
-    def _compute(self, counted: Histograms) -> MetricResult:
+    def compute(self, names: Iterable[str] | None = None) -> MetricResult:
+        """Computes metrics over groups, see `total`; None with a reason if there are no defect or no OK pixels."""
+        counted = self.total(names)
         ok, defect, overlap, saturated = counted.from_bin()
         images = counted.images.tolist()
         counts = dict(zip(("ok_images", "nok_images", "images_without_mask", "regions"), images, strict=True))

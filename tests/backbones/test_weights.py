@@ -81,15 +81,15 @@ def test_a_state_dict_goes_through_a_file(resnet: nn.Module, tmp_path: Path, kin
 
 def test_a_file_of_another_network_is_refused(resnet: nn.Module, tmp_path: Path):
     path = tmp_path / "weights.pth"
-    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
-    with pytest.raises(UserError, match=r"does not fit the backbone: it has in addition \d+ tensors, .*layer1\.2\.bn1"):
-        build("resnet18", weights=str(path))  # every tensor of resnet18 is there, with its shape
-    torch.save(resnet.state_dict(), path)
-    with pytest.raises(UserError, match="does not fit the backbone: it lacks"):
-        build("resnet34", weights=str(path))
-    torch.save(resnet.state_dict() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
-    with pytest.raises(UserError, match=r"(?s)does not fit the backbone: .*size mismatch for conv1\.weight"):
-        build("resnet18", weights=str(path))
+    larger = torchvision.models.resnet34(weights=None).state_dict()  # has every tensor of resnet18, with its shape
+    for name, state, said in (
+        ("resnet18", larger, r"it has in addition \d+ tensors, .*layer1\.2\.bn1"),
+        ("resnet34", resnet.state_dict(), "it lacks"),
+        ("resnet18", resnet.state_dict() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, ".*size mismatch for conv1\\."),
+    ):
+        torch.save(state, path)
+        with pytest.raises(UserError, match=f"(?s)does not fit the backbone: {said}"):
+            build(name, weights=str(path))
 
 
 @pytest.mark.parametrize("name", ["text.pth", "text.safetensors", "list.pth", "pickled_module.pth"])
@@ -102,13 +102,6 @@ def test_a_file_that_is_no_state_dict_is_refused_and_named(tmp_path: Path, name:
         torch.save(nn.Linear(2, 2), path)
     with pytest.raises(UserError, match=f"{name} is not a readable state dict"):
         build("resnet18", weights=str(path))
-
-
-def test_a_source_that_is_none_names_the_valid_ones():
-    with pytest.raises(UserError, match="No weights are bundled for 'resnet18': tf_efficientnet_lite0, tf_efficientne"):
-        build("resnet18", (1,), "bundled")
-    with pytest.raises(UserError, match=r"no file: imagenet\. Valid are bundled, timm, none, or the path"):
-        build("resnet18", (1,), "imagenet")
 
 
 def test_a_file_as_its_authors_published_it_is_understood(tmp_path: Path):
@@ -156,7 +149,11 @@ def test_a_file_that_was_fetched_elsewhere_works_where_the_error_says(tmp_path: 
     assert fetch(name) == find_file(name, "timm") == place
 
 
-def test_a_name_without_weights_is_refused_and_none_need_no_file():
+def test_names_and_sources_that_are_none_are_refused():
     assert find_file("resnet18.tv_in1k", "none") is None
+    with pytest.raises(UserError, match="No weights are bundled for 'resnet18': tf_efficientnet_lite0, tf_efficientne"):
+        build("resnet18", (1,), "bundled")
+    with pytest.raises(UserError, match=r"no file: imagenet\. Valid are bundled, timm, none, or the path"):
+        build("resnet18", (1,), "imagenet")
     with pytest.raises(UserError, match="no model 'resnet81'"):
         facts("resnet81")
