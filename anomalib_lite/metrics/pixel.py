@@ -192,7 +192,8 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
     """Computes the area under mean per-region overlap over false-positive rates up to `limit`, divided by `limit`.
 
     The curve starts at (0, 0) and is cut at the limit by linear interpolation. Bergmann et al., "The MVTec Anomaly
-    Detection Dataset", IJCV 2021, section 4.3. The factor that all of `overlap` has in common does not matter.
+    Detection Dataset", IJCV 2021, section 4.3. `ok` counts defect-free pixels; `overlap` sums defect pixels, each
+    weighted by 1 / size of its region, up to a common factor.
     """
     rate = np.concatenate([[0.0], from_above(ok)])
     pro = np.concatenate([[0.0], from_above(overlap)])

@@ -71,8 +71,8 @@ def artifact(folder: Path, make: Callable[[Path], None], resumable: bool = False
     """Creates `folder` unless it exists; returns whether it was created.
 
     `make` fills an empty folder, which appears as `folder` only when it is complete; other processes wait for it.
-    With `resumable`, `make` gets the files of a killed or failed attempt, and resumes. With `replace`, the folder is
-    created again, and the old one kept until the new one is complete.
+    With `resumable`, `make` gets the files of a killed or failed attempt, which are otherwise removed. With `replace`,
+    the folder is created again, and the old one kept until the new one is complete.
     """
     if folder.is_dir() and not replace:
         return False
