@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomalib_lite.rendering.sheet import render_sheet
+from anomalib_lite.rendering.product import render_sheet
 from anomalib_lite.settings.data import SheetConfig
 
 SPOT = 12  # px

@@ -24,7 +24,7 @@ import numpy as np
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.registration.cropping import crop, segment
-from anomalib_lite.rendering.sheet import read_truth, write_sheets
+from anomalib_lite.rendering.product import read_truth, write_sheets
 from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
 FOUND_WITHIN = 0.05  # largest distance of a found product's centre from the truth, in product sides

@@ -4,51 +4,37 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image
 
+from tests.made import picture
+
 READ, REFUSED, PASSED = "read", "refused", "passed over"
-Maker = Callable[[Path], object]
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> np.ndarray:
-    """uint8 (H, W, 3): stripes with noise."""
-    rng = np.random.default_rng(seed)
-    stripes = 90 + 60 * (np.arange(size[1]) // 8 % 2)
-    return np.clip(stripes[None, :, None] + rng.normal(0, 6, (*size, 3)) + [0, 10, 20], 0, 255).astype(np.uint8)
-
-
-def encoded(kind: str, mode: str = "RGB", **options: object) -> bytes:
+def encoded(kind: str, mode: str = "RGB", pixels: np.ndarray | None = None, **options: object) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture()).convert(mode).save(stream, kind, **options)
+    Image.fromarray(picture() if pixels is None else pixels).convert(mode).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _bytes(data: bytes) -> Maker:
-    return lambda path: path.write_bytes(data)
-
-
-def _pil(kind: str, mode: str = "RGB", **options: object) -> Maker:
-    return lambda path: path.write_bytes(encoded(kind, mode, **options))
-
-
-def _turned(turn: int) -> Maker:
+def _turned(turn: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = turn
-    return _pil("JPEG", exif=exif.tobytes())
+    return encoded("JPEG", exif=exif.tobytes())
 
 
-def _moving(path: Path) -> None:
-    frames = [Image.fromarray(picture(seed)) for seed in range(3)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
+def _moving(kind: str) -> bytes:
+    return encoded(kind, save_all=True, append_images=[Image.fromarray(picture(seed)) for seed in (1, 2)])
 
 
-def _tiff(pixels: np.ndarray, **options: object) -> Maker:
-    return lambda path: tifffile.imwrite(path, pixels, **options)
+def _tiff(pixels: np.ndarray, **options: object) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, **options)
+    return stream.getvalue()
 
 
 def _bomb(width: int, height: int) -> bytes:
@@ -59,43 +45,43 @@ def _bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
-def _sized(height: int, width: int) -> Maker:
-    return lambda path: Image.fromarray(picture(size=(height, width))).save(path)
+def _sized(height: int, width: int) -> bytes:
+    return encoded("PNG", pixels=picture(size=(height, width)))
 
 
 PNG, JPEG, TIFF = encoded("PNG"), encoded("JPEG"), encoded("TIFF")
 GREY16 = picture()[..., 0].astype(np.uint16) * 257
-CONTENTS: dict[str, tuple[str, Maker]] = {  # name of the file -> what becomes of it, and how it is made
-    "empty.png": (REFUSED, _bytes(b"")),
-    "text.png": (REFUSED, _bytes(b"not an image\n")),
-    "html.jpg": (REFUSED, _bytes(b"<html><body>404</body></html>")),
-    "zeros.bmp": (REFUSED, _bytes(b"\0" * 4096)),
-    "truncated_png.png": (REFUSED, _bytes(PNG[: len(PNG) // 2])),
-    "header_alone.png": (REFUSED, _bytes(PNG[:33])),
-    "no_end.jpg": (REFUSED, _bytes(JPEG[:-2])),
-    "truncated_tiff.tif": (REFUSED, _bytes(TIFF[: len(TIFF) // 2])),
-    "truncated_webp.webp": (REFUSED, _bytes(encoded("WEBP")[:400])),
-    "bomb.png": (REFUSED, _bytes(_bomb(60_000, 60_000))),
-    "no_pixels.png": (REFUSED, _bytes(_bomb(0, 0))),
+CONTENTS: dict[str, tuple[str, bytes]] = {  # name of the file -> what becomes of it, and what is in it
+    "empty.png": (REFUSED, b""),
+    "text.png": (REFUSED, b"not an image\n"),
+    "html.jpg": (REFUSED, b"<html><body>404</body></html>"),
+    "zeros.bmp": (REFUSED, b"\0" * 4096),
+    "truncated_png.png": (REFUSED, PNG[: len(PNG) // 2]),
+    "header_alone.png": (REFUSED, PNG[:33]),
+    "no_end.jpg": (REFUSED, JPEG[:-2]),
+    "truncated_tiff.tif": (REFUSED, TIFF[: len(TIFF) // 2]),
+    "truncated_webp.webp": (REFUSED, encoded("WEBP")[:400]),
+    "bomb.png": (REFUSED, _bomb(60_000, 60_000)),
+    "no_pixels.png": (REFUSED, _bomb(0, 0)),
     "float_nan.tif": (REFUSED, _tiff(np.full((8, 8, 3), np.nan, np.float32), photometric="rgb")),
     "int32.tif": (REFUSED, _tiff(picture()[..., 0].astype(np.int32))),
     "pages.tif": (REFUSED, _tiff(np.stack([picture(0), picture(1)]), photometric="rgb")),
-    "moving.webp": (REFUSED, _moving),
-    "animated.gif": (REFUSED, _moving),
-    "jpeg_called.png": (READ, _bytes(JPEG)),
-    "tiff_called.png": (READ, _bytes(TIFF)),
-    "trailing.png": (READ, _bytes(PNG + b"more")),
-    "cmyk.jpg": (READ, _pil("JPEG", "CMYK")),
-    "palette.png": (READ, _pil("PNG", "P")),
-    "one_bit.png": (READ, _pil("PNG", "1")),
-    "grey_alpha.png": (READ, _pil("PNG", "LA")),
+    "moving.webp": (REFUSED, _moving("WEBP")),
+    "animated.gif": (REFUSED, _moving("GIF")),
+    "jpeg_called.png": (READ, JPEG),
+    "tiff_called.png": (READ, TIFF),
+    "trailing.png": (READ, PNG + b"more"),
+    "cmyk.jpg": (READ, encoded("JPEG", "CMYK")),
+    "palette.png": (READ, encoded("PNG", "P")),
+    "one_bit.png": (READ, encoded("PNG", "1")),
+    "grey_alpha.png": (READ, encoded("PNG", "LA")),
     "sixteen_bits.tif": (READ, _tiff(GREY16)),
     "colour_16.tif": (READ, _tiff(picture().astype(np.uint16) * 257, photometric="rgb")),
-    "lzw.tif": (READ, _pil("TIFF", compression="tiff_lzw")),
-    "still.gif": (READ, _pil("GIF", "P")),
-    "lossless.webp": (READ, _pil("WEBP", lossless=True)),
-    "pixmap.ppm": (READ, _pil("PPM")),
-    "plain.jp2": (READ, _pil("JPEG2000")),
+    "lzw.tif": (READ, encoded("TIFF", compression="tiff_lzw")),
+    "still.gif": (READ, encoded("GIF", "P")),
+    "lossless.webp": (READ, encoded("WEBP", lossless=True)),
+    "pixmap.ppm": (READ, encoded("PPM")),
+    "plain.jp2": (READ, encoded("JPEG2000")),
     "one_pixel.png": (READ, _sized(1, 1)),
     "one_column.png": (READ, _sized(500, 1)),
     "very_wide.png": (READ, _sized(20, 20_000)),
@@ -112,38 +98,22 @@ OTHERS = (".hidden.png", "._apple.png", "notes.txt", "Thumbs.db", "no_suffix", "
 
 
 def fill(folder: Path) -> dict[str, str]:
-    """Makes all of it in a folder; name -> what becomes of it. Links, folders called like images and unreadable files
-    are among it, as far as the file system has them.
-    """
+    """Makes all of it in a folder, with links, a pipe and folders called like images; name -> what becomes of it."""
     folder.mkdir(parents=True)
     fates = dict.fromkeys(WHOLE, READ) | dict.fromkeys(OTHERS, PASSED)
     for number, name in enumerate(list(fates)):
         Image.fromarray(picture(1000 + number)).save(folder / name, "PNG")
-    for name, (fate, make) in CONTENTS.items():
-        make(folder / name)
+    for name, (fate, content) in CONTENTS.items():
+        (folder / name).write_bytes(content)
         fates[name] = fate
-    for name, fate in _places(folder):
-        fates[name] = fate
-    return fates
-
-
-def _places(folder: Path) -> Iterator[tuple[str, str]]:
-    (folder / "called_like_an_image.png").mkdir()
-    Image.fromarray(picture(2000)).save(folder / "called_like_an_image.png/within.png")
-    yield "called_like_an_image.png/within.png", READ
-    (folder / "42").mkdir()
-    Image.fromarray(picture(2001)).save(folder / "42/7.png")
-    yield "42/7.png", READ
-    (folder / ".ipynb_checkpoints").mkdir()
-    Image.fromarray(picture(2002)).save(folder / ".ipynb_checkpoints/copy.png")
-    yield ".ipynb_checkpoints/copy.png", PASSED
-    (folder / "broken_link.png").symlink_to(folder / "nowhere.png")
-    yield "broken_link.png", PASSED
-    (folder / "loop").symlink_to(folder)
     outside = folder.parent / f"{folder.name}_outside"
     outside.mkdir()
-    Image.fromarray(picture(2003)).save(outside / "linked.png")
-    (folder / "linked").symlink_to(outside)
-    yield "linked/linked.png", READ
+    for name, target in (("linked", outside), ("loop", folder), ("broken_link.png", folder / "nowhere.png")):
+        (folder / name).symlink_to(target)
     os.mkfifo(folder / "pipe.png")
-    yield "pipe.png", PASSED
+    within = {"called_like_an_image.png/within.png": READ, "42/7.png": READ, "linked/linked.png": READ,
+              ".ipynb_checkpoints/copy.png": PASSED}  # fmt: skip
+    for number, name in enumerate(within):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture(2000 + number)).save(folder / name)
+    return fates | within | {"broken_link.png": PASSED, "pipe.png": PASSED}

@@ -7,8 +7,6 @@ import pytest
 from anomalib_lite.annotate.crops import find_crops
 from anomalib_lite.data.decode import UnreadableImage, read_image
 from anomalib_lite.data.files import expand
-from anomalib_lite.data.folder import read
-from anomalib_lite.errors import UserError
 from tests.commands import Command, read_json, read_rows, trained
 from tests.corpus import PASSED, READ, REFUSED, fill
 from tests.made import write_image
@@ -98,33 +96,3 @@ def test_segment_and_annotate_name_what_they_cannot_use(corpus, run_verb: Comman
         assert name in done.err, name
     crops = {str(crop.path.relative_to(folder)) for crop in find_crops(folder).crops}
     assert not crops & names(fates, PASSED)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("\ufeffcrop,label\n{a},OK\n{b},OK\n{c},OK\n", ""),
-        ("crop;label\n{a};OK\n{b};OK\n{c};OK\n", ""),
-        ("crop,label\r{a},OK\r{b},OK\r{c},OK\r", ""),
-        ("crop,label\n'{a}',OK\n", "'"),
-        ('crop,label\n"{a}",OK\n"{b}",ok\n{c},OK\n', ""),
-        ("crop,label\n{a},OK\n{b},maybe\n", "maybe"),
-        ("crop,label\n{a},OK\n{a},NOK\n", "{a}"),
-        ("crop\n{a}\n", "label"),
-        ("", "label"),
-        ("crop,label\nnowhere.png,OK\n", "nowhere.png"),
-        ("crop,label,mask\n{a},OK,\n{b},OK,\n{c},NOK,nomask.png\n", "nomask.png"),
-    ],
-)
-def test_tables_as_spreadsheets_write_them(tmp_path: Path, text: str, said: str):
-    for seed, name in enumerate("abc"):
-        write_image(tmp_path / f"{name}.png", seed)
-    fill_in = {name: f"{name}.png" for name in "abc"}
-    (tmp_path / "labels.csv").write_text(text.format(**fill_in), encoding="utf-8", newline="")
-    if not said:
-        splits = read(root=tmp_path, manifest=tmp_path / "labels.csv", test_ok_share=0)
-        assert len(splits.train) + len(splits.val) == 3
-        return
-    with pytest.raises(UserError) as caught:
-        read(root=tmp_path, manifest=tmp_path / "labels.csv", test_ok_share=0)
-    assert said.format(**fill_in) in str(caught.value)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anomalib_lite.rendering.sheet import write_sheets
+from anomalib_lite.rendering.product import write_sheets
 from anomalib_lite.settings.data import SheetConfig
 from tests.jobs.test_generate import arguments as generate
 from tests.jobs.test_generate import products  # noqa: F401 - a fixture

@@ -9,8 +9,8 @@ from skimage.exposure import match_histograms
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import OK, Sample, Splits
+from anomalib_lite.data.splits import fingerprint
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import artifact, artifact_key
 from anomalib_lite.runs.atomic import write_image

@@ -15,16 +15,8 @@ from anomalib_lite.errors import UserError
 Image.MAX_IMAGE_PIXELS = 2**30  # the limit that OpenCV has, too
 DEPTHS = (8, 10, 12, 14, 16)  # bit depths that cameras store in 16-bit files
 LABELS = 8  # a mask with more distinct values than this has soft edges, unless all its values are small
-# rotations and flips that bring an image upright, by its EXIF orientation
-_UPRIGHT = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
-}
+# steps through rows and columns that bring an image upright, by its EXIF orientation; from 5 on it is transposed, too
+_UPRIGHT = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
 
 
 class UnreadableImage(UserError):
@@ -34,12 +26,8 @@ class UnreadableImage(UserError):
 def read_image(path: Path, bits: int | None = None, data: bytes | None = None) -> np.ndarray:
     """Reads an image as RGB uint8 (H, W, 3), upright according to its EXIF tag.
 
-    A grey image gets three equal channels; an alpha channel is dropped.
-
-    Args:
-        path: The file, or its name in messages where `data` is given.
-        bits: Bit depth used in a 16-bit file; None takes the smallest of `DEPTHS` that holds its brightest pixel.
-        data: Content of the file, if it is already in memory.
+    A grey image gets three equal channels; an alpha channel is dropped. bits: bit depth used in a 16-bit file; None
+    takes the smallest of `DEPTHS` that holds its brightest pixel. data: the file's content, if it is in memory already.
     """
     raw = _decode(path, data)
     if raw.dtype == np.uint16:
@@ -89,9 +77,8 @@ def read_mask(path: Path) -> np.ndarray:
     top, full = int(values.max()), np.iinfo(values.dtype).max
     lossy = _is_lossy(path)
     if lossy and 0 < top <= full // 2:
-        raise UnreadableImage(
-            f"The mask {path} is compressed with loss, and its brightest value {top} is too faint: save it as PNG."
-        )
+        fault = f"is compressed with loss, and its brightest value {top} is too faint: save it as PNG."
+        raise UnreadableImage(f"The mask {path} {fault}")
     soft = top > full // 2 and np.count_nonzero(np.bincount(values.ravel())) > LABELS
     return values > (top // 2 if lossy or soft else 0)
 
@@ -99,12 +86,6 @@ def read_mask(path: Path) -> np.ndarray:
 def mask_files(folder: Path) -> list[Path]:
     """Returns the mask files in the folder of an image with several masks, sorted by name."""
     return sorted(folder.glob("[!.]*"))
-
-
-def looks_inverted(mask: np.ndarray) -> bool:
-    """Whether the mask covers the whole border and more than half of the image, but not all of it."""
-    border = mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all()
-    return bool(border and not mask.all() and mask.mean() > 0.5)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -135,16 +116,18 @@ def _decode(path: Path, data: bytes | None = None) -> np.ndarray:
     """Returns (H, W) or (H, W, C), upright; colours are RGB or RGBA."""
     try:
         data = path.read_bytes() if data is None else data
+        turn = _inspect(path, data)
+        pixels = _decode_jpeg(data) if data.startswith(b"\xff\xd8") else _decode_with_opencv(data)
     except OSError as error:  # cv2.imread would hide the reason
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.") from error
-    turn = _inspect(path, data)
-    try:
-        pixels = _decode_jpeg(data) if data.startswith(b"\xff\xd8") else _decode_with_opencv(data)
     except (cv2.error, ValueError) as error:
-        raise UnreadableImage(
-            f"{path} cannot be decoded as an image: it is damaged, empty or of an unknown format."
-        ) from error
-    return np.ascontiguousarray(_UPRIGHT[turn](pixels)) if turn in _UPRIGHT else pixels
+        message = f"{path} cannot be decoded as an image: it is damaged, empty or of an unknown format."
+        raise UnreadableImage(message) from error
+    if turn not in _UPRIGHT:
+        return pixels
+    down, right = _UPRIGHT[turn]
+    upright = pixels[::down, ::right]
+    return np.ascontiguousarray(upright.swapaxes(0, 1) if turn >= 5 else upright)
 
 
 def _decode_with_opencv(data: bytes) -> np.ndarray:

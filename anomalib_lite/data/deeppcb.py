@@ -5,7 +5,6 @@ Tang, He, Huang, Yang, "Online PCB Defect Detector On A New PCB Defect Dataset",
 GROUP/ID/STEM_test.jpg, the template GROUP/ID/STEM_temp.jpg, and the text file holds boxes `x1 y1 x2 y2 type`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,8 +64,6 @@ def read(root: str | Path, artifacts: str | Path, test_list: str = "test", **dra
     artifact_folder = Path(artifacts) / f"deeppcb-{artifact_key(test_list, templates, boxes)}"
 
     def make(folder: Path) -> None:
-        for name in ("ok", "masks"):
-            (folder / name).mkdir(exist_ok=True)
         for number, pair in enumerate(train_pairs):
             template = read_image(pair.template)[..., 0]
             write_image(folder / "ok" / pair.file, simulated_pair(template, np.random.default_rng([0, number])))
@@ -77,11 +74,13 @@ def read(root: str | Path, artifacts: str | Path, test_list: str = "test", **dra
             write_image(folder / "masks" / pair.file, mask)
 
     artifact(artifact_folder, make)
-    masks = artifact_folder / "masks"
     ok = [Sample(artifact_folder / "ok" / p.file, OK, template=p.template) for p in train_pairs]
-    test = [Sample(p.scan, NOK, masks / p.file, p.template, _defect(read_boxes(p.scan))) for p in test_pairs]
-    drawing.setdefault("val_share", 0.5)
-    return make_splits(ok, test, artifact_folder, **drawing)
+    test = []
+    for pair in test_pairs:
+        kinds = {box.kind for box in read_boxes(pair.scan)}
+        defect = kinds.pop() if len(kinds) == 1 else "several" if kinds else None
+        test.append(Sample(pair.scan, NOK, artifact_folder / "masks" / pair.file, pair.template, defect))
+    return make_splits(ok, test, artifact_folder, **{"val_share": 0.5} | drawing)
 
 
 def data_folder(root: str | Path) -> Path:
@@ -96,15 +95,12 @@ def data_folder(root: str | Path) -> Path:
 def read_pairs(base: Path, name: str) -> list[Pair]:
     """Reads the pairs named in `base`/`name`.txt."""
     pairs = []
-    for line in (base / f"{name}.txt").read_text().splitlines():
-        if not line.strip():
-            continue
-        image, _, boxes = line.strip().partition(" ")
+    for line in filter(None, map(str.strip, (base / f"{name}.txt").read_text().splitlines())):
+        image, _, boxes = line.partition(" ")
         stem = Path(image).with_suffix("")
         scan, template = (base / stem.with_name(f"{stem.name}_{kind}.jpg") for kind in ("test", "temp"))
         pair = Pair(f"{stem.as_posix().replace('/', '_')}.png", scan, template, base / boxes.strip())
-        absent = [p for p in (pair.scan, pair.template, pair.boxes) if not p.is_file()]
-        if absent:
+        if absent := [p for p in pair[1:] if not p.is_file()]:
             raise UserError(f"{absent[0]} is missing, but listed in {base / name}.txt: is the download complete?")
         pairs.append(pair)
     if not pairs:
@@ -130,11 +126,6 @@ def read_boxes(scan: Path) -> list[Box]:
             raise UserError(f"{path}, line {number}: '{line}' is no box `x1 y1 x2 y2 type` (type 1 to 6).") from None
         boxes.append(Box(x0, y0, x1, y1, KINDS[kind - 1]))
     return boxes
-
-
-def _defect(boxes: Sequence[Box]) -> str | None:
-    kinds = {box.kind for box in boxes}
-    return kinds.pop() if len(kinds) == 1 else "several" if kinds else None
 
 
 def simulated_pair(template: np.ndarray, rng: np.random.Generator) -> np.ndarray:

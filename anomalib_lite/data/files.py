@@ -24,10 +24,7 @@ LONGEST = 180  # bytes of a name: leaves room for a suffix and a temporary file'
 
 
 class _Search:
-    """Searches folders for images, and records the skipped files by the reason.
-
-    Hidden files and folders, and `SYSTEM_FOLDERS`, are skipped unless a pattern names them.
-    """
+    """Searches folders for images, and records the skipped files by the reason; what is hidden must be named."""
 
     def __init__(self) -> None:
         self.skipped: dict[str, set[Path]] = {"hidden": set(), "broken links": set(), "not images": set()}
@@ -56,10 +53,9 @@ class _Search:
 
     def images(self, folder: Path) -> Iterator[Path]:
         """Yields all images below a folder."""
-        for inner in self.folders(folder):
-            for entry in _entries(inner):
-                if not entry.is_dir() and not self.is_hidden(entry) and self.is_image(entry):
-                    yield entry
+        for entry in (entry for inner in self.folders(folder) for entry in _entries(inner)):
+            if not entry.is_dir() and not self.is_hidden(entry) and self.is_image(entry):
+                yield entry
 
     def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
         """Yields the files and folders in `folder` that match a pattern, given by its parts; `**` matches any depth."""
@@ -77,17 +73,14 @@ class _Search:
                     yield from self.matches(entry, parts[1:])
 
     def log_skipped(self, where: str | Path) -> None:
-        counts = [f"{len(paths)} {kind} (such as {min(paths)})" for kind, paths in self.skipped.items() if paths]
+        counts = {kind: f"{len(paths)} {kind} (such as {min(paths)})" for kind, paths in self.skipped.items() if paths}
         if counts:
-            level = logging.WARNING if self.skipped["hidden"] or self.skipped["broken links"] else logging.INFO
-            log.log(level, "%s: files skipped: %s", where, ", ".join(counts))
+            level = logging.INFO if [*counts] == ["not images"] else logging.WARNING
+            log.log(level, "%s: files skipped: %s", where, ", ".join(counts.values()))
 
 
 def list_images(folder: Path, quiet: bool = False) -> list[Path]:
-    """Lists all images below `folder`, also through links, sorted; hidden files and `SYSTEM_FOLDERS` are skipped.
-
-    quiet: do not log the skipped files.
-    """
+    """Lists all images below `folder`, also through links, sorted; logs what is skipped unless `quiet`."""
     search = _Search()
     images = _readable_names(search.images(folder))
     if not quiet:
@@ -202,10 +195,7 @@ def _why_none(path: Path, search: _Search) -> str:
 
 
 def _literal_part(path: Path) -> tuple[Path, list[str]]:
-    """Splits a path into the leading part that exists as written and the remaining pattern.
-
-    Brackets may thus be part of an existing name.
-    """
+    """Splits a path into the leading part that exists as written, brackets included, and the remaining pattern."""
     base, parts = Path(path.anchor), list(path.relative_to(path.anchor).parts)
     while parts and (base / parts[0]).exists():
         base /= parts.pop(0)

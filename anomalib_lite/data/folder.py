@@ -10,7 +10,7 @@ from typing import Any
 
 from anomalib_lite.data.files import common_tail, expand, locate, require_folder, same_form
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import make_splits, ok_samples
+from anomalib_lite.data.splits import make_splits
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,14 +32,10 @@ def read(
 ) -> Splits:
     """Reads OK images for training and NOK images for testing. A NOK image's defect type is the name of its folder.
 
-    Args:
-        root: The folder that `ok`, `nok`, `mask` and `test_ok` (folders, files or glob patterns) are relative to.
-        ok: OK images to learn from; without them the data only serves to test a trained run.
-        nok, mask: NOK images and their masks, each with the stem of its image or that stem plus `_mask`.
-        test_ok: OK images used only for testing; by default `test_ok_share` of `ok`.
-        manifest: A CSV with the columns crop, label (OK or NOK), defect and mask, used instead of the patterns; its
-            paths are relative to the CSV itself.
-        drawing: Options of `make_splits`.
+    `ok`, `nok`, `mask` and `test_ok` are folders, files or glob patterns below `root`. Without `ok` the data only
+    serves to test a trained run. A mask has the stem of its image or that stem plus `_mask`. test_ok: OK images used
+    only for testing; by default `test_ok_share` of `ok`. manifest: a CSV with the columns crop, label (OK or NOK),
+    defect and mask, whose paths are relative to itself, instead of the patterns. drawing: options of `make_splits`.
     """
     test_ok_samples: list[Sample] = []
     if manifest is not None:
@@ -48,7 +44,7 @@ def read(
         if ok is None and test_ok is None and nok is None:
             raise UserError("data=folder needs data.ok (folder or pattern of OK images) or data.manifest (a CSV).")
         base = require_folder(root, "The data set")
-        ok_images, test_ok_samples = ok_samples(expand(ok, base)), ok_samples(expand(test_ok, base))
+        ok_images, test_ok_samples = ([Sample(p, OK) for p in expand(given, base)] for given in (ok, test_ok))
         images, masks = expand(nok, base), expand(mask, base)
         if twice := set(images) & set(masks):
             raise UserError(f"{min(twice)} is listed as a NOK image and as a mask: set data.nok and data.mask apart.")
@@ -78,9 +74,8 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
             shared = [common_tail(image.parent, m.parent) for m in matches]
             matches = [m for m, depth in zip(matches, shared, strict=True) if depth == max(shared)]
         if len(matches) > 1 or (matches and matches[0] in owner):
-            conflict = f"{len(matches)} masks match {image}"
-            if len(matches) == 1:
-                conflict = f"{image} and {owner[matches[0]]} fit the mask {matches[0]}"
+            several = f"{len(matches)} masks match {image}"
+            conflict = several if len(matches) > 1 else f"{image} and {owner[matches[0]]} fit the mask {matches[0]}"
             raise UserError(
                 f"{conflict}. Name the mask {image.stem}.png or {image.stem}_mask.png, and where several images share "
                 f"that name, put it into a folder called '{image.parent.name}'."
@@ -103,8 +98,6 @@ def _pair_masks(images: list[Path], masks: list[Path]) -> list[Sample]:
 def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
     if not path.is_file():
         raise UserError(f"The manifest does not exist: {path.absolute()}. Correct data.manifest.")
-    ok_images: list[Sample] = []
-    nok_images: list[Sample] = []
 
     def existing(name: str, line: int) -> Path:
         file = locate(path.parent, name)
@@ -112,14 +105,12 @@ def _read_manifest(path: Path) -> tuple[Path, list[Sample], list[Sample]]:
             raise UserError(f"{path}, line {line}: {path.parent / name} does not exist.")
         return file
 
+    samples: dict[str, list[Sample]] = {"OK": [], "NOK": []}
     for row in read_labels(path):
-        image = existing(row.crop, row.line)
-        mask = existing(row.mask, row.line) if row.mask else None
-        if row.label == "OK":
-            ok_images.append(Sample(image, OK))
-        else:
-            nok_images.append(Sample(image, NOK, mask, defect=row.defect or "unnamed"))
-    return path.parent, ok_images, nok_images
+        image, mask = existing(row.crop, row.line), existing(row.mask, row.line) if row.mask else None
+        nok = Sample(image, NOK, mask, defect=row.defect or "unnamed")
+        samples[row.label].append(Sample(image, OK) if row.label == "OK" else nok)
+    return path.parent, samples["OK"], samples["NOK"]
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import (
-    UnreadableImage,
-    looks_inverted,
-    mask_files,
-    read_image,
-    read_mask,
-    resize_image,
-    resize_mask,
-)
+from anomalib_lite.data.decode import UnreadableImage, mask_files, read_image, read_mask, resize_image, resize_mask
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 
@@ -41,17 +33,12 @@ TEMPLATES = 8  # decoded templates kept in memory
 
 
 class ImageSet(Dataset[Batch]):
-    """Dataset of samples at one size; indexing with a list returns a Batch.
+    """Dataset of samples at one size (height, width); indexing with a list returns a Batch.
 
-    Args:
-        samples: Samples of any image sizes.
-        size: Height and width in px.
-        ram_limit_mb: A set whose pixels fit into this memory is decoded once and kept; else each access decodes.
-        name: Name of the samples in messages.
-        resize: `stretch` ignores the aspect ratio; `letterbox` keeps it and pads by repeating the border; `none`
-            refuses images of another size.
-        spool: Decode all images once into an unnamed temporary file (in TMPDIR), whatever the limit; meant for
-            readers that read small parts of large images many times.
+    A set whose pixels fit into `ram_limit_mb` is decoded once and kept; else each access decodes. With `spool`, all
+    images are decoded once into an unnamed temporary file (in TMPDIR), for readers that read small parts of large
+    images many times. name: of the samples, in messages. resize: `stretch` ignores the aspect ratio; `letterbox` keeps
+    it and pads by repeating the border; `none` refuses images of another size.
 
     Raises UserError for images that cannot be decoded: at once, with all of them, if the set is kept, else on access.
     """
@@ -157,10 +144,9 @@ class ImageSet(Dataset[Batch]):
                 f"{len(broken)} of {len(self)} images ({name}) cannot be used:\n  {listed}\nRepair or remove them."
             )
         masked = [(s, mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask]
-        inverted = [s.mask for s, mask in masked if looks_inverted(mask)]
+        inverted = [f"{s.mask}: draw defects in white, not black." for s, mask in masked if _looks_inverted(mask)]
         if 2 * len(inverted) > len(masked):
-            listed = f"{len(inverted)} masks look inverted, among them {inverted[0]}"
-            raise UserError(f"{listed}: draw defects in white, not black.")
+            raise UserError(f"{len(inverted)} masks look inverted, among them {inverted[0]}")
         if empty := [s.mask for s, mask in masked if s.label == NOK and not mask.any()]:
             log.warning("%d masks of NOK images are empty and count as absent, among them %s", len(empty), empty[0])
 
@@ -247,11 +233,14 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
     return torch.from_numpy(region)[None, None]
 
 
-def _is_photo(pixels: np.ndarray) -> bool:
-    """Whether most pixels are neither near black nor near white, at more levels than a mask has.
+def _looks_inverted(mask: np.ndarray) -> bool:
+    """Whether the mask covers the whole border and more than half of the image, but not all of it."""
+    border = mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all()
+    return bool(border and not mask.all() and mask.mean() > 0.5)
 
-    Does not recognise photographs that are mostly black or white.
-    """
+
+def _is_photo(pixels: np.ndarray) -> bool:
+    """Whether most pixels are neither near black nor near white, at more levels than a mask has."""
     levels = np.bincount(pixels.ravel(), minlength=256)
     return bool(np.count_nonzero(levels) > 64 and levels[26:230].sum() > 0.5 * pixels.size)
 
@@ -279,10 +268,10 @@ def _allocate(shape: tuple[int, ...], in_memory: bool) -> np.ndarray:
 
 
 def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
-    """Warns about test images that look like re-saved training images (in another format, size or quality).
+    """Warns about test images that look like re-saved training images, in sets that are kept decoded.
 
     Compares thumbnails: a near copy is much closer to a training image than test images usually are to their
-    second-nearest one. Does nothing for sets that are not kept decoded.
+    second-nearest one.
     """
     if learned._pixels is None or tested._pixels is None or len(learned) < 3 or not len(tested):
         return
@@ -302,10 +291,7 @@ def warn_near_copies(learned: ImageSet, tested: ImageSet) -> None:
 
 
 def warn_grey_and_colour(learned: ImageSet, tested: ImageSet) -> None:
-    """Warns if a category mixes grey and colour images: scores may then separate cameras instead of defects.
-
-    Does nothing for sets that are not kept decoded.
-    """
+    """Warns if a category of decoded sets mixes grey and colour images: scores may separate cameras, not defects."""
     if learned._pixels is None or tested._pixels is None:
         return
 
@@ -314,8 +300,8 @@ def warn_grey_and_colour(learned: ImageSet, tested: ImageSet) -> None:
         return (sparse.max(-1) - sparse.min(-1)).mean((1, 2)) < GREY
 
     train, test = is_grey(learned._pixels), is_grey(tested._pixels)
-    kinds = {(sample.category, bool(grey)) for sample, grey in zip(learned.samples, train, strict=True)}
-    kinds |= {(sample.category, bool(grey)) for sample, grey in zip(tested.samples, test, strict=True)}
+    samples = [*learned.samples, *tested.samples]
+    kinds = {(sample.category, grey) for sample, grey in zip(samples, [*train, *test], strict=True)}
     if len(kinds) > len({category for category, _ in kinds}):
         log.warning(
             "%d of %d training images and %d of %d test images are grey, the others in colour: scores may reflect "

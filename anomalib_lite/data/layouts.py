@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from anomalib_lite.data.decode import mask_files, read_image, read_mask
 from anomalib_lite.data.files import list_folders, list_images, require_folder
 from anomalib_lite.data.folder import read_table
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import make_splits, ok_samples
+from anomalib_lite.data.splits import make_splits
 from anomalib_lite.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,23 +27,15 @@ Reader = Callable[[Path, str | None], Iterable[tuple[Part, Sample]]]  # (root, c
 
 @dataclass(frozen=True)
 class Layout:
-    """Folder names below a category.
-
-    Attributes:
-        held_out: OK images for thresholds, if the data set has such a folder.
-        good: Folder of the OK images in `test`.
-        masks: Folder of a defect type's masks, a pattern with `{defect}`.
-        mask: Mask file of an image, or folder of several, a glob pattern with `{stem}`.
-        saturations: File that says how much of each defect is enough to find (MVTec LOCO).
-    """
+    """Folder names below a category."""
 
     train: str = "train/good"
-    held_out: str | None = None
+    held_out: str | None = None  # OK images for thresholds, if the data set has such a folder
     test: str = "test"
-    good: str = "good"
-    masks: str = "ground_truth/{defect}"
-    mask: str = "{stem}_mask.png"
-    saturations: str | None = None
+    good: str = "good"  # folder of the OK images in `test`
+    masks: str = "ground_truth/{defect}"  # of a defect type
+    mask: str = "{stem}_mask.png"  # of an image, or a folder of several; a glob pattern
+    saturations: str | None = None  # file that says how much of each defect is enough to find (MVTec LOCO)
 
 
 def read(
@@ -64,16 +56,13 @@ def read(
             raise UserError(
                 f"{folder.absolute()} has no folder {layout.train}. {hint}. Set data.root and data.category."
             )
-        for image in _images(folder / layout.train):
-            yield "train", Sample(image, OK)
-        for image in _images(folder / layout.held_out) if layout.held_out else ():
-            yield "held_out", Sample(image, OK)
+        yield from (("train", Sample(image, OK)) for image in _images(folder / layout.train))
+        if layout.held_out:
+            yield from (("held_out", Sample(image, OK)) for image in _images(folder / layout.held_out))
         if test and test != layout.test:
-            test_samples = [Sample(image, None) for image in _images(folder / test)]
+            yield from (("test", Sample(image, None)) for image in _images(folder / test))
         else:
-            test_samples = _test_samples(folder, layout)
-        for sample in test_samples:
-            yield "test", sample
+            yield from (("test", sample) for sample in _test_samples(folder, layout))
 
     return _read(root, category, images, drawing)
 
@@ -104,9 +93,10 @@ def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> S
             categories = ", ".join(sorted({row["object"] for row in rows}))
             raise UserError(f"{table} has no category '{name}'. Categories there: {categories}. Set data.category.")
         return [
-            (cast("Part", row["split"]), _labelled(base, row["image"], row["mask"], row["label"] == "normal"))
+            (part, _labelled(base, row["image"], row["mask"], row["label"] == "normal"))
             for row in selected
-            if row["split"] in PARTS
+            for part in PARTS
+            if row["split"] == part
         ]
 
     return _read(base, category, images, drawing)
@@ -133,11 +123,10 @@ def real_iad(
 
 
 def ksdd(root: str | Path, **drawing: Any) -> Splits:
-    """Reads KolektorSDD: one folder per item; the mask `<name>_label.bmp` is black where the surface is good.
+    """Reads KolektorSDD (Tabernik et al., Journal of Intelligent Manufacturing 2020): one folder per item.
 
-    The last good image of each item is tested, the item's other good images are learned from.
-    Source: Tabernik et al., "Segmentation-based deep-learning approach for surface-defect detection", Journal of
-    Intelligent Manufacturing 2020.
+    The mask `<name>_label.bmp` is black where the surface is good. The last good image of each item is tested, its
+    other good images are learned from.
     """
 
     def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
@@ -151,10 +140,9 @@ def ksdd(root: str | Path, **drawing: Any) -> Splits:
 
 
 def ksdd2(root: str | Path, **drawing: Any) -> Splits:
-    """Reads KolektorSDD2: the mask `<name>_GT.png` is black where the surface is good.
+    """Reads KolektorSDD2 (Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021).
 
-    Only the good images of the training folder are learned from.
-    Source: Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021.
+    The mask `<name>_GT.png` is black where the surface is good. Only good images of train/ are learned from.
     """
 
     def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
@@ -172,7 +160,7 @@ def _beside_masks(folder: Path, ending: str) -> list[Sample]:
 
 def _read(root: str | Path, category: Categories, reader: Reader, drawing: dict[str, Any]) -> Splits:
     base = require_folder(root, "The data set")
-    names = [None] if category is None else [category] if isinstance(category, (str, int)) else list(category)
+    names = [category] if category is None or isinstance(category, (str, int)) else list(category)
     pools: dict[Part, list[Sample]] = {"train": [], "held_out": [], "test": []}
     for name in (None if n is None else str(n) for n in names):
         for part, sample in reader(base, name):
@@ -187,17 +175,14 @@ def _test_samples(folder: Path, layout: Layout) -> list[Sample]:
     samples: list[Sample] = []
     limits = _saturations(folder / layout.saturations) if layout.saturations else None
     for inner in list_folders(folder / layout.test):
-        if inner.name == "ground_truth":
-            continue
-        images = _images(inner)
-        if inner.name == layout.good:
-            samples += ok_samples(images)
-        else:
-            masks = folder / layout.masks.format(defect=inner.name)
-            for image in images:
-                mask = _mask(masks, layout.mask, image)
-                shares = tuple(_share(part, limits) for part in mask_files(mask)) if mask and limits else None
-                samples.append(Sample(image, NOK, mask, defect=inner.name, saturation=shares))
+        masks = folder / layout.masks.format(defect=inner.name)
+        for image in _images(inner) if inner.name != "ground_truth" else ():
+            if inner.name == layout.good:
+                samples.append(Sample(image, OK))
+                continue
+            mask = _mask(masks, layout.mask, image)
+            shares = tuple(_share(part, limits) for part in mask_files(mask)) if mask and limits else None
+            samples.append(Sample(image, NOK, mask, defect=inner.name, saturation=shares))
     return sorted(samples, key=lambda s: (s.label != OK, s.defect or "", s.image))
 
 

@@ -18,10 +18,8 @@ RENDERED = "rendered"
 def read(root: str | Path, template: str | Path | None = RENDERED, **given: Any) -> Splits:
     """Renders the data set below `root` unless it is there, and splits it. Raises UserError for options out of range.
 
-    Args:
-        root: Folder of the data set.
-        template: `rendered` for an image of the perfect product, another file, or None.
-        given: Fields of `PanelsConfig`, and options of `make_splits`.
+    template: `rendered` for an image of the perfect product, another file, or None. given: fields of `PanelsConfig`,
+    and options of `make_splits`.
     """
     rendered = {field.name: given.pop(field.name) for field in fields(PanelsConfig) if field.name in given}
     folder = write_dataset(root, PanelsConfig(**rendered))

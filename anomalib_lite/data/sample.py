@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,49 +19,28 @@ Origin = Literal["real", "generated", "template_generated", "template"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image file and its annotations.
-
-    Attributes:
-        image: The image file.
-        label: 0 OK, 1 NOK, None unknown.
-        mask: File whose pixels > 0 are defective, or a folder of such files.
-        template: The golden image that the image is compared with.
-        defect: Name of the defect type.
-        origin: A photograph, a generated image (with the look of the OK images or of the template), or the template.
-        weight: Weight in the training loss.
-        bits: Bit depth used in a 16-bit file; None reads it from the brightest pixel.
-        category: The product it shows, if the data set has several, each with its own figures and threshold.
-        saturation: For each file of the folder `mask`, in order, the share of the defect that is enough to find (sPRO
-            of MVTec LOCO).
-    """
+    """One image file and its annotations."""
 
     image: Path
-    label: int | None
-    mask: Path | None = None
-    template: Path | None = None
-    defect: str | None = None
-    origin: Origin = "real"
-    weight: float = 1.0
-    bits: int | None = None
-    category: str | None = None
-    saturation: tuple[float, ...] | None = None
+    label: int | None  # OK, NOK, or None for unknown
+    mask: Path | None = None  # file whose pixels > 0 are defective, or a folder of such files
+    template: Path | None = None  # the golden image that the image is compared with
+    defect: str | None = None  # name of the defect type
+    origin: Origin = "real"  # generated: with the look of the OK images, or of the template
+    weight: float = 1.0  # in the training loss
+    bits: int | None = None  # bit depth used in a 16-bit file; None reads it from the brightest pixel
+    category: str | None = None  # of a data set with several, each with its own figures and threshold
+    saturation: tuple[float, ...] | None = None  # share of each file's defect that is enough to find (sPRO)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The disjoint parts of a data set.
+    """The disjoint parts of a data set."""
 
-    Attributes:
-        train: OK images to learn from.
-        val: OK images held out of training, for thresholds and model choices.
-        test: OK and NOK images, used only to report results.
-        drawn: Whether the OK test images are a random part of the user's OK images.
-    """
-
-    train: list[Sample]
-    val: list[Sample]
-    test: list[Sample]
-    drawn: bool = False
+    train: list[Sample]  # OK images to learn from
+    val: list[Sample]  # OK images held out of training, for thresholds and model choices
+    test: list[Sample]  # OK and NOK images, used only to report results
+    drawn: bool = False  # whether the OK test images are a random part of the user's OK images
 
     def __iter__(self) -> Iterator[tuple[str, list[Sample]]]:
         yield from (("train", self.train), ("val", self.val), ("test", self.test))
@@ -77,60 +56,36 @@ class Splits:
 
 @dataclass
 class Batch:
-    """A batch of decoded images.
+    """A batch of decoded images."""
 
-    Attributes:
-        image: (B, 3, H, W) float32 RGB in [0, 1].
-        mask: (B, 1, H, W) bool, False where there is none.
-        has_mask: (B,) bool, whether the mask is known; an OK image's is.
-        label: (B,) int64, -1 for unknown.
-        weight: (B,) float32, weight in the training loss.
-        index: (B,) int64 into the image set, or UNNUMBERED.
-        template: (B, 3, H, W) float32 RGB in [0, 1], or None.
-        samples: The sample of each image.
-        inside: (B, 1, H, W) bool, False at a letterbox's padding; None without a letterbox.
-    """
-
-    image: Tensor
-    mask: Tensor
-    has_mask: Tensor
-    label: Tensor
-    weight: Tensor
-    index: Tensor
-    template: Tensor | None = None
+    image: Tensor  # (B, 3, H, W) float32 RGB in [0, 1]
+    mask: Tensor  # (B, 1, H, W) bool, False where there is none
+    has_mask: Tensor  # (B,) bool, whether the mask is known; an OK image's is
+    label: Tensor  # (B,) int64, -1 for unknown
+    weight: Tensor  # (B,) float32, in the training loss
+    index: Tensor  # (B,) int64 into the image set, or UNNUMBERED
+    template: Tensor | None = None  # as `image`
     samples: tuple[Sample, ...] = ()
-    inside: Tensor | None = None
+    inside: Tensor | None = None  # (B, 1, H, W) bool, False at a letterbox's padding; None without a letterbox
 
     def __len__(self) -> int:
         return len(self.index)
 
     def to(self, device: torch.device) -> Batch:
         """Moves all tensors to a device except `index`, which addresses data in main memory."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("index", "samples")}
-        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in tensors.items()}
-        return replace(self, **moved)
+        tensors: dict[str, Any] = {k: t for k, t in vars(self).items() if hasattr(t, "device") and k != "index"}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run's result for one image.
-
-    Attributes:
-        sample: The image and its annotations.
-        score: Anomaly score; larger is more anomalous.
-        nok: The verdict, always from `Threshold.nok`.
-        defects: The defects found (`defects.Defect`).
-        image: uint8 (H, W, 3); kept only for images shown in a report, as are `map` and `mask`.
-        map: Anomaly map, float32 (H, W).
-        mask: bool (H, W); None where unknown.
-        evidence: Share of each fusion member in the score.
-    """
+    """A run's result for one image; the arrays are kept only for images shown in a report."""
 
     sample: Sample
-    score: float
-    nok: bool
-    defects: tuple[Any, ...] = ()
-    image: np.ndarray | None = None
-    map: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    evidence: Mapping[str, float] = field(default_factory=dict)
+    score: float  # larger is more anomalous
+    nok: bool  # the verdict, always from `Threshold.nok`
+    defects: tuple[Any, ...] = ()  # each a `defects.Defect`
+    image: np.ndarray | None = None  # uint8 (H, W, 3)
+    map: np.ndarray | None = None  # anomaly map, float32 (H, W)
+    mask: np.ndarray | None = None  # bool (H, W); None where unknown
+    evidence: Mapping[str, float] = field(default_factory=dict)  # share of each fusion member in the score

@@ -1,21 +1,24 @@
 """Splits the images of every reader into training, held-out and test images, without copies across the splits.
 
-Also checks the templates of a data set, and sets the weight of each sample in the loss.
+Knows images by their content: hashes a data set, and tells which images a trained run has learned from.
 """
 
 import hashlib
 import logging
 import math
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anomalib_lite.data.decode import DEPTHS, brightest, depth_of
 from anomalib_lite.data.files import same_form
-from anomalib_lite.data.fingerprint import digest, digests
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings.training import Mode
 
 log = logging.getLogger(__name__)
@@ -39,15 +42,10 @@ def make_splits(
 ) -> Splits:
     """Splits the OK images into training and held-out images; every reader calls this.
 
-    Raises UserError for too few images, for copies with different labels, and for options out of range.
-
-    Args:
-        ok: OK images; without any, the data only serves to test a trained run.
-        test: Test images.
-        root: Folder of the data set; file names relative to it determine the random draws.
-        held_out: The data set's own OK images for thresholds, used instead of `val_share` of `ok`.
-        test_share: Share of `ok` that is moved to the test images.
-        template, val_share, split_seed, shots, shots_seed, bits: See `settings.data`.
+    Without OK images the data only serves to test a trained run. File names relative to `root` determine the random
+    draws. held_out: the data set's own OK images for thresholds, used instead of `val_share` of `ok`. test_share: of
+    `ok`, moved to the test images. The other options are those of `settings.data`. Raises UserError for too few
+    images, for copies with different labels, and for options out of range.
     """
     files = len(ok)
     test, held_out, ok = _without_copies(test, held_out, ok)
@@ -109,8 +107,7 @@ def _drawn(
 ) -> tuple[list[Sample], list[Sample]]:
     """Draws `count` samples of each category by a hash of their names; returns (remaining, drawn).
 
-    A sample's rank thus does not depend on the order or presence of other files, and a smaller draw is a subset of a
-    larger one.
+    A sample's rank thus does not depend on other files, and a smaller draw is a subset of a larger one.
     """
 
     def rank(sample: Sample) -> str:
@@ -140,27 +137,18 @@ def _bits_of(ok: Sequence[Sample]) -> int | None:
     return bits
 
 
-def ok_samples(images: Iterable[Path]) -> list[Sample]:
-    return [Sample(image, OK) for image in images]
-
-
 def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
-    """Removes copies: each content stays only in the first pool that has it.
-
-    Raises UserError if the same content is labelled both OK and NOK.
-    """
-    content = digests(sample.image for pool in pools for sample in pool)
+    """Removes copies: each content stays only in the first pool that has it. Raises UserError as `union` does."""
+    samples = [sample for pool in pools for sample in pool]
+    content = digests(sample.image for sample in samples)
     first: dict[str, Sample] = {}
     copies: list[tuple[Path, Path]] = []
-    for sample in (sample for pool in pools for sample in pool):
+    for sample in samples:
         other = first.setdefault(content[sample.image], sample)
         if None not in (sample.label, other.label) and sample.label != other.label:
-            raise UserError(
-                f"{sample.image} is listed as OK and as NOK. Remove the wrong entry."
-                if sample.image == other.image
-                else f"{sample.image} is the same image as {other.image}, but one of them is OK and the other NOK. "
-                "Remove the wrong one."
-            )
+            twice = f"is the same image as {other.image}, but one is OK and the other NOK. Remove the wrong one."
+            once = "is listed as OK and as NOK. Remove the wrong entry."
+            raise UserError(f"{sample.image} {once if sample.image == other.image else twice}")
         if other is not sample:
             copies.append((sample.image, other.image))
     if copies:
@@ -168,11 +156,88 @@ def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
     return [[sample for sample in pool if first[content[sample.image]] is sample] for pool in pools]
 
 
-def templates_of(splits: Splits) -> list[Path]:
-    """Returns the distinct templates of the samples: one golden image for all, or one per pair.
+def fingerprint(splits: Splits) -> str:
+    """Returns a SHA-256 over every sample's split, label, defect and weight, and its files' names, sizes and contents.
 
-    Raises UserError if a sample has no template.
+    Names are relative to the files' common folder, so that moving a whole data set keeps its fingerprint.
     """
+    roles = ("image", "mask", "template")
+    lines = [(name, s, [(r, p) for r in roles if (p := getattr(s, r))]) for name, part in splits for s in part]
+    content = digests(path for _, _, files in lines for _, path in files)
+    base = os.path.commonpath([p.absolute().parent for p in content]) if content else "."
+    total = hashlib.sha256()
+    for split, s, files in lines:
+        parts = [split, str(s.label), str(s.defect), s.origin, str(s.weight)]
+        parts += [f"{role}:{os.path.relpath(p.absolute(), base)}:{content[p]}" for role, p in files]
+        total.update("\t".join(parts).encode() + b"\n")
+    return total.hexdigest()
+
+
+def digest(path: Path) -> str:
+    """Returns size and SHA-256 of a file, or a SHA-256 of a folder of masks. Raises UserError if it cannot be read."""
+    if path.is_dir():
+        return hashlib.sha256("".join(map(digest, sorted(path.glob("[!.]*")))).encode()).hexdigest()
+    try:
+        return f"{path.stat().st_size}:{content_hash(path.absolute())}"
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """Computes the digests of many files in parallel."""
+    distinct = sorted(set(paths))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(distinct, pool.map(digest, distinct), strict=True))
+
+
+def describe(splits: Splits, missed: Sequence[Path] = ()) -> dict[str, Any]:
+    """Returns a run's record of its data: fingerprint, bit depth, and the digests of the images it learned from.
+
+    Among these are the `missed` ones that its threshold was set with.
+    """
+    images = digests((*(s.image for s in splits.train + splits.val), *missed))
+    learned = {content: str(image) for image, content in images.items()}
+    return {"fingerprint": fingerprint(splits), "bits": next((s.bits for s in splits.train), None), "learned": learned}
+
+
+def check_same_data(splits: Splits, record: Mapping[str, Any], own: bool) -> list[Sample]:
+    """Returns the images to evaluate a trained run on; never those that it learned from.
+
+    For data with the run's fingerprint, wherever it lies, these are its test images. For other data they are its test
+    images, too, but all images if its OK test images were only a random part of the OK images: the run learned from
+    none of them. Raises UserError if the run's own data has changed, or no image is left. record: from `describe`, at
+    training time. own: whether `splits` is the run's configured data, as the user named no other.
+    """
+    if fingerprint(splits) == record["fingerprint"]:
+        return unseen(splits.test, record["learned"])
+    if own:
+        now, then = set(digests(s.image for s in splits.train + splits.val).values()), set(record["learned"])
+        raise UserError(
+            f"The run's own data is not what it was when the run was trained: {len(then - now)} of the {len(then)} "
+            "images that it learned from are gone or now belong to the test images, and it would learn from "
+            f"{len(now - then)} other images. Restore the data, train again, or name the images to evaluate on: "
+            "data=folder data.root=... data.test_ok=... data.nok=..."
+        )
+    samples = splits.test
+    if splits.drawn:
+        samples = sorted((s for _, part in splits for s in part), key=lambda s: (s.label != OK, s.image))
+    new = unseen(samples, record["learned"])
+    if not new:
+        raise UserError("The run learned from all of these images: name other images to evaluate it on.")
+    return new
+
+
+def unseen(samples: Sequence[Sample], learned: Collection[str]) -> list[Sample]:
+    """Returns the samples whose digest is not in `learned`."""
+    content = digests(s.image for s in samples)
+    new = [s for s in samples if content[s.image] not in learned]
+    if len(new) < len(samples):
+        log.warning("%d of %d images are left out: the run learned from them", len(samples) - len(new), len(samples))
+    return new
+
+
+def templates_of(splits: Splits) -> list[Path]:
+    """Returns the distinct templates, one for all or one per pair. Raises UserError if a sample has none."""
     lacking = [s for _, samples in splits for s in samples if s.template is None]
     if lacking:
         raise UserError(
@@ -196,10 +261,7 @@ def refuse_held_back(templates: Sequence[Path], splits: Splits) -> None:
 
 
 def weighted(samples: Sequence[Sample], mode: Mode) -> list[Sample]:
-    """Multiplies each sample's weight by its origin's weight in the loss, and drops samples of weight 0.
-
-    Raises UserError if a weight is negative or missing.
-    """
+    """Multiplies weights by those of the origins, and drops samples of weight 0; UserError if one is unfit."""
     if not mode.weights.get("real", 0) > 0:
         raise UserError(f"mode.weights.real must be above 0, as the others are relative to it: {mode.weights}.")
     relative = {origin: value / mode.weights["real"] for origin, value in mode.weights.items()}

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from anomalib_lite import __version__
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.fingerprint import check_same_data
 from anomalib_lite.data.images import loader, to_pixels
 from anomalib_lite.data.sample import Outcome, Sample, Splits
+from anomalib_lite.data.splits import check_same_data
 from anomalib_lite.detectors.model import Batches
 from anomalib_lite.engine.build import SHARED, build_data, threshold_rule
 from anomalib_lite.engine.evaluate import INSPECTOR, Measured, find_threshold

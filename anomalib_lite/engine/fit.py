@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.backbones.weights import find_file
-from anomalib_lite.data.fingerprint import digest, unseen
 from anomalib_lite.data.images import ImageSet, loader, warn_grey_and_colour, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import refuse_held_back, templates_of, weighted
+from anomalib_lite.data.splits import digest, refuse_held_back, templates_of, unseen, weighted
 from anomalib_lite.defects import LevelsOfMaps
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Plan

@@ -16,9 +16,9 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.backbones.finetuning import Settings, finetune
 from anomalib_lite.backbones.weights import save_cut
 from anomalib_lite.data.files import expand
-from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
+from anomalib_lite.data.splits import fingerprint
 from anomalib_lite.engine.trainer import History
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Progress

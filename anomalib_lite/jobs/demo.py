@@ -20,8 +20,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app
 from anomalib_lite.jobs.segment import Cut, cut_panels, write_manifest
 from anomalib_lite.registration.cropping import Product, crop
-from anomalib_lite.rendering.product import VERSION
-from anomalib_lite.rendering.sheet import Placed, read_truth, write_sheets
+from anomalib_lite.rendering.product import VERSION, Placed, read_truth, write_sheets
 from anomalib_lite.runs.artifacts import artifact
 from anomalib_lite.runs.atomic import write_image, write_json, write_text
 from anomalib_lite.settings.data import SegmentOptions, SheetConfig

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomalib_lite.comparison.runs import common_folder, find_runs
-from anomalib_lite.data.fingerprint import check_same_data, fingerprint
 from anomalib_lite.data.sample import Splits
+from anomalib_lite.data.splits import check_same_data, fingerprint
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.runs.atomic import write_text

@@ -12,9 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.sample import Splits
-from anomalib_lite.data.splits import need_training_images, templates_of
+from anomalib_lite.data.splits import fingerprint, need_training_images, templates_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say
 from anomalib_lite.jobs.train import categories

@@ -12,9 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.fingerprint import describe, fingerprint
 from anomalib_lite.data.sample import Splits
-from anomalib_lite.data.splits import need_training_images
+from anomalib_lite.data.splits import describe, fingerprint, need_training_images
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.jobs.multirun import command

@@ -63,8 +63,8 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
             "Cut a template from a panel of this resolution, or lower min_scale."
         )
     if min(height, width) < 8 or np.ptp(template) < 8:
-        size = f"The template ({width} x {height})"
-        raise UserError(f"{size} is too small or too uniform to match: it needs 8 x 8 pixels and contrast.")
+        fault = "is too small or too uniform to match: it needs 8 x 8 pixels and contrast."
+        raise UserError(f"The template ({width} x {height}) {fault}")
     grey, pattern = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (panel, template))
     pyramid = Pyramid(grey, pattern)
     products = _search(pyramid, options)
@@ -72,12 +72,12 @@ def segment(panel: np.ndarray, template: np.ndarray, options: SegmentOptions) ->
         return products
     # A template cut exactly at the product's edge lacks that edge, the panel's strongest line. If scores are low,
     # repeat the search with an edge drawn around the template: for a darker and for a brighter background.
-    highest = _BETTER * _total(products)
+    highest = _BETTER * sum(product.score for product in products)
     for tone in pyramid.grounds():
         pyramid.ground = tone
         candidates = _search(pyramid, options)
-        if _total(candidates) > highest:
-            products, highest = candidates, _total(candidates)
+        if (total := sum(product.score for product in candidates)) > highest:
+            products, highest = candidates, total
     return products
 
 
@@ -85,15 +85,11 @@ def _search(pyramid: Pyramid, options: SegmentOptions) -> list[Product]:
     matches = find_matches(pyramid, options)
     if options.motion != "none":
         return _best(_aligned(matches, pyramid, options.motion), options)
-    upright = [Product(match.pose(pyramid.shape), pyramid.shape, match.score) for match in matches]
-    for match, product in zip(matches, upright, strict=True):
+    products = [Product(match.pose(pyramid.shape), pyramid.shape, match.score) for match in matches]
+    for match, product in zip(matches, products, strict=True):
         if match.angle == 0 and match.scale == 1:
             product.pose[:, 2] = np.round(product.pose[:, 2])
-    return _best(upright, options)
-
-
-def _total(products: Sequence[Product]) -> float:
-    return sum(product.score for product in products)
+    return _best(products, options)
 
 
 def crop(panel: np.ndarray, product: Product) -> np.ndarray:
@@ -127,10 +123,9 @@ def _best(products: list[Product], options: SegmentOptions) -> list[Product]:
     kept = cv2.dnn.NMSBoxes(boxes, scores, 0.0, APART)[: options.max_objects]
     rows: list[list[Product]] = []
     for product in sorted((confident[index] for index in kept), key=lambda p: p.box[1]):
-        if rows and product.box[1] - rows[-1][0].box[1] < product.box[3] / 2:
-            rows[-1].append(product)
-        else:
-            rows.append([product])
+        if not rows or product.box[1] - rows[-1][0].box[1] >= product.box[3] / 2:
+            rows.append([])
+        rows[-1].append(product)
     return [product for row in rows for product in sorted(row, key=lambda p: p.box[0])]
 
 

@@ -46,29 +46,25 @@ class Match:
 class Pyramid:
     """Local contrast (float32) of a panel (H, W) and a template (h, w), grey uint8, at reduced sizes.
 
-    Attributes:
-        coarsest: Factor, a power of two, by which both are reduced at the start of the search.
-        finest: The factor at its end.
-        ground: Grey value in [0, 255] of the template's surroundings; None repeats the template's border.
+    The search begins with both reduced by the factor `coarsest`, a power of two, and ends at `finest`.
     """
 
     def __init__(self, panel: np.ndarray, template: np.ndarray) -> None:
         self.shape = template.shape
         self.coarsest = _reduction(min(template.shape), COARSE_SIDE)
         self.finest = min(self.coarsest, _reduction(max(template.shape), FINE_SIDE))
-        self.ground: int | None = None
+        self.ground: int | None = None  # grey value around the template; None repeats its border
         height, width = (side // self.coarsest * self.coarsest for side in template.shape)  # whole blocks
         self._panel, self._template = (reduce(image, self.finest) for image in (panel, template[:height, :width]))
-        self._panel_contrast = functools.cache(self._contrast_of_panel)  # does not depend on `ground`
+        self._panel_contrast = functools.cache(  # does not depend on `ground`
+            lambda factor, radius: local_contrast(reduce(self._panel, factor // self.finest), radius)
+        )
 
     def at(self, factor: int, detail: float = SEARCH_DETAIL) -> tuple[np.ndarray, np.ndarray]:
         """Returns the contrast of panel and template, reduced by `factor`, at a radius of 1 / `detail` of a side."""
         template = reduce(self._template, factor // self.finest)
         radius = max(self.shape) / factor / detail
         return self._panel_contrast(factor, radius), local_contrast(template, radius, self.ground)
-
-    def _contrast_of_panel(self, factor: int, radius: float) -> np.ndarray:
-        return local_contrast(reduce(self._panel, factor // self.finest), radius)
 
     def grounds(self) -> list[int]:
         """Returns a dark and a bright grey value of the panel, as guesses of its background."""
@@ -79,12 +75,7 @@ def local_contrast(image: np.ndarray, radius: float, ground: int | None = None) 
     """Normalises grey uint8 (H, W) by local mean and spread to float32 (H, W): weak and strong edges count alike.
 
     A bright label on a product then lowers the correlation only by the area that it hides, and reflections do not pull
-    the alignment.
-
-    Args:
-        image: Grey image.
-        radius: Size of the neighbourhood in px.
-        ground: Grey value beyond the border; None repeats the border.
+    the alignment. radius: of the neighbourhood in px. ground: grey value beyond the border; None repeats the border.
     """
     if ground is not None:  # one pixel is enough, as the filters repeat it
         framed = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=ground)
@@ -101,10 +92,14 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
     Returns up to twice `max_objects` matches, some below `min_score`: angles are only as fine as `angle_step`, so the
     alignment decides.
     """
+    turns = np.arange(1, int(options.max_angle / options.angle_step + 1e-6) + 1) * options.angle_step
+    angles = [*(-turns[::-1]).tolist(), 0.0, *turns.tolist()]
+    count = int(np.ceil((options.max_scale - options.min_scale) / _SCALE_STEP - 1e-6)) + 1
+    scales = np.linspace(options.min_scale, options.max_scale, max(1, count)).tolist()
     factor = pyramid.coarsest
     small, pattern = pyramid.at(factor)
     matches: list[Match] = []
-    for scale, angle in itertools.product(_scales(options), _angles(options)):
+    for scale, angle in itertools.product(scales, angles):
         turned = _turned(pattern, angle, scale)
         if turned.shape[0] <= small.shape[0] and turned.shape[1] <= small.shape[1]:
             matches += _local_maxima(_correlate(small, turned), turned.shape, angle, scale, _SLACK * options.min_score)
@@ -120,22 +115,10 @@ def find_matches(pyramid: Pyramid, options: SegmentOptions) -> list[Match]:
     return [replace(m, x=m.x * factor, y=m.y * factor) for m in best]
 
 
-def _angles(options: SegmentOptions) -> list[float]:
-    turns = np.arange(1, int(options.max_angle / options.angle_step + 1e-6) + 1) * options.angle_step
-    return [*(-turns[::-1]).tolist(), 0.0, *turns.tolist()]
-
-
-def _scales(options: SegmentOptions) -> list[float]:
-    count = int(np.ceil((options.max_scale - options.min_scale) / _SCALE_STEP - 1e-6)) + 1
-    return np.linspace(options.min_scale, options.max_scale, max(1, count)).tolist()
-
-
 def suppress(matches: Sequence[Match], shape: tuple[int, int], max_overlap: float) -> list[Match]:
     """Non-maximum suppression of the upright boxes, by intersection over union; `shape` is the template's (h, w)."""
-    height, width = shape
-    boxes = [
-        (m.x - width * m.scale / 2, m.y - height * m.scale / 2, width * m.scale, height * m.scale) for m in matches
-    ]
+    sides = [(shape[1] * m.scale, shape[0] * m.scale) for m in matches]
+    boxes = [(m.x - w / 2, m.y - h / 2, w, h) for m, (w, h) in zip(matches, sides, strict=True)]
     return [matches[k] for k in cv2.dnn.NMSBoxes(boxes, [m.score for m in matches], 0.0, max_overlap)]
 
 
@@ -191,11 +174,8 @@ def _local_maxima(
 ) -> list[Match]:
     highest = cv2.dilate(response, np.ones((5, 5), np.uint8))
     rows, columns = np.nonzero((response == highest) & (response >= floor))
-    centre_x, centre_y = shape[1] / 2, shape[0] / 2
-    return [
-        Match(x + centre_x, y + centre_y, angle, scale, float(response[y, x]))
-        for y, x in zip(rows.tolist(), columns.tolist(), strict=True)
-    ]
+    places = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [Match(x + shape[1] / 2, y + shape[0] / 2, angle, scale, float(response[y, x])) for y, x in places]
 
 
 def _follow(panel: np.ndarray, template: np.ndarray, match: Match, reach: int = 3) -> Match:

@@ -11,7 +11,6 @@ ITERATIONS, BLUR = 40, 5  # of ECC at each level
 FAINT = 1e-3  # standard deviation below which an image has nothing to align to
 STEP_COST = 0.001  # mean absolute difference that each further pixel of a shift must gain
 
-
 log = logging.getLogger(__name__)
 
 MOTIONS = {"translation": cv2.MOTION_TRANSLATION, "euclidean": cv2.MOTION_EUCLIDEAN, "affine": cv2.MOTION_AFFINE}
@@ -55,13 +54,8 @@ def align(
 ) -> np.ndarray:
     """Refines a pose from template to panel by maximising their correlation (ECC); returns `pose` if that fails.
 
-    Args:
-        panel: float32 (H, W), preferably local contrast.
-        template: float32 (h, w), likewise.
-        pose: The start, (2, 3).
-        motion: One of `MOTIONS`.
-        iterations: Largest number of steps.
-        blur: Odd size in px of the smoothing; it sets how large an error of the start is corrected.
+    Both images are float32 (H, W), preferably local contrast. motion: one of `MOTIONS`. iterations: at most. blur: odd
+    size in px of the smoothing; it sets how large an error of the start is corrected.
     """
     height, width = template.shape
     corners = corners_of(pose, template.shape)
@@ -87,19 +81,12 @@ def align(
 
 @dataclass(frozen=True)
 class Alignment:
-    """Aligns a template to an image.
+    """Aligns a template to an image."""
 
-    Attributes:
-        motion: Global motion: `none`, `translation`, `euclidean` or `affine`.
-        reach: Largest local shift in px; 0 for none.
-        window: Side in px of the parts that are shifted; much smaller defects do not affect the shifts.
-        light: Match each colour channel's mean and spread to the image's.
-    """
-
-    motion: str = "affine"
-    reach: int = 4
-    window: int = 49
-    light: bool = True
+    motion: str = "affine"  # of the whole template: one of `MOTIONS`, or none
+    reach: int = 4  # largest local shift in px; 0 for none
+    window: int = 49  # side in px of the parts that are shifted; much smaller defects do not affect the shifts
+    light: bool = True  # match each colour channel's mean and spread to the image's
 
     def __call__(self, image: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the aligned template (H, W, 3), and the pixels that it covers, bool (H, W)."""
@@ -132,9 +119,7 @@ def global_motion(image: np.ndarray, template: np.ndarray, motion: str) -> np.nd
         small_image, small_template = _reduced(image, scale), _reduced(template, scale)
         pose = _start(small_image, small_template) if scale == scales[0] else rescaled(pose, 2.0)
         pose = align(small_template, small_image, pose, motion, ITERATIONS, BLUR)
-    pose = rescaled(pose, 1 / scales[-1])
-    better = _overlap_correlation(image, template, pose) > _overlap_correlation(image, template, IDENTITY)
-    return pose if better else IDENTITY
+    return _better(image, template, rescaled(pose, 1 / scales[-1]))
 
 
 def local_shifts(image: np.ndarray, template: np.ndarray, reach: int, window: int) -> np.ndarray:
@@ -207,10 +192,13 @@ def _start(image: np.ndarray, template: np.ndarray) -> np.ndarray:
     """Returns the shift found by phase correlation if it correlates better than the identity."""
     window = cv2.createHanningWindow(image.shape[::-1], cv2.CV_32F)
     shift, _ = cv2.phaseCorrelate(image.copy(), template.copy(), window)  # may overwrite its inputs
-    pose = IDENTITY.copy()
-    pose[:, 2] = shift
-    better = _overlap_correlation(image, template, pose) > _overlap_correlation(image, template, IDENTITY)
-    return pose if better else IDENTITY
+    return _better(image, template, np.column_stack([IDENTITY[:, :2], shift]))
+
+
+def _better(image: np.ndarray, template: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Returns the pose if the images correlate better by it than by the identity, else the identity."""
+    gain = _overlap_correlation(image, template, pose) - _overlap_correlation(image, template, IDENTITY)
+    return pose if gain > 0 else IDENTITY
 
 
 def _overlap_correlation(image: np.ndarray, template: np.ndarray, pose: np.ndarray) -> float:

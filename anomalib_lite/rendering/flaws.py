@@ -23,9 +23,7 @@ OnPixels = Callable[[np.ndarray, Grid], np.ndarray]
 
 @dataclass(frozen=True)
 class Flaw:
-    """Functions that change the layout, the foil's coverage (H, W), the ink's coverage (H, W) and the radiance of the
-    finished surface (H, W, 3).
-    """
+    """Functions that change the layout, the coverage (H, W) of foil and ink, and the finished radiance (H, W, 3)."""
 
     layout: Callable[[Layout], Layout] = lambda layout: layout
     foil: OnPixels = lambda cover, grid: cover
@@ -241,9 +239,7 @@ def _pick_spike(rng: np.random.Generator, layout: Layout) -> tuple[int, Element]
 
 
 def _axes(spike: Element, grid: Grid, jags: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns three arrays (H, W), in crop sides: distance along a spike from its root, distance across it, and the
-    offset of a jagged break there.
-    """
+    """Returns for each pixel the distance along a spike, across it, and the offset of a jagged break there."""
     along = ((spike.tip - spike.root) / spike.length).astype(np.float32)
     east, south = grid.x - np.float32(spike.root[0]), grid.y - np.float32(spike.root[1])
     across = south * along[0] - east * along[1]

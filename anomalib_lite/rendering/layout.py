@@ -70,10 +70,8 @@ def lance(kind: str, root: np.ndarray, tip: np.ndarray, half_width: float, belly
     left = np.array([axis[1], -axis[0]]) / np.linalg.norm(axis)
     ridge = root + along[:, None] * axis
     offset = (half_width * swell)[:, None] * left
-    facets = tuple(
-        Facet(np.concatenate([ridge, (ridge + side * offset)[::-1]]), side * RELIEF * left) for side in (1, -1)
-    )
-    return Element(kind, root, tip, facets)
+    outlines = [(side, np.concatenate([ridge, (ridge + side * offset)[::-1]])) for side in (1, -1)]
+    return Element(kind, root, tip, tuple(Facet(outline, side * RELIEF * left) for side, outline in outlines))
 
 
 def diamond(kind: str, centre: np.ndarray, half_long: float, half_wide: float, angle: float = -np.pi / 2) -> Element:
@@ -133,11 +131,8 @@ def _arc(inner: float, outer: float, steps: int = 48) -> Element:
 def _frame() -> list[Element]:
     """Makes the line under the sun: two tapered bars that meet in a diamond."""
     y = SUN[1] + 0.030
-    return [
-        lance("bar", np.array([-0.030, y]), np.array([-0.445, y]), 0.0075, belly=0.08),
-        lance("bar", np.array([0.030, y]), np.array([0.445, y]), 0.0075, belly=0.08),
-        diamond("bead", np.array([0.0, y]), 0.022, 0.013, 0.0),
-    ]
+    bars = [lance("bar", np.array([s * 0.030, y]), np.array([s * 0.445, y]), 0.0075, belly=0.08) for s in (-1, 1)]
+    return [*bars, diamond("bead", np.array([0.0, y]), 0.022, 0.013, 0.0)]
 
 
 def _fringe() -> list[Element]:
@@ -147,9 +142,7 @@ def _fringe() -> list[Element]:
         x = 0.062 * (i - 5)
         depth = 0.034 + 0.044 * np.cos(x * 2.9) ** 2 * (1 - 0.45 * (i % 2))
         elements.append(lance("spike", np.array([x, 0.315]), np.array([x, 0.315 + depth]), 0.011, belly=0.2))
-    for i in range(10):
-        elements.append(diamond("bead", np.array([0.062 * (i - 4.5), 0.318]), 0.0085, 0.0065))
-    return elements
+    return elements + [diamond("bead", np.array([0.062 * (i - 4.5), 0.318]), 0.0085, 0.0065) for i in range(10)]
 
 
 def _letters() -> tuple[tuple[np.ndarray, ...], ...]:

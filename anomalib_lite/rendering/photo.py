@@ -11,33 +11,24 @@ _EXTENT, _TABLE = 1.3, 160  # largest |x|, |y| of normals in the table of reflec
 _STEPS = 8192  # entries of the tone curve's table
 _PER_UNIT = (_STEPS - 1) / 1.6
 
-STUDIO = np.array(
-    [
-        [-0.30, -0.34, 0.20, 1.25],  # large soft box, upper left
-        [0.42, -0.10, 0.14, 0.62],  # strip light, right
-        [0.05, 0.45, 0.22, 0.22],  # the table's white edge, below
-        [0.0, 0.0, 0.10, 0.16],  # the camera's ring light
-    ]
-)
+STUDIO = np.array([
+    [-0.30, -0.34, 0.20, 1.25],  # large soft box, upper left
+    [0.42, -0.10, 0.14, 0.62],  # strip light, right
+    [0.05, 0.45, 0.22, 0.22],  # the table's white edge, below
+    [0.0, 0.0, 0.10, 0.16],  # the camera's ring light
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Light:
-    """Lamps that the foil reflects, and an uneven illumination of everything; the defaults are those of the template.
+    """Lamps that the foil reflects, and uneven light on everything; the defaults are those of the template."""
 
-    Attributes:
-        lamps: Rows (x, y, width, strength), positioned by the normals that reflect them.
-        slope: Change of the light from one side of the image to the other.
-        spot: Centre x, y, width, strength.
-        vignette: Loss of light in the corners.
-    """
-
-    lamps: np.ndarray
+    lamps: np.ndarray  # rows (x, y, width, strength), positioned by the normals that reflect them
     ambient: float = 0.085
     exposure: float = 1.0
-    slope: tuple[float, float] = (0.0, 0.0)
-    spot: tuple[float, float, float, float] = (0.0, 0.0, 0.5, 0.0)
-    vignette: float = 0.12
+    slope: tuple[float, float] = (0.0, 0.0)  # change of the light from one side of the image to the other
+    spot: tuple[float, float, float, float] = (0.0, 0.0, 0.5, 0.0)  # centre x, y, width, strength
+    vignette: float = 0.12  # loss of light in the corners
 
     def reflections(self, normal_x: np.ndarray, normal_y: np.ndarray) -> np.ndarray:
         """Returns the brightness (H, W) float32 of a mirror with the given normals."""

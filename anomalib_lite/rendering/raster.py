@@ -49,14 +49,6 @@ class Pose:
         return np.array([[size, 0, cx], [0, size, cy], [0, 0, 1.0]]) @ in_plane
 
 
-def draw_pose(rng: np.random.Generator, jitter: float) -> Pose:
-    """Draws the pose of a good crop; at `jitter` 1 the deviations are 1.3 pixels of 256 and 0.75 degrees."""
-    dx, dy = rng.normal(0, 0.005 * jitter, 2).clip(-0.015, 0.015).tolist()
-    angle = float(np.clip(rng.normal(0, 0.75 * jitter), -2.5, 2.5))
-    scale = 1 + float(np.clip(rng.normal(0, 0.0065 * jitter), -0.02, 0.02))
-    return Pose(dx, dy, angle, scale, *rng.normal(0, 0.007 * jitter, 2).tolist())
-
-
 def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Maps points (..., 2) by a homography."""
     mapped = points @ matrix[:, :2].T + matrix[:, 2]
@@ -117,11 +109,6 @@ def shape_numbers(shape: tuple[int, int], outlines: list[np.ndarray]) -> np.ndar
     for number, outline in enumerate(outlines, 1):
         cv2.fillPoly(canvas, [outline], number, cv2.LINE_8, _SHIFT)
     return canvas
-
-
-def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Downsamples an image to `size` (H, W) by averaging."""
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -28,15 +28,10 @@ CARD = np.array([0.0125, 0.0122, 0.0138], np.float32)
 
 @dataclass(frozen=True)
 class Wear:
-    """How much a good product may differ from the perfect one; 1 is normal production.
+    """How much a good product may differ from the perfect one; 1 is normal production."""
 
-    Attributes:
-        texture: Grain of card, foil and ink.
-        faults: Uneven foil, pinholes in it, dust, offset of the word from the foil, and thickness of the ink.
-    """
-
-    texture: float = 1.0
-    faults: float = 1.0
+    texture: float = 1.0  # grain of card, foil and ink
+    faults: float = 1.0  # uneven foil, pinholes in it, dust, offset of the word from the foil, thickness of the ink
 
 
 PERFECT = Wear(texture=0.3, faults=0.0)

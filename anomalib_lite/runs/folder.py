@@ -123,7 +123,7 @@ class RunFolder:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Returns the record of the run's data, see `data.fingerprint.describe`."""
+        """Returns the record of the run's data, see `data.splits.describe`."""
         return self._json(DATA)
 
     @property

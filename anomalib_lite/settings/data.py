@@ -1,12 +1,12 @@
 """Options of the data readers, the rendered product and the segmentation of panels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 from omegaconf import II, MISSING
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.settings.fields import setting
+from anomalib_lite.settings.fields import MOTIONS, choice, setting
 
 LAYOUTS = "anomalib_lite.data.layouts"
 CATEGORIES = "folder that contains the categories"
@@ -33,82 +33,31 @@ class Reader(Images):
     split_seed: int = setting(0, "seed that selects the held-out images", least=0)
 
 
-@dataclass
-class Categories(Reader):
-    root: str = setting(MISSING, CATEGORIES)
-    category: Any = setting(MISSING, CATEGORY)
+def _public(name: str, reader: str, usual: str = "", root: str = CATEGORIES, base: type = Reader, **more: Any) -> type:
+    """Makes the options of a public data set.
+
+    usual: its category by default, if it has any. base: `Images` if it comes with held-out images.
+    """
+    options = {"_target_": f"{LAYOUTS}.{reader}", "root": setting(MISSING, root)}
+    options |= {"category": setting(usual, CATEGORY)} if usual else {}
+    fields: list[Any] = [(key, Any if key == "category" else str, value) for key, value in (options | more).items()]
+    return make_dataclass(name, fields, bases=(base,))
 
 
-@dataclass
-class MVTecAD(Categories):
-    _target_: str = f"{LAYOUTS}.mvtec_ad"
-    category: Any = setting("bottle", f"{CATEGORY}; null: root itself contains train/ and test/")
-
-
-@dataclass
-class BTAD(Categories):
-    _target_: str = f"{LAYOUTS}.btad"
-    category: Any = setting("01", CATEGORY)
-
-
-@dataclass
-class MPDD(Categories):
-    _target_: str = f"{LAYOUTS}.mpdd"
-    category: Any = setting("bracket_black", CATEGORY)
-
-
-@dataclass
-class VisA(Categories):
-    _target_: str = f"{LAYOUTS}.visa"
-    root: str = setting(MISSING, "folder that contains split_csv/ and the categories")
-    category: Any = setting("candle", CATEGORY)
-
-
-@dataclass
-class RealIAD(Categories):
-    _target_: str = f"{LAYOUTS}.real_iad"
-    root: str = setting(MISSING, "folder that contains realiad_jsons/ and the folder of images")
-    category: Any = setting("audiojack", CATEGORY)
-    images: str = setting("realiad_1024", "folder of the images in root; its name tells their size")
-
-
-@dataclass
-class MTD(Reader):
-    _target_: str = f"{LAYOUTS}.mtd"
-    root: str = setting(MISSING, "folder that contains train/good, test/ and ground_truth/")
-
-
-@dataclass
-class KSDD(Reader):
-    _target_: str = f"{LAYOUTS}.ksdd"
-    root: str = setting(MISSING, "folder that contains kos01/, kos02/, ...")
-
-
-@dataclass
-class KSDD2(Reader):
-    _target_: str = f"{LAYOUTS}.ksdd2"
-    root: str = setting(MISSING, "folder that contains train/ and test/")
-
-
-@dataclass
-class HeldOut(Images):
-    """Data sets that come with held-out images."""
-
-    root: str = setting(MISSING, CATEGORIES)
-    category: Any = setting(MISSING, CATEGORY)
-
-
-@dataclass
-class MVTecAD2(HeldOut):
-    _target_: str = f"{LAYOUTS}.mvtec_ad_2"
-    category: Any = setting("can", CATEGORY)
-    test: str = setting("test_public", "test split; test_private and test_private_mixed have no labels")
-
-
-@dataclass
-class MVTecLOCO(HeldOut):
-    _target_: str = f"{LAYOUTS}.mvtec_loco"
-    category: Any = setting("breakfast_box", CATEGORY)
+TEST = setting("test_public", "test split; test_private and test_private_mixed have no labels")
+SIZES = setting("realiad_1024", "folder of the images in root; its name tells their size")
+WHOLE = setting("bottle", f"{CATEGORY}; null: root itself contains train/ and test/")
+MVTecAD = _public("MVTecAD", "mvtec_ad", category=WHOLE)
+MVTecAD2 = _public("MVTecAD2", "mvtec_ad_2", "can", base=Images, test=TEST)
+MVTecLOCO = _public("MVTecLOCO", "mvtec_loco", "breakfast_box", base=Images)
+BTAD = _public("BTAD", "btad", "01")
+MPDD = _public("MPDD", "mpdd", "bracket_black")
+VisA = _public("VisA", "visa", "candle", "folder that contains split_csv/ and the categories")
+REAL_IAD = "folder that contains realiad_jsons/ and the folder of images"
+RealIAD = _public("RealIAD", "real_iad", "audiojack", REAL_IAD, images=SIZES)
+MTD = _public("MTD", "mtd", root="folder that contains train/good, test/ and ground_truth/")
+KSDD = _public("KSDD", "ksdd", root="folder that contains kos01/, kos02/, ...")
+KSDD2 = _public("KSDD2", "ksdd2", root="folder that contains train/ and test/")
 
 
 @dataclass
@@ -128,9 +77,7 @@ class DeepPCB(Reader):
     _target_: str = "anomalib_lite.data.deeppcb.read"
     root: str = setting(MISSING, "folder that contains trainval.txt and test.txt")
     artifacts: str = setting(II("paths.artifacts"), "folder for simulated OK pairs and for masks made from the boxes")
-    test_list: str = setting(
-        "test", "list of pairs to measure on; use trainval to choose settings", choices=("test", "trainval")
-    )
+    test_list: str = choice("list of pairs to measure on; use trainval to choose settings", "test", "trainval")
     val_share: float = setting(0.5, "share of simulated OK pairs held out to set the threshold", above=0, below=1)
 
 
@@ -165,9 +112,7 @@ class SegmentOptions:
     angle_step: float = setting(2.0, "step between the angles that are searched, in degrees", above=0)
     min_scale: float = setting(1.0, "smallest size of a product relative to the template", above=0)
     max_scale: float = setting(1.0, "largest size of a product relative to the template", above=0)
-    motion: str = setting(
-        "affine", "motion model of the final alignment", choices=("none", "translation", "euclidean", "affine")
-    )
+    motion: str = choice("motion model of the final alignment", *MOTIONS)
 
     def __post_init__(self) -> None:
         if self.max_scale < self.min_scale:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from anomalib_lite.settings.fields import setting
+from anomalib_lite.settings.fields import MOTIONS, choice, setting
 
 PACKAGE = "anomalib_lite.detectors"
 SHRINKAGE = "0: one covariance per position; 1: one for all positions; auto: by the number of images"
@@ -25,15 +25,17 @@ FUSED = "how the layers' maps are combined if gaussian is null"
 FOLDED = "n: every n-th training image is held out, and gets synthetic defects to choose by"
 POSITIONS = "px between feature positions"
 CORESETS = ("greedy", "random", "thinned")
+CHOSEN = "how the bank is chosen"
+AUTO = "auto: the rule that finds synthetic defects best"
+SCOPES = "global: for all positions together; none: in fixed units"
+PERCENTILE = "percentile of OK pixels for the pixel threshold (SuperADD: 95); null: by false_alarm_rate"
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
+ADAM_W = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-3, "weight_decay": 1e-5}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5e-3, "betas": [0.5, 0.999]}
 ONE_CYCLE = {
-    "_target_": "torch.optim.lr_scheduler.OneCycleLR",
-    "_partial_": True,
-    "max_lr": II("detector.optimizer.lr"),
-    "pct_start": 0.1,
-    "cycle_momentum": False,
-}
+    "_target_": "torch.optim.lr_scheduler.OneCycleLR", "_partial_": True, "max_lr": II("detector.optimizer.lr"),
+    "pct_start": 0.1, "cycle_momentum": False,
+}  # fmt: skip
 LATE_DROP = {"_target_": f"{PACKAGE}.efficientad.late_drop", "_partial_": True, "share": 0.8}
 
 
@@ -63,7 +65,7 @@ class Residual:
     groups: Any = setting(MISSING, "lists of layer indices; each list shares one Gaussian")
     shrinkage: int | float | str = setting("auto", SHRINKAGE, rule=_share_or_auto)
     ridge: float = setting(0.01, RIDGE, least=0)
-    fusion: str = setting("product", "how the groups' maps are combined", choices=FUSION)
+    fusion: str = choice("how the groups' maps are combined", *FUSION)
 
 
 @dataclass
@@ -94,7 +96,7 @@ class STFPM:
     scheduler: Any = setting(None, SCHEDULER)
     whitening: Any = setting(Whitening, "whitening of the teacher's features; null: normalised raw features (paper)")
     gaussian: Any = setting(SelectedResidual, "model of the residual; null: distance of teacher and student (paper)")
-    fusion: str = setting("product", FUSED, choices=FUSION)
+    fusion: str = choice(FUSED, *FUSION)
     cache_mb: float = setting(2048, CACHE, least=0)
 
 
@@ -114,18 +116,14 @@ class ReverseDistillation:
 class SimpleNet:
     _target_: str = f"{PACKAGE}.simplenet.SimpleNet"
     epochs: int = setting(20, "training epochs; the one that finds synthetic defects best is kept", least=0)
-    optimizer: Any = setting(
-        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-3, "weight_decay": 1e-5}, OPTIMIZER
-    )
+    optimizer: Any = setting(ADAM_W, OPTIMIZER)
     scheduler: Any = setting(None, SCHEDULER)
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int = setting(8, POSITIONS, least=1)
     whitening: Any = setting(Whitening, "whitening of features before noise is added; null: raw features (paper)")
     noise: float = setting(0.5, "std of the noise, relative to the std of whitened features", above=0)
     hidden: int = setting(256, "width of the discriminator", least=1)
-    adaptor_lr: float = setting(
-        1e-5, "learning rate of the feature adaptor; the optimizer's is for the discriminator", least=0
-    )
+    adaptor_lr: float = setting(1e-5, "learning rate of the feature adaptor; optimizer is the discriminator's", least=0)
     folds: int = setting(5, FOLDED, least=2)
     synthetic: int = setting(80, "number of synthetic defects that the epoch is chosen on", least=1)
     seed: int = setting(II("seed"), "seed of the noise and the synthetic defects", least=0)
@@ -165,9 +163,7 @@ class EfficientAD:
     inner: int = setting(32, "channels of the autoencoder; 64 in the paper", least=2)
     hard: float = setting(0.999, "share of smallest differences left out of the student's loss", least=0, below=1)
     penalty: str | None = setting(None, "folder of unrelated images, e.g. ImageNet, for the penalty; null: none")
-    distill: int = setting(
-        0, "steps to distil the backbone into a small teacher (PDN); 0: the backbone is the teacher", least=0
-    )
+    distill: int = setting(0, "steps to distil the backbone into a small teacher (PDN); 0: use the backbone", least=0)
     folds: int = setting(10, "n: every n-th training image is held out, and sets the scale of the maps", least=2)
     seed: int = setting(II("seed"), "seed of all random draws", least=0)
     cache_mb: float = setting(2048, CACHE, least=0)
@@ -179,15 +175,10 @@ class Fusion:
     members: Any = setting({}, "models whose maps are fused, by name; ~detector.members.NAME removes one")
     learned: bool = setting(True, "add a member of networks trained on synthetic defects")
     use: list[str] | None = setting(None, "names of the members to choose from, e.g. [deep, learned]; null: all")
-    how: str = setting(
-        "auto", "how the members' maps are fused; auto: the rule that finds synthetic defects best",
-        choices=("auto", "max", "lse", "sum", "soft"),
-    )  # fmt: skip
+    how: str = choice(f"how the members' maps are fused; {AUTO}", "auto", "max", "lse", "sum", "soft")
     channels: int = setting(160, "channels kept of the finest layer, and of the other layers together", least=1)
     compare: Any = setting(None, "comparison with the template; null: none")
-    drawn: list[int] = setting(
-        [160, 500], "smallest and largest number of synthetic defects; two per OK image in between", least=1
-    )
+    drawn: list[int] = setting([160, 500], "fewest and most synthetic defects; in between two per OK image", least=1)
     cache_mb: float = setting(1024, "MB for the training data of members and networks", above=0)
     seed: int = setting(II("seed"), "seed of all random draws", least=0)
 
@@ -212,17 +203,12 @@ class PatchCore:
     whitening: Any = setting(None, "null: raw features; or {_target_: ...Whitening, _partial_: true, shrinkage: 0.01}")
     separate: bool = setting(False, SEPARATE)
     bank: int | float = setting(4000, BANK, rule=_bank)
-    coreset: str = setting(
-        "greedy", "how the bank is chosen; greedy: k-centre coverage; thinned: fewer where patches are dense",
-        choices=CORESETS,
-    )  # fmt: skip
+    coreset: str = choice(f"{CHOSEN}; greedy: k-centre coverage; thinned: fewer where patches are dense", *CORESETS)
     candidates_mb: float = setting(256, "MB for the candidate patches that the bank is chosen from", above=0)
     projection: int = setting(64, "dimensions of the random projection for choosing the coreset", least=1)
     reweight: int = setting(0, "neighbours b in the paper's reweighting of scores; 9 in the paper; 0: none", least=0)
     cosine: bool = setting(False, COSINE)
-    radius: int | None = setting(
-        None, "search nearest patches only within this radius in positions; null: everywhere", least=0
-    )
+    radius: int | None = setting(None, "search nearest patches only within so many positions; null: all", least=0)
     density: int = setting(0, "neighbours whose mean distance is subtracted (LDKNN: 9); 0: none", least=0)
     turns: int = setting(1, TURNS, least=1)
     few: int = setting(16, FEW, least=0)
@@ -234,9 +220,7 @@ class SubspaceAD:
     _target_: str = f"{PACKAGE}.subspace.SubspaceAD"
     levels: list[int] | None = setting([1, 2], LEVELS, least=0)
     stride: int | None = setting(None, STRIDE, least=1)
-    merge: str = setting(
-        "stack", "how layers are combined; mean (paper) needs layers of the same width", choices=("stack", "mean")
-    )
+    merge: str = choice("how layers are combined; mean (paper) needs layers of the same width", "stack", "mean")
     share: float = setting(0.99, "share of the variance that the principal components explain", above=0, below=1)
     turns: int = setting(30, TURNS, least=1)
     few: int = setting(16, FEW, least=0)
@@ -248,15 +232,11 @@ class AnomalyDINO(PatchCore):
     stride: int | None = setting(None, STRIDE, least=1)
     pool: int = setting(0, POOL, least=0)
     bank: int | float = setting(1.0, BANK, rule=_bank)
-    coreset: str = setting("random", "how the bank is chosen if it is smaller than the candidates", choices=CORESETS)
+    coreset: str = setting("random", f"{CHOSEN} if smaller than the candidates", choices=CORESETS)
     cosine: bool = setting(True, COSINE)
     turns: int = setting(8, TURNS, least=1)
-    mask: str = setting(
-        "auto", "set the map to 0 on the background; auto: if OK images have one", choices=("auto", "on", "off")
-    )
-    threshold: float | None = setting(
-        None, "product: first component above it; null: half its standard deviation; 10 in the paper", above=0
-    )
+    mask: str = choice("set the map to 0 on the background; auto: if OK images have one", "auto", "on", "off")
+    threshold: float | None = setting(None, "product: first component above it (paper: 10); null: std / 2", above=0)
 
 
 @dataclass
@@ -266,7 +246,7 @@ class SuperADD(PatchCore):
     pool: int = setting(0, POOL, least=0)
     separate: bool = setting(True, SEPARATE)
     bank: int | float = setting(100_000, "number of patches in each layer's memory bank", rule=_bank)
-    coreset: str = setting("thinned", "how the bank is chosen", choices=CORESETS)
+    coreset: str = setting("thinned", CHOSEN, choices=CORESETS)
     candidates_mb: float = setting(1024, "MB for the candidate patches that the banks are chosen from", above=0)
     brightness: list[float] = setting([0.8, 1.2], "range of random brightness factors of training images", above=0)
 
@@ -274,9 +254,7 @@ class SuperADD(PatchCore):
 @dataclass
 class Alignment:
     _target_: str = "anomalib_lite.registration.template.Alignment"
-    motion: str = setting(
-        "affine", "motion model of the whole template", choices=("none", "translation", "euclidean", "affine")
-    )
+    motion: str = choice("motion model of the whole template", *MOTIONS)
     reach: int = setting(4, "largest additional shift of parts in px; 0: none", least=0)
     window: int = setting(49, "side of the parts in px", least=3)
     light: bool = setting(True, "match mean and std of the template's colours to the image")
@@ -292,10 +270,7 @@ class Blur:
 class NormalDifference:
     _target_: str = f"{PACKAGE}.template_terms.NormalDifference"
     _partial_: bool = True
-    scope: str = setting(
-        "position", "estimate normal differences per position or for all (global); none: fixed units",
-        choices=("position", "global", "none"),
-    )  # fmt: skip
+    scope: str = choice(f"where normal differences are estimated; {SCOPES}", "position", "global", "none")
     shrinkage: float = setting(0.1, "weight of the global variance in each position's variance", least=0, most=1)
     smooth: int = setting(1, "radius in positions over which mean and variance are averaged", least=0)
 
@@ -304,9 +279,7 @@ class NormalDifference:
 class Template:
     _target_: str = f"{PACKAGE}.template.TemplateComparison"
     alignment: Any = setting(Alignment, "alignment of the template; null: images are already aligned with it")
-    reach: list[int] | None = setting(
-        [2, 1, 1], "search radius in positions for each layer of the backbone; null: compare only pixels", least=0
-    )
+    reach: list[int] | None = setting([2, 1, 1], "search radius in positions by layer; null: only pixels", least=0)
     tolerance: int | None = setting(2, "search radius in px for pixels; null: compare only features", least=0)
     pixel_weight: float = setting(1.0, "weight of the pixels' map, with 1 for each layer's", least=0)
     pixel_blur: Any = setting(lambda: Blur(sigma=1.0), "blur of both pictures before comparing pixels; null: none")
@@ -319,7 +292,7 @@ class View:
 
     _target_: str = "anomalib_lite.augment.tta.TestTimeAugmentation"
     views: Any = setting([{}], "flip: none | horizontal | vertical | both; brightness, contrast, saturation: factors")
-    reduce: str = setting("mean", "how the maps of all views are combined", choices=("mean", "max"))
+    reduce: str = choice("how the maps of all views are combined", "mean", "max")
 
 
 @dataclass
@@ -333,10 +306,7 @@ class Tiling:
     size: int = setting(512, "side of a tile in px", least=32)
     overlap: int = setting(64, "overlap of neighbouring tiles in px; a quarter at each border is unused", least=0)
     full: bool = setting(False, "also use the whole image, shrunk to one tile")
-    statistics: str = setting(
-        "shared", "shared by all tiles, or each tile its own, for products at a fixed position",
-        choices=("shared", "own"),
-    )  # fmt: skip
+    statistics: str = choice("of all tiles, or of each, for products at a fixed position", "shared", "own")
     limit_mb: float = setting(2000, "largest memory for the tiles' own statistics in MB", above=0)
 
 
@@ -356,10 +326,7 @@ class Scoring:
     blur: Any = setting(Blur, "smoothing of the map")
     score: Any = setting(Score, "image score: the largest pixel of the smoothed map")
     false_alarm_rate: float = setting(0.05, "share of OK images that may be flagged", above=0, below=1)
-    pixel_percentile: float | None = setting(
-        None, "percentile of OK pixels for the pixel threshold (SuperADD: 95); null: by false_alarm_rate",
-        above=0, below=100,
-    )  # fmt: skip
+    pixel_percentile: float | None = setting(None, PERCENTILE, above=0, below=100)
     pixel_factor: float = setting(1.421, "factor on that percentile", above=0)
     aupro_limit: float = setting(0.3, "false-positive rate up to which AUPRO is integrated", above=0, most=1)
 

@@ -5,6 +5,7 @@ command starts, and `explain` writes the text of `--help`.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,11 @@ from anomalib_lite.errors import UserError
 
 SMALLEST = 16  # smallest side of an image in px
 WIDTH = 44  # characters of the values' column in --help
+BOUNDS = {  # name -> what holds within it, and how it is written
+    "least": (operator.ge, "{:.10g} or more"), "above": (operator.gt, "above {:.10g}"),
+    "most": (operator.le, "at most {:.10g}"), "below": (operator.lt, "below {:.10g}"),
+}  # fmt: skip
+MOTIONS = ("affine", "euclidean", "translation", "none")  # of an alignment
 
 
 def setting(
@@ -28,28 +34,24 @@ def setting(
     choices: Sequence[str] = (),
     rule: Callable[[Any], str] | None = None,
 ) -> Any:
-    """Declares a dataclass field with its help text and valid range.
+    """Declares a dataclass field with its default (or what makes it), its line of --help, and its valid range.
 
-    Args:
-        default: The value, or a dataclass or function that makes it. Lists and dictionaries are copied.
-        text: One line for --help, with the unit.
-        least, most: Inclusive bounds; for a list, of each element.
-        above, below: Exclusive bounds.
-        choices: The valid words.
-        rule: Returns a description of valid values for an invalid value, and "" for a valid one.
+    Bounds are inclusive (least, most) or exclusive (above, below); for a list they hold for each element. `rule`
+    describes the valid values if a value is invalid, and returns "" if it is valid.
     """
     bounds = {"least": least, "most": most, "above": above, "below": below}
-    metadata = {
-        "help": text,
-        "choices": tuple(choices),
-        "rule": rule,
-        **{k: v for k, v in bounds.items() if v is not None},
-    }
+    metadata: dict[str, Any] = {"help": text, "choices": tuple(choices), "rule": rule}
+    metadata |= {name: bound for name, bound in bounds.items() if bound is not None}
     if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: default.copy(), metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def choice(text: str, *words: str) -> Any:
+    """Declares a field that holds one of the words, by default the first."""
+    return setting(words[0], text, choices=words)
 
 
 def check(cfg: DictConfig) -> None:
@@ -76,14 +78,12 @@ def pixels(value: Any) -> str:
 
 def pixels_or_native(value: Any) -> str:
     """Rule for a training's image size."""
-    if value == "native":
-        return ""
-    return pixels(value) and f"{pixels(value)}, or native"
+    return "" if value == "native" else pixels(value) and f"{pixels(value)}, or native"
 
 
 def explain(cfg: DictConfig) -> str:
     """Returns the configuration as YAML with help texts as comments."""
-    helps = {name: _help(field) for name, _, field in _fields(cfg, resolve=False)}
+    helps = {name: _help(field.metadata) for name, _, field in _fields(cfg, resolve=False)}
     lines: list[str] = []
     stack: list[str] = []
     for line in OmegaConf.to_yaml(cfg).splitlines():
@@ -119,23 +119,15 @@ def _violated(rules: Mapping[str, Any], value: Any) -> str:
         return "" if value in rules["choices"] else f"one of {', '.join(rules['choices'])}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
-    inside = (
-        value >= rules.get("least", value)
-        and value <= rules.get("most", value)
-        and ("above" not in rules or value > rules["above"])
-        and ("below" not in rules or value < rules["below"])
-    )
-    return "" if inside else _range(rules)
+    return "" if all(fits(value, rules[name]) for name, (fits, _) in BOUNDS.items() if name in rules) else _range(rules)
 
 
 def _range(rules: Mapping[str, Any]) -> str:
     if "least" in rules and "most" in rules:
         return f"{rules['least']:.10g} to {rules['most']:.10g}"
-    parts = {"least": "{:.10g} or more", "above": "above {:.10g}", "most": "at most {:.10g}", "below": "below {:.10g}"}
-    return " and ".join(text.format(rules[key]) for key, text in parts.items() if key in rules)
+    return " and ".join(text.format(rules[name]) for name, (_, text) in BOUNDS.items() if name in rules)
 
 
-def _help(field: dataclasses.Field[Any]) -> str:
-    rules = field.metadata
+def _help(rules: Mapping[str, Any]) -> str:
     values = " | ".join(rules["choices"]) or _range(rules)
     return f"{rules['help']} ({values})" if values else str(rules["help"])

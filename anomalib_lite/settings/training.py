@@ -5,21 +5,22 @@ from typing import Any
 
 from omegaconf import II, MISSING
 
-from anomalib_lite.settings.fields import pixels, setting
+from anomalib_lite.settings.fields import MOTIONS, choice, pixels, setting
 
 HISTAUGAN, SINGAN = "anomalib_lite.generators.histaugan", "anomalib_lite.generators.singan"
+COLOURS, FINETUNE = ("histogram", "reinhard", "none"), ("standard", "blockwise")
+STYLES = "by mean and std of the domain, from N(0, I), or those of its images"
+TRACKING = "wandb: Weights & Biases and files; csv: files in the run folder; none: files without the report"
+DRAWN = "mask image, or boxes [[x, y, width, height], ...] as shares of the image"
+REJECT: dict[str, int | None] = {"minor": 1, "major": 1, "critical": 1}
 
 
 @dataclass
 class Mode:
-    name: str = setting("no_template", "whether the golden image is used", choices=("no_template", "template"))
-    colours: str | None = setting(
-        None, "how the template's colours are matched to the OK images", choices=("histogram", "reinhard", "none")
-    )
+    name: str = choice("whether the golden image is used", "no_template", "template")
+    colours: str | None = setting(None, "how the template's colours are matched to the OK images", choices=COLOURS)
     weights: dict[str, float] = setting({"real": 9, "generated": 1}, "loss weights by origin; only ratios matter")
-    generated: float | None = setting(
-        None, "loss weight of a generated image, with 1 for a real one; null: see weights", least=0
-    )
+    generated: float | None = setting(None, "weight of a generated image, with 1 of a real one; null: weights", least=0)
 
     @property
     def with_template(self) -> bool:
@@ -142,13 +143,8 @@ class HistAuGAN(Generator):
     flip: bool = setting(True, "mirror half of the training crops, left to right")
     template_probability: float = setting(0.1, "probability that a training step draws the template", least=0, below=1)
     template_share: float = setting(0.5, "share of generated images in the template's domain", least=0, most=1)
-    sampling: str = setting(
-        "statistics", "styles drawn from the domain's mean and std, from N(0, I), or from its images",
-        choices=("statistics", "random", "encoded"),
-    )  # fmt: skip
-    finetune: str | None = setting(
-        None, "fine-tune on crops of the template after training on OK images", choices=("standard", "blockwise")
-    )
+    sampling: str = choice(f"drawn styles: {STYLES}", "statistics", "random", "encoded")
+    finetune: str | None = setting(None, "fine-tune on crops of the template after the OK images", choices=FINETUNE)
     finetuning: Any = setting(finetuning_schedule, "schedule of the fine-tuning")
     start_from: str | None = setting(None, "folder of a finished one-domain GAN to fine-tune; null: train one")
 
@@ -207,10 +203,7 @@ class Trainer:
 
 @dataclass
 class Tracking:
-    kind: str = setting(
-        MISSING, "wandb: Weights & Biases and files; csv: files in the run folder; none: files without the report",
-        choices=("wandb", "csv", "none"),
-    )  # fmt: skip
+    kind: str = setting(MISSING, TRACKING, choices=("wandb", "csv", "none"))
 
 
 @dataclass
@@ -219,9 +212,6 @@ class WandB(Tracking):
     group: str | None = setting(II("oc.select:experiment_name,null"), "group of the run in Weights & Biases")
     mode: str | None = setting(None, "null: online if an API key is set", choices=("online", "offline"))
     artifacts: bool = setting(True, "upload model and report, too; false: only metrics, curves and images")
-
-
-DRAWN = "mask image, or boxes [[x, y, width, height], ...] as shares of the image"
 
 
 @dataclass
@@ -281,9 +271,7 @@ class Severity:
     by_type: dict[str, dict[str, Term]] = setting({}, "TYPE: terms that replace `measures` for this type")
     major_from: float = setting(0.35, "smallest severity of a major defect", above=0, most=1)
     critical_from: float = setting(0.55, "smallest severity of a critical defect", above=0, most=1)
-    reject: dict[str, int | None] = setting(
-        {"minor": 1, "major": 1, "critical": 1}, "number of defects of a grade or worse that reject; null: never"
-    )
+    reject: dict[str, int | None] = setting(REJECT, "number of defects of a grade or worse that reject; null: never")
 
 
 @dataclass
@@ -291,10 +279,7 @@ class Defects:
     regions: Regions = field(default_factory=Regions)
     extent: Extent = field(default_factory=Extent)
     layout: DefectLayout = field(default_factory=DefectLayout)
-    alignment: str = setting(
-        "affine", "how the good product is aligned with each picture",
-        choices=("none", "translation", "euclidean", "affine"),
-    )  # fmt: skip
+    alignment: str = choice("how the good product is aligned with each picture", *MOTIONS)
     scale_mm_per_px: float | None = setting(None, "mm per px of the image files, for sizes in mm and mm2", above=0)
     types: dict[str, DefectType] = setting({}, "NAME: rule; a defect has the type with the most points")
     severity: Severity = field(default_factory=Severity)

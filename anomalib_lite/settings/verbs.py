@@ -5,7 +5,17 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from anomalib_lite.settings.fields import pixels, pixels_or_native, setting
+from anomalib_lite.settings.fields import choice, pixels, pixels_or_native, setting
+
+SIZE = "size of the model's input in px; one number, or [height, width]"
+RESIZE = "how images get image_size; letterbox: keep the aspect ratio; none: accept no other size"
+OWN = "null: the run's threshold"
+PRECISION = "fp16: half-precision weights; int8: 8-bit convolutions, with refitted statistics and threshold"
+TOLERANCE = "null: 1e-4 for fp32, 0.02 for fp16, 1 for int8"
+TYPES = [
+    "print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent", "structure_missing",
+    "structure_extra", "scratch", "stain",
+]  # fmt: skip
 
 
 @dataclass
@@ -29,7 +39,7 @@ class Fitting(Verb):
     backbone: Any = None
     trainer: Any = None
     seed: int = setting(0, "seed of all random draws", least=0, below=2**32)
-    image_size: Any = setting(256, "size of the model's input in px; one number, or [height, width]", rule=pixels)
+    image_size: Any = setting(256, SIZE, rule=pixels)
     threads: int | None = setting(None, "number of CPU threads; null: one per core", least=1)
 
 
@@ -42,10 +52,7 @@ class Detecting(Fitting):
     tta: Any = None
     tiling: Any = None
     scoring: Any = None
-    resize: str = setting(
-        "stretch", "how images get image_size; letterbox: keep the aspect ratio; none: accept no other size",
-        choices=("stretch", "letterbox", "none"),
-    )  # fmt: skip
+    resize: str = choice(RESIZE, "stretch", "letterbox", "none")
     batch_size: int = setting(16, "images per batch", least=1)
     ram_limit_mb: float = setting(4000, "image sets up to this size in MB are decoded once and kept in memory", least=0)
 
@@ -55,22 +62,16 @@ class Trained(Verb):
     """Options of verbs that use a finished run."""
 
     run: Any = setting(MISSING, "folder of a finished training")
-    trust: Any = setting(
-        [], "your packages whose code the run may load, e.g. [mine, ours]; pt2 allows exported torch files"
-    )
+    trust: Any = setting([], "your packages whose code the run may load, as [mine, ours]; pt2: exported torch files")
 
 
 @dataclass
 class Judging(Trained):
     """Options of verbs that judge images with a run."""
 
-    threshold: float | None = setting(None, "score above which an image is NOK; null: the run's threshold")
-    false_alarm_rate: float | None = setting(
-        None, "use the threshold for this share of flagged OK images; null: the run's threshold", above=0, below=1
-    )
-    category: str | None = setting(
-        None, "category whose threshold is used, in a run of several; null: the data's, or the threshold for all"
-    )
+    threshold: float | None = setting(None, f"score above which an image is NOK; {OWN}")
+    false_alarm_rate: float | None = setting(None, f"flagged share of OK images to allow; {OWN}", above=0, below=1)
+    category: str | None = setting(None, "category whose threshold is used; null: the data's, or the threshold for all")
 
 
 @dataclass
@@ -80,37 +81,22 @@ class Train(Detecting):
     teacher: Any = None
     defects: Any = None
     tracking: Any = None
-    image_size: Any = setting(
-        256, "input size in px: one number, [height, width], or native: that of the images, which must agree",
-        rule=pixels_or_native,
-    )  # fmt: skip
+    image_size: Any = setting(256, f"{SIZE}; native: that of the images, which must agree", rule=pixels_or_native)
     experiment_name: str = setting("default", "name of a group of runs: folder below runs/, group in W&B")
-    keep: str = setting(
-        "last", "epoch to keep; best: with the lowest loss on held-out OK images", choices=("last", "best")
-    )
-    validate: bool = setting(
-        False, "validate on half of the held-out images with synthetic defects; the rest sets the threshold"
-    )
+    keep: str = choice("epoch to keep; best: with the lowest loss on held-out OK images", "last", "best")
+    validate: bool = setting(False, "validate with synthetic defects on half the held-out images; threshold: the rest")
     roi: str | None = setting(None, "mask image in the photographs' shape: only white pixels are inspected")
     ignore: str | None = setting(None, "mask image in the photographs' shape: white pixels are not inspected")
-    start_from: str | None = setting(
-        None, "folder of a finished run: add the images of data=... to it and calibrate it again, without training"
-    )
-    missed: Any = setting(
-        None, "NOK images that a run has missed, as files, folders or patterns: the threshold is lowered to flag them"
-    )
-    contamination: float = setting(
-        0.0, "share of OK images that may be NOK: the images least like the others are left out", least=0, most=0.5
-    )
+    start_from: str | None = setting(None, "finished run: add the images of data=... and calibrate it again, untrained")
+    missed: Any = setting(None, "NOK images that a run missed, as paths or patterns: lowers the threshold to flag them")
+    contamination: float = setting(0.0, "share of OK images that may be NOK, left out as the oddest", least=0, most=0.5)
     trust: Any = setting([], "your packages whose code the run of start_from may load")
     force: bool = setting(False, "repeat a finished run")
 
 
 @dataclass
 class Review(Detecting):
-    contamination: float = setting(
-        0.1, "share of largest scores left out when models are fitted a second time", least=0, most=0.5
-    )
+    contamination: float = setting(0.1, "share of largest scores left out of the second fit", least=0, most=0.5)
     worst: int = setting(30, "number of images shown in worst.png", least=1)
     output: str = setting("review", "output folder")
 
@@ -129,9 +115,7 @@ class Generate(Fitting):
 class Evaluate(Judging):
     data: Any = None
     run: Any = setting(MISSING, "folder of a finished training, or several: a list, a pattern, or a folder of runs")
-    sets: Any = setting(
-        None, "several data sets by a name: {NAME: {data: mtd, root: DIR}, own: null}; null: the run's data"
-    )
+    sets: Any = setting(None, "data sets by name: {NAME: {data: mtd, root: DIR}, own: null}; null: the run's data")
     output: str | None = setting(None, "output folder; null: <run>/evaluation-<name>")
     report: bool = setting(True, "write figures/ and report.html, too")
 
@@ -140,9 +124,7 @@ class Evaluate(Judging):
 class Answering(Judging):
     """Options of verbs that judge unlabelled images."""
 
-    template: str | None = setting(
-        None, "image file of the golden product, for detectors that compare with it; null: the run's template"
-    )
+    template: str | None = setting(None, "golden product's image, for detectors that use one; null: the run's template")
     roi: str | None = setting(None, "mask image: only white pixels are inspected, within the training's region")
     ignore: str | None = setting(None, "mask image: white pixels are not inspected")
 
@@ -152,9 +134,7 @@ class Predict(Answering):
     run: str = setting(MISSING, "folder of a finished training, or a file of `export`")
     images: Any = setting(MISSING, "a file, a folder or a glob pattern, or a list of them")
     output: str = setting("predictions", "output folder")
-    overlays: bool = setting(
-        True, "write overlays/*.png (heat maps, all with one scale) and defects/*.png (outlines by type)"
-    )
+    overlays: bool = setting(True, "write overlays/*.png (heat maps, one scale) and defects/*.png (outlines by type)")
     maps: bool = setting(True, "write maps/*.tiff: anomaly maps as 32-bit float, at the detector's resolution")
     json: bool = setting(False, "print only one line of JSON per image to stdout; same as --json")
     watch: bool = setting(False, "watch the folders `images`, and judge new images until Ctrl-C or SIGTERM")
@@ -163,17 +143,12 @@ class Predict(Answering):
 
 @dataclass
 class Export(Trained):
-    format: str = setting("onnx", "file format", choices=("onnx", "openvino", "torch"))
-    precision: str = setting(
-        "fp32", "fp16: half-precision weights; int8: 8-bit convolutions, with refitted statistics and threshold",
-        choices=("fp32", "fp16", "int8"),
-    )  # fmt: skip
+    format: str = choice("file format", "onnx", "openvino", "torch")
+    precision: str = choice(PRECISION, "fp32", "fp16", "int8")
     batch: int | None = setting(None, "batch size of the file; null: any, for openvino 1", least=1)
     output: str | None = setting(None, "output folder; null: <run>/export-<format>-<precision>")
     limit: int = setting(200, "largest number of images on which file and run are compared", least=1)
-    tolerance: float | None = setting(
-        None, "largest relative difference of maps and scores; null: 1e-4 for fp32, 0.02 for fp16, 1 for int8", above=0
-    )
+    tolerance: float | None = setting(None, f"largest relative difference of maps and scores; {TOLERANCE}", above=0)
 
 
 @dataclass
@@ -198,9 +173,7 @@ class Segment(Verb):
     panels: Any = None
     images: Any = setting(MISSING, "photographs of panels: a file, a folder or a glob pattern, or a list of them")
     template: str = setting(MISSING, "image of one good product, or of a panel together with template_box")
-    template_box: list[int] | None = setting(
-        None, "[x, y, width, height] of the product in the template's image in px; null: the whole image", least=0
-    )
+    template_box: list[int] | None = setting(None, "[x, y, width, height] of the product, px; null: the image", least=0)
     output: str = setting("segmented", "output folder for crops/, overview/ and manifest.csv")
     workers: int | None = setting(None, "number of panels processed in parallel; null: one per core", least=1)
     force: bool = setting(False, "overwrite an earlier manifest and its crops")
@@ -208,17 +181,9 @@ class Segment(Verb):
 
 @dataclass
 class Annotate(Verb):
-    crops: str = setting(
-        "segmented/manifest.csv", "manifest of segment, or a folder of crops; labels.csv and masks/ are written there"
-    )
+    crops: str = setting("segmented/manifest.csv", "manifest of segment, or folder of crops; gets labels.csv, masks/")
     template: str | None = setting(None, "image of the perfect product, shown for comparison; null: the last OK crop")
-    types: list[str] = setting(
-        [
-            "print_blurred", "print_smeared", "print_missing", "structure_broken", "structure_bent",
-            "structure_missing", "structure_extra", "scratch", "stain",
-        ],
-        "names of the defect types for the keys 1 to 9",
-    )  # fmt: skip
+    types: list[str] = setting(TYPES, "names of the defect types for the keys 1 to 9")
     scores: str | None = setting(None, "run folder or its predictions.csv, for suggestions and sorting by score")
     host: str = setting("127.0.0.1", "address that the page is served on")
     port: int = setting(8765, "port of the page; 0: any free port", least=0, most=65535)
@@ -239,9 +204,7 @@ class Demo(Verb):
 @dataclass
 class Sweep(Verb):
     file: str = setting(MISSING, "sweep file, e.g. experiments/sweeps/grid.yaml")
-    trials: int | None = setting(
-        None, "total number of trials, including earlier starts; null: run_cap of the file, or the whole grid", least=1
-    )
+    trials: int | None = setting(None, "trials in all, with earlier starts; null: run_cap, or the whole grid", least=1)
     parallel: int = setting(1, "number of trials that run in parallel", least=1)
     seed: int = setting(0, "seed for choosing the trials; the trainings have their own", least=0)
     train: list[str] = setting([], "overrides of every trial: the arguments after -- on the command line")
@@ -258,13 +221,7 @@ class Compare(Verb):
     runs: Any = setting(MISSING, "run folders, folders of runs, patterns, or folders in runs/multirun; one or a list")
     output: str | None = setting(None, "output folder; null: comparison/ in the folder that contains all runs")
     metrics: list[str] | None = setting(None, "columns of runs.csv to compare; null: [image_auroc, pixel_auroc, aupro]")
-    factors: list[str] | None = setting(
-        None, "groups or settings to compare; null: all that differ, except seeds, data, paths and tracking"
-    )
-    reference: str | None = setting(
-        None, "setting that all others are compared with, e.g. 'augment=none tta=none'; null: all pairs"
-    )
-    margin: float = setting(
-        0.01, "runs whose image AUROCs surely differ by less than this count as equivalent", above=0
-    )
+    factors: list[str] | None = setting(None, "groups, settings; null: what differs but seeds, data, paths, tracking")
+    reference: str | None = setting(None, "all are compared with this, e.g. 'augment=none tta=none'; null: all pairs")
+    margin: float = setting(0.01, "runs whose image AUROCs surely differ by less count as equivalent", above=0)
     resamples: int = setting(5000, "number of bootstrap resamples", least=100)

@@ -15,15 +15,15 @@ RGB = np.array([[[200, 100, 50], [0, 128, 255]]], np.uint8)  # (1, 2, 3)
 
 
 def test_colours_come_as_rgb_grey_is_repeated_and_alpha_dropped(tmp_path: Path):
-    bgra = np.concatenate([RGB[..., ::-1], np.array([[[0], [7]]], np.uint8)], axis=2)
-    deep = RGB[..., ::-1].astype(np.uint16) * 257
-    Image.fromarray(RGB).quantize(2).save(tmp_path / "palette.png")
-    coloured = [write_pixels(tmp_path / f"{i}.png", p) for i, p in enumerate((RGB[..., ::-1], bgra, deep))]
-    assert all(np.array_equal(read_image(path), RGB) for path in [*coloured, tmp_path / "palette.png"])
-    grey = np.array([[0, 90, 255]], np.uint8)
-    assert np.array_equal(read_image(write_pixels(tmp_path / "a.bmp", grey)), np.stack([grey] * 3, axis=2))
-    Image.fromarray(np.array([[[90, 255], [30, 10]]], np.uint8), "LA").save(tmp_path / "la.png")
-    assert read_image(tmp_path / "la.png").tolist() == [[[90] * 3, [30] * 3]]
+    rgba, deep = np.dstack([RGB, np.uint8([[0, 7]])]), RGB[..., ::-1].astype(np.uint16) * 257
+    saved = {"rgb": Image.fromarray(RGB), "rgba": Image.fromarray(rgba), "palette": Image.fromarray(RGB).quantize(2)}
+    for name, picture in saved.items():
+        picture.save(tmp_path / f"{name}.png")
+        assert np.array_equal(read_image(tmp_path / f"{name}.png"), RGB), name
+    assert np.array_equal(read_image(write_pixels(tmp_path / "deep.png", deep)), RGB)
+    Image.fromarray(np.uint8([[[90, 255], [30, 10]]]), "LA").save(tmp_path / "la.png")
+    for grey in (tmp_path / "la.png", write_pixels(tmp_path / "a.bmp", np.uint8([[90, 30]]))):
+        assert read_image(grey).tolist() == [[[90] * 3, [30] * 3]]
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.avif"])
@@ -40,22 +40,18 @@ def test_an_image_stands_upright_in_every_format_as_pillow_turns_it(tmp_path: Pa
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_suffix_that_counts_as_an_image_is_decoded(tmp_path: Path, suffix: str):
-    known = {".jfif": "JPEG", ".jpe": "JPEG", ".pbm": "PPM"}
-    grey = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3)).astype(np.uint8)
     if suffix in (".ras", ".sr"):
-        (tmp_path / f"a{suffix}").write_bytes(cv2.imencode(suffix, grey)[1].tobytes())
+        (tmp_path / f"a{suffix}").write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
     else:
-        Image.fromarray(grey).save(tmp_path / f"a{suffix}", known.get(suffix))
+        known = {".jfif": "JPEG", ".jpe": "JPEG", ".pbm": "PPM"}
+        Image.fromarray(pixels).save(tmp_path / f"a{suffix}", known.get(suffix))
     assert read_image(tmp_path / f"a{suffix}").shape == (40, 30, 3)
 
 
-def test_a_thumbnail_is_no_second_page(tmp_path: Path):
-    first, small = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (6, 4))
-    first.save(tmp_path / "b.tif", save_all=True, append_images=[small])
+def test_a_thumbnail_is_no_second_page_and_a_tiff_that_is_damaged_inside_no_image(tmp_path: Path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "b.tif", save_all=True, append_images=[Image.new("RGB", (6, 4))])
     assert read_image(tmp_path / "b.tif").shape == (20, 30, 3)
-
-
-def test_a_tiff_that_is_damaged_inside_is_no_image(tmp_path: Path):
     pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8), (0, 0), 2)
     data = write_pixels(tmp_path / "a.tif", pixels).read_bytes()
     (tmp_path / "a.tif").write_bytes(data[: len(data) // 2] + bytes(200) + data[len(data) // 2 + 200 :])
@@ -90,6 +86,8 @@ def test_a_jpeg_that_is_cut_off_or_has_lost_a_piece_is_no_image(options: dict, t
             read_image(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes(whole[:-2] + bytes(5) + whole[-2:])  # as some cameras end
     assert read_image(tmp_path / "a.jpg").shape == (200, 200, 3)
+    with pytest.raises(UnreadableImage, match="No such file"):
+        read_image(tmp_path / "absent.jpg")
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 100, "subsampling": 0}, {"optimize": True}])
@@ -100,11 +98,6 @@ def test_whole_jpegs_of_every_kind_are_read_also_with_bytes_behind_them(tmp_path
     padded = data[:2] + b"\xff" + data[2:]  # allowed before any marker
     (tmp_path / "a.jpg").write_bytes(padded + b"\xff\xda trailing \xff\xd8")
     assert read_image(tmp_path / "a.jpg").shape == (200, 70, 3)
-
-
-def test_an_absent_file_is_refused(tmp_path: Path):
-    with pytest.raises(UnreadableImage, match="No such file"):
-        read_image(tmp_path / "absent.png")
 
 
 SQUARE = np.zeros((96, 96), np.uint8)
@@ -128,10 +121,10 @@ def test_any_positive_value_of_a_mask_is_defective(tmp_path: Path, values: np.nd
 
 
 def test_soft_edges_and_lossy_files_mark_what_is_above_half(tmp_path: Path):
-    soft = write_pixels(tmp_path / "soft.png", cv2.GaussianBlur(SQUARE, (0, 0), 3))
+    write_pixels(tmp_path / "soft.png", cv2.GaussianBlur(SQUARE, (0, 0), 3))
     Image.fromarray(SQUARE).save(tmp_path / "lossy.png", "JPEG", quality=75)
     Image.fromarray(SQUARE).save(tmp_path / "lossy.webp", quality=75)
-    for path in (soft, tmp_path / "lossy.png", tmp_path / "lossy.webp"):
+    for path in tmp_path.iterdir():
         assert abs(read_mask(path).sum() / 32**2 - 1) < 0.04, path.name
     Image.fromarray(SQUARE // 255).save(tmp_path / "ones.jpg", quality=95)
     with pytest.raises(UnreadableImage, match="too faint: save it as PNG"):
@@ -139,8 +132,8 @@ def test_soft_edges_and_lossy_files_mark_what_is_above_half(tmp_path: Path):
 
 
 def test_the_masks_of_a_folder_are_one(tmp_path: Path):
-    write_pixels(tmp_path / "m/0.png", SQUARE)
-    write_pixels(tmp_path / "m/1.png", SQUARE[::-1].T * 0 + np.eye(96, dtype=np.uint8))
+    for number, pixels in enumerate((SQUARE, np.eye(96, dtype=np.uint8))):
+        write_pixels(tmp_path / f"m/{number}.png", pixels)
     assert np.array_equal(read_mask(tmp_path / "m"), (SQUARE > 0) | np.eye(96, dtype=bool))
 
 

@@ -26,14 +26,11 @@ def board(seed: int) -> np.ndarray:
 
 
 def write_pair(root: Path, number: int, boxes: str) -> str:
-    stem = f"00041{number:03d}"
-    folder = root / "group00041" / "00041"
-    template = board(number)
-    scan = template.copy()
+    stem, folder, scan = f"00041{number:03d}", root / "group00041/00041", board(number)
+    write_pixels(folder / f"{stem}_temp.jpg", scan)
     scan[40:50, 40:50] = 255 - scan[40:50, 40:50]
-    write_pixels(folder / f"{stem}_temp.jpg", template)
     write_pixels(folder / f"{stem}_test.jpg", scan)
-    boxed = root / "group00041" / "00041_not"
+    boxed = root / "group00041/00041_not"
     boxed.mkdir(exist_ok=True)
     (boxed / f"{stem}.txt").write_text(boxes)
     return f"group00041/00041/{stem}.jpg group00041/00041_not/{stem}.txt\n"
@@ -54,10 +51,12 @@ def test_scans_are_tested_against_their_own_templates(root: Path, tmp_path: Path
     assert [s.image.name for s in splits.test] == ["00041006_test.jpg", "00041007_test.jpg"]
     assert [s.template.name for s in splits.test] == ["00041006_temp.jpg", "00041007_temp.jpg"]
     assert [(s.label, s.defect) for s in splits.test] == [(NOK, "open"), (NOK, "several")]
-    mask = read_mask(splits.test[1].mask)
     wanted = np.zeros((SIZE, SIZE), bool)
     wanted[31:61, 30:60] = wanted[2:8, 1:9] = True
-    assert (mask == wanted).all()
+    assert (read_mask(splits.test[1].mask) == wanted).all()
+    assert deeppcb.data_folder(root.parent) == root, "the authors' repository has it in a folder"
+    boxes = deeppcb.read_boxes(root / "group00041/00041/00041007_test.jpg")
+    assert boxes == [deeppcb.Box(30, 31, 60, 61, "pin-hole"), deeppcb.Box(1, 2, 9, 8, "short")]
 
 
 def test_ok_pairs_come_from_templates_alone(root: Path, tmp_path: Path):
@@ -83,20 +82,11 @@ def test_made_once_and_anew_when_boxes_change(root: Path, tmp_path: Path):
     assert changed.defect == "mousebite" and read_mask(changed.mask).sum() == 16
 
 
-def test_boxes_belong_to_the_scan_and_the_authors_repository_is_found_above_its_folder(root: Path):
-    assert deeppcb.data_folder(root.parent) == deeppcb.data_folder(root) == root
-    boxes = deeppcb.read_boxes(root / "group00041/00041/00041007_test.jpg")
-    assert boxes == [deeppcb.Box(30, 31, 60, 61, "pin-hole"), deeppcb.Box(1, 2, 9, 8, "short")]
-
-
-@pytest.mark.parametrize("line", ["1 2 3 4", "1 2 3 4 7", "9 2 3 4 1", "a b c d e", "1 2 3 4 0"])
-def test_a_bad_box_is_named(root: Path, line: str):
-    (root / "group00041/00041_not/00041006.txt").write_text(f"1 1 5 5 3\n{line}\n")
-    with pytest.raises(UserError, match=r"00041006\.txt, line 2: .* is no box"):
-        deeppcb.read_boxes(root / "group00041/00041/00041006_test.jpg")
-
-
 def test_faults_say_what_to_do(root: Path, tmp_path: Path):
+    for line in ("1 2 3 4", "1 2 3 4 7", "9 2 3 4 1", "a b c d e", "1 2 3 4 0"):
+        (root / "group00041/00041_not/00041006.txt").write_text(f"1 1 5 5 3\n{line}\n")
+        with pytest.raises(UserError, match=rf"00041006\.txt, line 2: '{line}' is no box"):
+            deeppcb.read_boxes(root / "group00041/00041/00041006_test.jpg")
     with pytest.raises(UserError, match=r"trainval\.txt and test\.txt: set data\.root"):
         deeppcb.read(root / "group00041", tmp_path / "a")
     (root / "group00041/00041/00041003_temp.jpg").unlink()

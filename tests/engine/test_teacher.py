@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anomalib_lite.backbones.finetuning import Outcome, finetune
-from anomalib_lite.data.fingerprint import fingerprint
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Sample, Splits
+from anomalib_lite.data.splits import fingerprint
 from anomalib_lite.engine import teacher
 from anomalib_lite.engine.build import plain
 from anomalib_lite.engine.teacher import finetuned_weights, read_teaching

@@ -12,7 +12,7 @@ from anomalib_lite.data.folder import read, read_labels
 from anomalib_lite.jobs.demo import crop_mask, match_truth
 from anomalib_lite.registration.cropping import Product
 from anomalib_lite.rendering.flaws import DEFECTS
-from anomalib_lite.rendering.sheet import Placed, read_truth
+from anomalib_lite.rendering.product import Placed, read_truth
 from tests.commands import Outcome, in_process, read_rows
 
 SMALL = ["n_panels=2", "seed=3", "sheet.width=640", "sheet.height=360", "sheet.nok_share=0.5"]

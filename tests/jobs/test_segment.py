@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate.crops import find_crops
-from anomalib_lite.rendering.sheet import read_truth, write_sheets
+from anomalib_lite.rendering.product import read_truth, write_sheets
 from anomalib_lite.settings.data import SheetConfig
 from tests.commands import command_line, read_rows
 

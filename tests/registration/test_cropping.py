@@ -8,8 +8,7 @@ import pytest
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.cropping import crop, draw_overview, segment
-from anomalib_lite.rendering.product import render_template
-from anomalib_lite.rendering.sheet import render_sheet
+from anomalib_lite.rendering.product import render_sheet, render_template
 from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 
 WIDE = SegmentOptions(max_objects=16)  # more than there are, so that false ones would show
@@ -28,15 +27,14 @@ def sheets():
 
 def corner_errors(sheet, found):
     """The distance of each true corner to that of the nearest product found, (8, 4)."""
-    places = np.array([f.corners for f in found])
-    errors = []
-    for product in sheet.products:
-        nearest = np.linalg.norm(places.mean(1) - product.corners.mean(0), axis=1).argmin()
-        errors.append(np.linalg.norm(places[nearest] - product.corners, axis=1))
-    return np.array(errors)
+    places, true = (np.array([product.corners for product in part]) for part in (found, sheet.products))
+    nearest = np.linalg.norm(places.mean(1) - true.mean(1)[:, None], axis=2).argmin(1)
+    return np.linalg.norm(places[nearest] - true, axis=2)
 
 
 def test_every_product_is_found_exactly_and_nothing_else_row_by_row(sheets, template):
+    """Crops lie over the template pixel by pixel, and the overview outlines each product."""
+    grey = cv2.cvtColor(template, cv2.COLOR_RGB2GRAY).astype(np.float32)
     errors = []
     for sheet in sheets:
         found = segment(sheet.image, template, WIDE)
@@ -44,18 +42,16 @@ def test_every_product_is_found_exactly_and_nothing_else_row_by_row(sheets, temp
         errors.append(corner_errors(sheet, found))
         centres = np.array([f.corners.mean(0) for f in found]).reshape(2, 4, 2)
         assert (np.diff(centres[..., 0], axis=1) > 0).all() and (centres[1, :, 1] > centres[0, :, 1].max()).all()
+        for product in (crop(sheet.image, f) for f in found):
+            shift, _ = cv2.phaseCorrelate(grey, cv2.cvtColor(product, cv2.COLOR_RGB2GRAY).astype(np.float32))
+            assert product.shape == template.shape and np.abs(shift).max() < 0.5
     assert np.median(errors) < 0.5 and np.max(errors) < 2
+    picture = draw_overview(sheets[1].image, found)
+    green = (picture[..., 1] > 200) & (picture[..., 0] < 150)
+    assert picture.shape == sheets[1].image.shape and green.sum() > 8 * 4 * 100
+    assert max(draw_overview(np.zeros((3000, 4000, 3), np.uint8), []).shape) == 1600
     three = segment(sheets[1].image, template, replace(WIDE, max_objects=3))
     assert len(three) == 3 and min(f.score for f in three) >= sorted(f.score for f in found)[-4]
-
-
-def test_crops_lie_over_the_template_pixel_by_pixel(sheets, template):
-    grey = cv2.cvtColor(template, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    for found in segment(sheets[0].image, template, WIDE):
-        product = crop(sheets[0].image, found)
-        assert product.shape == template.shape
-        shift, _ = cv2.phaseCorrelate(grey, cv2.cvtColor(product, cv2.COLOR_RGB2GRAY).astype(np.float32))
-        assert np.abs(shift).max() < 0.5
 
 
 @pytest.mark.parametrize(("tone", "share"), [(230, 0.25), (5, 0.25), (120, 0.4)])
@@ -72,11 +68,12 @@ def test_partly_covered_products_are_still_found_in_place(sheets, template, tone
 
 
 def test_a_panel_without_products_gives_none(sheets, template):
-    rng = np.random.default_rng(0)
+    """The correlation of a flat window is zero by zero, which rounding turns into anything up to one."""
     bare = sheets[0].image[300:330].repeat(22, axis=0)  # a strip of card
-    noise = rng.integers(0, 256, (500, 700, 3)).astype(np.uint8)
-    for panel in (bare, noise, np.zeros((500, 700, 3), np.uint8), np.full((500, 700, 3), 255, np.uint8)):
-        assert segment(panel, template, WIDE) == []
+    noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3)).astype(np.uint8)
+    assert segment(bare, template, WIDE) == [] == segment(noise, template, WIDE)
+    for value in (0, 127, 255):
+        assert segment(np.full((500, 700, 3), value, np.uint8), template, replace(WIDE, min_score=0.2)) == []
 
 
 @pytest.mark.parametrize("ground", [20, 200])
@@ -98,36 +95,26 @@ def test_a_template_cut_at_the_very_edge_of_a_plain_product_serves_as_well(groun
     assert min(f.score for f in found) > 0.8
 
 
-def test_products_in_any_direction():
+def test_products_in_any_direction_and_of_another_size(sheets, template):
     config = replace(CONFIG, angle=180, fill=0.66)
     sheet = render_sheet(config, 0)
     options = replace(WIDE, max_angle=180, angle_step=4)
     found = segment(sheet.image, render_template(config.product_size), options)
     assert len(found) == 8 and np.median(corner_errors(sheet, found)) < 0.6
-    angles = sorted(f.angle for f in found)
-    assert angles == pytest.approx(sorted(p.angle for p in sheet.products), abs=0.5)
-
-
-def test_products_of_another_size(sheets, template):
+    assert sorted(f.angle for f in found) == pytest.approx(sorted(p.angle for p in sheet.products), abs=0.5)
     smaller = cv2.resize(template, None, fx=0.9, fy=0.9, interpolation=cv2.INTER_AREA)
     found = segment(sheets[0].image, smaller, replace(WIDE, min_scale=0.9, max_scale=1.2))
-    assert len(found) == 8
     assert [f.scale for f in found] == pytest.approx([1 / 0.9] * 8, rel=0.02)
 
 
-def test_upright_boxes_are_copied_without_resampling(sheets, template):
-    options = replace(WIDE, motion="none", max_angle=0)
+def test_upright_boxes_are_copied_without_resampling_and_filled_up_at_the_panel_s_edge(sheets, template):
     image = sheets[0].image
-    for found in segment(image, template, options):
+    for found in segment(image, template, replace(WIDE, motion="none", max_angle=0)):
         x, y, width, height = (round(v) for v in found.box)
         assert found.box == pytest.approx((x, y, *template.shape[1::-1]))
         assert np.array_equal(crop(image, found), image[y : y + height, x : x + width])
-
-
-def test_a_product_at_the_panel_s_edge_is_filled_up(sheets, template):
-    """Aligned crops may reach beyond the panel by some pixels."""
     left = int(min(product.corners.min(0)[0] for product in sheets[0].products)) + 3
-    image = np.ascontiguousarray(sheets[0].image[:, left:])
+    image = np.ascontiguousarray(image[:, left:])
     found = segment(image, template, WIDE)
     assert len(found) == 8 and min(f.corners.min() for f in found) < 0
     assert all(crop(image, f).shape == template.shape for f in found)
@@ -138,14 +125,8 @@ def test_a_template_that_is_too_large_or_without_contrast_is_refused(sheets, tem
         segment(sheets[0].image[:, :150], template, WIDE)
     with pytest.raises(UserError, match="contrast"):
         segment(sheets[0].image, np.full((50, 50, 3), 7, np.uint8), WIDE)
-
-
-def test_the_overview_shows_the_panel_with_outlines(sheets, template):
-    found = segment(sheets[0].image, template, WIDE)
-    picture = draw_overview(sheets[0].image, found)
-    green = (picture[..., 1] > 200) & (picture[..., 0] < 150)
-    assert picture.shape == sheets[0].image.shape and green.sum() > 8 * 4 * 100
-    assert max(draw_overview(np.zeros((3000, 4000, 3), np.uint8), []).shape) == 1600
+    with pytest.raises(UserError, match=r"max_scale \(1\) must be at least min_scale \(1.2\)"):
+        SegmentOptions(min_scale=1.2)
 
 
 def distinct_part(board, side=200):
@@ -164,8 +145,7 @@ def test_real_boards_are_found_by_a_part_of_their_template(datasets_root):
     tested = sorted((datasets_root / "deeppcb").glob("PCBData/*/*/*_test.jpg"))[::4][:100]
     right = 0
     for path in tested:
-        panel = cv2.imread(str(path))
-        board = cv2.imread(str(path).replace("_test.jpg", "_temp.jpg"))
+        panel, board = cv2.imread(str(path)), cv2.imread(str(path).replace("_test.jpg", "_temp.jpg"))
         x, y = distinct_part(cv2.cvtColor(board, cv2.COLOR_BGR2GRAY))
         found = segment(panel, board[y : y + 200, x : x + 200], SegmentOptions(max_objects=1))
         right += bool(found) and np.abs(found[0].corners.mean(0) - (x + 100, y + 100)).max() <= 10

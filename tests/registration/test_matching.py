@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.errors import UserError
 from anomalib_lite.registration.matching import Match, Pyramid, find_matches, local_contrast, suppress
 from anomalib_lite.settings.data import SegmentOptions
 
@@ -14,8 +13,8 @@ STRAIGHT = SegmentOptions(max_angle=0)
 def scene(seed: int, places: list[tuple[int, int]], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
     """A textured template, and a noisy panel of 400 x 600 that holds it with the upper left corner at each place."""
     rng = np.random.default_rng(seed)
-    template = cv2.GaussianBlur(rng.integers(0, 256, (side, side)).astype(np.uint8), (0, 0), 3)
-    template = cv2.normalize(template, None, 0, 255, cv2.NORM_MINMAX)
+    blobs = cv2.GaussianBlur(rng.integers(0, 256, (side, side)).astype(np.uint8), (0, 0), 3)
+    template = cv2.normalize(blobs, None, 0, 255, cv2.NORM_MINMAX)
     panel = rng.integers(90, 110, (400, 600)).astype(np.uint8)
     for x, y in places:
         panel[y : y + side, x : x + side] = template
@@ -44,20 +43,11 @@ def test_turned_and_scaled_products_are_found_with_their_angle_and_scale():
     panel, template = scene(2, [])
     turn = cv2.getRotationMatrix2D((47.5, 47.5), -30, 1.2)
     turn[:, 2] += (250, 160)
-    drawn = cv2.warpAffine(template, turn, panel.shape[::-1])
-    inside = cv2.warpAffine(np.full_like(template, 255), turn, panel.shape[::-1]) > 250
+    cv2.warpAffine(template, turn, panel.shape[::-1], panel, borderMode=cv2.BORDER_TRANSPARENT)
     options = SegmentOptions(max_angle=45, angle_step=5, min_scale=0.9, max_scale=1.2)
-    best = find_matches(Pyramid(np.where(inside, drawn, panel), template), options)[0]
+    best = find_matches(Pyramid(panel, template), options)[0]
     assert (best.angle, best.scale) == (30.0, pytest.approx(1.2))
     assert (best.x, best.y) == pytest.approx((298, 208), abs=1.5)
-
-
-def test_flat_ground_is_no_match_however_it_divides():
-    """The correlation of a flat window is zero by zero, which rounding turns into anything up to one."""
-    _, template = scene(3, [])
-    for value in (0, 127, 255):
-        panel = np.full((400, 600), value, np.uint8)
-        assert find_matches(Pyramid(panel, template), SegmentOptions(max_angle=0, min_score=0.2)) == []
 
 
 def test_suppression_keeps_the_best_of_what_overlaps():
@@ -80,8 +70,3 @@ def test_local_contrast_ignores_brightness_and_gain():
     noise = local_contrast(rng.integers(8, 11, (200, 200)).astype(np.uint8), 8)
     stripes = local_contrast(np.tile(np.repeat([20, 200], 5).astype(np.uint8), (200, 20)), 8)
     assert noise.std() < 0.3 and stripes.std() > 0.8
-
-
-def test_scales_that_no_size_fits_are_named():
-    with pytest.raises(UserError, match=r"max_scale \(1\) must be at least min_scale \(1.2\)"):
-        SegmentOptions(min_scale=1.2)

@@ -1,4 +1,6 @@
-"""The renderer's pictures, the truth it tells about them, and the data set made of them."""
+"""The renderer's pictures of products and panels, the truth it tells about them, and the data sets made of them."""
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,12 +13,21 @@ from anomalib_lite.rendering import product
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.layout import perfect_layout
 from anomalib_lite.rendering.photo import Camera
-from anomalib_lite.rendering.product import Conditions, draw_conditions, render_product, render_template
+from anomalib_lite.rendering.product import (
+    Conditions,
+    draw_conditions,
+    read_truth,
+    render_product,
+    render_sheet,
+    render_template,
+    write_sheets,
+)
 from anomalib_lite.rendering.raster import Pose, coverage, image_seed, to_pixels
 from anomalib_lite.rendering.surface import Wear
-from anomalib_lite.settings.data import PanelsConfig
+from anomalib_lite.settings.data import PanelsConfig, SheetConfig
 
 SIZE = 128
+TINY, SHEET = SheetConfig(width=240, height=160), SheetConfig(width=880, height=660)
 SMALL = PanelsConfig(size=64, n_train=4, n_test_good=2, n_per_defect=2, defects=["scratch", "stain"])
 
 
@@ -40,20 +51,11 @@ def sharp(seed: int) -> Conditions:
     return Conditions(drawn.pose, drawn.light, camera, drawn.wear)
 
 
-def covers(seed: int) -> list[np.ndarray]:
-    """Where the word and where the foil lies on a good product."""
-    matrix, layout = draw_conditions(seed).pose.homography(SIZE), perfect_layout()
-    foil = [[facet.outline] for element in layout.elements for facet in element.facets]
-    shapes = ([to_pixels(matrix, list(outlines)) for outlines in part] for part in (layout.letters, foil))
-    return [grown(coverage((SIZE, SIZE), shape) > 0, 1) for shape in shapes]
-
-
 def test_a_seed_gives_the_same_pixels_and_another_seed_gives_others():
     first, again, other = (render_product(SIZE, seed, "scratch", 0.5) for seed in (3, 3, 4))
     assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
-    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(first.image, other.image) and not render_product(SIZE, 1).mask.any()
     assert first.image.shape == (SIZE, SIZE, 3) and first.image.dtype == np.uint8 and first.mask.dtype == bool
-    assert not render_product(SIZE, 1).mask.any()
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -62,10 +64,8 @@ def test_a_defect_changes_the_masked_pixels_and_no_others(defect):
         good = render_product(SIZE, seed, conditions=sharp(seed)).image.astype(int)
         bad = render_product(SIZE, seed, defect, 0.6, sharp(seed))
         change = np.abs(bad.image.astype(int) - good).max(-1)
-        # Light and noise are the same in both pictures, so what is left outside is the fringe of a pixel that
-        # stays below the bar of visibility.
-        assert change[~grown(bad.mask, 2)].max() <= 12
-        assert change[~grown(bad.mask, 2)].mean() < 0.1
+        # Light and noise are the same in both, so that only the fringe of a pixel is left outside, hardly visible.
+        assert change[~grown(bad.mask, 2)].max() <= 12 and change[~grown(bad.mask, 2)].mean() < 0.1
         assert np.median(change[bad.mask]) > 10
     good, bad = render_product(SIZE, 5).image.astype(int), render_product(SIZE, 5, defect, 0.6)  # with a real lens
     change = np.abs(bad.image.astype(int) - good).max(-1)
@@ -78,27 +78,27 @@ def test_severity_grows_with_the_defect(defect):
     for seed in (11, 12):
         conditions = sharp(seed)
         good = render_product(SIZE, seed, conditions=conditions).image.astype(float)
-        damage = []
-        for severity in severities:
-            bad = render_product(SIZE, seed, defect, float(severity), conditions)
-            assert bad.mask.any()
-            damage.append(np.abs(bad.image - good)[bad.mask].sum())
+        bad = [render_product(SIZE, seed, defect, float(severity), conditions) for severity in severities]
+        damage = [np.abs(product.image - good)[product.mask].sum() for product in bad]
+        assert all(product.mask.any() for product in bad)
         assert stats.spearmanr(damage, severities).statistic > 0.75 and damage[-1] > 1.5 * damage[0]
 
 
 def test_print_defects_lie_on_the_word_and_broken_spikes_on_the_structure():
+    layout = perfect_layout()
+    foil = [[facet.outline] for element in layout.elements for facet in element.facets]
     for seed in range(4):
-        text, structure = covers(seed)
-        word = render_product(SIZE, seed, "print_missing", 0.7).mask
-        spike = render_product(SIZE, seed, "structure_missing", 0.7).mask
-        assert (word & text).sum() > 0.9 * word.sum() and (spike & structure).sum() > 0.8 * spike.sum()
+        matrix = draw_conditions(seed).pose.homography(SIZE)
+        for defect, part, share in (("print_missing", layout.letters, 0.9), ("structure_missing", foil, 0.8)):
+            cover = coverage((SIZE, SIZE), [to_pixels(matrix, list(outlines)) for outlines in part])
+            mask = render_product(SIZE, seed, defect, 0.7).mask
+            assert mask[grown(cover > 0, 1)].sum() > share * mask.sum()
 
 
 def test_masks_follow_the_pose():
     """A product shifted by whole pixels has the mask shifted by as much."""
-    still, moved = (Conditions(Pose(dx=shift / SIZE), wear=Wear(0, 0)) for shift in (0, 7))
-    here = render_product(SIZE, 8, "structure_bent", 0.8, still).mask
-    there = render_product(SIZE, 8, "structure_bent", 0.8, moved).mask
+    poses = [Conditions(Pose(dx=shift / SIZE), wear=Wear(0, 0)) for shift in (0, 7)]
+    here, there = (render_product(SIZE, 8, "structure_bent", 0.8, pose).mask for pose in poses)
     assert (np.roll(here, 7, axis=1) ^ there).sum() < 0.1 * here.sum()
 
 
@@ -110,9 +110,8 @@ def test_the_template_is_straight_and_symmetric():
 
 def test_the_folder_has_the_layout_of_mvtec_ad(folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
-    assert {f"train/good/00{i}.png" for i in range(4)} <= files
     assert {"test/good/001.png", "test/stain/001.png", "ground_truth/stain/001_mask.png", "template.png"} <= files
-    assert len(files) == 4 + 2 + 2 * 2 * 2 + 1
+    assert {f"train/good/00{i}.png" for i in range(4)} <= files and len(files) == 4 + 2 + 2 * 2 * 2 + 1
     mask = pixels(folder / "ground_truth/scratch/000_mask.png")
     assert mask.shape == (64, 64) and set(np.unique(mask)) == {0, 255}
 
@@ -152,23 +151,71 @@ def test_the_set_is_too_hard_for_a_gaussian_a_pixel(tmp_path):
     """Else it would say nothing about detectors: normal variation must cover what a pixel alone can see."""
     folder = product.write_dataset(tmp_path, PanelsConfig(size=96, n_train=40, n_test_good=24, n_per_defect=4))
 
-    def load(pattern):
-        return np.stack([pixels(path).astype(np.float32) for path in sorted(folder.glob(pattern))])
-
-    train = load("train/good/*.png")
+    train = np.stack([pixels(path).astype(np.float32) for path in folder.glob("train/good/*.png")])
     mean, deviation = train.mean(0), train.std(0) + 4
     scores, labels = [], []
-    for name in ("good", *DEFECTS):
-        for image in load(f"test/{name}/*.png"):
-            squares = (((image - mean) / deviation) ** 2).mean(-1)
-            scores.append(cv2.GaussianBlur(squares, (0, 0), 2).max())
-            labels.append(name != "good")
+    for path in folder.glob("test/*/*.png"):
+        squares = (((pixels(path) - mean) / deviation) ** 2).mean(-1)
+        scores.append(cv2.GaussianBlur(squares, (0, 0), 2).max())
+        labels.append(path.parent.name != "good")
     assert roc_auc_score(labels, scores) < 0.9
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [({"defects": ("rust",)}, r"rust.*print_blurred"), ({"severity": (0.9, 0.1)}, "severity")]
+    ("make", "message"),
+    [
+        (lambda: product.write_dataset("", PanelsConfig(defects=["rust"])), r"rust.*print_blurred"),
+        (lambda: product.write_dataset("", PanelsConfig(severity=[0.9, 0.1])), "severity"),
+        (lambda: SheetConfig(width=100, height=100), "32 px"),
+    ],
 )
-def test_bad_settings_are_named(setting, message, tmp_path):
+def test_bad_settings_are_named(make, message):
     with pytest.raises(UserError, match=message):
-        product.write_dataset(tmp_path, PanelsConfig(**setting))
+        make()
+
+
+def test_products_lie_where_their_corners_say_and_apart_from_each_other():
+    sheet = render_sheet(SHEET, 0)
+    assert sheet.image.shape == (660, 880, 3) and len(sheet.products) == 8
+    covered = np.zeros((660, 880), np.uint8)
+    for placed in sheet.products:
+        covered += cv2.fillPoly(np.zeros_like(covered), [np.round(placed.corners).astype(np.int32)], 1)
+        assert placed.corners.min() > 0 and (placed.corners < (880, 660)).all()
+        sides = np.linalg.norm(np.diff(placed.corners, axis=0), axis=1)
+        assert sides == pytest.approx(SHEET.product_size, rel=0.02)
+        assert abs(placed.angle) <= 3
+        # The bright pixels' centre lies where it lies on a product: on its axis, a little above its middle.
+        square = np.float32([[0, 0], [100, 0], [100, 100], [0, 100]])
+        to_unit = cv2.getPerspectiveTransform(placed.corners.astype(np.float32), square)
+        rows, columns = np.nonzero(cv2.warpPerspective(sheet.image, to_unit, (100, 100)).max(-1) > 90)
+        assert columns.mean() == pytest.approx(50, abs=2) and rows.mean() == pytest.approx(52, abs=6)
+        assert rows.min() > 5 and columns.min() > 0.5 and columns.max() < 99
+    assert covered.max() == 1
+
+
+def test_a_panel_depends_on_its_seed_alone_and_seeds_differ_in_light():
+    again, *sheets = (render_sheet(TINY, seed).image for seed in (0, *range(6)))
+    assert np.array_equal(again, sheets[0]) and not np.array_equal(sheets[0], sheets[1])
+    assert max(map(np.mean, sheets)) / min(map(np.mean, sheets)) > 1.1
+
+
+def test_the_share_of_defective_products_and_their_masks():
+    good, bad = render_sheet(replace(TINY, nok_share=0), 1), render_sheet(replace(TINY, nok_share=1), 1)
+    assert not good.mask.any() and all(p.defect is None for p in good.products)
+    assert all(p.defect and p.severity is not None for p in bad.products)
+    for placed in bad.products:
+        left, top = np.floor(placed.corners.min(0)).astype(int)
+        right, bottom = np.ceil(placed.corners.max(0)).astype(int)
+        assert bad.mask[top:bottom, left:right].any()
+
+
+def test_a_folder_of_panels_tells_where_every_product_lies(tmp_path):
+    config = replace(TINY, nok_share=0.5)
+    folder = write_sheets(tmp_path / "sheets", 2, config)
+    truth = read_truth(folder / "truth.json")
+    assert list(truth) == ["panels/panel_000.png", "panels/panel_001.png"]
+    for number, (name, placed) in enumerate(truth.items()):
+        expected = render_sheet(config, image_seed(0, "panel", number))
+        assert np.array_equal(cv2.imread(str(folder / name))[..., ::-1], expected.image)
+        for read, drawn in zip(placed, expected.products, strict=True):
+            assert (read.corners == drawn.corners).all() and replace(read, corners=drawn.corners) == drawn

@@ -4,8 +4,8 @@ import math
 import os
 import random
 from collections import Counter
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -36,22 +36,17 @@ VALUES = st.one_of(
 )
 
 
-def options() -> dict[str, list[str]]:
-    return {g: sorted(p.stem for p in (conf_dir() / g).glob("*.yaml")) for g in GROUPS}
+OPTIONS = {group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) for group in GROUPS}
 
 
 def leaves(cfg: DictConfig) -> list[str]:
     """Options with a field of their own."""
-    return [name for name, _, _ in _fields(cfg, resolve=False) if not OmegaConf.is_dict(_node(cfg, name))]
+    names = [name for name, _, _ in _fields(cfg, resolve=False)]
+    nodes = [reduce(lambda node, key: node._get_node(key), name.split("."), cfg) for name in names]
+    return [name for name, node in zip(names, nodes, strict=True) if not OmegaConf.is_dict(node)]
 
 
-def _node(cfg: DictConfig, name: str) -> Any:
-    for key in name.split("."):
-        cfg = cfg._get_node(key)
-    return cfg
-
-
-CHOICES = st.fixed_dictionaries({}, optional={g: st.sampled_from(names) for g, names in options().items()})
+CHOICES = st.fixed_dictionaries({}, optional={group: st.sampled_from(names) for group, names in OPTIONS.items()})
 EXAMPLES = int(os.environ.get("ANOMALIB_LITE_FUZZ", 15))
 
 
@@ -76,25 +71,21 @@ def test_a_configuration_is_composed_or_refused_in_words(choices, changes):
     except UserError as refused:
         assert any(str(refused).startswith(change.split("=")[0]) for change in changed), str(refused)
     else:
-        for key, wanted in asked(changed).items():  # what was asked for is what is there: no preset wins over it
+        parsed = OverridesParser.create().parse_overrides(changed)
+        for key, wanted in {o.key_or_group: o.value() for o in parsed}.items():  # no preset wins; the last one counts
             there = OmegaConf.select(cfg, key)
             there = OmegaConf.to_container(there) if OmegaConf.is_config(there) else there
             assert str(there) == str(wanted) or there == type(there)(wanted) or math.isnan(there), (key, wanted, there)
 
 
-def asked(changed: list[str]) -> dict[str, Any]:
-    """Of an option that is given twice the last counts, as in Hydra."""
-    return {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(changed)}
-
-
 @pytest.mark.slow
 def test_drawn_configurations_train_or_are_refused_in_a_sentence(run_verb: Command, tiny: list[str], tmp_path: Path):
-    draw, names, refused, trained = random.Random(0), options(), Counter[str](), Counter[str]()
+    draw, refused, trained = random.Random(0), Counter[str](), Counter[str]()
     golden = write_image(tmp_path / "golden.png", seed=5000)
     for _ in range(runs := int(os.environ.get("ANOMALIB_LITE_FUZZ", 300))):
         own = [o for o in tiny if not o.startswith(("detector", "defects"))]
         chosen = draw.sample(["detector", "mode", "augment", "tta", "tiling", "scoring", "defects", "teacher"], 3)
-        own += [f"{group}={draw.choice(names[group])}" for group in chosen]
+        own += [f"{group}={draw.choice(OPTIONS[group])}" for group in chosen]
         own += [f"data.template={golden}", f"paths.runs={tmp_path}/runs", f"paths.artifacts={tmp_path}/a"]
         done = run_verb("train", *own)
         assert done.status in (0, 2) and "Traceback" not in done.err, (own, done.err)

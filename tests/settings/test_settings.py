@@ -34,42 +34,33 @@ def test_every_option_composes_and_is_in_range(group: str, option: str) -> None:
     assert cfg.seed == 0
 
 
-def described() -> list[type]:
-    rooms = [vars(room).values() for room in (data, detectors, training)]
-    kinds = {kind for room in rooms for kind in room if dataclasses.is_dataclass(kind) and isinstance(kind, type)}
-    return sorted(kinds, key=lambda kind: kind.__name__)
+ROOMS = (data, detectors, training)
+KINDS = {k.__name__: k for room in ROOMS for k in vars(room).values() if dataclasses.is_dataclass(k)}
+BASES = ("Backbone", "Teacher")  # of several choices
 
 
-@pytest.mark.parametrize("kind", described(), ids=lambda kind: kind.__name__)
-def test_python_and_conf_have_the_same_defaults(kind: type) -> None:
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {*BASES}))
+def test_python_and_conf_have_the_same_defaults(kind: str) -> None:
     """A method made in Python is the one that its configuration makes."""
-    values = OmegaConf.structured(kind)
+    values = OmegaConf.structured(KINDS[kind])
     target = None if OmegaConf.is_missing(values, "_target_") else values.get("_target_")
     if not target or not target.startswith("anomalib_lite.") or target.startswith("anomalib_lite.engine"):
         return
-    parameters = inspect.signature(get_object(target)).parameters
-    for name, parameter in parameters.items():
+    for name, parameter in inspect.signature(get_object(target)).parameters.items():
         if name not in values or parameter.default is inspect.Parameter.empty or OmegaConf.is_missing(values, name):
             continue
         node = values._get_node(name)
         if node._is_interpolation() or isinstance(node, DictConfig) or name in ("category", "test"):
             continue  # folders of the very data set
-        if kind in (detectors.Backbone, training.Teacher):
-            continue  # the bases of several choices
         ours = OmegaConf.to_container(values[name]) if OmegaConf.is_list(values[name]) else values[name]
         theirs = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         assert ours == theirs or dataclasses.is_dataclass(theirs), f"{target}: {name}"
 
 
-@pytest.mark.parametrize(
-    ("detector", "epochs"),
-    [("stfpm", 100), ("stfpm_plain", 100), ("reverse_distillation", 200), ("reverse_distillation_plain", 200)],
-)
-def test_variants_inherit_their_preset(detector: str, epochs: int) -> None:
-    assert compose("train", ["preset=paper", f"detector={detector}"]).detector.epochs == epochs
-
-
-def test_a_preset_gives_way_to_the_command_line() -> None:
+def test_variants_inherit_their_preset_which_gives_way_to_the_command_line() -> None:
+    for detector, epochs in (("stfpm", 100), ("reverse_distillation", 200)):
+        for variant in ("", "_plain"):
+            assert compose("train", ["preset=paper", f"detector={detector}{variant}"]).detector.epochs == epochs
     cfg = compose("train", ["preset=paper", "detector=stfpm", "detector.epochs=7", "batch_size=3"])
     assert (cfg.detector.epochs, cfg.batch_size, cfg.keep) == (7, 3, "best")
 
