@@ -64,7 +64,7 @@ def read(
         else:
             yield from (("test", sample) for sample in _test_samples(folder, layout))
 
-    return _read(root, category, images, drawing)
+    return _read(images, root, category, **drawing)
 
 
 # Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021; other data sets use the same layout:
@@ -81,84 +81,7 @@ mvtec_ad_2 = partial(
 )
 
 
-def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> Splits:
-    """Reads VisA by the table of its one-class split. Source: Zou et al., "SPot-the-Difference", ECCV 2022."""
-    base = require_folder(root, "VisA")
-    table = base / "split_csv" / "1cls.csv"
-    rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
-
-    def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
-        selected = [row for row in rows if row["object"] == name]
-        if not selected:
-            categories = ", ".join(sorted({row["object"] for row in rows}))
-            raise UserError(f"{table} has no category '{name}'. Categories there: {categories}. Set data.category.")
-        return [
-            (part, _labelled(base, row["image"], row["mask"], row["label"] == "normal"))
-            for row in selected
-            for part in PARTS
-            if row["split"] == part
-        ]
-
-    return _read(base, category, images, drawing)
-
-
-def real_iad(
-    root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Any
-) -> Splits:
-    """Reads Real-IAD by its one-class split, all five views (Wang et al., CVPR 2024); images: their folder."""
-
-    def read_list(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
-        path = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
-        if not path.is_file():
-            categories = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
-            raise UserError(f"{path} does not exist. Categories there: {categories}. Set data.category.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for part in PARTS:
-            for entry in content[part]:
-                kind = entry["anomaly_class"]
-                good = kind == content["meta"]["normal_class"]
-                yield part, _labelled(base / images / str(name), entry["image_path"], entry["mask_path"], good, kind)
-
-    return _read(root, category, read_list, drawing)
-
-
-def ksdd(root: str | Path, **drawing: Any) -> Splits:
-    """Reads KolektorSDD (Tabernik et al., Journal of Intelligent Manufacturing 2020): one folder per item.
-
-    The mask `<name>_label.bmp` is black where the surface is good. The last good image of each item is tested, its
-    other good images are learned from.
-    """
-
-    def images(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
-        for item in list_folders(base):
-            samples = _beside_masks(item, "_label.bmp")
-            good, bad = ([s for s in samples if s.label == label] for label in (OK, NOK))
-            yield from (("train", sample) for sample in good[:-1])
-            yield from (("test", sample) for sample in good[-1:] + bad)
-
-    return _read(root, None, images, drawing)
-
-
-def ksdd2(root: str | Path, **drawing: Any) -> Splits:
-    """Reads KolektorSDD2 (Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021).
-
-    The mask `<name>_GT.png` is black where the surface is good. Only good images of train/ are learned from.
-    """
-
-    def images(base: Path, name: str | None) -> list[tuple[Part, Sample]]:
-        samples = [(part, sample) for part in PARTS for sample in _beside_masks(base / part, "_GT.png")]
-        return [(part, sample) for part, sample in samples if part == "test" or sample.label == OK]
-
-    return _read(root, None, images, drawing)
-
-
-def _beside_masks(folder: Path, ending: str) -> list[Sample]:
-    images = [p for p in _images(folder) if not p.name.endswith(ending)]
-    masks = [p.with_name(f"{p.stem}{ending}") for p in images]
-    return [_labelled(folder, i.name, m.name, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
-
-
-def _read(root: str | Path, category: Categories, reader: Reader, drawing: dict[str, Any]) -> Splits:
+def _read(reader: Reader, root: str | Path, category: Categories = None, **drawing: Any) -> Splits:
     base = require_folder(root, "The data set")
     names = [category] if category is None or isinstance(category, (str, int)) else list(category)
     pools: dict[Part, list[Sample]] = {"train": [], "held_out": [], "test": []}
@@ -169,6 +92,69 @@ def _read(root: str | Path, category: Categories, reader: Reader, drawing: dict[
                 sample = replace(sample, category=name, defect=defect)
             pools[part].append(sample)
     return make_splits(pools["train"], pools["test"], base, pools["held_out"], **drawing)
+
+
+def _visa(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
+    """Reads VisA by the table of its one-class split. Source: Zou et al., "SPot-the-Difference", ECCV 2022."""
+    table = base / "split_csv" / "1cls.csv"
+    rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
+    categories = sorted({row["object"] for row in rows})
+    if name not in categories:
+        there = ", ".join(categories)
+        raise UserError(f"{table} has no category '{name}'. Categories there: {there}. Set data.category.")
+    for row in rows:
+        if row["object"] == name and row["split"] in PARTS:
+            part: Part = "train" if row["split"] == "train" else "test"
+            yield part, _labelled(base, row["image"], row["mask"], row["label"] == "normal")
+
+
+def real_iad(root: str | Path, category: Categories = None, images: str = "realiad_1024", **drawing: Any) -> Splits:
+    """Reads Real-IAD by its one-class split, all five views (Wang et al., CVPR 2024); images: their folder."""
+
+    def read_list(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
+        path = base / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
+        if not path.is_file():
+            categories = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+            raise UserError(f"{path} does not exist. Categories there: {categories}. Set data.category.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for part, entry in ((split, entry) for split in PARTS for entry in content[split]):
+            kind = entry["anomaly_class"]
+            good = kind == content["meta"]["normal_class"]
+            yield part, _labelled(base / images / str(name), entry["image_path"], entry["mask_path"], good, kind)
+
+    return _read(read_list, root, category, **drawing)
+
+
+def _ksdd(base: Path, _: str | None) -> Iterator[tuple[Part, Sample]]:
+    """Reads KolektorSDD (Tabernik et al., Journal of Intelligent Manufacturing 2020): one folder per item.
+
+    The mask `<name>_label.bmp` is black where the surface is good. The last good image of each item is tested, its
+    other good images are learned from.
+    """
+    for item in list_folders(base):
+        samples = _beside_masks(item, "_label.bmp")
+        good, bad = ([s for s in samples if s.label == label] for label in (OK, NOK))
+        yield from (("train", sample) for sample in good[:-1])
+        yield from (("test", sample) for sample in good[-1:] + bad)
+
+
+def _ksdd2(base: Path, _: str | None) -> Iterator[tuple[Part, Sample]]:
+    """Reads KolektorSDD2 (Bozic, Tabernik, Skocaj, "Mixed supervision for surface-defect detection", 2021).
+
+    The mask `<name>_GT.png` is black where the surface is good. Only good images of train/ are learned from.
+    """
+    for part in PARTS:
+        samples = _beside_masks(base / part, "_GT.png")
+        yield from ((part, sample) for sample in samples if part == "test" or sample.label == OK)
+
+
+visa, ksdd, ksdd2 = partial(_read, _visa), partial(_read, _ksdd), partial(_read, _ksdd2)
+
+
+def _beside_masks(folder: Path, ending: str) -> list[Sample]:
+    images = [p for p in _images(folder) if not p.name.endswith(ending)]
+    masks = [p.with_name(f"{p.stem}{ending}") for p in images]
+    return [_labelled(folder, i.name, m.name, not read_mask(m).any()) for i, m in zip(images, masks, strict=True)]
 
 
 def _test_samples(folder: Path, layout: Layout) -> list[Sample]:

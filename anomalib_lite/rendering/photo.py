@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from anomalib_lite.rendering.raster import white_noise
-
 _EXTENT, _TABLE = 1.3, 160  # largest |x|, |y| of normals in the table of reflections, and its side
 _STEPS = 8192  # entries of the tone curve's table
 _PER_UNIT = (_STEPS - 1) / 1.6
@@ -113,7 +111,7 @@ def photograph(radiance: np.ndarray, camera: Camera, rng: np.random.Generator) -
         glow = cv2.resize(cv2.GaussianBlur(small, (0, 0), 2.5), (width, height), interpolation=cv2.INTER_LINEAR)
         picture += np.float32(camera.glow) * (glow - picture)
     if camera.shot or camera.read:
-        grain = white_noise(rng, picture.shape)
+        grain = rng.standard_normal(picture.shape, np.float32)
         grain = 0.75 * grain + 0.9 * cv2.blur(grain, (3, 3))  # demosaicing correlates neighbours
         grain *= cv2.sqrt(np.maximum(picture, 0) * np.float32(camera.shot) + np.float32(camera.read**2))
         picture += grain

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 Seed = int | tuple[int, ...]
-_SHIFT = 6  # fractional bits of OpenCV's fixed-point coordinates
+BITS = 6  # fractional bits of OpenCV's fixed-point coordinates
 
 
 def stream(seed: Seed, name: str) -> np.random.Generator:
@@ -88,7 +88,7 @@ def make_grid(matrix: np.ndarray, shape: tuple[int, int]) -> Grid:
 def to_pixels(matrix: np.ndarray, outlines: list[np.ndarray]) -> list[np.ndarray]:
     """Converts outlines (K, 2) to OpenCV's fixed-point pixels, which start at the centre of the first pixel."""
     pixels = project(matrix, np.concatenate(outlines)) - 0.5
-    fixed = np.round(pixels * (1 << _SHIFT)).astype(np.int32)
+    fixed = np.round(pixels * 2**BITS).astype(np.int32)
     return np.split(fixed, np.cumsum([len(outline) for outline in outlines])[:-1])
 
 
@@ -99,25 +99,13 @@ def coverage(shape: tuple[int, int], shapes: list[list[np.ndarray]]) -> np.ndarr
     """
     canvas = np.zeros(shape, np.uint8)
     for outlines in shapes:
-        cv2.fillPoly(canvas, outlines, 255, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(canvas, outlines, 255, cv2.LINE_AA, BITS)
     return canvas * np.float32(1 / 255)
 
 
-def shape_numbers(shape: tuple[int, int], outlines: list[np.ndarray]) -> np.ndarray:
-    """Returns the number, from 1, of the fixed-point outline that covers each pixel, 0 for none; (H, W) uint16."""
-    canvas = np.zeros(shape, np.uint16)
-    for number, outline in enumerate(outlines, 1):
-        cv2.fillPoly(canvas, [outline], number, cv2.LINE_8, _SHIFT)
-    return canvas
-
-
-def white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def cloud_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
+def clouds(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
     """Returns smooth noise (H, W) float32 of unit deviation, with about `cells` hills along the longer side."""
-    small = white_noise(rng, tuple(max(4, round(cells * side / max(shape)) + 3) for side in shape))
+    small = rng.standard_normal([max(4, round(cells * side / max(shape)) + 3) for side in shape], np.float32)
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 

@@ -8,18 +8,7 @@ import numpy as np
 from anomalib_lite.rendering.flaws import NO_FLAW, Flaw
 from anomalib_lite.rendering.layout import SUN, Layout
 from anomalib_lite.rendering.photo import Light
-from anomalib_lite.rendering.raster import (
-    Grid,
-    Seed,
-    cloud_noise,
-    coverage,
-    project,
-    shape_numbers,
-    smoothstep,
-    stream,
-    to_pixels,
-    white_noise,
-)  # fmt: skip
+from anomalib_lite.rendering.raster import BITS, Grid, Seed, clouds, coverage, project, smoothstep, stream, to_pixels
 
 GOLD = np.array([1.0, 0.735, 0.335], np.float32)  # linear RGB
 INK = np.array([0.60, 0.415, 0.165], np.float32)
@@ -58,7 +47,9 @@ def render_surface(
     ink = flaw.ink(_ink_cover(layout, part, wear, stream(seed, "ink")), part)
     _lay_over(radiance[window], ink, _ink_colour(part, wear, stream(seed, "ink grain")))
 
-    numbers = shape_numbers(grid.shape, outlines)
+    numbers = np.zeros(grid.shape, np.uint16)  # of the facet that covers each pixel, from 1; 0 for none
+    for number, outline in enumerate(outlines, 1):
+        cv2.fillPoly(numbers, [outline], number, cv2.LINE_8, BITS)
     # Anti-aliased coverage extends slightly beyond the facets' pixels; the nearest facet continues there.
     numbers = np.where(numbers == 0, cv2.dilate(numbers, np.ones((3, 3), np.uint8)), numbers)
     leans = np.array([(0.0, 0.0), *(facet.tilt for facet in facets)], np.float32)
@@ -93,7 +84,7 @@ def card_texture(shape: tuple[int, int], scale: float, wear: Wear, rng: np.rando
     fibres = np.ones(shape, np.float32)
     for cells, depth in ((12, 0.06), (90, 0.13), (220, 0.11)):
         cells = round(cells * max(shape) / scale)
-        fibres += cloud_noise(rng, shape, cells) * np.float32(depth * wear.texture)
+        fibres += clouds(rng, shape, cells) * np.float32(depth * wear.texture)
     np.maximum(fibres, np.float32(0.2), out=fibres)
     return cv2.merge([fibres * channel for channel in CARD])
 
@@ -114,15 +105,15 @@ def _ink_cover(layout: Layout, grid: Grid, wear: Wear, rng: np.random.Generator)
     shifted = grid.matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
     cover = coverage(grid.shape, [to_pixels(shifted, list(letter)) for letter in layout.letters])
     cover = np.asarray(cv2.GaussianBlur(cover, (0, 0), 0.0022 * grid.scale), np.float32)
-    ragged = cloud_noise(rng, grid.shape, 90) * np.float32(0.09 * wear.texture)
+    ragged = clouds(rng, grid.shape, 90) * np.float32(0.09 * wear.texture)
     cover += ragged * (cover > 0.02) + (gain - np.float32(0.5))
     return smoothstep(cover * np.float32(1.7) + np.float32(0.5))
 
 
 def _ink_colour(grid: Grid, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     """Returns the colour of metal powder in varnish: matt, slightly cloudy, with single bright flakes."""
-    shade = 1 + cloud_noise(rng, grid.shape, 24) * np.float32(0.07 * wear.texture)
-    flakes = cloud_noise(rng, grid.shape, 170) * np.float32(0.14 * wear.texture)
+    shade = 1 + clouds(rng, grid.shape, 24) * np.float32(0.07 * wear.texture)
+    flakes = clouds(rng, grid.shape, 170) * np.float32(0.14 * wear.texture)
     shade += flakes + np.maximum(flakes - np.float32(0.24), 0) * 3
     np.maximum(shade, np.float32(0.15), out=shade)
     return cv2.merge([shade * channel for channel in INK])
@@ -135,7 +126,7 @@ def _foil_normals(
     east, south = grid.x - np.float32(SUN[0]), grid.y - np.float32(SUN[1])
     radius, angle = cv2.cartToPolar(east, south)
     angle *= np.float32(1024 / (2 * np.pi))
-    brushed, rows = white_noise(rng, (64, 1024)), radius * np.float32(80)
+    brushed, rows = rng.standard_normal((64, 1024), np.float32), radius * np.float32(80)
     marks = np.asarray(cv2.remap(brushed, angle, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)
     marks *= np.float32(0.075 * wear.texture)
     marks /= radius + np.float32(1e-4)
@@ -147,8 +138,8 @@ def _foil_normals(
     for lean, along, across, axis in views:
         normal = cv2.blur(lean[numbers], (3, 3))
         normal += np.float32(0.16) * along
-        normal += cloud_noise(rng, grid.shape, 7) * waves
-        normal += cloud_noise(rng, grid.shape, 45) * (waves * np.float32(0.8))
+        normal += clouds(rng, grid.shape, 7) * waves
+        normal += clouds(rng, grid.shape, 45) * (waves * np.float32(0.8))
         normal += marks * across
         normal += cv2.Sobel(edge, cv2.CV_32F, *axis, scale=step)
         normals.append(normal)
@@ -158,7 +149,7 @@ def _foil_normals(
 def _foil_colour(bright: np.ndarray, wear: Wear, rng: np.random.Generator) -> np.ndarray:
     """Returns the colour of gold foil: browner where it reflects darkness, paler where it reflects a lamp, grainy."""
     log = cv2.log(np.maximum(bright, np.float32(0.02)))
-    log += white_noise(rng, bright.shape) * np.float32(0.24 * wear.texture)
+    log += rng.standard_normal(bright.shape, np.float32) * np.float32(0.24 * wear.texture)
     np.minimum(log, np.float32(0.5), out=log)
     powers = (0.95, 1.12, 1.42)
     return cv2.merge([cv2.exp(log * power) * gold for power, gold in zip(powers, GOLD.tolist(), strict=True)])
