@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.registration.cropping import crop, draw_overview, segment
-from anomalib_lite.registration.matching import Match, Pyramid, find_matches, local_contrast, suppress
+from anomalib_lite.registration.cropping import (
+    Match,
+    Pyramid,
+    crop,
+    draw_overview,
+    find_matches,
+    local_contrast,
+    segment,
+    suppress,
+)
 from anomalib_lite.rendering.product import render_sheet, render_template
 from anomalib_lite.settings.data import SegmentOptions, SheetConfig
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.registration.matching import Match, local_contrast
+from anomalib_lite.registration.cropping import Match, local_contrast
 from anomalib_lite.registration.template import (
     Alignment,
     align,
@@ -21,16 +21,19 @@ SIZE = (128, 160)
 REST = np.s_[12:-12, 12:-12]  # away from the border
 
 
-def picture(seed: int = 0, warp: np.ndarray | None = None) -> np.ndarray:
-    """Smooth blobs, grey (H, W) in [0, 1]; with `warp`, what they show at each pixel's warped place."""
-    border = 40  # there is something to see beyond the picture, as in a photograph
-    shape = (SIZE[0] + 2 * border, SIZE[1] + 2 * border)
-    blobs = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal(shape).astype(np.float32), (0, 0), 5)
-    blobs = (blobs - blobs.min()) / np.ptp(blobs)
+def picture(
+    seed: int = 0, warp: np.ndarray | None = None, size: tuple[int, int] = SIZE, sigma: float = 5, border: int = 40
+) -> np.ndarray:
+    """Smooth blobs, grey (H, W) in [0, 1]; with `warp`, what they show at each pixel's warped place.
+
+    There is something to see beyond the border, as in a photograph.
+    """
+    noise = np.random.default_rng(seed).standard_normal([side + 2 * border for side in size]).astype(np.float32)
+    blobs = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), sigma), None, 0, 1, cv2.NORM_MINMAX)
     place = np.float32([[1, 0, border], [0, 1, border]])
     if warp is not None:
-        place = (place @ np.vstack([warp, [0, 0, 1]]) + 0).astype(np.float32)
-    return cv2.warpAffine(blobs, place, SIZE[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        place = (place @ np.vstack([warp, [0, 0, 1]])).astype(np.float32)
+    return cv2.warpAffine(blobs, place, size[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def coloured(grey: np.ndarray) -> np.ndarray:
@@ -54,15 +57,11 @@ def test_a_known_motion_is_found(motion: str, warp: np.ndarray):
 
 def test_a_pose_found_on_reduced_pictures_holds_for_the_large_ones():
     """The middle of a large pixel is not the middle of the pixels that it was made of."""
-    side, border = 900, 60
-    noise = np.random.default_rng(0).standard_normal((side + 2 * border,) * 2).astype(np.float32)
-    blobs = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 12), None, 0, 1, cv2.NORM_MINMAX)
-    warp = cv2.getRotationMatrix2D((side / 2, side / 2), 3, 1.0)
+    warp = cv2.getRotationMatrix2D((450, 450), 3, 1.0)
     warp[:, 2] += (6, -4)
-    place = np.float32([[1, 0, border], [0, 1, border]]) @ np.vstack([warp, [0, 0, 1]])
-    image = cv2.warpAffine(blobs, place, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    found = global_motion(image, blobs[border:-border, border:-border], "euclidean")
-    assert np.abs(corners_of(between_centres(found) - warp, (side, side))).max() < 0.1
+    image, template = (picture(0, motion, (900, 900), 12, 60) for motion in (warp, None))
+    found = global_motion(image, template, "euclidean")
+    assert np.abs(corners_of(between_centres(found) - warp, (900, 900))).max() < 0.1
 
 
 def test_the_template_comes_over_the_image_and_what_it_does_not_show_is_unseen():
