@@ -10,15 +10,7 @@ import torch
 
 from anomalib_lite.data import images as room
 from anomalib_lite.data.decode import UnreadableImage, read_image, read_mask
-from anomalib_lite.data.images import (
-    ImageSet,
-    Shuffled,
-    content,
-    letterbox,
-    loader,
-    warn_grey_and_colour,
-    warn_near_copies,
-)
+from anomalib_lite.data.images import ImageSet, Shuffled, loader
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.errors import UserError
 from tests.made import write_image, write_mask, write_pixels
@@ -102,9 +94,9 @@ def test_a_saved_again_copy_among_the_tested_is_said_and_others_are_not(tmp_path
     learned, tested, copied = (
         ImageSet([Sample(p, OK) for p in part], (128, 128)) for part in (paths[:12], paths[12:], [*paths[12:], again])
     )
-    warn_near_copies(learned, tested)
+    room.warn_near_copies(learned, tested)
     assert not caplog.text
-    warn_near_copies(learned, copied)
+    room.warn_near_copies(learned, copied)
     assert f"1 test images look like copies of training images, such as {again} of {paths[7]}" in caplog.text
 
 
@@ -112,12 +104,12 @@ def test_grey_images_among_coloured_ones_are_said(tmp_path: Path, caplog):
     coloured = [write_image(tmp_path / f"{i}.png", i, (64, 64)) for i in range(6)]
     grey = [write_pixels(tmp_path / f"grey{i}.jpg", cv2.imread(str(coloured[i]), 0)) for i in range(3)]
     first, second, third = (ImageSet([Sample(p, OK) for p in s], SIZE) for s in (coloured[:4], coloured[4:], grey))
-    warn_grey_and_colour(first, second)
-    warn_grey_and_colour(third, third)
+    room.warn_grey_and_colour(first, second)
+    room.warn_grey_and_colour(third, third)
     both = [Sample(p, OK, category=name) for name, paths in (("a", coloured), ("b", grey)) for p in paths]
-    warn_grey_and_colour(ImageSet(both, SIZE), ImageSet(both[::4], SIZE))
+    room.warn_grey_and_colour(ImageSet(both, SIZE), ImageSet(both[::4], SIZE))
     assert not caplog.text, "one product may be grey and another in colour"
-    warn_grey_and_colour(first, third)
+    room.warn_grey_and_colour(first, third)
     assert "0 of 4 training images and 3 of 3 test images are grey, the others in colour" in caplog.text
 
 
@@ -172,12 +164,12 @@ def test_a_letterbox_keeps_the_aspect_and_the_mask_where_the_picture_is(
     tmp_path: Path, shape: tuple[int, int], box: tuple[int, int, int, int]
 ):
     top, bottom, left, right = box
-    assert letterbox(shape, SIZE) == (slice(top, bottom), slice(left, right))
+    assert room.letterbox(shape, SIZE) == (slice(top, bottom), slice(left, right))
     image = write_image(tmp_path / "i.png", 0, shape)
     mask = write_pixels(tmp_path / "m.png", np.full(shape, 255, np.uint8))
     batch = ImageSet([Sample(image, NOK, mask, template=image)], SIZE, resize="letterbox")[0]
     assert batch.inside is not None and torch.equal(batch.mask, batch.inside)
-    assert content(batch.inside[0]) == (slice(top, bottom), slice(left, right))
+    assert room.content(batch.inside[0]) == (slice(top, bottom), slice(left, right))
     assert batch.template is not None and torch.equal(batch.template, batch.image)  # all samples have one
     stretched = ImageSet([Sample(image, OK)], (bottom - top, right - left))[0]
     assert torch.equal(batch.image[..., top:bottom, left:right], stretched.image)

@@ -4,18 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from anomalib_lite.registration import template as room
 from anomalib_lite.registration.cropping import Match, local_contrast
-from anomalib_lite.registration.template import (
-    Alignment,
-    align,
-    between_centres,
-    corners_of,
-    cut,
-    global_motion,
-    local_shifts,
-    match_light,
-    shifted,
-)
+from anomalib_lite.registration.template import Alignment, align, between_centres, corners_of, cut, global_motion
 
 SIZE = (128, 160)
 REST = np.s_[12:-12, 12:-12]  # away from the border
@@ -75,7 +66,7 @@ def test_a_part_that_lies_off_alone_is_found_and_a_small_defect_moves_nothing():
     template = picture()
     shifts = np.zeros((*SIZE, 2), np.float32)
     shifts[:, 80:] = 3, -2
-    found = local_shifts(shifted(template, cv2.blur(shifts, (31, 31))), template, reach=4, window=25)
+    found = room.local_shifts(room.shifted(template, cv2.blur(shifts, (31, 31))), template, reach=4, window=25)
     assert np.abs(found[30:-30, 110:-20] - (3, -2)).mean() < 0.5
     assert np.abs(found[30:-30, 15:50]).mean() < 0.3
     image = template.copy()
@@ -105,8 +96,8 @@ def test_light_is_taken_over_for_each_colour():
     template = coloured(picture())
     image = template * [0.7, 0.9, 0.6] + [0.1, 0, 0.2]
     seen = np.ones(SIZE, bool)
-    assert np.abs(match_light(image, template, seen) - image).max() < 1e-3
-    assert (match_light(image, template, ~seen) == template).all()
+    assert np.abs(room.match_light(image, template, seen) - image).max() < 1e-3
+    assert (room.match_light(image, template, ~seen) == template).all()
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +139,17 @@ def test_where_nothing_can_be_aligned_the_pose_stays(texture):
     for start in (pose(0, 0, 0), np.array([[1, 0, 5000.0], [0, 1, 5000.0]])):  # flat; outside
         found = align(texture.astype(np.float32), np.ones((160, 180), np.float32), start, "affine")
         assert np.array_equal(found, start)
+
+
+def test_local_contrast_ignores_brightness_and_gain():
+    """Brightness as a factor, as light has it; dark noise stays small."""
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.uniform(60, 120, (200, 200)).astype(np.float32), (0, 0), 4)
+    image = cv2.normalize(image, None, 60, 120, cv2.NORM_MINMAX)
+    slope = np.linspace(0.8, 1.6, 200, dtype=np.float32)
+    plain = local_contrast(image.astype(np.uint8), 8)
+    lit = local_contrast((image * slope).astype(np.uint8), 8)
+    assert np.corrcoef(plain.ravel(), lit.ravel())[0, 1] > 0.98
+    noise = local_contrast(rng.integers(8, 11, (200, 200)).astype(np.uint8), 8)
+    stripes = local_contrast(np.tile(np.repeat([20, 200], 5).astype(np.uint8), (200, 20)), 8)
+    assert noise.std() < 0.3 and stripes.std() > 0.8

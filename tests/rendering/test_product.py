@@ -13,15 +13,7 @@ from anomalib_lite.rendering import product
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.layout import perfect_layout
 from anomalib_lite.rendering.photo import Camera
-from anomalib_lite.rendering.product import (
-    Conditions,
-    draw_conditions,
-    read_truth,
-    render_product,
-    render_sheet,
-    render_template,
-    write_sheets,
-)
+from anomalib_lite.rendering.product import Conditions, draw_conditions, render_product, render_template
 from anomalib_lite.rendering.raster import Pose, coverage, image_seed, to_pixels
 from anomalib_lite.rendering.surface import Wear
 from anomalib_lite.settings.data import PanelsConfig, SheetConfig
@@ -175,7 +167,7 @@ def test_bad_settings_are_named(make, message):
 
 
 def test_products_lie_where_their_corners_say_and_apart_from_each_other():
-    sheet = render_sheet(SHEET, 0)
+    sheet = product.render_sheet(SHEET, 0)
     assert sheet.image.shape == (660, 880, 3) and len(sheet.products) == 8
     covered = np.zeros((660, 880), np.uint8)
     for placed in sheet.products:
@@ -194,13 +186,13 @@ def test_products_lie_where_their_corners_say_and_apart_from_each_other():
 
 
 def test_a_panel_depends_on_its_seed_alone_and_seeds_differ_in_light():
-    again, *sheets = (render_sheet(TINY, seed).image for seed in (0, *range(6)))
+    again, *sheets = (product.render_sheet(TINY, seed).image for seed in (0, *range(6)))
     assert np.array_equal(again, sheets[0]) and not np.array_equal(sheets[0], sheets[1])
     assert max(map(np.mean, sheets)) / min(map(np.mean, sheets)) > 1.1
 
 
 def test_the_share_of_defective_products_and_their_masks():
-    good, bad = render_sheet(replace(TINY, nok_share=0), 1), render_sheet(replace(TINY, nok_share=1), 1)
+    good, bad = product.render_sheet(replace(TINY, nok_share=0), 1), product.render_sheet(replace(TINY, nok_share=1), 1)
     assert not good.mask.any() and all(p.defect is None for p in good.products)
     assert all(p.defect and p.severity is not None for p in bad.products)
     for placed in bad.products:
@@ -211,11 +203,11 @@ def test_the_share_of_defective_products_and_their_masks():
 
 def test_a_folder_of_panels_tells_where_every_product_lies(tmp_path):
     config = replace(TINY, nok_share=0.5)
-    folder = write_sheets(tmp_path / "sheets", 2, config)
-    truth = read_truth(folder / "truth.json")
+    folder = product.write_sheets(tmp_path / "sheets", 2, config)
+    truth = product.read_truth(folder / "truth.json")
     assert list(truth) == ["panels/panel_000.png", "panels/panel_001.png"]
     for number, (name, placed) in enumerate(truth.items()):
-        expected = render_sheet(config, image_seed(0, "panel", number))
+        expected = product.render_sheet(config, image_seed(0, "panel", number))
         assert np.array_equal(cv2.imread(str(folder / name))[..., ::-1], expected.image)
         for read, drawn in zip(placed, expected.products, strict=True):
             assert (read.corners == drawn.corners).all() and replace(read, corners=drawn.corners) == drawn
