@@ -178,7 +178,7 @@ class Fusion:
     how: str = choice(f"how the members' maps are fused; {AUTO}", "auto", "max", "lse", "sum", "soft")
     channels: int = setting(160, "channels kept of the finest layer, and of the other layers together", least=1)
     compare: Any = setting(None, "comparison with the template; null: none")
-    drawn: list[int] = setting([160, 500], "fewest and most synthetic defects; in between two per OK image", least=1)
+    drawn: list[int] = setting([160, 500], "fewest and most synthetic defects; in between, two per OK image", least=1)
     cache_mb: float = setting(1024, "MB for the training data of members and networks", above=0)
     seed: int = setting(II("seed"), "seed of all random draws", least=0)
 
@@ -208,7 +208,7 @@ class PatchCore:
     projection: int = setting(64, "dimensions of the random projection for choosing the coreset", least=1)
     reweight: int = setting(0, "neighbours b in the paper's reweighting of scores; 9 in the paper; 0: none", least=0)
     cosine: bool = setting(False, COSINE)
-    radius: int | None = setting(None, "search nearest patches only within so many positions; null: all", least=0)
+    radius: int | None = setting(None, "positions within which nearest patches are searched; null: all", least=0)
     density: int = setting(0, "neighbours whose mean distance is subtracted (LDKNN: 9); 0: none", least=0)
     turns: int = setting(1, TURNS, least=1)
     few: int = setting(16, FEW, least=0)
@@ -306,7 +306,7 @@ class Tiling:
     size: int = setting(512, "side of a tile in px", least=32)
     overlap: int = setting(64, "overlap of neighbouring tiles in px; a quarter at each border is unused", least=0)
     full: bool = setting(False, "also use the whole image, shrunk to one tile")
-    statistics: str = choice("of all tiles, or of each, for products at a fixed position", "shared", "own")
+    statistics: str = choice("shared by all tiles, or own: for products at a fixed position", "shared", "own")
     limit_mb: float = setting(2000, "largest memory for the tiles' own statistics in MB", above=0)
 
 

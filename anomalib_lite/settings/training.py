@@ -20,7 +20,7 @@ class Mode:
     name: str = choice("whether the golden image is used", "no_template", "template")
     colours: str | None = setting(None, "how the template's colours are matched to the OK images", choices=COLOURS)
     weights: dict[str, float] = setting({"real": 9, "generated": 1}, "loss weights by origin; only ratios matter")
-    generated: float | None = setting(None, "weight of a generated image, with 1 of a real one; null: weights", least=0)
+    generated: float | None = setting(None, "loss weight of a generated image (real: 1); null: see weights", least=0)
 
     @property
     def with_template(self) -> bool:

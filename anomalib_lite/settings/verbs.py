@@ -62,7 +62,7 @@ class Trained(Verb):
     """Options of verbs that use a finished run."""
 
     run: Any = setting(MISSING, "folder of a finished training")
-    trust: Any = setting([], "your packages whose code the run may load, as [mine, ours]; pt2: exported torch files")
+    trust: Any = setting([], "your packages whose code the run may load, as [mine, ours]; pt2 allows torch files")
 
 
 @dataclass
@@ -84,12 +84,18 @@ class Train(Detecting):
     image_size: Any = setting(256, f"{SIZE}; native: that of the images, which must agree", rule=pixels_or_native)
     experiment_name: str = setting("default", "name of a group of runs: folder below runs/, group in W&B")
     keep: str = choice("epoch to keep; best: with the lowest loss on held-out OK images", "last", "best")
-    validate: bool = setting(False, "validate with synthetic defects on half the held-out images; threshold: the rest")
+    validate: bool = setting(
+        False, "validate on half of the held-out images with synthetic defects; the rest sets the threshold"
+    )
     roi: str | None = setting(None, "mask image in the photographs' shape: only white pixels are inspected")
     ignore: str | None = setting(None, "mask image in the photographs' shape: white pixels are not inspected")
-    start_from: str | None = setting(None, "finished run: add the images of data=... and calibrate it again, untrained")
+    start_from: str | None = setting(
+        None, "folder of a finished run: add the images of data=... to it and calibrate it again, without training"
+    )
     missed: Any = setting(None, "NOK images that a run missed, as paths or patterns: lowers the threshold to flag them")
-    contamination: float = setting(0.0, "share of OK images that may be NOK, left out as the oddest", least=0, most=0.5)
+    contamination: float = setting(
+        0.0, "share of OK images that may be NOK: the images least like the others are left out", least=0, most=0.5
+    )
     trust: Any = setting([], "your packages whose code the run of start_from may load")
     force: bool = setting(False, "repeat a finished run")
 
@@ -221,7 +227,9 @@ class Compare(Verb):
     runs: Any = setting(MISSING, "run folders, folders of runs, patterns, or folders in runs/multirun; one or a list")
     output: str | None = setting(None, "output folder; null: comparison/ in the folder that contains all runs")
     metrics: list[str] | None = setting(None, "columns of runs.csv to compare; null: [image_auroc, pixel_auroc, aupro]")
-    factors: list[str] | None = setting(None, "groups, settings; null: what differs but seeds, data, paths, tracking")
-    reference: str | None = setting(None, "all are compared with this, e.g. 'augment=none tta=none'; null: all pairs")
+    factors: list[str] | None = setting(
+        None, "groups or settings to compare; null: all that differ, except seeds, data, paths and tracking"
+    )
+    reference: str | None = setting(None, "compares all with this one, e.g. 'augment=none tta=none'; null: all pairs")
     margin: float = setting(0.01, "runs whose image AUROCs surely differ by less count as equivalent", above=0)
     resamples: int = setting(5000, "number of bootstrap resamples", least=100)
