@@ -139,10 +139,8 @@ class ImageSet(Dataset[Batch]):
         with ThreadPoolExecutor() as pool:
             list(tqdm(pool.map(keep, range(len(self))), f"decode {name}", len(self), delay=2, leave=False))
         if broken:
-            listed = "\n  ".join(sorted(broken)[:20])
-            raise UserError(
-                f"{len(broken)} of {len(self)} images ({name}) cannot be used:\n  {listed}\nRepair or remove them."
-            )
+            listed = "\n  ".join(sorted(broken)[:20]) + "\nRepair or remove them."
+            raise UserError(f"{len(broken)} of {len(self)} images ({name}) cannot be used:\n  {listed}")
         masked = [(s, mask) for s, mask in zip(self.samples, masks, strict=True) if s.mask]
         inverted = [f"{s.mask}: draw defects in white, not black." for s, mask in masked if _looks_inverted(mask)]
         if 2 * len(inverted) > len(masked):
@@ -227,9 +225,7 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
                 raise UserError(f"{option}: {path} looks like a photograph; give a mask in black and white.")
             region &= _resized(mask, size, resize) == (option == "roi")
     if not region.any():
-        raise UserError(
-            "roi and ignore leave no pixel to inspect: paint white what roi includes, and what ignore excludes."
-        )
+        raise UserError("roi and ignore leave no pixel to inspect: white is what roi includes and ignore excludes.")
     return torch.from_numpy(region)[None, None]
 
 

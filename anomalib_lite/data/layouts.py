@@ -53,9 +53,8 @@ def read(
         if not (folder / layout.train).is_dir():
             categories = ", ".join(p.name for p in list_folders(base) if (p / layout.train).is_dir())
             hint = f"Categories there: {categories}" if categories else "It holds no category in this data set's layout"
-            raise UserError(
-                f"{folder.absolute()} has no folder {layout.train}. {hint}. Set data.root and data.category."
-            )
+            lack = f"{folder.absolute()} has no folder {layout.train}"
+            raise UserError(f"{lack}. {hint}. Set data.root and data.category.")
         yield from (("train", Sample(image, OK)) for image in _images(folder / layout.train))
         if layout.held_out:
             yield from (("held_out", Sample(image, OK)) for image in _images(folder / layout.held_out))
