@@ -60,6 +60,8 @@ def test_what_is_no_image_is_said_and_a_pattern_without_images_refused(tmp_path:
     touch(tmp_path, "x/1.png")
     assert found(tmp_path, "x") == ["x/1.png"] and "lost.png" in caplog.text and "notes.txt" in caplog.text
     assert expand(None, tmp_path) == []
+    with pytest.raises(UserError, match=r"The folder to watch does not exist: .*/absent\. Set images to a folder"):
+        require_folder(tmp_path / "absent", "The folder to watch", "images")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gr\xfcn.png")).touch()
     with pytest.raises(UserError, match=r"1 image names are not UTF-8, among them .*Gr\\xfcn\.png"):
         expand(".", tmp_path)
@@ -70,8 +72,3 @@ def test_output_names_keep_files_apart_and_fit_a_file_system():
     names = output_names([Path(f"d/{name}") for name in ("a.png", "a.jpg", "b/a.png", *(f"{n}.png" for n in long))])
     assert names[:3] == ["a_png", "a_jpg", "b/a"]
     assert len(set(names)) == 5 and all(len(name.encode()) <= 180 for name in names)
-
-
-def test_a_missing_folder_names_the_option_that_it_came_from(tmp_path: Path):
-    with pytest.raises(UserError, match=r"The folder to watch does not exist: .*/absent\. Set images to a folder"):
-        require_folder(tmp_path / "absent", "The folder to watch", "images")
