@@ -14,7 +14,7 @@ from tqdm import tqdm
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.sample import Origin, Sample
 from anomalib_lite.errors import UserError
-from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_losses, start_drawing
+from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_losses
 from anomalib_lite.generators.quality import measure
 from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import write_image
@@ -151,7 +151,7 @@ def generated_set(
 
 def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Path) -> None:
     """Draws and writes the images, their quality and their report. losses: file of a LossLog, which may be missing."""
-    drawing = start_drawing(order.generator, count, order.seed, ok, order.quantile)
+    drawing = Drawing(order.generator, count, order.seed, ok, order.quantile)
     drawn = list(_written(folder, drawing, count, ok))
     kept = [row for row in drawn if row["kept"]]
     if not kept:
@@ -186,7 +186,7 @@ def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> 
     kept = dropped = 0
     bar = tqdm(total=count, desc="generate", unit="image", leave=False)
     (folder / REPORT / "dropped").mkdir(parents=True, exist_ok=True)
-    for one in drawing.images:
+    for one in drawing:
         if one.kept:
             file = f"{kept:04d}.png"
             kept += 1

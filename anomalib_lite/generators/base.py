@@ -27,31 +27,23 @@ if TYPE_CHECKING:
 
 
 class Generated(NamedTuple):
-    """A generated image, uint8 (H, W, 3) RGB.
+    """A generated image."""
 
-    content: index of the OK image whose structure it should keep. origin: `generated`, or `template_generated` if its
-    look comes from the template.
-    """
-
-    image: np.ndarray
-    content: int
-    origin: Origin
+    image: np.ndarray  # uint8 (H, W, 3) RGB
+    content: int  # index of the OK image whose structure it should keep
+    origin: Origin  # `generated`, or `template_generated` if its look comes from the template
 
 
 class Generator(ABC):
-    """A generator, trained once for each data set, template and configuration.
+    """A generator, trained once for each data set, template and configuration."""
 
-    after_training: options that `fit` does not depend on; they may change without a new training.
-    """
-
-    after_training: tuple[str, ...] = ()
+    after_training: tuple[str, ...] = ()  # options that `fit` does not depend on: they need no new training
 
     @abstractmethod
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        """Trains on OK images, and writes all that `load` needs to `folder`, tensors as safetensors.
+        """Trains on OK images, or resumes a training, and writes all that `load` needs, tensors as safetensors.
 
-        Resumes an interrupted training in `folder`. The template's colours are already matched to the OK images.
-        logger: list of Lightning loggers, or None.
+        The template's colours are already matched to the OK images. logger: list of Lightning loggers, or None.
         """
 
     @abstractmethod
@@ -93,7 +85,7 @@ COMPARED_SIDE = 256  # px: larger images are reduced to this side for comparison
 
 
 class Candidate(NamedTuple):
-    """A drawn image, whether it is kept, and its edge overlap and SSIM with its content image."""
+    """A drawn image, its edge overlap and SSIM with its content image, and whether it is kept."""
 
     made: Generated
     overlap: float
@@ -101,66 +93,52 @@ class Candidate(NamedTuple):
     kept: bool
 
 
-class Drawing(NamedTuple):
-    """A stream of drawn images. guard: None if every image is kept. size: (height, width) of the comparison."""
-
-    guard: StructureGuard | None
-    size: tuple[int, int]
-    images: Iterator[Candidate]
-
-
-def start_drawing(
-    generator: Generator, count: int, seed: int, ok: Sequence[Path], quantile: float | None = None
-) -> Drawing:
+class Drawing:
     """Draws images, kept or not, until `count` are kept or `MOST_DRAWS` times as many are drawn.
 
-    Fits the structure guard at the generated images' size before it returns. ok: the images that the generator was
-    trained on. quantile: of the structure guard (see `fit_guard`); None keeps every image.
+    ok: the images that the generator was trained on. quantile: of the structure guard, see `fit_guard`, which is fitted
+    at the generated images' size; None keeps every image. size: (height, width) of the comparison.
     """
-    stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed, ok)
-    first = next(stream, None)
-    if first is None:
-        raise UserError(f"{type(generator).__name__} gives no image: correct its method `sample`.")
-    size = shrunk(first.image.shape, COMPARED_SIDE)
-    guard = None
-    if quantile is not None:
-        chosen = np.random.default_rng(seed).permutation(len(ok))[:MOST_IMAGES]
-        guard = fit_guard([resize_image(read_image(ok[i]), *size) for i in chosen], quantile, seed)
-    return Drawing(guard, size, _draw(chain([first], stream), count, guard, ok))
 
+    def __init__(
+        self, generator: Generator, count: int, seed: int, ok: Sequence[Path], quantile: float | None = None
+    ) -> None:
+        stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed, ok)
+        first = next(stream, None)
+        if first is None:
+            raise UserError(f"{type(generator).__name__} gives no image: correct its method `sample`.")
+        self.count, self.ok, self.stream = count, ok, chain([first], stream)
+        self.size = shrunk(first.image.shape, COMPARED_SIDE)
+        self.guard: StructureGuard | None = None
+        if quantile is not None:
+            chosen = np.random.default_rng(seed).permutation(len(ok))[:MOST_IMAGES]
+            self.guard = fit_guard([resize_image(read_image(ok[i]), *self.size) for i in chosen], quantile, seed)
 
-def _draw(
-    stream: Iterator[Generated], count: int, guard: StructureGuard | None, ok: Sequence[Path]
-) -> Iterator[Candidate]:
-    content_at = lru_cache(maxsize=64)(lambda index, size: resize_image(read_image(ok[index]), *size))
-    kept = 0
-    for made in stream:
-        if not 0 <= made.content < len(ok):
-            raise ValueError(f"a generated image names OK image {made.content} as its content, of {len(ok)}")
-        size = shrunk(made.image.shape, COMPARED_SIDE)
-        image, content = resize_image(made.image, *size), content_at(made.content, size)
-        overlap = edge_overlap(image, content)
-        keep = guard is None or guard.keeps(overlap)
-        yield Candidate(made, overlap, luminance_ssim(image, content), keep)
-        kept += keep
-        if kept == count:
-            return
+    def __iter__(self) -> Iterator[Candidate]:
+        content_at = lru_cache(maxsize=64)(lambda index, size: resize_image(read_image(self.ok[index]), *size))
+        kept = 0
+        for made in self.stream:
+            if not 0 <= made.content < len(self.ok):
+                raise ValueError(f"a generated image names OK image {made.content} as its content, of {len(self.ok)}")
+            size = shrunk(made.image.shape, COMPARED_SIDE)
+            image, content = resize_image(made.image, *size), content_at(made.content, size)
+            overlap = edge_overlap(image, content)
+            keep = self.guard is None or self.guard.keeps(overlap)
+            yield Candidate(made, overlap, luminance_ssim(image, content), keep)
+            kept += keep
+            if kept == self.count:
+                return
 
 
 class LossLog(Logger):
     """A Lightning logger that appends to `path`, so that a resumed training continues the same file."""
 
+    name = "losses"
+    version = ""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-
-    @property
-    def name(self) -> str:
-        return "losses"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Does nothing: the configuration holds the hyperparameters."""
@@ -174,14 +152,12 @@ class LossLog(Logger):
 
 def read_losses(path: Path) -> "pd.DataFrame":
     """Reads losses as columns step, name and value, in order; skips a line left incomplete by a crash."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        step = values.pop("step")
-        rows += [(step, name, value) for name, value in values.items() if value is not None]
     import pandas as pd  # takes 0.2 s and 90 MB
 
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            values = json.loads(line)
+            step = values.pop("step")
+            rows += [(step, name, value) for name, value in values.items() if value is not None]
     return pd.DataFrame(rows, columns=["step", "name", "value"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,57 +25,46 @@ PAIRS = 200  # pairs of real images whose structure is compared
 def measure(
     real: Sequence[Path], generated: Sequence[Path], size: tuple[int, int], structure: dict[str, list[float]], seed: int
 ) -> dict[str, Any]:
-    """Returns JSON-ready measures: frechet, kernel, diversity, edge_overlap and ssim.
+    """Returns JSON-ready measures: frechet, kernel, diversity, edge_overlap and ssim; or None, and why in `missing`.
 
-    What cannot be measured is None, with the reason in `missing`. Distances are relative to the mean square of the real
-    images' features. size: (height, width) to which all images are resized. structure: edge_overlap and ssim of the
-    generated images with their content images.
+    Distances are relative to the mean square of the real images' features. size: (height, width) to which all images
+    are resized. structure: edge_overlap and ssim of the generated images with their content images.
     """
     rng = np.random.default_rng(seed)
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
     net = bundled_backbone()
-    real_features, generated_features = [
+    (real_pooled, real_apart), (pooled, apart) = [
         extract_features(tqdm(read_all(paths, size), f"measure {kind} images", len(paths), leave=False), net)
         for kind, paths in (("real", real), ("generated", generated))
     ]
-    report: dict[str, Any] = {"n_real": len(real), "n_generated": len(generated), "size": list(size), "missing": {}}
-    report |= _distances(real_features, generated_features, rng, report["missing"])
-    for name, features in (("generated", generated_features), ("real", real_features)):
-        distances = features.distances
-        report.setdefault("diversity", {})[name] = float(distances.mean()) if len(distances) else None
+    missing: dict[str, str] = {}
+    report: dict[str, Any] = {"n_real": len(real), "n_generated": len(generated), "size": list(size)}
+    report |= {"missing": missing, **_distances(real_pooled, pooled, rng, missing), "diversity": {}}
+    for name, distances in (("generated", apart), ("real", real_apart)):
+        report["diversity"][name] = float(distances.mean()) if len(distances) else None
         if not len(distances):
-            report["missing"][f"diversity.{name}"] = f"there is only one {name} image"
-    return report | _structure(real, size, structure, rng, report["missing"])
+            missing[f"diversity.{name}"] = f"there is only one {name} image"
+    return report | _structure(real, size, structure, rng, missing)
 
 
 def _distances(
-    real: ImageFeatures, generated: ImageFeatures, rng: np.random.Generator, missing: dict[str, str]
+    real: np.ndarray, generated: np.ndarray, rng: np.random.Generator, missing: dict[str, str]
 ) -> dict[str, Any]:
-    scale = np.sqrt(np.mean(real.pooled**2))  # one factor for all channels, as the kernel has no scale of its own
-    a, b = generated.pooled / scale, real.pooled / scale
-    result: dict[str, Any] = {"frechet": None, "kernel": None}
+    scale = np.sqrt(np.mean(real**2))  # one factor for all channels, as the kernel has no scale of its own
+    a, b = generated / scale, real / scale
     if min(len(a), len(b)) < 4:
         reason = f"needs four images per set; there are {len(b)} real and {len(a)} generated ones"
         missing |= {"frechet": reason, "kernel": reason}
-        return result
-    n, of_generated, baseline = frechet_at_equal_sizes(a, b, rng)
-    result["frechet"] = {
-        "all": frechet_distance(a, b),
-        "images_each": n,
-        "generated": of_generated.value,
-        "generated_sd": of_generated.error,
-        "real": baseline.value,
-        "real_sd": baseline.error,
-    }
-    distance = kernel_distance(a, b, rng)
-    result["kernel"] = {"generated": distance.value, "generated_se": distance.error, "real": None, "real_se": None}
+        return {"frechet": None, "kernel": None}
+    frechet = {"all": frechet_distance(a, b), **frechet_at_equal_sizes(a, b, rng)}
+    value, error = kernel_distance(a, b, rng)
+    kernel: dict[str, float | None] = {"generated": value, "generated_se": error, "real": None, "real_se": None}
     if len(b) < 8:
         missing["kernel.real"] = f"the baseline needs eight real images, but there are {len(b)}"
-        return result
-    order = rng.permutation(len(b))
-    halves = kernel_distance(b[order[: len(b) // 2]], b[order[len(b) // 2 :]], rng)
-    result["kernel"] |= {"real": halves.value, "real_se": halves.error}
-    return result
+    else:
+        order = rng.permutation(len(b))
+        kernel["real"], kernel["real_se"] = kernel_distance(b[order[: len(b) // 2]], b[order[len(b) // 2 :]], rng)
+    return {"frechet": frechet, "kernel": kernel}
 
 
 def _structure(
@@ -85,22 +74,19 @@ def _structure(
     rng: np.random.Generator,
     missing: dict[str, str],
 ) -> dict[str, Any]:
-    pairs = _pairs(len(real), rng)
-    baseline: dict[str, list[float]] = {"edge_overlap": [], "ssim": []}
-    for i, j in pairs:
-        one, other = read_all([real[i], real[j]], size)
-        baseline["edge_overlap"].append(edge_overlap(one, other))
-        baseline["ssim"].append(luminance_ssim(one, other))
-    if not pairs:
+    pairs = (tuple(read_all([real[i], real[j]], size)) for i, j in _pairs(len(real), rng))
+    baseline = [(edge_overlap(*pair), luminance_ssim(*pair)) for pair in pairs]
+    if not baseline:
         missing["real_pairs"] = "there is only one real image"
+    columns = zip(*baseline, strict=True) if baseline else ((), ())
     return {
         name: {
-            "generated": float(np.mean(values)),
-            "generated_low": float(np.quantile(values, 0.05)),
-            "real_pairs": float(np.mean(baseline[name])) if pairs else None,
-            "real_pairs_low": float(np.quantile(baseline[name], 0.05)) if pairs else None,
+            "generated": float(np.mean(measured[name])),
+            "generated_low": float(np.quantile(measured[name], 0.05)),
+            "real_pairs": float(np.mean(of_pairs)) if of_pairs else None,
+            "real_pairs_low": float(np.quantile(of_pairs, 0.05)) if of_pairs else None,
         }
-        for name, values in measured.items()
+        for name, of_pairs in zip(("edge_overlap", "ssim"), columns, strict=True)
     }
 
 
@@ -119,11 +105,6 @@ HALVES = 50  # random halves per standard error
 CHOICES = 10  # random subsets per Frechet distance
 
 
-class Estimate(NamedTuple):
-    value: float
-    error: float
-
-
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Computes the squared Frechet distance of Gaussians fitted to features a, b: (n, C) with at least two rows each.
 
@@ -138,8 +119,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(max(0.0, shift + np.sum(centred[0] ** 2) + np.sum(centred[1] ** 2) - 2 * shared))
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """Computes the unbiased squared maximum mean discrepancy of features a, b: (n, C) with at least four rows each.
+def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Computes the unbiased squared maximum mean discrepancy of features a, b, (n, C) with n >= 4, and its error.
 
     The kernel is (x . y / C + 1)^3. For equal distributions the mean is 0 at any number of images, so values may be
     negative. The standard error is the spread over random halves of both sets (the delete-half jackknife of Shao and
@@ -156,16 +137,14 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> E
     for _ in range(HALVES):
         i, j = (rng.permutation(len(x))[: len(x) // 2] for x in (a, b))
         halves.append(between(aa[np.ix_(i, i)]) + between(bb[np.ix_(j, j)]) - 2 * ab[np.ix_(i, j)].mean())
-    return Estimate(float(between(aa) + between(bb) - 2 * ab.mean()), float(np.std(halves)))
+    return float(between(aa) + between(bb) - 2 * ab.mean()), float(np.std(halves))
 
 
-def frechet_at_equal_sizes(
-    generated: np.ndarray, real: np.ndarray, rng: np.random.Generator
-) -> tuple[int, Estimate, Estimate]:
+def frechet_at_equal_sizes(generated: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
     """Computes the Frechet distance of generated from real images and, as its baseline, between real images.
 
-    All sets have the same size. Needs four real and two generated images. Returns the size of the sets, and the mean
-    and standard deviation of both distances over random subsets.
+    All sets have the same size, `images_each`. Needs four real and two generated images. Returns the mean and the
+    standard deviation (`_sd`) of both distances over random subsets.
     """
     size = min(len(real) // 2, len(generated))
     to_real, baseline = [], []
@@ -174,26 +153,14 @@ def frechet_at_equal_sizes(
         half, other = real[order[:size]], real[order[size : 2 * size]]
         to_real.append(frechet_distance(generated[rng.permutation(len(generated))[:size]], half))
         baseline.append(frechet_distance(half, other))
-    of_generated, of_real = (Estimate(float(np.mean(v)), float(np.std(v))) for v in (to_real, baseline))
-    return size, of_generated, of_real
+    result: dict[str, float] = {"images_each": size}
+    for name, distances in (("generated", to_real), ("real", baseline)):
+        result |= {name: float(np.mean(distances)), f"{name}_sd": float(np.std(distances))}
+    return result
 
 
 BATCH = 8
 COMPARED = 64  # images whose pairwise distances are computed
-
-
-class ImageFeatures(NamedTuple):
-    """Features of a set of images.
-
-    Attributes:
-        pooled: (n, C) float64, the last layer averaged over the image.
-        distances: Perceptual distances of all pairs of the first `COMPARED` images: squared distances of unit feature
-            vectors, averaged over positions and layers, 0 for equal images and at most 4. This is LPIPS (Zhang et al.,
-            CVPR 2018) without its learned channel weights.
-    """
-
-    pooled: np.ndarray
-    distances: np.ndarray
 
 
 @cache
@@ -204,11 +171,14 @@ def bundled_backbone() -> Backbone:
 
 
 @torch.no_grad()
-def extract_features(images: Iterable[np.ndarray], net: Backbone) -> ImageFeatures:
-    """Extracts the features of images, uint8 (H, W, 3), all of one size."""
-    pooled: list[Tensor] = []
-    directions: list[Tensor] = []
-    remaining = iter(images)
+def extract_features(images: Iterable[np.ndarray], net: Backbone) -> tuple[np.ndarray, np.ndarray]:
+    """Extracts the features of images, uint8 (H, W, 3), all of one size: pooled features and perceptual distances.
+
+    The first are (n, C) float64, the last layer averaged over the image. The second are of all pairs of the first
+    `COMPARED` images: squared distances of unit feature vectors, averaged over positions and layers, 0 for equal images
+    and at most 4. This is LPIPS (Zhang et al., CVPR 2018) without its learned channel weights.
+    """
+    pooled, directions, remaining = list[Tensor](), list[Tensor](), iter(images)
     while batch := list(islice(remaining, BATCH)):
         features = net(to_float(np.stack(batch)))
         pooled.append(features[-1].double().mean(dim=(2, 3)))
@@ -218,7 +188,7 @@ def extract_features(images: Iterable[np.ndarray], net: Backbone) -> ImageFeatur
             parts = [u.flatten(1) / (u.shape[2] * u.shape[3] * len(units)) ** 0.5 for u in units]
             directions.append(torch.cat(parts, dim=1))
     distances = torch.pdist(torch.cat(directions)[:COMPARED]).square()
-    return ImageFeatures(torch.cat(pooled).numpy(), distances.double().numpy())
+    return torch.cat(pooled).numpy(), distances.double().numpy()
 
 
 def read_all(paths: Sequence[Path], size: tuple[int, int]) -> Iterable[np.ndarray]:

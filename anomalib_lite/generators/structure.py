@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
-
-from anomalib_lite.errors import UserError
 
 TOLERANCE = 2  # px, largest distance of matching edges
 SMOOTHING = 1.4  # px, sigma of the blur before the gradient, which suppresses camera noise
@@ -21,12 +20,10 @@ def edge_overlap(a: np.ndarray, b: np.ndarray) -> float:
 
     An edge pixel matches if the other image has one nearby with the same direction, within 45 degrees; without the
     direction, most pixels would match by chance where edges are dense. Two images without edges give 1, an image with
-    edges and one without give 0. a, b: uint8 (H, W, 3) or (H, W) of one size, else raises ValueError.
+    edges and one without give 0. a, b: uint8 (H, W, 3) or (H, W) of one size.
     Source: Canny, PAMI 1986; matching after the boundary measure of Martin et al., PAMI 2004, but by distance and
     direction instead of an assignment.
     """
-    if a.shape[:2] != b.shape[:2]:
-        raise ValueError(f"edges of images of different sizes: {a.shape[:2]} and {b.shape[:2]}")
     return overlap_of(edges(a), edges(b))
 
 
@@ -45,12 +42,9 @@ def edges(image: np.ndarray) -> np.ndarray:
     gradient, as edges between colours of equal lightness do not show in grey.
     """
     smooth = cv2.GaussianBlur(image, (0, 0), SMOOTHING).reshape(*image.shape[:2], -1).astype(np.float32)
-    x, y = (  # grey levels per px; OpenCV drops the axis of a single channel
-        cv2.Sobel(smooth, cv2.CV_32F, dx, 1 - dx, ksize=3, scale=0.125, borderType=cv2.BORDER_REPLICATE).reshape(
-            smooth.shape
-        )
-        for dx in (1, 0)
-    )
+    options: Any = {"ksize": 3, "scale": 0.125, "borderType": cv2.BORDER_REPLICATE}  # gives grey levels per px
+    # OpenCV drops the axis of a single channel
+    x, y = (cv2.Sobel(smooth, cv2.CV_32F, dx, 1 - dx, **options).reshape(smooth.shape) for dx in (1, 0))
     steepest = np.argmax(x**2 + y**2, axis=2)[..., None]
     x, y = (np.take_along_axis(slope, steepest, 2)[..., 0] for slope in (x, y))
     high = float(np.quantile(np.hypot(x, y), 0.99))
@@ -69,20 +63,19 @@ def luminance_ssim(a: np.ndarray, b: np.ndarray) -> float:
     a, b: uint8 (H, W, 3) of one size, at least 11 px per side, else raises ValueError.
     """
     grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (a, b))
-    return float(
-        structural_similarity(*grey, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
-    )
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    return float(structural_similarity(*grey, **options))
 
 
 def _matched(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the share of edge pixels in `a` that match one in `b`."""
     y, x = np.mgrid[-TOLERANCE : TOLERANCE + 1, -TOLERANCE : TOLERANCE + 1]
     disc = (x**2 + y**2 <= TOLERANCE**2).astype(np.uint8)
-    matched: int | np.integer = 0
+    matched = 0
     for direction in range(1, DIRECTIONS + 1):
         similar = [(direction - 1 + turn) % DIRECTIONS + 1 for turn in (-1, 0, 1)]
         near = cv2.dilate(np.isin(b, similar).astype(np.uint8), disc)
-        matched += np.count_nonzero(near[a == direction])
+        matched += int(np.count_nonzero(near[a == direction]))
     return float(matched / np.count_nonzero(a))
 
 
@@ -98,29 +91,21 @@ class StructureGuard:
 
     The threshold comes from real OK images alone: each is compared with simulated photographs of the same product, with
     other colours and light, slightly moved and out of focus. All but a small share of these copies pass.
-
-    Attributes:
-        threshold: Edge overlap below which an image is rejected.
-        quantile: Share of the copies below the threshold.
-        caught: Share of real images with swapped parts that are rejected; near 0, the product has too little structure
-            for the guard.
     """
 
-    threshold: float
-    quantile: float
-    caught: float
+    threshold: float  # edge overlap below which an image is rejected
+    quantile: float  # share of the copies below the threshold
+    caught: float  # rejected share of real images with swapped parts; near 0: too little structure for the guard
 
     def keeps(self, overlap: float) -> bool:
         return bool(overlap >= self.threshold)
 
 
 def fit_guard(images: Sequence[np.ndarray], quantile: float, seed: int) -> StructureGuard:
-    """Fits the guard to real OK images.
+    """Fits the guard to real OK images, uint8 (H, W, 3), of the generated images' size.
 
-    images: uint8 (H, W, 3), of the generated images' size. quantile: share of intact images that may be rejected.
+    quantile: share of intact images that may be rejected.
     """
-    if not images:
-        raise UserError("The structure guard needs real OK images to learn from, but there are none: add some.")
     rng = np.random.default_rng(seed)
     images = [images[i] for i in rng.permutation(len(images))[:MOST_IMAGES]]
     repeats = -(-COPIES // len(images))
@@ -137,9 +122,8 @@ def rephotographed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Simulates another photograph of the product: other light and colours, slightly moved, blurred and noisy."""
     height, width = image.shape[:2]
     side = max(height, width)
-    matrix = cv2.getRotationMatrix2D(
-        ((width - 1) / 2, (height - 1) / 2), rng.uniform(-TURN, TURN), 1 + rng.uniform(-SCALE, SCALE)
-    )
+    centre = (width - 1) / 2, (height - 1) / 2
+    matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-TURN, TURN), 1 + rng.uniform(-SCALE, SCALE))
     matrix[:, 2] += rng.uniform(-SHIFT, SHIFT, 2) * side
     moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     blurred = cv2.GaussianBlur(moved, (0, 0), max(0.05, rng.uniform(0, BLUR) * side))

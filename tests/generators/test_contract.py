@@ -1,19 +1,32 @@
-"""Every generator as its configuration makes it keeps the contract of a generator."""
+"""Every generator keeps the contract, and is by default what Python builds, with preset=paper what the authors did."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from anomalib_lite.generators.base import Generated, Generator
+from anomalib_lite.generators.histaugan import HistAuGAN
+from anomalib_lite.generators.singan import SinGAN
+from anomalib_lite.generators.singan.pyramid import channels, pyramid_sizes
 from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings import conf_dir
-from tests.generators.test_config import build
 from tests.made import write_image
 
+DRAWING = ("count", "seed", "structure_guard")
 GENERATORS = sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml") if path.stem != "none")
+
+
+def build(name: str, *overrides: str, verb: str = "generate") -> Any:
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        settings = OmegaConf.to_container(compose(verb, [f"generator={name}", *overrides]).generator, resolve=True)
+    return instantiate({key: value for key, value in settings.items() if key not in DRAWING})
 
 
 def made_by(name: str) -> Generator:
@@ -30,52 +43,73 @@ def write_pictures(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def pictures(tmp_path_factory) -> list[Path]:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module", params=[(name, golden) for name in GENERATORS for golden in (False, True)], ids=str)
-def fitted(
-    request: Any, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, bool, Generator, Path]:
+def fitted(request, pictures, tmp_path_factory) -> tuple[str, bool, Generator, Path]:
     name, golden = request.param
-    folder = tmp_path_factory.mktemp("fitted")
-    generator = made_by(name)
+    folder, generator = tmp_path_factory.mktemp("fitted"), made_by(name)
     generator.fit(pictures[1:], pictures[0] if golden else None, folder, 0)
     return name, golden, generator, folder
 
 
-def test_what_fit_left_gives_the_same_samples_of_images_that_were_moved(
-    fitted: Any, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_what_fit_left_gives_the_same_samples_of_images_that_were_moved(fitted, pictures, tmp_path):
     name, _, generator, folder = fitted
-    elsewhere, ok = Path(shutil.copytree(folder, tmp_path / "elsewhere")), tmp_path / "ok"
-    ok.mkdir()
-    moved = [Path(shutil.copy(path, ok)) for path in pictures[1:]]
+    (tmp_path / "ok").mkdir()
+    moved = [Path(shutil.copy(path, tmp_path / "ok")) for path in pictures[1:]]
     again = made_by(name)
-    again.load(elsewhere)
-    for ours, theirs in zip(generator.sample(4, 1, pictures[1:]), again.sample(4, 1, moved), strict=True):
-        assert alike(ours, theirs)
+    again.load(Path(shutil.copytree(folder, tmp_path / "elsewhere")))
+    ours, theirs = generator.sample(4, 1, pictures[1:]), again.sample(4, 1, moved)
+    assert all(alike(*pair) for pair in zip(ours, theirs, strict=True))
 
 
-def test_the_first_samples_are_those_of_fewer_and_the_seed_decides(fitted: Any, pictures: list[Path]) -> None:
-    generator = fitted[2]
-    six, two, other = (list(generator.sample(n, seed, pictures[1:])) for n, seed in ((6, 1), (2, 1), (2, 2)))
-    assert len(six) == 6 and all(alike(*pair) for pair in zip(six, two, strict=False))
-    assert not all(alike(*pair) for pair in zip(two, other, strict=True))
+def test_the_first_samples_are_those_of_fewer_and_the_seed_decides(fitted, pictures):
+    six, two, other = (list(fitted[2].sample(n, seed, pictures[1:])) for n, seed in ((6, 1), (2, 1), (2, 2)))
+    assert len(six) == 6 and all(map(alike, six, two)) and not all(map(alike, two, other))
 
 
-def test_samples_are_pictures_that_say_where_they_come_from(fitted: Any, pictures: list[Path]) -> None:
-    _, golden, generator, _ = fitted
-    origins = set()
-    for one in generator.sample(12, 0, pictures[1:]):
-        assert one.image.dtype == np.uint8 and one.image.ndim == 3 and one.image.shape[2] == 3
-        assert 0 <= one.content < 5
-        origins.add(one.origin)
-    assert origins <= ({"generated", "template_generated"} if golden else {"generated"})
+def test_samples_are_pictures_that_say_where_they_come_from(fitted, pictures):
+    made = list(fitted[2].sample(12, 0, pictures[1:]))
+    assert all(one.image.dtype == np.uint8 and one.image.shape[2:] == (3,) and 0 <= one.content < 5 for one in made)
+    assert {one.origin for one in made} <= ({"generated", "template_generated"} if fitted[1] else {"generated"})
 
 
-def test_training_leaves_no_pickle_and_no_image_changed(pictures: list[Path], tmp_path: Path, fitted: Any) -> None:
-    again = write_pictures(tmp_path)
-    assert [content_hash(path) for path in pictures] == [content_hash(path) for path in again]
+def test_training_leaves_no_pickle_and_no_image_changed(fitted, pictures, tmp_path):
+    assert list(map(content_hash, pictures)) == list(map(content_hash, write_pictures(tmp_path)))
     assert {path.suffix for path in fitted[3].rglob("*") if path.is_file()} <= {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("histaugan", HistAuGAN), ("singan", SinGAN)])
+def test_the_configuration_and_python_name_one_method(name, kind):
+    assert vars(build(name)) == vars(kind())
+
+
+def values(settings: Any) -> list[Any]:
+    return list(asdict(settings).values())[1:]  # less the name of the class
+
+
+@pytest.mark.parametrize("verb", ["generate", "train"])
+def test_the_papers_presets_are_the_official_codes(verb):
+    gan = build("histaugan", "preset=paper", verb=verb)
+    assert (gan.size, gan.crop, gan.flip) == ((256, 256), (216, 216), True)
+    assert values(gan.architecture) == [64, 8, 4, 3, 64, 6, 0.02]
+    assert values(gan.losses) == [1, 1, 5, 1, 10, 10, 0.01, 0.01, 10]
+    assert values(gan.schedule) == [1200, 600, 2, 1e-4, 1.0, 0.4, 1e-4, 10]
+    assert (gan.finetuning.epochs, gan.finetuning.discriminator_rate, gan.finetuning.content_rate) == (100, 1.0, 0.4)
+    assert (gan.template_probability, gan.sampling) == (0.1, "random")
+
+    singan = build("singan", "preset=paper", verb=verb)
+    shape = singan.shape
+    assert values(singan.schedule) == [2000, 3, 3, 5e-4, 0.5, 0.8, 0.1, 10.0]
+    assert values(shape) == [250, 25, 0.75, 32, 128, 0.1]
+    scales = range(len(pyramid_sizes(256, 256, shape.factor, shape.max_size, shape.min_size)))
+    assert [channels(n, shape.width, shape.max_width) for n in scales] == [32] * 4 + [64] * 4 + [128] * 2
+
+
+def test_options_reach_the_gan_and_what_changes_the_sampling_alone_needs_no_new_training():
+    gan = build("histaugan", "preset=smoke", "generator.size=[64,96]", "trainer.precision=bf16-mixed")
+    assert (gan.size, gan.schedule.epochs, gan.precision) == ((64, 96), 1, "bf16-mixed")
+    assert set(SinGAN.after_training) == {"start_scale", "stretch"}
+    assert set(HistAuGAN.after_training) == {"sampling", "template_share"}

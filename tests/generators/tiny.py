@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,18 +23,10 @@ class Recolour(Generator):
 
     after_training = ("strength", "damage")
 
-    def __init__(
-        self,
-        strength: float = 0.2,
-        damage: int = 0,
-        patience: float = 0.0,
-        fail_at: int | None = None,
-        look: int = 0,
-        start_from: str | None = None,
-    ) -> None:
+    def __init__(self, strength=0.2, damage=0, patience=0.0, fail_at=None, look=0, start_from=None) -> None:
         self.strength, self.damage, self.patience, self.fail_at, self.look = strength, damage, patience, fail_at, look
 
-    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+    def fit(self, ok, template, folder, seed, logger=None) -> None:
         if record := os.environ.get(TRAININGS):
             with open(record, "a") as stream:
                 stream.write(f"{os.getpid()} {len(ok)} {template.name if template else '-'} {seed}\n")
@@ -78,7 +69,7 @@ class Stranger(Recolour):
 
 
 class Refusing(Recolour):
-    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+    def fit(self, ok, template, folder, seed, logger=None) -> None:
         raise UserError("not with these images")
 
 
@@ -89,9 +80,9 @@ def recoloured(image: np.ndarray, rng: np.random.Generator, strength: float = 0.
 
 def shuffled(image: np.ndarray, rng: np.random.Generator, n: int = 4) -> np.ndarray:
     """n x n parts in another order."""
-    side = [size // n for size in image.shape[:2]]
-    parts = [
-        image[i * side[0] : (i + 1) * side[0], j * side[1] : (j + 1) * side[1]] for i in range(n) for j in range(n)
-    ]
-    order = rng.permutation(n * n)
-    return np.vstack([np.hstack([parts[order[i * n + j]] for j in range(n)]) for i in range(n)])
+    height, width = (size // n for size in image.shape[:2])
+    parts = (
+        image[: n * height, : n * width].reshape(n, height, n, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    )
+    shuffled = parts[rng.permutation(n * n)].reshape(n, n, height, width, 3)
+    return shuffled.swapaxes(1, 2).reshape(n * height, n * width, 3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image, resize_image
-from anomalib_lite.data.images import ImageSet, to_float
+from anomalib_lite.data.images import ImageSet, to_float, to_pixels
 from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator, Progress, device_for
@@ -29,56 +30,41 @@ from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.checkpoints import WholeCheckpoints, resumable
 from anomalib_lite.settings.training import Architecture, GANSchedule, LossWeights, finetuning_schedule
 
-Sampling = Literal["random", "statistics", "encoded"]
 DESCRIPTION, WEIGHTS, CHECKPOINTS = "histaugan.json", "histaugan.safetensors", "checkpoints"
-Size = int | Sequence[int]
+Pair = tuple[int, int]
 
 
+@dataclass(eq=False)
 class HistAuGAN(Generator):
     """Draws images with the content of an OK image and other colours and light.
 
     Wagner et al., "Structure-Preserving Multi-Domain Stain Color Augmentation Using Style-Transfer with Disentangled
     Representations", MICCAI 2021. The OK images are one domain; the template, if there is one, is the second.
 
-    Args:
-        size, crop: Sizes in px, one number or (height, width), of the images and of the training crops.
-        template_probability: Probability of drawing the template in training.
-        template_share: Share of the template's domain in the samples.
-        sampling: Source of the attributes: `random` (N(0, I)), `statistics` of the domain, or `encoded` images.
-        finetune: First train a GAN of one domain on the OK images, or take the one in `start_from`; then fine-tune it
-            on flipped and recoloured crops of the template as `finetuning` says.
-        accelerator, precision: As for Lightning's Trainer.
+    The options are those of `settings.training.HistAuGAN`. `finetune` first trains a GAN of one domain on the OK
+    images, or takes that of `start_from`, and then fine-tunes it on flipped and recoloured crops of the template.
     """
 
     after_training = ("sampling", "template_share")
 
-    def __init__(
-        self,
-        size: Size = 128,
-        crop: Size = 96,
-        architecture: Architecture | None = None,
-        losses: LossWeights | None = None,
-        schedule: GANSchedule | None = None,
-        flip: bool = True,
-        template_probability: float = 0.1,
-        template_share: float = 0.5,
-        sampling: Sampling = "statistics",
-        finetune: Literal["standard", "blockwise"] | None = None,
-        finetuning: GANSchedule | None = None,
-        start_from: str | Path | None = None,
-        accelerator: str = "cpu",
-        precision: str = "32-true",
-    ) -> None:
-        self.size, self.crop = _pair(size), _pair(crop)
-        self.architecture, self.losses = architecture or Architecture(), losses or LossWeights()
-        self.accelerator, self.precision = accelerator, precision
-        self.schedule, self.finetuning = schedule or GANSchedule(), finetuning or finetuning_schedule()
-        self.flip, self.template_probability, self.template_share = flip, template_probability, template_share
-        self.sampling, self.finetune, self.start_from = sampling, finetune, start_from
-        self._check()
-        self.networks: Networks | None = None
+    size: Any = 128  # of the images in px: one number, or (height, width)
+    crop: Any = 96  # of the training crops
+    architecture: Architecture = field(default_factory=Architecture)
+    losses: LossWeights = field(default_factory=LossWeights)
+    schedule: GANSchedule = field(default_factory=GANSchedule)
+    flip: bool = True
+    template_probability: float = 0.1
+    template_share: float = 0.5
+    sampling: Literal["random", "statistics", "encoded"] = "statistics"
+    finetune: Literal["standard", "blockwise"] | None = None
+    finetuning: GANSchedule = field(default_factory=finetuning_schedule)
+    start_from: str | Path | None = None
+    accelerator: str = "cpu"
+    precision: str = "32-true"
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
+        self.size, self.crop = _pair(self.size), _pair(self.crop)
+        self.networks: Networks | None = None
         if any(c % STRIDE or not 32 <= c <= s for c, s in zip(self.crop, self.size, strict=True)):
             raise UserError(
                 f"HistAuGAN's crop must be a multiple of {STRIDE}, at least 32 px, and fit in the images: "
@@ -88,27 +74,24 @@ class HistAuGAN(Generator):
             raise UserError("HistAuGAN combines the images of a batch with each other: set its batch to 2 or more.")
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
-        if not ok:
-            raise UserError("HistAuGAN learns from OK images, but there are none: add some.")
         if self.finetune and template is None:
             raise UserError("Fine-tuning HistAuGAN needs a template: name one, or set finetune to null.")
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / DESCRIPTION).is_file():
             if self.finetune and template is not None:
-                self._fit_finetuned(ok, template, folder, seed, logger)
+                self._finetune(ok, template, folder, seed, logger)
             else:
                 self._fit(ok, template, folder, seed, logger)
         self.load(folder)
 
     def _fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any) -> None:
-        images = Images(ok, template, self.size, self.crop, self.flip, self.template_probability)
+        images = Images([ok] if template is None else [ok, [template]], self.size, self.crop, self.flip)
         networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
         self._train(module, images, len(ok), folder, logger)
-        origins = ["generated", "template_generated"][: networks.domains]
-        finish(networks, images, folder, seed, {"size": list(self.size), "origins": origins})
+        finish(networks, images, folder, seed, ["generated", "template_generated"][: networks.domains])
 
-    def _fit_finetuned(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
+    def _finetune(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
         base = Path(self.start_from) if self.start_from else folder / "base"
         if not self.start_from and not (base / DESCRIPTION).is_file():
             base.mkdir(exist_ok=True)
@@ -119,12 +102,11 @@ class HistAuGAN(Generator):
                 f"Fine-tuning needs a GAN of one domain, but that in {base} has {networks.domains}: set start_from to "
                 "one that was trained without a template."
             )
-        images = Images([template], None, _pair(notes["size"]), networks.crop, self.flip, jitter=True)
-        networks.train().requires_grad_(True)
-        module = HistAuGANModule(networks, self.losses, self.finetuning, seed)
+        images = Images([[template]], _pair(notes["size"]), networks.crop, self.flip, jitter=True)
+        module = HistAuGANModule(networks.train().requires_grad_(True), self.losses, self.finetuning, seed)
         thaw = [Thaw(networks, self.finetuning.epochs)] if self.finetune == "blockwise" else []
         self._train(module, images, len(ok), folder, logger, thaw)
-        finish(networks, images, folder, seed, {"size": list(images.size), "origins": ["template_generated"]})
+        finish(networks, images, folder, seed, ["template_generated"])
 
     def _train(
         self, module: HistAuGANModule, images: Images, length: int, folder: Path, logger: Any, thaw: Sequence[Thaw] = ()
@@ -143,14 +125,14 @@ class HistAuGAN(Generator):
             log_every_n_steps=1, enable_model_summary=False, use_distributed_sampler=False,
             plugins=[WholeCheckpoints()],
         )  # fmt: skip
-        batches = DataLoader(images, schedule.batch, sampler=Draws(images, length, schedule.batch, module.seed))
+        draws = Draws(images, length, schedule.batch, module.seed, self.template_probability)
+        batches = DataLoader(images, schedule.batch, sampler=draws)
         trainer.fit(module, batches, ckpt_path=resumable(last.parent), weights_only=True)
 
     def load(self, folder: Path) -> None:
         self.networks, self._encoded, notes = read(folder)
         self.networks.to(device_for(self.accelerator))
-        self._size = tuple(notes["size"])
-        self._origins = notes["origins"]
+        self._size, self._origins = _pair(notes["size"]), notes["origins"]
 
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         """Uses the OK images' contents in shuffled order; image i depends only on the seed and i."""
@@ -158,8 +140,7 @@ class HistAuGAN(Generator):
         for index in range(n):
             rng = np.random.default_rng([seed, index])
             pass_, position = divmod(index, len(ok))
-            order = np.random.default_rng([seed, pass_, 0]).permutation(len(ok))
-            content = int(order[position])
+            content = int(np.random.default_rng([seed, pass_, 0]).permutation(len(ok))[position])
             domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
             image = self.translate(read_image(ok[content]), self._attribute(networks, domain, rng), domain)
             yield Generated(image, content, self._origins[domain])
@@ -169,7 +150,7 @@ class HistAuGAN(Generator):
         networks = self._trained()
         batch = to_float(resize_image(image, *self._size)[None]).to(networks.attribute_mean.device)
         made = networks.translate(batch, z[None].to(batch.device), torch.tensor([domain], device=batch.device))
-        return (made[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+        return to_pixels(made.clamp(0, 1).cpu())[0]
 
     def restyle(self, image: Tensor, p: float = 0.5) -> Tensor:
         """Augments a batch (B, 3, H, W) in [0, 1]: with probability p an image gets new attributes.
@@ -203,7 +184,7 @@ class HistAuGAN(Generator):
         return self.networks
 
 
-def _pair(size: Size) -> tuple[int, int]:
+def _pair(size: int | Sequence[int]) -> Pair:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
@@ -222,32 +203,22 @@ class Draw(NamedTuple):
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """The OK images, followed by the template if there is one, all of one size; indexed by a `Draw`.
+    """The images of each domain, the OK images first, all of one size; indexed by a `Draw`.
 
-    size, crop: (height, width) in px. flip: mirrors half of the crops. template_probability: of drawing the template.
-    jitter: changes the colours.
+    flip: mirrors half of the crops. jitter: changes the colours.
     """
 
     def __init__(
-        self,
-        ok: Sequence[Path],
-        template: Path | None,
-        size: tuple[int, int],
-        crop: tuple[int, int],
-        flip: bool,
-        template_probability: float = 0.0,
-        jitter: bool = False,
+        self, domains: Sequence[Sequence[Path]], size: Pair, crop: Pair, flip: bool, jitter: bool = False
     ) -> None:
-        paths = [*ok, *([] if template is None else [template])]
-        self.images = ImageSet([Sample(path, OK) for path in paths], size, name="for the GAN")
+        self.images = ImageSet([Sample(path, OK) for path in chain(*domains)], size, name="for the GAN")
         self.size, self.crop, self.flip, self.jitter = size, crop, flip, jitter
-        self.template_probability = template_probability
-        self.of_domain = [range(len(ok)), range(len(ok), len(paths))][: 1 if template is None else 2]
+        ends = accumulate(map(len, domains))
+        self.of_domain = [range(end - len(domain), end) for domain, end in zip(domains, ends, strict=True)]
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         height, width = self.crop
-        image = self.images[draw.image].image[0]
-        image = image[:, draw.top : draw.top + height, draw.left : draw.left + width]
+        image = self.images[draw.image].image[0, :, draw.top : draw.top + height, draw.left : draw.left + width]
         if draw.flip:
             image = image.flip(-1)
         if self.jitter:  # as torchvision's ColorJitter defines the three
@@ -257,9 +228,6 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
             image = enhance.adjust_contrast_with_mean_subtraction(image, draw.jitter[1])
             image = enhance.adjust_saturation_with_gray_subtraction(image, draw.jitter[2])
         return image.contiguous(), torch.tensor(draw.domain)
-
-    def __len__(self) -> int:
-        return len(self.of_domain[0])
 
     def draw(self, rng: np.random.Generator, domain: int, image: int) -> Draw:
         top, left = (int(rng.integers(s - c + 1)) for s, c in zip(self.size, self.crop, strict=True))
@@ -275,8 +243,9 @@ class Draws(Sampler[Draw]):
     draws, rounded up to whole batches; the images repeat if there are fewer.
     """
 
-    def __init__(self, images: Images, length: int, batch: int, seed: int) -> None:
+    def __init__(self, images: Images, length: int, batch: int, seed: int, template_probability: float = 0.0) -> None:
         self.images, self.length, self.seed, self.epoch = images, -(-length // batch) * batch, seed, 0
+        self.template_probability = template_probability
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -286,24 +255,35 @@ class Draws(Sampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self.images))
+        order = rng.permutation(len(self.images.of_domain[0]))
         for number in range(self.length):
             domain, image = 0, int(order[number % len(order)])
-            if len(self.images.of_domain) > 1 and rng.random() < self.images.template_probability:
+            if len(self.images.of_domain) > 1 and rng.random() < self.template_probability:
                 domain, image = 1, int(rng.choice(self.images.of_domain[1]))
             yield self.images.draw(rng, domain, image)
 
 
-def finish(networks: Networks, images: Images, folder: Path, seed: int, notes: dict[str, Any]) -> None:
-    """Computes the attributes' statistics and writes the files for `read`; the description, the last, marks success."""
-    networks.eval()
-    encoded = encode_domains(networks, images, seed)
+FEWEST = 64  # least number of crops encoded per domain, so that a single template has a spread, too
+
+
+def finish(networks: Networks, images: Images, folder: Path, seed: int, origins: list[str]) -> None:
+    """Computes the attributes' statistics and writes the files for `read`; the description, the last, marks success.
+
+    The statistics of a domain are those of one random crop per image, at least `FEWEST` in all.
+    """
+    rng, device, encoded = np.random.default_rng([seed, 1]), networks.eval().attribute_mean.device, {}
+    for domain, members in enumerate(images.of_domain):
+        rounds = -(-FEWEST // len(members))
+        crops = [images[images.draw(rng, domain, image)] for _ in range(rounds) for image in members]
+        bar = tqdm(crops, f"encode domain {domain}", delay=2, leave=False)
+        codes = torch.cat([networks.encode(crop[None].to(device), of[None].to(device)) for crop, of in bar])
+        codes = encoded[f"encoded.{domain}"] = codes.float().cpu()
+        networks.attribute_mean[domain], networks.attribute_std[domain] = codes.mean(dim=0), codes.std(dim=0)
     tensors = {name: value.detach().cpu().contiguous() for name, value in networks.state_dict().items()}
-    tensors |= {f"encoded.{domain}": codes for domain, codes in enumerate(encoded)}
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors | encoded, temporary)
     design = {"architecture": asdict(networks.architecture), "domains": networks.domains, "crop": list(networks.crop)}
-    write_json(folder / DESCRIPTION, design | notes)
+    write_json(folder / DESCRIPTION, design | {"size": list(images.size), "origins": origins})
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
@@ -320,25 +300,3 @@ def read(folder: Path) -> tuple[Networks, list[Tensor], dict[str, Any]]:
     encoded = [tensors.pop(f"encoded.{domain}") for domain in range(networks.domains)]
     networks.load_state_dict(tensors)
     return networks.eval().requires_grad_(False), encoded, notes
-
-
-FEWEST = 64  # least number of crops encoded per domain, so that a single template has a spread, too
-
-
-def encode_domains(networks: Networks, images: Images, seed: int) -> list[Tensor]:
-    """Encodes each domain's attributes, (N, attributes), on the CPU: of one random crop per image, at least 64 in all.
-
-    Sets the networks' attribute_mean and attribute_std.
-    """
-    rng = np.random.default_rng([seed, 1])
-    device = networks.attribute_mean.device
-    encoded = []
-    for domain, members in enumerate(images.of_domain):
-        rounds = -(-FEWEST // len(members))
-        crops = [images[images.draw(rng, domain, image)] for _ in range(rounds) for image in members]
-        bar = tqdm(crops, f"encode domain {domain}", delay=2, leave=False)
-        codes = [networks.encode(image[None].to(device), label[None].to(device)) for image, label in bar]
-        encoded.append(torch.cat(codes).float().cpu())
-        networks.attribute_mean[domain] = encoded[domain].mean(dim=0)
-        networks.attribute_std[domain] = encoded[domain].std(dim=0)
-    return encoded

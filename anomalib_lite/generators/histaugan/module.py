@@ -1,8 +1,7 @@
 """HistAuGAN's training: cross-cycle images, the losses of generator and discriminators, and block-wise fine-tuning."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,40 +14,26 @@ from anomalib_lite.runs.checkpoints import diverged_batch, stop_where_diverged
 from anomalib_lite.settings.training import GANSchedule, LossWeights
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """A batch of images with exchanged contents; all images are (B, 3, H, W) in [-1, 1].
+class Crossing(NamedTuple):
+    """A batch of images with exchanged contents; all images are (B, 3, H, W) in [-1, 1]."""
 
-    Attributes:
-        content: Contents, (B, 4 * channels, h, w).
-        mean, log_variance: Of the attributes, (B, attributes).
-        reconstructed: Images from their own content and attributes.
-        encoded: Images from another image's content and their own attributes.
-        random: Images from another image's content and random attributes.
-        cycled: The `encoded` images with contents exchanged back: a reconstruction.
-        drawn: The random attributes.
-        recovered: Attributes encoded from `random`.
-    """
-
-    content: Tensor
-    mean: Tensor
+    content: Tensor  # (B, 4 * channels, h, w)
+    mean: Tensor  # of the attributes, (B, attributes)
     log_variance: Tensor
-    reconstructed: Tensor
-    encoded: Tensor
-    random: Tensor
-    cycled: Tensor
-    drawn: Tensor
-    recovered: Tensor
+    reconstructed: Tensor  # from their own content and attributes
+    encoded: Tensor  # from another image's content and their own attributes
+    random: Tensor  # from another image's content and random attributes
+    cycled: Tensor  # `encoded` with contents exchanged back: a reconstruction
+    drawn: Tensor  # the random attributes
+    recovered: Tensor  # attributes encoded from `random`
 
 
 def cross(networks: Networks, image: Tensor, domain: Tensor, noise: torch.Generator) -> Crossing:
     """Exchanges the contents of the images in a batch, twice (the cross-cycle of DRIT).
 
     Each image (B, 3, H, W) in [-1, 1] gets the content of the image half a batch further on, cyclically; in an even
-    batch this forms pairs, as in DRIT. Raises ValueError for a single image. domain: one-hot (B, D).
+    batch this forms pairs, as in DRIT. domain: one-hot (B, D).
     """
-    if len(image) < 2:
-        raise ValueError("Contents are exchanged between images: a batch needs at least two.")
     half = len(image) // 2
 
     def noise_like(mean: Tensor) -> Tensor:
@@ -71,7 +56,7 @@ def cross(networks: Networks, image: Tensor, domain: Tensor, noise: torch.Genera
 
 
 def bce_to(logits: Tensor, target: float | Tensor) -> Tensor:
-    """Computes the binary cross-entropy of logits with a target, one for all or one for each."""
+    """Computes the binary cross-entropy with one target for all logits, or one for each."""
     return F.binary_cross_entropy_with_logits(logits, torch.as_tensor(target).to(logits).expand_as(logits))
 
 
@@ -116,11 +101,14 @@ class HistAuGANModule(LightningModule):
                 group["lr"] = factor * rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
-        image, domain = 2 * batch[0] - 1, self.networks.one_hot(batch[1])
-        if self._content_step(step):
-            terms = {"content_discriminator": self._train_content_discriminator(image, domain)}
+        networks, weights = self.networks, self.weights
+        image, domain = 2 * batch[0] - 1, networks.one_hot(batch[1])
+        if networks.content_discriminator is not None and self._content_step(step):
+            with torch.no_grad():
+                content = networks.content(image, self.noise)
+            loss = bce_to(networks.content_discriminator(content), domain)
+            terms = self._step(2, {"content_discriminator": (1.0, loss)}, CONTENT_CLIP)
         else:
-            networks, weights = self.networks, self.weights
             crossing = cross(networks, image, domain, self.noise)
             terms = self._step(1, discriminator_terms(networks, image, domain, crossing, weights))
             with self.toggled_optimizer(self._optimizers()[0]):  # computes no gradients of the discriminators
@@ -133,28 +121,15 @@ class HistAuGANModule(LightningModule):
             self.log(name, value, on_step=False, on_epoch=True, batch_size=len(image), prog_bar=name in in_bar)
 
     def _content_step(self, step: int) -> bool:
-        if self.networks.content_discriminator is None:
-            return False
         return (step + 1) % CONTENT_STEPS != 0 and step < self.trainer.num_training_batches - 2
 
-    def _train_content_discriminator(self, image: Tensor, domain: Tensor) -> Tensor:
-        discriminator = self.networks.content_discriminator
-        assert discriminator is not None
-        optimizer = self._optimizers()[2]
-        with torch.no_grad():
-            content = self.networks.content(image, self.noise)
-        loss = bce_to(discriminator(content), domain)
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        self.clip_gradients(optimizer, gradient_clip_val=CONTENT_CLIP, gradient_clip_algorithm="norm")
-        optimizer.step()
-        return loss.detach()
-
-    def _step(self, which: int, terms: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+    def _step(self, which: int, terms: dict[str, tuple[float, Tensor]], clip: float = 0.0) -> dict[str, Tensor]:
         """Takes one step of an optimizer on the terms' weighted sum, and returns the terms' values."""
         optimizer = self._optimizers()[which]
         optimizer.zero_grad()
         self.manual_backward(torch.stack([weight * value for weight, value in terms.values()]).sum())
+        if clip:
+            self.clip_gradients(optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm")
         optimizer.step()
         return {name: value.detach() for name, (_, value) in terms.items()}
 
@@ -203,23 +178,16 @@ def generator_terms(
     return terms
 
 
-def blocks(networks: Networks) -> list[nn.ModuleList]:
-    """Returns the blocks of the encoders and the decoder, from the output backwards."""
-    decoder = networks.decoder
-    return [
-        nn.ModuleList([decoder.colours, decoder.up2]),
-        nn.ModuleList([decoder.up1]),
-        nn.ModuleList([decoder.mixing, decoder.shared]),
-        nn.ModuleList([networks.attribute]),
-        nn.ModuleList([networks.content]),
-    ]
-
-
 class Thaw(Callback):
-    """Block-wise fine-tuning: unfreezes one more block in each fifth of the epochs; discriminators always train."""
+    """Block-wise fine-tuning: unfreezes one more block in each fifth of the epochs; discriminators always train.
+
+    The blocks are those of the encoders and the decoder, from the output backwards.
+    """
 
     def __init__(self, networks: Networks, epochs: int) -> None:
-        self.blocks, self.epochs = blocks(networks), epochs
+        decoder, self.epochs = networks.decoder, epochs
+        last = ([decoder.colours, decoder.up2], [decoder.up1], [decoder.mixing, decoder.shared])
+        self.blocks = [nn.ModuleList(block) for block in (*last, [networks.attribute], [networks.content])]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         trained = 1 + trainer.current_epoch * len(self.blocks) // self.epochs

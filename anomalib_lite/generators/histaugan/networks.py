@@ -12,6 +12,7 @@ from anomalib_lite.settings.training import Architecture
 
 STRIDE = 4  # px per position of the content
 INIT_STD = 0.02  # standard deviation of the convolutions' initial weights
+conv = partial(nn.Conv2d, padding_mode="reflect")
 
 
 class Networks(nn.Module):
@@ -27,8 +28,8 @@ class Networks(nn.Module):
 
     def __init__(self, architecture: Architecture, domains: int, crop: tuple[int, int], seed: int = 0) -> None:
         super().__init__()
-        a = architecture
-        self.architecture, self.domains, self.crop = architecture, domains, crop
+        a = self.architecture = architecture
+        self.domains, self.crop = domains, crop
         content = (crop[0] // STRIDE, crop[1] // STRIDE)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -40,8 +41,8 @@ class Networks(nn.Module):
             self.random_discriminator = ImageDiscriminator(*discriminator)  # for images with random attributes
             several = domains > 1
             self.content_discriminator = ContentDiscriminator(domains, 4 * a.channels, content) if several else None
-            self.apply(partial(initialise, std=INIT_STD))
-            self.attribute.apply(partial(initialise, std=a.attribute_init))
+            initialise(self, INIT_STD)
+            initialise(self.attribute, a.attribute_init)
         self.register_buffer("attribute_mean", torch.zeros(domains, a.attributes))
         self.register_buffer("attribute_std", torch.ones(domains, a.attributes))
 
@@ -69,24 +70,16 @@ class ContentEncoder(nn.Sequential):
     """
 
     def __init__(self, channels: int, blocks: int) -> None:
-        wide = 4 * channels
-        super().__init__(
-            conv(3, channels, 7, padding=3),
-            nn.LeakyReLU(),
-            *_halving(channels, 2 * channels),
-            *_halving(2 * channels, wide),
-            *(ResidualBlock(wide) for _ in range(blocks)),
-        )
+        layers = [conv(3, channels, 7, padding=3), nn.LeakyReLU()]
+        for n_in, n_out in ((channels, 2 * channels), (2 * channels, 4 * channels)):
+            layers += [conv(n_in, n_out, 3, stride=2, padding=1), nn.InstanceNorm2d(n_out), nn.ReLU()]
+        super().__init__(*layers, *(ResidualBlock(4 * channels) for _ in range(blocks)))
 
     def forward(self, image: Tensor, noise: torch.Generator | None = None) -> Tensor:
         content = super().forward(image)
         if noise is None:
             return content
         return content + torch.randn(content.shape, generator=noise, device=content.device, dtype=content.dtype)
-
-
-def _halving(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
-    return conv(n_in, n_out, 3, stride=2, padding=1), nn.InstanceNorm2d(n_out), nn.ReLU()
 
 
 class AttributeEncoder(nn.Module):
@@ -98,13 +91,9 @@ class AttributeEncoder(nn.Module):
     def __init__(self, domains: int, channels: int, attributes: int) -> None:
         super().__init__()
         widths = [channels * factor for factor in (1, 2, 3, 4)]
-        self.body = nn.Sequential(
-            conv(3 + domains, channels, 4, stride=2, padding=1),
-            *(_PooledBlock(a, b) for a, b in pairwise(widths)),
-            nn.LeakyReLU(0.2),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
+        blocks = (_PooledBlock(n_in, n_out) for n_in, n_out in pairwise(widths))
+        pooling = (nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(conv(3 + domains, channels, 4, stride=2, padding=1), *blocks, *pooling)
         self.mean = nn.Linear(widths[-1], attributes)
         self.log_variance = nn.Linear(widths[-1], attributes)
 
@@ -116,13 +105,8 @@ class AttributeEncoder(nn.Module):
 class _PooledBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            conv(n_in, n_in, 3, padding=1),
-            nn.LeakyReLU(0.2),
-            conv(n_in, n_out, 3, padding=1),
-            nn.AvgPool2d(2),
-        )
+        layers = [layer for n in (n_in, n_out) for layer in (nn.LeakyReLU(0.2), conv(n_in, n, 3, padding=1))]
+        self.body = nn.Sequential(*layers, nn.AvgPool2d(2))
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), conv(n_in, n_out, 1))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -170,8 +154,9 @@ class ImageDiscriminator(nn.Module):
         super().__init__()
         layers = min(layers, int(math.log2(min(crop))))
         widths = [3, *(channels * 2 ** min(i, layers - 2) for i in range(layers))]
-        body = [(conv(a, b, 3, 2, 1), nn.LeakyReLU()) for a, b in pairwise(widths)]
-        self.body = nn.Sequential(*(module for pair in body for module in pair))
+        self.body = nn.Sequential(
+            *(layer for a, b in pairwise(widths) for layer in (conv(a, b, 3, 2, 1), nn.LeakyReLU()))
+        )
         self.real = nn.Conv2d(widths[-1], 1, 1, bias=False)
         span = (crop[0] // 2**layers, crop[1] // 2**layers)
         self.domain = nn.Conv2d(widths[-1], domains, span, bias=False)
@@ -205,21 +190,12 @@ class ContentDiscriminator(nn.Module):
         return self.body(content).mean(dim=(2, 3))
 
 
-def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-    return nn.Conv2d(n_in, n_out, kernel, stride, padding, padding_mode="reflect")
-
-
 class ResidualBlock(nn.Sequential):
     """Two 3 x 3 convolutions with instance norm, added to their input; no activation after the sum."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(
-            conv(channels, channels, 3, padding=1),
-            nn.InstanceNorm2d(channels),
-            nn.ReLU(),
-            conv(channels, channels, 3, padding=1),
-            nn.InstanceNorm2d(channels),
-        )
+        first, second = (conv(channels, channels, 3, padding=1) for _ in range(2))
+        super().__init__(first, nn.InstanceNorm2d(channels), nn.ReLU(), second, nn.InstanceNorm2d(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         return features + super().forward(features)
@@ -242,15 +218,15 @@ def append_vector(features: Tensor, *vectors: Tensor) -> Tensor:
     return torch.cat([features, *tiled], dim=1)
 
 
-def initialise(module: nn.Module, std: float | None) -> None:
-    """Initialises the weights of convolutions from N(0, std^2), or by He's method if std is None.
+def initialise(network: nn.Module, std: float | None) -> None:
+    """Initialises the weights of all convolutions from N(0, std^2), or by He's method if std is None.
 
     DRIT's small fixed std suits 64 channels and more. A narrow attribute encoder, which has no normalisation, would
     then pass on almost no signal, and return the same for every image for many epochs.
     """
-    if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        return
-    if std is None:
-        nn.init.kaiming_normal_(module.weight, a=0.2)
-    else:
-        nn.init.normal_(module.weight, 0.0, std)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if std is None:
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+            else:
+                nn.init.normal_(module.weight, 0.0, std)

@@ -7,8 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,33 +18,23 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator, device_for
 from anomalib_lite.generators.singan.pyramid import (
-    Critic,
+    SCALE,
     Pyramid,
     Scale,
-    ScaleGenerator,
-    channels,
-    check_start,
     climb,
     gradient_penalty,
-    initialise,
-    pyramid_sizes,
+    new_pyramid,
     random_noise,
-    random_sample,
     read_pyramid,
     read_scale,
-    reconstruct,
-    reconstruction_errors,
     resize,
     rmse,
     seeded,
     to_pixels,
-    to_tensor,
-    write_scale,
-    write_tensors,
 )
 from anomalib_lite.runs.artifacts import artifact_key, content_hash
 from anomalib_lite.runs.atomic import write_json
@@ -55,41 +44,31 @@ from anomalib_lite.settings.training import ScaleSchedule, Shape
 log = logging.getLogger(__name__)
 EVERY = 10  # iterations between logged values
 SUMMARY = "singan.json"  # written last: marks a finished training
+Record = Callable[[int, Mapping[str, float]], None]  # called with a pyramid's iteration and losses
 
 
+@dataclass(eq=False)
 class SinGAN(Generator):
     """Trains a pyramid of small GANs on each of a few OK images; every sample is a variation of one of them.
 
     Shaham, Dekel, Michaeli, "SinGAN: Learning a Generative Model from a Single Natural Image", ICCV 2019. Does not use
-    the template.
-
-    Args:
-        shape, schedule: Sizes of the pyramids and their networks, and hyperparameters of the training.
-        images: Number of OK images that get a pyramid, spread over the set.
-        start_scale: First scale with random noise; a higher one keeps more of the training image's structure.
-        stretch: Height and width of the samples relative to the training image.
-        accelerator, precision: As for Lightning's Trainer.
+    the template. The options are those of `settings.training.SinGAN`.
     """
 
     after_training = ("start_scale", "stretch")
 
-    def __init__(
-        self,
-        shape: Shape | None = None,
-        schedule: ScaleSchedule | None = None,
-        images: int = 1,
-        start_scale: int = 3,
-        stretch: Sequence[float] = (1.0, 1.0),
-        accelerator: str = "cpu",
-        precision: str = "32-true",
-    ) -> None:
-        if len(stretch) != 2:
-            raise UserError(f"generator.stretch must be two numbers, for height and width, not {list(stretch)}.")
-        self.shape, self.schedule = shape or Shape(), schedule or ScaleSchedule()
-        self.accelerator, self.precision = accelerator, precision
-        self.images, self.start_scale = images, start_scale
-        self.stretch = (float(stretch[0]), float(stretch[1]))
-        self.pyramids: list[Pyramid] = []
+    shape: Shape = field(default_factory=Shape)
+    schedule: ScaleSchedule = field(default_factory=ScaleSchedule)
+    images: int = 1
+    start_scale: int = 3
+    stretch: Sequence[float] = (1.0, 1.0)
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if len(self.stretch) != 2:
+            raise UserError(f"generator.stretch must be two numbers, for height and width, not {list(self.stretch)}.")
+        self.stretch, self.pyramids = tuple(self.stretch), list[Pyramid]()
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
         """Trains, and writes singan.json and, for each pyramid, a folder image-NN/ with a file per scale.
@@ -97,7 +76,11 @@ class SinGAN(Generator):
         Resumes after the scales of an interrupted training if that had the same images and settings.
         """
         contents = spread(len(ok), self.images, seed)
-        self.pyramids = [self._start(read_image(ok[c]), c, (seed, number)) for number, c in enumerate(contents)]
+        self.pyramids = [
+            new_pyramid(read_image(ok[c]), c, self.shape, (seed, number)) for number, c in enumerate(contents)
+        ]
+        for pyramid in self.pyramids:
+            pyramid.check_start(self.start_scale)
         images, settings = [content_hash(ok[c]) for c in contents], (asdict(self.shape), asdict(self.schedule))
         key = artifact_key(images, seed, settings, self.precision)
         key_file = folder / "made_of.json"
@@ -105,13 +88,11 @@ class SinGAN(Generator):
             for old in (*folder.glob("image-*/scale-*.safetensors"), folder / SUMMARY):
                 old.unlink(missing_ok=True)
             write_json(key_file, key)
-        notes, steps = [], 0
+        notes = []
         for number, pyramid in enumerate(self.pyramids):
-            name = f"image {number + 1}/{self.images}"
-            record = partial(_log_losses, logger or [], f"singan {name}", steps)
-            self._train_pyramid(pyramid, (seed, number), _place(folder, number), name, record)
-            steps += len(pyramid.sizes) * self.schedule.iterations
-            errors = [round(error, 4) for error in reconstruction_errors(pyramid)]
+            self._train_pyramid(number, seed, folder, logger or [])
+            at_scales = [(image, resize(pyramid.real, image.shape[-2:])) for image in pyramid.reconstruct()]
+            errors = [round(rmse(image, real) / 2, 4) for image, real in at_scales]  # of images in [0, 1]
             notes.append({"content": pyramid.content, "sizes": pyramid.sizes, "reconstruction_rmse": errors})
         write_json(folder / SUMMARY, notes)
 
@@ -127,38 +108,33 @@ class SinGAN(Generator):
             raise UserError("This SinGAN has not been trained or loaded yet: call fit or load first.")
         for number in range(n):
             pyramid = self.pyramids[number % len(self.pyramids)].to(device_for(self.accelerator))
-            image = random_sample(pyramid, self.start_scale, seeded(seed, number), self.stretch)
+            image = pyramid.sample(self.start_scale, seeded(seed, number), self.stretch)
             yield Generated(to_pixels(image).numpy(), pyramid.content, "generated")
 
-    def _start(self, pixels: np.ndarray, content: int, seed: tuple[int, ...]) -> Pyramid:
-        """Returns a pyramid without scales; `seed` is unique to this pyramid."""
-        sizes = pyramid_sizes(
-            pixels.shape[0], pixels.shape[1], self.shape.factor, self.shape.max_size, self.shape.min_size
-        )
-        check_start(self.start_scale, len(sizes))
-        fixed = torch.randn(1, 1, *sizes[0], generator=seeded(*seed, len(sizes))).repeat(1, 3, 1, 1)
-        return Pyramid(content, to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))), fixed, sizes)
+    def _train_pyramid(self, number: int, seed: int, folder: Path, loggers: Sequence[Any]) -> None:
+        """Trains all scales, each with its own random numbers: resumed on a CPU, the weights are bit-identical."""
+        pyramid, place, name = self.pyramids[number], _place(folder, number), f"image {number + 1}/{self.images}"
+        earlier = sum(len(finished.sizes) for finished in self.pyramids[:number])
 
-    def _train_pyramid(self, pyramid: Pyramid, seed: tuple[int, ...], folder: Path, name: str, record: Record) -> None:
-        """Trains all scales, coarsest first.
+        def record(step: int, losses: Mapping[str, float]) -> None:
+            values = {f"singan {name}/{key}": value for key, value in losses.items()}
+            for logger in loggers:
+                logger.log_metrics(values, step=earlier * self.schedule.iterations + step)
 
-        Each scale has its own random numbers, so that on a CPU a resumed training gives bit-identical weights.
-        """
-        start = {"pixels": to_pixels(pyramid.real), "fixed_noise": pyramid.fixed_noise}
-        write_tensors(folder / "start.safetensors", start)
-        for number, (height, width) in enumerate(pyramid.sizes):
-            title = f"{name}, scale {number + 1}/{len(pyramid.sizes)} ({height} x {width} px)"
-            scale = read_scale(folder, number)
+        pyramid.write_start(place)
+        for index, (height, width) in enumerate(pyramid.sizes):
+            title = f"{name}, scale {index + 1}/{len(pyramid.sizes)} ({height} x {width} px)"
+            file, begin = place / SCALE.format(index), time.perf_counter()
+            scale = read_scale(file)
             if scale is None:
-                begin = time.perf_counter()
-                scale = self._train_scale(pyramid, seeded(*seed, number), folder.parent, title, record)
-                write_scale(folder, number, scale)
+                scale = self._train_scale(pyramid, seeded(seed, number, index), folder, title, record)
+                scale.write(file)
                 log.info("%s: trained in %.0f s", title, time.perf_counter() - begin)
             pyramid.scales.append(scale)
 
     def _train_scale(self, pyramid: Pyramid, draw: torch.Generator, folder: Path, title: str, record: Record) -> Scale:
         number, iterations = len(pyramid.scales), self.schedule.iterations
-        scale, real = self._new_scale(pyramid, draw), resize(pyramid.real, pyramid.sizes[number])
+        scale, real = pyramid.next_scale(self.shape, draw), resize(pyramid.real, pyramid.sizes[number])
         fabric = Fabric(accelerator=self.accelerator, devices=1, precision=cast("Any", self.precision))
         training = ScaleTraining(scale, pyramid, real, self.schedule, draw, fabric)
         batch_file, image = diverged_batch(folder), real / 2 + 0.5
@@ -173,35 +149,7 @@ class SinGAN(Generator):
                     bar.set_postfix({name: f"{value:.3f}" for name, value in training.losses.items()})
                     record(number * iterations + done, training.losses | {"scale": number})
         pyramid.to("cpu")
-        scale.to("cpu")
-        scale.generator.eval()
-        return scale
-
-    def _new_scale(self, pyramid: Pyramid, draw: torch.Generator) -> Scale:
-        """Returns a new scale; its networks start from those of the scale below if they have the same width."""
-        number = len(pyramid.scales)
-        size, width = pyramid.sizes[number], channels(number, self.shape.width, self.shape.max_width)
-        scale = Scale(size, ScaleGenerator(width), Critic(width))
-        below = pyramid.scales[-1] if pyramid.scales else None
-        if below is not None:
-            error = rmse(resize(pyramid.real, size), resize(reconstruct(pyramid)[-1], size))
-            scale.amplitude = self.shape.noise * error
-        if below is not None and below.generator.width == width:
-            scale.generator.load_state_dict(below.generator.state_dict())
-            scale.critic.load_state_dict(below.critic.state_dict())
-        else:
-            initialise(scale.generator, draw)
-            initialise(scale.critic, draw)
-        return scale
-
-
-Record = Callable[[int, Mapping[str, float]], None]  # called with a pyramid's iteration and losses
-
-
-def _log_losses(loggers: Sequence[Any], name: str, first_step: int, step: int, losses: Mapping[str, float]) -> None:
-    """Logs losses at steps that are counted over all scales and pyramids."""
-    for logger in loggers:
-        logger.log_metrics({f"{name}/{key}": value for key, value in losses.items()}, step=first_step + step)
+        return scale.to("cpu").eval()
 
 
 def spread(available: int, count: int, seed: int) -> list[int]:
@@ -243,7 +191,7 @@ class ScaleTraining:
         self._sizes = [*(finished.size for finished in below.scales), scale.size]
         fixed = torch.zeros_like(self.real) if below.scales else below.fixed_noise
         self._fixed = scale.amplitude * fixed
-        self._fixed_previous = self._enlarged(reconstruct(below))  # constant, as the scales below are finished
+        self._fixed_previous = self._enlarged(below.reconstruct())  # constant, as the scales below are finished
         self.losses: dict[str, float] = {}
 
     def step(self) -> None:

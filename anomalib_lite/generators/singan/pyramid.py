@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_lite.data.decode import resize_image
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.settings.training import Shape
 
+START, SCALE = "start.safetensors", "scale-{:02d}.safetensors"
 Size = tuple[int, int]
-LAYERS = 5
-PADDING = LAYERS  # each 3 x 3 convolution without padding removes one pixel from each side
+LAYERS = 5  # 3 x 3 convolutions without padding, each of which removes one pixel from each side
 
 
 class ScaleGenerator(nn.Module):
@@ -26,28 +28,24 @@ class ScaleGenerator(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
         self.body = nn.Sequential(*_blocks(width), nn.Conv2d(width, 3, 3), nn.Tanh())
-        self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def forward(self, noise: Tensor, previous: Tensor) -> Tensor:
         """Refines `previous` with `noise`, both (B, 3, H, W).
 
         Only the input is padded, so that inner layers do not see an artificial border.
         """
-        return self.body(F.pad(noise + previous, [PADDING] * 4)) + previous
+        return self.body(F.pad(noise + previous, [LAYERS] * 4)) + previous
 
 
 class Critic(nn.Module):
-    """A Wasserstein critic (without sigmoid) with one output for each 11 x 11 patch."""
+    """A Wasserstein critic (without sigmoid), (B, 3, H, W) to (B, 1, H - 10, W - 10): an output per 11 x 11 patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(*_blocks(width), nn.Conv2d(width, 1, 3))
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps (B, 3, H, W) to (B, 1, H - 10, W - 10)."""
         return self.body(image)
 
 
@@ -77,64 +75,6 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     return ((gradient.norm(dim=1) - 1) ** 2).mean()
 
 
-def rmse(a: Tensor, b: Tensor) -> float:
-    """Computes the root mean squared error."""
-    return float(F.mse_loss(a.double(), b.double()).sqrt())
-
-
-@dataclass
-class Scale:
-    """One scale of a pyramid. critic: the next scale's starts from it. amplitude: standard deviation of the noise."""
-
-    size: Size
-    generator: ScaleGenerator
-    critic: Critic
-    amplitude: float = 1.0
-
-    def to(self, device: torch.device | str) -> None:
-        self.generator.to(device)
-        self.critic.to(device)
-
-
-@dataclass
-class Pyramid:
-    """A pyramid of GANs trained on one image.
-
-    Attributes:
-        content: Index of the image among the OK images.
-        real: The image at the finest scale, (1, 3, H, W) in [-1, 1].
-        fixed_noise: Noise (1, 3, h, w) at the coarsest scale that reconstructs `real`; at finer scales it is zero.
-        sizes: (height, width) of all scales, coarsest first.
-        scales: The finished scales.
-    """
-
-    content: int
-    real: Tensor
-    fixed_noise: Tensor
-    sizes: list[Size]
-    scales: list[Scale] = field(default_factory=list)
-
-    def to(self, device: torch.device | str) -> Pyramid:
-        self.real, self.fixed_noise = self.real.to(device), self.fixed_noise.to(device)
-        for scale in self.scales:
-            scale.to(device)
-        return self
-
-
-def climb(scales: Sequence[Scale], noises: Sequence[Tensor], image: Tensor | None = None) -> list[Tensor]:
-    """Runs the scales one after the other, and returns the image after each.
-
-    noises: (1, 3, H, W) for each scale, of standard deviation 1; they also set the images' sizes. image: input of the
-    first scale, of any size; None for zeros, the input of the coarsest scale.
-    """
-    images = []
-    for scale, noise in zip(scales, noises, strict=True):
-        previous = torch.zeros_like(noise) if image is None else resize(image, noise.shape[-2:])
-        image = scale.generator(scale.amplitude * noise, previous)
-        images.append(image)
-    return images
-
-
 def seeded(*numbers: int) -> torch.Generator:
     """Returns a CPU random generator seeded by all the numbers."""
     # the count is included because SeedSequence does not distinguish (1, 0) from (1,)
@@ -151,40 +91,6 @@ def random_noise(
     """
     drawn = [torch.randn(1, 1 if n == 0 else 3, *size, generator=draw) for n, size in enumerate(sizes, first)]
     return [noise.to(device).expand(-1, 3, -1, -1) for noise in drawn]
-
-
-@torch.no_grad()
-def reconstruct(pyramid: Pyramid, count: int | None = None) -> list[Tensor]:
-    """Reconstructs the training image at each of the `count` coarsest scales; None for all scales."""
-    scales = pyramid.scales[:count]
-    finer = [pyramid.fixed_noise.new_zeros(1, 3, *scale.size) for scale in scales[1:]]
-    return climb(scales, [pyramid.fixed_noise, *finer][: len(scales)])
-
-
-def reconstruction_errors(pyramid: Pyramid) -> list[float]:
-    """Computes the RMSE of the reconstruction at each scale, for images in [0, 1]."""
-    return [rmse(image, resize(pyramid.real, image.shape[-2:])) / 2 for image in reconstruct(pyramid)]
-
-
-def check_start(start_scale: int, scales: int) -> None:
-    if not 0 <= start_scale < scales:
-        raise UserError(f"start_scale must be 0 to {scales - 1} with {scales} scales, not {start_scale}.")
-
-
-@torch.no_grad()
-def random_sample(
-    pyramid: Pyramid, start_scale: int, draw: torch.Generator, stretch: tuple[float, float] = (1.0, 1.0)
-) -> Tensor:
-    """Draws a new image (1, 3, H, W) in [-1, 1].
-
-    start_scale: first scale with random noise; the scales below it reconstruct the training image. stretch: height and
-    width relative to the training image.
-    """
-    check_start(start_scale, len(pyramid.scales))
-    below = reconstruct(pyramid, start_scale)[-1] if start_scale else None
-    scales = pyramid.scales[start_scale:]
-    sizes = [(round(s.size[0] * stretch[0]), round(s.size[1] * stretch[1])) for s in scales]
-    return climb(scales, random_noise(draw, sizes, pyramid.real.device, start_scale), below)[-1]
 
 
 def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_size: int) -> list[Size]:
@@ -211,7 +117,7 @@ def pyramid_sizes(height: int, width: int, factor: float, max_size: int, min_siz
 
 
 def channels(scale: int, least: int, most: int) -> int:
-    """Returns the number of channels at a scale: doubled every four scales, at most `most`."""
+    """Returns the number of channels at a scale, which doubles every four scales."""
     return min(least * 2 ** (scale // 4), most)
 
 
@@ -232,41 +138,119 @@ def to_pixels(image: Tensor) -> Tensor:
     return ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().contiguous()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+class Scale(nn.Module):
+    """One scale of a pyramid. critic: the next scale's starts from it. amplitude: standard deviation of the noise."""
+
+    def __init__(self, size: Size, width: int, amplitude: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.width, self.amplitude = size, width, amplitude
+        self.generator, self.critic = ScaleGenerator(width), Critic(width)
+        self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+
+    def write(self, path: Path) -> None:
+        notes = {"amplitude": torch.tensor(self.amplitude, dtype=torch.float64), "size": torch.tensor(self.size)}
+        networks = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(notes | networks, temporary)
 
 
-def _scale_file(folder: Path, number: int) -> Path:
-    return folder / f"scale-{number:02d}.safetensors"
-
-
-def write_scale(folder: Path, number: int, scale: Scale) -> None:
-    tensors = {"amplitude": torch.tensor(scale.amplitude, dtype=torch.float64), "size": torch.tensor(scale.size)}
-    for name, network in (("generator", scale.generator), ("critic", scale.critic)):
-        tensors |= {f"{name}.{key}": value.contiguous() for key, value in network.state_dict().items()}
-    write_tensors(_scale_file(folder, number), tensors)
-
-
-def read_scale(folder: Path, number: int) -> Scale | None:
-    """Reads a scale on the CPU, its generator in eval mode; None if there is no such file."""
-    path = _scale_file(folder, number)
+def read_scale(path: Path) -> Scale | None:
+    """Reads a scale on the CPU, in eval mode; None if there is no such file."""
     if not path.is_file():
         return None
-    tensors = load_file(path)
-    channels = len(tensors["generator.body.0.0.bias"])
-    generator, critic = ScaleGenerator(channels).eval(), Critic(channels)
-    for name, network in (("generator", generator), ("critic", critic)):
-        network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
-    height, width = tensors["size"].tolist()
-    return Scale((height, width), generator, critic, float(tensors["amplitude"]))
+    networks = load_file(path)
+    (height, width), amplitude = networks.pop("size").tolist(), float(networks.pop("amplitude"))
+    scale = Scale((height, width), len(networks["generator.body.0.0.bias"]), amplitude)
+    scale.load_state_dict(networks)
+    return scale.eval()
+
+
+def climb(scales: Sequence[Scale], noises: Sequence[Tensor], image: Tensor | None = None) -> list[Tensor]:
+    """Runs the scales one after the other, and returns the image after each.
+
+    noises: (1, 3, H, W) for each scale, which also set the images' sizes. image: input of the first scale, of any size;
+    None for zeros, the input of the coarsest scale.
+    """
+    images = []
+    for scale, noise in zip(scales, noises, strict=True):
+        previous = torch.zeros_like(noise) if image is None else resize(image, noise.shape[-2:])
+        image = scale.generator(scale.amplitude * noise, previous)
+        images.append(image)
+    return images
+
+
+@dataclass
+class Pyramid:
+    """A pyramid of GANs trained on one image, coarsest scale first."""
+
+    content: int  # index of the image among the OK images
+    real: Tensor  # the image at the finest scale, (1, 3, H, W) in [-1, 1]
+    fixed_noise: Tensor  # (1, 3, h, w) at the coarsest scale, reconstructs `real`; at finer scales it is zero
+    sizes: list[Size]  # of all scales
+    scales: list[Scale] = field(default_factory=list)  # the finished ones
+
+    def to(self, device: torch.device | str) -> Pyramid:
+        self.real, self.fixed_noise = self.real.to(device), self.fixed_noise.to(device)
+        for scale in self.scales:
+            scale.to(device)
+        return self
+
+    def write_start(self, folder: Path) -> None:
+        """Writes what the training starts from; `read_pyramid` reads it with the scales."""
+        with atomic_path(folder / START) as temporary:
+            save_file({"pixels": to_pixels(self.real), "fixed_noise": self.fixed_noise}, temporary)
+
+    @torch.no_grad()
+    def reconstruct(self, count: int | None = None) -> list[Tensor]:
+        """Reconstructs the training image at each of the `count` coarsest scales; None for all scales."""
+        scales = self.scales[:count]
+        finer = [self.fixed_noise.new_zeros(1, 3, *scale.size) for scale in scales[1:]]
+        return climb(scales, [self.fixed_noise, *finer][: len(scales)])
+
+    def check_start(self, start_scale: int) -> None:
+        if not 0 <= start_scale < len(self.sizes):
+            raise UserError(
+                f"start_scale must be 0 to {len(self.sizes) - 1} with {len(self.sizes)} scales, not {start_scale}."
+            )
+
+    @torch.no_grad()
+    def sample(self, start_scale: int, draw: torch.Generator, stretch: Sequence[float] = (1.0, 1.0)) -> Tensor:
+        """Draws a new image (1, 3, H, W) in [-1, 1]; the scales below `start_scale` reconstruct the training image."""
+        self.check_start(start_scale)
+        below = self.reconstruct(start_scale)[-1] if start_scale else None
+        scales = self.scales[start_scale:]
+        sizes = [(round(s.size[0] * stretch[0]), round(s.size[1] * stretch[1])) for s in scales]
+        return climb(scales, random_noise(draw, sizes, self.real.device, start_scale), below)[-1]
+
+    def next_scale(self, shape: Shape, draw: torch.Generator) -> Scale:
+        """Returns an untrained scale; its networks start from those of the scale below if they have the same width."""
+        number = len(self.scales)
+        scale = Scale(self.sizes[number], channels(number, shape.width, shape.max_width))
+        if self.scales:
+            error = rmse(resize(self.real, scale.size), resize(self.reconstruct()[-1], scale.size))
+            scale.amplitude = shape.noise * error
+        if self.scales and self.scales[-1].width == scale.width:
+            scale.load_state_dict(self.scales[-1].state_dict())
+        else:
+            initialise(scale, draw)
+        return scale
+
+
+def new_pyramid(pixels: np.ndarray, content: int, shape: Shape, seed: Sequence[int]) -> Pyramid:
+    """Returns a pyramid without scales for an image, uint8 (H, W, 3); `seed` is unique to this pyramid."""
+    sizes = pyramid_sizes(pixels.shape[0], pixels.shape[1], shape.factor, shape.max_size, shape.min_size)
+    fixed = torch.randn(1, 1, *sizes[0], generator=seeded(*seed, len(sizes))).repeat(1, 3, 1, 1)
+    return Pyramid(content, to_tensor(torch.from_numpy(resize_image(pixels, *sizes[-1]))), fixed, sizes)
 
 
 def read_pyramid(folder: Path, content: int) -> Pyramid:
-    """Reads a finished pyramid. content: index of its training image among the OK images."""
-    start = load_file(folder / "start.safetensors")
-    scales: list[Scale] = []
-    while (scale := read_scale(folder, len(scales))) is not None:
+    """Reads a finished pyramid."""
+    start, scales = load_file(folder / START), list[Scale]()
+    while (scale := read_scale(folder / SCALE.format(len(scales)))) is not None:
         scales.append(scale)
     sizes = [scale.size for scale in scales]
     return Pyramid(content, to_tensor(start["pixels"]), start["fixed_noise"], sizes, scales)
+
+
+def rmse(a: Tensor, b: Tensor) -> float:
+    return float(F.mse_loss(a.double(), b.double()).sqrt())

@@ -1,4 +1,4 @@
-"""The scales of an image, and samples from a trained pyramid."""
+"""The networks of a scale and their penalty, the scales of an image, and samples from a trained pyramid."""
 
 from dataclasses import replace
 
@@ -6,19 +6,76 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan.pyramid import (
+    Critic,
     Scale,
+    ScaleGenerator,
+    gradient_penalty,
+    initialise,
     pyramid_sizes,
     random_noise,
-    random_sample,
-    reconstruct,
     resize,
     seeded,
     to_pixels,
     to_tensor,
 )
+
+
+@pytest.mark.parametrize(
+    ("width", "generator", "critic"),
+    [  # 3 x 3 weights, biases, and two numbers a batch-norm channel: first block, three within, last convolution
+        (32, 960 + 3 * 9_312 + 867, 960 + 3 * 9_312 + 289),
+        (128, 3_840 + 3 * 147_840 + 3_459, 3_840 + 3 * 147_840 + 1_153),
+    ],
+)
+def test_parameter_counts(width, generator, critic):
+    counts = [sum(p.numel() for p in network.parameters()) for network in (ScaleGenerator(width), Critic(width))]
+    assert counts == [generator, critic]
+
+
+def test_the_layers_are_those_of_the_paper_and_the_critic_loses_five_pixels_a_side():
+    layers = [m for m in ScaleGenerator(8).modules() if not list(m.children())]
+    block = [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
+    assert [type(layer) for layer in layers] == [*block * 4, nn.Conv2d, nn.Tanh]
+    assert all(layer.padding == (0, 0) and layer.stride == (1, 1) for layer in layers if isinstance(layer, nn.Conv2d))
+    assert {layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)} == {0.2}
+    assert Critic(8)(torch.zeros(2, 3, 25, 31)).shape == (2, 1, 15, 21)
+
+
+def test_a_pixel_sees_noise_and_image_alike_eleven_pixels_wide():
+    network = ScaleGenerator(8).eval()
+    initialise(network, seeded(0))
+    noise, previous = (torch.zeros(1, 3, 31, 31, requires_grad=True) for _ in range(2))
+    network(noise, previous)[0, 0, 15, 15].backward()
+    seen = noise.grad[0].abs().sum(0) > 0
+    rows, columns = (torch.nonzero(seen.any(dim)).flatten().tolist() for dim in (1, 0))
+    assert rows == columns == list(range(10, 21))
+    skip = torch.zeros_like(noise)
+    skip[0, 0, 15, 15] = 1
+    assert torch.allclose(previous.grad, noise.grad + skip)
+
+
+def test_weights_are_drawn_as_the_paper_has_them():
+    network = Critic(64)
+    initialise(network, seeded(0))
+    convolution, norm = network.body[1][0], network.body[1][1]
+    assert float(convolution.weight.detach().std()) == pytest.approx(0.02, rel=0.03)
+    assert float(norm.weight.detach().mean()) == pytest.approx(1, abs=0.01)
+    assert not convolution.bias.any()
+
+
+def test_penalty_of_critics_whose_gradient_is_known():
+    """A linear critic's over the colours is (2, -1, 2), of length 3, at every pixel. That of |x|^2 / 2 is x itself."""
+    slope = torch.tensor([2.0, -1.0, 2.0]).view(1, 3, 1, 1)
+    real, fake = torch.rand(1, 3, 4, 5), torch.rand(1, 3, 4, 5)
+    value = gradient_penalty(lambda x: (slope * x).sum(1, keepdim=True), real, fake, torch.tensor(0.3))
+    assert value.item() == pytest.approx((3 - 1) ** 2, rel=1e-5)
+    real = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
+    value = gradient_penalty(lambda x: x.square().sum() / 2, real, torch.zeros_like(real), torch.tensor(0.25))
+    assert value.item() == pytest.approx((0.25 - 1) ** 2)  # the mixture has a quarter of the real image
 
 
 @pytest.mark.parametrize(
@@ -40,78 +97,57 @@ def test_sizes_of_given_images(image, max_size, scales, coarsest, finest):
 def test_scales_follow_one_factor_that_is_not_below_the_one_asked_for():
     heights = np.array([height for height, _ in pyramid_sizes(250, 200, 0.75, 250, 25)])
     steps = heights[:-1] / heights[1:]
-    assert steps.min() > 0.75
-    assert np.ptp(steps) < 0.03  # no more than whole pixels make
-    with pytest.raises(UserError, match="min_size"):
-        pyramid_sizes(400, 40, 0.75, 200, 25)
+    assert steps.min() > 0.75 and np.ptp(steps) < 0.03  # no more than whole pixels make
 
 
-def test_pixels_survive_the_way_to_the_networks_range_and_back():
-    pixels = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1).repeat(1, 1, 3)
+def test_an_image_is_reduced_as_another_library_does_and_pixels_survive_the_way_to_the_networks():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    pixels[:16, :16] = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1)
     image = to_tensor(pixels)
     assert (float(image.min()), float(image.max())) == (-1, 1)
-    assert torch.equal(to_pixels(image), pixels)
-
-
-def test_an_image_is_reduced_as_another_library_does():
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    ours = to_pixels(resize(to_tensor(pixels), (20, 30))).numpy()
+    assert torch.equal(to_pixels(resize(image, (40, 60))), pixels)
     theirs = np.asarray(Image.fromarray(pixels.numpy()).resize((30, 20), Image.Resampling.BICUBIC))
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
-    assert torch.equal(to_pixels(resize(to_tensor(pixels), (40, 60))), pixels)
-
-
-def test_an_enlarged_image_stays_within_the_networks_range():
+    assert np.abs(to_pixels(resize(image, (20, 30))).numpy().astype(int) - theirs).max() <= 1
     edge = torch.cat([-torch.ones(1, 3, 8, 4), torch.ones(1, 3, 8, 4)], dim=3)
-    assert resize(edge, (17, 17)).abs().max() == 1
+    assert resize(edge, (17, 17)).abs().max() == 1  # enlarged, it stays within the networks' range
 
 
 def test_a_higher_start_scale_stays_closer_to_the_image(pyramid):
     """Here every scale adds its noise and nothing else, so that the distance tells how many scales drew any."""
-
-    class Adds(torch.nn.Module):
-        def forward(self, noise: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-            return noise + previous
-
-    adding = replace(pyramid, scales=[Scale(s.size, Adds(), s.critic, 0.1) for s in pyramid.scales])
-    known = reconstruct(adding)[-1]
-    distances = []
+    adding = replace(pyramid, scales=[Scale(scale.size, 1, 0.1) for scale in pyramid.scales])
+    for scale in adding.scales:
+        scale.generator.forward = lambda noise, previous: noise + previous
+    known, distances = adding.reconstruct()[-1], []
     for start in range(5):
-        samples = torch.cat([random_sample(adding, start, seeded(i)) for i in range(8)])
+        samples = torch.cat([adding.sample(start, seeded(i)) for i in range(8)])
         distances.append(float((samples - known).square().mean().sqrt()))
     assert distances == sorted(distances, reverse=True)
     assert distances[4] == pytest.approx(0.1, rel=0.05)
 
 
-def test_below_the_start_scale_nothing_is_drawn(pyramid, draw):
+def test_below_the_start_scale_nothing_is_drawn(pyramid):
     """The sample is the finest generator's, on the reconstruction below it and the first noise of the generator."""
-    sample = random_sample(pyramid, 4, draw)
-    finest, below = pyramid.scales[4], reconstruct(pyramid)[3]
-    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    finest, below = pyramid.scales[4], pyramid.reconstruct()[3]
+    noise = torch.randn(1, 3, 32, 32, generator=seeded(0))
     previous = torch.nn.functional.interpolate(below, size=(32, 32), mode="bicubic", antialias=True).clamp(-1, 1)
     with torch.no_grad():
         expected = finest.generator(finest.amplitude * noise, previous)
-    assert torch.equal(sample, expected)
+    assert torch.equal(pyramid.sample(4, seeded(0)), expected)
     with pytest.raises(UserError, match="0 to 4"):
-        random_sample(pyramid, 5, draw)
+        pyramid.sample(5, seeded(0))
 
 
 @pytest.mark.parametrize("start_scale", [0, 2])
 @pytest.mark.parametrize(("stretch", "size"), [((1.0, 2.0), (32, 64)), ((1.5, 0.75), (48, 24))])
-def test_samples_of_any_size(pyramid, draw, start_scale, stretch, size):
-    sample = random_sample(pyramid, start_scale, draw, stretch)
-    assert tuple(sample.shape) == (1, 3, *size)
-    assert sample.isfinite().all()
+def test_samples_of_any_size(pyramid, start_scale, stretch, size):
+    sample = pyramid.sample(start_scale, seeded(0), stretch)
+    assert tuple(sample.shape) == (1, 3, *size) and sample.isfinite().all()
 
 
-def test_noise_is_one_for_all_colours_at_the_coarsest_scale_alone(draw):
-    coarsest, finer = random_noise(draw, [(30, 40)] * 2, "cpu")
-    assert torch.equal(coarsest[:, 0], coarsest[:, 1])
-    assert not torch.equal(finer[:, 0], finer[:, 1])
+def test_noise_is_one_for_all_colours_at_the_coarsest_scale_alone_and_close_seeds_give_other_noise():
+    coarsest, finer = random_noise(seeded(0), [(30, 40)] * 2, "cpu")
+    assert torch.equal(coarsest[:, 0], coarsest[:, 1]) and not torch.equal(finer[:, 0], finer[:, 1])
     assert coarsest.shape == finer.shape == (1, 3, 30, 40)
-
-
-def test_seeds_that_are_close_give_other_noise():
     draws = [torch.randn(3, generator=seeded(*numbers)).tolist() for numbers in ((0, 1), (1, 0), (0, 1, 0), (2,), (3,))]
     assert len({tuple(draw) for draw in draws}) == 5
     assert torch.randn(3, generator=seeded(0, 1)).tolist() == draws[0]
