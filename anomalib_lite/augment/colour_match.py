@@ -1,6 +1,6 @@
 """Matches a template's colours to the OK images, so that light and camera do not cause differences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,13 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
     if not references:
         raise UserError("The template's colours cannot be matched: there is no OK image to match them to.")
     pool = np.concatenate([_subsampled(image) for image in references])[:, None]
-    matched = METHODS[method](template, pool)
+    if method == "reinhard":
+        source, target = rgb2lab(template), rgb2lab(pool)
+        mean, std = source.mean(axis=(0, 1)), source.std(axis=(0, 1))
+        scale = target.std(axis=(0, 1)) / np.maximum(std, 1e-6)  # a constant channel is only shifted
+        matched = 255 * lab2rgb((source - mean) * scale + target.mean(axis=(0, 1)))
+    else:  # scikit-image truncates the result to integers: in units of 1/256 grey level it can be rounded
+        matched = match_histograms(*(a.astype(np.uint16) << 8 for a in (template, pool)), channel_axis=-1) / 256
     return np.clip(np.rint(matched), 0, 255).astype(np.uint8)
 
 
@@ -59,18 +65,3 @@ def _subsampled(image: np.ndarray) -> np.ndarray:
     """Takes every k-th pixel of (H, W, 3), (n, 3), which keeps the distribution, while resizing would smooth it."""
     pixels = image.reshape(-1, 3)
     return pixels[:: -(-len(pixels) // PIXELS)]
-
-
-def _reinhard(template: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    source, target = rgb2lab(template), rgb2lab(pool)
-    mean, std = source.mean(axis=(0, 1)), source.std(axis=(0, 1))
-    scale = target.std(axis=(0, 1)) / np.maximum(std, 1e-6)  # a constant channel is only shifted
-    return 255 * lab2rgb((source - mean) * scale + target.mean(axis=(0, 1)))
-
-
-def _histogram(template: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    # scikit-image truncates the result to integers: in units of 1/256 grey level it can be rounded
-    return match_histograms(*(a.astype(np.uint16) << 8 for a in (template, pool)), channel_axis=-1) / 256
-
-
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"histogram": _histogram, "reinhard": _reinhard}

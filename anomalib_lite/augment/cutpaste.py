@@ -41,9 +41,9 @@ def blended(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> D
     area, aspect = rng.uniform(0.002, 0.08) * image.shape[0] * image.shape[1], rng.uniform(0.4, 2.5)
     h, w = _clipped_size(image[2:, 2:], *np.maximum(np.sqrt([area * aspect, area / aspect]), 12))
     patch = _crop(source, h, w, rng)
-    y, x = (int(rng.integers(1, side - length)) for side, length in zip(image.shape[:2], (h, w), strict=True))
-    centre = x + w // 2, y + h // 2
-    changed = cv2.seamlessClone(patch, target, np.full((h, w), 255, np.uint8), centre, cv2.NORMAL_CLONE)
+    y, x = int(rng.integers(1, image.shape[0] - h)), int(rng.integers(1, image.shape[1] - w))
+    inside, centre = np.full((h, w), 255, np.uint8), (x + w // 2, y + h // 2)
+    changed = cv2.seamlessClone(patch, target, inside, centre, cv2.NORMAL_CLONE)
     return np.ones(image.shape[:2], np.float32), changed.astype(np.float32)
 
 

@@ -21,24 +21,18 @@ from anomalib_lite.data.sample import NOK, OK, UNNUMBERED, Batch
 Field = np.ndarray
 Drawn = tuple[Field, np.ndarray]
 Kind = Callable[[np.ndarray, np.ndarray, np.random.Generator], Drawn]
+Kinds = Sequence[Kind] | None
 VISIBLE = 6  # grey levels by which a pixel must differ to count as defective
 TRIES = 4  # until a drawn defect is visible, which e.g. blurred background is not
 
 
 def synthesize(
-    image: np.ndarray, other: np.ndarray, rng: np.random.Generator, kinds: Sequence[Kind] | None = None
+    image: np.ndarray, other: np.ndarray, rng: np.random.Generator, kinds: Kinds = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one defect into an OK image, and returns it with its mask.
+    """Draws one defect into an OK image, with textures from another, and returns it with its mask.
 
-    Args:
-        image: uint8 (H, W, 3).
-        other: Another image of the same size, whose textures are used.
-        rng: Draws the kind and all its parameters.
-        kinds: Kinds to draw from with equal probability; None: those of all families.
-
-    Returns:
-        uint8 (H, W, 3), and bool (H, W), True where the change is visible. The mask may be empty if no visible defect
-            can be drawn, e.g. on a flat image.
+    image, other: uint8 (H, W, 3) of the same size. kinds: drawn from with equal probability; None: of all families. The
+    mask, bool (H, W), is True where the change is visible, and empty if none can be drawn, e.g. on a flat image.
     """
     kinds = KINDS if kinds is None else kinds
     source, texture_of = image.astype(np.float32), other.astype(np.float32)
@@ -57,38 +51,35 @@ def synthesize(
 
 def spot(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A dark or bright ellipse of 1 to 4 % of the image's side."""
-    side = min(image.shape[:2])
-    axes = rng.uniform(0.01, 0.035, 2) * side
-    field = _ellipse(image.shape[:2], _anywhere(image, rng), axes, float(rng.uniform(0, 180)))
-    return cv2.GaussianBlur(field, (0, 0), side / 256), image + _sign(rng) * rng.uniform(30, 90)
+    axes = rng.uniform(0.01, 0.035, 2) * min(image.shape[:2])
+    field = _ellipse(image.shape, _anywhere(image, rng), axes, rng.uniform(0, 180))
+    return _blurred(field, 1), image + _sign(rng) * rng.uniform(30, 90)
 
 
 def line(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A wandering line, dark or bright."""
-    side = min(image.shape[:2])
-    width = max(1, round(rng.integers(1, 4) * side / 256))
+    width = max(1, round(rng.integers(1, 4) * min(image.shape[:2]) / 256))
     return _path(image, rng, int(rng.integers(4, 8)), 0.5, width), image + _sign(rng) * rng.uniform(25, 80)
 
 
 def scratch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A long, faint, nearly straight hairline."""
-    side = min(image.shape[:2])
-    field = _path(image, rng, int(rng.integers(3, 7)), 0.12, max(1, round(side / 256)))
-    soft = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.4, 0.9) * side / 256)
+    field = _path(image, rng, int(rng.integers(3, 7)), 0.12, max(1, round(min(image.shape[:2]) / 256)))
+    soft = _blurred(field, rng.uniform(0.4, 0.9))
     return soft / max(soft.max(), 1e-6), image + _sign(rng) * rng.uniform(15, 70)
 
 
 def stain(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A flat film with a soft or sharp edge: slightly darker or brighter, and tinted."""
-    side = min(image.shape[:2])
     centre, count = _anywhere(image, rng), rng.integers(5, 10)
     angles = np.sort(rng.uniform(0, 2 * np.pi, count))
-    radii = rng.uniform(0.02, 0.09) * side * rng.uniform(0.6, 1.2, (count, 1))
+    radii = rng.uniform(0.02, 0.09) * min(image.shape[:2]) * rng.uniform(0.6, 1.2, (count, 1))
     corners = centre + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     field: Field = np.zeros(image.shape[:2], np.float32)
     cv2.fillPoly(field, [np.rint(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
-    field = cv2.GaussianBlur(field, (0, 0), rng.uniform(0.6, 5) * side / 256)
-    return field, image + _sign(rng) * rng.uniform(10, 35) + rng.normal(0, 6, 3) * (not _is_grey(image))
+    return _blurred(field, rng.uniform(0.6, 5)), image + _sign(rng) * rng.uniform(10, 35) + rng.normal(0, 6, 3) * (
+        not _is_grey(image)
+    )
 
 
 def texture(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
@@ -100,11 +91,11 @@ def texture(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> D
 def patch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A rectangle from a random place of another image."""
     shape = np.array(image.shape[:2])
-    size = np.maximum(2, np.rint(rng.uniform(0.04, 0.23, 2) * shape)).astype(int)
-    (y, x), (v, u) = rng.integers(0, shape - size + 1), rng.integers(0, shape - size + 1)
+    h, w = np.maximum(2, np.rint(rng.uniform(0.04, 0.23, 2) * shape)).astype(int)
+    (y, x), (v, u) = rng.integers(0, shape - (h, w) + 1), rng.integers(0, shape - (h, w) + 1)
     field, changed = np.zeros(image.shape[:2], np.float32), image.copy()
-    field[y : y + size[0], x : x + size[1]] = 1
-    changed[y : y + size[0], x : x + size[1]] = other[v : v + size[0], u : u + size[1]]
+    field[y : y + h, x : x + w] = 1
+    changed[y : y + h, x : x + w] = other[v : v + h, u : u + w]
     return field, changed
 
 
@@ -121,41 +112,37 @@ def recoloured(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -
         return field, image + _sign(rng) * rng.uniform(12, 60)
     lab = cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(6, 40)
-    lab[..., 1:] = (
-        lab[..., 1:] * np.float32(rng.uniform(0, 1)) + np.array([np.cos(angle), np.sin(angle)], np.float32) * length
-    )
+    shift = np.array([np.cos(angle), np.sin(angle)], np.float32) * length
+    lab[..., 1:] = lab[..., 1:] * np.float32(rng.uniform(0, 1)) + shift
     return field, 255 * cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
 def blur(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """Islands out of focus."""
     islands = _islands(image.shape[:2], rng, cells=(3, 7), share=(0.03, 0.2), soft=2)
-    sigma = rng.uniform(1, 3) * min(image.shape[:2]) / 256
-    return islands, cv2.GaussianBlur(image, (0, 0), sigma)
+    return islands, _blurred(image, rng.uniform(1, 3))
 
 
 def blurred_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A box of fine structure out of focus."""
-    sigma = rng.uniform(0.8, 4) * min(image.shape[:2]) / 256
-    return _box(image, rng), cv2.GaussianBlur(image, (0, 0), sigma)
+    changed = _blurred(image, rng.uniform(0.8, 4))
+    return _box(image, rng), changed
 
 
 def smeared_print(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A box of fine structure smeared in one direction; whatever differs from its median smears, light or dark."""
-    field = _box(image, rng)
-    side = min(image.shape[:2])
-    length, angle, strength = rng.uniform(0.012, 0.08) * side, rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 0.95)
-    inside = field > 0.5
-    ground = np.median(image[inside], axis=0) if inside.any() else image.mean((0, 1))
-    ink, smeared = image - ground.astype(np.float32), image - ground.astype(np.float32)
-    height, width = image.shape[:2]
+    field, (height, width) = _box(image, rng), image.shape[:2]
+    length, angle = rng.uniform(0.012, 0.08) * min(height, width), rng.uniform(0, 2 * np.pi)
+    strength, inside = rng.uniform(0.4, 0.95), field > 0.5
+    ground = (np.median(image[inside], axis=0) if inside.any() else image.mean((0, 1))).astype(np.float32)
+    ink = smeared = image - ground
     for step in np.linspace(0.1, 1, 10):
         x, y = length * step * np.cos(angle), length * step * np.sin(angle)
         shift = np.array([[1, 0, x], [0, 1, y]], np.float32)
         moved = cv2.warpAffine(ink, shift, (width, height), borderMode=cv2.BORDER_REPLICATE)
         moved = moved * np.float32(strength * (1 - 0.7 * step))
         smeared = np.where(np.abs(moved) > np.abs(smeared), moved, smeared)
-    return field, smeared + ground.astype(np.float32)
+    return field, smeared + ground
 
 
 def missing(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
@@ -166,17 +153,15 @@ def missing(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> D
 
 def broken(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A cut of a few pixels through the structure."""
-    side = min(image.shape[:2])
-    axes = np.array([rng.uniform(0.015, 0.05), rng.uniform(0.004, 0.012)]) * side
-    cut = _ellipse(image.shape[:2], _on_structure(image, rng), np.maximum(axes, 1), float(rng.uniform(0, 180)))
+    axes = np.array([rng.uniform(0.015, 0.05), rng.uniform(0.004, 0.012)]) * min(image.shape[:2])
+    cut = _ellipse(image.shape, _on_structure(image, rng), np.maximum(axes, 1), rng.uniform(0, 180))
     return _blurred(cut, 0.6), _inpainted(image, (cut > 0).astype(np.uint8), rng)
 
 
 def bent(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Drawn:
     """Structure around a point pushed aside by 1 to 4 % of the side."""
     height, width = image.shape[:2]
-    side = min(height, width)
-    centre, reach = _on_structure(image, rng), rng.uniform(0.025, 0.09) * side
+    centre, reach = _on_structure(image, rng), rng.uniform(0.025, 0.09) * min(height, width)
     angle, push = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.6) * reach
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     share = np.exp(-((columns - centre[0]) ** 2 + (rows - centre[1]) ** 2) / (2 * reach**2)).astype(np.float32)
@@ -226,8 +211,7 @@ def _on_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws a point (x, y) with probability proportional to local contrast."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    contrast = cv2.GaussianBlur(edges, (0, 0), 3 * min(image.shape[:2]) / 256)
-    weight = np.cumsum(contrast.ravel().astype(np.float64) + 1e-6)
+    weight = np.cumsum(_blurred(edges, 3).ravel().astype(np.float64) + 1e-6)
     index = int(np.searchsorted(weight, rng.uniform(0, weight[-1])))
     y, x = divmod(min(index, weight.size - 1), image.shape[1])
     return np.array([x, y], np.float64)
@@ -247,7 +231,7 @@ def _part(image: np.ndarray, rng: np.random.Generator, largest: float) -> np.nda
     cv2.floodFill(smooth, mask, (int(x), int(y)), 0, span, span, fill)
     radius = np.sqrt(shape[0] * shape[1] * rng.uniform(0.1, 1) * largest / np.pi)
     axes = radius * np.array([1.0, rng.uniform(0.4, 1)])
-    near = _ellipse(shape, np.array([x, y], np.float64), np.maximum(axes, 1.5), float(rng.uniform(0, 180)))
+    near = _ellipse(shape, np.array([x, y], np.float64), np.maximum(axes, 1.5), rng.uniform(0, 180))
     part = (mask[1:-1, 1:-1] > 0) & (near > 0)
     return part if part.sum() >= 9 else near > 0
 
@@ -264,28 +248,26 @@ def _box(image: np.ndarray, rng: np.random.Generator) -> Field:
     """Draws a soft box around a point with structure."""
     height, width = image.shape[:2]
     x, y = _on_structure(image, rng)
-    half = np.array([rng.uniform(0.05, 0.22) * width, rng.uniform(0.03, 0.1) * height])
+    half_width, half_height = rng.uniform(0.05, 0.22) * width, rng.uniform(0.03, 0.1) * height
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    inside = (np.abs(columns - x) < half[0]) & (np.abs(rows - y) < half[1])
-    return _blurred(inside, 3)
+    return _blurred((np.abs(columns - x) < half_width) & (np.abs(rows - y) < half_height), 3)
 
 
-def _blurred(field: np.ndarray, sigma: float) -> Field:
+def _blurred(field: np.ndarray, sigma: float) -> np.ndarray:
     """Blurs by sigma, in px of an image of 256 px."""
-    return cv2.GaussianBlur(field.astype(np.float32), (0, 0), sigma * min(field.shape) / 256)
+    return cv2.GaussianBlur(field.astype(np.float32), (0, 0), sigma * min(field.shape[:2]) / 256)
 
 
 def _ellipse(shape: tuple[int, ...], centre: np.ndarray, axes: np.ndarray, angle: float) -> Field:
     field = np.zeros(shape[:2], np.float32)
-    cv2.ellipse(field, (tuple(map(float, centre)), tuple(map(float, 2 * axes)), angle), 1.0, -1)
+    cv2.ellipse(field, (tuple(map(float, centre)), tuple(map(float, 2 * axes)), float(angle)), 1.0, -1)
     return field
 
 
 def _path(image: np.ndarray, rng: np.random.Generator, count: int, wander: float, width: int) -> Field:
     """Draws a line of `count` steps of 3 to 12 % of the side, each turned by `wander` rad (one sigma) from the last."""
-    side = min(image.shape[:2])
     headings = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, wander, count))
-    steps = rng.uniform(0.03, 0.12, (count, 1)) * side
+    steps = rng.uniform(0.03, 0.12, (count, 1)) * min(image.shape[:2])
     ways = np.cumsum(steps * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
     points = _anywhere(image, rng) + np.vstack([np.zeros((1, 2)), ways])
     field = np.zeros(image.shape[:2], np.float32)
@@ -300,34 +282,25 @@ def _islands(
     count = int(rng.integers(*cells))
     noise = rng.standard_normal((count, count)).astype(np.float32)
     field = cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC)
-    islands = (field > np.quantile(field, 1 - rng.uniform(*share))).astype(np.float32)
-    return cv2.GaussianBlur(islands, (0, 0), soft * min(shape) / 256)
+    return _blurred(field > np.quantile(field, 1 - rng.uniform(*share)), soft)
 
 
 def drawn_batches(
-    images: ImageSet,
-    indices: Sequence[int],
-    count: int,
-    rng: np.random.Generator,
-    size: int = 16,
-    kinds: Sequence[Kind] | None = None,
+    images: ImageSet, indices: Sequence[int], count: int, rng: np.random.Generator, size: int = 16, kinds: Kinds = None
 ) -> Iterator[Batch]:
     """Yields the images at `indices` unchanged, then `count` copies with one drawn defect and its mask each.
 
     `size` is that of the batches; `kinds` as in `synthesize`.
     """
-    plain = [(index, False) for index in indices]
-    drawn = [(indices[k % len(indices)], True) for k in range(count)]
-    for start in range(0, len(plain) + len(drawn), size):
-        part = (plain + drawn)[start : start + size]
-        batch = images[[index for index, _ in part]]
+    order = [*indices, *(indices[k % len(indices)] for k in range(count))]
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        batch = images[part]
         pixels = to_pixels(batch.image)
-        others = images[rng.choice(indices, len(part)).tolist()]
-        textures = to_pixels(others.image)
-        for k, (_, defective) in enumerate(part):
-            if defective:
-                pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds)
-                batch.mask[k, 0] = torch.from_numpy(mask)
-                batch.label[k] = NOK if mask.any() else OK
+        textures = to_pixels(images[rng.choice(indices, len(part)).tolist()].image)
+        for k in range(max(0, len(indices) - start), len(part)):
+            pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds)
+            batch.mask[k, 0] = torch.from_numpy(mask)
+            batch.label[k] = NOK if mask.any() else OK
         batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)
         yield batch

@@ -1,7 +1,7 @@
 """Random augmentation of training batches, by kornia's transforms."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -35,7 +35,14 @@ class Augment(nn.Module):
     ) -> None:
         super().__init__()
         for transform in transforms:
-            _check(transform)
+            import kornia.augmentation as K  # takes seconds
+
+            if not isinstance(transform, K.AugmentationBase2D) or isinstance(transform, K.MixAugmentationBaseV2):
+                raise UserError(
+                    f"augment.transforms takes kornia's transforms of single images, not {type(transform).__name__}. "
+                    "Derive custom ones from kornia.augmentation.GeometricAugmentationBase2D or "
+                    "IntensityAugmentationBase2D."
+                )
         self.transforms, self.restyle, self.weight, self.seed = nn.ModuleList(transforms), restyle, weight, seed
         self.restyler = restyler
 
@@ -47,10 +54,7 @@ class Augment(nn.Module):
     def forward(self, batch: Batch, step: int, part: int = 0) -> Batch:
         """Returns the augmented batch; the given one is not modified. Changed images lose their index.
 
-        Args:
-            batch: The training batch.
-            step: The training step.
-            part: Index of the process, if several share a batch, so that each draws other changes.
+        part: index of the process, if several share a batch, so that each draws other changes.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed([self.seed, step, *([part] if part else [])]))
@@ -61,14 +65,10 @@ class Augment(nn.Module):
                 "remove transforms that crop, pad or resize to another size."
             )
         changed = (image != batch.image).flatten(1).any(1)
-        return dataclasses.replace(
-            batch,
-            image=image.contiguous(memory_format=torch.channels_last),
-            mask=mask,
-            template=template,
-            weight=torch.where(changed, batch.weight * self.weight, batch.weight),
-            index=torch.where(changed, UNNUMBERED, batch.index),
-        )
+        image = image.contiguous(memory_format=torch.channels_last)
+        weight = torch.where(changed, batch.weight * self.weight, batch.weight)
+        index = torch.where(changed, UNNUMBERED, batch.index)
+        return replace(batch, image=image, mask=mask, template=template, weight=weight, index=index)
 
     def _change(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Stacks image, mask and template as channels of one picture, so that they move together."""
@@ -86,16 +86,6 @@ class Augment(nn.Module):
                 picture = transform(picture)
         template = None if batch.template is None else picture[:, 4:]
         return picture[:, :3], picture[:, 3:4] > 0.5, template
-
-
-def _check(transform: nn.Module) -> None:
-    import kornia.augmentation as K
-
-    if not isinstance(transform, K.AugmentationBase2D) or isinstance(transform, K.MixAugmentationBaseV2):
-        raise UserError(
-            f"augment.transforms takes kornia's transforms of single images, not {type(transform).__name__}. Derive "
-            "custom ones from kornia.augmentation.GeometricAugmentationBase2D or IntensityAugmentationBase2D."
-        )
 
 
 SHARE = 0.5  # probability of each change; one image in 32 gets none

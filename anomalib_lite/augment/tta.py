@@ -11,23 +11,16 @@ from anomalib_lite.errors import UserError
 
 FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-REDUCE = ("mean", "max")
 
 
 @dataclass(frozen=True)
 class View:
-    """A view of an image: mirrored, and with changed colours.
+    """A view of an image: mirrored, and with its colours changed by these factors, in this order."""
 
-    Args:
-        flip: none, horizontal (swaps left and right), vertical or both.
-        brightness, contrast, saturation: Factors, applied in this order; contrast is relative to the image's mean,
-            saturation to its grey.
-    """
-
-    flip: str = "none"
+    flip: str = "none"  # horizontal swaps left and right
     brightness: float = 1.0
-    contrast: float = 1.0
-    saturation: float = 1.0
+    contrast: float = 1.0  # relative to the image's mean
+    saturation: float = 1.0  # relative to the image's grey
 
     def __post_init__(self) -> None:
         if self.flip not in FLIPS:
@@ -66,12 +59,7 @@ class View:
 
 
 class TestTimeAugmentation(nn.Module):
-    """The views, and the reduction of their maps to one.
-
-    Args:
-        views: Dictionaries of View's fields.
-        reduce: `mean` or `max` over the views, pixel by pixel.
-    """
+    """The views, dictionaries of View's fields, and the reduction of their maps to one, by `mean` or `max`."""
 
     __test__ = False  # pytest must not collect this class
 
@@ -79,14 +67,13 @@ class TestTimeAugmentation(nn.Module):
         super().__init__()
         if not views:
             raise UserError("tta.views is empty: name at least one view, e.g. {} for the unchanged image.")
-        if reduce not in REDUCE:
-            raise UserError(f"tta.reduce must be one of {', '.join(REDUCE)}, not '{reduce}'.")
+        if reduce not in ("mean", "max"):
+            raise UserError(f"tta.reduce must be one of mean, max, not '{reduce}'.")
         names = [field.name for field in fields(View)]
         for view in views:
             if wrong := [str(key) for key in view if key not in names]:
                 raise UserError(f"A view of tta.views has no '{wrong[0]}'; it has {', '.join(names)}.")
-        self.views = [View(**view) for view in views]
-        self.how = reduce
+        self.views, self.how = [View(**view) for view in views], reduce
 
     def reduce(self, maps: Sequence[Tensor]) -> Tensor:
         """Reduces the views' maps (B, 1, h, w), already undone, to one of the same shape."""

@@ -13,18 +13,17 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.errors import UserError
 from tests.made import write_pixels
 
-METHODS = ["histogram", "reinhard"]
+both_methods = pytest.mark.parametrize("method", ["histogram", "reinhard"])
 
 
 def photograph(seed: int, size: tuple[int, int] = (60, 80), gain: float = 1.0, shift: float = 0.0) -> np.ndarray:
     """Smooth colour patches, so that channels are spread and correlated."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.uniform(60, 170, (6, 8, 3)).astype(np.float32)
+    coarse = np.random.default_rng(seed).uniform(60, 170, (6, 8, 3)).astype(np.float32)
     fine = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) * gain + shift
     return np.clip(fine, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@both_methods
 def test_a_template_in_other_light_gets_the_images_colours_back(method: str):
     """Known answer: the template is an OK image that was darkened and tinted."""
     ok = photograph(0)
@@ -35,10 +34,12 @@ def test_a_template_in_other_light_gets_the_images_colours_back(method: str):
     assert error < 0.12 * before
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_colours_that_agree_stay(method: str):
-    ok = photograph(1)
+@both_methods
+def test_colours_that_agree_stay_and_grey_images_give_a_grey_template(method: str):
+    ok, grey, template = photograph(1), photograph(7), photograph(8)
     assert np.abs(match_colours(ok, [ok, ok], method).astype(int) - ok).max() <= 1
+    grey, template = (image[..., :1].repeat(3, axis=2) for image in (grey, template))
+    assert np.ptp(match_colours(template, [grey], method).astype(int), axis=2).max() <= 1
 
 
 def test_histogram_matching_follows_the_pool_of_all_images():
@@ -57,30 +58,12 @@ def test_reinhard_matches_mean_and_spread_in_lab():
     assert np.abs(matched.std(axis=(0, 1)) - wanted.std(axis=(0, 1))).max() < 0.7
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_grey_images_give_a_grey_template(method: str):
-    grey = photograph(7)[..., :1].repeat(3, axis=2)
-    matched = match_colours(photograph(8)[..., :1].repeat(3, axis=2), [grey], method).astype(int)
-    assert np.ptp(matched, axis=2).max() <= 1
-
-
-def test_none_leaves_the_template_alone_and_without_ok_images_nothing_is_matched(tmp_path: Path):
-    template, path = photograph(11), tmp_path / "t.png"
-    assert matched_template(path, [], tmp_path / "artifacts", "none") == path
-    with pytest.raises(UserError, match="there is no OK image to match them to"):
-        match_colours(template, [])
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, list[Path]]:
-    template = write_pixels(tmp_path / "template.png", photograph(12)[..., ::-1])
+def test_the_file_is_written_once_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    template, artifacts = write_pixels(tmp_path / "template.png", photograph(12)[..., ::-1]), tmp_path / "artifacts"
     ok = [write_pixels(tmp_path / f"ok/{i}.png", photograph(20 + i, gain=0.6)[..., ::-1]) for i in range(3)]
-    return template, ok
-
-
-def test_the_file_is_written_once_for_its_images(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    template, ok = files
-    artifacts = tmp_path / "artifacts"
+    assert matched_template(template, [], artifacts, "none") == template
+    with pytest.raises(UserError, match="there is no OK image to match them to"):
+        match_colours(photograph(11), [])
     first, reinhard = (matched_template(template, ok, artifacts, how) for how in ("histogram", "reinhard"))
     assert len({first, reinhard, matched_template(template, ok[:2], artifacts)}) == 3
     expected = match_colours(read_image(template), [read_image(p) for p in ok], "reinhard")
