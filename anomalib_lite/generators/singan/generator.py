@@ -43,7 +43,7 @@ from anomalib_lite.settings.training import ScaleSchedule, Shape
 
 log = logging.getLogger(__name__)
 EVERY = 10  # iterations between logged values
-SUMMARY = "singan.json"  # written last: marks a finished training
+PLACE, SUMMARY = "image-{:02d}", "singan.json"  # the summary is written last: it marks a finished training
 Record = Callable[[int, Mapping[str, float]], None]  # called with a pyramid's iteration and losses
 
 
@@ -100,7 +100,7 @@ class SinGAN(Generator):
         if not (folder / SUMMARY).is_file():
             raise UserError(f"{folder} holds no finished SinGAN ({SUMMARY} is missing): train it again.")
         notes = json.loads((folder / SUMMARY).read_text())
-        self.pyramids = [read_pyramid(_place(folder, n), note["content"]) for n, note in enumerate(notes)]
+        self.pyramids = [read_pyramid(folder / PLACE.format(n), note["content"]) for n, note in enumerate(notes)]
 
     def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
         """Draws from the pyramids in rotation; sample i depends only on the seed and i."""
@@ -113,7 +113,7 @@ class SinGAN(Generator):
 
     def _train_pyramid(self, number: int, seed: int, folder: Path, loggers: Sequence[Any]) -> None:
         """Trains all scales, each with its own random numbers: resumed on a CPU, the weights are bit-identical."""
-        pyramid, place, name = self.pyramids[number], _place(folder, number), f"image {number + 1}/{self.images}"
+        pyramid, place, name = self.pyramids[number], folder / PLACE.format(number), f"image {number + 1}/{self.images}"
         earlier = sum(len(finished.sizes) for finished in self.pyramids[:number])
 
         def record(step: int, losses: Mapping[str, float]) -> None:
@@ -159,10 +159,6 @@ def spread(available: int, count: int, seed: int) -> list[int]:
     edges = np.linspace(0, available, count + 1).round().astype(int)
     rng = np.random.default_rng(seed)
     return [int(rng.integers(begin, end)) for begin, end in itertools.pairwise(edges)]
-
-
-def _place(folder: Path, number: int) -> Path:
-    return folder / f"image-{number:02d}"
 
 
 class ScaleTraining:

@@ -119,20 +119,11 @@ def test_a_killed_training_ends_as_an_unbroken_one(golden, build, ok, template, 
     assert filecmp.cmp((two_domains if golden else one_domain) / WEIGHTS, tmp_path / WEIGHTS, shallow=False)
 
 
-class Planted:
-    """A pickle of it makes a folder when it is read."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.mark),)
-
-
 def test_a_planted_checkpoint_is_refused_and_a_torn_one_begins_anew(build, ok, tmp_path, one_domain, capsys):
-    last = tmp_path / "checkpoints/last.ckpt"
+    last, mark = tmp_path / "checkpoints/last.ckpt", str(tmp_path / "mark")
     last.parent.mkdir()
-    torch.save({"state_dict": Planted(tmp_path / "mark")}, last)
+    planted = type("Planted", (), {"__reduce__": lambda self: (os.mkdir, (mark,))})()  # makes a folder when it is read
+    torch.save({"state_dict": planted}, last)
     with pytest.raises(UserError, match="contains code"):
         build().fit(ok, None, tmp_path, 3)
     assert not (tmp_path / "mark").exists()
