@@ -12,18 +12,10 @@ import numpy as np
 import pytest
 
 from anomalib_lite.data import folder
+from anomalib_lite.data import splits as room
 from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import (
-    check_same_data,
-    describe,
-    fingerprint,
-    hold_out,
-    make_splits,
-    refuse_held_back,
-    templates_of,
-    weighted,
-)
+from anomalib_lite.data.splits import check_same_data, describe, fingerprint, make_splits, templates_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.settings.training import Mode
 from tests.made import write_category, write_image, write_pixels
@@ -52,7 +44,7 @@ def names(samples: list[Sample]) -> set[str]:
 
 @pytest.mark.parametrize(("share", "count"), [(0.2, 10), (0.01, 1), (0.5, 25), (0.98, 49), (0.999, 49)])
 def test_every_image_is_on_one_side_and_the_share_is_kept(tmp_path: Path, share: float, count: int):
-    train, val = hold_out(many(tmp_path), share, 0, tmp_path)
+    train, val = room.hold_out(many(tmp_path), share, 0, tmp_path)
     assert len(val) == count and len(train) == 50 - count and len(names(train + val)) == 50
 
 
@@ -60,7 +52,7 @@ def test_the_choice_depends_on_the_seed_and_neither_on_the_order_nor_on_the_plac
     """Of 50 images, 5 more may move only those that the 5 displace; a shuffled split would move about 16."""
 
     def held(images: list[Sample], seed: int = 0, root: Path = tmp_path) -> set[str]:
-        return names(hold_out(images, 0.2, seed, root)[1])
+        return names(room.hold_out(images, 0.2, seed, root)[1])
 
     here = held(many(tmp_path))
     assert held(random.Random(0).sample(many(tmp_path), 50)) == here
@@ -168,10 +160,10 @@ def test_one_template_for_all_one_for_each_or_none_at_all(tmp_path: Path):
 def test_a_template_with_the_content_of_a_held_back_image_is_refused(tmp_path: Path):
     train, val, test, like_val, golden = written(tmp_path, train="1", val="2", test="6", like_val="2", golden="new")
     held_back = Splits(*([Sample(image, OK)] for image in (train, val, test)))
-    refuse_held_back([train, golden], held_back)
+    room.refuse_held_back([train, golden], held_back)
     for template, kind in ((like_val, "held-out"), (test, "test")):
         with pytest.raises(UserError, match=f"{template} is one of the {kind} images, .*data.template={train}"):
-            refuse_held_back([golden, template], held_back)
+            room.refuse_held_back([golden, template], held_back)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +183,10 @@ def test_only_the_ratios_of_weights_count_and_a_real_image_weighs_one(weights, g
     samples = [Sample(Path(name), OK, origin=name, weight=weight) for name, weight in own.items()]
     mode = Mode(weights=weights, generated=generated)
     if isinstance(expected, list):
-        assert [s.weight for s in weighted(samples, mode)] == expected
+        assert [s.weight for s in room.weighted(samples, mode)] == expected
         return
     with pytest.raises(UserError, match=expected):
-        weighted(samples, mode)
+        room.weighted(samples, mode)
 
 
 @pytest.fixture
