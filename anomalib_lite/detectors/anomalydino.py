@@ -64,7 +64,8 @@ class AnomalyDINO(PatchCore):
         images = batches.dataset
         probes = images[list(range(0, len(images), -(-len(images) // TRIED)))].image
         masks = torch.cat([foreground(self._extract(image), self.threshold) for image in probes.split(1)]).float()
-        middle, border = float(_middle(masks).mean()), float(_border(masks).mean())
+        edges = [masks[:, 0, 0], masks[:, 0, -1], masks[:, 0, :, 0], masks[:, 0, :, -1]]
+        middle, border = float(_middle(masks).mean()), float(torch.cat(edges, 1).mean())
         has_background = middle >= COVERED and border <= middle / 2
         self.masked.fill_(self.mask == "on" or (self.mask == "auto" and has_background))
         self.notes = {**self.notes, "ground_left_out": bool(self.masked), "product": round(float(masks.mean()), 3)}
@@ -90,11 +91,5 @@ def foreground(features: Tensor, threshold: float | None) -> Tensor:
 
 
 def _middle(maps: Tensor) -> Tensor:
-    height, width = maps.shape[2:]
-    rows, columns = (slice(int(n * MIDDLE), max(1, int(n * (1 - MIDDLE)))) for n in (height, width))
+    rows, columns = (slice(int(n * MIDDLE), max(1, int(n * (1 - MIDDLE)))) for n in maps.shape[2:])
     return maps[:, :, rows, columns]
-
-
-def _border(maps: Tensor) -> Tensor:
-    """Returns the outermost positions (B, n)."""
-    return torch.cat([maps[:, 0, 0], maps[:, 0, -1], maps[:, 0, :, 0], maps[:, 0, :, -1]], 1)

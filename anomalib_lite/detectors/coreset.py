@@ -48,8 +48,8 @@ def gather_images(
     `features` maps images (B, 3, H, W) to (B, C, h, w). `bank` is a number of patches or, as a float, a share of all.
     """
     first = features(images[[0]].image)[0]
-    requested = round(bank * len(images)) if isinstance(bank, float) else bank // first[0].numel()
-    count = max(1, min(requested, len(images), int(limit_mb * 2**20 / (4 * first.numel()))))
+    wanted = round(bank * len(images)) if isinstance(bank, float) else bank // first[0].numel()
+    count = max(1, min(wanted, len(images), int(limit_mb * 2**20 / (4 * first.numel()))))
     chosen = torch.linspace(0, len(images) - 1, count).round().long().split(at_once(BATCH, images.size))
     parts = tqdm(chosen, f"patches, image {view.label}", delay=2, leave=False)
     gathered = [features(view.apply(images[part.tolist()].image)).flatten(2).permute(2, 0, 1) for part in parts]
@@ -87,10 +87,9 @@ def gather_candidates(
 
 
 def random_projection(rows: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Projects rows (N, C) to (N, dimensions), preserving distances up to a few per cent.
+    """Projects rows (N, C) to (N, dimensions), if fewer, preserving distances up to a few per cent.
 
-    Johnson and Lindenstrauss, 1984: a Gaussian matrix, scaled by 1 / sqrt(dimensions). Rows of no more dimensions are
-    returned unchanged.
+    Johnson and Lindenstrauss, 1984: a Gaussian matrix, scaled by 1 / sqrt(dimensions).
     """
     if dimensions >= rows.shape[1]:
         return rows
@@ -203,10 +202,8 @@ def _blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
 
 
 def _nearest_index(queries: Tensor, bank: Tensor, lengths: Tensor) -> Tensor:
-    smallest, index = (
-        queries.new_full(queries.shape[:1], torch.inf),
-        queries.new_zeros(queries.shape[:1], dtype=torch.long),
-    )
+    smallest = queries.new_full(queries.shape[:1], torch.inf)
+    index = queries.new_zeros(queries.shape[:1], dtype=torch.long)
     for start in range(0, len(bank), ROWS):
         part = slice(start, start + ROWS)
         scores, i = torch.addmm(lengths[part], queries, bank[part].T, alpha=-2).min(1)
@@ -255,34 +252,25 @@ class Bank(Fitted):
         cosine: Uses 1 - cosine similarity instead of the Euclidean distance.
         radius: Compares a position only with patches up to this many positions away (RAD: Zhang, Li, Henderson,
             Aragon-Camarasa, Long, "Is Training Necessary for Anomaly Detection?", 2026); None: with all patches.
-
-    Attributes:
-        patches: (M, C), or with a radius (h * w, images, C).
-        around: (M, b), indices of each patch's nearest patches, itself first, for PatchCore's reweighting; else empty.
-        spread: (M,) or (h * w, images), each patch's mean distance from its neighbours, which is subtracted from
-            distances to it (LDKNN, in Lyu, Mo, Wong, "REB: Reducing Biases in Representation for Industrial Anomaly
-            Detection", 2024); else empty.
     """
 
-    patches: Tensor
-    around: Tensor
-    spread: Tensor
+    patches: Tensor  # (M, C), or with a radius (h * w, images, C)
+    around: (
+        Tensor  # (M, b), indices of each patch's nearest patches, itself first, for PatchCore's reweighting; or empty
+    )
+    spread: Tensor  # (M,) or (h * w, images), each patch's mean distance from its neighbours; or empty
 
     def __init__(self, cosine: bool = False, radius: int | None = None) -> None:
-        super().__init__()
+        super().__init__("patches", "spread")
         self.cosine, self.radius = cosine, radius
-        self.register_buffer("patches", torch.empty(0))
         self.register_buffer("around", torch.empty(0, dtype=torch.long))
-        self.register_buffer("spread", torch.empty(0))
 
     def store(self, patches: Tensor, candidates: Tensor, density: int = 0, reweight: int = 0) -> None:
-        """Stores patches.
+        """Stores patches, normalised if `cosine`: some of the candidates (N, C), or with a radius all of them.
 
-        Args:
-            patches: Chosen from the candidates, or with a radius all of them; normalised if `cosine`.
-            candidates: (N, C), among which the neighbours for `density` are searched.
-            density: Number of neighbours for `spread`; 0: none.
-            reweight: Number of neighbours for `around`; 0: none.
+        The `reweight` patches nearest to each become `around`. Its mean distance from the `density` nearest candidates
+        becomes `spread`, which is subtracted from distances to it (LDKNN, in Lyu, Mo, Wong, "REB: Reducing Biases in
+        Representation for Industrial Anomaly Detection", 2024).
         """
         self.patches = patches
         if reweight:

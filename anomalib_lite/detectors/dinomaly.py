@@ -51,12 +51,15 @@ class Dinomaly(Distillation):
         self.groups, self.stride = grouped(len(channels), groups), stride
         self.blocks = grouped(depth, len(self.groups))
         self.discard, self.easy, self.ramp, self.total = discard, easy, ramp, 1
-        self.bottleneck = bottleneck(inside, width, dropout)
+        first, second = nn.Linear(inside, 4 * width), nn.Linear(4 * width, width)
+        drops = [nn.Dropout(dropout) for _ in range(3)]  # the noise
+        self.bottleneck = nn.Sequential(drops[0], first, nn.GELU(), drops[1], second, drops[2])
         self.decoder = nn.ModuleList(Block(width) for _ in range(depth))
         outside = [channels[0] if self.same_width else sum(channels[i] for i in group) for group in self.groups]
         self.heads = nn.ModuleList(nn.Identity() if c == width else nn.Linear(width, c) for c in outside)
-        for name in self.learners:
-            getattr(self, name).apply(small_weights)
+        for module in (m for name in self.learners for m in getattr(self, name).modules() if isinstance(m, nn.Linear)):
+            nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
+            nn.init.zeros_(module.bias)
         self.prepare_modules()
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -109,16 +112,11 @@ def grouped(count: int, groups: int) -> list[list[int]]:
     return [list(range(k * count // groups, (k + 1) * count // groups)) for k in range(groups)]
 
 
-def bottleneck(inside: int, width: int, dropout: float) -> nn.Sequential:
-    """Builds two layers with dropout, the noise, before, between and after them."""
-    hidden = 4 * width
-    first, second = nn.Linear(inside, hidden), nn.Linear(hidden, width)
-    drops = [nn.Dropout(dropout) for _ in range(3)]
-    return nn.Sequential(drops[0], first, nn.GELU(), drops[1], second, drops[2])
-
-
 class Block(nn.Module):
-    """A transformer block with linear attention for tokens (B, N, C)."""
+    """A transformer block for tokens (B, N, C), whose attention has elu + 1 instead of a softmax: linear in N.
+
+    Katharopoulos, Vyas, Pappas, Fleuret, "Transformers are RNNs", ICML 2020.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -129,25 +127,12 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         parts = self.queries(self.before(tokens)).unflatten(2, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
-        attended = linear_attention(*parts).transpose(1, 2).flatten(2)
-        tokens = tokens + self.project(attended)
+        query, key, value = parts
+        query, key = F.elu(query) + 1, F.elu(key) + 1
+        total = query @ key.sum(-2).unsqueeze(-1)
+        attended = query @ (key.transpose(-1, -2) @ value) / total
+        tokens = tokens + self.project(attended.transpose(1, 2).flatten(2))
         return tokens + self.inner(self.behind(tokens))
-
-
-def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Linear attention on (..., N, C), with elu + 1 as feature map instead of a softmax; the cost is linear in N.
-
-    Katharopoulos, Vyas, Pappas, Fleuret, "Transformers are RNNs", ICML 2020.
-    """
-    query, key = F.elu(query) + 1, F.elu(key) + 1
-    total = query @ key.sum(-2).unsqueeze(-1)
-    return query @ (key.transpose(-1, -2) @ value) / total
-
-
-def small_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
-        nn.init.zeros_(module.bias)
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -171,9 +156,8 @@ class StableAdamW(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                self._update(parameter, parameter.grad, group)
         return loss
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:

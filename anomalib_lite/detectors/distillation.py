@@ -24,10 +24,8 @@ class FeatureLearner(Method):
 
     Args:
         backbone: Makes the teacher.
-        optimizer: Makes the optimizer from the parameters of the attributes named in `learners`.
-        scheduler: Makes the learning-rate schedule from the optimizer and `total_steps`, or None.
-        epochs, steps: See Method.
-        cache_mb: Memory for the features of the training images.
+        optimizer, scheduler: Make them, from the parameters of the attributes named in `learners`, and from the
+            optimizer and `total_steps`.
         folds: Holds out every `folds`-th training image, listed in `held_out`, for tuning; None: holds out none.
         seed: Seeds random numbers of the training steps, so that a resumed training repeats them; None: not seeded.
     """
@@ -104,6 +102,9 @@ class FeatureLearner(Method):
     def validation_loss(self, batch: Batch) -> Tensor:
         return self.loss_of(self.features(batch.image), batch, torch.ones_like(batch.weight))
 
+    def forget(self) -> None:
+        self.cache.clear()
+
     def configure_optimizers(self, total_steps: int) -> Any:
         optimizer = self.optimizer(self.learned())
         if self.scheduler is None:
@@ -123,11 +124,8 @@ class FeatureLearner(Method):
 class Distillation(FeatureLearner):
     """Base of detectors that train a student. A subclass defines `answers` and `loss`.
 
-    Args:
-        backbone, optimizer, training: See FeatureLearner.
-        gaussian: Models the student's residual on OK images, whose Mahalanobis distance is the map. None: the map is
-            the distance between teacher and student.
-        fusion: `product` or `sum` of the levels' maps, without `gaussian`.
+    With `gaussian`, the map is the Mahalanobis distance of the student's residual; without, that between teacher and
+    student, fused over the levels by `fusion`.
     """
 
     fitted = ("gaussian",)
@@ -176,11 +174,9 @@ class Distillation(FeatureLearner):
             self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
         self.cache.clear()
 
-    def forget(self) -> None:
-        self.cache.clear()
-
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
-        targets, answers = self._both(self.features(image), image)
+        features = self.features(image)
+        targets, answers = self.targets(features), self.answers(features, image)
         if self.gaussian is not None:
             return self.gaussian(self.residuals(targets, answers), view)
         return fuse(self.distances(targets, answers), self.fusion)
@@ -189,10 +185,7 @@ class Distillation(FeatureLearner):
         batch = batch.to(self.device)
         image = view.apply(batch.image).contiguous(memory_format=torch.channels_last)
         features = self.cache.get(batch) if view.identity else self.features(image)
-        return self.residuals(*self._both(features, image))
-
-    def _both(self, features: list[Tensor], image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        return self.targets(features), self.answers(features, image)
+        return self.residuals(self.targets(features), self.answers(features, image))
 
 
 class FeatureCache:
@@ -223,10 +216,9 @@ class FeatureCache:
         """Returns a batch's features; computes those of images that are not cached, such as augmented ones."""
         if self._kept is None:
             return self._compute(batch.image)
-        index = batch.index.cpu()
-        cached = (index >= 0) & (index < len(self._kept[0]))
-        features = [store[index.clamp(0, len(store) - 1)].to(batch.image.device) for store in self._kept]
-        features = [f.movedim(-1, 1) for f in features]
+        index, count = batch.index.cpu(), len(self._kept[0])
+        cached, rows = (index >= 0) & (index < count), index.clamp(0, count - 1)
+        features = [store[rows].to(batch.image.device).movedim(-1, 1) for store in self._kept]
         if not cached.all():
             missing = (~cached).to(batch.image.device)
             for feature, computed in zip(features, self._compute(batch.image[missing]), strict=True):

@@ -19,7 +19,7 @@ from anomalib_lite.data.sample import OK, Batch, Sample
 from anomalib_lite.detectors.distillation import FeatureLearner
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, mean_squared_distance, stack
 from anomalib_lite.detectors.model import Batches, Finish, weighted_mean
-from anomalib_lite.detectors.statistics import TINY, Moments
+from anomalib_lite.detectors.statistics import TINY, moments_of
 
 WHOLE = 256  # px, input size of the autoencoder, whatever the images' size
 SIZES = (3, 8, 15, 32, 63, 127)  # grid sizes of the autoencoder's decoder
@@ -86,9 +86,7 @@ class EfficientAD(FeatureLearner):
 
     def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
         """Fits the mean and standard deviation of each channel."""
-        moments = Moments()
-        for (features,) in batches:
-            moments.update_all(features.cpu())
+        (moments,) = moments_of(([features.cpu()] for (features,) in batches), by_position=False)
         mean, covariance = moments.mean_and_covariance()
         self.mean.copy_(mean.view_as(self.mean))
         self.scale.copy_(covariance.diagonal().clamp_min(TINY).sqrt().view_as(self.scale))
@@ -155,8 +153,8 @@ class EfficientAD(FeatureLearner):
         """Changes the brightness, contrast or saturation of each image by up to a fifth."""
         kinds = torch.randint(len(CHANGES), (len(image),)).tolist()
         factors = (0.8 + 0.4 * torch.rand(len(image))).tolist()
-        changes = [View(**{CHANGES[kind]: factor}) for kind, factor in zip(kinds, factors, strict=True)]
-        return torch.cat([view.apply(one) for view, one in zip(changes, image.split(1), strict=True)])
+        triples = zip(image.split(1), kinds, factors, strict=True)
+        return torch.cat([View(**{CHANGES[kind]: factor}).apply(one) for one, kind, factor in triples])
 
     @torch.enable_grad()
     def _distill(self, pdn: PDN, batches: Batches) -> None:

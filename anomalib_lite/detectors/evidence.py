@@ -9,9 +9,9 @@ from torch import Tensor
 
 from anomalib_lite.detectors.coreset import Bank
 from anomalib_lite.detectors.feature_maps import NAMES
-from anomalib_lite.detectors.statistics import Fitted, Moments, PositionGaussian, PrincipalSubspace
+from anomalib_lite.detectors.statistics import Fitted, PositionGaussian, PrincipalSubspace, moments_of
 from anomalib_lite.errors import UserError
-from anomalib_lite.scoring.separable import enlarged
+from anomalib_lite.scoring.maps import enlarged
 
 FEW = 8  # images needed for the permutation test
 BLOCK = 8  # images per pass
@@ -22,11 +22,8 @@ LOW, HIGH = 0.1, 0.5  # position shares below and above which no permutation tes
 class Evidence(Fitted):
     """Base of a fusion's members. A subclass defines `fit` and `distance`.
 
-    `uses_position` says whether it fits separate statistics for each position when products are aligned.
-
-    Args:
-        of: Name of the feature map to score, see `feature_maps.FeatureExtractor`.
-        blur: Sigma in px by which its map is smoothed, for an image of 256 px.
+    It scores the feature map `of`, see `feature_maps.FeatureExtractor`; `blur` is the sigma in px by which its map is
+    smoothed, for an image of 256 px. `uses_position`: fits separate statistics for each position of aligned products.
     """
 
     uses_position = False
@@ -60,9 +57,7 @@ class Gaussians(Evidence):
         self.gaussian = PositionGaussian("auto", ridge)
 
     def fit(self, features: Tensor, aligned: bool) -> None:
-        moments = Moments()
-        for part in features.split(4 * BLOCK):
-            moments.update_positions(part.float())
+        (moments,) = moments_of([part.float()] for part in features.split(4 * BLOCK))
         self.gaussian.fit(moments if aligned else moments.pooled(features.shape[-2:], None))
 
     def distance(self, features: Tensor) -> Tensor:
@@ -76,15 +71,8 @@ class Gaussians(Evidence):
 class Neighbours(Evidence):
     """Cosine distance to the nearest stored patch, of features averaged over 3 x 3 positions.
 
-    After PatchCore (Roth et al., CVPR 2022), with a bank drawn at random.
-
-    Args:
-        of, blur: See Evidence.
-        bank: Number of patches to store.
-        radius: Compares each position only with patches up to this many positions away, of all images, as RAD (2026).
-            None, or products that are not aligned: compares with all patches.
-        density: Number of neighbours whose mean distance from a stored patch is subtracted from distances to it
-            (LDKNN); 0: none.
+    After PatchCore (Roth et al., CVPR 2022), with a bank of so many patches drawn at random. `radius` (RAD, 2026) and
+    `density` (LDKNN) are those of `coreset.Bank`; the radius counts for aligned products only.
     """
 
     def __init__(
@@ -95,20 +83,18 @@ class Neighbours(Evidence):
         self.bank = Bank(cosine=True)
 
     def fit(self, features: Tensor, aligned: bool) -> None:
-        local = aligned and self.radius is not None
-        quota = features[0, 0].numel() if local else max(1, -(-self.size // len(features)))
+        self.bank.radius = self.radius if aligned else None
         generator = torch.Generator().manual_seed(len(features))
+        quota = min(features[0, 0].numel(), max(1, -(-self.size // len(features))))
         drawn = []
         for part in features.split(BLOCK):
             rows = F.normalize(self._averaged(part.float()), dim=1).flatten(2).transpose(1, 2)
-            if local:
-                drawn.append(rows.transpose(0, 1))
-                continue
-            chosen = torch.rand(rows.shape[:2], generator=generator).topk(min(quota, rows.shape[1])).indices
-            drawn.append(rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2])).flatten(0, 1))
-        patches = torch.cat(drawn, 1 if local else 0)
-        patches = patches if local else patches[: self.size]
-        self.bank.radius = self.radius if local else None
+            if self.bank.radius is None:
+                chosen = torch.rand(rows.shape[:2], generator=generator).topk(quota).indices
+                rows = rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]))
+            drawn.append(rows)
+        whole = torch.cat(drawn)
+        patches = whole.flatten(0, 1)[: self.size] if self.bank.radius is None else whole.transpose(0, 1)
         self.bank.store(patches.contiguous(), patches, self.density)
 
     def distance(self, features: Tensor) -> Tensor:
@@ -128,10 +114,7 @@ class Subspace(Evidence):
         self.subspace = PrincipalSubspace(share)
 
     def fit(self, features: Tensor, aligned: bool) -> None:
-        moments = Moments()
-        for part in features.split(BLOCK):
-            moments.update_all(part.float())
-        self.subspace.fit(moments)
+        self.subspace.fit(*moments_of(([part.float()] for part in features.split(BLOCK)), by_position=False))
 
     def distance(self, features: Tensor) -> Tensor:
         return self.subspace(features)
@@ -145,9 +128,7 @@ class Whole(Evidence):
         self.gaussian = PositionGaussian("auto", ridge)
 
     def fit(self, features: Tensor, aligned: bool) -> None:
-        moments = Moments()
-        moments.update_positions(features.float().mean((2, 3), keepdim=True))
-        self.gaussian.fit(moments)
+        self.gaussian.fit(*moments_of([[features.float().mean((2, 3), keepdim=True)]]))
 
     def distance(self, features: Tensor) -> Tensor:
         return self.gaussian(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
@@ -170,18 +151,12 @@ def position_share(feature_maps: Sequence[Tensor]) -> float:
 
 
 def position_matters(turned: Sequence[Sequence[Tensor]], seed: int) -> tuple[float, bool]:
-    """Returns the position share and whether it is significant.
+    """Returns the position share (see `position_share`), and whether positions are worth their own statistics.
 
     A permutation test: rotating unaligned products at random changes nothing, so the share must exceed that of all
     random rotations. Shares above HIGH always count, because a symmetric product hides its alignment from rotations;
-    shares below LOW never count, because image borders alone cause some.
-
-    Args:
-        turned: Feature maps (N, C, h, w) of the same images for each rotation, the first without rotation.
-        seed: Seeds the random rotations.
-
-    Returns:
-        The share (see `position_share`), and whether positions are worth their own statistics.
+    shares below LOW never count, because image borders alone cause some. `turned` holds the feature maps (N, C, h, w)
+    of the same images for each rotation, the first without rotation.
     """
     share, count = position_share(turned[0]), len(turned[0][0])
     if share < LOW or count < FEW or share > HIGH:

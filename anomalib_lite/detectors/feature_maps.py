@@ -10,7 +10,7 @@ from anomalib_lite.augment.tta import GREY
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import size_of, stack
 from anomalib_lite.detectors.template import TemplateComparison, required
-from anomalib_lite.scoring.separable import averaged, enlarged
+from anomalib_lite.scoring.maps import averaged, enlarged
 
 WHITE = (0.950456, 1.0, 1.088754)  # XYZ of D65 white
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
@@ -27,12 +27,8 @@ class FeatureExtractor(nn.Module):
 
     `fine` is the backbone's first layer, `middle` its second, and `deep` stacks all but the first on the grid of the
     coarsest. The others are on the grid of `fine`: `colour` is CIE Lab at two scales, `sharpness` the log energy of the
-    grey image's gradient, and `template` the differences from the template in each layer and in pixels.
-
-    Args:
-        backbone: Makes the network.
-        channels: Number of channels to keep of `fine`, `middle` and `deep` each; the seed draws them, as in PaDiM.
-        compare: Makes the comparison with a template; None: no template.
+    grey image's gradient, and `template` the differences from the template in each layer and in pixels, which `compare`
+    makes. Of `fine`, `middle` and `deep` each, so many channels are kept; the seed draws them, as in PaDiM.
     """
 
     fine_kept: Tensor
@@ -52,8 +48,7 @@ class FeatureExtractor(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         sizes = (widths[0], widths[min(1, len(widths) - 1)], sum(widths[1:]) or widths[0])
         for name, width in zip(("fine", "middle", "deep"), sizes, strict=True):
-            kept = torch.randperm(width, generator=generator)[:channels].sort().values
-            self.register_buffer(f"{name}_kept", kept)
+            self.register_buffer(f"{name}_kept", torch.randperm(width, generator=generator)[:channels].sort().values)
         self.channels = {"colour": 3 * len(COLOUR_SCALES), "sharpness": 1}
         self.channels |= {name: len(getattr(self, f"{name}_kept")) for name in ("fine", "middle", "deep")}
         self.compare = None if compare is None else compare(backbone=backbone)

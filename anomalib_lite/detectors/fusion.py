@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from anomalib_lite.runs.folder import release_memory
 log = logging.getLogger(__name__)
 Pair = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) and their templates
 
-FOLDS, NETWORKS = 4, 3
+FOLDS = 4
 IDENTITY = View()
 FEW, COPIES = 3, 4  # with fewer than FEW OK images, the fusion learns from COPIES shifted and relit copies
 ENOUGH = 32  # OK images needed to choose members; with fewer, the fusion uses all without choosing
@@ -55,20 +56,9 @@ TOLERANCE = 0.02  # loss of worth on drawn defects that `reconsider` accepts for
 class Fusion(Method):
     """Fuses the maps of several members, each calibrated on held-out OK images.
 
-    Members and rule are chosen on OK images with drawn defects. Each member is evaluated on images, and the networks
-    also on families of defects, that they were not fitted to.
-
-    Args:
-        backbone: Makes the network.
-        members: Evidence by name.
-        learned: Whether networks trained on drawn defects are one more member.
-        use: Names of the members to choose from; None: all.
-        how: `max`, `lse`, `sum` or `soft` (see `members.fuse`) fuses all members; `auto` chooses members and rule.
-        channels: Number of channels to keep of the finest layer, and of the other layers together.
-        compare: Makes the comparison for members of the feature map `template`; needs mode=template.
-        drawn: Least and largest number of drawn defects; two per image in between.
-        cache_mb: Memory for the training data's feature maps.
-        seed: Of the kept channels, the drawn defects and the networks.
+    Members and rule (see `members.fuse`) are chosen on OK images with drawn defects. Each member is evaluated on
+    images, and the networks also on families of defects, that they were not fitted to. `compare` makes the comparison
+    for members of the feature map `template`. Options: `settings.detectors.Fusion`.
     """
 
     fitted = ("members",)
@@ -95,12 +85,7 @@ class Fusion(Method):
         self.looker = FeatureExtractor(backbone, channels, seed, compare)  # saved models have this name
         self.needs_template = compare is not None
         self.use, self.how, self.drawn, self.cache_mb, self.seed = list(use or names), how, drawn, cache_mb, seed
-        self.members = PerView(partial(self._make_members, members, learned))
-
-    def _make_members(self, evidence: Mapping[str, Evidence], learned: bool) -> Members:
-        result = Members(evidence, learned)
-        result.build_networks(self.looker.channels, NETWORKS)
-        return result
+        self.members = PerView(partial(Members, members, self.looker.channels if learned else None))
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
         members, features = self.members[view], self.looker(image, template)
@@ -258,7 +243,7 @@ class Trial:
 
     @property
     def worth(self) -> float:
-        return self.verdict.worth
+        return float(self.verdict.per_defect.mean())
 
     def clearly_better(self, other: Trial) -> bool:
         """Whether the gain over the drawn defects exceeds twice its standard error."""
@@ -276,12 +261,15 @@ def choose(maps: Mapping[str, HeldOutMaps], data: TrainingData, use: Sequence[st
     Rule `soft` is selected unless another rule, or a single member, is clearly better: it averages the members' errors,
     while a maximum takes the largest of them. If `how` names a rule, fuses all members by it.
     """
-    trials: list[Trial] = []
+    trials, worth = list[Trial](), attrgetter("worth")
+
+    def fused(kind: str, names: Sequence[str], rule: str) -> Tensor:
+        """Fuses a few images at a time, because intermediate results are several times as large as the maps."""
+        parts = zip(*(getattr(maps[name], kind).split(BATCH) for name in names), strict=True)
+        return torch.cat([fuse(dict(zip(names, few, strict=True)), rule) for few in parts])
 
     def evaluated(names: Sequence[str], rule: str) -> Trial:
-        ok, drawn = (
-            _fused([getattr(maps[n], part).split(BATCH) for n in names], names, rule) for part in ("ok", "drawn")
-        )
+        ok, drawn = (fused(kind, names, rule) for kind in ("ok", "drawn"))
         tops = ok.flatten(1).amax(1).sort().values
         trials.append(Trial(list(names), rule, evaluate(ok, drawn, data.mask), tops))
         return trials[-1]
@@ -293,25 +281,16 @@ def choose(maps: Mapping[str, HeldOutMaps], data: TrainingData, use: Sequence[st
         while how == "auto" and len(best[-1].members) > 2:
             names = best[-1].members
             removable = [name for name in names if name != LEARNED]
-            without = max((evaluated([n for n in names if n != name], rule) for name in removable), key=_worth)
+            without = max((evaluated([n for n in names if n != name], rule) for name in removable), key=worth)
             if without.worth < best[-1].worth:
                 break
             best[-1] = without
     if len(rules) > 1:
         best += [evaluated([name], "sum") for name in use]
-    winner = max(best, key=_worth)
+    winner = max(best, key=worth)
     selected = winner if winner.clearly_better(best[0]) else best[0]
     log.info("fusion selected on OK images with drawn defects: %s", selected.name)
     return sorted(trials, key=lambda trial: (trial is not selected, -trial.worth))
-
-
-def _fused(parts: Sequence[Sequence[Tensor]], names: Sequence[str], how: str) -> Tensor:
-    """Fuses a few images at a time, because intermediate results are several times as large as the maps."""
-    return torch.cat([fuse(dict(zip(names, few, strict=True)), how) for few in zip(*parts, strict=True)])
-
-
-def _worth(trial: Trial) -> float:
-    return trial.worth
 
 
 def _summary(trials: Sequence[Trial], share: float, aligned: bool, choosing: bool, seconds: float) -> dict[str, Any]:
@@ -328,16 +307,9 @@ def _summary(trials: Sequence[Trial], share: float, aligned: bool, choosing: boo
     if not choosing:
         method = f"With fewer than {ENOUGH} OK images no fusion is chosen: too few images to tell which one is best."
     position = f"Position explains {share:.0%} of the variance of the OK images' patches: {reason}."
-    explanation = f"{method} {position} This took {seconds:.0f} s."
-    candidates = [
-        {
-            "name": trial.name,
-            "image_auroc": round(trial.verdict.image_auroc, 4),
-            "aupro": round(trial.verdict.aupro, 4),
-            "worth": round(trial.worth, 4),
-            "taken": trial is trials[0],
-        }
-        for k, trial in enumerate(trials)
-        if k < LISTED or len(trial.members) == 1
-    ]
-    return {"candidates": candidates, "words": explanation}
+    candidates = []
+    for trial in (t for k, t in enumerate(trials) if k < LISTED or len(t.members) == 1):
+        values = {"image_auroc": trial.verdict.image_auroc, "aupro": trial.verdict.aupro, "worth": trial.worth}
+        rounded = {name: round(value, 4) for name, value in values.items()}
+        candidates.append({"name": trial.name, **rounded, "taken": trial is trials[0]})
+    return {"candidates": candidates, "words": f"{method} {position} This took {seconds:.0f} s."}

@@ -18,7 +18,7 @@ from anomalib_lite.backbones.folding import pointwise
 from anomalib_lite.detectors.feature_maps import blurred
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.statistics import Modules
-from anomalib_lite.scoring.separable import averaged_around, bilinear
+from anomalib_lite.scoring.maps import averaged_around, bilinear
 
 HIDDEN = (128, 64)
 POSITIONS = 64  # training positions per image: of a defect, or of an OK image
@@ -39,12 +39,8 @@ class Rounding(nn.Identity):
 class Networks(nn.Module):
     """Several networks side by side, whose mean logits are the map.
 
-    Args:
-        channels: Channels of the deviations, by feature map.
-        count: Number of networks. Each is trained without one part of the images and defect families, to be evaluated
-            on it.
-        epochs: Number of epochs over the sampled positions.
-        blur: Sigma in px by which the logits are smoothed, for an image of 256 px.
+    Each is trained without one part of the images and defect families, to be evaluated on it. `channels` are those of
+    the deviations, by name; `blur` is the sigma in px by which the logits are smoothed, for an image of 256 px.
     """
 
     def __init__(self, channels: Mapping[str, int], count: int = 3, epochs: int = 6, blur: float = 4.0) -> None:
@@ -123,19 +119,12 @@ def log_magnitudes(deviations: Deviations) -> Tensor:
 
 
 def sample_positions(deviations: Deviations, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Samples training positions of B images.
+    """Samples training positions of B images: descriptors (N, D), and whether each position is defective (N,).
 
     Of an OK image, half of the positions are drawn from those that deviate most, such as dust. Of an image with a
     defect, a quarter as many positions are drawn far from the defect; those close to it are not used, since deep
-    features respond to the defect there.
-
-    Args:
-        deviations: Of the B images.
-        mask: (B, 1, h, w) on the first feature map's grid, the defective share of each position.
-        generator: Draws the positions.
-
-    Returns:
-        Descriptors (N, D), and whether each position is defective (N,).
+    features respond to the defect there. `mask` (B, 1, h, w), on the first feature map's grid, has each position's
+    defective share.
     """
     grid = size_of(deviations[0])
     log_sizes = [log_magnitudes([deviation.float()]) for deviation in deviations]
@@ -196,10 +185,7 @@ def _train(rows: Tensor, defective: Tensor, epochs: int) -> list[nn.Linear]:
 
 
 class OneCycle:
-    """AdamW with a one-cycle schedule, bit-identical to `torch.optim`.
-
-    torch's optimizers import its compiler, which takes seconds and 145 MB.
-    """
+    """AdamW with a one-cycle schedule, bit-identical to `torch.optim`, which takes 145 MB and seconds to import."""
 
     def __init__(self, parameters: Sequence[Tensor], total: int) -> None:
         self.parameters, self.total, self.count = parameters, total, 0

@@ -11,13 +11,13 @@ from anomalib_lite.errors import UserError
 
 def stack(features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Stacks levels (B, C_l, h_l, w_l) to (B, sum of C_l, *size): averages finer ones, interpolates coarser ones."""
-    return torch.cat([_resized(feature, size) for feature in features], dim=1)
 
+    def resized(feature: Tensor) -> Tensor:
+        if feature.shape[-2] < size[0] or feature.shape[-1] < size[1]:
+            return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+        return F.adaptive_avg_pool2d(feature, size)
 
-def _resized(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    if feature.shape[-2] < size[0] or feature.shape[-1] < size[1]:
-        return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
-    return F.adaptive_avg_pool2d(feature, size)
+    return torch.cat([resized(feature) for feature in features], dim=1)
 
 
 def size_of(features: Tensor) -> tuple[int, int]:
@@ -57,11 +57,9 @@ def mean_squared_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def fuse(maps: Sequence[Tensor], how: str) -> Tensor:
-    """Fuses the maps of several levels into one (B, 1, h, w) at the finest resolution.
+    """Fuses the levels' maps into one (B, 1, h, w) at the finest resolution.
 
-    Args:
-        maps: The levels' maps.
-        how: `product` takes the geometric mean, which ranks like the product and keeps the unit; `sum` takes the mean.
+    `product` takes the geometric mean, which ranks like the product and keeps the unit; `sum` takes the mean.
     """
     size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
     resized = torch.stack([F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps])

@@ -23,23 +23,14 @@ PIXEL_STEP = 31  # `evaluate` uses every 31st OK position
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Training data of a fusion for one view of test-time augmentation.
+    """Training data of a fusion for one view of test-time augmentation; feature maps are in half precision."""
 
-    Attributes:
-        ok, drawn: Feature maps (N, C, h, w) of OK images, and (M, C, h, w) of copies with a drawn defect, in half
-            precision.
-        mask: (M, 1, h, w), the defective share of each position of the finest grid.
-        family: (M,), the family of each drawn defect.
-        source: (M,), the index of the OK image that each defect is drawn into.
-        fold: (N,), the cross-validation fold of each OK image; its copies belong to the same fold.
-    """
-
-    ok: FeatureMaps
-    drawn: FeatureMaps
-    mask: Tensor
-    family: Tensor
-    source: Tensor
-    fold: Tensor
+    ok: FeatureMaps  # of OK images (N, C, h, w)
+    drawn: FeatureMaps  # of copies with a drawn defect (M, C, h, w)
+    mask: Tensor  # (M, 1, h, w), the defective share of each position of the finest grid
+    family: Tensor  # (M,), the family of each drawn defect
+    source: Tensor  # (M,), the index of the OK image that each defect is drawn into
+    fold: Tensor  # (N,), the cross-validation fold of each OK image; its copies belong to the same fold
 
 
 @dataclass
@@ -51,10 +42,10 @@ class HeldOutMaps:
 
 
 class Members(nn.Module):
-    """The members of a fusion: evidence by name and, optionally, networks trained on the evidence's deviations.
+    """The members of a fusion: evidence by name, and networks trained on the evidence's deviations.
 
     Each member's map is calibrated on held-out OK images, so that the maxima of their maps have mean 0 and standard
-    deviation 1.
+    deviation 1. `channels` of the feature maps, by name, are for the networks; None: no networks.
     """
 
     centre: Tensor
@@ -62,12 +53,12 @@ class Members(nn.Module):
     taken: Tensor
     how: Tensor
 
-    def __init__(self, evidence: Mapping[str, Evidence], learned: bool) -> None:
+    def __init__(self, evidence: Mapping[str, Evidence], channels: Mapping[str, int] | None) -> None:
         super().__init__()
         self.evidence = NamedModules[Evidence]({name: deepcopy(e) for name, e in evidence.items()})
-        self.names = [*evidence, *([LEARNED] if learned else [])]
-        self.network_inputs = [name for name, e in evidence.items() if isinstance(e, Gaussians)] if learned else []
-        self.networks: Networks | None = None
+        self.names = [*evidence, *([] if channels is None else [LEARNED])]
+        inputs = {n: channels[e.of] for n, e in evidence.items() if isinstance(e, Gaussians)} if channels else {}
+        self.networks = Networks(inputs) if inputs else None
         for name, start in (("centre", 0.0), ("spread", 1.0), ("taken", 1.0)):
             self.register_buffer(name, torch.full((len(self.names),), start))
         self.register_buffer("how", torch.tensor(0))
@@ -76,11 +67,6 @@ class Members(nn.Module):
     def uses_position(self, name: str) -> bool:
         """Whether a member has separate statistics for each position; the networks do, through their inputs."""
         return name == LEARNED or self.evidence[name].uses_position
-
-    def build_networks(self, channels: Mapping[str, int], count: int) -> None:
-        """Builds the networks for feature maps with these numbers of channels, by name."""
-        if self.network_inputs:
-            self.networks = Networks({name: channels[self.evidence[name].of] for name in self.network_inputs}, count)
 
     def select(self, members: Sequence[str], how: str) -> None:
         """Selects the members and the rule that `maps` and `fused` use."""
@@ -92,6 +78,8 @@ class Members(nn.Module):
         self.final = self._selection()
 
     def _selection(self) -> tuple[list[str], str]:
+        if self.final is not None:
+            return self.final
         taken = [name for name, share in zip(self.names, self.taken.tolist(), strict=True) if share]
         return taken, RULES[int(self.how)]
 
@@ -108,7 +96,7 @@ class Members(nn.Module):
             evidence.fit(data.ok[evidence.of], aligned)
             if last[evidence.of] == name:
                 del data.ok[evidence.of], data.drawn[evidence.of]
-            if name in self.network_inputs:
+            if self.networks is not None and isinstance(evidence, Gaussians):
                 ok_deviations.append(deviations.ok)
                 drawn_deviations.append(deviations.drawn)
             del deviations
@@ -119,22 +107,22 @@ class Members(nn.Module):
             drawn_deviations.clear()
             release_memory()
         for k, name in enumerate(self.names):
-            maxima = maps[name].ok.flatten(1).amax(1)
+            pair = maps[name]
+            maxima = pair.ok.flatten(1).amax(1)
             self.centre[k] = maxima.mean()
             self.spread[k] = maxima.std(correction=0).clamp_min(1e-3) if len(maxima) > 1 else 1.0
-            pair = maps[name]
             pair.ok, pair.drawn = (
-                sharpened(values.sub_(self.centre[k]).div_(self.spread[k])) for values in (pair.ok, pair.drawn)
+                sharpened(m.sub_(self.centre[k]).div_(self.spread[k])) for m in (pair.ok, pair.drawn)
             )
         return maps
 
     def fused(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Fuses members' maps into one (B, 1, h, w), in units of held-out OK maxima."""
-        return fuse(maps, (self.final or self._selection())[1])
+        return fuse(maps, self._selection()[1])
 
     def shares(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns each member's share (B,) of the fused map at its maximum; the shares add up to 1."""
-        rule = RULES[int(self.how)]
+        rule = self._selection()[1]
         peak = fuse(maps, rule).flatten(1).argmax(1, keepdim=True)
         values = torch.cat([scores.flatten(1).gather(1, peak) for scores in maps.values()], 1)
         if rule in ("sum", "soft"):
@@ -147,7 +135,7 @@ class Members(nn.Module):
     def maps(self, features: FeatureMaps) -> dict[str, Tensor]:
         """Returns the calibrated map (B, 1, h, w) of each selected member."""
         grid, deviations, maps = features["fine"].shape[-2:], {}, {}
-        selected, _ = self.final or self._selection()
+        selected, _ = self._selection()
         for name, evidence in self.evidence.items():
             if isinstance(evidence, Gaussians) and LEARNED in selected:
                 deviations[name] = evidence.deviations(features[evidence.of])
@@ -157,8 +145,7 @@ class Members(nn.Module):
                 maps[name] = evidence.smoothed(distance, grid)
         if LEARNED in selected and self.networks is not None:
             maps[LEARNED] = self.networks(list(deviations.values()))
-        index = {name: k for k, name in enumerate(self.names)}
-        rows = [index[name] for name in maps]
+        rows = [self.names.index(name) for name in maps]
         centre, spread = (values[rows].view(1, -1, 1, 1) for values in (self.centre, self.spread))
         units = sharpened((torch.cat(list(maps.values()), 1) - centre) / spread)
         return dict(zip(maps, units.split(1, 1), strict=True))
@@ -200,8 +187,6 @@ def _weights(names: Sequence[str]) -> list[float]:
     """Returns the weight of each member in a sum."""
     others = len(names) - (LEARNED in names)
     total = (LEARNED in names) + (others > 0)
-    if LEARNED not in names:
-        return [1 / others] * others
     return [1 / total if name == LEARNED else 1 / (total * others) for name in names]
 
 
@@ -210,9 +195,7 @@ def _cross_fit(evidence: Evidence, data: TrainingData, aligned: bool) -> tuple[H
     grid = data.mask.shape[-2:]
     ok, drawn = data.ok[evidence.of], data.drawn[evidence.of]
     maps = HeldOutMaps(torch.zeros(len(ok), 1, *grid), torch.zeros(len(drawn), 1, *grid))
-    deviations = HeldOutMaps(torch.empty(0), torch.empty(0))
-    if isinstance(evidence, Gaussians):
-        deviations = HeldOutMaps(torch.empty_like(ok), torch.empty_like(drawn))  # memory is only taken when filled
+    deviations = HeldOutMaps(torch.empty_like(ok), torch.empty_like(drawn))  # memory is only taken when filled
     for fold in data.fold.unique():
         model = deepcopy(evidence)
         model.fit(ok[data.fold != fold], aligned)
@@ -266,21 +249,11 @@ def _batches(selected: Tensor, size: int = BLOCK) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well a map separates drawn defects from OK images.
+    """How well a map separates drawn defects from OK images."""
 
-    Attributes:
-        image_auroc: AUROC of the maps' maxima.
-        aupro: Per-region overlap up to a false-positive rate of 0.3, each defect one region.
-        per_defect: Each visible defect's image AUROC, weighted 2/3, plus its overlap, weighted 1/3.
-    """
-
-    image_auroc: float
-    aupro: float
-    per_defect: Tensor
-
-    @property
-    def worth(self) -> float:
-        return float(self.per_defect.mean())
+    image_auroc: float  # of the maps' maxima
+    aupro: float  # per-region overlap up to a false-positive rate of 0.3, each defect one region
+    per_defect: Tensor  # each visible defect's image AUROC, weighted 2/3, plus its overlap, weighted 1/3
 
 
 def evaluate(ok: Tensor, drawn: Tensor, mask: Tensor) -> Verdict:

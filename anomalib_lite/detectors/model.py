@@ -53,26 +53,15 @@ class Method(Fitted):
 
     A method must define `anomaly_map`. One that trains sets `epochs` above 0 and defines `training_step`,
     `validation_loss`, `configure_optimizers` and `trained_state`.
-
-    Attributes:
-        epochs: Number of training epochs; 0: not trained by gradient descent.
-        steps: Least number of training steps, in whole epochs, instead of `epochs`; 0: use `epochs`.
-        after_training: Names of settings that do not affect the training.
-        fitted: Names of the attributes that `calibrate` fits, of which each tile may have a copy. None: `calibrate`
-            needs all tiles at once.
-        needs_template: Whether `anomaly_map` needs a template.
-        notes: Facts about the fitted method for status.json.
-        watched: A dictionary to which a fusion adds each member's share (B,) of the map's maximum in the first view, or
-            None.
     """
 
-    epochs: int = 0
-    steps: int = 0
-    after_training: tuple[str, ...] = ()
-    fitted: tuple[str, ...] | None = ()
+    epochs: int = 0  # 0: not trained by gradient descent
+    steps: int = 0  # least number of training steps, in whole epochs, instead of `epochs`; 0: use `epochs`
+    after_training: tuple[str, ...] = ()  # names of settings that do not affect the training
+    fitted: tuple[str, ...] | None = ()  # what `calibrate` fits, which tiles may copy; None: it needs all tiles at once
     needs_template: bool = False
-    notes: Mapping[str, Any]
-    watched: dict[str, Tensor] | None
+    notes: Mapping[str, Any]  # facts about the fitted method for status.json
+    watched: dict[str, Tensor] | None  # a fusion adds each member's share (B,) of the first view's maximum
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,16 +101,17 @@ class Method(Fitted):
         return {}
 
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
-        """Called after training: fits, for each view, what depends on the trained method.
-
-        `finish` turns a coarse map into the model's prediction, for methods that choose between variants of themselves.
-        """
+        """Called after training: fits, for each view, what depends on the trained method; see `Model.finish`."""
 
     def reconsider(self, missed: Batches) -> None:
         """Called after calibration: a method that chooses between variants may choose again by missed NOK images."""
 
     def forget(self) -> None:
         """Drops what was cached by image index."""
+
+    def statistics(self) -> dict[str, nn.Module]:
+        """Returns the parts named in `fitted`."""
+        return {name: part for name in self.fitted or () if (part := getattr(self, name)) is not None}
 
 
 class Model(LightningModule):
@@ -131,20 +121,14 @@ class Model(LightningModule):
     augmentation, smoothing and the image score.
 
     Args:
-        method: Computes coarse maps of images.
-        views: Views of the test images, and how their maps are reduced to one.
-        blur: Enlarges and smooths the maps.
         score: Maps (B, 1, H, W) to image scores (B,).
-        augment: Random augmentation of the training batches, or None.
-        tiling: Cuts images into tiles, which the method processes like images; None: whole images.
-        region: Inspected region, bool (1, 1, H, W); the map is 0 elsewhere. None: the whole image.
-
-    Attributes:
-        evidence: Each member's share of the score, for each image of the last batch; empty for methods without members.
+        augment: Of the training batches.
+        tiling: Cuts images into tiles, which the method processes like images.
+        region: Inspected region, bool (1, 1, H, W); the map is 0 elsewhere.
     """
 
     level: Tensor
-    evidence: list[dict[str, float]]
+    evidence: list[dict[str, float]]  # for each image of the last batch, each member's share of the score
 
     def __init__(
         self,
@@ -167,17 +151,16 @@ class Model(LightningModule):
                     f"{type(method).__name__} is calibrated on all tiles at once: use tiling=grid with "
                     "tiling.statistics=shared, or another detector."
                 )
-            fitted = {name: part for name in method.fitted or () if (part := getattr(method, name)) is not None}
-            self.parts = nn.ModuleList(nn.ModuleDict(deepcopy(fitted)) for _ in tiling.slots[1:])
+            self.parts = nn.ModuleList(nn.ModuleDict(deepcopy(method.statistics())) for _ in tiling.slots[1:])
             self.register_buffer("level", torch.ones(2))  # mean maxima of OK maps: of tiles, of whole images
 
     def forward(self, image: Tensor, template: Tensor | None = None, inside: Tensor | None = None) -> Prediction:
         """Computes maps and scores of images (B, 3, H, W) in [0, 1]; `inside`: see Batch."""
         if self.tiling is None:
             return self.finish(self._coarse(self.method, image, template), image.shape[-2:], inside)
-        tiles, whole = self._tiled(image, template)
-        if whole is not None:
-            tiles = torch.maximum(tiles, whole * (self.level[0] / self.level[1]))
+        tiles, *whole = self._tiled(image, template)
+        if whole:
+            tiles = torch.maximum(tiles, whole[0] * (self.level[0] / self.level[1]))
         return self.finish(tiles, image.shape[-2:], inside)
 
     def _coarse(self, method: Method, image: Tensor, template: Tensor | None) -> Tensor:
@@ -188,7 +171,7 @@ class Model(LightningModule):
             maps.append(view.undo(method.anomaly_map(view.apply(image), viewed, number)))
         return self.views.reduce(maps)
 
-    def _tiled(self, image: Tensor, template: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _tiled(self, image: Tensor, template: Tensor | None) -> list[Tensor]:
         """Returns the tiles' maps as one (B, 1, H, W) and, with `tiling.full`, the map of the shrunk whole image."""
         tiling = cast(Tiling, self.tiling)
         methods = {number: self._of_slot(slot) for slot, numbers in enumerate(tiling.slots) for number in numbers}
@@ -197,10 +180,8 @@ class Model(LightningModule):
             for n in range(len(tiling))
         )
         tiles = tiling.blend(islice(maps, len(tiling.tiles)))
-        whole = next(maps, None)
-        if whole is not None:
-            whole = F.interpolate(whole.float(), size=tiles.shape[-2:], mode="bilinear", align_corners=False)
-        return tiles, whole
+        size = tiles.shape[-2:]
+        return [tiles, *(F.interpolate(m.float(), size=size, mode="bilinear", align_corners=False) for m in maps)]
 
     def _of_slot(self, slot: int) -> Method:
         """Returns the method with the statistics of one slot (tiles that share statistics); the rest is shared."""
@@ -280,17 +261,17 @@ class Model(LightningModule):
             method = self._of_slot(slot)
             tiles = cast(Batches, loader(TileSet(images, self.tiling, numbers), batch_size))
             method.calibrate(tiles, self.views.views, self.finish)
-            self._check_memory(method, len(slots))
+            self._check_memory(method, self.tiling)
         if self.tiling.full:
             self._fit_level(images)
 
-    def _check_memory(self, method: Method, slots: int) -> None:
-        states = (p.state_dict().values() for name in method.fitted or () if (p := getattr(method, name)) is not None)
-        size = slots * sum(t.numel() * t.element_size() for state in states for t in state) / 2**20
-        if self.tiling is not None and self.tiling.own and size > self.tiling.limit_mb:
+    def _check_memory(self, method: Method, tiling: Tiling) -> None:
+        tensors, slots = nn.ModuleDict(method.statistics()).state_dict().values(), len(tiling.slots)
+        size = slots * sum(t.numel() * t.element_size() for t in tensors) / 2**20
+        if tiling.own and size > tiling.limit_mb:
             raise UserError(
                 f"Separate statistics of each of {slots} tiles would take {size:.0f} MB, and tiling.limit_mb allows "
-                f"{self.tiling.limit_mb:g}: use tiling.statistics=shared, or detector=patchcore with a small "
+                f"{tiling.limit_mb:g}: use tiling.statistics=shared, or detector=patchcore with a small "
                 "detector.bank, which needs the least memory."
             )
 
@@ -301,8 +282,7 @@ class Model(LightningModule):
         for index in range(0, len(images), step):
             batch = images[[index]]
             template = None if batch.template is None else batch.template.to(self.device)
-            maps = self._tiled(batch.image.to(self.device), template)
-            maxima.append([float(values.amax()) for values in maps if values is not None])
+            maxima.append([float(values.amax()) for values in self._tiled(batch.image.to(self.device), template)])
         self.level.copy_(torch.tensor(maxima).mean(0).clamp_min(TINY))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -337,12 +317,9 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 
     If several processes hold parts of the batch, the mean of their results is that of the whole batch.
     """
-    return (losses * weight).sum() / _mean_of_processes(weight.sum()).clamp_min(1e-12)
-
-
-def _mean_of_processes(value: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    total = weight.sum()
+    if dist.is_available() and dist.is_initialized():
+        total = total.detach().clone()
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return (losses * weight).sum() / total.clamp_min(1e-12)

@@ -11,7 +11,7 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.statistics import Moments, PerView, PositionGaussian
+from anomalib_lite.detectors.statistics import PerView, PositionGaussian, moments_of
 
 
 class PaDiM(Method):
@@ -41,7 +41,9 @@ class PaDiM(Method):
         self.backbone = backbone().frozen()
         self.levels = chosen_levels(levels, len(self.backbone.channels))
         self.stride = stride
-        self.register_buffer("kept", _kept(sum(self.backbone.channels[level] for level in self.levels), channels, seed))
+        available = sum(self.backbone.channels[level] for level in self.levels)
+        drawn = torch.randperm(available, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("kept", drawn[:channels].sort().values)
         self.gaussians = PerView(partial(PositionGaussian, shrinkage, ridge))
         self.to(memory_format=torch.channels_last)
 
@@ -50,11 +52,9 @@ class PaDiM(Method):
         device = self.device
         self.gaussians.reset(len(views))
         for gaussian, view in zip(self.gaussians, views, strict=True):
-            moments = Moments()
-            for batch in tqdm(batches, f"Gaussians, image {view.label}", len(batches), delay=2, leave=False):
-                image = view.apply(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
-                moments.update_positions(self._features(image).cpu())
-            gaussian.fit(moments)
+            progress = tqdm(batches, f"Gaussians, image {view.label}", len(batches), delay=2, leave=False)
+            images = (view.apply(b.image.to(device)).contiguous(memory_format=torch.channels_last) for b in progress)
+            gaussian.fit(*moments_of([self._features(image).cpu()] for image in images))
             gaussian.to(device)
         self.notes = {"channels": len(self.kept), "positions": self.gaussians[0].mean.shape[0]}
 
@@ -65,10 +65,3 @@ class PaDiM(Method):
         """Computes features (B, kept channels, H / stride, W / stride) of images (B, 3, H, W)."""
         features = self.backbone(image)
         return stack([features[level] for level in self.levels], grid_of(image, self.stride))[:, self.kept]
-
-
-def _kept(available: int, channels: int | None, seed: int) -> Tensor:
-    """Draws the indices of the channels to keep, in ascending order."""
-    if channels is None or channels >= available:
-        return torch.arange(available)
-    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:channels].sort().values

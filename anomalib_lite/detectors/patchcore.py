@@ -20,7 +20,7 @@ from anomalib_lite.detectors.coreset import (
 )
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, Method
-from anomalib_lite.detectors.statistics import Moments, PerView, Whitening
+from anomalib_lite.detectors.statistics import PerView, Whitening, moments_of
 from anomalib_lite.errors import UserError
 
 
@@ -122,16 +122,14 @@ class PatchCore(Method):
         first = int(torch.randint(len(patches), (), generator=generator))
         return patches[greedy_centres(projected, count, first).cpu()]
 
-    def _whiten(self, whitening: Whitening, patches: Tensor, fit: bool = True, block: int = 65536) -> None:
+    def _whiten(self, whitening: Whitening, patches: Tensor, fit: bool, block: int = 65536) -> None:
         """Fits the whitening, and whitens the patches (N, C) in place."""
-        moments = Moments()
-        for part in patches.split(block) if fit else ():
-            moments.update(part)
+        parts = [part.T[None, :, :, None] for part in patches.split(block)]
         whitening.cpu()
         if fit:
-            whitening.fit(moments)
-        for part in patches.split(block):
-            part.copy_(whitening(part.T[None, :, :, None])[0, :, :, 0].T)
+            whitening.fit(*moments_of(([part] for part in parts), by_position=False))
+        for part in parts:
+            part.copy_(whitening(part))
         whitening.to(self.device)
 
     def _extract(self, image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from anomalib_lite.augment.tta import View
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.levels import fuse, size_of, stack
 from anomalib_lite.detectors.model import Batches, Finish
-from anomalib_lite.detectors.statistics import Modules, Moments, NamedModules, PositionGaussian, child_names
+from anomalib_lite.detectors.statistics import Modules, NamedModules, PositionGaussian, child_names, moments_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 from anomalib_lite.settings.detectors import FUSION
@@ -25,13 +25,10 @@ CRITERIA = ("image_auroc", "pixel_auroc", "aupro")
 
 
 class ResidualModel(nn.Module):
-    """Maps the features of several levels to one map of Mahalanobis distances.
+    """Maps the features of several levels to one map of Mahalanobis distances, fused as by `levels.fuse`.
 
-    Args:
-        groups: Indices of the levels that share a Gaussian. A group's levels are averaged down to its coarsest grid and
-            stacked, so that correlations between levels count.
-        shrinkage, ridge: See PositionGaussian.
-        fusion: How the groups' maps are fused, see `levels.fuse`.
+    Each group of levels, given by their indices, shares a Gaussian: they are averaged down to the group's coarsest grid
+    and stacked, so that correlations between levels count. For `shrinkage` and `ridge` see PositionGaussian.
     """
 
     def __init__(
@@ -44,8 +41,7 @@ class ResidualModel(nn.Module):
         super().__init__()
         if fusion not in FUSION:  # custom candidates are not validated by the settings
             raise UserError(f"A candidate's fusion must be {' or '.join(FUSION)}, not '{fusion}'.")
-        self.groups = [list(group) for group in groups]
-        self.fusion = fusion
+        self.groups, self.fusion = [list(group) for group in groups], fusion
         self.gaussians = Modules[PositionGaussian](PositionGaussian(shrinkage, ridge) for _ in self.groups)
 
     def restrict_to(self, levels: int) -> bool:
@@ -57,12 +53,9 @@ class ResidualModel(nn.Module):
 
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Fits to batches of the levels' features (B, C_l, h_l, w_l) of OK images."""
-        moments = [Moments() for _ in self.groups]
-        for features in batches:
-            for moment, group in zip(moments, self.groups, strict=True):
-                moment.update_positions(self._stack(features, group))
-        for gaussian, moment in zip(self.gaussians, moments, strict=True):
-            gaussian.fit(moment)
+        moments = moments_of([self._stack(features, group) for group in self.groups] for features in batches)
+        for gaussian, own in zip(self.gaussians, moments, strict=True):
+            gaussian.fit(own)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps the levels' features to (B, 1, h, w) on the finest group's grid."""
@@ -81,14 +74,7 @@ class SelectedResidualModel(nn.Module):
     On aligned products with smooth surfaces, fine levels sharpen the map; on coarse textures they add noise. The
     selection fits each candidate on most of the training images and evaluates it on the rest, with and without drawn
     defects. The candidate with the best mean of image AUROC, pixel AUROC and AUPRO is fitted again on all training
-    images. Neither validation nor test images are used.
-
-    Args:
-        candidates: Models by name.
-        choose: A candidate's name, or `auto`.
-        folds: Every `folds`-th training image is held out for the evaluation.
-        synthetic: Number of images with drawn defects.
-        seed: Seeds the drawn defects.
+    images. Neither validation nor test images are used. Options: `settings.detectors.SelectedResidual`.
     """
 
     def __init__(
@@ -108,10 +94,7 @@ class SelectedResidualModel(nn.Module):
         self.trials: dict[str, dict[str, float]] = {}
 
     def restrict_to(self, levels: int) -> None:
-        """Restricts the candidates to a backbone with this number of layers.
-
-        Raises UserError if no candidate has a group left.
-        """
+        """Restricts the candidates to a backbone with this number of layers; raises UserError if no group is left."""
         named = max(level for model in self.candidates.values() for group in model.groups for level in group)
         if named < levels:
             return
@@ -131,13 +114,9 @@ class SelectedResidualModel(nn.Module):
         return (self.views[view - 1] if view else model)(features)
 
     def fit(self, batches: Batches, residuals: Residuals, finish: Finish, views: Sequence[View] = (View(),)) -> None:
-        """Selects a candidate in the first view, then fits it separately for each view.
+        """Selects a candidate in the first view, then fits it to batches of OK images, separately for each view.
 
-        Args:
-            batches: Of OK images.
-            residuals: Computes the residuals by level of a batch in a view.
-            finish: Turns a coarse map, given the image's size, into a prediction.
-            views: Views of test-time augmentation.
+        `residuals` computes the residuals by level of a batch in a view. For `finish` see `Method.calibrate`.
         """
         if len(self.candidates) > 1:
             self._choose(batches, residuals, finish, views[0])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,10 +20,9 @@ WIDE = 512  # blocks with more channels are bottleneck blocks, as in (Wide)ResNe
 class ReverseDistillation(Distillation):
     """A decoder learns to reconstruct a frozen encoder's features; where it fails, the image is anomalous.
 
-    Deng, Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022. The student never sees
-    the image, only the bottleneck's output. Works with any convolutional backbone of two or more layers whose strides
-    grow by powers of two. With `gaussian` None and `fusion` sum it is the paper's method. Options:
-    `settings.detectors.ReverseDistillation`.
+    Deng, Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022; the paper's method has
+    `gaussian` None and `fusion` sum. The student never sees the image, only the bottleneck's output. Works with any
+    convolutional backbone whose strides grow by powers of two. Options: `settings.detectors.ReverseDistillation`.
     """
 
     learners = ("bottleneck", "decoder")
@@ -83,10 +83,8 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], blocks: int = 2) -> None:
         super().__init__()
         coarsest = channels[-1]
-        self.fusion = nn.ModuleList(
-            _descent(width, coarsest, _halvings(stride, strides[-1]))
-            for width, stride in zip(channels[:-1], strides[:-1], strict=True)
-        )
+        finer = zip(channels[:-1], strides[:-1], strict=True)
+        self.fusion = nn.ModuleList(_descent(width, coarsest, _halvings(s, strides[-1])) for width, s in finer)
         self.embedding = _blocks(coarsest * len(channels), 2 * coarsest, [0.5], blocks)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -129,12 +127,8 @@ def _blocks(inside: int, outside: int, scales: Sequence[float], count: int) -> n
 
 def _descent(inside: int, outside: int, halvings: int) -> nn.Sequential:
     """Builds convolutions that halve the grid; the channels double up to `outside`, which the last one outputs."""
-    steps, last = [], max(1, halvings) - 1
-    for k in range(last + 1):
-        after = outside if k == last else min(2 * inside, outside)
-        steps.append(_resize(inside, after, 0.5 if halvings else 1))
-        inside = after
-    return nn.Sequential(*steps)
+    widths = [inside, *(min(inside * 2**k, outside) for k in range(1, halvings)), outside]
+    return nn.Sequential(*(_resize(a, b, 0.5 if halvings else 1) for a, b in pairwise(widths)))
 
 
 def _resize(inside: int, outside: int, scale: float, shortcut: bool = False) -> nn.Sequential:

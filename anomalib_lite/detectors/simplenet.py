@@ -19,7 +19,7 @@ from anomalib_lite.detectors.distillation import FeatureLearner
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
 from anomalib_lite.detectors.model import Batches, Finish, weighted_mean
 from anomalib_lite.detectors.residual import figures
-from anomalib_lite.detectors.statistics import Moments, Whitening
+from anomalib_lite.detectors.statistics import Whitening, moments_of
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
 
 MARGIN = 0.5  # of the truncated loss, th+ and th- of the paper
@@ -78,10 +78,7 @@ class SimpleNet(FeatureLearner):
     def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
         if self.whitening is None:
             return super().fit_statistics(batches)
-        moments = Moments()
-        for (features,) in batches:
-            moments.update_all(features.cpu())
-        self.whitening.fit(moments)
+        self.whitening.fit(*moments_of(([features.cpu()] for (features,) in batches), by_position=False))
 
     def loss_of(self, features: list[Tensor], batch: Batch, weight: Tensor) -> Tensor:
         """Computes the truncated L1 loss (the paper's equations 5 and 6), weighted by image."""

@@ -35,11 +35,7 @@ class NamedModules(nn.ModuleDict, Generic[M]):
 
 
 class Fitted(nn.Module):
-    """A module whose buffers start empty and take their shapes from a state dict.
-
-    Args:
-        empty: Names of float buffers to register.
-    """
+    """A module whose buffers, `empty` by name, take their shapes from a state dict."""
 
     def __init__(self, *empty: str) -> None:
         super().__init__()
@@ -121,11 +117,7 @@ class Moments:
         self.update(features.flatten(2).permute(2, 0, 1))
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """Returns the mean (..., C) and covariance (..., C, C).
-
-        May be called once only: to save memory, the sums become the covariance in place. The moments that `pooled` with
-        reach 0 returns share these sums.
-        """
+        """Returns the mean (..., C) and covariance (..., C, C); once only: the sums become the covariance."""
         self._add()
         mean = self.first / self.count
         covariance, self.second = self.second.div_(self.count), torch.zeros(())
@@ -137,33 +129,36 @@ class Moments:
         None pools all into one population. The count stays that of one position, since neighbours are highly
         correlated.
         """
+
+        def mean(sums: Tensor) -> Tensor:  # (positions, ...)
+            if reach is None:
+                return sums.mean(0, keepdim=True)
+            flat = sums.reshape(1, *grid, -1).movedim(-1, 1)
+            around = F.avg_pool2d(flat, 2 * reach + 1, 1, reach, count_include_pad=False)
+            return around.movedim(1, -1).reshape(sums.shape)
+
         self._add()
         result = Moments()
-        result.count = self.count
-        if reach is None:
-            result.first, result.second = self.first.mean(0, keepdim=True), self.second.mean(0, keepdim=True)
-        else:
-            result.first, result.second = (_box_mean(sums, grid, reach) for sums in (self.first, self.second))
+        result.count, result.first, result.second = self.count, mean(self.first), mean(self.second)
         return result
 
 
-def _box_mean(sums: Tensor, grid: Sequence[int], reach: int) -> Tensor:
-    """Averages sums (positions, ...) over the grid's positions around each one; fewer at the border."""
-    if reach == 0:
-        return sums
-    flat = sums.reshape(1, *grid, -1).movedim(-1, 1)
-    mean = F.avg_pool2d(flat, 2 * reach + 1, 1, reach, count_include_pad=False)
-    return mean.movedim(1, -1).reshape(sums.shape)
+def moments_of(batches: Iterable[Sequence[Tensor]], by_position: bool = True) -> list[Moments]:
+    """Sums up batches of several features (B, C, h, w): each position is one population, or all positions are."""
+    moments: list[Moments] = []
+    for batch in batches:
+        moments = moments or [Moments() for _ in batch]
+        for moment, features in zip(moments, batch, strict=True):
+            (moment.update_positions if by_position else moment.update_all)(features)
+    return moments
 
 
 class Whitening(Fitted):
     """ZCA whitening of the channels of one feature level (Kessy, Lewin, Strimmer, The American Statistician 2018).
 
-    Maps features (B, C, h, w) to the same shape with zero mean and, up to shrinkage, identity covariance over all OK
-    pixels. Every direction of the feature space then has the same weight in a squared distance.
-
-    Args:
-        shrinkage: Share of the mean variance that is added to each eigenvalue.
+    Maps features (B, C, h, w) to the same shape with zero mean and identity covariance over all OK pixels, but for
+    `shrinkage`, the share of the mean variance that is added to each eigenvalue. Every direction of the feature space
+    then has the same weight in a squared distance.
     """
 
     mean: Tensor
@@ -189,10 +184,7 @@ class PrincipalSubspace(Fitted):
     """Squared distance of features (B, C, h, w) from the principal subspace of the OK features: (B, 1, h, w).
 
     Lendering, Akdag, Bondarev, "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026.
-    One subspace for all positions; the mean over the directions outside it.
-
-    Args:
-        share: Share of the variance that the subspace explains.
+    One subspace, which explains `share` of the variance, for all positions; the mean over the directions outside it.
     """
 
     mean: Tensor
@@ -218,13 +210,8 @@ class PositionGaussian(Fitted):
 
     Maps features (B, C, h, w) to the mean squared Mahalanobis distance over the channels (B, 1, h, w), 1 on average for
     OK images. After PaDiM (Defard et al., ICPR 2021, section III), with the covariance of each position shrunk towards
-    the one pooled over all positions, so that few OK images suffice.
-
-    Args:
-        shrinkage: 0 uses each position's covariance, 1 the pooled one. `auto` computes the share for each position from
-            the number of images and the distance to the pooled covariance (`oas_share`), and keeps the position's
-            scale.
-        ridge: Share of the pooled mean variance added to the diagonal.
+    the one pooled over all positions, so that few OK images suffice: by a share, or with `auto` by `oas_share`, which
+    keeps the position's scale. `ridge` is the share of the pooled mean variance added to the diagonal.
     """
 
     mean: Tensor
@@ -278,8 +265,7 @@ def oas_share(covariance: Tensor, count: int) -> Tensor:
     """Returns how far (...) to shrink each covariance (..., C, C) of `count` rows towards its mean variance.
 
     Oracle approximating shrinkage (Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation",
-    IEEE Transactions on Signal Processing 2010), as in scikit-learn's `oas`.
-    Also takes matrices similar to the covariances.
+    IEEE Transactions on Signal Processing 2010), as in scikit-learn's `oas`. Also takes matrices similar to covariances.
     """
     channels = covariance.shape[-1]
     variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).square()

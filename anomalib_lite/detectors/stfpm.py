@@ -10,15 +10,14 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import mean_squared_distance
 from anomalib_lite.detectors.model import weighted_mean
-from anomalib_lite.detectors.statistics import Modules, Moments, Whitening
+from anomalib_lite.detectors.statistics import Modules, Whitening, moments_of
 
 
 class STFPM(Distillation):
     """A student with the teacher's architecture learns its features on OK images; its errors are the anomaly map.
 
-    Wang, Han, Ding, Huang, "Student-Teacher Feature Pyramid Matching for Anomaly Detection", BMVC 2021. With
-    `whitening` and `gaussian` None it is the paper's method. `backbone` is also called with `weights="none"`, for the
-    student.
+    Wang, Han, Ding, Huang, "Student-Teacher Feature Pyramid Matching for Anomaly Detection", BMVC 2021; the paper's
+    method has neither `whitening` nor `gaussian`. `backbone` is also called with `weights="none"`, for the student.
 
     With `whitening`, the student learns, through a 1 x 1 convolution, the teacher's features whitened on OK images, so
     that directions of small variance count as much as those of large variance. With `gaussian`, the map is the
@@ -45,12 +44,8 @@ class STFPM(Distillation):
     def fit_statistics(self, batches: Iterable[list[Tensor]]) -> None:
         if self.whitening is None:
             return super().fit_statistics(batches)
-        moments = [Moments() for _ in self.whitening]
-        for features in batches:
-            for moment, feature in zip(moments, features, strict=True):
-                moment.update_all(feature)
-        for whitening, moment in zip(self.whitening, moments, strict=True):
-            whitening.fit(moment)
+        for whitening, moments in zip(self.whitening, moments_of(batches, by_position=False), strict=True):
+            whitening.fit(moments)
 
     def answers(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         answers = self.student(image)

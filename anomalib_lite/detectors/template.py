@@ -90,8 +90,8 @@ class TemplateComparison(Method):
             return template[:, :3], template[:, 3:] > 0.5
         if self.alignment is None:
             return template, torch.ones_like(image[:, :1], dtype=torch.bool)
-        pairs = zip(_pixels(image), _pixels(template), strict=True)
-        aligned, covered = zip(*(self.alignment(picture, other) for picture, other in pairs), strict=True)
+        pixels = (t.detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy() for t in (image, template))
+        aligned, covered = zip(*map(self.alignment, *pixels), strict=True)
         templates = torch.from_numpy(np.stack(aligned)).permute(0, 3, 1, 2)
         return templates.to(image), torch.from_numpy(np.stack(covered))[:, None].to(image.device)
 
@@ -132,7 +132,3 @@ def required(template: Tensor | None) -> Tensor:
             "data=deeppcb; for `anomalib-lite predict` add template=FILE."
         )
     return template
-
-
-def _pixels(images: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(images.detach().float().cpu().permute(0, 2, 3, 1).numpy())

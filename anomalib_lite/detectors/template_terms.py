@@ -21,11 +21,13 @@ def feature_distance(image: Tensor, template: Tensor, reach: int) -> Tensor:
     forward = back = torch.full_like(a[:, :1], -1.0)  # best similarity of image to template, and back
     for dy in range(-min(reach, height - 1), min(reach, height - 1) + 1):
         for dx in range(-min(reach, width - 1), min(reach, width - 1) + 1):
-            here, other = _overlap(dy, dx, height, width), _overlap(-dy, -dx, height, width)
-            similarity = (a[here] * b[other]).sum(1, keepdim=True)
+            left, right, top, bottom = here = max(0, -dx), max(0, dx), max(0, -dy), max(0, dy)
+            there = right, left, bottom, top
+            similarity = a[:, :, top : height - bottom, left : width - right]
+            similarity = (similarity * b[:, :, bottom : height - top, right : width - left]).sum(1, keepdim=True)
             # padded, because an exported graph would copy the whole map for each write in place
-            forward = torch.maximum(forward, F.pad(similarity, _margins(dy, dx), value=-1.0))
-            back = torch.maximum(back, F.pad(similarity, _margins(-dy, -dx), value=-1.0))
+            forward = torch.maximum(forward, F.pad(similarity, here, value=-1.0))
+            back = torch.maximum(back, F.pad(similarity, there, value=-1.0))
     return (1 - torch.minimum(forward, back)).clamp_min(0)
 
 
@@ -67,26 +69,10 @@ def _running(picture: Tensor, by: int, dim: int) -> Tensor:
     return picture
 
 
-def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[slice, ...]:
-    """Returns the slices of positions whose neighbour (dy, dx) is inside the grid."""
-    rows = slice(max(0, -dy), height - max(0, dy))
-    columns = slice(max(0, -dx), width - max(0, dx))
-    return (slice(None), slice(None), rows, columns)
-
-
-def _margins(dy: int, dx: int) -> tuple[int, int, int, int]:
-    """Returns the margins (left, right, top, bottom) around these positions."""
-    return max(0, -dx), max(0, dx), max(0, -dy), max(0, dy)
-
-
 class NormalDifference(Fitted):
     """Standardises a difference map (B, 1, h, w) by the OK images' mean and standard deviation; at least 0.
 
-    Args:
-        scope: `position` fits a mean and a deviation per position; `global` fits one for all; `none` divides by `unit`,
-            as an unfitted one does.
-        shrinkage: Share of the global variance in that of each position, so that few OK images suffice.
-        smooth: Radius in positions over which mean and variance are averaged.
+    `scope` none divides by `unit`, as an unfitted one does. Options: `settings.detectors.NormalDifference`.
     """
 
     mean: Tensor
@@ -113,11 +99,7 @@ class NormalDifference(Fitted):
         self.deviation = variance.clamp_min(floor).sqrt().float().view(1, 1, *size)
 
     def forward(self, difference: Tensor) -> Tensor:
-        mean, deviation = (self._sized(t, difference) for t in (self.mean, self.deviation))
+        mean, deviation, size = self.mean, self.deviation, difference.shape[-2:]
+        if mean.shape[-2:] not in ((1, 1), size):
+            mean, deviation = (F.interpolate(t, size=size, mode="bilinear") for t in (mean, deviation))
         return ((difference - mean) / deviation).clamp_min(0)
-
-    @staticmethod
-    def _sized(fitted: Tensor, maps: Tensor) -> Tensor:
-        if fitted.shape[-2:] in ((1, 1), maps.shape[-2:]):
-            return fitted
-        return F.interpolate(fitted, size=maps.shape[-2:], mode="bilinear", align_corners=False)

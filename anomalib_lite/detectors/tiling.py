@@ -22,15 +22,8 @@ class Tiling:
     """Grid of overlapping tiles for images of one size.
 
     The weight of a tile's map falls towards the tile's border, where the network sees padding: 0 within a quarter of
-    the overlap, then rising until three quarters. The weights of all tiles sum to 1 at each pixel.
-
-    Args:
-        image_size: Height and width of the images, in px.
-        size: Side of a tile, in px; less if the image is smaller.
-        overlap: Least overlap of neighbouring tiles, in px.
-        full: Whether the whole image, shrunk to one tile, is processed as well.
-        statistics: `shared` by all tiles, or `own` for separate statistics per tile, for aligned products.
-        limit_mb: Memory limit for the tiles' separate statistics.
+    the overlap, then rising until three quarters. The weights of all tiles sum to 1 at each pixel. Tiles are smaller
+    where the image is smaller, and overlap by `overlap` px or more. Options: `settings.detectors.Tiling`.
     """
 
     def __init__(
@@ -48,9 +41,8 @@ class Tiling:
         self.own = statistics == "own"
         self.size = (min(size, self.image[0]), min(size, self.image[1]))
         rows, columns = (self._starts(length, side) for length, side in zip(self.image, self.size, strict=True))
-        self.tiles: list[Tile] = [
-            (slice(y, y + self.size[0]), slice(x, x + self.size[1])) for y in rows for x in columns
-        ]
+        height, width = self.size
+        self.tiles: list[Tile] = [(slice(y, y + height), slice(x, x + width)) for y in rows for x in columns]
         down, across = (self._weights(s, n) for s, n in ((rows, self.image[0]), (columns, self.image[1])))
         self.weights = [a[:, None] * b for a in down for b in across]
 
@@ -104,17 +96,12 @@ class Tiling:
         total = np.zeros(length)
         for start, weight in zip(starts, raw, strict=True):
             total[start : start + side] += weight
-        return [
-            torch.from_numpy(weight / total[start : start + side]).float()
-            for start, weight in zip(starts, raw, strict=True)
-        ]
+        parts = ((weight, total[start : start + side]) for start, weight in zip(starts, raw, strict=True))
+        return [torch.from_numpy(weight / part).float() for weight, part in parts]
 
 
 class TileSet(ImageSet):
-    """The tiles of images as samples: all tiles of the first image, then all of the second.
-
-    `numbers` are the indices of the tiles to use; None: all.
-    """
+    """The tiles of images, or those of some `numbers`, as samples: all of the first image, then all of the second."""
 
     def __init__(self, images: ImageSet, tiling: Tiling, numbers: Sequence[int] | None = None) -> None:
         self.images, self.tiling = images, tiling

@@ -28,30 +28,20 @@ from anomalib_lite.errors import UserError
 class Threshold:
     """Image and pixel threshold with their guarantees.
 
-    Attributes:
-        image: An image is NOK if its score > image.
-        pixel: A pixel is anomalous if the map > pixel; at most the promised share of OK images has any such pixel.
-        false_alarm_rate: The requested rate.
-        n: Number of held-out OK images.
-        promised_rate: Upper bound of the probability that a new OK image is flagged, (n + 1 - rank) / (n + 1).
-        interval: Central 90 % interval of the rate of this very threshold.
-        note: Which guarantee could not be given, or empty.
-        given: Whether the threshold was set directly, instead of by the held-out images.
-        scores, maxima: Image scores and map maxima of the held-out images, in ascending order, for `moved`.
-        categories: Thresholds of single products by name, each from its own held-out images. The threshold itself is of
-            all products and judges images of unknown category.
+    At most the promised share of OK images has any pixel above the pixel threshold. The thresholds of single products,
+    `categories` by name, each come from their own held-out images; this one is of all and judges unknown categories.
     """
 
-    image: float
-    pixel: float
-    false_alarm_rate: float
-    n: int
-    promised_rate: float
-    interval: tuple[float, float]
-    note: str = ""
-    given: bool = False
-    scores: tuple[float, ...] = ()
-    maxima: tuple[float, ...] = ()
+    image: float  # an image is NOK if its score > image
+    pixel: float  # a pixel is anomalous if the map > pixel
+    false_alarm_rate: float  # as requested
+    n: int  # held-out OK images
+    promised_rate: float  # upper bound of the probability that a new OK image is flagged, (n + 1 - rank) / (n + 1)
+    interval: tuple[float, float]  # central 90 % interval of the rate of this very threshold
+    note: str = ""  # which guarantee could not be given
+    given: bool = False  # whether it was set directly, instead of by the held-out images
+    scores: tuple[float, ...] = ()  # of the held-out images, in ascending order, for `moved`
+    maxima: tuple[float, ...] = ()  # likewise of their maps
     categories: Mapping[str, Threshold] = field(default_factory=dict)
 
     def of(self, category: str | None) -> Threshold:
@@ -99,19 +89,10 @@ class Threshold:
         from scipy import stats  # takes half a second to import
 
         above = sum(score > image for score in self.scores)
-        interval = stats.binomtest(above, self.n).proportion_ci(0.9)
-        rate, pixel = (1 + above) / (self.n + 1), _at_same_rank(image, self.scores, self.maxima)
-        return dataclasses.replace(
-            self,
-            image=image,
-            pixel=pixel,
-            false_alarm_rate=rate,
-            promised_rate=rate,
-            interval=(float(interval.low), float(interval.high)),
-            note="",
-            given=True,
-            categories={},
-        )
+        ends = stats.binomtest(above, self.n).proportion_ci(0.9)
+        interval, rate = (float(ends.low), float(ends.high)), (1 + above) / (self.n + 1)
+        pixel = _at_same_rank(image, self.scores, self.maxima)
+        return Threshold(image, pixel, rate, self.n, rate, interval, "", True, self.scores, self.maxima)
 
     def in_words(self) -> str:
         """States the guarantee in one sentence."""
@@ -138,17 +119,8 @@ def threshold_from_ok(
     n = len(scores)
     rank, note = conformal_rank(n, false_alarm_rate)
     low, high = stats.beta.ppf((0.05, 0.95), n + 1 - rank, rank).tolist()
-    return Threshold(
-        image=scores[rank - 1],
-        pixel=maxima[rank - 1],
-        false_alarm_rate=false_alarm_rate,
-        n=n,
-        promised_rate=(n + 1 - rank) / (n + 1),
-        interval=(low, high),
-        note=note,
-        scores=scores,
-        maxima=maxima,
-    )
+    image, pixel, promised = scores[rank - 1], maxima[rank - 1], (n + 1 - rank) / (n + 1)
+    return Threshold(image, pixel, false_alarm_rate, n, promised, (low, high), note, scores=scores, maxima=maxima)
 
 
 def _at_same_rank(value: float, scores: Sequence[float], maxima: Sequence[float]) -> float:

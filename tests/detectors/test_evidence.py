@@ -137,8 +137,7 @@ def shown(images: int = 24, drawn: int = 24) -> TrainingData:
 
 
 def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
-    members = Members({"fine": Gaussians("fine"), "deep": Gaussians("deep")}, learned=True)
-    members.build_networks({"fine": 5, "deep": 5}, 3)
+    members = Members({"fine": Gaussians("fine"), "deep": Gaussians("deep")}, {"fine": 5, "deep": 5})
     known = shown()
     maps = members.fit(known, True, 0)
     for own in maps.values():
