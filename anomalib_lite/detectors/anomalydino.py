@@ -1,6 +1,6 @@
 """AnomalyDINO: distance to the nearest stored transformer token, 0 on the background."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.model import Batches, Finish
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone
 from anomalib_lite.detectors.patchcore import PatchCore
 from anomalib_lite.errors import UserError
 
@@ -37,7 +36,7 @@ class AnomalyDINO(PatchCore):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         levels: Sequence[int] | None = (1, 2),
         mask: str = "auto",
         threshold: float | None = None,

@@ -1,16 +1,15 @@
 """Dinomaly: a decoder with linear attention reconstructs a frozen encoder's features from a noisy bottleneck."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import grid_of, half_squared_distance, size_of, stack
-from anomalib_lite.detectors.model import weighted_mean
+from anomalib_lite.detectors.model import MakeBackbone, MakeOptimizer, weighted_mean
 
 HEAD = 64  # channels of one attention head
 
@@ -32,8 +31,8 @@ class Dinomaly(Distillation):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        backbone: MakeBackbone,
+        optimizer: MakeOptimizer,
         groups: int = 2,
         depth: int = 4,
         stride: int | None = None,

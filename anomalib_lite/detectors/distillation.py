@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.transforms import torch_seed
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.levels import fuse, half_squared_distance
-from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, MakeOptimizer, Method
 from anomalib_lite.detectors.residual import SelectedResidualModel
 
 
@@ -36,8 +35,8 @@ class FeatureLearner(Method):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        backbone: MakeBackbone,
+        optimizer: MakeOptimizer,
         scheduler: Callable[..., Any] | None = None,
         epochs: int = 5,
         steps: int = 0,
@@ -133,8 +132,8 @@ class Distillation(FeatureLearner):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        backbone: MakeBackbone,
+        optimizer: MakeOptimizer,
         gaussian: SelectedResidualModel | None = None,
         fusion: str = "sum",
         **training: Any,

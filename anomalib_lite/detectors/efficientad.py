@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice, pairwise, repeat
 from typing import Any
 
@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.files import list_images, require_folder
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import OK, Batch, Sample
 from anomalib_lite.detectors.distillation import FeatureLearner
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, mean_squared_distance, stack
-from anomalib_lite.detectors.model import Batches, Finish, weighted_mean
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, MakeOptimizer, weighted_mean
 from anomalib_lite.detectors.statistics import TINY, moments_of
 
 WHOLE = 256  # px, input size of the autoencoder, whatever the images' size
@@ -48,8 +47,8 @@ class EfficientAD(FeatureLearner):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        backbone: MakeBackbone,
+        optimizer: MakeOptimizer,
         levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         width: int = 24,

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.augment.tta import GREY
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import size_of, stack
+from anomalib_lite.detectors.model import MakeBackbone
 from anomalib_lite.detectors.template import TemplateComparison, required
 from anomalib_lite.scoring.maps import averaged, enlarged
 
@@ -36,11 +36,7 @@ class FeatureExtractor(nn.Module):
     deep_kept: Tensor
 
     def __init__(
-        self,
-        backbone: Callable[..., Backbone],
-        channels: int,
-        seed: int,
-        compare: Callable[..., TemplateComparison] | None = None,
+        self, backbone: MakeBackbone, channels: int, seed: int, compare: Callable[..., TemplateComparison] | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone().frozen()

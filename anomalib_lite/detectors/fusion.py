@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, at_once, to_float, to_pixels
 from anomalib_lite.detectors.evidence import Evidence, position_matters
 from anomalib_lite.detectors.feature_maps import FeatureExtractor, FeatureMaps
@@ -34,7 +33,7 @@ from anomalib_lite.detectors.members import (
     fuse,
     share_below,
 )
-from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, Method
 from anomalib_lite.detectors.statistics import PerView
 from anomalib_lite.detectors.template import TemplateComparison
 from anomalib_lite.errors import UserError
@@ -65,7 +64,7 @@ class Fusion(Method):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         members: Mapping[str, Evidence],
         learned: bool = True,
         use: Sequence[str] | None = None,

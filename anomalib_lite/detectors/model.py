@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from anomalib_lite.augment.transforms import Augment
 from anomalib_lite.augment.tta import TestTimeAugmentation, View
+from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.statistics import TINY, Fitted
@@ -23,6 +24,8 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.runs.checkpoints import stop_where_diverged
 from anomalib_lite.scoring import GaussianBlur
 
+MakeBackbone = Callable[..., Backbone]
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
 LEVEL_IMAGES = 8  # OK images that scale the tiles' maps to the whole image's
 
 

@@ -1,6 +1,6 @@
 """PaDiM: a Gaussian of the backbone's features at each position of the product."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -8,9 +8,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
-from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, Method
 from anomalib_lite.detectors.statistics import PerView, PositionGaussian, moments_of
 
 
@@ -29,7 +28,7 @@ class PaDiM(Method):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         channels: int | None = 160,

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.coreset import (
     Bank,
     gather_candidates,
@@ -19,7 +18,7 @@ from anomalib_lite.detectors.coreset import (
     thinned,
 )
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
-from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, Method
 from anomalib_lite.detectors.statistics import PerView, Whitening, moments_of
 from anomalib_lite.errors import UserError
 
@@ -40,7 +39,7 @@ class PatchCore(Method):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         levels: Sequence[int] | None = (1, 2),
         stride: int | None = 8,
         pool: int = 1,

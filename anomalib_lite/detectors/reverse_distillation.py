@@ -1,7 +1,7 @@
 """Reverse distillation: a decoder reconstructs the teacher's features from a bottleneck trained on OK images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
-from anomalib_lite.detectors.model import weighted_mean
+from anomalib_lite.detectors.model import MakeBackbone, MakeOptimizer, weighted_mean
 from anomalib_lite.errors import UserError
 
 WIDE = 512  # blocks with more channels are bottleneck blocks, as in (Wide)ResNet50
@@ -27,13 +26,7 @@ class ReverseDistillation(Distillation):
 
     learners = ("bottleneck", "decoder")
 
-    def __init__(
-        self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
-        blocks: int = 2,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, backbone: MakeBackbone, optimizer: MakeOptimizer, blocks: int = 2, **settings: Any) -> None:
         super().__init__(backbone, optimizer, **settings)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.bottleneck = Bottleneck(channels, strides, blocks)

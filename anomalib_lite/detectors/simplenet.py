@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.distillation import FeatureLearner
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, stack
-from anomalib_lite.detectors.model import Batches, Finish, weighted_mean
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, MakeOptimizer, weighted_mean
 from anomalib_lite.detectors.residual import figures
 from anomalib_lite.detectors.statistics import Whitening, moments_of
 from anomalib_lite.metrics import ImageMetrics, PixelMetrics
@@ -42,8 +41,8 @@ class SimpleNet(FeatureLearner):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        backbone: MakeBackbone,
+        optimizer: MakeOptimizer,
         levels: Sequence[int] | None = (1, 2),
         stride: int = 8,
         whitening: Callable[[], Whitening] | None = None,

@@ -265,7 +265,7 @@ def oas_share(covariance: Tensor, count: int) -> Tensor:
     """Returns how far (...) to shrink each covariance (..., C, C) of `count` rows towards its mean variance.
 
     Oracle approximating shrinkage (Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation",
-    IEEE Transactions on Signal Processing 2010), as in scikit-learn's `oas`. Also takes matrices similar to covariances.
+    IEEE Transactions on Signal Processing 2010), as in scikit-learn's `oas`. Takes matrices similar to covariances too.
     """
     channels = covariance.shape[-1]
     variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).square()

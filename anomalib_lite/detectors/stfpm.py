@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.distillation import Distillation
 from anomalib_lite.detectors.levels import mean_squared_distance
-from anomalib_lite.detectors.model import weighted_mean
+from anomalib_lite.detectors.model import MakeBackbone, MakeOptimizer, weighted_mean
 from anomalib_lite.detectors.statistics import Modules, Whitening, moments_of
 
 
@@ -28,8 +27,8 @@ class STFPM(Distillation):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        backbone: MakeBackbone,
+        optimizer: MakeOptimizer,
         whitening: Callable[[], Whitening] | None = None,
         fusion: str = "product",
         **settings: Any,

@@ -1,16 +1,15 @@
 """SubspaceAD: distance of features from the principal components of the OK features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.coreset import apply_view, rotated_views
 from anomalib_lite.detectors.levels import chosen_levels, grid_of, size_of, stack
-from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, Method
 from anomalib_lite.detectors.statistics import Moments, PrincipalSubspace
 from anomalib_lite.errors import UserError
 
@@ -28,7 +27,7 @@ class SubspaceAD(Method):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         levels: Sequence[int] | None = (1, 2),
         stride: int | None = None,
         merge: str = "stack",

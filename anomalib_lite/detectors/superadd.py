@@ -1,14 +1,13 @@
 """SuperADD: a large bank per layer, thinned in dense regions, of images with varied brightness."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
-from anomalib_lite.detectors.model import Batches, Finish
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone
 from anomalib_lite.detectors.patchcore import PatchCore
 
 
@@ -23,7 +22,7 @@ class SuperADD(PatchCore):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         levels: Sequence[int] | None = (1, 2),
         brightness: Sequence[float] = (0.8, 1.2),
         **settings: Any,

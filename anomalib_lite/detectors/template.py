@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from anomalib_lite.augment.tta import View
-from anomalib_lite.backbones import Backbone
 from anomalib_lite.detectors.levels import size_of
-from anomalib_lite.detectors.model import Batches, Finish, Method
+from anomalib_lite.detectors.model import Batches, Finish, MakeBackbone, Method
 from anomalib_lite.detectors.statistics import Modules, Moments, PerView
 from anomalib_lite.detectors.template_terms import NormalDifference, feature_distance, pixel_difference, shrink
 from anomalib_lite.errors import UserError
@@ -35,7 +34,7 @@ class TemplateComparison(Method):
 
     def __init__(
         self,
-        backbone: Callable[..., Backbone],
+        backbone: MakeBackbone,
         normal: Callable[..., NormalDifference],
         alignment: Alignment | None = None,
         reach: Sequence[int] | None = (2, 1, 1),

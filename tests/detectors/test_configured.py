@@ -22,11 +22,8 @@ from tests.made import write_image
 DETECTORS = sorted(path.stem for path in (conf_dir() / "detector").glob("*.yaml"))
 SIZE = (64, 96)
 SMALL = {  # where trying several candidates, or hundreds of defects, would take long
-    "stfpm": ["detector.gaussian.choose=levels"],
-    "stfpm_gaussian": ["detector.gaussian.choose=levels"],
-    "reverse_distillation": ["detector.gaussian.choose=levels"],
-    "fusion": ["detector.drawn=[8,8]"],
-    "fusion_template": ["detector.drawn=[8,8]"],
+    **{name: ["detector.gaussian.choose=levels"] for name in ("stfpm", "stfpm_gaussian", "reverse_distillation")},
+    **{name: ["detector.drawn=[8,8]"] for name in ("fusion", "fusion_template")},
 }
 
 
@@ -80,13 +77,8 @@ def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, opti
     assert len(model.views.views) == 2
     assert model.method.needs_template == ("template" in detector)
     heatmap, score = model.predict_batch(images[[0, 1, 2]])
-    assert (
-        heatmap.shape == (3, 1, *SIZE)
-        and heatmap.dtype == torch.float32
-        and heatmap.isfinite().all()
-        and (heatmap >= 0).all()
-    )
-    assert score.shape == (3,) and score.isfinite().all()
+    assert heatmap.shape == (3, 1, *SIZE) and heatmap.dtype == torch.float32 and score.shape == (3,)
+    assert heatmap.isfinite().all() and (heatmap >= 0).all() and score.isfinite().all()
     alone = model.predict_batch(images[[1]])
     torch.testing.assert_close(alone.map[0], heatmap[1], rtol=1e-3, atol=1e-3 * float(heatmap.max()))
     untouched, kept = built(cfg).state_dict(), model.state_dict()
@@ -105,10 +97,10 @@ def test_every_detector_keeps_the_contract(images: ImageSet, detector: str, opti
         assert score[0] > score[1:].max()
 
 
-@pytest.mark.parametrize(
-    "detector",
-    ["anomalydino", "superadd", "subspace", "patchcore_local", "dinomaly", "efficientad", "simplenet"],
-)
+VIT_TOO = ["anomalydino", "superadd", "subspace", "patchcore_local", "dinomaly", "efficientad", "simplenet"]
+
+
+@pytest.mark.parametrize("detector", VIT_TOO)
 def test_an_untrained_transformer_serves_as_well(images: ImageSet, detector: str):
     vit = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.layers=[5,8,11]"]
     model = fitted(configured(f"detector={detector}", "preset=smoke", "image_size=64", *vit), images)
@@ -129,7 +121,7 @@ def test_an_untrained_transformer_serves_as_well(images: ImageSet, detector: str
 )  # fmt: skip
 def test_a_variant_inherits_its_familys_preset(choice: str, epochs: int, whitened: bool, gaussian: bool):
     cfg = configured(f"detector={choice}", "preset=paper").detector
-    assert cfg.epochs == epochs and bool(cfg.get("whitening")) == whitened and bool(cfg.gaussian) == gaussian
+    assert (cfg.epochs, bool(cfg.get("whitening")), bool(cfg.gaussian)) == (epochs, whitened, gaussian)
     assert configured(f"detector={choice}", "preset=smoke").detector.epochs == 1
 
 
@@ -150,14 +142,12 @@ def test_the_papers_preset_is_the_papers(detector: str, size: int, settings: dic
 @pytest.mark.parametrize(
     ("detector", "setting", "wanted"),
     [
-        ("patchcore", "bank=0", "a number of patches, or a share of them"),
-        ("patchcore", "bank=1.5", "a number of patches, or a share of them"),
+        *(("patchcore", f"bank={bank}", "a number of patches, or a share of them") for bank in (0, 1.5)),
         ("patchcore", "coreset=kmeans", "one of greedy, random, thinned"),
-        ("padim", "shrinkage=automatic", "auto or from 0 to 1"),
+        *(("padim", f"shrinkage={share}", "auto or from 0 to 1") for share in (2, "automatic")),
         ("stfpm", "gaussian.candidates.joint.shrinkage=2.0", "auto or from 0 to 1"),
         ("stfpm", "gaussian.candidates.joint.fusion=mean", "one of product, sum"),
         ("template", "normal.scope=pixel", "one of position, global, none"),
-        ("padim", "shrinkage=2", "auto or from 0 to 1"),
     ],
 )
 def test_senseless_settings_are_refused(detector: str, setting: str, wanted: str):

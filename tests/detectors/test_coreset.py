@@ -1,5 +1,6 @@
 """Patches that are gathered, a few that cover all, and what is near them: against plain searches."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,8 +24,6 @@ from anomalib_lite.detectors.coreset import (
 
 GENERATOR = torch.Generator().manual_seed(0)
 BANK, QUERIES = (torch.randn(n, 12, generator=GENERATOR) + 5 for n in (90, 50))
-
-
 IMAGES, POSITIONS, CHANNELS = 10, 12, 5
 
 
@@ -34,25 +33,27 @@ class Numbered(list):
     dataset = range(IMAGES)
 
 
-def batches() -> Numbered:
+def gather(rows: int, views: tuple[View, ...] = (View(),), seed: int = 0) -> torch.Tensor:
+    """Gathers within the memory of so many rows."""
     images = torch.arange(IMAGES).view(-1, 1, 1, 1).expand(-1, CHANNELS, 3, 4) * 100.0
     images = images + torch.arange(POSITIONS).view(3, 4)
-    return Numbered(SimpleNamespace(image=part) for part in images.split(4))
+    batches = Numbered(SimpleNamespace(image=part) for part in images.split(4))
+    generator, limit_mb = torch.Generator().manual_seed(seed), rows * CHANNELS * 4 / 2**20
+    return gather_candidates(batches, lambda image: image, [(view, 0.0) for view in views], limit_mb, generator)
 
 
-def gather(limit_mb: float, views: tuple[View, ...] = (View(),), seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return gather_candidates(batches(), lambda image: image, [(view, 0.0) for view in views], limit_mb, generator)
-
-
-def megabytes(rows: int) -> float:
-    return rows * CHANNELS * 4 / 2**20
-
-
-def test_all_are_taken_where_they_fit():
-    rows = gather(megabytes(IMAGES * POSITIONS))
-    assert sorted(rows[:, 0].tolist()) == [100 * i + p for i in range(IMAGES) for p in range(POSITIONS)]
+@pytest.mark.parametrize(("limit", "each"), [(IMAGES * POSITIONS, POSITIONS), (119, 11), (55, 5), (10, 1), (0, 1)])
+def test_of_each_image_as_many_are_drawn_as_fit_and_at_least_one(limit: int, each: int):
+    rows = gather(limit)
     assert (rows == rows[:, :1]).all(), "a row is one position's channels"
+    rows = rows[:, 0].long()
+    assert len(rows.unique()) == len(rows) and set((rows % 100).tolist()) <= set(range(POSITIONS))
+    assert (rows // 100).bincount().tolist() == [each] * IMAGES
+
+
+def test_draws_follow_the_generator_and_views_share_the_limit():
+    assert torch.equal(gather(50), gather(50)) and not torch.equal(gather(50), gather(50, seed=1))
+    assert len(gather(60, (View(), View("horizontal")))) == 60
 
 
 @pytest.mark.parametrize(("side", "most"), [(32, 16), (512, 2), (2048, 1)])
@@ -71,23 +72,6 @@ def test_whole_images_are_looked_at_fewer_together_the_larger_they_are(side: int
     assert max(Numbers.asked) == most and torch.equal(found, torch.arange(20.0).view(1, -1, 1).expand(4, -1, 1))
 
 
-@pytest.mark.parametrize("limit", [IMAGES * POSITIONS - 1, 55, 10])
-def test_of_each_image_as_many_are_drawn_as_fit(limit: int):
-    rows = gather(megabytes(limit))[:, 0].long()
-    assert len(rows) <= limit and len(rows.unique()) == len(rows)
-    assert (rows // 100).bincount().tolist() == [limit // IMAGES] * IMAGES
-
-
-def test_one_of_each_image_is_kept_and_views_share_the_limit():
-    assert len(gather(0)) == IMAGES
-    assert len(gather(megabytes(60), (View(), View("horizontal")))) == 60
-
-
-def test_draws_follow_the_generator():
-    assert torch.equal(gather(megabytes(50)), gather(megabytes(50)))
-    assert not torch.equal(gather(megabytes(50)), gather(megabytes(50), seed=1))
-
-
 def made(count: int, dimensions: int, seed: int = 0) -> torch.Tensor:
     """Clusters of unequal spread and size, far from the origin, as features are."""
     generator = torch.Generator().manual_seed(seed)
@@ -104,31 +88,22 @@ def brute_force(rows: np.ndarray, count: int, first: int) -> list[int]:
     return chosen
 
 
-@pytest.mark.parametrize("pool", [1, 7, 64, 5000])
-@pytest.mark.parametrize("first", [0, 123])
-def test_the_choices_are_those_of_the_plain_greedy(monkeypatch: pytest.MonkeyPatch, pool: int, first: int):
+@pytest.mark.parametrize(
+    ("pool", "block", "first"), [(1, 16384, 0), (7, 16384, 123), (64, 37, 0), (5000, 16384, 123), (5000, 37, 0)]
+)
+def test_the_choices_are_those_of_the_plain_greedy(monkeypatch: pytest.MonkeyPatch, pool: int, block: int, first: int):
+    """Whatever the number of rows that are updated, and searched, together."""
     monkeypatch.setattr(coreset, "POOL", pool)
+    monkeypatch.setattr(coreset, "_update_nearest", partial(coreset._update_nearest, block=block))
     rows = made(600, 8)
     assert greedy_centres(rows, 150, first).tolist() == brute_force(rows.double().numpy(), 150, first)
 
 
-def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    rows, whole = made(600, 8), coreset._update_nearest
-    expected = greedy_centres(rows, 60).tolist()
-    monkeypatch.setattr(coreset, "_update_nearest", lambda *parts: whole(*parts, block=37))
-    assert greedy_centres(rows, 60).tolist() == expected
-
-
 def test_nothing_is_chosen_twice_even_among_copies():
-    rows = made(40, 4).repeat(5, 1)
-    chosen = greedy_centres(rows, 120).tolist()
+    chosen = greedy_centres(made(40, 4).repeat(5, 1), 120).tolist()
     assert len(set(chosen)) == 120
     assert {i % 40 for i in chosen[:40]} == set(range(40)), "each distinct row comes before any copy"
-
-
-def test_more_than_there_are_gives_all_and_one_is_the_first():
-    assert sorted(greedy_centres(made(30, 4), 100).tolist()) == list(range(30))
-    assert greedy_centres(made(30, 4), 1, 17).tolist() == [17]
+    assert sorted(greedy_centres(made(30, 4), 100).tolist()) == list(range(30)), "more than there are gives all"
 
 
 def test_the_projection_keeps_distances():
@@ -140,18 +115,16 @@ def test_the_projection_keeps_distances():
     assert random_projection(rows, 400, torch.Generator()) is rows
 
 
-def distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
-    return np.linalg.norm(queries.double().numpy()[:, None] - bank.double().numpy(), axis=2)
-
-
 @pytest.mark.parametrize("block", [1, 13, 1000])
-def test_the_nearest_is_numpys(monkeypatch: pytest.MonkeyPatch, block: int):
+def test_the_nearest_and_several_are_numpys(monkeypatch: pytest.MonkeyPatch, block: int):
     monkeypatch.setattr(coreset, "QUERIES", block)
     monkeypatch.setattr(coreset, "ROWS", block + 1)
-    found, index = nearest(QUERIES, BANK)
-    expected = distances(QUERIES, BANK)
-    assert index.tolist() == expected.argmin(1).tolist()
+    expected = np.linalg.norm(QUERIES.double().numpy()[:, None] - BANK.double().numpy(), axis=2)
+    (found, index), (several, indices) = nearest(QUERIES, BANK), nearest_several(QUERIES, BANK, 4)
+    assert index.tolist() == expected.argmin(1).tolist() and indices.tolist() == expected.argsort(1)[:, :4].tolist()
     np.testing.assert_allclose(found, expected.min(1), rtol=1e-6)
+    np.testing.assert_allclose(several, np.sort(expected, axis=1)[:, :4], rtol=1e-6)
+    assert nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3), "of few rows all are several"
 
 
 def test_a_remembered_row_is_at_distance_zero_and_a_close_one_at_its_distance():
@@ -160,14 +133,6 @@ def test_a_remembered_row_is_at_distance_zero_and_a_close_one_at_its_distance():
     assert nearest(bank[[7, 80]], bank)[0].tolist() == [0, 0]
     close = bank[[7]] + torch.tensor([2.0**-10] + [0.0] * 11)
     assert nearest(close, bank)[0].item() == pytest.approx(2**-10, rel=1e-6)
-
-
-def test_several_come_nearest_first():
-    found, index = nearest_several(QUERIES, BANK, 4)
-    expected = distances(QUERIES, BANK)
-    assert index.tolist() == expected.argsort(1)[:, :4].tolist()
-    np.testing.assert_allclose(found, np.sort(expected, axis=1)[:, :4], rtol=1e-6)
-    assert nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3), "of few rows all are several"
 
 
 H, W, C = 5, 7, 6
@@ -199,9 +164,7 @@ def nearby(features: np.ndarray, bank: np.ndarray, radius: int, cosine: bool, de
 @pytest.mark.parametrize(("cosine", "density"), [(False, 0), (True, 0), (True, 3), (False, 3)])
 def test_places_near_by_are_those_of_brute_force(radius: int, cosine: bool, density: int):
     features, patches = drawn(3, C, H, W), drawn(H * W, 4, C)
-    bank, rows = Bank(cosine, radius), patches
-    if cosine:
-        rows = torch.nn.functional.normalize(patches, dim=-1)
+    bank, rows = Bank(cosine, radius), torch.nn.functional.normalize(patches, dim=-1) if cosine else patches
     bank.store(rows, rows, density)
     expected = nearby(features.double().numpy(), patches.double().numpy(), radius, cosine, density)
     np.testing.assert_allclose(bank(features)[:, 0], expected, atol=1e-5)
@@ -222,11 +185,9 @@ def test_local_density_is_that_of_all_candidates():
 def test_thinning_takes_from_the_crowd():
     """Of a tight cluster and a third as many scattered rows, most that is left is scattered; none is taken twice."""
     rows = torch.cat([0.01 * drawn(900, C), drawn(300, C)])
-    chosen = thinned(rows, 300, torch.Generator().manual_seed(0))
-    assert len(chosen) == len(chosen.unique()) == 300
+    chosen, again = (thinned(rows, 300, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert len(chosen) == len(chosen.unique()) == 300 and torch.equal(chosen, again)
     assert (chosen >= 900).sum() > 150  # a fair draw has 75
-    again = thinned(rows, 300, torch.Generator().manual_seed(0))
-    assert torch.equal(chosen, again)
 
 
 @pytest.mark.parametrize(("rows", "count"), [(40, 40), (40, 1), (3000, 2999), (3000, 10)])

@@ -51,14 +51,13 @@ def test_the_loss_is_the_mean_cosine_distance_of_whole_groups(images: ImageSet):
     assert model.training_step(batch).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_hard_mining_grows_with_the_steps(images: ImageSet):
+def test_hard_mining_grows_with_the_steps(images: ImageSet, monkeypatch: pytest.MonkeyPatch):
     model, batch, rates = detector(ramp=0.5), images[[0, 1]], []
     model.configure_optimizers(8)
-    with pytest.MonkeyPatch.context() as patch:
-        see = lambda target, answer, rate, easy: rates.append(rate) or answer  # noqa: E731
-        patch.setattr("anomalib_lite.detectors.dinomaly.hard_mined", see)
-        for _ in range(6):
-            model.training_step(batch)
+    see = lambda target, answer, rate, easy: rates.append(rate) or answer  # noqa: E731
+    monkeypatch.setattr("anomalib_lite.detectors.dinomaly.hard_mined", see)
+    for _ in range(6):
+        model.training_step(batch)
     assert rates[::2] == pytest.approx([0, 0.225, 0.45, 0.675, 0.9, 0.9])
 
 

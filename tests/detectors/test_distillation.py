@@ -1,12 +1,13 @@
-"""What all students keep, whatever they learn; and features that are computed once where they fit."""
+"""What all students keep, whatever they learn; STFPM as its paper has it; features that are computed once."""
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from anomalib_lite.data.images import ImageSet, loader
-from anomalib_lite.data.sample import UNNUMBERED, Batch
+from anomalib_lite.data.sample import UNNUMBERED
 from anomalib_lite.detectors.distillation import Distillation, FeatureCache
 from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
 from anomalib_lite.detectors.reverse_distillation import ReverseDistillation
@@ -29,14 +30,12 @@ def student(name: str, cache_mb: float = 100) -> Distillation:
     return STUDENTS[name](gaussian=gaussian, cache_mb=cache_mb)
 
 
-def loss(model: Distillation, batch: Batch) -> float:
-    return model.training_step(batch).item()
-
-
 @pytest.mark.parametrize("name", STUDENTS)
-def test_the_teacher_never_changes_and_never_trains_and_the_student_does(images: ImageSet, name: str):
-    model, teacher, learning = student(name, cache_mb=0), set(), set()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+def test_the_student_alone_learns_lowers_its_loss_and_marks_what_is_new(images: ImageSet, name: str):
+    """The teacher, which computes anew in each step, neither changes nor trains."""
+    model, whole, teacher, learning = student(name, cache_mb=0), images[list(range(12))], set(), set()
+    model.prepare(loader(images, 4))
+    before, state = model.eval().training_step(whole), {k: v.clone() for k, v in model.state_dict().items()}
     for module in model.teacher.modules():
         module.register_forward_hook(lambda module, *_: teacher.add(module.training))
     learners = [part for name in model.learners if (part := getattr(model, name)) is not None]
@@ -44,19 +43,12 @@ def test_the_teacher_never_changes_and_never_trains_and_the_student_does(images:
     model.training_step = lambda batch: (
         learning.update(m.training for part in learners for m in part.modules()) or step(batch)
     )
-    small.fit(model, images, epochs=2)
-    assert teacher == {False} and learning == {True}
-    assert all(torch.equal(v, before[f"teacher.{k}"]) for k, v in model.teacher.state_dict().items())
-    assert not any(torch.equal(v, before[k]) for k, v in model.trained_state().items() if k.endswith("weight"))
-
-
-@pytest.mark.parametrize("name", STUDENTS)
-def test_training_lowers_the_loss_and_marks_what_is_new(images: ImageSet, name: str):
-    model, whole = student(name), images[list(range(12))]
-    model.prepare(loader(images, 4))
-    before = loss(model.eval(), whole)
     small.fit(model.train(), images, epochs=12)
-    assert loss(model.eval(), whole) < 0.8 * before
+    assert teacher == {False} and learning == {True}
+    assert all(torch.equal(v, state[f"teacher.{k}"]) for k, v in model.teacher.state_dict().items())
+    assert not any(torch.equal(v, state[k]) for k, v in model.trained_state().items() if k.endswith("weight"))
+    model.eval()
+    assert step(whole) < 0.8 * before
     assert small.predict(model, small.marked(images)).score.diff() > 0
 
 
@@ -70,7 +62,7 @@ def test_a_weight_counts_like_copies(images: ImageSet, name: str):
     def weighted(indices: list[int], weights: list[float]) -> float:
         batch = images[indices]
         batch.weight = torch.tensor(weights)
-        return loss(model, batch)
+        return model.training_step(batch).item()
 
     copies = weighted([0, 0, 0, 1, 2], [1.0] * 5)
     assert weighted([0, 1, 2], [3, 1, 1]) == pytest.approx(copies, rel=1e-5)
@@ -92,6 +84,25 @@ def test_kept_features_train_the_same_student_which_is_all_that_is_learned(image
     small.model(again).calibrate(loader(images, 4))
     for own, other in zip(*(small.predict(m, images[[0, 3, 5]]) for m in (kept, again)), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+def test_stfpms_map_is_one_minus_the_cosine_and_its_loss_the_mean_of_that(images: ImageSet):
+    """Levels are multiplied in the map, as a geometric mean; or summed, as a mean. The loss adds them up."""
+    torch.manual_seed(0)
+    model, batch = STFPM(small.backbone, SGD).eval(), images[[0, 1]]
+    with torch.no_grad():
+        teacher, student = model.teacher(batch.image), model.student(batch.image)
+    levels = []
+    for t, s in zip(teacher, student, strict=True):
+        t, s = t.double().numpy(), s.double().numpy()
+        levels.append(1 - (t * s).sum(1) / (np.linalg.norm(t, axis=1) * np.linalg.norm(s, axis=1)))
+    coarse = torch.nn.functional.interpolate(torch.from_numpy(levels[1])[:, None], scale_factor=2, mode="bilinear")
+    coarse = coarse[:, 0].numpy()
+    for fusion, expected in (("product", np.sqrt(levels[0] * coarse)), ("sum", (levels[0] + coarse) / 2)):
+        model.fusion = fusion
+        with torch.no_grad():
+            np.testing.assert_allclose(model.anomaly_map(batch.image)[:, 0], expected, atol=1e-6)
+    assert model.training_step(batch).item() == pytest.approx(levels[0].mean() + levels[1].mean(), rel=1e-5)
 
 
 COUNT, (HEIGHT, WIDTH) = 12, small.SIZE

@@ -25,7 +25,8 @@ def fitted(images: ImageSet) -> EfficientAD:
     return small.fit(detector(), images, epochs=15)
 
 
-def test_features_are_standardised_and_images_weighted(images: ImageSet):
+def test_features_are_standardised_images_weighted_and_the_hardest_differences_count(images: ImageSet):
+    assert hardest(torch.arange(2000.0).view(2, 10, 100), 0.998).tolist() == [998.5, 1998.5]
     model, batch = detector(hard=0.9).eval(), images[[1, 2]]
     model.prepare(loader(images, 4))
     with torch.no_grad():
@@ -54,10 +55,6 @@ def test_a_position_sees_what_lies_around_its_centre(stride: int):
             assert last - first <= 32 and abs((first + last + 1) / 2 - stride * (centre + 0.5)) <= 1
 
 
-def test_the_hardest_differences_count():
-    assert hardest(torch.arange(2000.0).view(2, 10, 100), 0.998).tolist() == [998.5, 1998.5]
-
-
 def test_training_marks_what_is_new_in_units_of_ok_images(images: ImageSet, fitted: EfficientAD):
     """Of images that were not learned from, the two quantiles of each map lie a tenth apart."""
     assert fitted.held_out == [0, 4, 8] and fitted.notes == {"scaled_by": 3}
@@ -68,10 +65,14 @@ def test_training_marks_what_is_new_in_units_of_ok_images(images: ImageSet, fitt
     assert small.predict(fitted, small.marked(images)).score.diff() > 0
 
 
+def prepared(images: ImageSet, **more: object) -> EfficientAD:
+    model = detector(**more)
+    model.prepare(loader(images, 4))
+    return model
+
+
 def test_a_resumed_training_draws_the_same(images: ImageSet):
-    whole, first, second = detector(), detector(), detector()
-    for model in (whole, first, second):
-        model.prepare(loader(images, 4))
+    whole, first, second = (prepared(images) for _ in range(3))
     losses = [whole.training_step(images[[1, 2]]).item() for _ in range(3)]
     assert len(set(losses)) == 3
     first.training_step(images[[1, 2]])
@@ -84,8 +85,7 @@ def test_a_small_teacher_learns_the_backbones_features(images: ImageSet):
     """It gets closer with the steps, stays as it is afterwards, and is saved with what learned from it."""
     apart = []
     for steps in (1, 60):
-        model = detector(distill=steps)
-        model.prepare(loader(images, 4))
+        model = prepared(images, distill=steps)
         before = {k: v.clone() for k, v in model.pdn.state_dict().items()}
         with torch.no_grad():
             model.fit_statistics([[model._of_backbone(images[list(range(12))].image)]])
@@ -100,13 +100,9 @@ def test_a_small_teacher_learns_the_backbones_features(images: ImageSet):
 def test_the_student_answers_nothing_to_penalty_images(images: ImageSet, tmp_path: Path):
     for number in range(3):
         write_image(tmp_path / f"{number}.png", 50 + number)
-    with_penalty, without = detector(penalty=str(tmp_path)), detector()
-    for model in (with_penalty, without):
-        model.prepare(loader(images, 4))
+    with_penalty, without = prepared(images, penalty=str(tmp_path)), prepared(images)
     batch = images[[1]]
     more = with_penalty.training_step(batch) - without.training_step(batch)
-    answers = [
-        without.student(without._normalised_image(o.image))[:, :20].square().mean().item()
-        for o in map(with_penalty._penalty_images.__getitem__, range(3))
-    ]
-    assert min(abs(more.item() - answer) for answer in answers) < 1e-5
+    shown = without._normalised_image(with_penalty._penalty_images[[0, 1, 2]].image)
+    answers = without.student(shown)[:, :20].square().mean((1, 2, 3))
+    assert (more - answers).abs().min() < 1e-5

@@ -23,8 +23,7 @@ from anomalib_lite.detectors.learned import (
     log_magnitudes,
     sample_positions,
 )
-from anomalib_lite.detectors.members import HeldOutMaps, Members, TrainingData, evaluate, fuse, sharpened
-from anomalib_lite.errors import UserError
+from anomalib_lite.detectors.members import Members, TrainingData, evaluate, fuse, sharpened
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -67,15 +66,13 @@ def test_a_gaussian_knows_its_place_only_where_places_mean_something(own: Gaussi
     moved = known[:1].roll(3, dims=3)  # OK looks at another place
     own.fit(known, aligned=True)
     here, there = own.distance(known[:1]).mean(), own.distance(moved).mean()
+    assert isinstance(own, Subspace) or there > 3 * here
     own.fit(known, aligned=False)
     assert torch.allclose(own.distance(moved).mean(), own.distance(known[:1]).mean(), rtol=1e-4)
-    if isinstance(own, Gaussians):
-        assert there > 3 * here
 
 
 def test_deviations_are_white_and_their_mean_square_is_the_distance():
-    known = placed(400)
-    own = Gaussians("deep", ridge=0.0)
+    known, own = placed(400), Gaussians("deep", ridge=0.0)
     own.fit(known, aligned=True)
     found = own.deviations(known)
     assert torch.allclose(found.square().mean(1, keepdim=True), own.distance(known), rtol=1e-4)
@@ -91,17 +88,13 @@ def test_neighbours_are_those_of_brute_force(placed: bool, density: int):
     bank, rows = (x.double().permute(0, 2, 3, 1) for x in (bank, rows))
     distance = 1 - torch.einsum("bhwc,nyxc->bhwnyx", rows, bank)
     if placed:  # a place's own row and column, and those beside it
-        down, across = torch.arange(6), torch.arange(8)
-        far = (down[:, None, None, None] - down[:, None]).abs() > 1
-        far = far | ((across[:, None, None] - across).abs() > 1)[None]
-        distance = distance + 9 * far[None, :, :, None]
+        far = [(torch.arange(n)[:, None] - torch.arange(n)).abs() > 1 for n in (6, 8)]
+        distance = distance + 9 * (far[0][:, None, None, :, None] | far[1][:, None, None])
+    expected, nearest = distance.flatten(3).min(3)
     if density:
         between = torch.cdist(bank.flatten(0, 2), bank.flatten(0, 2)).square() / 2
-        usual = between.sort(1).values[:, 1 : density + 1].mean(1).view(4, 6, 8)
-        nearest = distance.flatten(3).argmin(3)
-        expected = (distance.flatten(3).amin(3) - usual.flatten()[nearest]).clamp_min(0)
-    else:
-        expected = distance.flatten(3).amin(3)
+        usual = between.sort(1).values[:, 1 : density + 1].mean(1)
+        expected = (expected - usual[nearest]).clamp_min(0)
     found = own.distance(asked)
     assert torch.allclose(found[:, 0].double(), expected, atol=1e-5)
     fresh = Neighbours("deep", radius=1)
@@ -120,20 +113,13 @@ def test_turning_tells_whether_a_place_means_anything():
     assert not position_matters([[torch.randn(24, 5, 8, 8, generator=generator)]] * 4, seed=0)[1]
 
 
-def test_a_look_that_is_none_is_refused():
-    with pytest.raises(UserError, match="colour, sharpness"):
-        Gaussians("deeper")
-
-
-def shown(images: int = 24, drawn: int = 24) -> TrainingData:
+def shown() -> TrainingData:
     """Aligned looks; every drawn image has a square that deviates."""
-    source, mask = torch.arange(drawn) % images, torch.zeros(drawn, 1, 6, 8)
+    source, mask = torch.arange(24), torch.zeros(24, 1, 6, 8)
     mask[:, :, 2:4, 3:6] = 1
-    ok = {"fine": placed(images), "deep": placed(images, 5)}
-    bad = {name: look[source] + 6 * mask * (1 + noise(drawn, 5, 1, 1)) for name, look in ok.items()}
-    family = torch.arange(drawn) % 5
-    half = [{name: look.half() for name, look in looks.items()} for looks in (ok, bad)]
-    return TrainingData(half[0], half[1], mask, family, source, torch.arange(images) % 4)
+    ok = {"fine": placed(24).half(), "deep": placed(24, 5).half()}
+    bad = {name: (look.float() + 6 * mask * (1 + noise(24, 5, 1, 1))).half() for name, look in ok.items()}
+    return TrainingData(ok, bad, mask, source % 5, source, source % 4)
 
 
 def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
@@ -205,11 +191,8 @@ def test_what_spills_from_a_peak_is_lowered_and_the_peak_stays():
     heatmap = torch.zeros(1, 1, 40, 50)
     heatmap[..., 10, 10], heatmap[..., 12, 12] = 4.0, 2.0
     found = sharpened(heatmap)
-    assert found.max() == 4 and found[0, 0, 10, 10] == 4
-    assert found[0, 0, 12, 12].item() == pytest.approx(2 - 0.3 * 2) and found[0, 0, 16, 10].item() == pytest.approx(
-        -1.2
-    )
-    assert found[0, 0, 30, 40] == 0, "far from the peak nothing changes"
+    assert found.max() == found[0, 0, 10, 10] == 4
+    assert found[0, 0, [12, 16, 30], [12, 10, 40]].tolist() == pytest.approx([2 - 0.3 * 2, -1.2, 0])  # 0: far away
 
 
 def test_ways_of_fusing():
@@ -221,4 +204,3 @@ def test_ways_of_fusing():
     assert fuse({"learned": maps["learned"]}, "sum").item() == 1
     ignorant = maps | {"deep": torch.full_like(maps["deep"], -9.0)}
     assert fuse(ignorant, "soft").item() == pytest.approx(0.25 * 2 + 0.5 * 1, abs=0.05), "who knows nothing has no veto"
-    assert HeldOutMaps(maps["fine"], maps["deep"]).ok.item() == 2

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from anomalib_lite.backbones import build
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.layouts import mtd
-from anomalib_lite.data.sample import NOK, Sample
+from anomalib_lite.data.sample import NOK, Batch, Sample
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, Whole
 from anomalib_lite.detectors.fusion import Fusion, choose
 from anomalib_lite.detectors.members import LEARNED, HeldOutMaps, TrainingData
@@ -23,18 +23,19 @@ from anomalib_lite.detectors.template_terms import NormalDifference
 from anomalib_lite.errors import UserError
 from tests.detectors import small
 
-EVIDENCE = {
-    "fine": lambda: Gaussians("fine", 4.0),
-    "deep": lambda: Gaussians("deep"),
-    "colour": lambda: Gaussians("colour"),
-    "neighbours": lambda: Neighbours("deep", bank=50),
-    "subspace": lambda: Subspace("deep"),
-    "whole": lambda: Whole("deep"),
-}
+EVIDENCE = {  # which a fusion copies
+    "fine": Gaussians("fine", 4.0), "deep": Gaussians("deep"), "colour": Gaussians("colour"),
+    "neighbours": Neighbours("deep", bank=50), "subspace": Subspace("deep"), "whole": Whole("deep"),
+}  # fmt: skip
 
 
 def fusion(*names: str, **options: Any) -> Fusion:
-    return Fusion(small.backbone, {name: EVIDENCE[name]() for name in names}, drawn=(16, 16), **options)
+    return Fusion(small.backbone, {name: EVIDENCE[name] for name in names}, drawn=(16, 16), **options)
+
+
+def coloured(batch: Batch) -> Batch:
+    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
+    return batch
 
 
 def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, tmp_path: Path):
@@ -49,21 +50,13 @@ def test_what_is_saved_predicts_the_same_to_the_bit(images: ImageSet, tmp_path: 
     assert torch.equal(small.predict(fresh, images[[0, 1, 2]], views).map, expected.map)
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
-def test_each_evidence_is_a_detector_of_its_own_that_finds_a_marked_square(images: ImageSet, name: str):
-    batch = images[[0, 1, 2]]
-    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
-    score = small.predict(small.fit(fusion(name, learned=False), images), batch).score
+@pytest.mark.parametrize(
+    ("names", "count"), [*(([name], 12) for name in EVIDENCE), *((["fine", "deep", "colour"], n) for n in (1, 2, 5))]
+)
+def test_each_evidence_alone_and_few_images_are_enough_to_find_a_square(images: ImageSet, names: list[str], count: int):
+    made = small.fit(fusion(*names, learned=len(names) > 1), images.part(slice(count)))
+    score = small.predict(made, coloured(images[[0, 0, count // 5]])).score
     assert score[0] > score[1:].max()
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_few_images_are_enough_to_find_a_marked_square(images: ImageSet, count: int):
-    made = small.fit(fusion("fine", "deep", "colour"), images.part(slice(count)))
-    batch = images[[0, 0]]
-    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
-    score = small.predict(made, batch).score
-    assert score[0] > score[1]
 
 
 @pytest.fixture
@@ -137,6 +130,8 @@ def test_networks_are_judged_at_a_handicap_and_so_stay():
 def test_a_wrong_name_is_refused_with_the_valid_ones(options: Any, message: str):
     with pytest.raises(UserError, match=message):
         fusion("fine", **options)
+    with pytest.raises(UserError, match="colour, sharpness"):
+        Gaussians("deeper")
 
 
 def test_the_template_is_one_more_evidence(images: ImageSet):
@@ -145,8 +140,7 @@ def test_the_template_is_one_more_evidence(images: ImageSet):
     compare = partial(TemplateComparison, normal=partial(NormalDifference, scope="none"), reach=(1, 1))
     made = Fusion(small.backbone, {"template": Gaussians("template")}, learned=False, drawn=(16, 16), compare=compare)
     model = small.fit(made, pairs)
-    batch = pairs[[0, 1, 2]]
-    batch.image[0, :, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.9]).view(3, 1, 1)
+    batch = coloured(pairs[[0, 1, 2]])
     prediction = small.predict(model, batch)
     assert prediction.score.argmax() == 0 and prediction.map[0, 0, 12:20, 12:20].mean() > prediction.map[0].mean()
     batch.template = None

@@ -38,34 +38,23 @@ def test_the_grid_covers_the_image_as_strided_convolutions_do(side: int, positio
     assert grid_of(torch.empty(1, 3, side, 256), 8) == (positions, 32)
 
 
-def test_levels_are_named_by_their_place():
-    assert chosen_levels(None, 3) == [0, 1, 2]
-    assert chosen_levels([2, 1], 3) == [1, 2]
+def test_levels_are_named_by_their_place_and_others_refused():
+    assert chosen_levels(None, 3) == [0, 1, 2] and chosen_levels([2, 1], 3) == [1, 2]
+    for levels in ([], [3], [-1]):
+        with pytest.raises(UserError, match="0 to 2"):
+            chosen_levels(levels, 3)
 
 
-@pytest.mark.parametrize("levels", [[], [3], [-1]])
-def test_levels_that_the_backbone_does_not_give_are_refused(levels: list[int]):
-    with pytest.raises(UserError, match="0 to 2"):
-        chosen_levels(levels, 3)
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_half_the_squared_distance_of_directions_is_one_minus_their_cosine() -> None:
-    teacher, student = random(2, 5, 3, 4) - 0.5, random(2, 5, 3, 4, seed=1) - 0.5
+def test_distances_over_the_channels_are_of_directions_or_squares():
+    """Half the squared distance of directions is 1 - their cosine."""
+    teacher, student = torch.rand(2, 2, 5, 3, 4) - 0.5
     found = half_squared_distance(teacher, 7 * student)
-    assert found.shape == (2, 1, 3, 4)
-    torch.testing.assert_close(found[:, 0], 1 - F.cosine_similarity(teacher, student, dim=1))
-
-
-def test_the_mean_squared_distance_goes_over_the_channels() -> None:
+    torch.testing.assert_close(found, 1 - F.cosine_similarity(teacher, student, dim=1)[:, None])
     found = mean_squared_distance(torch.full((1, 2, 3, 3), 4.0), torch.tensor([1.0, 3.0]).view(1, 2, 1, 1))
     assert found.shape == (1, 1, 3, 3) and (found == 5).all()  # (9 + 1) / 2
 
 
-def test_maps_are_fused_at_the_finest_resolution() -> None:
-    fine, coarse = random(2, 1, 8, 6) + 0.1, torch.full((2, 1, 4, 3), 4.0)
+def test_maps_are_fused_at_the_finest_resolution():
+    fine, coarse = FINE[:, :1] + 0.1, torch.full((2, 1, 4, 3), 4.0)
     torch.testing.assert_close(fuse([coarse, fine], "product"), 2 * fine.sqrt())
     torch.testing.assert_close(fuse([coarse, fine], "sum"), (4 + fine) / 2)

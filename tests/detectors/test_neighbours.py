@@ -35,8 +35,7 @@ def test_the_product_is_where_the_first_component_is_large():
     seen = cv2.dilate((component > component.std() / 2).astype(np.uint8), np.ones((3, 3)))
     seen = cv2.morphologyEx(seen, cv2.MORPH_CLOSE, np.ones((3, 3))).astype(bool)
     found = foreground(features, None)[:, 0].numpy()
-    assert np.array_equal(found[0], seen) and found[0][5, 6]
-    assert np.array_equal(found[1], seen)
+    assert (found == seen).all() and seen[5, 6]
     assert not foreground(features, 100.0).any()
 
 
@@ -85,8 +84,7 @@ def test_subspace_is_the_residual_of_scikit_learns_components(images: ImageSet):
 
 def test_a_percentile_of_ok_pixels_moves_the_pixel_threshold_alone(images: ImageSet):
     model = small.model(small.fit(SubspaceAD(small.backbone, [1], few=0), images))
-    kept, _ = find_threshold(model, images, 4, 0.2)
-    moved, _ = find_threshold(model, images, 4, 0.2, 95, 1.421)
+    (kept, _), (moved, _) = (find_threshold(model, images, 4, 0.2, *more) for more in ((), (95, 1.421)))
     maps = model.predict_batch(images[list(range(12))]).map.numpy()
     assert moved.pixel == pytest.approx(1.421 * np.percentile(maps[:, :, ::4, ::4], 95), rel=1e-6)
     assert (moved.image, moved.promised_rate) == (kept.image, kept.promised_rate)

@@ -1,8 +1,5 @@
 """Gaussians of residuals: known answers, saving, and the choice between groupings."""
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,9 +10,10 @@ from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, UNNUMBERED, Batch, Sample
 from anomalib_lite.detectors.model import Method
 from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
-from anomalib_lite.detectors.statistics import Moments, PositionGaussian
+from anomalib_lite.detectors.statistics import PositionGaussian, moments_of
 from anomalib_lite.errors import UserError
 from tests.detectors import small
+from tests.made import write_pixels
 
 
 def levels(count: int, seed: int = 0, shift: float = 0.0) -> list[torch.Tensor]:
@@ -28,13 +26,12 @@ def test_a_group_is_stacked_on_its_coarsest_grid_and_has_one_gaussian() -> None:
     """A batch of which all is held back changes nothing."""
     model, training, new = ResidualModel([[1, 2]], shrinkage=0.0, ridge=0.0), levels(60), levels(3, seed=1)
     model.fit([f[a:b] for f in training] for a, b in ((0, 0), (0, 25), (25, 25), (25, 60)))
-    gaussian, moments = PositionGaussian(0.0, 0.0), Moments()
 
     def stacked(features: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([features[1].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)), features[2]], 1)
 
-    moments.update_positions(stacked(training))
-    gaussian.fit(moments)
+    gaussian = PositionGaussian(0.0, 0.0)
+    gaussian.fit(*moments_of([[stacked(training)]]))
     torch.testing.assert_close(model(new), gaussian(stacked(new)), rtol=1e-4, atol=0)
 
 
@@ -46,13 +43,11 @@ def test_groups_are_fused_at_the_finest_grid() -> None:
     assert (near >= 0).all() and far.min() > near.max()
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
-    rng = np.random.default_rng(0)
-    for k in range(20):
-        pixels = np.clip(120 + 6 * rng.standard_normal((64, 64, 3)), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(tmp_path / f"{k}.png"), pixels)
-    return ImageSet([Sample(p, OK) for p in sorted(tmp_path.glob("*.png"))], (64, 64))
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    grey = (120 + 6 * rng.standard_normal((20, 64, 64, 3))).clip(0, 255).astype(np.uint8)
+    return ImageSet([Sample(write_pixels(folder / f"{k}.png", one), OK) for k, one in enumerate(grey)], (64, 64))
 
 
 class Seeing:
@@ -69,42 +64,38 @@ class Seeing:
         return [small, noise]
 
 
-def chosen(images: ImageSet, choose: str = "auto") -> tuple[SelectedResidualModel, Seeing]:
-    model, residuals = candidates(choose), Seeing()
-    model.fit(loader(images, 8), residuals, small.model(Method()).finish)
-    return model, residuals
+class Mirrored(Seeing):
+    def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
+        return [view.apply(feature) for feature in super().__call__(batch, view)]
 
 
 def candidates(choose: str = "auto") -> SelectedResidualModel:
     return SelectedResidualModel({"blind": ResidualModel([[1]]), "seeing": ResidualModel([[0]])}, choose, synthetic=24)
 
 
+def chosen(images: ImageSet, residuals: Seeing, choose: str = "auto", flip: str = "none") -> SelectedResidualModel:
+    model = candidates(choose)
+    model.fit(loader(images, 8), residuals, small.model(Method()).finish, [View(flip)])
+    return model
+
+
 def test_the_model_that_finds_drawn_defects_is_kept_alone(images: ImageSet) -> None:
-    model, residuals = chosen(images)
+    model = chosen(images, residuals := Seeing())
     assert list(model.candidates) == ["seeing"] and residuals.drawn > 12
     assert model.trials["seeing"]["pixel_auroc"] > 0.8 > model.trials["blind"]["pixel_auroc"]
-    fixed, loaded, probe = chosen(images, "seeing")[0], candidates(), [torch.rand(2, 3, 16, 16)] * 2
+    fixed, loaded, probe = chosen(images, Seeing(), "seeing"), candidates(), [torch.rand(2, 3, 16, 16)] * 2
     assert torch.equal(model(probe), fixed(probe)), "the choice is fitted again on all images"
     loaded.load_state_dict(model.state_dict())
     assert torch.equal(model(probe), loaded(probe))
 
 
 def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(images: ImageSet) -> None:
-    class Mirrored(Seeing):
-        def __call__(self, batch: Batch, view: View) -> list[torch.Tensor]:
-            return [view.apply(feature) for feature in super().__call__(batch, view)]
-
-    model = candidates()
-    model.fit(loader(images, 8), Mirrored(), small.model(Method()).finish, [View("both")])
-    assert model.trials["seeing"]["pixel_auroc"] > 0.8
+    assert chosen(images, Mirrored(), flip="both").trials["seeing"]["pixel_auroc"] > 0.8
 
 
 def test_a_fixed_choice_tries_nothing(images: ImageSet) -> None:
-    model, residuals = chosen(images, "blind")
+    model = chosen(images, residuals := Seeing(), "blind")
     assert list(model.candidates) == ["blind"] and residuals.drawn == 0 and model.trials == {}
-
-
-def test_an_unknown_choice_names_the_valid_ones() -> None:
     with pytest.raises(UserError, match="auto or one of blind"):
         SelectedResidualModel({"blind": ResidualModel([[1]])}, choose="bland")
 

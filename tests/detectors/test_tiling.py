@@ -30,9 +30,8 @@ class Contrast(Method):
 
 
 def model(method: Method, tiling: Tiling | None) -> Model:
-    return Model(
-        method, TestTimeAugmentation(({}, {"flip": "horizontal"})), GaussianBlur(1.0), MaxScore(), None, tiling
-    )
+    views = TestTimeAugmentation(({}, {"flip": "horizontal"}))
+    return Model(method, views, GaussianBlur(1.0), MaxScore(), tiling=tiling)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +55,6 @@ def test_a_constant_map_stays_constant_and_tiles_leave_no_seam(image: tuple[int,
         whole, tiled = (model(Contrast(), t)(picture) for t in (None, tiling))
         torch.testing.assert_close(tiled.map, whole.map, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(tiled.score, whole.score)
-
-
-def test_an_overlap_beyond_half_a_tile_is_refused():
-    with pytest.raises(UserError, match=r"tiling\.overlap=40 px must be 0 to half of a tile, which has 64 px"):
-        Tiling((128, 128), 64, 40)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +97,8 @@ def test_every_detector_learns_from_tiles_and_is_saved_with_them(images: ImageSe
     )  # fmt: skip
     trained = fitted(cfg, images)
     heatmap, score = trained.predict_batch(images[[0, 1]])
-    assert (
-        heatmap.shape == (2, 1, 96, 128) and heatmap.isfinite().all() and (heatmap >= 0).all() and score.shape == (2,)
-    )
+    assert heatmap.shape == (2, 1, 96, 128) and score.shape == (2,)
+    assert heatmap.isfinite().all() and (heatmap >= 0).all()
     fresh = build_model(cfg, weights="none")
     fresh.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()})
     assert torch.equal(fresh.predict_batch(images[[0, 1]]).map, heatmap)
@@ -129,7 +122,9 @@ def test_evidence_is_that_of_the_tile_with_the_highest_place(images: ImageSet):
     assert [known["light"] for known in tiled.evidence] == pytest.approx([0.9, 0.8], abs=1e-4)
 
 
-def test_what_is_calibrated_on_all_tiles_at_once_has_no_statistics_of_single_ones():
+def test_what_tiles_cannot_do_is_refused():
+    with pytest.raises(UserError, match=r"tiling\.overlap=40 px must be 0 to half of a tile, which has 64 px"):
+        Tiling((128, 128), 64, 40)
     with pytest.raises(UserError, match=r"EfficientAD is calibrated on all tiles at once: .*statistics=shared"):
         build_model(configured("detector=efficientad", "tiling=grid_and_full"), weights="none")
 

@@ -17,12 +17,6 @@ def held_out(n):
     return rng.permutation(n) + 1.0, 100 * (rng.permutation(n) + 1.0)
 
 
-def test_image_and_pixel_threshold_have_the_same_rank():
-    threshold = threshold_from_ok(*held_out(99), 0.29)
-    assert (threshold.image, threshold.pixel, threshold.note) == (71, 7100, "")
-    assert threshold.promised_rate == pytest.approx(29 / 100)
-
-
 def test_rank_is_the_textbook_quantile():
     """ceil((n + 1)(1 - alpha)) in exact arithmetic, over all n and whole percentages that allow it."""
     for percent in range(1, 100):
@@ -33,10 +27,12 @@ def test_rank_is_the_textbook_quantile():
 
 
 @pytest.mark.parametrize("n", [1, 5, 18])
-def test_too_few_images_fall_back_to_the_largest_and_say_what_that_promises(n):
+def test_both_thresholds_have_the_same_rank_and_too_few_images_fall_back_to_the_largest_and_say_what_that_promises(n):
+    threshold = threshold_from_ok(*held_out(99), 0.29)
+    assert (threshold.image, threshold.pixel, threshold.note) == (71, 7100, "")
+    assert threshold.promised_rate == pytest.approx(29 / 100)
     threshold = threshold_from_ok(*held_out(n), 0.05)
-    assert threshold.image == n
-    assert threshold.promised_rate == pytest.approx(1 / (n + 1))
+    assert threshold.image == n and threshold.promised_rate == pytest.approx(1 / (n + 1))
     assert f"1/{n + 1}" in threshold.note and "needs 19" in threshold.note
 
 
@@ -44,10 +40,8 @@ def test_too_few_images_fall_back_to_the_largest_and_say_what_that_promises(n):
 def test_average_false_alarm_rate_over_many_draws_keeps_the_promise(n, rate):
     rng = np.random.default_rng(n)
     draws = 3000
-    alarms = np.empty(draws)
-    for i in range(draws):
-        cut = threshold_from_ok(scores := rng.normal(size=n), scores, rate)
-        alarms[i] = stats.norm.sf(cut.image)  # the rate this threshold really has
+    cuts = [threshold_from_ok(scores := rng.normal(size=n), scores, rate) for _ in range(draws)]
+    alarms, cut = stats.norm.sf([cut.image for cut in cuts]), cuts[-1]  # the rates that the thresholds really have
     assert alarms.mean() == pytest.approx(cut.promised_rate, abs=4 * alarms.std() / math.sqrt(draws))
     low, high = cut.interval
     inside = ((alarms >= low) & (alarms <= high)).mean()
@@ -55,9 +49,9 @@ def test_average_false_alarm_rate_over_many_draws_keeps_the_promise(n, rate):
 
 
 def test_equal_scores_flag_none_of_their_kind():
-    threshold = threshold_from_ok(torch.full((30,), 0.1), torch.full((30,), 0.3))
-    assert not (torch.full((5,), 0.1) > threshold.image).any()  # float32 scores against the kept number
-    assert not (torch.full((5,), 0.3) > threshold.pixel).any()
+    score, peak = torch.full((30,), 0.1), torch.full((30,), 0.3)  # float32, against the kept numbers
+    threshold = threshold_from_ok(score, peak)
+    assert not (score > threshold.image).any() and not (peak > threshold.pixel).any()
 
 
 def test_goes_through_json_unchanged():
@@ -97,10 +91,7 @@ def test_a_given_threshold_says_what_held_out_images_make_of_it():
     assert lowest.promised_rate == 1 and lowest.interval == pytest.approx((0.05 ** (1 / 19), 1))
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [({"image": 1.0, "false_alarm_rate": 0.1}, "either"), ({"image": math.nan}, "finite")],
-)
-def test_a_threshold_is_not_moved_to_nonsense(asked, said):
-    with pytest.raises(UserError, match=said):
-        threshold_from_ok(*held_out(19), 0.05).moved(**asked)
+def test_a_threshold_is_not_moved_to_nonsense():
+    for asked, said in (({"image": 1.0, "false_alarm_rate": 0.1}, "either"), ({"image": math.nan}, "finite")):
+        with pytest.raises(UserError, match=said):
+            threshold_from_ok(*held_out(19), 0.05).moved(**asked)
