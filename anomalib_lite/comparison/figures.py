@@ -1,12 +1,14 @@
 """Figures of a comparison: means and differences with intervals, interactions, and quality against cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from anomalib_lite.comparison.statistics import SIGNIFICANT
 from anomalib_lite.comparison.study import Comparison, Study
 from anomalib_lite.report import ink
 from anomalib_lite.report.words import title
@@ -52,10 +54,7 @@ def pairs_figure(study: Study) -> Figure:
 
 
 def interactions_figure(study: Study) -> Figure:
-    """Draws one panel per pair of factors: levels of the first along the axis, one line per level of the second.
-
-    Parallel lines mean that there is no interaction.
-    """
+    """Draws one panel per pair of factors: levels of the first along the axis, one line per level of the second."""
     shown = study.interactions[:INTERACTIONS]
     drawing, axes = ink.grid(len(shown), 10.4 / min(3, len(shown)), 3.1)
     ink.place(drawing, 0.6, 0.5, top=0.35, gap=0.6)
@@ -106,12 +105,10 @@ def price_figure(study: Study) -> Figure:
 
 
 def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
-    rows, seeds = study.summaries.set_index("setting").reindex(names), []
-    for name in names:  # mean over the data sets for each seed that all of them have
-        series = [study.view.series[name, block] for block in study.view.blocks if name in study.view.variants]
-        shared = sorted(set.intersection(*map(set, series))) if series else []
-        seeds.append([float(np.mean([one[seed] for one in series])) for seed in shared])
-    _forest(axis, rows["mean"], rows["low"], rows["high"], rows["best"] == True, seeds)  # noqa: E712
+    rows, values = study.summaries.set_index("setting").reindex(names), study.view.values
+    # mean over the data sets for each seed that all of them have
+    seeds = [values.loc[name].dropna(axis=1).mean() if name in values.index else [] for name in names]
+    _forest(axis, rows, "mean", rows["best"] == True, seeds)  # noqa: E712
     axis.set_yticks(range(len(names)), _labels(names) if named else [""] * len(names))
     axis.set_xlabel(title(study.metric))
 
@@ -119,25 +116,22 @@ def _means(axis: Axes, study: Study, names: Sequence[str], named: bool) -> None:
 def _differences(study: Study, rows: pd.DataFrame, names: Sequence[str]) -> Figure:
     drawing, axis = _frame(names)
     axis.axvline(0.0, color=ink.MUTED, linewidth=0.8)
-    _forest(axis, rows["difference"], rows["low"], rows["high"], rows["p_holm"] < 0.05)
+    _forest(axis, rows, "difference", rows["p_holm"] < SIGNIFICANT)
     axis.set_yticks(range(len(names)), _labels(names))
     axis.set_xlabel(f"{title(study.metric)}: difference")
     return drawing
 
 
-def _forest(
-    axis: Axes,
-    means: pd.Series,
-    lows: pd.Series,
-    highs: pd.Series,
-    marked: pd.Series,
-    dots: Sequence[Sequence[float]] = (),
-) -> None:
+def _forest(axis: Axes, table: pd.DataFrame, middle: str, marked: pd.Series, dots: Sequence[Any] = ()) -> None:
     """Draws one row per mean, the first on top. Intervals far wider than the range of the means are cut off."""
-    shown = np.concatenate([means, *dots, [] if dots else [0.0]])
-    low, high = _room(shown, 0.6)
-    rows, colours = np.arange(len(means)), np.where(marked, ink.NOK, ink.OK)
-    axis.hlines(rows, lows.clip(lower=low), highs.clip(upper=high), colors=colours.tolist(), linewidth=1.2)
+    means, rows = table[middle], np.arange(len(table))
+    low, high = _room(np.concatenate([means, *dots, [] if dots else [0.0]]), 0.6)
+    lows, highs, colours = (
+        table["low"].clip(lower=low),
+        table["high"].clip(upper=high),
+        np.where(marked, ink.NOK, ink.OK),
+    )
+    axis.hlines(rows, lows, highs, colors=colours.tolist(), linewidth=1.2)
     if dots:
         row = np.repeat(rows, list(map(len, dots)))
         axis.scatter(np.concatenate(dots), row, s=26, c=colours[row], alpha=0.5, linewidths=0, zorder=2.5)
@@ -156,8 +150,7 @@ def _room(values: np.ndarray | pd.Series, share: float) -> tuple[float, float]:
 
 def _labels(names: Sequence[str]) -> list[str]:
     """Returns row labels; the middle of long ones is left out."""
-    head = LONGEST // 3
-    tail = LONGEST - head - 1
+    head, tail = LONGEST // 3, LONGEST - LONGEST // 3 - 1
     return [name if len(name) <= LONGEST else f"{name[:head]}…{name[-tail:]}" for name in names]
 
 

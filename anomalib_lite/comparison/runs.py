@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,8 @@ COSTS = ("train_seconds", "ms_per_image", "model_mb")
 def find_runs(patterns: Iterable[str | Path]) -> list[Path]:
     """Returns the folders of all runs that match the patterns, without duplicates, sorted by path.
 
-    Runs inside a run folder, e.g. its later evaluations, are found only if a pattern names them.
-
-    Raises:
-        UserError: A pattern matches nothing, or no run.
+    Runs inside a run folder, e.g. its later evaluations, are found only if a pattern names them. Raises UserError if a
+    pattern matches nothing, or no run.
     """
     folders: set[Path] = set()
     for pattern in patterns:
@@ -88,35 +87,30 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Reads a run; `trouble` says if it was killed or if its files are damaged."""
     inside = _is_run(folder.parent)  # a later evaluation, inside the folder of its training
-    name = f"{folder.parent.name}/{folder.name}" if inside else folder.name
+    without = partial(Run, folder, f"{folder.parent.name}/{folder.name}" if inside else folder.name)
     run = RunFolder(folder)
-    parts = {"status.json": run.status}
-    state = str(run.status.get("state", "unfinished")).replace("running", "unfinished")
+    parts, status = {"status.json": run.status}, run.status
+    state = str(status.get("state", "unfinished")).replace("running", "unfinished")
     if state == "done":
         parts |= {"config.yaml": run.config, "environment.json": run.environment, "metrics.json": run.metrics}
     if run.damaged:
-        return Run(folder, name, "unreadable", f"{run.damaged[0]} is damaged")
+        return without("unreadable", f"{run.damaged[0]} is damaged")
     if missing := [file for file, content in parts.items() if not content]:
-        return Run(folder, name, state, f"{missing[0]} is missing")
+        return without(state, f"{missing[0]} is missing")
     if state == "unfinished":
-        started = run.status.get("started", "at an unknown time")
-        return Run(folder, name, state, f"still running, or killed: started {started}")
+        return without(state, f"still running, or killed: started {status.get('started', 'at an unknown time')}")
     if state != "done":
-        return Run(
-            folder, name, state, (str(run.status.get("error", "")).strip() or "it left no message").splitlines()[0]
-        )
-    values = _metrics(run.metrics)
+        return without(state, (str(status.get("error", "")).strip() or "it left no message").splitlines()[0])
+    values = _metrics(parts["metrics.json"])
     if not any(map(math.isfinite, values.values())):
-        return Run(folder, name, state, "metrics.json contains no metric: there were no labelled test images")
+        return without(state, "metrics.json contains no metric: there were no labelled test images")
     config, environment = parts["config.yaml"], parts["environment.json"]
     training = folder.parent if inside else Path(config.get("run") or folder)
     recorded = environment if training == folder else RunFolder(training).environment
     choices = {group: str(option) for group, option in (recorded.get("choices") or {}).items() if option is not None}
     if choices.get("backbone") == "timm":
         choices["backbone"] = str(config["backbone"]["name"])
-    return Run(
-        folder,
-        name,
+    return without(
         state,
         config=config,
         choices=choices,
@@ -125,8 +119,8 @@ def read_run(folder: Path) -> Run:
         fingerprint=environment.get("data_fingerprint"),
         machine=", ".join(str(environment[key]) for key in ("gpu", "cpu") if environment.get(key)),
         commit=str(environment.get("git_commit") or "")[:7],
-        finished=str(run.status.get("finished", "")),
-        values=values | {key: _number(run.status.get(key)) for key in COSTS},
+        finished=str(status.get("finished", "")),
+        values=values | {key: _number(status.get(key)) for key in COSTS},
     )
 
 
@@ -138,5 +132,4 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _number(value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -13,12 +13,14 @@ Strata = Sequence[np.ndarray]  # one array (n,) per data set, with one value per
 
 SIGNIFICANT = 0.05
 CONFIDENCE = 1 - SIGNIFICANT  # of all intervals
+POWER = 0.8  # of the detectable effect
 ROOM = 4  # the smallest p that sign flips can reach must be this many times smaller than the required p
 EXACT = 14  # pairs up to which all 2^n sign patterns are enumerated
 DRAWN = 20_000  # sign patterns drawn for more pairs
 BLOCKS, SETTINGS = 5, 3  # fewest data sets and settings for which ranks are computed
 EDGE = 1e-9  # distance of an AUROC from 0 and 1, where its variance vanishes
 ROUNDING = 1e-12  # relative tolerance for sums of the same differences in another order
+BOTH, FLIPS, STUDENT = "both tests", "sign flips", "Student alone"  # what decides about a difference
 
 
 class Interval(NamedTuple):
@@ -65,17 +67,15 @@ def means(*draws: np.ndarray) -> np.ndarray:
 
 
 def interquartile_means(*draws: np.ndarray) -> np.ndarray:
-    """Averages the middle half of the pooled values of all data sets: arrays (resamples, n) -> (resamples,)."""
+    """Averages the middle half of the pooled values of all data sets; shapes as in `means`."""
     pooled = np.sort(np.concatenate(draws, axis=1), axis=1)
     cut = pooled.shape[1] // 4
     return pooled[:, cut : pooled.shape[1] - cut].mean(axis=1)
 
 
 def improvements(*draws: np.ndarray) -> np.ndarray:
-    """Estimates how often a run of one setting has a higher value than a run of the other on the same data.
-
-    Ties count half: this is the Mann-Whitney U statistic divided by the number of pairs, averaged over data sets. The
-    first half of the arrays (resamples, n) belongs to the one setting, the second half to the other.
+    """Estimates how often a run of one setting, the first half of the arrays (resamples, n), has a higher value than a
+    run of the other on the same data: the Mann-Whitney U statistic over the number of pairs, averaged over data sets.
     """
     half = len(draws) // 2
     pairs = zip(draws[:half], draws[half:], strict=True)
@@ -95,43 +95,43 @@ def bootstrap(
     return Interval(*map(float, np.percentile(statistic(*draws), [tail, 100 - tail])))
 
 
-class Difference(NamedTuple):
-    """The difference between two settings, with its tests."""
+@dataclass(frozen=True)
+class Difference:
+    """The difference between two settings, with its tests. Each field is a column of `study.compare_pairs`."""
 
-    mean: float
-    interval: Interval
-    p_student: float  # of the paired t test
-    p_flips: float  # of the sign-flip test
-    p_least: float  # the smallest p that the sign-flip test can give with this number of pairs
-    pairs: int
-    varies: str  # between pairs: "seeds", "data sets" (one seed each), or "" with a single pair
-    deviation: float  # standard deviation of the differences between seeds
-    constant: bool  # all differences within a data set are equal, so that there is no t test
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    pairs: int = 0
+    deviation: float = math.nan  # standard deviation of the differences between seeds
+    p_student: float = math.nan  # of the paired t test
+    p_sign_flips: float = math.nan
+    p_least: float = math.nan  # the smallest p that the sign-flip test can give with this number of pairs
+    varies: str = ""  # between pairs: "seeds", "data sets" (one seed each), or "" with a single pair
+    constant: bool = False  # all differences within a data set are equal, so that there is no t test
 
-    def flips_decide(self, rows: int) -> bool:
-        """Whether the sign-flip test counts: there are enough pairs for it to reach significance, with some margin,
-        after a correction for the number of table rows.
+    def decided_by(self, rows: int) -> str:
+        """Says which test decides. Sign flips count if there are enough pairs for them to reach significance, with some
+        margin, after a correction for the number of table rows.
         """
-        return self.constant or (self.varies != "" and self.p_least <= SIGNIFICANT / (ROOM * rows))
+        if self.constant:
+            return FLIPS
+        return BOTH if self.varies and self.p_least <= SIGNIFICANT / (ROOM * rows) else STUDENT
 
     def p(self, rows: int) -> float:
-        """Returns the larger p of both tests if the sign-flip test counts, else Student's; NaN with one pair."""
-        if not self.flips_decide(rows):
-            return self.p_student
-        return self.p_flips if self.constant else max(self.p_flips, self.p_student)
-
-
-UNTESTED = Difference(math.nan, Interval(), math.nan, math.nan, math.nan, 0, "", math.nan, False)
+        """Returns the p of the test that decides, of both tests the larger one; NaN with one pair."""
+        counts = {FLIPS: [self.p_sign_flips], BOTH: [self.p_sign_flips, self.p_student], STUDENT: [self.p_student]}
+        return max(counts[self.decided_by(rows)])
 
 
 def difference(strata: Strata, generator: np.random.Generator) -> Difference:
-    """Tests the mean of paired differences.
+    """Tests the mean of paired differences, given as one array per data set.
 
     Data sets with only one pair are left out if others have more. If all have one, the data sets are treated as a
-    sample of data sets (Demšar 2006, section 3.2). strata: the differences, one array per data set; may be empty.
+    sample of data sets (Demšar 2006, section 3.2).
     """
     if not strata:
-        return UNTESTED
+        return Difference()
     several = [values for values in strata if len(values) > 1]
     varies = "seeds" if several else "data sets" if len(strata) > 1 else ""
     used = several or [np.concatenate(strata)]
@@ -140,15 +140,15 @@ def difference(strata: Strata, generator: np.random.Generator) -> Difference:
     constant = varies != "" and error <= ROUNDING * max(abs(middle), 1e-300)
     p = math.nan if constant else float(2 * stats.t.sf(abs(middle) / error, freedom))
     deviation = math.sqrt(np.mean([values.var(ddof=1) for values in used])) if varies else math.nan
-    interval = Interval() if constant and middle else student(used)
-    return Difference(middle, interval, p, p_flips, p_least, sum(map(len, used)), varies, deviation, constant)
+    low, high = Interval() if constant and middle else student(used)
+    return Difference(middle, low, high, sum(map(len, used)), deviation, p, p_flips, p_least, varies, constant)
 
 
 def sign_flips(strata: Strata, generator: np.random.Generator) -> tuple[float, float]:
-    """Computes the sign-flip test of the mean difference; returns its two-sided p and the smallest p possible.
+    """Tests the mean difference by flipping signs; returns the two-sided p and the smallest p possible.
 
-    The test assumes only that without an effect each difference is as likely as its negative (Fisher 1935, section 21).
-    It is exact up to 14 pairs; beyond, it uses random signs and counts the observed ones among them.
+    This assumes only that without an effect each difference is as likely as its negative (Fisher 1935, section 21). It
+    is exact up to 14 pairs; beyond, it uses random signs and counts the observed ones among them.
     """
     weighted = np.concatenate([values / (len(values) * len(strata)) for values in strata])
     n, observed = len(weighted), abs(weighted.sum()) * (1 - ROUNDING)
@@ -178,9 +178,9 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: float = 0.8) -> float:
-    """Returns the smallest effect that a two-sided paired t test finds with the given power (Cohen 1988, chapter 2), in
-    standard deviations of the differences; infinite with a single seed.
+def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT) -> float:
+    """Returns the smallest effect that a two-sided paired t test finds in four cases out of five (Cohen 1988, chapter
+    2), in standard deviations of the differences; infinite with a single seed.
     """
     freedom = blocks * (seeds - 1)
     if freedom < 1:
@@ -188,7 +188,7 @@ def detectable(seeds: int, blocks: int = 1, alpha: float = SIGNIFICANT, power: f
     critical, root = stats.t.ppf(1 - alpha / 2, freedom), math.sqrt(blocks * seeds)
 
     def excess_power(effect: float) -> float:
-        return float(stats.nct.sf(critical, freedom, effect * root)) - power  # the other tail is below alpha / 2
+        return float(stats.nct.sf(critical, freedom, effect * root)) - POWER  # the other tail is below alpha / 2
 
     return float(optimize.brentq(excess_power, 0, 20 * critical / root, xtol=1e-6))
 
@@ -258,9 +258,9 @@ class Ranks:
     @property
     def alike(self) -> list[tuple[int, int]]:
         """First and last index of each longest group of settings whose mean ranks differ by at most `critical`."""
-        reach = [max(k for k in range(len(self.mean)) if self.mean[k] - r <= self.critical) for r in self.mean]
-        runs = [(first, last) for first, last in enumerate(reach) if last > first]
-        return [run for run in runs if not any(o[0] <= run[0] and run[1] <= o[1] and o != run for o in runs)]
+        last = [max(k for k, other in enumerate(self.mean) if other - rank <= self.critical) for rank in self.mean]
+        first = [last.index(end) for end in last]  # a group within another one ends with it
+        return sorted({(start, end) for start, end in zip(first, last, strict=True) if end > start})
 
     def in_words(self) -> str:
         first = ", ".join(f"{name} ({rank:.2f})" for name, rank in zip(self.settings[:3], self.mean, strict=False))

@@ -1,9 +1,12 @@
-"""Analyses metrics per setting: means, pairwise differences, quality against cost, and intervals over test images."""
+"""Treats runs as a designed experiment of settings, data sets and seeds, and analyses one metric of them after another:
+means, pairs, effects of factors and their interactions, quality against cost, and intervals over test images.
+"""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,22 +14,58 @@ import pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
-from anomalib_lite.comparison import design as plan
 from anomalib_lite.comparison import statistics as st
-from anomalib_lite.comparison.design import View
 from anomalib_lite.comparison.runs import COSTS, Run
-from anomalib_lite.comparison.statistics import Interval, Ranks
-from anomalib_lite.comparison.table import RunTable
+from anomalib_lite.comparison.statistics import Interval, Ranks, Strata
+from anomalib_lite.comparison.table import ABSENT, DATA, RunTable, find_reference, levels
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")  # shown by default
+LOWER_IS_BETTER = ("image_false_alarm_rate", *COSTS)
 MANY = 10  # fewest runs of a setting for which the interquartile mean is shown
 RESAMPLES = 5000  # of the bootstrap
 MARGIN = 0.01  # of image AUROC: a difference whose interval lies within it is practically zero
-IMAGE_COLUMNS = ["data", "setting", "seed", "auroc", "low", "high"]
-IMAGE_COLUMNS += ["difference", "difference_low", "difference_high", "p_holm"]
+PAIRS = (
+    "setting", "less", "difference", "low", "high", "pairs", "deviation", "p_student", "p_sign_flips", "p_least",
+    "holm_of", "varies", "improvement", "improvement_low", "improvement_high", "better",
+)  # fmt: skip
+EFFECTS = ("factor", "level", "baseline", "mean", "difference", "low", "high", "contexts", "p_student")
+IMAGES = (
+    "data", "setting", "seed", "auroc", "low", "high", "difference", "difference_low", "difference_high", "p_holm",
+)  # fmt: skip
 NOT_SIGNIFICANT = "not significant"  # a verdict
+
+
+@dataclass(frozen=True)
+class View:
+    """A metric on one or several data sets, and the settings that were run on all of these."""
+
+    title: str
+    metric: str
+    blocks: tuple[str, ...]
+    variants: tuple[str, ...]
+    factors: tuple[str, ...]
+    rows: pd.DataFrame  # rows of `RunTable.labelled` for these data sets and settings
+
+    @property
+    def sign(self) -> int:
+        """1 if a larger value is better, else -1."""
+        return -1 if self.metric in LOWER_IS_BETTER else 1
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """(setting, data) x seed: the metric, averaged over runs that differ only in factors outside the view."""
+        return self.rows.groupby(["variant", DATA, "seed"])[self.metric].mean().unstack("seed")
+
+    def strata(self, variant: str, less: str | None = None) -> Strata:
+        """Returns a setting's values, one array (seeds,) per data set; with `less` the differences to that setting, of
+        the shared seeds and the data sets that have any.
+        """
+        values = self.values.loc[variant].to_numpy()
+        if less is not None:
+            values = values - self.values.loc[less].to_numpy()
+        return [row[~np.isnan(row)] for row in values if not np.isnan(row).all()]
 
 
 @dataclass(frozen=True)
@@ -34,7 +73,7 @@ class Study:
     """The analysis of one view."""
 
     view: View
-    summaries: pd.DataFrame  # see `summarise` and `price`
+    summaries: pd.DataFrame  # see `summarise`
     pairs: pd.DataFrame  # see `compare_pairs`
     effects: pd.DataFrame  # see `marginal_effects`
     interactions: list[pd.DataFrame]  # one table per pair of factors
@@ -50,11 +89,8 @@ class Study:
     @property
     def ranks(self) -> Ranks | None:
         """Mean ranks of the settings; None with too few data sets or settings."""
-        view = self.view
-        means = [
-            [view.sign * float(np.mean([*view.series[v, b].values()])) for v in view.variants] for b in view.blocks
-        ]
-        return st.rank(view.variants, np.array(means))
+        means = [[x.mean() for x in self.view.strata(variant)] for variant in self.view.variants]
+        return st.rank(self.view.variants, self.view.sign * np.transpose(means))
 
 
 @dataclass(frozen=True)
@@ -65,7 +101,7 @@ class Comparison:
     reference: str | None
     metrics: list[str]
     studies: list[Study]
-    images: pd.DataFrame  # `image_table`'s
+    images: pd.DataFrame  # see `image_table`
     resamples: int
     margin: float
 
@@ -86,32 +122,23 @@ def compare(
     resamples: int = RESAMPLES,
     margin: float = MARGIN,
 ) -> Comparison:
-    """Compares the settings of a table of runs.
+    """Compares the settings of a table of runs: all pairs, or all with the reference (see `find_reference`).
 
-    Args:
-        table: The runs.
-        metrics: By default image AUROC, pixel AUROC and AUPRO.
-        reference: The setting that all others are compared with; by default all pairs are compared.
-        resamples: Of the bootstrap.
-        margin: Of image AUROC, within which a difference is practically zero.
-
-    Raises:
-        UserError: No run has a metric, or the reference does not name a setting.
+    metrics: by default image AUROC, pixel AUROC and AUPRO. resamples: of the bootstrap. margin: of image AUROC, within
+    which a difference is practically zero. Raises UserError for a metric that no run has, or a wrong reference.
     """
-    reference = None if reference is None else plan.find_reference(table, reference)
-    metrics = _metrics(table, metrics)
-    jobs = [view for metric in metrics for view in plan.views(table, metric)]
-    studies = [_study(table, view, reference, resamples) for view in tqdm(jobs, "compare", delay=2, leave=False)]
+    reference = None if reference is None else find_reference(table, reference)
+    baselines = {} if reference is None else table.variants[reference]
+    metrics, studies = _metrics(table, metrics), []
+    jobs = [view for metric in metrics for view in views(table, metric)]
+    for view in tqdm(jobs, "compare", delay=2, leave=False):
+        generator = np.random.default_rng(0)
+        summaries = summarise(view, resamples, generator)
+        pairs = compare_pairs(view, reference, resamples, generator)
+        effects = marginal_effects(view, baselines, generator)
+        studies.append(Study(view, summaries, pairs, effects, interactions(view)))
     against = reference or next((s.best.setting for s in studies if s.metric == "image_auroc"), studies[0].best.setting)
     return Comparison(table, reference, metrics, studies, image_table(table, against, margin), resamples, margin)
-
-
-def _study(table: RunTable, view: View, reference: str | None, resamples: int) -> Study:
-    generator = np.random.default_rng(0)
-    summaries = price(summarise(view, resamples, generator), view)
-    pairs = compare_pairs(view, reference, resamples, generator)
-    baselines = {} if reference is None else table.variants[reference]
-    return Study(view, summaries, pairs, plan.marginal_effects(view, baselines, generator), plan.interactions(view))
 
 
 def _metrics(table: RunTable, names: Sequence[str] | None) -> list[str]:
@@ -121,6 +148,26 @@ def _metrics(table: RunTable, names: Sequence[str] | None) -> list[str]:
     if unknown := [name for name in names if name not in measured]:
         raise UserError(f"metrics: no run measured {', '.join(unknown)}. There are: {', '.join(measured)}.")
     return list(names)
+
+
+def views(table: RunTable, metric: str) -> list[View]:
+    """Returns a view of all data sets together, if some setting was run on all of them, and one of each data set."""
+    rows, result = table.labelled, []
+    measured = rows.dropna(subset=[metric])
+    blocks = sorted(measured[DATA].unique())
+    together = {f"all {len(blocks)} data sets": blocks} if len(blocks) > 1 else {}
+    for title, data in (together | {block: [block] for block in blocks}).items():
+        run_on = measured[measured[DATA].isin(data)].groupby("variant")[DATA].nunique()
+        if variants := tuple(v for v in table.variants if run_on.get(v) == len(data)):
+            own = rows[rows[DATA].isin(data) & rows["variant"].isin(variants)]
+            result.append(View(title, metric, tuple(data), variants, tuple(table.factors), own))
+    return result
+
+
+def by_block(values: pd.Series) -> Strata:
+    """Averages over everything but data and seed; returns one array (seeds,) per data set."""
+    seeds = values.groupby([DATA, "seed"]).mean()
+    return [group.to_numpy() for _, group in seeds.groupby(DATA)]
 
 
 def ends(name: str, interval: Interval) -> dict[str, float]:
@@ -133,7 +180,8 @@ def summarise(view: View, resamples: int, generator: np.random.Generator) -> pd.
     the interquartile mean. `seeds` is the smallest number of seeds on a data set.
 
     `best` marks the best mean among the settings with at least two seeds, if there are any, because a single seed may
-    be lucky.
+    be lucky. Costs: milliseconds per image (median over runs, because other load only increases them) and megabytes of
+    the model (mean); `fastest` and `smallest` mark the Pareto fronts of quality and either cost.
     """
     rows = []
     for variant in view.variants:
@@ -146,21 +194,13 @@ def summarise(view: View, resamples: int, generator: np.random.Generator) -> pd.
             row |= ends("iqm_", st.bootstrap(data, st.interquartile_means, resamples, generator))
         rows.append(row | {"runs": sum(map(len, data)), "seeds": min(map(len, data))})
     table = pd.DataFrame(rows)
-    rank = [(seeds > 1, view.sign * mean) for seeds, mean in zip(table["seeds"], table["mean"], strict=True)]
-    return table.assign(best=np.arange(len(rank)) == max(range(len(rank)), key=rank.__getitem__))
-
-
-def price(summaries: pd.DataFrame, view: View) -> pd.DataFrame:
-    """Adds milliseconds per image (median over runs, because other load only increases them), megabytes of the model
-    (mean), and whether a setting is on the Pareto front of quality and either cost.
-    """
-    by_block = view.rows.groupby(["variant", "data"])[["ms_per_image", "model_mb"]]
-    costs = by_block.agg({"ms_per_image": "median", "model_mb": "mean"}).groupby("variant").mean()
-    priced = summaries.join(costs, on="setting")
-    quality = view.sign * priced["mean"].to_numpy()
+    quality = view.sign * table["mean"].to_numpy()
+    table["best"] = table.index == max(table.index, key=lambda k: (table["seeds"][k] > 1, quality[k]))
+    costs = view.rows.groupby(["variant", DATA]).agg({"ms_per_image": "median", "model_mb": "mean"})
+    table = table.join(costs.groupby("variant").mean(), on="setting")
     for cost, name in (("ms_per_image", "fastest"), ("model_mb", "smallest")):
-        priced[name] = front(np.column_stack([quality, -priced[cost].to_numpy(float)]))
-    return priced
+        table[name] = front(np.column_stack([quality, -table[cost].to_numpy(float)]))
+    return table
 
 
 def front(points: np.ndarray) -> np.ndarray:
@@ -190,38 +230,89 @@ def compare_pairs(view: View, reference: str | None, resamples: int, generator: 
         if reference not in view.variants and gain < 0:
             a, b, x, y, gain = b, a, y, x, -gain
         both = [*x, *y] if view.sign > 0 else [*y, *x]
-        share = float(st.improvements(*(values[None] for values in both))[0])
-        interval = st.bootstrap(both, st.improvements, resamples, generator)
-        tests.append(st.difference(view.paired(a, b), generator))
-        rows.append({"setting": a, "less": b} | _test_cells(tests[-1], len(pairs)) | {"improvement": share})
-        rows[-1] |= ends("improvement_", interval) | {"better": gain > 0}
-    table = pd.DataFrame(rows)
-    if not pairs:
-        return table
+        row = {"setting": a, "less": b, "improvement": float(st.improvements(*(values[None] for values in both))[0])}
+        row |= ends("improvement_", st.bootstrap(both, st.improvements, resamples, generator))
+        tests.append(st.difference(view.strata(a, less=b), generator))
+        rows.append(row | vars(tests[-1]) | {"holm_of": tests[-1].decided_by(len(pairs)), "better": gain > 0})
+    table = pd.DataFrame(rows, columns=list(PAIRS))
     table["p_holm"] = st.holm([test.p(len(pairs)) for test in tests])
     table["significant"] = table["p_holm"] < st.SIGNIFICANT
     table["verdict"] = [_verdict(row, test) for row, test in zip(table.to_dict("records"), tests, strict=True)]
     return table
 
 
-def _test_cells(test: st.Difference, rows: int) -> dict[str, object]:
-    deciding = "both tests" if test.flips_decide(rows) else "Student alone"
-    cells = {"difference": test.mean, **ends("", test.interval), "pairs": test.pairs, "deviation": test.deviation}
-    cells |= {"p_student": test.p_student, "p_sign_flips": test.p_flips, "p_least": test.p_least}
-    return cells | {"holm_of": "sign flips" if test.constant else deciding, "varies": test.varies}
-
-
-def _verdict(pair: Mapping[str, object], test: st.Difference) -> str:
+def _verdict(pair: Mapping[Any, Any], test: st.Difference) -> str:
     if not test.pairs:
         return "no seed in common"
     if not test.varies:
         return "one seed: not tested"
     if pair["significant"]:
         words = "better" if pair["better"] else "worse"
-        return words if pair["holm_of"] != "Student alone" else f"{words}, if differences are normal"
+        return words if pair["holm_of"] != st.STUDENT else f"{words}, if differences are normal"
     if test.constant:
-        return "equal in every pair" if test.mean == 0 else "same difference in every pair"
+        return "equal in every pair" if test.difference == 0 else "same difference in every pair"
     return NOT_SIGNIFICANT
+
+
+def marginal_effects(view: View, baselines: Mapping[str, str], generator: np.random.Generator) -> pd.DataFrame:
+    """Compares each level of each factor with the factor's baseline level, all else being equal.
+
+    Levels are compared at the same data, seed and levels of the other factors. The differences of one seed are averaged
+    before the test, so that seeds remain the replications. baselines: factor -> level; by default the plain level.
+
+    Returns one row per level, the factor with the largest effect first. `mean`: over contexts that were run with all
+    levels, NaN without any. `difference`: to the `baseline`, NaN for the baseline itself and without a context that was
+    run with both. `contexts`: number of comparisons.
+    """
+    rows, tests = [], []
+    for factor in view.factors:
+        present = view.rows[view.rows[factor] != ABSENT].dropna(subset=[view.metric])
+        others = [DATA, "seed", *(f for f in view.factors if f != factor)]
+        contexts = present.groupby([*others, factor])[view.metric].mean().unstack(factor)
+        if contexts.shape[1] < 2:
+            continue
+        ordered = levels(list(contexts.columns))
+        baseline = baselines[factor] if baselines.get(factor) in ordered else ordered[0]
+        means = contexts.dropna().groupby(DATA).mean().mean()  # no rows: all NaN
+        for level in ordered:
+            gains = (contexts[level] - contexts[baseline]).dropna()
+            tests.append(st.difference(by_block(gains) if level != baseline else [], generator))
+            row = {"factor": factor, "level": level, "baseline": baseline, "mean": means[level]}
+            rows.append(row | vars(tests[-1]) | {"contexts": len(gains)})
+    count = sum(test.pairs > 0 for test in tests)
+    table = pd.DataFrame(rows, columns=list(EFFECTS))
+    table["p_holm"] = st.holm([test.p(count) for test in tests])
+    reach = table.groupby("factor")["difference"].agg(lambda d: max(0.0, d.max()) - min(0.0, d.min()))
+    return table.sort_values("factor", key=lambda f: -f.map(reach).fillna(0.0), kind="stable", ignore_index=True)
+
+
+def interactions(view: View) -> list[pd.DataFrame]:
+    """Returns one table of means per pair of factors; the data are a factor if the view has several data sets.
+
+    The columns are the two factors, mean, low and high (Student's interval over seeds) and runs. `attrs["whole"]`: all
+    contexts were run with each combination of levels. Incomplete contexts are left out, unless all are incomplete.
+    """
+    names = [*view.factors, *([DATA] if len(view.blocks) > 1 else [])]
+    rows, tables = view.rows.dropna(subset=[view.metric]), []
+    for pair in map(list, itertools.combinations(names, 2)):
+        present = rows[(rows[pair] != ABSENT).all(axis=1)]
+        if present[pair].nunique().min() < 2:
+            continue
+        by_cell, others = present.groupby(pair), [present[f] for f in (*view.factors, DATA) if f not in pair]
+        contexts = by_cell.ngroup().groupby(others or np.zeros(len(present)))
+        complete = contexts.transform("nunique") == by_cell.ngroups
+        cells = []
+        for chosen, group in (present[complete] if complete.any() else present).groupby(pair):
+            strata = by_block(group.set_index([DATA, "seed"])[view.metric])
+            row = dict(zip(pair, chosen, strict=True)) | {"mean": st.mean(strata)}
+            cells.append(row | ends("", st.student(strata)) | {"runs": len(group)})
+        table = pd.DataFrame(cells)
+        for name in pair:
+            table[name] = pd.Categorical(table[name], levels(list(table[name])))
+        table = table.sort_values(pair, ignore_index=True)
+        table.attrs["whole"] = bool(complete.all())
+        tables.append(table)
+    return tables
 
 
 def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
@@ -229,19 +320,18 @@ def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
     difference to the run of the setting `against` with the same data and seed (DeLong's test, Holm's p).
     """
     rows = []
-    keys = table.labelled[["data", "variant", "seed"]].itertuples(index=False, name=None)
+    keys = table.labelled[[DATA, "variant", "seed"]].itertuples(index=False, name=None)
     by_run = {key: read for key, run in zip(keys, table.runs, strict=True) if (read := _predictions(run)) is not None}
     for (data, variant, seed), predictions in by_run.items():
         nok, scores = predictions["label"].to_numpy() == 1, predictions["score"].to_numpy()
         auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
-        row = {"data": data, "setting": variant, "seed": seed, "auroc": auroc}
-        row |= ends("", st.auroc_interval(nok, scores))
+        row = {DATA: data, "setting": variant, "seed": seed, "auroc": auroc, **ends("", st.auroc_interval(nok, scores))}
         other = by_run.get((data, against, seed))
         if variant != against and other is not None and predictions.index.equals(other.index):
             difference, interval, p = st.delong(nok, scores, other["score"].to_numpy())
             row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
         rows.append(row)
-    images = pd.DataFrame(rows, columns=IMAGE_COLUMNS)
+    images = pd.DataFrame(rows, columns=list(IMAGES))
     images["p_holm"] = st.holm(images["p_holm"])
     images["verdict"] = [_image_verdict(row, margin) for row in images.itertuples()]
     return images

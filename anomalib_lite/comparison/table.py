@@ -5,6 +5,7 @@ The factors are detected from the runs' configurations.
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from anomalib_lite.runs.overrides import flat
 
 Column = list[str]  # one label per run
 
+DATA = "data"
 ONLY = "all runs"  # name of the setting if the runs differ only in their seeds
 ABSENT = "–"  # a setting that this run does not have
 # The plain option of a group is sorted first among its levels, as the default baseline.
@@ -57,7 +59,7 @@ class RunTable:
     @property
     def blocks(self) -> list[str]:
         """The data sets."""
-        return sorted(self.rows["data"].unique())
+        return sorted(self.rows[DATA].unique())
 
 
 def read_table(folders: Sequence[Path], factors: Sequence[str] | None = None) -> RunTable:
@@ -74,23 +76,17 @@ def read_table(folders: Sequence[Path], factors: Sequence[str] | None = None) ->
     blocks, notes = name_blocks(runs, factors or ())
     detected, more = find_factors(runs, blocks)
     columns = detected if factors is None else named_factors(runs, detected, factors)
-    kept, repeated = _newest(runs, list(zip(blocks, *detected.values(), *columns.values(), strict=True)))
+    seeds = [run.seed for run in runs]
+    kept, repeated = _newest(runs, list(zip(seeds, blocks, *detected.values(), *columns.values(), strict=True)))
     if pooled := [name for name in detected if name not in columns]:
         more.append(f"Averaged over {', '.join(pooled)}, which also differ.")
-    rows = pd.DataFrame(
-        {"run": [run.name for run in runs], "data": blocks}
-        | columns
-        | {"seed": [run.seed for run in runs]}
-        | _values(runs)
-        | {"commit": [run.commit for run in runs]}
-    )
-    rows = rows.iloc[kept].sort_values(["data", *columns, "seed"], kind="stable")
+    told = {"run": [run.name for run in runs], DATA: blocks, **columns, "seed": seeds, **_values(runs)}
+    rows = pd.DataFrame(told | {"commit": [run.commit for run in runs]})
+    rows = rows.iloc[kept].sort_values([DATA, *columns, "seed"], kind="stable")
     runs, rows = [runs[i] for i in rows.index], rows.reset_index(drop=True)
-    machines = sorted({run.machine for run in runs if run.machine})
-    if len(machines) > 1:
+    if len(machines := sorted({run.machine for run in runs if run.machine})) > 1:
         more.append(f"The runs come from different hardware ({'; '.join(machines)}), which affects their times.")
-    commits = {run.commit for run in runs if run.commit}
-    if len(commits) > 1:
+    if len(commits := {run.commit for run in runs if run.commit}) > 1:
         more.append(f"The runs were made with {len(commits)} versions of the program (column commit).")
     return RunTable(rows, list(columns), runs, left_out + repeated, notes + more)
 
@@ -100,28 +96,28 @@ def write_csv(rows: pd.DataFrame, path: Path) -> None:
 
 
 def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Names the data of each run.
+    """Names the data of each run; returns one name per run, and notes.
 
     Data with the same name but different contents (fingerprints) get different names, made of the settings in which
     they differ. Settings that follow the run's seed do not count: images drawn with the seed are replications. If some
-    of the factors are settings of the data, the names stay equal. Returns one name per run, and notes.
+    of the factors are settings of the data, the names stay equal.
     """
     plain = [_data_name(run) for run in runs]
+    names, notes = list(plain), list[str]()
     if any(name.startswith("data.") for name in factors):
-        return plain, []
-    names, notes = list(plain), []
+        return names, notes
     for name in dict.fromkeys(plain):
         members = [i for i, other in enumerate(plain) if other == name]
         prints = {runs[i].fingerprint for i in members}
         if len(prints) < 2:
             continue
         # only the last part of a path counts, because a data set that was moved as a whole is the same
-        flattened = [{k: label(v) for k, v in flat(runs[i].config.get("data") or {}, ".").items()} for i in members]
-        ends = [{k: v.rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in flattened]
+        own = [flat(runs[i].config.get("data") or {}, ".") for i in members]
+        ends = [{k: label(v).rstrip("/").rpartition("/")[2] for k, v in one.items() if k != "_target_"} for one in own]
         table = pd.DataFrame(ends, index=members)  # NaN, a setting of another reader, does not count as different
-        keys, settings = [key for key in table if table[key].nunique() > 1], table.fillna(ABSENT)
+        settings = table.fillna(ABSENT)
         seeds = [key for key in settings if all(settings[key][i] == str(runs[i].seed) for i in members)]
-        keys = [key for key in keys if key not in seeds]
+        keys = [key for key in table if table[key].nunique() > 1 and key not in seeds]
         for i in members:
             present = [key for key in keys if settings[key][i] != ABSENT]
             if words := [f"{k}={settings[k][i]}" for k in present if len(keys) == 1 or settings[k][i] != "null"]:
@@ -140,38 +136,33 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
 def _data_name(run: Run) -> str:
     data: dict[str, Any] = run.config.get("data") or {}
     category = data.get("category")
-    parts = category if isinstance(category, list) else [category]
     reader = str(data.get("_target_", "data")).split(".")
     name = run.choices.get("data")
     if name is None or run.config.get("run"):  # an evaluation has its training's choices, but may have other data
         name = reader[-2] if reader[-1] == "read" and len(reader) > 1 else reader[-1]
-    return "-".join(str(part) for part in [name, *parts] if part)
+    return "-".join(str(part) for part in [name, *(category if isinstance(category, list) else [category])] if part)
 
 
 def _values(runs: Sequence[Run]) -> dict[str, list[float]]:
     """Returns the columns of metrics, then costs, then the metrics of defect types, which are many."""
-    names = dict.fromkeys(name for run in runs for name in run.values)
-    by_defect = sorted(name for name in names if name.endswith("_image_auroc"))
-    metrics = [name for name in names if name not in COSTS and name not in by_defect]
-    order = [*metrics, *(name for name in COSTS if name in names), *by_defect]
-    return {name: [run.values.get(name, float("nan")) for run in runs] for name in order}
+    names = list(dict.fromkeys(name for run in runs for name in run.values))
+    names.sort(key=lambda name: (2, name) if name.endswith("_image_auroc") else (name in COSTS, ""))
+    return {name: [run.values.get(name, math.nan) for run in runs] for name in names}
 
 
-def _newest(runs: Sequence[Run], keys: Sequence[tuple[str, ...]]) -> tuple[list[int], list[tuple[str, str, str]]]:
-    """Keeps the run that finished last among those with the same seed, data and settings (the last two are the keys).
+def _newest(runs: Sequence[Run], keys: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[tuple[str, str, str]]]:
+    """Keeps the run that finished last among those with the same key.
 
     Returns the indices of the kept runs, and (run, state, reason) of the others.
     """
-    kept: dict[tuple[object, ...], int] = {}
+    kept: dict[tuple[Any, ...], Run] = {}
     repeated = []
-    for i in sorted(range(len(runs)), key=lambda i: runs[i].finished):
-        key = (*keys[i], runs[i].seed)
-        if key in kept:
-            older = runs[kept[key]]
-            reason = f"same data, settings and seed as {runs[i].name}, which finished later"
+    for run, key in sorted(zip(runs, keys, strict=True), key=lambda pair: pair[0].finished):
+        if older := kept.get(key):
+            reason = f"same data, settings and seed as {run.name}, which finished later"
             repeated.append((f"{older.folder.parent.name}/{older.name}", "repeated", reason))
-        kept[key] = i
-    return sorted(kept.values()), repeated
+        kept[key] = run
+    return [i for i, run in enumerate(runs) if kept[keys[i]] is run], repeated
 
 
 def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, Column], list[str]]:
@@ -205,10 +196,7 @@ def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, 
 
 
 def named_factors(runs: Sequence[Run], detected: Mapping[str, Column], names: Sequence[str]) -> dict[str, Column]:
-    """Returns the columns of the named factors, which are groups or dotted settings.
-
-    Raises UserError for a name that no run has.
-    """
+    """Returns the columns of groups or dotted settings. Raises UserError for a name that no run has."""
     settings = [flat(run.config, ".") | run.choices for run in runs]
     columns = {}
     for name in names:
@@ -234,11 +222,11 @@ def levels(column: Sequence[str]) -> list[str]:
 
     def rank(value: str) -> tuple[int, float, str]:
         if value == ABSENT:
-            return (3, 0.0, "")
+            return 3, 0.0, ""
         try:
-            return (1, float(value), "")
+            return 1, float(value), ""
         except ValueError:
-            return (0 if value in PLAIN else 2, 0.0, value)
+            return 0 if value in PLAIN else 2, 0.0, value
 
     return sorted(set(column), key=rank)
 
@@ -264,3 +252,33 @@ def _differing(runs: Sequence[Run]) -> dict[str, Column]:
         if present.nunique() > 1 and not derived:
             kept[str(name)] = column.fillna(ABSENT).tolist()
     return kept
+
+
+def find_gaps(table: RunTable) -> pd.DataFrame:
+    """Lists the settings that lack seeds which other settings have on the same data; `seeds there` may be empty."""
+    gaps = []
+    for block, rows in table.labelled.groupby(DATA):
+        seeds_of = rows.groupby("variant")["seed"].agg(set)
+        for variant in table.variants:
+            present = seeds_of.get(variant, set())
+            if missing := {*rows["seed"]} - present:
+                gaps.append((block, variant, *(" ".join(map(str, sorted(seeds))) for seeds in (present, missing))))
+    return pd.DataFrame(gaps, columns=[DATA, "setting", "seeds there", "seeds missing"])
+
+
+def find_reference(table: RunTable, reference: str) -> str:
+    """Returns the setting that a reference names: `factor=level ...` that fits one setting only, or the name of a run
+    folder, with or without its seed and hash. Raises UserError if no setting or several match.
+    """
+    if "=" in reference:
+        chosen = dict(part.partition("=")[::2] for part in reference.split())
+        matches = [v for v, by_factor in table.variants.items() if chosen.items() <= by_factor.items()]
+    else:
+        rows = table.labelled
+        bare = rows["run"].str.replace(r"-s[^-]*-[0-9a-f]{10}$", "", regex=True)
+        matches = list(rows.loc[(bare == reference) | (rows["run"] == reference), "variant"].unique())
+    if len(matches) != 1:
+        listed = "\n  ".join(matches or table.variants)
+        problem = "fits several settings" if matches else "is none of the settings"
+        raise UserError(f"reference='{reference}' {problem}; write one in full, or name one of its runs:\n  {listed}")
+    return matches[0]

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from anomalib_lite.comparison.design import View, find_gaps
 from anomalib_lite.comparison.runs import COSTS, Run
-from anomalib_lite.comparison.statistics import CONFIDENCE, SIGNIFICANT, detectable, mean, pairs_needed, within
-from anomalib_lite.comparison.study import Comparison, Study
+from anomalib_lite.comparison.statistics import CONFIDENCE, SIGNIFICANT, STUDENT, detectable, mean, pairs_needed, within
+from anomalib_lite.comparison.study import Comparison, Study, View
+from anomalib_lite.comparison.table import find_gaps
 from anomalib_lite.runs.overrides import PROGRAM, command_line
 
 NAMED = 4  # settings listed in a sentence
-DIGITS = {"train_seconds": 0, "ms_per_image": 1, "model_mb": 1}
+# decimals of a column
+DIGITS = {"train_seconds": 0, "ms_per_image": 1, "model_mb": 1, "seed": 0, "runs": 0, "contexts": 0, "improvement": 2}
 # overrides that are left out of a command because they do not change the result
 IRRELEVANT = ("seed", "paths", "tracking", "force", "experiment_name", "hydra", "run_name")
 
@@ -43,19 +44,16 @@ def findings(study: Study) -> list[str]:
 
 def cautions(study: Study) -> list[str]:
     """Returns sentences on the assumptions of the conclusions; they are equal for metrics of the same runs."""
-    pairs = study.pairs
-    if not len(pairs) or not pairs["varies"].any():
-        alone = "With one seed per setting, nothing can be said about chance. Use at least three seeds, better five."
-        return [alone] if len(pairs) else []
-    sentences, rows = [], len(pairs)
-    tested = pairs[pairs["pairs"] > 0]
-    if (tested["holm_of"] == "Student alone").any():
-        fewest = tested["pairs"].min()
+    pairs, rows = study.pairs, len(study.pairs)
+    if rows and not pairs["varies"].any():
+        return ["With one seed per setting, nothing can be said about chance. Use at least three seeds, better five."]
+    sentences, tested = [], pairs[pairs["pairs"] > 0]
+    if (tested["holm_of"] == STUDENT).any():
         sentences.append(
-            f"With {fewest} pair{'s' if fewest > 1 else ''} of runs, no test without assumptions can decide: the "
+            f"With {counted(tested['pairs'].min(), 'pair')} of runs, no test without assumptions can decide: the "
             f"sign-flip test cannot go below p = {tested['p_least'].max():.2g}, and needs {pairs_needed(rows)} pairs "
-            f"for {rows} row{'s' if rows > 1 else ''}. The conclusions assume that differences between seeds are "
-            "normally distributed."
+            f"for {counted(rows, 'row')}. The conclusions assume that differences between seeds are normally "
+            "distributed."
         )
     if rows >= len(study.summaries) > 3:
         sentences.append(
@@ -70,11 +68,10 @@ def visible(study: Study, seeds: int) -> float | None:
 
     It assumes the observed standard deviation and corrects for all pairs; None if no deviation was observed.
     """
-    if not len(study.pairs):
+    if not (spreads := sorted(study.pairs.loc[study.pairs["varies"] == "seeds", "deviation"])):
         return None
-    spreads = sorted(study.pairs.loc[study.pairs["varies"] == "seeds", "deviation"])
-    typical = spreads[len(spreads) // 2] if spreads else 0.0
-    return typical * detectable(seeds, len(study.view.blocks), SIGNIFICANT / len(study.pairs)) or None
+    least = detectable(seeds, len(study.view.blocks), SIGNIFICANT / len(study.pairs))
+    return spreads[len(spreads) // 2] * least or None
 
 
 def _against_best(study: Study) -> str:
@@ -117,7 +114,7 @@ def pivot(comparison: Comparison, view: View, costs: Sequence[str] = ("train_sec
     for variant in dict.fromkeys(v for study in studies.values() for v in study.summaries["setting"]):
         by_data = runs[runs["variant"] == variant].groupby("data")
         seeds = "/".join(map(str, sorted(by_data["seed"].nunique().unique())))
-        cells = [_mean([v.dropna().to_numpy(float) for _, v in by_data[name]], digits(name)) for name in names]
+        cells = [_mean([v.dropna().to_numpy(float) for _, v in by_data[name]], DIGITS.get(name, 4)) for name in names]
         rows.append([*(table.variants[variant].values() or [variant]), seeds, *cells])
     return markdown([*(table.factors or ["setting"]), "seeds", *names], rows)
 
@@ -131,7 +128,7 @@ def against_reference(comparison: Comparison, view: View) -> str:
     for metric, study in studies.items():
         for pair in study.pairs.to_dict("records"):
             if pair["less"] == comparison.reference:
-                half, places = (pair["high"] - pair["low"]) / 2, digits(metric)
+                half, places = (pair["high"] - pair["low"]) / 2, DIGITS.get(metric, 4)
                 text = "–" if not pair["pairs"] else f"{pair['difference']:+.{places}f}"
                 text += (f" ± {half:.{places}f}" if math.isfinite(half) else "") + " *" * pair["significant"]
                 cells.setdefault(pair["setting"], {"pairs": str(pair["pairs"])})[metric] = text
@@ -151,8 +148,7 @@ def document(comparison: Comparison) -> str:
     """Returns the text of compare.md, which is also printed to the terminal."""
     runs, seeds = len(comparison.table.rows), comparison.table.rows["seed"].nunique()
     lines = [f"# Comparison of {runs} runs", ""]
-    counted = f"{seeds} seed{'s' if seeds != 1 else ''}"
-    lines += [f"Varied: {', '.join(comparison.table.factors) or 'seeds alone'}; {counted}.", ""]
+    lines += [f"Varied: {', '.join(comparison.table.factors) or 'seeds alone'}; {counted(seeds, 'seed')}.", ""]
     lines += ["Tables show means ± standard deviations between seeds.", ""]
     lines += [f"- {note}" for note in comparison.table.notes] + ([""] if comparison.table.notes else [])
     for view in comparison.views:
@@ -169,8 +165,7 @@ def document(comparison: Comparison) -> str:
         lines += [f"Best in {lead.metric}, {lead.view.title}:", "", *(f"    {line}" for _, line in commands), ""]
     if comparison.table.left_out:
         lines += ["## Left out", "", markdown(["run", "state", "reason"], comparison.table.left_out), ""]
-    gaps = find_gaps(comparison.table)
-    if len(gaps):
+    if len(gaps := find_gaps(comparison.table)):
         lines += ["## Not run", "", markdown(gaps.columns, gaps.itertuples(index=False)), ""]
     return "\n".join(lines)
 
@@ -182,9 +177,9 @@ def _mean(strata: Sequence[np.ndarray], places: int) -> str:
     return f"{mean(measured):.{places}f}{spread}" if measured else "–"
 
 
-def digits(metric: str) -> int:
-    """Returns the number of decimals shown for a metric or cost."""
-    return DIGITS.get(metric, 4)
+def counted(number: int, thing: str) -> str:
+    """Says how many of a thing there are."""
+    return f"{number} {thing}{'s' if number != 1 else ''}"
 
 
 def number(value: float, places: int, signed: bool = False) -> str:

@@ -45,9 +45,8 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
 @app("sweep", HELP, hydra_arguments)
 def main(cfg: DictConfig) -> None:
     # imported here, because Optuna takes seconds, which --help need not wait for
-    from anomalib_lite.sweeps.run import run_sweep
+    from anomalib_lite.sweeps.run import conclude, run_sweep
     from anomalib_lite.sweeps.spec import read_sweep
-    from anomalib_lite.sweeps.study import conclude
 
     sweep = read_sweep(Path(cfg.file))
     fixed, folder = _overrides_and_folder(sweep, tuple(cfg.train))
@@ -66,8 +65,7 @@ def _dry_run(sweep: Sweep, fixed: Sequence[str], cfg: DictConfig) -> None:
 
     Lists at most ten trials of bayes, as TPE chooses the later ones by results.
     """
-    from anomalib_lite.sweeps.run import trials_in_all
-    from anomalib_lite.sweeps.study import Study
+    from anomalib_lite.sweeps.run import Study, trials_in_all
 
     count = trials_in_all(sweep, cfg.trials)
     with tempfile.TemporaryDirectory() as folder:

@@ -80,10 +80,7 @@ class Parameter:
 
 
 def read_parameter(key: str, entry: Entry) -> Parameter:
-    """Reads the entry of a parameter; if it names no distribution, the distribution is inferred as by W&B.
-
-    Raises UserError if the distribution is not supported or incomplete.
-    """
+    """Reads an entry; without a distribution, infers it as W&B does. Raises UserError if it is unknown or incomplete."""
     kind = entry.get("distribution") or _infer_kind(key, entry)
     if kind not in KINDS:
         raise UserError(f"Parameter '{key}': the distribution '{kind}' is not known. Known: {', '.join(KINDS)}.")
@@ -136,35 +133,35 @@ class Sweep:
     fixed: tuple[str, ...]  # overrides of every trial, from the file's command
     content: str  # the parts of the file that define the sweep, as JSON
 
-    @property
-    def grid_size(self) -> int:
-        return math.prod(len(parameter.grid() or ()) for parameter in self.parameters.values())
-
     def key(self, more: Sequence[str] = ()) -> str:
         """Returns eight hex digits that identify the sweep together with further overrides of every trial."""
         return hashlib.sha256(json.dumps([self.content, list(more)]).encode()).hexdigest()[:8]
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Reads W&B's format, extended by the list `metrics` for several objectives.
-
-    Raises UserError that names what is wrong.
-    """
-    spec = _load(path)
+    """Reads W&B's format, extended by the list `metrics` for several objectives. Raises UserError if it is wrong."""
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The sweep file {path} cannot be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
+    if not isinstance(spec, dict):
+        raise UserError(f"{path} is not a sweep file: it must contain method, metric, parameters and command.")
     try:
         return _sweep(spec, path.stem)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _sweep(spec: Mapping[str, Any], name: str) -> Sweep:
+def _sweep(spec: Entry, name: str) -> Sweep:
     if unknown := sorted(set(spec) - set(KEYS)):
         raise UserError(f"unknown: {', '.join(unknown)}. Known: {', '.join(KEYS)}.")
-    if spec.get("method") not in METHODS:
-        raise UserError(f"method must be one of {', '.join(METHODS)}, not '{spec.get('method')}'.")
+    if (method := spec.get("method")) not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, not '{method}'.")
     parameters = _parameters(spec.get("parameters"))
     for key, parameter in parameters.items():
-        if spec["method"] == "grid" and parameter.grid() is None:
+        if method == "grid" and parameter.grid() is None:
             raise UserError(
                 f"method grid tries every value, but those of parameter '{key}' ({parameter.kind}) cannot be "
                 "enumerated: list values, or use another method."
@@ -175,19 +172,7 @@ def _sweep(spec: Mapping[str, Any], name: str) -> Sweep:
     defining = [spec.get(k) for k in ("method", "metric", "metrics", "parameters", "early_terminate", "command")]
     name, cap = str(spec.get("name") or name), int(spec["run_cap"]) if spec.get("run_cap") else None
     content = json.dumps(defining, sort_keys=True)
-    return Sweep(name, spec["method"], objectives, parameters, pruner, cap, _fixed(spec.get("command")), content)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The sweep file {path} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(spec, dict):
-        raise UserError(f"{path} is not a sweep file: it must contain method, metric, parameters and command.")
-    return spec
+    return Sweep(name, method, objectives, parameters, pruner, cap, _fixed(spec.get("command")), content)
 
 
 def _parameters(entries: Any, prefix: str = "") -> dict[str, Parameter]:
@@ -207,11 +192,9 @@ def _objectives(spec: Entry) -> tuple[Objective, ...]:
     entries = spec.get("metrics") or ([spec["metric"]] if spec.get("metric") else [])
     if not entries or not all(isinstance(e, Mapping) and e.get("name") for e in entries):
         raise UserError("metric needs a name and a goal, e.g. metric: {name: val_loss, goal: minimize}.")
-    objectives = tuple(Objective(str(e["name"]), e.get("goal", "minimize")) for e in entries)
-    for objective in objectives:
-        if objective.goal not in GOALS:
-            raise UserError(f"the goal of {objective.name} must be minimize or maximize.")
-    return objectives
+    if wrong := [e["name"] for e in entries if e.get("goal", "minimize") not in GOALS]:
+        raise UserError(f"the goal of {wrong[0]} must be minimize or maximize.")
+    return tuple(Objective(str(e["name"]), e.get("goal", "minimize")) for e in entries)
 
 
 def _pruner(entry: Entry | None) -> BasePruner | None:
