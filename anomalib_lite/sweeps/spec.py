@@ -80,7 +80,7 @@ class Parameter:
 
 
 def read_parameter(key: str, entry: Entry) -> Parameter:
-    """Reads an entry; without a distribution, infers it as W&B does. Raises UserError if it is unknown or incomplete."""
+    """Reads an entry; without a distribution, infers it as W&B does. UserError: it is unknown or incomplete."""
     kind = entry.get("distribution") or _infer_kind(key, entry)
     if kind not in KINDS:
         raise UserError(f"Parameter '{key}': the distribution '{kind}' is not known. Known: {', '.join(KINDS)}.")

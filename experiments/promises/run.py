@@ -18,8 +18,8 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from anomalib_lite.comparison.study import compare_pairs, marginal_effects
 from anomalib_lite.comparison.statistics import SIGNIFICANT
+from anomalib_lite.comparison.study import compare_pairs, marginal_effects
 from anomalib_lite.report import ink
 from anomalib_lite.runs.folder import open_finished
 from anomalib_lite.scoring import threshold_from_ok

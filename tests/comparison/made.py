@@ -1,38 +1,31 @@
 """Made-up experiments: as a table in memory, or as run folders on disk."""
 
-import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
+from omegaconf import OmegaConf
 
-from anomalib_lite.comparison.design import View, views
 from anomalib_lite.comparison.runs import Run
+from anomalib_lite.comparison.study import View, views
 from anomalib_lite.comparison.table import RunTable
+from anomalib_lite.runs.atomic import write_json, write_text
 
 CONFIG: dict[str, Any] = {
     "data": {"_target_": "anomalib_lite.data.layouts.mtd", "root": "/data/mtd", "val_share": 0.2},
     "detector": {"_target_": "anomalib_lite.detectors.stfpm.STFPM", "epochs": 5},
     "backbone": {"name": "tf_efficientnet_lite0", "layers": [1, 2, 3]},
-    "augment": {"horizontal": 0.0, "seed": 0},
+    "augment": {"horizontal": 0.0, "seed": "${seed}"},
     "mode": {"name": "no_template", "generated": None},
     "paths": {"runs": "runs", "artifacts": "artifacts"},
     "tracking": {"kind": "none"},
-    "seed": 0,
-    "image_size": 256,
-    "experiment_name": "made",
-}
+    "seed": 0, "image_size": 256, "experiment_name": "made",
+}  # fmt: skip
 CHOICES = {
-    "data": "mtd",
-    "detector": "stfpm",
-    "backbone": "efficientnet_lite0",
-    "augment": "none",
-    "mode": "no_template",
-}
+    "data": "mtd", "detector": "stfpm", "backbone": "efficientnet_lite0", "augment": "none", "mode": "no_template",
+}  # fmt: skip
 Value = Callable[..., float]
 
 
@@ -47,6 +40,12 @@ def make_table(factors: Mapping[str, Sequence[str]], blocks: Sequence[str], seed
     return RunTable(pd.DataFrame(rows), list(factors), runs)
 
 
+def without(table: RunTable, dropped: pd.Series) -> RunTable:
+    """The table less some rows, and their runs."""
+    runs = [run for run, gone in zip(table.runs, dropped, strict=True) if not gone]
+    return RunTable(table.rows[~dropped].reset_index(drop=True), table.factors, runs)
+
+
 def make_view(table: RunTable) -> View:
     """All data together."""
     return views(table, "aupro")[0]
@@ -59,30 +58,20 @@ def write_run(
     *,
     config: Mapping[str, Any] | None = None,
     choices: Mapping[str, str] | None = None,
-    overrides: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
     state: str = "done",
     fingerprint: str = "0" * 64,
     **status: Any,
 ) -> Path:
     """A run's folder. config: dotted names and values on top of CONFIG. choices: {} for a run that recorded none."""
-    folder = place / name
-    folder.mkdir(parents=True)
-    whole = copy.deepcopy(CONFIG)
+    folder, whole = place / name, OmegaConf.create(CONFIG)
     for key, value in (config or {}).items():
-        *above, last = key.split(".")
-        node = whole
-        for part in above:
-            node = node.setdefault(part, {})
-        node[last] = value
-    whole["augment"]["seed"] = whole["seed"]
-    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    environment: dict[str, Any] = {"seed": whole["seed"], "data_fingerprint": fingerprint, "cpu": "a", "gpu": None}
-    if choices is None or choices:
-        environment |= {"choices": {**CHOICES, **(choices or {})}, "overrides": list(overrides or [])}
-    (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "status.json").write_text(
-        json.dumps({"state": state, "finished": "2026-01-01", "model_mb": 9.0, **status})
-    )
+        OmegaConf.update(whole, key, value, merge=False, force_add=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(whole, resolve=True))
+    recorded = {} if choices == {} else {"choices": {**CHOICES, **(choices or {})}, "overrides": list(overrides)}
+    environment = {"seed": whole.seed, "data_fingerprint": fingerprint, "cpu": "a", "gpu": None}
+    write_json(folder / "environment.json", environment | recorded)
+    write_json(folder / "status.json", {"state": state, "finished": "2026-01-01", "model_mb": 9.0, **status})
     if values is not None:
-        (folder / "metrics.json").write_text(json.dumps({"per_defect": {}, "missing": {}, **values}))
+        write_json(folder / "metrics.json", {"per_defect": {}, "missing": {}, **values})
     return folder

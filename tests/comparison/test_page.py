@@ -13,20 +13,19 @@ from anomalib_lite.comparison.runs import Run
 from anomalib_lite.comparison.study import compare
 from anomalib_lite.comparison.words import command
 from tests.commands import Command
-from tests.comparison.made import make_table, write_run
+from tests.comparison.made import make_table, without, write_run
 
 FACTORS = {"augment": ["none", "flips"], "tta": ["none", "<b>flips</b>"], "lr": ["0.1", "0.4"]}
+OPEN = ".study:not([hidden])"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    noise = np.random.default_rng(0)
-    gain = {"none": 0.0, "<b>flips</b>": 0.1}
+    noise, place = np.random.default_rng(0), tmp_path_factory.mktemp("comparison")
     table = make_table(
-        FACTORS, ["bottle", "panels"], 3, lambda b, s, a, tta, lr: 0.7 + gain[tta] + 0.01 * noise.normal()
+        FACTORS, ["bottle", "panels"], 3, lambda b, s, a, tta, lr: 0.7 + 0.1 * (tta != "none") + 0.01 * noise.normal()
     )
     table.left_out.append(("gone", "failed", "ValueError: boom"))
-    place = tmp_path_factory.mktemp("comparison")
     write_all(compare(table, ("aupro",), resamples=100), place)
     return place
 
@@ -36,25 +35,22 @@ def test_the_page_sorts_switches_and_draws(folder: Path, browser: Any):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"file://{folder}/compare.html")
-    body = "document.querySelector('.study:not([hidden]) table').tBodies[0]"
-    means = f"() => [...{body}.rows].map(row => +row.cells[3].dataset.value)"
-    page.click(".study:not([hidden]) table >> nth=0 >> thead >> text=mean")
+    means = f"() => [...document.querySelector('{OPEN} table').tBodies[0].rows].map(r => +r.cells[3].dataset.value)"
+    page.click(f"{OPEN} table >> nth=0 >> thead >> text=mean")
     first = page.evaluate(means)
     assert len(first) == 8 and first == sorted(first, reverse=True)
-    page.click(".study:not([hidden]) table >> nth=0 >> thead >> text=mean")
+    page.click(f"{OPEN} table >> nth=0 >> thead >> text=mean")
     assert page.evaluate(means) == sorted(first)
 
     page.click(".chip[data-view='2']")
-    shown = page.locator(".study:not([hidden])")
-    assert (shown.count(), shown.get_attribute("data-view")) == (1, "2")
-    assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 25
-    page.click(".study:not([hidden]) .more button")
-    assert page.locator(".study:not([hidden]) .pairs tbody tr:visible").count() == 28
-    figures = page.locator(".study:not([hidden]) figure svg")
-    assert figures.count() == 5 and all(box["width"] > 600 for box in (f.bounding_box() for f in figures.all()))
-    assert "<b>flips</b>" in page.locator(".study:not([hidden]) figure").nth(2).inner_text()
-    assert "ValueError: boom" in page.inner_text("main")
-    assert "the middle 95 % of the means of 100 tables" in page.inner_text("main")
+    shown, pairs = page.locator(OPEN), page.locator(f"{OPEN} .pairs tbody tr:visible")
+    assert (shown.count(), shown.get_attribute("data-view"), pairs.count()) == (1, "2", 25)
+    page.click(f"{OPEN} .more button")
+    assert pairs.count() == 28
+    figures, said = page.locator(f"{OPEN} figure svg"), page.inner_text("main")
+    assert figures.count() == 5 and all(f.bounding_box()["width"] > 600 for f in figures.all())
+    assert "<b>flips</b>" in page.locator(f"{OPEN} figure").nth(2).inner_text()
+    assert "ValueError: boom" in said and "the middle 95 % of the means of 100 tables" in said
     assert errors == [] and asked == [f"file://{folder}/compare.html"]
     page.close()
 
@@ -111,11 +107,17 @@ def test_what_cannot_be_compared_is_refused_in_words(run_verb: Command, tmp_path
 
 
 def test_ranks_over_enough_data_sets_and_names_that_are_long_are_drawn(tmp_path: Path):
-    gain = {"padim": 0.0, "stfpm": 0.1, "y" * 90: 0.11}
-    noise = np.random.default_rng(1)
+    gain, noise = {"padim": 0.0, "stfpm": 0.1, "y" * 90: 0.11}, np.random.default_rng(1)
     blocks = [f"set{k}" for k in range(6)]
     table = make_table({"detector": list(gain)}, blocks, 2, lambda b, s, d: 0.7 + gain[d] + 0.02 * noise.normal())
     write_all(compare(table, ("aupro",), resamples=100), tmp_path)
     page = (tmp_path / "compare.html").read_text()
     assert "Ranks over data sets" in page and "critical difference" in page and "y" * 90 in page
     assert "Mean ranks over 6 data sets" in (tmp_path / "compare.md").read_text()
+
+
+def test_the_table_of_pairs_is_whole_where_the_first_view_has_a_single_setting(tmp_path: Path):
+    table = make_table({"tta": ["none", "flips"]}, ["a", "b"], 2, lambda block, seed, tta: seed + len(tta))
+    write_all(compare(without(table, (table.rows.data == "b") & (table.rows.tta == "none")), ("aupro",)), tmp_path)
+    pairs = pd.read_csv(tmp_path / "pairs.csv")
+    assert pairs[["data", "setting", "difference"]].to_numpy().tolist() == [["a", "tta=flips", 1.0]]

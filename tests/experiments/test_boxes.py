@@ -43,30 +43,31 @@ def test_matches(found: list[Box], true: list[Box], rule: dict[str, Any], matche
     assert match_boxes(found, true, **rule) == matches
 
 
-def test_a_true_box_is_found_once_by_the_surest():
+def measured(*images: tuple[list[Box], list[Box]]) -> BoxMetrics:
     metrics = BoxMetrics()
-    metrics.update([box(1, score=0.4), box(2, score=0.9), box(0, score=0.1)], [box(0)])
+    for found, true in images:
+        metrics.update(found, true)
+    return metrics
+
+
+def test_a_true_box_is_found_once_by_the_surest():
+    metrics = measured(([box(1, score=0.4), box(2, score=0.9), box(0, score=0.1)], [box(0)]))
     values = metrics.compute().values
     assert values["box_precision"] == pytest.approx(1 / 3) and values["box_recall"] == 1
     assert values["box_f1"] == pytest.approx(0.5) and values["box_ap"] == 1
 
 
 def test_the_class_must_agree_only_where_it_counts():
-    metrics = BoxMetrics()
-    metrics.update([box(0, kind="short"), box(50)], [box(0, kind="open"), box(50)])
-    values = metrics.compute().values
+    metrics = measured(([box(0, kind="short"), box(50)], [box(0, kind="open"), box(50)]))
+    values, by_class = metrics.compute().values, metrics.compute_by_class()
     assert values["box_f1"] == 1 and values["typed_f1"] == 0.5
     assert metrics.confusion() == {("open", "short"): 1, ("open", "open"): 1}
-    by_class = metrics.compute_by_class()
     assert list(by_class) == ["open"] and by_class["open"].values["recall"] == 0.5
 
 
 def test_confusion_counts_every_box_once():
     rng = np.random.default_rng(0)
-    metrics = BoxMetrics()
-    for _ in range(5):
-        metrics.update(random_boxes(rng, 6), random_boxes(rng, 4))
-    confusion = metrics.confusion()
+    confusion = measured(*((random_boxes(rng, 6), random_boxes(rng, 4)) for _ in range(5))).confusion()
     assert sum(n for (true, _), n in confusion.items() if true) == 20
     assert sum(n for (_, found), n in confusion.items() if found) == 30
 
@@ -75,9 +76,6 @@ def test_confusion_counts_every_box_once():
 def test_average_precision_as_a_loop_over_thresholds(kind: str):
     rng = np.random.default_rng(1)
     images = [(random_boxes(rng, 8), random_boxes(rng, 5)) for _ in range(12)]
-    metrics = BoxMetrics()
-    for found, true in images:
-        metrics.update(found, true)
     points = [(0.0, 0.0)]  # recall, precision
     for limit in sorted((f.score for found, _ in images for f in found), reverse=True):
         hits = count = total = 0
@@ -87,22 +85,16 @@ def test_average_precision_as_a_loop_over_thresholds(kind: str):
             hits, count, total = hits + len(match_boxes(kept, wanted)), count + len(kept), total + len(wanted)
         points.append((hits / total, hits / count if count else 0.0))
     area = sum((points[i][0] - points[i - 1][0]) * max(p for _, p in points[i:]) for i in range(1, len(points)))
-    assert metrics.compute_by_class()[kind].values["ap"] == pytest.approx(area)
+    assert measured(*images).compute_by_class()[kind].values["ap"] == pytest.approx(area)
 
 
-def test_boxes_of_equal_score_have_no_order():
-    results = []
-    for order in (1, -1):
-        metrics = BoxMetrics()
-        metrics.update([box(0), box(50)][::order], [box(0)])
-        results.append(metrics.compute().values["box_ap"])
-    assert results == [0.5, 0.5]
+@pytest.mark.parametrize("order", [1, -1])
+def test_boxes_of_equal_score_have_no_order(order: int):
+    assert measured(([box(0), box(50)][::order], [box(0)])).compute().values["box_ap"] == 0.5
 
 
 def test_what_cannot_be_had_has_a_reason():
-    metrics = BoxMetrics()
-    metrics.update([], [box(0)])
-    result = metrics.compute()
+    result = measured(([], [box(0)])).compute()
     assert result.values["box_precision"] is None and "box_precision" in result.missing
     assert result.values["box_recall"] == 0 and result.values["box_f1"] == 0
     assert BoxMetrics().compute().values["map"] is None

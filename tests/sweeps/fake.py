@@ -17,12 +17,10 @@ def main(arguments: list[str]) -> None:
     Path(os.environ["ANOMALIB_LITE_RECORD"]).write_text(str(folder.absolute()))
     with (folder / "starts").open("a") as stream:
         stream.write("started\n")
-    status = {"state": "running", "timings": {}}
-    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "status.json").write_text(json.dumps({"state": "running", "timings": {}}))
     x = float(given["x"])
     if x < 0:
-        print(f"error: x must not be negative: {x}")
-        sys.exit(2)
+        sys.exit(f"error: x must not be negative: {x}")
     rows = ["epoch,val_loss"]
     for epoch in range(int(given.get("epochs", 2))):
         time.sleep(float(given.get("pause", 0)))

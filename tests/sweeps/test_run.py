@@ -1,6 +1,5 @@
 """Sweeps of trainings that take no time."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,10 +12,9 @@ import pytest
 import yaml
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.sweeps.run import run_sweep
+from anomalib_lite.sweeps.run import Study, conclude, run_sweep
 from anomalib_lite.sweeps.spec import Sweep
-from anomalib_lite.sweeps.study import Study, conclude
-from tests.commands import one_thread, read_rows
+from tests.commands import one_thread, read_json, read_rows
 from tests.sweeps.conftest import COMMAND, Write, fake_training
 
 NAME = ("experiment_name=fake",)
@@ -24,8 +22,17 @@ STUDY = Path("study")
 UNIFORM = {"x": {"min": 0.0, "max": 4.0}}
 
 
-def ran(sweep: Sweep, trials: int | None = None, **more: Any) -> Study:
-    return run_sweep(sweep, NAME, STUDY, fake_training, trials, **more)
+def ran(sweep: Sweep, trials: int | None = None, command: Any = fake_training, **more: Any) -> Study:
+    return run_sweep(sweep, NAME, STUDY, command, trials, **more)
+
+
+def ran_elsewhere(sweep: Sweep, trials: int, **more: Any) -> Study:
+    """The same sweep without a past."""
+    return run_sweep(sweep, ("experiment_name=other",), Path("other"), fake_training, trials, **more)
+
+
+def xs(*values: float) -> dict[str, Any]:
+    return {"x": {"values": [*values]}}
 
 
 @pytest.fixture(autouse=True)
@@ -43,58 +50,49 @@ def drawn(study: Study) -> list[dict[str, Any]]:
 
 
 def test_a_grid_is_tried_once(sweep_of: Write, capsys: pytest.CaptureFixture):
-    sweep = sweep_of(parameters={"x": {"values": [3, 1, 2]}, "note": {"values": ["a b=c", None]}})
+    sweep = sweep_of(parameters=xs(3, 1, 2) | {"note": {"values": ["a b=c", None]}})
     study = ran(sweep, parallel=2)
-    assert sorted((v["x"], str(v["note"])) for v in drawn(study)) == [
-        (x, note) for x in (1, 2, 3) for note in ("None", "a b=c")
-    ]
+    tried = [(x, note) for x in (1, 2, 3) for note in ("None", "a b=c")]
+    assert sorted((v["x"], str(v["note"])) for v in drawn(study)) == tried
     assert len(starts()) == 6
     assert conclude(study, NAME, STUDY) is None
     said = capsys.readouterr().out
     assert "best: anomalib-lite train experiment_name=fake x=1 \"note='a b=c'\"" in said
     assert "6 trials (6 done)" in said
-    rows = read_rows(Path("study/trials.csv"))
-    assert {(r["state"], r["figure"], r["x"]) for r in rows} == {("done", f"{x}.0", str(x)) for x in (1, 2, 3)}
-
+    rows = {(r["state"], r["figure"], r["x"]) for r in read_rows(STUDY / "trials.csv")}
+    assert rows == {("done", f"{x}.0", str(x)) for x in (1, 2, 3)}
     again = ran(sweep)
     assert len(starts()) == 6 and drawn(again) == drawn(study)
 
 
 def test_failures_stop_nothing_and_are_told(sweep_of: Write):
-    sweep = sweep_of(parameters={"x": {"values": [-1, 13, 2]}})
-    study = ran(sweep)
+    study = ran(sweep_of(parameters=xs(-1, 13, 2)))
     told = conclude(study, NAME, STUDY) or ""
     assert told.startswith("2 trial(s) of the sweep failed:")
-    assert (
-        "error: x must not be negative: -1.0 (exit status 2)\n    anomalib-lite train experiment_name=fake x=-1" in told
-    )
+    command = "anomalib-lite train experiment_name=fake x=-1"
+    assert f"error: x must not be negative: -1.0 (exit status 1)\n    {command}" in told
     assert "There is no metric 'figure': the run has ms_per_image, timings/train, validation/mean." in told
     assert [study.values(t) for t in study.best()] == [{"x": 2}]
 
 
 def test_figures_of_metrics_status_and_history(sweep_of: Write):
     names = ["figure", "validation/mean", "validation.mean", "ms_per_image", "val_loss"]
-    sweep = sweep_of(parameters={"x": {"values": [2]}}, metrics=[{"name": name} for name in names])
-    study = ran(sweep)
+    study = ran(sweep_of(parameters=xs(2), metrics=[{"name": name} for name in names]))
     assert study.ended()[0].values == [2, -2, -2, 8, 2]
 
 
 def test_of_several_figures_the_front_is_told(sweep_of: Write, capsys: pytest.CaptureFixture):
     metrics = [{"name": "figure", "goal": "minimize"}, {"name": "ms_per_image", "goal": "minimize"}]
-    sweep = sweep_of(parameters={"x": {"values": [1, 2]}, "epochs": {"values": [1, 2]}}, metrics=metrics)
-    study = ran(sweep)
+    study = ran(sweep_of(parameters=xs(1, 2) | {"epochs": {"values": [1, 2]}}, metrics=metrics))
     conclude(study, NAME, STUDY)
     assert "Pareto front (minimize figure, minimize ms_per_image):" in capsys.readouterr().out
     assert {study.values(t)["x"] for t in study.best()} == {1, 2}
 
 
 def test_tpe_finds_what_random_does_not(sweep_of: Write):
-    space = {**UNIFORM, "y": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1.0}}
-    metric = {"name": "val_loss", "goal": "minimize"}
-    found = {}
+    space, found = UNIFORM | {"y": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1.0}}, {}
     for method in ("random", "bayes"):
-        sweep = sweep_of(method=method, parameters=space, metric=metric)
-        study = Study(sweep, Path(method), seed=0)
+        study = Study(sweep_of(method=method, parameters=space), Path(method), seed=0)
         while len(study.ended()) < 40:
             trial = study.ask()
             values = study.values(trial)
@@ -104,7 +102,7 @@ def test_tpe_finds_what_random_does_not(sweep_of: Write):
 
 
 def test_a_kill_while_the_study_is_written_leaves_no_lock(sweep_of: Write):
-    sweep = sweep_of(parameters={"x": {"values": [1]}})
+    sweep = sweep_of(parameters=xs(1))
     ran(sweep)
     os.symlink("study.journal", "study/study.journal.lock")  # what Optuna's own lock leaves; it would wait for ever
     assert len(ran(sweep).ended()) == 1
@@ -120,28 +118,24 @@ def test_more_trials_go_on_from_those_before(sweep_of: Write):
     ran(sweep, 2, seed=5)
     parts = ran(sweep, 4, seed=5)
     assert len(starts()) == 4
-    whole = run_sweep(sweep, ("experiment_name=other",), Path("other"), fake_training, 4, seed=5)
-    assert drawn(parts) == drawn(whole)
+    assert drawn(parts) == drawn(ran_elsewhere(sweep, 4, seed=5))
 
 
 def test_a_trial_that_falls_behind_is_stopped(sweep_of: Write):
     # one epoch each for those that the others are compared with; hours for the rest, were they not stopped
-    parameters = {"x": {"values": [1.0, 0.5, 5.0, 6.0]}}
-    sweep = sweep_of(parameters=parameters, early_terminate={"type": "hyperband", "min_iter": 1, "eta": 3})
-    good, slow = "epochs=1", ["epochs=1000", "pause=0.05"]
+    halving = {"type": "hyperband", "min_iter": 1, "eta": 3}
 
     def training(overrides: list[str]) -> list[str]:
-        return fake_training([*overrides, *(slow if float(overrides[-1][2:]) > 1 else [good])])
+        slow = float(overrides[-1].removeprefix("x=")) > 1
+        return fake_training([*overrides, *(["epochs=1000", "pause=0.05"] if slow else ["epochs=1"])])
 
-    study = run_sweep(sweep, NAME, STUDY, training)
-    assert [t.state.name for t in study.ended()] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    study = ran(sweep_of(parameters=xs(1.0, 0.5, 5.0, 6.0), early_terminate=halving), command=training)
     assert conclude(study, NAME, STUDY) is None
+    assert [row["state"] for row in read_rows(STUDY / "trials.csv")] == ["done", "done", "pruned", "pruned"]
     for folder in Path("runs/fake").iterdir():
-        status = json.loads((folder / "status.json").read_text())
-        assert status["state"] == ("pruned" if "pause" in folder.name else "done")
-        assert ("after epoch 1 its val_loss" in status.get("error", "")) == ("pause" in folder.name)
-    rows = [row["state"] for row in read_rows(Path("study/trials.csv"))]
-    assert rows == ["done", "done", "pruned", "pruned"]
+        status, slow = read_json(folder / "status.json"), "pause" in folder.name
+        assert status["state"] == ("pruned" if slow else "done")
+        assert ("after epoch 1 its val_loss" in status.get("error", "")) == slow
 
 
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])
@@ -173,20 +167,18 @@ run_sweep(read_sweep(Path("sweep.yaml")), ("experiment_name=fake", "pause=0.15")
 """
 
 
-def test_a_killed_sweep_goes_on_where_it_was(sweep_of: Write, tmp_path: Path):
-    sweep = sweep_of(method="bayes", parameters=UNIFORM)
-    driver = [sys.executable, "-c", DRIVER]
-    first = subprocess.Popen(driver, cwd=tmp_path, env=one_thread(), start_new_session=True)
+def test_a_killed_sweep_goes_on_where_it_was(sweep_of: Write):
+    sweep, driver = sweep_of(method="bayes", parameters=UNIFORM), [sys.executable, "-c", DRIVER]
+    first = subprocess.Popen(driver, env=one_thread(), start_new_session=True)
     deadline = time.monotonic() + 60
     while len(starts()) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     interrupted = len(starts())
-    subprocess.run(driver, cwd=tmp_path, env=one_thread(), check=True)
+    subprocess.run(driver, env=one_thread(), check=True)
     assert len(set(starts())) == 5 and len(starts()) <= max(6, interrupted + 3)
-    resumed = Study(sweep, STUDY, seed=0)
-    undisturbed = run_sweep(sweep, ("experiment_name=whole",), Path("whole"), fake_training, 5)
+    resumed, undisturbed = Study(sweep, STUDY, seed=0), ran_elsewhere(sweep, 5)
     assert sorted(v["x"] for v in drawn(resumed)) == sorted(v["x"] for v in drawn(undisturbed))
 
 
@@ -227,6 +219,6 @@ def test_an_interrupted_sweep_ends_its_trials(sweep_of: Write, monkeypatch: pyte
 
     monkeypatch.setattr("anomalib_lite.sweeps.run.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep_of(parameters={"x": {"values": [1, 2, 3]}}), NAME, STUDY, training, parallel=2)
+        ran(sweep_of(parameters=xs(1, 2, 3)), command=training, parallel=2)
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert len(commands) == 2 and not any(" ".join(command) in running for command in commands)
