@@ -31,6 +31,7 @@ from anomalib_lite.comparison.table import read_table
 from anomalib_lite.comparison.words import pivot
 from anomalib_lite.errors import UserError
 from anomalib_lite.report.words import duration
+from anomalib_lite.runs.folder import RunFolder
 
 HERE = Path(__file__).resolve().parent
 DATASETS = {"mtd": "mtd", "mvtec_ad": "mvtec_ad", "deeppcb": "deeppcb/PCBData"}
@@ -39,23 +40,14 @@ VARIABLE = "ANOMALIB_LITE_DATASETS"
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment.yaml.
+    """An experiment.yaml."""
 
-    Attributes:
-        name: Name of its folder.
-        commands: Commands to run; {mtd} etc. stand for a data set's folder, {run} for that of the last finished run.
-        tolerance: Largest allowed difference by metric.
-        minutes: Minutes on one core.
-        figures: JSON file in the last run's folder that is compared instead of a table of runs.
-        figure: Metric drawn by collect.py.
-    """
-
-    name: str
-    commands: list[str]
-    tolerance: dict[str, float]
-    minutes: float
-    figures: str | None = None
-    figure: str | None = None
+    name: str  # of its folder
+    commands: list[str]  # {mtd} etc. stand for a data set's folder, {run} for that of the last finished run
+    tolerance: dict[str, float]  # largest allowed difference by metric
+    minutes: float  # on one core
+    figures: str | None = None  # JSON file in the last run's folder that is compared instead of a table of runs
+    figure: str | None = None  # metric drawn by collect.py
 
     @property
     def needs(self) -> list[str]:
@@ -148,20 +140,21 @@ def beyond_tolerance(
     reference: pd.DataFrame, now: pd.DataFrame, keys: Sequence[str], tolerance: Mapping[str, float]
 ) -> list[str]:
     """Returns a line for each committed row that is missing now, and for each metric outside its tolerance."""
-    rows = {_key(row, keys): row for row in now.to_dict("records")}
-    lines = []
+
+    def title(row: Mapping[str, Any]) -> str:
+        return " ".join(f"{name}={row[name]}" for name in keys)
+
+    rows, lines = {title(row): row for row in now.to_dict("records")}, []
     for row in reference.to_dict("records"):
-        key = _key(row, keys)
-        title = " ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
-        if key not in rows:
-            lines.append(f"missing: {title}")
+        if title(row) not in rows:
+            lines.append(f"missing: {title(row)}")
             continue
         for name, width in tolerance.items():
-            before, after = _number(row.get(name)), _number(rows[key].get(name))
+            before, after = _number(row.get(name)), _number(rows[title(row)].get(name))
             both_nan = math.isnan(before) and math.isnan(after)
             if not both_nan and not abs(after - before) <= width:  # a single NaN is a difference, too
                 difference = f"{after - before:+.4f}, allowed ± {width:g}"
-                lines.append(f"differs: {title}: {name} {after:.4f}, committed {before:.4f} ({difference})")
+                lines.append(f"differs: {title(row)}: {name} {after:.4f}, committed {before:.4f} ({difference})")
     return lines
 
 
@@ -172,10 +165,6 @@ def flat_table(figures: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"name": list(numbers), "value": list(numbers.values())})
 
 
-def _key(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in keys)
-
-
 def _number(value: Any) -> float:
     try:
         return float(value)
@@ -184,10 +173,10 @@ def _number(value: Any) -> float:
 
 
 def _last_run(folder: Path) -> Path:
-    done = [f for f in find_runs([folder]) if json.loads((f / "status.json").read_text()).get("state") == "done"]
+    done = [run for run in map(RunFolder, find_runs([folder])) if run.status.get("state") == "done"]
     if not done:
         raise UserError(f"No run in {folder} is finished: run the experiment's training first.")
-    return max(done, key=lambda f: json.loads((f / "status.json").read_text())["finished"])
+    return max(done, key=lambda run: run.status["finished"]).path
 
 
 def main(argv: list[str]) -> int:

@@ -34,7 +34,7 @@ def means_figure(comparison: Comparison, metric: str) -> Figure:
 
 def settings_figure(study: Study) -> Figure:
     """Draws one study like `means_figure`, the best setting first; a dot is a seed's mean over the data sets."""
-    names = list(study.summaries.sort_values(["best", "mean"], ascending=False)["setting"])
+    names = list(study.ranked["setting"])
     drawing, axis = _frame(names)
     _means(axis, study, names, True)
     return drawing

@@ -88,17 +88,20 @@ def render_page(comparison: Comparison) -> str:
 def _part(comparison: Comparison, study: Study) -> dict[str, Any]:
     """Returns the template's variables for one study."""
     detectable, places = [(n, words.visible(study, n)) for n in SEEDS], DIGITS.get(study.metric, 4)
+    table, settings = comparison.table, study.ranked
+    chosen = pd.DataFrame([table.variants[s] for s in settings["setting"]], settings.index, table.factors)
+    shown = SETTINGS | (ROBUST if "iqm" in settings else {}) | {"runs": "runs"}
     effects, pairs = study.effects, study.pairs.sort_values(["p_holm", "p_student"], kind="stable")
     effects = effects.assign(less=effects["baseline"].where(effects["level"] != effects["baseline"], ""))
     effects_sheet = _sheet(effects, ["factor", "level", "less"], EFFECTS, places, effects["p_holm"] < SIGNIFICANT)
     pairs_sheet = _sheet(pairs, ["setting", "less", "verdict"], PAIRS, places, pairs["significant"])
-    priced = study.summaries[["ms_per_image", "model_mb"]].notna().any(axis=None)
+    priced = settings[["ms_per_image", "model_mb"]].notna().any(axis=None)
     return {
         "view": [view.title for view in comparison.views].index(study.view.title),
         "metric": comparison.metrics.index(study.metric),
         "commands": words.best_commands(comparison, study),
         "sentences": words.findings(study) + words.cautions(study),
-        "settings": _settings(comparison, study),
+        "settings": _sheet(settings.join(chosen), table.factors or ["setting"], shown, places, settings["best"]),
         "effects": effects_sheet if len(effects) else None,
         "pairs": pairs_sheet if len(pairs) else None,
         "seeds": [(n, number(least, places)) for n, least in detectable if least],
@@ -113,13 +116,6 @@ def _part(comparison: Comparison, study: Study) -> dict[str, Any]:
 
 def _svg(draw: Callable[[Study], Figure], study: Study, needed: bool = True) -> str:
     return Markup(ink.to_svg(draw(study))) if needed else ""  # noqa: S704 - our own drawing
-
-
-def _settings(comparison: Comparison, study: Study) -> Sheet:
-    rows, factors = study.summaries.sort_values(["best", "mean"], ascending=False), comparison.table.factors
-    chosen = pd.DataFrame([comparison.table.variants[s] for s in rows["setting"]], rows.index, factors)
-    shown = SETTINGS | (ROBUST if "iqm" in rows else {}) | {"runs": "runs"}
-    return _sheet(rows.join(chosen), factors or ["setting"], shown, DIGITS.get(study.metric, 4), rows["best"])
 
 
 def _sheet(

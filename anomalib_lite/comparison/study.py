@@ -83,8 +83,13 @@ class Study:
         return self.view.metric
 
     @property
+    def ranked(self) -> pd.DataFrame:
+        """The summaries, the best setting first."""
+        return self.summaries.sort_values(["best", "mean"], ascending=[False, self.view.sign < 0])
+
+    @property
     def best(self) -> pd.Series:
-        return self.summaries.loc[self.summaries["best"].idxmax()]
+        return self.ranked.iloc[0]
 
     @property
     def ranks(self) -> Ranks | None:
@@ -218,7 +223,7 @@ def compare_pairs(view: View, reference: str | None, resamples: int, generator: 
     """Returns one row per pair of settings, with both tests, Holm's p and a verdict.
 
     `difference` is the mean of `setting` minus that of `less`; `improvement` is the probability that a run of `setting`
-    is better. The better setting comes first, unless the view contains the reference, which is then always `less`.
+    is better. The better mean comes first, unless the view contains the reference, which is then always `less`.
     """
     pairs: list[tuple[str, str]] = list(itertools.combinations(view.variants, 2))
     if reference in view.variants:
@@ -232,8 +237,9 @@ def compare_pairs(view: View, reference: str | None, resamples: int, generator: 
         both = [*x, *y] if view.sign > 0 else [*y, *x]
         row = {"setting": a, "less": b, "improvement": float(st.improvements(*(values[None] for values in both))[0])}
         row |= ends("improvement_", st.bootstrap(both, st.improvements, resamples, generator))
-        tests.append(st.difference(view.strata(a, less=b), generator))
-        rows.append(row | vars(tests[-1]) | {"holm_of": tests[-1].decided_by(len(pairs)), "better": gain > 0})
+        tests.append(test := st.difference(view.strata(a, less=b), generator))
+        better = (view.sign * test.difference if test.pairs else gain) > 0  # at equal seeds, as tested
+        rows.append(row | vars(test) | {"holm_of": test.decided_by(len(pairs)), "better": better})
     table = pd.DataFrame(rows, columns=list(PAIRS))
     table["p_holm"] = st.holm([test.p(len(pairs)) for test in tests])
     table["significant"] = table["p_holm"] < st.SIGNIFICANT

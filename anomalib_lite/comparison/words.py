@@ -4,8 +4,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from anomalib_lite.comparison.runs import COSTS, Run
 from anomalib_lite.comparison.statistics import CONFIDENCE, SIGNIFICANT, STUDENT, detectable, mean, pairs_needed, within
 from anomalib_lite.comparison.study import Comparison, Study, View
@@ -114,7 +112,12 @@ def pivot(comparison: Comparison, view: View, costs: Sequence[str] = ("train_sec
     for variant in dict.fromkeys(v for study in studies.values() for v in study.summaries["setting"]):
         by_data = runs[runs["variant"] == variant].groupby("data")
         seeds = "/".join(map(str, sorted(by_data["seed"].nunique().unique())))
-        cells = [_mean([v.dropna().to_numpy(float) for _, v in by_data[name]], DIGITS.get(name, 4)) for name in names]
+        cells = []
+        for name in names:
+            strata = [v for _, of_data in by_data[name] if len(v := of_data.dropna().to_numpy(float))]
+            deviation, places = within(strata), DIGITS.get(name, 4)
+            spread = f" ± {deviation:.{places}f}" if math.isfinite(deviation) else ""
+            cells.append(f"{mean(strata):.{places}f}{spread}" if strata else "–")
         rows.append([*(table.variants[variant].values() or [variant]), seeds, *cells])
     return markdown([*(table.factors or ["setting"]), "seeds", *names], rows)
 
@@ -170,15 +173,7 @@ def document(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _mean(strata: Sequence[np.ndarray], places: int) -> str:
-    measured = [values for values in strata if len(values)]
-    deviation = within(measured)
-    spread = f" ± {deviation:.{places}f}" if math.isfinite(deviation) else ""
-    return f"{mean(measured):.{places}f}{spread}" if measured else "–"
-
-
 def counted(number: int, thing: str) -> str:
-    """Says how many of a thing there are."""
     return f"{number} {thing}{'s' if number != 1 else ''}"
 
 
@@ -191,12 +186,10 @@ def number(value: float, places: int, signed: bool = False) -> str:
 
 
 def span(low: float, high: float, places: int, signed: bool = False) -> str:
-    """Formats an interval."""
     return f"{number(low, places, signed)} to {number(high, places, signed)}" if math.isfinite(low) else "–"
 
 
 def probability(p: float) -> str:
-    """Formats a p value."""
     if not math.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

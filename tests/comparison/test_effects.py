@@ -152,3 +152,22 @@ def test_a_lone_lucky_seed_is_not_the_best():
     study = compare(lone, resamples=100).studies[0]
     assert study.best.setting == "tta=none"
     assert "1 of 2 settings have a single seed" in " ".join(findings(study))
+
+
+def test_better_is_what_is_better_at_equal_seeds():
+    """A sixth seed, which only one setting has, raises its mean above that of the other, which wins in each pair."""
+
+    def value(_: str, seed: int, tta: str) -> float:
+        return 99.0 if seed == 5 else seed + (tta == "none") * (1 + seed / 50)
+
+    table = make_table({"tta": VIEWS["tta"]}, ["a"], 6, value)
+    view = make_view(without(table, (table.rows.tta == "none") & (table.rows.seed == 5)))
+    (pair,) = compare_pairs(view, "tta=flips", 100, RANDOM).itertuples()
+    assert (pair.setting, pair.verdict) == ("tta=none", "better, if differences are normal")
+
+
+def test_the_lowest_cost_comes_first():
+    table = make_table({"tta": [*"abc"]}, ["x"], 2, lambda _, seed, tta: 0.0)
+    table.rows["ms_per_image"] = [5.0, 5.0, 3.0, 3.0, 9.0, 9.0]
+    study = compare(table, ["ms_per_image"], resamples=100).studies[0]
+    assert study.ranked["setting"].tolist() == ["tta=b", "tta=a", "tta=c"] and study.best.setting == "tta=b"
