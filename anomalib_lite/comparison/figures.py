@@ -43,8 +43,7 @@ def settings_figure(study: Study) -> Figure:
 def effects_figure(study: Study) -> Figure:
     """Draws the difference of each level to its factor's baseline, with Student's interval."""
     rows = study.effects.dropna(subset=["difference"])
-    names = [f"{row.factor}: {row.level} less {row.baseline}" for row in rows.itertuples()]
-    return _differences(study, rows, names)
+    return _differences(study, rows, [f"{row.factor}: {row.level} less {row.baseline}" for row in rows.itertuples()])
 
 
 def pairs_figure(study: Study) -> Figure:

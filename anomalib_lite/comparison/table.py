@@ -233,7 +233,7 @@ def levels(column: Sequence[str]) -> list[str]:
 
 def label(value: Any) -> str:
     """Returns a value as it is written after `key=`."""
-    if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)  # 1 and 1.0 are the same setting
     return value if isinstance(value, str) else json.dumps(value, default=str)
 

@@ -16,16 +16,12 @@ from anomalib_lite.runs.atomic import write_json, write_text
 CONFIG: dict[str, Any] = {
     "data": {"_target_": "anomalib_lite.data.layouts.mtd", "root": "/data/mtd", "val_share": 0.2},
     "detector": {"_target_": "anomalib_lite.detectors.stfpm.STFPM", "epochs": 5},
-    "backbone": {"name": "tf_efficientnet_lite0", "layers": [1, 2, 3]},
     "augment": {"horizontal": 0.0, "seed": "${seed}"},
-    "mode": {"name": "no_template", "generated": None},
     "paths": {"runs": "runs", "artifacts": "artifacts"},
     "tracking": {"kind": "none"},
     "seed": 0, "image_size": 256, "experiment_name": "made",
 }  # fmt: skip
-CHOICES = {
-    "data": "mtd", "detector": "stfpm", "backbone": "efficientnet_lite0", "augment": "none", "mode": "no_template",
-}  # fmt: skip
+CHOICES = {"data": "mtd", "detector": "stfpm", "augment": "none"}
 Value = Callable[..., float]
 
 
