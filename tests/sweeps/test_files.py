@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -24,8 +25,8 @@ def agent_argv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """
     from wandb import wandb_agent
 
-    started: list[list[str]] = []
-    monkeypatch.setattr(wandb_agent, "AgentProcess", lambda command, **_: started.append(command))
+    process = Mock()
+    monkeypatch.setattr(wandb_agent, "AgentProcess", process)
     for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, str(tmp_path / "agent"))
 
@@ -34,7 +35,7 @@ def agent_argv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         agent._sweep_command = list(command)
         arguments = {key: {"value": value} for key, value in parameters.items()}
         agent._command_run({"type": "run", "run_id": "abc", "program": "anomalib-lite", "args": arguments})
-        return started[-1]
+        return process.call_args.kwargs["command"]
 
     return argv
 
