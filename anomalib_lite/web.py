@@ -10,6 +10,7 @@ import html
 import ipaddress
 import socket
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.responses import JSONResponse
 
 from anomalib_lite.errors import UserError
 
-_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,22 +43,15 @@ def allowed_hosts(host: str, port: int) -> frozenset[str]:
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
+@dataclass
 class Guard:
-    """ASGI middleware that rejects requests (see `refusal`) and adds security headers to every response.
+    """ASGI middleware that rejects requests (see `refusal`) and adds security headers to every response."""
 
-    Args:
-        app: The ASGI app.
-        hosts: Values of the Host header that name this server; None: any.
-        token: The token required in `Authorization: Bearer TOKEN`.
-        secret: Whether a request with this method and path needs the token.
-        most: Largest body of a request in bytes, checked by its Content-Length; None: left to the app.
-    """
-
-    def __init__(
-        self, app: Any, hosts: Collection[str] | None, token: str, secret: Callable[[str, str], bool],
-        most: int | None = None,
-    ) -> None:  # fmt: skip
-        self.app, self.hosts, self.token, self.secret, self.most = app, hosts, token, secret, most
+    app: Any
+    hosts: Collection[str] | None  # values of the Host header that name this server; None: any
+    token: str  # required in `Authorization: Bearer TOKEN`
+    secret: Callable[[str, str], bool]  # whether a request with this method and path needs the token
+    most: int | None = None  # bytes of a request's body, by its Content-Length; None: left to the app
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Returns the status and reason of a rejection, None if the request is accepted; header names in lower case."""
@@ -112,11 +106,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serving(app: Guard, grace_seconds: int, connections: int | None = None) -> uvicorn.Server:
     """Returns a server that logs only warnings, and that finishes accepted requests within `grace_seconds` on exit."""
-    config = uvicorn.Config(
+    return uvicorn.Server(uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
         timeout_graceful_shutdown=grace_seconds, limit_concurrency=connections,
-    )  # fmt: skip
-    return uvicorn.Server(config)
+    ))  # fmt: skip
 
 
 def url_of(host: str, listening: socket.socket) -> str:
@@ -138,10 +131,9 @@ def app_with_page(package: str, token: str = "") -> FastAPI:
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
-        media_type = _STATIC_TYPES.get(Path(name).suffix)
-        if name not in files or media_type is None:
+        if name not in files:
             raise HTTPException(404, "file not found")
-        return Response(files[name], media_type=media_type, headers={"cache-control": "no-cache"})
+        return Response(files[name], media_type=_TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})
 
     return app
 

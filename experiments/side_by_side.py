@@ -17,12 +17,13 @@ from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import OK, Outcome, Sample
 from anomalib_lite.engine.evaluate import run_over
 from anomalib_lite.engine.predict import open_run
-from anomalib_lite.report.contact_sheet import TRUTH, Block, draw_sheet
+from anomalib_lite.report.figures import Block, draw_sheet
 from anomalib_lite.report.ink import save_png
 from anomalib_lite.report.pictures import draw_outline, overlay
 from anomalib_lite.scoring import Threshold
 
 RunResults = tuple[Threshold, list[Outcome]]
+TRUTH = (64, 224, 190)  # colour of the true defect
 
 
 def chosen(samples: list[Sample]) -> list[int]:

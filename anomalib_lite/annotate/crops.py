@@ -1,5 +1,6 @@
 """Finds the crops to label, gives them ids for URLs, and reads a run's scores for them."""
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -66,15 +67,9 @@ def find_crops(source: str | Path) -> CropSet:
     if len(present) < len(keys):
         missing = sorted(set(keys) - set(present), key=keys.index)
         log.warning("%d of %d crops are missing and skipped, first %s", len(missing), len(keys), root / missing[0])
-    return CropSet(root, tuple(Crop(crop_id(root, key), key, root / key) for key in present))
-
-
-def crop_id(root: Path, key: str) -> str:
-    """Returns a crop's id for URLs: a hash of root and key.
-
-    The root is part of it, so that a page left open from another folder cannot label a crop of the same name here.
-    """
-    return hashlib.blake2b(f"{root}\0{key}".encode(), digest_size=8).hexdigest()
+    # The root is part of the id: a page left open from another folder cannot label a crop of the same name here.
+    ids = [hashlib.blake2b(f"{root}\0{key}".encode(), digest_size=8).hexdigest() for key in present]
+    return CropSet(root, tuple(Crop(name, key, root / key) for name, key in zip(ids, present, strict=True)))
 
 
 def mask_key(key: str) -> str:
@@ -145,11 +140,9 @@ def _manifest_in(folder: Path) -> Path | None:
     """Returns the manifest that `segment` wrote into a folder, None if there is none."""
     manifests = []
     for path in sorted(folder.glob("*.csv")):
-        try:
+        with contextlib.suppress(UserError):  # another table
             read_table(path, ("panel", "crop"))
             manifests.append(path)
-        except UserError:  # another table
-            continue
     if len(manifests) > 1:
         names = ", ".join(path.name for path in manifests)
         raise UserError(f"{folder} holds several manifests ({names}): choose one, e.g. crops={manifests[0]}.")

@@ -8,12 +8,12 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
@@ -25,16 +25,6 @@ from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loop
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 2**20  # bytes of a request, far above any mask's PNG
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """The data of a labelling session."""
-
-    store: Store
-    defects: Sequence[str]
-    template: Path | None = None
-    scores: Mapping[str, Score] = field(default_factory=dict)
 
 
 class AnswerRequest(BaseModel):
@@ -64,22 +54,17 @@ def run_session(
     if template is not None and not template.is_file():
         raise UserError(f"There is no template {template}: set template=IMAGE, or template=null for none.")
     crop_scores = read_scores(scores, crop_set.crops) if scores else {}
-    with listen(host, port, allow_remote) as listening:
-        store = Store(crop_set)
+    with listen(host, port, allow_remote) as listening, closing(Store(crop_set)) as store:
         url = url_of(host, listening)
         log.info("%d crops to label at %s (stop with ctrl+c)", len(crop_set.crops), url)
         # without a display, webbrowser would start a text browser in the terminal
         has_display = not sys.platform.startswith("linux") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
         if open_browser and has_display:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        try:
-            app = guarded(Labelling(store, names, template, crop_scores), host, listening.getsockname()[1])
+        app = build_app(store, names, template, crop_scores, host, listening.getsockname()[1])
+        with suppress(KeyboardInterrupt):
             serving(app, grace_seconds=2).run(sockets=[listening])
-        except KeyboardInterrupt:
-            pass
-        finally:
-            store.close()
-        log.info("%s", _summary(store))
+    log.info("%s", _summary(store))
 
 
 def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
@@ -100,9 +85,12 @@ def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
     return bind(host, port)
 
 
-def build_app(labelling: Labelling, token: str) -> FastAPI:
-    """Builds the routes, without their guard; only POST requests change anything."""
-    app, store = app_with_page(__package__, token), labelling.store
+def build_app(
+    store: Store, defects: Sequence[str], template: Path | None, scores: Mapping[str, Score], host: str, port: int
+) -> Guard:
+    """Builds the guarded app of a session; only POST requests change anything, and they need the page's token."""
+    token = secrets.token_urlsafe(32)
+    app, crop_state = app_with_page(__package__, token), partial(_crop_state, store, scores)
 
     @app.get("/image/{crop_id}")
     def image(crop_id: str) -> Response:
@@ -113,23 +101,22 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
         return _file_response(store.mask_path(_find(store, crop_id)))
 
     @app.get("/template")
-    def template() -> Response:
-        return _file_response(labelling.template)
+    def template_image() -> Response:
+        return _file_response(template)
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
         return {
             "folder": store.root.name,
-            "defects": list(labelling.defects),
-            "template": _version(labelling.template),
+            "defects": list(defects),
+            "template": _version(template),
             "notes": store.notes,
             "version": store.version,
-            "crops": [_crop_state(labelling, crop) for crop in store.crops.values()],
+            "crops": [crop_state(crop) for crop in store.crops.values()],
         }
 
     def saved(crop: Crop | None) -> dict[str, Any]:
-        crop_state = _crop_state(labelling, crop) if crop else None
-        return {"version": store.version, "crop": crop_state, "warning": store.warning}
+        return {"version": store.version, "crop": crop and crop_state(crop), "warning": store.warning}
 
     @app.post("/api/answer")
     def answer(request: AnswerRequest) -> dict[str, Any]:
@@ -150,14 +137,7 @@ def build_app(labelling: Labelling, token: str) -> FastAPI:
             await run_in_threadpool(store.save_mask, crop, await request.body())
         return saved(crop)
 
-    return app
-
-
-def guarded(labelling: Labelling, host: str, port: int) -> Guard:
-    """Builds the app behind a guard that answers only the page served by this app."""
-    token = secrets.token_urlsafe(32)
-    app, hosts = build_app(labelling, token), allowed_hosts(host, port)
-    return Guard(app, hosts, token, lambda method, path: method == "POST", MAX_BODY)
+    return Guard(app, allowed_hosts(host, port), token, lambda method, path: method == "POST", MAX_BODY)
 
 
 def _find(store: Store, crop_id: str) -> Crop:
@@ -185,16 +165,15 @@ def _version(path: Path | None) -> str | None:
         return None
 
 
-def _crop_state(labelling: Labelling, crop: Crop) -> dict[str, Any]:
-    answer = labelling.store.answers.get(crop.key, UNLABELLED)
-    score = labelling.scores.get(crop.key, Score(None, None))
+def _crop_state(store: Store, scores: Mapping[str, Score], crop: Crop) -> dict[str, Any]:
+    answer, score = store.answers.get(crop.key, UNLABELLED), scores.get(crop.key, Score(None, None))
     return {
         "id": crop.id,
         "name": crop.key,
         "version": _version(crop.path),
         "label": answer.label,
         "defect": answer.defect,
-        "mask": _version(labelling.store.mask_path(crop)),
+        "mask": _version(store.mask_path(crop)),
         "score": score.value,
         "nok": score.nok,
     }

@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.engine.review import Reviewer
     from anomalib_lite.engine.trainer import devices_of, prepare_process
     from anomalib_lite.report import ink
-    from anomalib_lite.report.contact_sheet import Block, draw_sheet
+    from anomalib_lite.report.figures import Block, draw_sheet
     from anomalib_lite.report.pictures import overlay
 
     prepare_process(cfg.seed, cfg.threads)

@@ -1,4 +1,4 @@
-"""Draws the figures of a run: score histograms, ROC and precision-recall curves, and training losses."""
+"""Draws the figures of a run: score histograms, ROC and precision-recall curves, training losses, contact sheets."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from anomalib_lite.data.sample import Outcome
 from anomalib_lite.metrics.image import count_ties
 from anomalib_lite.report import ink
 from anomalib_lite.report.cases import kind
+from anomalib_lite.report.pictures import colour_bar, tick_positions
 
 if TYPE_CHECKING:
     from anomalib_lite.scoring import Threshold  # with torch
@@ -49,6 +51,9 @@ AXES = {
 _STAGES = {"train": "training", "val": "validation", "test": "test"}
 _NOT_A_CURVE = ("epoch", "step", "time", "seconds", "scale")
 _MOST_PANELS = 12
+TILE = 160  # side of a tile of a contact sheet in pixels
+BESIDE = 242  # grey level around an image that is not square
+_GAP, _MARGIN, _CAPTION, _FOOT = 6, 12, 30, 56  # pixels
 
 
 class Curve(NamedTuple):
@@ -68,49 +73,41 @@ def draw_figures(
 ) -> dict[str, Figure]:
     """Draws the available figures: scores, roc, precision_recall, pixel_roc, pixel_pr, pixel_pro, training.
 
-    Args:
-        outcomes: Of all test images.
-        threshold: Of the image scores.
-        metrics: As in metrics.json; the areas are written into the curves.
-        history: Losses by epoch.
-        points: Of the pixel curves, see `pixel_points`.
+    The areas in `metrics` (as in metrics.json) are written into the curves; `points` are those of the pixel curves.
     """
     curves = image_curves(outcomes) | {f"pixel_{name}": Curve(*xy) for name, xy in (points or {}).items()}
     drawn = {
-        "scores": _scores(outcomes, threshold),
+        "scores": score_histogram(outcomes, threshold),
         **{name: curve_figure(curve, AXES[name], metrics[AXES[name].key]) for name, curve in curves.items()},
         "training": training_curves(history),
     }
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 
-def _scores(outcomes: Sequence[Outcome], threshold: "Threshold") -> Figure | None:
-    """Draws the score histogram; with several categories, scores are shown relative to their category's threshold."""
-    if not threshold.categories:
-        return score_histogram(outcomes, threshold.image)
-    distances = [replace(o, score=o.score - threshold.of(o.sample.category).image) for o in outcomes]
-    return score_histogram(distances, 0.0, "image score minus the threshold of its category")
-
-
-def score_histogram(outcomes: Sequence[Outcome], threshold: float, what: str = "image score") -> Figure | None:
+def score_histogram(outcomes: Sequence[Outcome], threshold: "Threshold") -> Figure | None:
     """Draws one histogram per kind of image, OK first, on a common axis; mistakes are drawn in a strong colour.
 
-    The axis is logarithmic if the scores span more than a factor of eight. Returns None without a finite score.
+    Of several categories it shows the scores minus the threshold of their category. The axis is logarithmic if the
+    scores span more than a factor of eight. Returns None without a finite score.
     """
+    limit, what = threshold.image, "image score"
+    if threshold.categories:
+        limit, what = 0.0, "image score minus the threshold of its category"
+        outcomes = [replace(o, score=o.score - threshold.of(o.sample.category).image) for o in outcomes]
     rows = _score_rows(outcomes)
     if not rows:
         return None
-    everything = [threshold, *np.concatenate([scores for _, _, scores in rows]).tolist()]
+    everything = [limit, *np.concatenate([scores for _, _, scores in rows]).tolist()]
     low, high = min(everything), max(everything)
     logarithmic = low > 0 and high > 8 * low
-    edges = bin_edges(low, high, threshold, logarithmic)
+    edges = bin_edges(low, high, limit, logarithmic)
     drawing, axis = ink.figure(8.6, 0.9 + 0.55 * len(rows))
     for place, (_, nok, scores) in enumerate(rows):
         bottom = len(rows) - 1 - place
-        _draw_scores(axis, nok, scores, bottom, edges, threshold)
+        _draw_scores(axis, nok, scores, bottom, edges, limit)
         words = {True: "found", False: "false alarms", None: "rejected"}[nok]
         height = (bottom + 0.38) / (len(rows) + 0.08)
-        text = f"{(scores > threshold).sum()} of {len(scores)} {words}"
+        text = f"{(scores > limit).sum()} of {len(scores)} {words}"
         axis.annotate(text, (1.015, height), xycoords="axes fraction", va="center", color=ink.MUTED, fontsize=8.5)
     if logarithmic:
         axis.set_xscale("log")
@@ -122,7 +119,7 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float, what: str = "
     axis.set_yticks(np.arange(len(rows))[::-1] + 0.3, [name for name, _, _ in rows], parse_math=False)
     axis.tick_params(axis="y", length=0, labelcolor=ink.INK, labelsize=9, pad=8)
     axis.spines["left"].set_visible(False)
-    mark_threshold(axis, threshold, f"threshold {threshold:.4g}", 1.02)
+    mark_threshold(axis, limit, f"threshold {limit:.4g}", 1.02)
     axis.set_xlabel(what + (", logarithmic" if logarithmic else ""))
     return drawing
 
@@ -130,21 +127,19 @@ def score_histogram(outcomes: Sequence[Outcome], threshold: float, what: str = "
 def mark_threshold(axis: Axes, value: float, words: str, height: float) -> None:
     """Draws a vertical line at a value, with a label above it."""
     axis.axvline(value, color=ink.INK, linewidth=1.2)
-    place = axis.get_xaxis_transform()
-    axis.annotate(words, (value, height), xycoords=place, ha="center", color=ink.INK, fontsize=9)
+    axis.text(value, height, words, transform=axis.get_xaxis_transform(), ha="center", color=ink.INK, fontsize=9)
 
 
 def bin_edges(low: float, high: float, threshold: float, logarithmic: bool = False) -> np.ndarray:
     """Returns the edges of bins of equal width, one of which is the threshold, so that no bar straddles it."""
-    start, stop = (math.log(low), math.log(high)) if logarithmic else (low, high)
+    finite = math.isfinite(threshold)
+    ends = (low, high, threshold if finite else low)
+    start, stop, anchor = map(math.log, ends) if logarithmic else ends
     width = max((stop - start) / _BINS, 1e-6 * abs(start), 1e-12)
-    anchor = start
-    if math.isfinite(threshold):
-        anchor = math.log(threshold) if logarithmic else threshold
     steps = np.arange(math.floor((start - anchor) / width) - 1, math.ceil((stop - anchor) / width) + 2)
     edges = anchor + steps * width
     edges = np.exp(edges) if logarithmic else edges
-    if math.isfinite(threshold):
+    if finite:
         edges[steps == 0] = threshold
     return edges
 
@@ -166,17 +161,10 @@ def image_curves(outcomes: Sequence[Outcome]) -> dict[str, Curve]:
 
 
 def pixel_points(ok: np.ndarray, nok: np.ndarray, overlap: np.ndarray | None = None) -> Points:
-    """Computes the points of the curves roc, pr and pro, thinned to a few hundred.
+    """Returns the points of the curves roc, pr and pro, a few hundred each; none without OK or without NOK items.
 
-    The counts (bins,) are those of pixels by ascending map value, or of images by ascending score.
-
-    Args:
-        ok: Counts of OK items.
-        nok: Counts of NOK items.
-        overlap: Defect pixels weighted by 1 / size of their region; without it there is no curve pro.
-
-    Returns:
-        Curves by name; empty without OK or without NOK items.
+    Takes counts (bins,) of pixels by ascending map value, or of images by ascending score. `overlap` weights a defect's
+    pixels by 1 / size of their region; without it there is no curve pro.
     """
     overlap = np.zeros_like(nok) if overlap is None else overlap
     used = np.flatnonzero(ok + nok)[::-1]
@@ -199,15 +187,14 @@ def curve_figure(curve: Curve, axes: CurveAxes, area: float | None) -> Figure:
     axis.plot(curve.x, curve.y, color=ink.OK, linewidth=1.8, solid_joinstyle="round")
     axis.set(xlim=(-0.01 * axes.end, 1.01 * axes.end), ylim=(-0.01, 1.02), xlabel=axes.x, ylabel=axes.y)
     ink.entitle(axis, axes.title)
-    lines = []
+    style: dict[str, Any] = {"transform": axis.transAxes, "ha": "right", "fontsize": 9.5}
+    height = 0.06
     if curve.operating_point is not None:
         axis.plot(*curve.operating_point, "o", color=ink.NOK, markersize=6.5, clip_on=False, zorder=5)
-        lines.append(("● at the threshold", ink.NOK))
+        axis.text(0.96, height, "● at the threshold", color=ink.NOK, **style)
+        height += 0.09
     if area is not None:
-        lines.append((f"{axes.metric} {area:.4f}", ink.INK))
-    for line, (words, colour) in enumerate(lines):
-        place = (0.96, 0.06 + 0.09 * line)
-        axis.annotate(words, place, xycoords="axes fraction", ha="right", color=colour, fontsize=9.5)
+        axis.text(0.96, height, f"{axes.metric} {area:.4f}", color=ink.INK, **style)
     return drawing
 
 
@@ -226,9 +213,9 @@ def training_curves(history: pd.DataFrame, steps: str = "epoch") -> Figure | Non
         head, _, tail = column.replace("/", "_").partition("_")
         quantity = (tail if tail and head in _STAGES else column).replace("_", " ")
         quantities.setdefault(quantity, []).append(column)
-    if not quantities:
-        return None
     drawn = list(quantities.items())[:_MOST_PANELS]
+    if not drawn:
+        return None
     drawing, axes = ink.grid(len(drawn), 4.2 if len(drawn) > 1 else 6.4, 2.9)
     for axis, (quantity, names) in zip(axes, drawn, strict=True):
         _draw_quantity(axis, values[names])
@@ -292,3 +279,59 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     steps = np.searchsorted(length, np.linspace(0.0, length[-1], _MOST_POINTS))
     keep = np.unique(np.concatenate([[0], np.minimum(steps, len(x) - 1), [len(x) - 1]]))
     return x[keep], y[keep]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A group of tiles, uint8 RGB (H, W, 3) of any size, with captions above at the left and the right."""
+
+    tiles: Sequence[np.ndarray]
+    left: str
+    right: str = ""
+    alarming: bool = False  # the right caption has the colour of defects
+
+
+def draw_sheet(
+    blocks: Sequence[Block], columns: int, scale: bool = False, side: int = TILE, one: str = "threshold"
+) -> Figure | None:
+    """Draws blocks of equally many tiles, up to `columns` per row, and the colour scale of heat maps with unit `one`.
+
+    Saved with `ink.save_png` at 100 dpi, a pixel of a tile of `side` px is a pixel of the picture. None without blocks.
+    """
+    if not blocks:
+        return None
+    columns, tiles = min(columns, len(blocks)), len(blocks[0].tiles)
+    across, down = tiles * side + (tiles - 1) * _GAP + 2 * _MARGIN, side + _CAPTION
+    height, width = -(-len(blocks) // columns) * down + (_FOOT if scale else _MARGIN), columns * across
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    drawing = Figure(figsize=(width / 100, height / 100), facecolor=ink.PAPER)
+    axis = drawing.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    for place, block in enumerate(blocks):
+        top, left = place // columns * down + _CAPTION - 4, place % columns * across + _MARGIN
+        for position, tile in enumerate(block.tiles):
+            x = left + position * (side + _GAP)
+            canvas[top : top + side, x : x + side] = square_tile(tile, side)
+        axis.text(left, top - 7, block.left, fontsize=8, color=ink.INK, parse_math=False)
+        colour, right = ink.NOK if block.alarming else ink.MUTED, left + across - 2 * _MARGIN
+        axis.text(right, top - 7, block.right, fontsize=8, color=colour, ha="right", parse_math=False)
+    if scale:
+        bar, top = min(360, width - 80), height - _FOOT + 14
+        canvas[top : top + 10, _MARGIN : _MARGIN + bar] = colour_bar(bar, 10)
+        for share, label in tick_positions():
+            label, where = one if label == "threshold" else label, "center" if share else "left"
+            axis.text(_MARGIN + share * (bar - 1), top + 28, label, fontsize=8, color=ink.MUTED, ha=where)
+    axis.imshow(canvas, interpolation="nearest", aspect="auto")
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return drawing
+
+
+def square_tile(image: np.ndarray, side: int) -> np.ndarray:
+    """Fits an image (H, W, 3) into a square tile on pale grey, keeping its aspect ratio."""
+    scale = side / max(image.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    tile = np.full((side, side, 3), BESIDE, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    tile[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=method)
+    return tile

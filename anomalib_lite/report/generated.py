@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.report import ink
-from anomalib_lite.report.contact_sheet import Block, draw_sheet
-from anomalib_lite.report.figures import bin_edges, mark_threshold, training_curves
+from anomalib_lite.report.figures import Block, bin_edges, draw_sheet, mark_threshold, training_curves
 from anomalib_lite.report.pictures import data_uri, thumbnail
 from anomalib_lite.report.words import NOT_THERE, percent
 from anomalib_lite.runs.atomic import write_json, write_text
@@ -31,41 +30,21 @@ _DISTANCES = (  # key in quality.json, name, suffix of the key of its error, mea
 _DIVERSITY = "perceptual distance between two images; if far below that of real images, all look the same"
 
 
-class Pair(NamedTuple):
-    """A generated image and the real image that provided its content, both uint8 RGB (H, W, 3)."""
-
-    content: np.ndarray
-    generated: np.ndarray
-    kept: bool  # False if the structure guard dropped it
-    words: str  # the caption
-
-
 def write_generated_report(
     folder: Path, title: str, quality: Mapping[str, Any], drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path],
     losses: pd.DataFrame, settings: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Writes quality.json, contact_sheet.png and generated.html.
+    """Writes quality.json, contact_sheet.png and generated.html to a folder inside the folder of the images.
 
-    Args:
-        folder: The folder to write to, inside the folder of the images.
-        title: The page's title.
-        quality: The content of quality.json.
-        drawn: For each image: file (relative to the images' folder; empty if it was not saved), content (index in
-            `ok`), origin, edge_overlap, ssim, kept.
-        ok: The OK images.
-        losses: Columns step, name, value.
-        settings: Of the generator.
+    `drawn` has for each image: file (relative to the images' folder; empty if it was not saved), content (index in
+    `ok`), origin, edge_overlap, ssim, kept. `losses` has the columns step, name, value.
     """
     write_json(folder / "quality.json", quality)
-    blocks = [
-        Block((pair.content, pair.generated), pair.words, "" if pair.kept else "dropped", not pair.kept)
-        for pair in _pairs(folder.parent, drawn, ok, *_ON_SHEET)
-    ]
-    if sheet := draw_sheet(blocks, 4):
+    if sheet := draw_sheet(_pairs(folder.parent, drawn, ok, _ON_SHEET), 4):
         ink.save_png(sheet, folder / "contact_sheet.png", dpi=100)
     shown = [
-        (pair, data_uri(thumbnail(pair.content)), data_uri(thumbnail(pair.generated)))
-        for pair in _pairs(folder.parent, drawn, ok, *_ON_PAGE)
+        (pair, [data_uri(thumbnail(tile)) for tile in pair.tiles])
+        for pair in _pairs(folder.parent, drawn, ok, _ON_PAGE)
     ]
     # A resumed training repeats some steps; their last value counts.
     steps = losses.pivot_table(index="step", columns="name", values="value", aggfunc="last", sort=False).reset_index()
@@ -77,23 +56,26 @@ def write_generated_report(
         rows=quality_rows(quality),
         guard=guard_words(quality),
         missing=dict(quality["missing"]),
-        groups=[(kept, [one for one in shown if one[0].kept is kept]) for kept in (True, False)],
+        groups=[(kept, [one for one in shown if one[0].alarming is not kept]) for kept in (True, False)],
         drawings={name: Markup(ink.to_svg(fig)) for name, fig in drawings.items() if fig is not None},  # noqa: S704
         config=yaml.safe_dump(dict(settings), sort_keys=False),
     )
     write_text(folder / "generated.html", page)
 
 
-def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], kept: int, dropped: int) -> list[Pair]:
-    """Selects kept images spread over their edge overlap, lowest first, and the first dropped images."""
+def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], most: tuple[int, int]) -> list[Block]:
+    """Returns real images beside the generated images with their content, alarming if the structure guard dropped them:
+    kept ones spread over their edge overlap, lowest first, and the first dropped ones.
+    """
     good = sorted((row for row in drawn if row["kept"]), key=lambda row: row["edge_overlap"])
-    places = np.unique(np.linspace(0, len(good) - 1, min(kept, len(good))).round().astype(int))
-    bad = [row for row in drawn if not row["kept"] and row["file"]][:dropped]
+    places = np.unique(np.linspace(0, len(good) - 1, min(most[0], len(good))).round().astype(int))
+    bad = [row for row in drawn if not row["kept"] and row["file"]][: most[1]]
     pairs = []
     for row in [*(good[i] for i in places), *bad]:
         look = ", appearance of the template" if row["origin"] == "template_generated" else ""
         words = f"edge overlap {row['edge_overlap']:.3f}, SSIM {row['ssim']:.3f}{look}"
-        pairs.append(Pair(read_image(ok[row["content"]]), read_image(folder / row["file"]), row["kept"], words))
+        tiles = read_image(ok[row["content"]]), read_image(folder / row["file"])
+        pairs.append(Block(tiles, words, "" if row["kept"] else "dropped", not row["kept"]))
     return pairs
 
 
@@ -144,7 +126,7 @@ def quality_rows(quality: Mapping[str, Any]) -> list[Row]:
 
 
 def guard_words(quality: Mapping[str, Any]) -> str:
-    """Returns sentences on what the structure guard dropped, and how reliable it is."""
+    """Says what the structure guard dropped, and how reliable it is."""
     guard, drawn = quality["guard"], quality["drawn"]
     if guard is None:
         return f"The structure guard is off: all {drawn['all']} generated images are kept."

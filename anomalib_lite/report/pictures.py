@@ -83,11 +83,10 @@ def _path(points: np.ndarray) -> str:
 
 
 def level(values: np.ndarray, pixel_threshold: float) -> np.ndarray:
-    """Returns positions on the colour scale, float32 in [0, 1]: up to `CALM` for values up to the threshold, above it
-    for larger values, 1 at `SATURATION`.
+    """Returns positions on the colour scale, float32 in [0, 1]: `CALM` at the threshold, 1 at `SATURATION`.
 
-    The scale is linear up to the threshold and logarithmic above it, because a strong defect exceeds it many times. NaN
-    counts as saturated, so that a failed computation does not look normal.
+    It is linear up to the threshold and logarithmic above it, because a strong defect exceeds it many times. NaN counts
+    as saturated, so that a failed computation does not look normal.
     """
     smallest = float(np.finfo(np.float32).tiny)  # with a threshold of zero, all positive values are above it
     with np.errstate(over="ignore"):
@@ -124,10 +123,7 @@ def overlay(image: np.ndarray, values: np.ndarray, pixel_threshold: float, outli
 
 def fit(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes a map (H, W) bilinearly."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    if values.shape == (height, width):
-        return values
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(np.ascontiguousarray(values, dtype=np.float32), (width, height))
 
 
 def draw_outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = OUTLINE) -> np.ndarray:

@@ -15,22 +15,12 @@ if TYPE_CHECKING:
 
 NOT_THERE = "–"
 _TITLES = {
-    "image_auroc": "Image AUROC",
-    "pixel_auroc": "Pixel AUROC",
-    "aupro": "AUPRO",
-    "auspro": "AU-sPRO",
-    "image_ap": "Image AP",
-    "pixel_ap": "Pixel AP",
-    "image_f1_max": "Image F1-max",
-    "pixel_f1_max": "Pixel F1-max",
-    "image_f1": "Image F1 at the threshold",
-    "pixel_f1": "Pixel F1 at the threshold",
-    "image_false_alarm_rate": "False-alarm rate",
-    "image_detection_rate": "Detection rate",
-    "train_seconds": "Training time (s)",
-    "ms_per_image": "Time per image (ms)",
-    "model_mb": "Model (MB)",
-}
+    "image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "aupro": "AUPRO", "auspro": "AU-sPRO",
+    "image_ap": "Image AP", "pixel_ap": "Pixel AP", "image_f1_max": "Image F1-max", "pixel_f1_max": "Pixel F1-max",
+    "image_f1": "Image F1 at the threshold", "pixel_f1": "Pixel F1 at the threshold",
+    "image_false_alarm_rate": "False-alarm rate", "image_detection_rate": "Detection rate",
+    "train_seconds": "Training time (s)", "ms_per_image": "Time per image (ms)", "model_mb": "Model (MB)",
+}  # fmt: skip
 _HEADLINES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
 _RATED = ("n", "image_auroc", "pixel_auroc", "aupro")  # metrics of a defect type or a product
 _SOME_DATA = ("auspro",)  # metrics that only some data sets have
@@ -55,18 +45,9 @@ def title(metric: str) -> str:
 
 def cards(metrics: Mapping[str, Any]) -> list[Card]:
     """Returns the headline metrics."""
-    made = []
-    for key in (*_HEADLINES, *(key for key in _SOME_DATA if key in metrics)):
-        if metrics[key] is None:
-            made.append(Card(title(key), NOT_THERE, None, metrics["missing"].get(key)))
-        else:
-            made.append(Card(title(key), f"{metrics[key]:.4f}", metrics[key]))
-    return made
-
-
-def notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Returns the reasons in `missing` that do not belong to a metric, such as images that were left out."""
-    return [reason for key, reason in metrics["missing"].items() if key not in metrics]
+    keys, missing = (*_HEADLINES, *(key for key in _SOME_DATA if key in metrics)), metrics["missing"]
+    values = {key: NOT_THERE if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys}
+    return [Card(title(key), value, metrics[key], missing.get(key)) for key, value in values.items()]
 
 
 def shares(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -85,15 +66,12 @@ def shares(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def defect_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """Returns (defect type, [n, image AUROC, pixel AUROC, AUPRO, recall]) of each type, the lowest recall first.
-
-    Metrics that only some data sets have come before the recall.
-    """
+    """Returns (defect type, [n, image AUROC, pixel AUROC, AUPRO, _SOME_DATA, recall]), the lowest recall first."""
     return sorted(_rows(metrics, metrics["per_defect"], "recall"), key=lambda row: (row[1][-1], row[0]))
 
 
 def category_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """Returns (category, [n, image AUROC, pixel AUROC, AUPRO, detection rate]) of each category, their mean last."""
+    """Returns (category, [n, image AUROC, pixel AUROC, AUPRO, _SOME_DATA, detection rate]), their mean last."""
     rows = {**metrics.get("categories", {}), "mean": metrics.get("mean_of_categories")}
     return _rows(metrics, {name: row for name, row in rows.items() if row}, "image_detection_rate")
 
@@ -123,12 +101,8 @@ def choice(status: Mapping[str, Any]) -> dict[str, Any] | None:
         {"cells": [(r["name"], None), *(_cell(key, r.get(key)) for key in columns)], "marked": r.get("taken") is True}
         for r in records
     ]
-    return {
-        "head": ["candidate", *map(title, columns)],
-        "rows": rows,
-        "words": 1,
-        "why": chosen.get("words") or _WHY,
-    } if rows else None  # fmt: skip
+    why = chosen.get("words") or _WHY
+    return {"head": ["candidate", *map(title, columns)], "rows": rows, "words": 1, "why": why} if rows else None
 
 
 def evidence_words(evidence: Mapping[str, float], nok: bool) -> str:

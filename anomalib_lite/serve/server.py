@@ -45,18 +45,13 @@ Overlay = Literal["none", "link", "base64"]
 class Limits:
     """Largest numbers of bytes of an upload (body), pixels of its picture, and concurrent requests (requests)."""
 
-    body: int = 32 * 2**20
-    pixels: int = 64 * 10**6
-    requests: int = 64
+    body: int
+    pixels: int
+    requests: int
 
 
 class Batches:
-    """Judges pictures in one thread, waiting ones in one batch.
-
-    Args:
-        judge: Maps a list of pictures to a list of answers.
-        at_once: Largest batch size.
-    """
+    """Maps pictures to answers with `judge`, in one thread, up to `at_once` waiting pictures in one batch."""
 
     def __init__(self, judge: Callable[[Sequence[Any]], Sequence[Any]], at_once: int) -> None:
         self.judge, self.at_once = judge, at_once
@@ -104,7 +99,7 @@ class Numbers:
 def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
     """Builds the application with its routes; `guarded` adds access control."""
     app, numbers, overlays = app_with_page(__package__), Numbers(), OrderedDict[str, bytes]()
-    batches = Batches(lambda pictures: _judge(trained, pictures), trained.at_once)
+    batches = Batches(lambda pictures: [trained.inspect(one) for one in trained.answers(pictures)], trained.at_once)
     under_way: set[Request] = set()
     numbers.under_way.set_function(lambda: len(under_way))
 
@@ -160,10 +155,8 @@ def build_app(trained: TrainedRun, limits: Limits) -> FastAPI:
 
 
 def guarded(app: FastAPI, host: str, port: int, token: str = "") -> Guard:
-    """Adds access control to the application.
-
-    Without a token (on the loopback address) it accepts pages of this server and programs of this machine; with one,
-    every request that carries the token, under any host name.
+    """Adds access control: without a token (on the loopback address) for pages of this server and programs of this
+    machine, with one for every request that carries it, under any host name.
     """
     if not token:
         return Guard(app, allowed_hosts(host, port), "", lambda method, path: False)
@@ -231,16 +224,11 @@ def _open(trained: TrainedRun, name: Path, data: bytes, limit: int) -> Picture:
         with Image.open(io.BytesIO(data)) as header:
             width, height = header.size
     except Exception as error:  # Pillow's errors have no common base class
-        raise UnreadableImage(
-            f"{name} is not an image that can be decoded (damaged, empty or of another format)."
-        ) from error
+        reason = f"{name} is not an image that can be decoded (damaged, empty or of another format)."
+        raise UnreadableImage(reason) from error
     if width * height > limit:
         raise UnreadableImage(f"{name} has {width} x {height} px, more than the limit of {limit / 1e6:g} million.")
     return trained.open(name, data)
-
-
-def _judge(trained: TrainedRun, pictures: Any) -> list[Judged]:
-    return [trained.inspect(judged) for judged in trained.answers(pictures)]
 
 
 def _answer(trained: TrainedRun, judged: Judged, overlay: str, overlays: OrderedDict[str, bytes]) -> dict[str, Any]:

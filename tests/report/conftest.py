@@ -53,7 +53,7 @@ def run(tmp_path: Path, outcomes: list[Outcome]) -> RunFolder:
             "scratch": {"n": 4, "image_auroc": 0.8, "pixel_auroc": 0.9, "aupro": 0.8, "recall": 0.75},
             "dent": {"n": 2, "image_auroc": 1.0, "pixel_auroc": 0.99, "aupro": None, "recall": 1.0},
         },
-        "missing": {"pixel_ap": "the masks are too coarse"},
+        "missing": {"pixel_ap": "the masks are too coarse", "images": "2 images left out"},
         "counts": {"test": len(outcomes)},
     }  # fmt: skip
     choices = {"data": "panels", "detector": "stfpm", "generator": "none"}

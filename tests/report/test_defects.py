@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.defects import DefectCollector
-from anomalib_lite.report.defects import defects_view
+from anomalib_lite.report.page import defects_view
 from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
 from tests.defects.test_collect import LIMIT, case, outcome
 
@@ -53,12 +53,9 @@ def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):
         assert all(path.startswith("M") for _, path in row["shot"]["outlines"])
 
 
-def test_no_defect_found_is_said(run, no_figures, inspector):  # noqa: F811
+def test_no_defect_found_is_said_and_without_inspected_images_there_is_no_such_part(run, no_figures, inspector):  # noqa: F811
     collector = DefectCollector(inspector, LIMIT)
+    for nothing in (None, collector):
+        assert 'id="found-defects"' not in written(run, [], collector=nothing).html
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     assert "No defect was found." in written(run, [], collector=collector).words
-
-
-def test_a_page_without_defects_has_no_such_part(run, no_figures, inspector):  # noqa: F811
-    assert 'id="found-defects"' not in written(run, []).html
-    assert defects_view(None) is None and defects_view(DefectCollector(inspector, LIMIT)) is None

@@ -5,49 +5,34 @@ from anomalib_lite.report import words as view
 from .conftest import THRESHOLD
 
 
-def test_percent_never_rounds_to_none_or_all() -> None:
+def test_shares_durations_and_values_in_words() -> None:
+    """A share is never rounded to none or all."""
     shares = {0: "0 %", 1: "100 %", 0.5: "50 %", 0.125: "12.5 %", 0.9999: "99.99 %", 0.0002: "0.02 %", 0.29: "29 %"}
     assert {share: view.percent(share) for share in shares} == shares
-
-
-def test_duration() -> None:
     words = {0.04: "0.0 s", 3.21: "3.2 s", 9.96: "10 s", 59.4: "59 s", 59.6: "1 min 0 s", 3600: "1 h 0 min"}
     assert {seconds: view.duration(seconds) for seconds in words} == words
-
-
-def test_plain_words() -> None:
     given = [None, "", True, 0.30000000000000004, ["a", 1], [], {"a": None}, {}, 0, "x\ny"]
     assert [view.plain_words(value) for value in given] == [
         "–", "–", "yes", "0.3", "a, 1", "–", "a –", "–", "0", "x\ny",
     ]  # fmt: skip
 
 
-def test_notes_hold_the_reasons_of_no_metric() -> None:
-    missing = {"aupro": "no masks", "images": "2 left out"}
-    assert view.notes({"missing": missing, "aupro": None}) == ["2 left out"]
-
-
-def test_threshold_words_state_the_promise_and_the_measurement() -> None:
+def test_threshold_words_state_the_promise_and_the_measurement_for_each_category() -> None:
     said = view.threshold_words(THRESHOLD, {"image_false_alarm_rate": 0.1})
     assert said == [
         f"{THRESHOLD.in_words()} A pixel is marked where the map exceeds 2.",
         "Of the good test images it rejected 10 %.",
     ]
-    assert len(view.threshold_words(THRESHOLD, {"image_false_alarm_rate": None})) == 1
-
-
-def test_of_several_categories_the_threshold_of_each_is_stated() -> None:
+    assert view.threshold_words(THRESHOLD, {"image_false_alarm_rate": None}) == said[:1]
     threshold = replace(THRESHOLD, categories={name: replace(THRESHOLD, image=9.0) for name in ("cap", "nut")})
     cap, nut = view.threshold_words(threshold, {"image_false_alarm_rate": None})
     assert cap.startswith("cap: Threshold 9: a new OK image") and nut.startswith("nut: Threshold 9")
 
 
-def test_defect_rows_put_the_lowest_recall_first() -> None:
+def test_the_lowest_recall_stands_first_and_products_in_their_order_with_their_mean_last() -> None:
     rows = view.defect_rows({"per_defect": {"a": {"recall": 1.0}, "c": {"recall": 0.2, "n": 3}}})
     assert rows == [("c", [3, None, None, None, 0.2]), ("a", [None, None, None, None, 1.0])]
 
-
-def test_products_stand_in_their_order_and_their_mean_last() -> None:
     row = {"n": 3, "image_auroc": 0.5, "auspro": 0.25, "image_detection_rate": 1.0}
     metrics = {"auspro": 0.3, "categories": {"nut": row, "bolt": row}, "mean_of_categories": row}
     values = [3, 0.5, None, None, 0.25, 1.0]
