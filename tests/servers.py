@@ -1,8 +1,10 @@
-"""A server in this process, and a client for it."""
+"""A server in this process or in one of its own, and a client for it."""
 
 import http.client
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anomalib_lite.web import Guard, bind, serving
+from tests.commands import one_thread
 
 TOKEN = "the-token-of-the-tests"
 
@@ -53,9 +56,19 @@ class Client:
         return self.ask("POST", path, body, **headers)
 
 
-def token_of(page: bytes) -> str:
-    """What the labelling page holds."""
-    return re.search(r'name="annotate-token" content="([^"]+)"', page.decode())[1]
+@contextmanager
+def started(verb: str, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen, str, str]]:
+    """`anomalib-lite VERB` in a process of its own, its address, and what it has said so far."""
+    command, said = [sys.executable, "-m", "anomalib_lite.cli", verb, *options], ""
+    with subprocess.Popen(command, env=one_thread(**environment), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not (found := re.search(r"http://\S+:\d+", said)):
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            yield process, found[0], said
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands import Command, one_thread, only_run
+from tests.commands import Command, only_run
 from tests.made import write_image
+from tests.servers import started
 
 IMAGE, SCRIPT = "<img src=x onerror=hacked()>", "<script>hacked()</script>"  # in a path the slash parts folder and file
 FOUND = "[...document.querySelectorAll('*')].filter(e => e.onerror || /^hacked/.test(e.innerHTML)).length"
@@ -32,18 +30,6 @@ def opened(browser: Any, address: str) -> Iterator[Any]:
         assert page.evaluate(FOUND) == 0 and not ran
     finally:
         page.close()
-
-
-@contextmanager
-def served(*words: str) -> Iterator[str]:
-    """The address that a verb says."""
-    command = [sys.executable, "-m", "anomalib_lite.cli", *words, "port=0"]
-    with subprocess.Popen(command, env=one_thread(), stderr=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stderr is not None
-            yield next(found[0] for line in running.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        finally:
-            running.terminate()
 
 
 @pytest.fixture
@@ -68,18 +54,15 @@ def test_markup_in_names_stays_text(run_verb: Command, browser: Any, photos: Pat
     (compared,) = tmp_path.rglob("compare.html")
     with opened(browser, compared.as_uri()):
         pass
-    with served("serve", f"run={run}") as address, opened(browser, address) as page:
+    with started("serve", f"run={run}", "port=0") as (_, address, _), opened(browser, address) as page:
         page.set_input_files("#files", photos / "nok" / IMAGE / f"{IMAGE}.png")
         page.locator("#strip button").wait_for()
         assert IMAGE in page.inner_text("#name")
 
 
 def test_markup_in_crops_and_defects_stays_text(browser: Any, photos: Path):
-    types = json.dumps([SCRIPT, IMAGE])
-    with (
-        served("annotate", f"crops={photos}/ok", f"types={types}", "open_browser=false") as address,
-        opened(browser, address) as page,
-    ):
+    options = [f"crops={photos}/ok", f"types={json.dumps([SCRIPT, IMAGE])}", "open_browser=false", "port=0"]
+    with started("annotate", *options) as (_, address, _), opened(browser, address) as page:
         page.wait_for_selector("#stage img.crop[alt^=Crop]", state="attached")
         assert IMAGE in page.inner_text("#name")
         text = page.evaluate("document.body.textContent")

@@ -2,7 +2,8 @@
 
 import csv
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.annotate.crops import Crop, find_crops
-from anomalib_lite.annotate.server import Labelling, guarded
+from anomalib_lite.annotate.crops import Crop, Score, find_crops
+from anomalib_lite.annotate.server import build_app
 from anomalib_lite.annotate.store import Store
 from tests.servers import TOKEN, Client, served
 
@@ -64,17 +65,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_store(folder: Path) -> Iterator[Callable[[], Store]]:
     """Opens the folder's store as often as wanted; each closes the one before, as a new start does."""
-    opened: list[Store] = []
+    with ExitStack() as opened:
 
-    def open_again() -> Store:
-        for store in opened:
-            store.close()
-        opened.append(Store(find_crops(folder)))
-        return opened[-1]
+        def open_again() -> Store:
+            opened.close()
+            return opened.enter_context(closing(Store(find_crops(folder))))
 
-    yield open_again
-    for store in opened:
-        store.close()
+        yield open_again
 
 
 @pytest.fixture
@@ -84,13 +81,13 @@ def store(open_store: Callable[[], Store]) -> Store:
 
 @pytest.fixture
 def serve(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
-    """Serves the labelling of `store` in a thread, guarded as in earnest; options of `Labelling`."""
+    """Serves the labelling of `store` in a thread, guarded as in earnest."""
     monkeypatch.setattr("secrets.token_urlsafe", lambda length: TOKEN)
     with ExitStack() as running:
 
-        def start(**options: Any) -> Client:
-            job = Labelling(store, DEFECTS, **options)
-            return running.enter_context(served(lambda port: guarded(job, "127.0.0.1", port), TOKEN))
+        def start(template: Path | None = None, scores: dict[str, Score] | None = None) -> Client:
+            app = partial(build_app, store, DEFECTS, template, scores or {}, "127.0.0.1")
+            return running.enter_context(served(app, TOKEN))
 
         yield start
 
@@ -113,8 +110,7 @@ class Desk:
         self.page.goto(url)
         self.page.wait_for_selector("#stage img.crop[alt^=Crop]", state="attached")
 
-    def text(self, selector: str) -> str:
-        return self.page.inner_text(selector)
+        self.text = self.page.inner_text
 
     @property
     def name(self) -> str:

@@ -1,11 +1,7 @@
 """Answering by keyboard in a real browser."""
 
-import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +9,16 @@ import numpy as np
 
 from anomalib_lite.annotate.crops import Score
 from anomalib_lite.annotate.store import Store
+from tests.servers import started
 
-from .conftest import DEFECTS, SIZE, Desk, mask_of, rows
+from .conftest import DEFECTS, SIZE, Desk, mask_of, nth, rows
 
 Open = Callable[..., Desk]
 
 
-@contextmanager
-def started(crops: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
-    """`anomalib-lite annotate` in a process of its own, and its address."""
-    options = [f"crops={crops}", f"port={port}", "open_browser=false"]
-    command = [sys.executable, "-m", "anomalib_lite.cli", "annotate", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process, next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.:]+", line)))
-        finally:
-            process.kill()
-
-
 def test_twenty_crops_an_undo_and_a_mask_survive_a_killed_server(browser: Any, folder: Path):
-    with started(folder) as (_, url):
+    options = [f"crops={folder}", "open_browser=false"]
+    with started("annotate", *options, "port=0") as (_, url, _):
         desk = Desk(browser, url)
         keys = [*"on1o8", "Space", *"O9oo3no2o", "Space", *"4o7n"]
         desk.answer(*keys[:12])
@@ -66,7 +52,7 @@ def test_twenty_crops_an_undo_and_a_mask_survive_a_killed_server(browser: Any, f
     assert desk.name == asked
 
     # Started again, it has everything, and the page left open goes on by itself.
-    with started(folder, int(url.rpartition(":")[2])) as (process, _):
+    with started("annotate", *options, f"port={url.rpartition(':')[2]}") as (process, _, _):
         assert rows(folder) == before
         desk.answer("o")
         assert desk.page.is_hidden("#banner")
@@ -92,18 +78,13 @@ def test_a_key_pressed_before_the_next_crop_shows_does_not_answer_it(desk: Open,
     assert list(store.answers) == ["crop_000.png"]
 
 
-def test_the_next_crops_are_there_before_they_are_asked_for(desk: Open):
+def test_arrows_move_to_crops_that_are_already_there_and_undo_returns(desk: Open, store: Store):
     one = desk()
     one.page.wait_for_load_state("networkidle")
     one.requests.clear()
-    one.answer("o")
-    ids = [crop["id"] for crop in one.page.evaluate("fetch('/api/state').then(r => r.json())")["crops"]]
-    assert not [url for url in one.requests if ids[1] in url]
-
-
-def test_arrows_move_and_undo_returns(desk: Open, store: Store):
-    one = desk()
-    one.answer("ArrowRight", "ArrowRight", "ArrowLeft", "End")
+    one.answer("ArrowRight")
+    assert not [url for url in one.requests if nth(store, 1).id in url]
+    one.answer("ArrowRight", "ArrowLeft", "End")
     assert one.name == "crop_023.png"
     one.answer("Home", "3")
     assert one.text("#last .what") == "NOK · print missing"
@@ -141,10 +122,9 @@ def test_filters_and_orders_choose_what_is_shown(desk: Open):
     assert one.text("#suggestion") == "suggests NOK, 0.9"
     one.answer("8")
     assert one.name == "crop_007.png" and one.text("#suggestion") == "score 0.5"
-    one.answer("ArrowRight")
-    assert one.name == "crop_001.png"
-    one.answer("ArrowRight")
-    assert one.name == "crop_000.png"
+    for number in (1, 0):
+        one.answer("ArrowRight")
+        assert one.name == f"crop_00{number}.png"
     one.page.select_option("#order", "harmless")
     one.wait_for("#name", "crop_001.png")
     one.answer("o", "Space")

@@ -11,8 +11,8 @@ from matplotlib.text import Text
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from anomalib_lite.metrics import PixelMetrics
-from anomalib_lite.report import ink
 from anomalib_lite.report import figures as room
+from anomalib_lite.report import ink
 from anomalib_lite.report.figures import Block, Curve, draw_figures, draw_sheet, score_histogram, training_curves
 
 from .conftest import THRESHOLD, judged

@@ -16,7 +16,8 @@ from anomalib_lite.runs.folder import RunFolder
 
 from .conftest import change, written
 
-HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a' onmouseover='x", "</svg>{{ 7*7 }}", "$x_{$"]
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a' onmouseover='x"]
+HOSTILE += ["</svg>{{ 7*7 }}", "$x_{$"]
 
 
 def test_page_is_whole_and_fetches_nothing(run: RunFolder, outcomes: list[Outcome]) -> None:

@@ -2,14 +2,11 @@
 
 import base64
 import os
-import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from socket import create_connection
 from typing import Any
@@ -21,9 +18,9 @@ import pytest
 
 from anomalib_lite.engine.predict import TrainedRun, open_run
 from anomalib_lite.serve.server import Batches, Limits, build_app, guarded
-from tests.commands import one_thread
 from tests.corpus import READ, REFUSED, fill
-from tests.servers import TOKEN, Client, served
+from tests.made import write_pixels
+from tests.servers import TOKEN, Client, served, started
 
 HALF = "POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{}\r\ncontent-length: 5000\r\n\r\nhalf"  # of a request
 
@@ -33,16 +30,8 @@ def serve(trained: TrainedRun, limits: Limits, token: str = "") -> AbstractConte
     return served(lambda port: guarded(app, "127.0.0.1", port, token))
 
 
-@contextmanager
-def started(run: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen, Client, str]]:
-    """`anomalib-lite serve` in a process of its own, and the line that names its address."""
-    command = [sys.executable, "-m", "anomalib_lite.cli", "serve", f"run={run}", "port=0", *options]
-    with subprocess.Popen(command, env=one_thread(**environment), stderr=subprocess.PIPE, text=True) as process:
-        try:
-            line = next(line for line in process.stderr if "inspecting at" in line)
-            yield process, Client(int(re.search(r"http://[\d.]+:(\d+)", line)[1])), line
-        finally:
-            process.kill()
+def client_of(url: str) -> Client:
+    return Client(int(url.rpartition(":")[2]))
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -94,10 +83,7 @@ def test_what_cannot_be_answered_is_said_and_the_next_request_is_answered(client
         assert (reply.status, "detail" in reply.json) == (wanted, True), reply.body
     assert client.post("/predict?overlay=all", good).status == 422
     with create_connection(("127.0.0.1", client.port)) as gone:  # a client that stops in the middle
-        gone.sendall(
-            f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{client.port}\r\ncontent-length: 5000\r\n\r\n".encode()
-        )
-        gone.sendall(b"half")
+        gone.sendall(HALF.format(client.port).encode())
     assert client.post("/predict", good).status == 200
     wait_until(lambda: b'status="499"} 1.0' in client.get("/metrics").body)
     numbers = client.get("/metrics").body
@@ -125,7 +111,7 @@ def test_pages_of_other_sites_may_not_speak_to_it(client: Client):
 
 
 def test_another_host_wants_a_token(trained: TrainedRun, good: bytes):
-    with serve(trained, Limits(), TOKEN) as client:
+    with serve(trained, Limits(2**20, 10**6, 4), TOKEN) as client:
         for path in ("/predict", "/metrics", "/about", "/overlay/x"):
             assert client.ask("POST" if path == "/predict" else "GET", path, good).status == 401
         assert client.post("/predict", good, authorization="Bearer " + TOKEN[:-1]).status == 401
@@ -136,12 +122,13 @@ def test_another_host_wants_a_token(trained: TrainedRun, good: bytes):
 def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_it_is_told(
     smoke_run: Path, small_panels: Path, good: bytes, tmp_path: Path
 ):
-    left = np.zeros(cv2.imdecode(np.frombuffer(good, np.uint8), 1).shape[:2], np.uint8)
-    left[:, : left.shape[1] // 2] = 255
-    roi = str(tmp_path / "left.png")
-    cv2.imwrite(roi, left)
-    with started(smoke_run, "host=0.0.0.0", f"roi={roi}", ANOMALIB_LITE_TOKEN=TOKEN) as (_, client, line):
-        assert TOKEN not in line and client.post("/predict", good).status == 401
+    left = np.zeros((96, 96), np.uint8)
+    left[:, :48] = 255
+    roi = str(write_pixels(tmp_path / "left.png", left))
+    options = [f"run={smoke_run}", "port=0", "host=0.0.0.0", f"roi={roi}"]
+    with started("serve", *options, ANOMALIB_LITE_TOKEN=TOKEN) as (_, url, said):
+        client = client_of(url)
+        assert TOKEN not in said and client.post("/predict", good).status == 401
         reply = client.post("/predict", good, authorization=f"Bearer {TOKEN}")
         half = open_run(smoke_run).with_region(roi, None)
         known = half.answers([half.open(small_panels / "test/good/000.png")])[0].outcome.score
@@ -182,7 +169,8 @@ def test_what_waits_together_is_judged_together_and_an_error_is_the_requests_alo
 
 
 def test_sigterm_ends_it_after_what_it_has_accepted(smoke_run: Path, good: bytes):
-    with started(smoke_run) as (process, client, _), ThreadPoolExecutor(6) as pool:
+    with started("serve", f"run={smoke_run}", "port=0") as (process, url, _), ThreadPoolExecutor(6) as pool:
+        client = client_of(url)
         replies = [pool.submit(client.post, "/predict", good) for _ in range(6)]
         while client.get("/healthz").json["under_way"] < 2 and not replies[-1].done():
             pass
