@@ -7,14 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+@contextmanager
+def opened(browser: Any, address: str, width: int = 1280, height: int = 720) -> Iterator[Any]:
+    """A page; at the end none of its scripts has failed."""
+    page, errors = browser.new_page(viewport={"width": width, "height": height}), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    try:
+        page.goto(address)
+        yield page
+        assert errors == []
+    finally:
+        page.close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.chromium import opened
 from tests.commands import Command, only_run
 from tests.made import write_image
 from tests.servers import started
@@ -19,17 +20,12 @@ FOUND = "[...document.querySelectorAll('*')].filter(e => e.onerror || /^hacked/.
 
 
 @contextmanager
-def opened(browser: Any, address: str) -> Iterator[Any]:
-    """The page; at the end nothing of what was planted is an element of it, or has run."""
-    page, ran = browser.new_page(), []
-    page.expose_function("hacked", lambda: ran.append(address))
-    try:
-        page.goto(address)
+def unharmed(browser: Any, address: str) -> Iterator[Any]:
+    """The page; at the end nothing of what was planted is an element of it, or has run (`hacked` would be an error)."""
+    with opened(browser, address) as page:
         yield page
         page.wait_for_load_state("networkidle")
-        assert page.evaluate(FOUND) == 0 and not ran
-    finally:
-        page.close()
+        assert page.evaluate(FOUND) == 0
 
 
 @pytest.fixture
@@ -47,14 +43,14 @@ def test_markup_in_names_stays_text(run_verb: Command, browser: Any, photos: Pat
     done = run_verb("train", *words, "data.ok=ok", "data.nok=nok/*", "threads=1")
     assert done.status == 0, done.err
     run = only_run(tmp_path)
-    with opened(browser, (run / "report.html").as_uri()) as page:
+    with unharmed(browser, (run / "report.html").as_uri()) as page:
         text = page.evaluate("document.body.textContent")
         assert IMAGE in text and SCRIPT.split("/")[0] in text
     assert run_verb("compare", "runs=runs/default").status == 0
     (compared,) = tmp_path.rglob("compare.html")
-    with opened(browser, compared.as_uri()):
+    with unharmed(browser, compared.as_uri()):
         pass
-    with started("serve", f"run={run}", "port=0") as (_, address, _), opened(browser, address) as page:
+    with started("serve", f"run={run}", "port=0") as (_, address, _), unharmed(browser, address) as page:
         page.set_input_files("#files", photos / "nok" / IMAGE / f"{IMAGE}.png")
         page.locator("#strip button").wait_for()
         assert IMAGE in page.inner_text("#name")
@@ -62,7 +58,7 @@ def test_markup_in_names_stays_text(run_verb: Command, browser: Any, photos: Pat
 
 def test_markup_in_crops_and_defects_stays_text(browser: Any, photos: Path):
     options = [f"crops={photos}/ok", f"types={json.dumps([SCRIPT, IMAGE])}", "open_browser=false", "port=0"]
-    with started("annotate", *options) as (_, address, _), opened(browser, address) as page:
+    with started("annotate", *options) as (_, address, _), unharmed(browser, address) as page:
         page.wait_for_selector("#stage img.crop[alt^=Crop]", state="attached")
         assert IMAGE in page.inner_text("#name")
         text = page.evaluate("document.body.textContent")

@@ -156,8 +156,7 @@ def _keys_in_manifest(manifest: Path) -> list[str]:
     for line, row in read_table(manifest, ("crop",)):
         key = row["crop"].replace("\\", "/")
         if not is_inside(key):
-            raise UserError(
-                f"{manifest}, line {line}: {key!r} does not lie in the manifest's folder. Give a path below it."
-            )
+            where = f"{manifest}, line {line}"
+            raise UserError(f"{where}: {key!r} does not lie in the manifest's folder. Give a path below it.")
         keys.append(str(PurePosixPath(key)))
     return list(dict.fromkeys(keys))

@@ -68,20 +68,13 @@ def run_session(
 
 
 def listen(host: str, port: int, allow_remote: bool = False) -> socket.socket:
-    """Returns a bound, listening socket; port 0 takes any free port.
-
-    Raises UserError for a host that other machines can reach, unless `allow_remote`, and for a wildcard address.
-    """
+    """Binds a socket; refuses a host that other machines can reach, unless `allow_remote`, and a wildcard address."""
     if not is_loopback(host) and not allow_remote:
-        raise UserError(
-            f"host={host} lets other machines read the crops and change the labels: set host=127.0.0.1, or "
-            "allow_remote=true to permit that."
-        )
+        what = f"host={host} lets other machines read the crops and change the labels"
+        raise UserError(f"{what}: set host=127.0.0.1, or allow_remote=true to permit that.")
     if host in ("", "0.0.0.0", "::"):  # noqa: S104 - refused here
-        raise UserError(
-            "Name the address at which the page is to be opened, for example host=192.168.0.5: the server refuses "
-            "requests to any other address."
-        )
+        what = "Name the address at which the page is to be opened, for example host=192.168.0.5"
+        raise UserError(f"{what}: the server refuses requests to any other address.")
     return bind(host, port)
 
 
@@ -194,6 +187,5 @@ def _summary(store: Store) -> str:
     if not store.answers:
         return "No crops were labelled."
     labels = [store.answers.get(crop.key, UNLABELLED).label for crop in store.crops.values()]
-    numbers = {label: labels.count(label) for label in (OK, NOK)}
-    left = len(store.crops) - sum(numbers.values())
-    return f"{numbers[OK]} OK, {numbers[NOK]} NOK, {left} left; the answers are in {store.root / LABELS_NAME}"
+    ok, nok = labels.count(OK), labels.count(NOK)
+    return f"{ok} OK, {nok} NOK, {len(labels) - ok - nok} left; the answers are in {store.root / LABELS_NAME}"

@@ -51,9 +51,8 @@ UNLABELLED = Answer()
 
 def label_line(key: str, answer: Answer, mask: str | None) -> str:
     """Returns a crop's line of labels.csv; empty for a crop without a label. Only NOK crops get a mask."""
-    if answer.label not in (OK, NOK):
-        return ""
-    return csv_line(key, answer.label, answer.defect or "", (mask or "") if answer.label == NOK else "")
+    fields = (key, answer.label, answer.defect or "", (mask or "") if answer.label == NOK else "")
+    return csv_line(*fields) if answer.label in (OK, NOK) else ""
 
 
 class Store:
@@ -172,10 +171,8 @@ class Store:
             try:
                 self._apply(event)
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{journal.path}, line {line} is not an event of a labelling job ({error!r}): correct or delete "
-                    "the line."
-                ) from None
+                what = f"{journal.path}, line {line} is not an event of a labelling job ({error!r})"
+                raise UserError(f"{what}: correct or delete the line.") from None
         if labels.is_file() and _digest(labels.read_bytes()) not in {event["csv"] for event in journal.events}:
             self._import(labels)
         journal.events.clear()
@@ -270,10 +267,8 @@ class Journal:
                 event = json.loads(line) if line.endswith(b"\n") else None
             if not isinstance(event, dict):
                 if content[complete + len(line) :].strip(b"\0\r\n "):
-                    raise UserError(
-                        f"{self.path}, line {len(events) + 1} is damaged: {line[:80]!r}. Correct the line, or delete "
-                        "it (which loses that answer), and start again."
-                    )
+                    what = f"{self.path}, line {len(events) + 1} is damaged: {line[:80]!r}"
+                    raise UserError(f"{what}. Correct the line, or delete it (that answer is lost), and start again.")
                 break
             events.append(event)
             complete += len(line)

@@ -19,11 +19,8 @@ SHOWN = 120  # images on a page
 
 def verdict(outcome: Outcome) -> str:
     """Returns 'missed', 'false alarm', 'found' or 'passed'; 'rejected' or 'accepted' without a label."""
-    if outcome.sample.label is None:
-        return "rejected" if outcome.nok else "accepted"
-    if outcome.sample.label:
-        return "found" if outcome.nok else "missed"
-    return "false alarm" if outcome.nok else "passed"
+    words = {None: ("accepted", "rejected"), 0: ("passed", "false alarm"), 1: ("missed", "found")}
+    return words[outcome.sample.label][bool(outcome.nok)]
 
 
 def kind(sample: Sample) -> str:

@@ -83,16 +83,14 @@ def overlap_histogram(drawn: Sequence[Mapping[str, Any]], guard: Mapping[str, An
     """Draws a histogram of the edge overlap with the content images."""
     drawing, axis = ink.figure(8.6, 2.2)
     threshold = math.inf if guard is None else guard["threshold"]
-    overlaps = {flag: [row["edge_overlap"] for row in drawn if row["kept"] is flag] for flag in (True, False)}
-    low = min(threshold, 1.0, *overlaps[True], *overlaps[False])
+    low = min(threshold, 1.0, *(row["edge_overlap"] for row in drawn))
     bins = bin_edges(max(0.0, low - 0.02), 1.0, threshold)
-    colours = {True: (ink.OK_PALE, ink.OK, "kept"), False: (ink.NOK_PALE, ink.NOK, "dropped")}
-    for kept, (fill, edge, words) in colours.items():
-        if overlaps[kept]:
-            axis.hist(overlaps[kept], bins.tolist(), color=fill, edgecolor=edge, linewidth=0.5, label=words)
+    for kept, fill, edge, words in ((True, ink.OK_PALE, ink.OK, "kept"), (False, ink.NOK_PALE, ink.NOK, "dropped")):
+        if overlaps := [row["edge_overlap"] for row in drawn if row["kept"] is kept]:
+            axis.hist(overlaps, bins.tolist(), color=fill, edgecolor=edge, linewidth=0.5, label=words)
     if guard is not None:
         mark_threshold(axis, threshold, f"threshold {threshold:.3f}", 1.03)
-    if overlaps[False]:
+    if overlaps:  # some were dropped
         axis.legend(frameon=False, fontsize=8.5, labelcolor=ink.MUTED)
     axis.set(xlim=(bins[0], bins[-1]), xlabel="edge overlap with the content image", ylabel="images")
     ink.whole_numbers(axis.yaxis)

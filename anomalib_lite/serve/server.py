@@ -175,10 +175,11 @@ def run_server(trained: TrainedRun, host: str, port: int, limits: Limits) -> Non
 
 
 def _token() -> str:
-    token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    given = os.environ.get(TOKEN)
+    token = given or secrets.token_urlsafe(24)
     if len(token) < SHORTEST:
         raise UserError(f"{TOKEN} must have at least {SHORTEST} characters.")
-    if TOKEN not in os.environ:
+    if not given:
         log.info("%s is not set; the token for this start is %s", TOKEN, token)
     return token
 

@@ -3,6 +3,7 @@ import pytest
 
 from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report.page import defects_view
+from tests.chromium import opened
 from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
 from tests.defects.test_collect import LIMIT, case, outcome
 
@@ -32,14 +33,12 @@ def test_the_page_shows_each_defect_with_type_grade_and_outline(run, no_figures,
 
 def test_the_page_shows_the_defects_of_a_type(run, no_figures, collector, browser):
     types = [value for value in written(run, [], collector=collector).values("tr", "data-type") if value]
-    page, errors = browser.new_page(), []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto((run.path / "report.html").as_uri())
-    rows = page.locator(".defect-table tbody tr:visible")
-    page.click(f"#found-defects .chip[data-type='{types[0]}']")
-    assert rows.count() == types.count(types[0]) and page.locator(".shot:visible").count() == rows.count()
-    page.fill("#defect-words", "1.png")
-    assert page.inner_text("#defects-shown") == f"{rows.count()} of 2 defects" and errors == []
+    with opened(browser, (run.path / "report.html").as_uri()) as page:
+        rows = page.locator(".defect-table tbody tr:visible")
+        page.click(f"#found-defects .chip[data-type='{types[0]}']")
+        assert rows.count() == types.count(types[0]) and page.locator(".shot:visible").count() == rows.count()
+        page.fill("#defect-words", "1.png")
+        assert page.inner_text("#defects-shown") == f"{rows.count()} of 2 defects"
 
 
 def test_the_worst_defect_comes_first_and_close_ups_stay_inside(collector):

@@ -18,6 +18,7 @@ import pytest
 
 from anomalib_lite.engine.predict import TrainedRun, open_run
 from anomalib_lite.serve.server import Batches, Limits, build_app, guarded
+from tests.chromium import opened
 from tests.corpus import READ, REFUSED, fill
 from tests.made import write_pixels
 from tests.servers import TOKEN, Client, served, started
@@ -181,11 +182,9 @@ def test_sigterm_ends_it_after_what_it_has_accepted(smoke_run: Path, good: bytes
 
 
 def test_the_page_shows_the_overlay_and_the_defects(client: Client, browser: Any, small_panels: Path):
-    page = browser.new_page(viewport={"width": 1280, "height": 720})
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    try:
+    with opened(browser, "about:blank") as page:
+        wrong: list[str] = []
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
         page.goto(f"http://127.0.0.1:{client.port}/")
         page.set_input_files("#files", [small_panels / "test/good/000.png", small_panels / "test/stain/000.png"])
         page.locator("#strip button").nth(1).wait_for()
@@ -195,5 +194,3 @@ def test_the_page_shows_the_overlay_and_the_defects(client: Client, browser: Any
         page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
         page.wait_for_selector("#banner:not([hidden])")
         assert "a.png" in page.inner_text("#banner")
-    finally:
-        page.close()
