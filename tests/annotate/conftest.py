@@ -14,6 +14,7 @@ import pytest
 from anomalib_lite.annotate.crops import Crop, Score, find_crops
 from anomalib_lite.annotate.server import build_app
 from anomalib_lite.annotate.store import Store
+from tests.made import write_pixels
 from tests.servers import TOKEN, Client, served
 
 SIZE = (96, 64)  # of the crops, width and height
@@ -24,13 +25,10 @@ DEFECTS = (  # as `annotate --help` shows them
 Row = tuple[str, str, str]
 
 
-def write_crops(folder: Path, number: int) -> list[str]:
+def write_crops(folder: Path, number: int) -> None:
     """Crops of SIZE, each of its own grey, named crop_000.png and on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"crop_{i:03d}.png" for i in range(number)]
-    for i, name in enumerate(names):
-        cv2.imwrite(str(folder / name), np.full((SIZE[1], SIZE[0], 3), 40 + 4 * i, np.uint8))
-    return names
+    for i in range(number):
+        write_pixels(folder / f"crop_{i:03d}.png", np.full((SIZE[1], SIZE[0], 3), 40 + 4 * i, np.uint8))
 
 
 def nth(store: Store, number: int) -> Crop:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate.crops import Score
+from tests.made import write_pixels
 
 from .conftest import Desk, mask_of, rows
 
@@ -15,16 +16,14 @@ Open = Callable[..., Desk]
 
 
 def pixels(one: Desk, selector: str) -> np.ndarray:
-    png = np.frombuffer(one.page.locator(selector).screenshot(), np.uint8)
-    image = cv2.imdecode(png, cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(one.page.locator(selector).screenshot(), np.uint8), cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
     return image[height // 3 : -(height // 3), width // 3 : -(width // 3)]
 
 
 def test_the_difference_and_the_blink_compare_with_the_template(desk: Open, tmp_path: Path):
-    template = tmp_path / "template.png"
-    cv2.imwrite(str(template), np.full((40, 60, 3), 40, np.uint8))  # as crop_000, of another size
-    one = desk(template=template)
+    grey = np.full((40, 60, 3), 40, np.uint8)  # as crop_000, of another size
+    one = desk(template=write_pixels(tmp_path / "template.png", grey))
     one.page.mouse.move(0, 0)
     assert pixels(one, "#difference-pane").max() == 0
     one.answer("o", "o", "o", "o")

@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from anomalib_lite.annotate.server import MAX_BODY, listen, run_session
 from anomalib_lite.annotate.store import Journal
 from anomalib_lite.errors import UserError
 from anomalib_lite.web import Guard, allowed_hosts
+from tests.made import write_pixels
 from tests.servers import TOKEN, Client
 
 from .conftest import drawn_mask
@@ -39,8 +39,7 @@ def test_the_page_and_the_modules_it_imports_are_served_with_the_token_and_nothi
 
 
 def test_the_state_tells_all_that_the_page_needs(serve: Callable[..., Client], tmp_path: Path):
-    template = tmp_path / "template.tif"
-    cv2.imwrite(str(template), np.zeros((4, 4, 3), np.uint8))
+    template = write_pixels(tmp_path / "template.tif", np.zeros((4, 4, 3), np.uint8))
     client = serve(template=template, scores={"crop_001.png": Score(0.5, True)})
     state = client.get("/api/state").json
     assert state["folder"] == "crops" and "scratch" in state["defects"] and state["template"]

@@ -98,7 +98,7 @@ def test_overlay_leaves_a_good_part_calm(outcomes) -> None:
     assert beyond[..., 0].mean() > near[..., 0].mean() + 20
 
 
-def test_overlay_outlines_the_region_and_keeps_its_inputs(outcomes) -> None:
+def test_overlay_outlines_the_region_keeps_its_inputs_and_resizes_the_map() -> None:
     image, values = np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), np.float32)
     values[20:40, 20:40] = 2.0
     kept = image.copy(), values.copy()
@@ -109,14 +109,10 @@ def test_overlay_outlines_the_region_and_keeps_its_inputs(outcomes) -> None:
     edge[22:38, 22:38] = False
     assert changed[20, 20:40].all() and not (changed & ~edge).any()
     assert (image == kept[0]).all() and (values == kept[1]).all()
-
-
-def test_overlay_resizes_the_map_to_the_image() -> None:
-    image = np.zeros((60, 90, 3), np.uint8)
     values = np.zeros((20, 30), np.float32)
     values[:, 15:] = 4.0
-    made = room.overlay(image, values, 1.0, outline=False)
-    assert made.shape == image.shape and made.dtype == np.uint8
+    made = room.overlay(np.zeros((60, 90, 3), np.uint8), values, 1.0, outline=False)
+    assert made.shape == (60, 90, 3) and made.dtype == np.uint8
     assert not made[:, :38].any() and made[:, 52:].any(-1).all()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from anomalib_lite.engine.predict import TrainedRun, open_run
-from anomalib_lite.serve.server import Batches, Limits, build_app, guarded
+from anomalib_lite.serve.server import Batches, Limits, _token, build_app, guarded
 from tests.chromium import opened
 from tests.corpus import READ, REFUSED, fill
 from tests.made import write_pixels
@@ -29,10 +29,6 @@ HALF = "POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{}\r\ncontent-length: 5000\r\n
 def serve(trained: TrainedRun, limits: Limits, token: str = "") -> AbstractContextManager[Client]:
     app = build_app(trained, limits)
     return served(lambda port: guarded(app, "127.0.0.1", port, token))
-
-
-def client_of(url: str) -> Client:
-    return Client(int(url.rpartition(":")[2]))
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -120,20 +116,37 @@ def test_another_host_wants_a_token(trained: TrainedRun, good: bytes):
         assert client.get("/healthz").status == 200
 
 
-def test_a_server_for_others_wants_the_variables_token_and_inspects_the_region_it_is_told(
+def test_a_token_that_is_made_is_told_even_if_the_variable_is_there_but_empty(monkeypatch, caplog):
+    monkeypatch.setenv("ANOMALIB_LITE_TOKEN", "")
+    with caplog.at_level("INFO"):
+        assert _token() in caplog.text
+
+
+def test_a_server_for_others_wants_the_variables_token_inspects_its_region_and_ends_after_what_it_has_accepted(
     smoke_run: Path, small_panels: Path, good: bytes, tmp_path: Path
 ):
     left = np.zeros((96, 96), np.uint8)
     left[:, :48] = 255
     roi = str(write_pixels(tmp_path / "left.png", left))
     options = [f"run={smoke_run}", "port=0", "host=0.0.0.0", f"roi={roi}"]
-    with started("serve", *options, ANOMALIB_LITE_TOKEN=TOKEN) as (_, url, said):
-        client = client_of(url)
+    with (
+        started("serve", *options, ANOMALIB_LITE_TOKEN=TOKEN) as (process, url, said),
+        ThreadPoolExecutor(6) as pool,
+    ):
+        client = Client(int(url.rpartition(":")[2]))
         assert TOKEN not in said and client.post("/predict", good).status == 401
-        reply = client.post("/predict", good, authorization=f"Bearer {TOKEN}")
+        client.token = TOKEN
+        reply = client.post("/predict", good)
         half = open_run(smoke_run).with_region(roi, None)
         known = half.answers([half.open(small_panels / "test/good/000.png")])[0].outcome.score
         assert reply.status == 200 and reply.json["score"] == pytest.approx(known, rel=1e-6)
+        replies = [pool.submit(client.post, "/predict", good) for _ in range(6)]
+        while client.get("/healthz").json["under_way"] < 2 and not replies[-1].done():
+            pass
+        process.terminate()
+        done = [reply for reply in replies if reply.exception() is None]
+        assert done and {reply.result().status for reply in done} == {200}
+        assert process.wait(60) == 0 and "stopped" in process.stderr.read()
 
 
 def test_it_takes_the_files_that_predict_takes(trained: TrainedRun, tmp_path: Path):
@@ -167,18 +180,6 @@ def test_what_waits_together_is_judged_together_and_an_error_is_the_requests_alo
     with pytest.raises(ValueError, match="bad"):
         batches.submit("bad").result(10)
     assert batches.submit(5).result(10) == 10
-
-
-def test_sigterm_ends_it_after_what_it_has_accepted(smoke_run: Path, good: bytes):
-    with started("serve", f"run={smoke_run}", "port=0") as (process, url, _), ThreadPoolExecutor(6) as pool:
-        client = client_of(url)
-        replies = [pool.submit(client.post, "/predict", good) for _ in range(6)]
-        while client.get("/healthz").json["under_way"] < 2 and not replies[-1].done():
-            pass
-        process.terminate()
-        done = [reply for reply in replies if reply.exception() is None]
-        assert done and {reply.result().status for reply in done} == {200}
-        assert process.wait(60) == 0 and "stopped" in process.stderr.read()
 
 
 def test_the_page_shows_the_overlay_and_the_defects(client: Client, browser: Any, small_panels: Path):
