@@ -4,8 +4,8 @@ import pytest
 from anomalib_lite.defects import DefectCollector
 from anomalib_lite.report.page import defects_view
 from tests.chromium import opened
-from tests.defects.conftest import SHAPE, good, inspector, photograph  # noqa: F401  (fixtures)
-from tests.defects.test_collect import LIMIT, case, outcome
+from tests.defects.conftest import SHAPE, flawed, good, inspector, photograph, seen  # noqa: F401  (fixtures)
+from tests.defects.test_collect import LIMIT, outcome
 
 from .conftest import written
 
@@ -15,8 +15,8 @@ def collector(inspector) -> DefectCollector:  # noqa: F811
     collector = DefectCollector(inspector, LIMIT)
     collector.add(outcome("good/0.png", photograph(70), np.zeros(SHAPE, np.float32)))
     for number, top in enumerate((14, 40)):
-        picture, values, mask = case(71 + number, top)
-        collector.add(outcome(f"a <b>/{number}.png", picture, values, "stain", mask))
+        picture, mask = flawed(71 + number, np.s_[top : top + 10, 59:69], (90, 160, 205))
+        collector.add(outcome(f"a <b>/{number}.png", picture, seen(mask), "stain", mask))
     return collector
 
 
