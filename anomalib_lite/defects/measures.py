@@ -144,8 +144,11 @@ def measure(mask: np.ndarray, scene: Scene, all_masks: np.ndarray, map_ratio: fl
     }  # fmt: skip
     if scene.mm_per_px is not None:
         horizontal, vertical = scene.mm_per_px
-        mean = (horizontal * vertical) ** 0.5
-        values |= {"area_mm2": area * horizontal * vertical, "length_mm": length * mean, "width_mm": width * mean}
+        side = min(scene.mm_per_px)
+        size = round(mask.shape[1] * horizontal / side), round(mask.shape[0] * vertical / side)
+        square = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)  # of square pixels
+        length, width, _ = length_width_and_pieces(square > 0)
+        values |= {"area_mm2": area * horizontal * vertical, "length_mm": length * side, "width_mm": width * side}
     if scene.palette is not None:
         values["off_colour"] = float(scene.palette.distance(scene.lab[mask]).mean())
     if scene.reference is not None:

@@ -86,12 +86,13 @@ def test_a_users_area_type_and_scale_which_follows_the_photograph_on_disk(good, 
     config["types"] |= {"corner_dirt": {"areas": {"corner": 9.0}}}
     inspector = prepare_inspector(config, good[:4], MapLevels(0, 0.02), perfect())
     assert not caplog.text
-    picture, mask = flawed(58, np.s_[5:15, 110:120], (150, 150, 150))
+    picture, mask = flawed(58, np.s_[10:14, 104:124], (150, 150, 150))
     large = cv2.resize(picture, None, fx=4, fy=2)  # 512 x 192 px: pixels of 0.4 x 0.2 mm when inspected
     (defect,) = inspect(inspector, large, mask)
     assert defect.kind == "corner_dirt" and defect.areas["corner"] == 1
     assert defect.measures["area_mm2"] == pytest.approx(defect.measures["area_px"] * 0.4 * 0.2)
-    assert defect.measures["length_mm"] == pytest.approx(defect.measures["length_px"] * (0.4 * 0.2) ** 0.5)
+    assert defect.measures["length_mm"] == pytest.approx(defect.measures["length_px"] * 0.4, rel=0.1)
+    assert defect.measures["width_mm"] == pytest.approx(defect.measures["width_px"] * 0.2, rel=0.1)
 
 
 def test_a_template_of_another_product_is_said(good, caplog):
