@@ -83,6 +83,8 @@ mvtec_ad_2 = partial(
 def _read(reader: Reader, root: str | Path, category: Categories = None, **drawing: Any) -> Splits:
     base = require_folder(root, "The data set")
     names = [category] if category is None or isinstance(category, (str, int)) else list(category)
+    if len({str(name) for name in names}) < len(names):
+        raise UserError(f"data.category={names} names a category twice: its images would count twice.")
     pools: dict[Part, list[Sample]] = {"train": [], "held_out": [], "test": []}
     for name in (None if n is None else str(n) for n in names):
         for part, sample in reader(base, name):

@@ -21,7 +21,7 @@ from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics
+from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics, pixel_f1
 from anomalib_lite.report.cases import thin_out
 from anomalib_lite.runs.folder import release_memory
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
@@ -160,7 +160,8 @@ def evaluate(
         outcomes = thin_out(outcomes + new, threshold)
         del batch, prediction, new, outcome  # frees 300 MB of a large image before the next one is judged
         begin = time.perf_counter()
-    metrics = _summary(total, outcomes, threshold)
+    f1 = pixel_f1((part.pixels, threshold.of(name).pixel) for name, part in by_category.items())
+    metrics = _summary(total, outcomes, threshold) | {"pixel_f1": f1}
     metrics["per_defect"] = {name: row for part in by_category.values() for name, row in _by_defect(part, outcomes)}
     metrics |= _of_categories({n: part for n, part in by_category.items() if n is not None}, outcomes, threshold)
     if collector is not None:
@@ -294,7 +295,6 @@ def _summary(measured: Measured, outcomes: Sequence[Outcome], threshold: Thresho
     return {
         **whole.values,
         **maps.values,
-        "pixel_f1": measured.pixels.f1(threshold.pixel),
         **alarms.values,
         "missing": whole.missing | maps.missing | alarms.missing,
         "counts": whole.counts | maps.counts,

@@ -153,14 +153,6 @@ class PixelMetrics:
             total.merge(self.groups[name])
         return total
 
-    def f1(self, threshold: float) -> float | None:
-        """Computes the F1 of pixels above a fixed threshold (segF1 of MVTec AD 2); None without defect pixels."""
-        total = self.total()
-        first = 0 if threshold < 0 else int(to_bins(np.array([threshold], np.float32))[0]) + 1
-        flagged, detected = total.from_bin(first)[[OK, DEFECT]].sum(1).tolist()
-        defective = int(total.pixels[DEFECT].sum())
-        return 2 * detected / (detected + flagged + defective) if defective else None
-
     def compute_by_defect(self) -> dict[str, MetricResult]:
         """Computes, for each defect type, the metrics of its images together with all good images."""
         return {name: self.compute((GOOD, name)) for name in sorted(self.groups) if name != GOOD}
@@ -204,6 +196,17 @@ def aupro(ok: np.ndarray, overlap: np.ndarray, limit: float) -> float:
         cut = pro[inside - 1] + step * (pro[inside] - pro[inside - 1])
         rate, pro = np.append(rate[:inside], limit), np.append(pro[:inside], cut)
     return float(np.trapezoid(pro, rate) / limit)
+
+
+def pixel_f1(parts: Iterable[tuple[PixelMetrics, float]]) -> float | None:
+    """Computes the F1 of pixels above the threshold of their part (segF1 of MVTec AD 2); None without defect pixels."""
+    flagged = detected = defective = 0
+    for metrics, threshold in parts:
+        total = metrics.total()
+        first = 0 if threshold < 0 else int(to_bins(np.array([threshold], np.float32))[0]) + 1
+        ok, defect = total.from_bin(first)[[OK, DEFECT]].sum(1).tolist()
+        flagged, detected, defective = flagged + ok, detected + defect, defective + int(total.pixels[DEFECT].sum())
+    return 2 * detected / (detected + flagged + defective) if defective else None
 
 
 def to_bins(values: np.ndarray) -> np.ndarray:

@@ -165,6 +165,8 @@ def test_several_categories_keep_their_defects_apart_and_may_be_numbers(root: Pa
         mvtec_ad(root, ["cap", "bottle"])
     with pytest.raises(UserError, match="no category in this data set's layout"):
         mvtec_ad(root / "cap", "cap")
+    with pytest.raises(UserError, match="names a category twice"):
+        mvtec_ad(root, [7, "7"])
 
 
 def test_an_empty_folder_is_named(root: Path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from anomalib_lite.errors import UserError
-from anomalib_lite.metrics import PixelMetrics
+from anomalib_lite.metrics import PixelMetrics, pixel_f1
 from anomalib_lite.metrics.pixel import PIXEL_METRICS, SPRO_LIMIT
 from tests.metrics.oracles import anomaly_maps, blobs, exact_auspro, exact_pixel_metrics
 
@@ -63,8 +63,9 @@ def test_f1_at_a_fixed_threshold_counts_the_pixels_above_it():
     for limit, error in ((threshold, 1e-3), (-1.0, 1e-9)):
         flagged = maps > limit
         known = 2 * (flagged & masks).sum() / (flagged.sum() + masks.sum())
-        assert metrics.f1(limit) == pytest.approx(known, abs=error)
-    assert PixelMetrics().f1(0.5) is None
+        assert pixel_f1([(metrics, limit)]) == pytest.approx(known, abs=error)
+        assert pixel_f1([(metrics, limit), (filled(maps * 9, masks), limit * 9)]) == pytest.approx(known, abs=error)
+    assert pixel_f1([(PixelMetrics(), 0.5)]) is None
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.05, 0.3, 1.0])
