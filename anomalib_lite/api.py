@@ -20,16 +20,8 @@ from anomalib_lite.runs.overrides import overrides as as_overrides
 def train(*overrides: str, trust: tuple[str, ...] = (), **settings: Any) -> TrainedRun:
     """Trains like `anomalib-lite train`: `train("data=folder", "data.ok=photos/ok", detector="padim", image_size=128)`.
 
-    Args:
-        overrides: As on the command line.
-        trust: See `load`.
-        settings: Overrides as keywords, for names without a dot.
-
-    Returns:
-        The finished run, e.g. with `run.metrics` and `run.path`; repeating the call returns it at once.
-
-    Raises:
-        UserError: The command line would reject the overrides, too.
+    Names without a dot may be keywords. Returns the finished run, e.g. with `run.metrics` and `run.path`; repeating the
+    call returns it at once. Raises UserError for what the command line would reject, too. trust: see `load`.
     """
     return load(call("train", verb.train, [*overrides, *as_overrides(settings)]).path, trust)
 
@@ -41,12 +33,7 @@ def command(verb: str, *overrides: str, **settings: Any) -> Any:
 
 
 def load(path: str | Path, trust: tuple[str, ...] = ()) -> TrainedRun:
-    """Loads a finished run from its folder.
-
-    Args:
-        path: The run folder, as printed by the training.
-        trust: Names of your own packages whose code the run's configuration may use.
-    """
+    """Loads a finished run from its folder. trust: your own packages whose code its configuration may use."""
     return open_run(path, trust)
 
 
@@ -55,13 +42,8 @@ def predict(
 ) -> list[Outcome]:
     """Predicts images like `anomalib-lite predict`, in memory: score, verdict, defects, picture and anomaly map.
 
-    Args:
-        run: The result of `train` or `load`, or a run folder.
-        images: A file, a folder or a glob pattern, or several.
-        template: The golden image, for detectors that compare with it; None: the run's template.
-
-    Raises:
-        UserError: `run` is not a run, or an image cannot be read.
+    images: files, folders or glob patterns. template: for detectors that compare with one; None: the run's own. Raises
+    UserError if `run` is not a run, or an image cannot be read.
     """
     trained = run if isinstance(run, TrainedRun) else load(run)
     trained = trained if template is None else replace(trained, template=template)

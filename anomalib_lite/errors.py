@@ -12,6 +12,12 @@ class UserError(Exception):
     status = 2
 
 
+class Skipped(UserError):
+    """Raised after all usable files were processed; the message lists the others."""
+
+    status = 3
+
+
 def root_user_error(error: BaseException | None) -> UserError | None:
     """Returns the UserError that caused an error, which Hydra's `instantiate` wraps, or None.
 

@@ -99,11 +99,23 @@ def _kept_state() -> Iterator[None]:
         os.environ.update(environment)
 
 
+def ran(*arguments: str) -> Outcome:
+    """A command, in this process, that does what it is asked for."""
+    done = in_process(*arguments)
+    assert done.status == 0, done.err
+    return done
+
+
+def refused(*arguments: str) -> str:
+    """What a command, in this process, says in words when it refuses."""
+    done = in_process(*arguments)
+    assert done.status == 2 and "Traceback" not in done.err, done.err
+    return done.err
+
+
 def trained(*overrides: str) -> Path:
     """The folder of the run that `anomalib-lite train` makes with these overrides, in this process."""
-    done = in_process("train", *overrides)
-    assert done.status == 0, done.err
-    return Path(done.out.splitlines()[-1]).absolute()
+    return Path(ran("train", *overrides).out.splitlines()[-1]).absolute()
 
 
 def read_json(path: Path) -> Any:

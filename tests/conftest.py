@@ -113,12 +113,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def run_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a verb inside this process, which spares the seconds that the imports take: run_verb("train", "seed=1").
-
-    The working directory is `tmp_path`.
-    """
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run_verb(here: Path) -> Command:
+    """Runs a verb inside this process, which spares the seconds that the imports take: run_verb("train", "seed=1")."""
     return in_process
 
 

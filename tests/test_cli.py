@@ -9,49 +9,44 @@ import pytest
 import yaml
 
 from anomalib_lite import __version__, cli
-from tests.commands import REPOSITORY, Command, command_line
+from tests.commands import REPOSITORY, command_line, in_process, ran, refused
 
 WRONG_SIZES = ("0", "-64", "100.5", "[128]", "abc", "[64,64,3]")
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_explains_itself_and_shows_its_configuration(run_verb: Command, verb: str):
-    done = run_verb(verb, "--help")
-    assert done.status == 0
+def test_every_verb_explains_itself_and_shows_its_configuration(here, verb):
+    done = ran(verb, "--help")
     assert done.out.splitlines()[0].endswith((".", ",", "?"))
     assert f"\n  anomalib-lite {verb}" in done.out, "an example"
     shown = done.out.split("== Configuration: override with key=value ==\n")[1].splitlines()
     own = [line for line in shown if re.match(r"[a-z_]+: ", line) and not re.match(r"(data: null|sets)", line)]
     assert own and all("  # " in line for line in own), "each of the verb's own values with its meaning"
     assert "schema" not in done.out and "\nhydra:" not in done.out
-    configuration = run_verb(verb, "--cfg", "job")
-    assert configuration.status == 0 and yaml.safe_load(configuration.out).keys() - {"hydra"}
+    assert yaml.safe_load(ran(verb, "--cfg", "job").out).keys() - {"hydra"}
 
 
-def test_the_configuration_shown_is_the_one_with_presets_and_overrides(run_verb: Command):
-    shown = yaml.safe_load(run_verb("train", "preset=smoke", "seed=7", "--cfg", "job", "--resolve").out)
+def test_the_configuration_shown_is_the_one_with_presets_and_overrides(here):
+    shown = yaml.safe_load(ran("train", "preset=smoke", "seed=7", "--cfg", "job", "--resolve").out)
     assert (shown["seed"], shown["image_size"], shown["detector"]["drawn"]) == (7, 96, [16, 32])
     assert shown["data"]["root"] == "artifacts"
-    own = yaml.safe_load(run_verb("train", "preset=smoke", "image_size=64", "tracking=none", "--cfg", "job").out)
+    own = yaml.safe_load(ran("train", "preset=smoke", "image_size=64", "tracking=none", "--cfg", "job").out)
     assert (own["image_size"], own["tracking"]) == (64, {"kind": "none"}), "the command line has the last word"
 
 
-def test_help_shows_the_options_of_ones_own_files(run_verb: Command, tmp_path: Path):
-    (tmp_path / "my conf/detector").mkdir(parents=True)
-    (tmp_path / "my conf/detector/mine.yaml").write_text("# Mine.\ndefaults: [padim, _self_]\nstride: 4\n")
-    shown = run_verb("train", "--config-dir", "my conf", "detector=mine", "--help").out
+def test_help_shows_the_options_of_ones_own_files(here):
+    (here / "my conf/detector").mkdir(parents=True)
+    (here / "my conf/detector/mine.yaml").write_text("# Mine.\ndefaults: [padim, _self_]\nstride: 4\n")
+    shown = ran("train", "--config-dir", "my conf", "detector=mine", "--help").out
     assert re.search(r"^  stride: 4 +# px between", shown, re.M)
 
 
-def test_the_overview_names_every_verb(run_verb: Command):
+def test_the_overview_names_every_verb_and_the_version_is_told(here):
     for arguments, status in (([], 2), (["--help"], 0), (["-h"], 0), (["help"], 0)):
-        done = run_verb(*arguments)
+        done = in_process(*arguments)
         assert done.status == status
         assert all(f"  {verb} " in done.out for verb in cli.VERBS)
-
-
-def test_the_version(run_verb: Command):
-    assert run_verb("--version").out.strip() == __version__
+    assert ran("--version").out.strip() == __version__
 
 
 REFUSED = {  # what is typed -> what is said
@@ -98,53 +93,51 @@ REFUSED = {  # what is typed -> what is said
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_what_is_wrong_is_refused_in_words_before_anything_is_written(run_verb: Command, tmp_path: Path, line: str):
-    done = run_verb(*line.split())
+def test_what_is_wrong_is_refused_in_words_before_anything_is_written(here, line):
+    done = in_process(*line.split())
     assert done.status in (1, 2) and REFUSED[line] in done.err and "Traceback" not in done.err
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", ["~other/photos", "photos/(1).png"])
-def test_a_value_that_hydra_cannot_read_is_shown_in_quotes(run_verb: Command, value: str):
-    done = run_verb("predict", "run=x", f"images={value}")
-    assert done.status == 2 and f"twice: \"images='{value}'\"" in done.err and "Traceback" not in done.err
-    quoted = run_verb("predict", "run=x", f"images='{value}'", "--cfg", "job")
-    assert quoted.status == 0 and yaml.safe_load(quoted.out)["images"] == value
+def test_a_value_that_hydra_cannot_read_is_shown_in_quotes(here, value):
+    assert f"twice: \"images='{value}'\"" in refused("predict", "run=x", f"images={value}")
+    quoted = ran("predict", "run=x", f"images='{value}'", "--cfg", "job")
+    assert yaml.safe_load(quoted.out)["images"] == value
 
 
 @pytest.mark.parametrize(("group", "choice"), [("backbone", "resnet"), ("detector", "nope"), ("trainer", "tpu")])
-def test_an_unknown_choice_lists_the_choices(run_verb: Command, group: str, choice: str):
-    done = run_verb("train", f"{group}={choice}")
-    assert done.status == 2 and f"Available options in '{group}'" in done.err
-    assert all(f"\t{file.stem}\n" in done.err for file in (REPOSITORY / "conf" / group).glob("*.yaml"))
+def test_an_unknown_choice_lists_the_choices(here, group, choice):
+    said = refused("train", f"{group}={choice}")
+    assert f"Available options in '{group}'" in said
+    assert all(f"\t{file.stem}\n" in said for file in (REPOSITORY / "conf" / group).glob("*.yaml"))
 
 
-def test_the_flag_for_a_sweep_may_stand_anywhere(run_verb: Command):
+def test_the_flag_for_a_sweep_may_stand_anywhere(here):
     for place in range(3):
         arguments = ["data=mvtec_ad", "data.root=/nowhere"]
         arguments.insert(place, "-m")
-        done = run_verb("train", *arguments)
+        done = in_process("train", *arguments)
         assert done.status == 1 and "1 of 1 jobs of the sweep failed" in done.err
 
 
 @pytest.fixture
-def restarts(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def restarts(monkeypatch):
     """Command lines that the process would replace itself by."""
     seen: list[list[str]] = []
-    for name in (cli.MALLOC_SWITCH, *cli.MALLOC):
-        monkeypatch.delenv(name, raising=False)
 
     def execute(path: str, arguments: list[str]) -> None:
         assert path == sys.executable
         seen.append([*arguments, *sorted(k for k in cli.MALLOC if k in os.environ)])
 
+    kept = {key: value for key, value in os.environ.items() if key not in (cli.MALLOC_SWITCH, *cli.MALLOC)}
     monkeypatch.setattr(os, "execv", execute)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "environ", kept)
     return seen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings are set on Linux alone")
-def test_the_process_starts_anew_once_with_glibcs_settings(restarts: list, monkeypatch: pytest.MonkeyPatch):
+def test_the_process_starts_anew_once_with_glibcs_settings(restarts, monkeypatch):
     given = ["-X", "dev", "-m", "anomalib_lite.cli", "train", "seed=1"]
     monkeypatch.setattr(sys, "orig_argv", ["python", *given])
     cli._keep_memory()
@@ -153,16 +146,16 @@ def test_the_process_starts_anew_once_with_glibcs_settings(restarts: list, monke
 
 
 @pytest.mark.parametrize("variable", [cli.MALLOC_SWITCH, *cli.MALLOC])
-def test_who_sets_malloc_himself_is_left_alone(restarts: list, variable: str):
+def test_who_sets_malloc_himself_is_left_alone(restarts, variable):
     os.environ[variable] = "0"
     cli._keep_memory()
     assert restarts == []
 
 
-def test_from_a_folder_with_files_named_like_modules(tmp_path: Path):
+def test_from_a_folder_with_files_named_like_modules(tmp_path):
     """The installed command must not import what lies in the folder where it is called, not after a restart either."""
-    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
-    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong module')")
+    for name in ("random", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     script = Path(sys.executable).parent / "anomalib-lite"
     if not script.is_file():
         pytest.skip("anomalib-lite is not installed")

@@ -3,11 +3,10 @@
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.commands import REPOSITORY, Command
+from tests.commands import REPOSITORY
 from tests.made import write_image
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
@@ -18,7 +17,7 @@ QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none", "defects": "
 
 
 @pytest.fixture
-def own_folder(tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(tmp_path, tiny_set, monkeypatch):
     """A user's folder, with photographs in `photos/` and `named/`; Python finds it as with PYTHONPATH=."""
     (tmp_path / "photos").symlink_to(tiny_set)
     for number in range(10):
@@ -31,7 +30,7 @@ def own_folder(tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_a_guide_works_as_it_is_written(guide: Path, own_folder: Path, run_verb: Command) -> None:
+def test_a_guide_works_as_it_is_written(guide, own_folder, run_verb):
     files, commands = 0, []
     for language, text in BLOCK.findall(guide.read_text()):
         if named := NAMED.match(text):
@@ -53,6 +52,6 @@ def test_a_guide_works_as_it_is_written(guide: Path, own_folder: Path, run_verb:
         assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
 
 
-def test_a_detector_from_outside_is_one_short_file() -> None:
+def test_a_detector_from_outside_is_one_short_file():
     (text,) = (t for _, t in BLOCK.findall((REPOSITORY / "docs/guides/add-a-detector.md").read_text()) if "class " in t)
     assert len(text.splitlines()) <= 40

@@ -69,7 +69,7 @@ def here(path: object) -> bool:
 
 
 @pytest.fixture(scope="module")
-def start() -> Callable[..., BaseProcess]:
+def start():
     """Starts a command in a process that has all libraries already: start(folder, command, limit=0)."""
     context = mp.get_context("forkserver")
     jobs = ("train", "generate", "segment", "predict", "sweep")
@@ -86,7 +86,7 @@ def start() -> Callable[..., BaseProcess]:
 
 
 @pytest.fixture
-def commands(tiny: list[str], tiny_set: Path, products: Path, tmp_path: Path) -> dict[str, list[str]]:  # noqa: F811
+def commands(tiny, tiny_set, products, tmp_path):  # noqa: F811
     sheets = write_sheets(tmp_path / "sheets", 3, SheetConfig(width=320, height=240))
     entries = {
         "method": "bayes", "metric": {"name": "figure", "goal": "minimize"}, "command": COMMAND, "name": "kills",
@@ -148,9 +148,7 @@ def killed(start: Callable, folder: Path, command: list[str], changes: int, seco
 
 
 @pytest.mark.parametrize("verb", ["train", "generate", "segment", "predict", "sweep"])
-def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(
-    verb: str, start: Callable, commands: dict[str, list[str]], tmp_path: Path
-):
+def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(verb, start, commands, tmp_path):
     draw, command = random.Random(verb), commands[verb]
     if verb == "predict":
         (tmp_path / "model").mkdir()

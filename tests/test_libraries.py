@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -28,13 +27,13 @@ assert isinstance(compiled, known) and not isinstance(torch.nn.Identity(), known
 """
 
 
-def test_what_nobody_asked_for_is_not_loaded_and_whole_when_it_is(tmp_path: Path):
+def test_what_nobody_asked_for_is_not_loaded_and_whole_when_it_is(tmp_path):
     done = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, env=one_thread(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("first", ["matplotlib", "matplotlib.font_manager", "scipy.stats", "pandas", "torch._dynamo"])
-def test_whatever_was_imported_before(first: str):
+def test_whatever_was_imported_before(first):
     lines = (
         f"import {first}, anomalib_lite.libraries, torchmetrics, matplotlib.axes, matplotlib.pyplot as plt; plt.Figure"
     )

@@ -18,7 +18,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=settings, capture_output=True, text=True)
 
 
-def test_help_waits_for_no_heavy_library(tmp_path: Path):
+def test_help_waits_for_no_heavy_library(tmp_path):
     """Nor does a wrong option, which Hydra refuses before the verb begins."""
     code = (
         "import contextlib, sys; from anomalib_lite import cli\n"
@@ -32,9 +32,7 @@ def test_help_waits_for_no_heavy_library(tmp_path: Path):
     assert done.stderr.split() == list(cli.VERBS)
 
 
-def test_a_training_names_its_data_and_its_folder_before_it_loads_the_networks_libraries(
-    tiny: list[str], tmp_path: Path
-):
+def test_a_training_names_its_data_and_its_folder_before_it_loads_the_networks_libraries(tiny, tmp_path):
     """Here they cannot be loaded at all."""
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); sys.argv = ['', 'train', *{tiny!r}]\n"

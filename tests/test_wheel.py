@@ -15,7 +15,7 @@ pytest.importorskip("hatchling", reason="building the wheel needs hatchling")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
@@ -29,7 +29,7 @@ def files(folder: Path) -> set[str]:
     return {p.as_posix() for p in found if not any(part.startswith((".", "__pycache__")) for part in p.parts)}
 
 
-def test_it_holds_all_that_the_checkout_holds(wheel: Path):
+def test_it_holds_all_that_the_checkout_holds(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {f"anomalib_lite/{name}" for name in files(REPOSITORY / "anomalib_lite")}
     conf = {f"anomalib_lite/conf/{name}" for name in files(REPOSITORY / "conf")}
@@ -39,7 +39,7 @@ def test_it_holds_all_that_the_checkout_holds(wheel: Path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"anomalib_lite"}, "nothing else is installed"
 
 
-def test_installed_elsewhere_it_runs_from_an_empty_folder(wheel: Path, tmp_path: Path):
+def test_installed_elsewhere_it_runs_from_an_empty_folder(wheel, tmp_path):
     """Its own modules and its own configuration, not the checkout's; and nothing is left behind."""
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()

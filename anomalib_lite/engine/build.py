@@ -66,43 +66,25 @@ def threshold_rule(settings: Mapping[str, Any]) -> tuple[float, float | None, fl
 
 @dataclass(frozen=True)
 class Plan(Judge):
-    """A training as objects and plain values, built from its configuration.
+    """A training as objects and plain values, built from its configuration."""
 
-    Attributes:
-        settings: The resolved configuration as dictionaries and lists; artifacts are named by a hash of it.
-        model: Makes the untrained model, given the source of its backbone's weights (None: the configured one) and
-            a function that restyles training images (None: no restyling).
-        trainer: Makes Lightning's Trainer with the configured arguments.
-        order: The generator, its seed and the number of images to generate.
-        generates: Whether the detector trains on generated images.
-        restyles: Whether the generator changes the style of training images.
-        teaching: How the backbone is fine-tuned; None: it keeps its pretrained weights.
-        rule: See `threshold_rule`.
-        keep: Which epoch is kept, `last` or `best`.
-        validate: Whether half of the held-out images validate the run with synthetic defects.
-        force: Whether existing results are computed again.
-        start_from: The model file of a finished run, loaded instead of training.
-        missed: NOK photographs that the threshold must flag.
-        reviewer: Leaves out OK images that look NOK; None: all images are used.
-    """
-
-    settings: Mapping[str, Any]
-    model: Callable[..., Model]
+    settings: Mapping[str, Any]  # the resolved configuration; artifacts are named by a hash of it
+    model: Callable[..., Model]  # `build_model` of the configuration
     trainer: MakeTrainer
     devices: Devices
     order: Order
-    generates: bool
-    restyles: bool
-    teaching: Teaching | None
+    generates: bool  # whether the detector trains on generated images
+    restyles: bool  # whether the generator changes the style of training images
+    teaching: Teaching | None  # None: the backbone keeps its pretrained weights
     tracking: WandB
     artifacts: Path
-    rule: tuple[float, float | None, float]
-    keep: str
-    validate: bool
-    force: bool
-    start_from: Path | None
-    missed: tuple[Path, ...]
-    reviewer: Reviewer | None
+    rule: tuple[float, float | None, float]  # see `threshold_rule`
+    keep: str  # epoch that is kept: last or best
+    validate: bool  # whether half of the held-out images validate the run with synthetic defects
+    force: bool  # whether existing results are computed again
+    start_from: Path | None  # model file of a finished run, loaded instead of training
+    missed: tuple[Path, ...]  # NOK photographs that the threshold must flag
+    reviewer: Reviewer | None  # leaves out OK images that look NOK
 
 
 def build_plan(cfg: DictConfig) -> Plan:
@@ -146,7 +128,10 @@ def build_data(cfg: DictConfig | Mapping[str, Any]) -> Splits:
 def build_model(
     cfg: DictConfig, weights: str | Path | None = None, restyler: Callable[..., Any] | None = None
 ) -> Model:
-    """Builds the untrained model of a configuration; see `Plan.model`."""
+    """Builds the untrained model of a configuration.
+
+    weights: source of the backbone's weights; None: the configured one. restyler: changes the style of training images.
+    """
     overrides = {} if weights is None else {"weights": str(weights)}
     method = instantiate(cfg.detector, backbone=instantiate(cfg.backbone, _partial_=True, **overrides))
     augment = instantiate(cfg.augment, restyler=restyler)
@@ -163,9 +148,8 @@ def _reviewer(cfg: DictConfig, devices: Devices) -> Reviewer:
     """Builds a Reviewer with PaDiM, whatever the detector: it fits each fold within seconds, without training."""
 
     def make() -> Model:
-        return Model(
-            PaDiM(instantiate(cfg.backbone, _partial_=True)), TestTimeAugmentation(), GaussianBlur(), MaxScore()
-        )
+        method = PaDiM(instantiate(cfg.backbone, _partial_=True))
+        return Model(method, TestTimeAugmentation(), GaussianBlur(), MaxScore())
 
     return Reviewer(make, devices.first, cfg.batch_size, cfg.seed, share=cfg.contamination)
 
@@ -194,8 +178,17 @@ def _check_choices(
         raise UserError(f"{name} compares each image with a template, but mode=no_template is set. Add mode=template.")
     if finetuning is not None and getattr(method, "backbone", method) is None:
         raise UserError(f"teacher=... fine-tunes a backbone, but {name} as configured has none. Use teacher=frozen.")
-    if restyles:
-        _check_restyle(generator, size)
+    if restyles and not hasattr(generator, "restyle"):
+        raise UserError(
+            "augment.restyle changes training images with a trained HistAuGAN. Add generator=histaugan; to restyle "
+            "without training on generated images, also set mode.generated=0."
+        )
+    if restyles and image_size(generator.size) != size:
+        needed = size[0] if size[0] == size[1] else list(size)
+        raise UserError(
+            f"augment.restyle needs a HistAuGAN of the training's image size: set generator.size={needed} (and "
+            f"generator.crop to a smaller multiple of 4), or image_size={generator.size}."
+        )
     if method.epochs:
         return
     if model.augment is not None:
@@ -212,18 +205,4 @@ def _check_choices(
         raise UserError(
             f"mode=template has no effect: {name} neither compares images with a template nor trains on it. Use "
             "mode=no_template, detector=fusion_template or template, or teacher=finetuned_classifier."
-        )
-
-
-def _check_restyle(generator: Any, size: tuple[int, int]) -> None:
-    if not hasattr(generator, "restyle"):
-        raise UserError(
-            "augment.restyle changes training images with a trained HistAuGAN. Add generator=histaugan; to restyle "
-            "without training on generated images, also set mode.generated=0."
-        )
-    if image_size(generator.size) != size:
-        needed = size[0] if size[0] == size[1] else list(size)
-        raise UserError(
-            f"augment.restyle needs a HistAuGAN of the training's image size: set generator.size={needed} (and "
-            f"generator.crop to a smaller multiple of 4), or image_size={generator.size}."
         )

@@ -38,22 +38,14 @@ INSPECTOR = "inspector"  # subfolder of a run's folder
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of a model on labelled images.
+    """Results of a model on labelled images."""
 
-    Attributes:
-        metrics: The content of metrics.json.
-        outcomes: One per image, in the samples' order; those that the report may show keep image, map and mask.
-        pixel_points: Points of the pixel-level curves; None without masks.
-        seconds: Time of the model, without metrics and defects.
-        collector: The defects found; None without an inspector.
-    """
-
-    metrics: dict[str, Any]
-    outcomes: list[Outcome]
-    pixel_points: Mapping[str, Any] | None
-    seconds: float
+    metrics: dict[str, Any]  # content of metrics.json
+    outcomes: list[Outcome]  # in the samples' order; those that the report may show keep image, map and mask
+    pixel_points: Mapping[str, Any] | None  # of the pixel-level curves; None without masks
+    seconds: float  # time of the model, without metrics and defects
     threshold: Threshold
-    collector: DefectCollector | None
+    collector: DefectCollector | None  # the defects found; None without an inspector
 
 
 def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterator[tuple[Batch, Prediction]]:
@@ -72,14 +64,10 @@ def run_over(model: Model, batches: DataLoader[Batch], describe: str) -> Iterato
 def find_threshold(
     model: Model, images: ImageSet, batch_size: int, rate: float, percentile: float | None = None, factor: float = 1.0
 ) -> tuple[Threshold, LevelsOfMaps]:
-    """Sets image and pixel thresholds from held-out OK images, for all images and for each category.
+    """Sets thresholds from held-out OK images, for all and for each category; also returns the levels of their maps.
 
-    Args:
-        rate: Share of OK images that may be flagged (false-alarm rate).
-        percentile, factor: The pixel threshold is this percentile of OK pixels times the factor; None: it keeps `rate`.
-
-    Returns:
-        The threshold, and the levels of the OK images' maps.
+    rate: share of OK images that may be flagged. percentile, factor: the pixel threshold is this percentile of their
+    pixels times the factor; None: it keeps `rate`, too.
     """
     scores, maxima, pixels, categories, levels = [], [], [], [], LevelsOfMaps()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "threshold"):
@@ -203,7 +191,7 @@ def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, An
     values = {name: results[name] for name in FIGURES}
     defined = [value for value in values.values() if value is not None]
     mean = sum(defined) / len(FIGURES) if len(defined) == len(FIGURES) else None
-    return {**values, "mean": mean, "ok_images": len(images), "drawn": DRAWN}
+    return values | {"mean": mean, "ok_images": len(images), "drawn": DRAWN}
 
 
 def make_inspector(

@@ -42,27 +42,16 @@ CALIBRATION = 64  # training images that int8 measures activation ranges on
 
 @dataclass(frozen=True)
 class Difference:
-    """How an exported file's results differ from the run's.
+    """How an exported file's results differ from the run's; differences are shares of the range of all values."""
 
-    Attributes:
-        images: Number of images compared.
-        map_difference: Largest difference of maps of the same resized pixels, as a share of the range of all maps.
-        full_size_difference: The same for full-size images, which the graph resizes: grey levels may differ by 1.
-        score_difference: Largest difference of scores of full-size images, as a share of the range of all scores.
-        changed_verdicts: Number of images whose verdict changed.
-        near_threshold: How many of these have a score within ROUNDING of the threshold.
-        aurocs: Name -> (the run's, the file's); empty without labelled NOK images.
-        milliseconds: Median time per image of (run, file), with batch size 1 and without decoding.
-    """
-
-    images: int
-    map_difference: float
-    full_size_difference: float
-    score_difference: float
+    images: int  # how many were compared
+    map_difference: float  # largest, of maps of the same resized pixels
+    full_size_difference: float  # the same of full-size images, which the graph resizes: grey levels may differ by 1
+    score_difference: float  # largest, of full-size images
     changed_verdicts: int
-    near_threshold: int
-    aurocs: Mapping[str, tuple[float, float]]
-    milliseconds: tuple[float, float]
+    near_threshold: int  # how many of these have a score within ROUNDING of the threshold
+    aurocs: Mapping[str, tuple[float, float]]  # name -> (the run's, the file's); empty without labelled NOK images
+    milliseconds: tuple[float, float]  # median per image of (run, file), with batch size 1 and without decoding
 
     def within(self, tolerance: float, fall: float) -> bool:
         """Whether maps and scores differ by at most `tolerance`, and no AUROC falls by more; False for NaN."""
@@ -91,17 +80,11 @@ def export_run(
 ) -> tuple[Path, Difference]:
     """Writes the exported file and examples of its use, and compares its results with the run's.
 
-    Args:
-        trained: The run.
-        folder: Output folder.
-        file_format: One of FORMATS.
-        precision: fp32, fp16 or int8.
-        batch: Batch size; None: any, for OpenVINO 1.
-        limit: Largest number of held-out OK and test images for the comparison.
-        tolerance: Largest allowed difference of maps and scores, see `Difference`; None: TOLERANCE of the precision.
+    batch: the file's batch size; None: any, for OpenVINO 1. limit: largest number of held-out OK and test images that
+    are compared. tolerance: largest allowed difference of maps and scores; None: TOLERANCE of the precision.
 
-    Raises:
-        UserError: The difference is larger, or in fp32 a verdict changes away from the threshold; the file is removed.
+    Raises UserError, and removes the file, if the difference is larger, or in fp32 a verdict changes away from the
+    threshold.
     """
     if isinstance(trained.model, Exported):
         raise UserError(f"{trained.model.file} is already an exported file: set run= to the run it was made from.")
@@ -116,7 +99,7 @@ def export_run(
     splits = trained.apply_mode(splits)
     source = trained if precision != "int8" else _quantised(trained, splits)
     graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
-    about = describe(source, graph, file_format, precision, batch)
+    about = describe(source, graph, format=file_format, precision=precision, batch=batch)
     folder.mkdir(parents=True, exist_ok=True)
     remove_export(folder)
     with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as unchecked:
@@ -150,12 +133,9 @@ def remove_export(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def describe(
-    trained: TrainedRun, graph: Deployed, file_format: str, precision: str, batch: int | None
-) -> dict[str, Any]:
-    """Returns the metadata of the file."""
+def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, Any]:
+    """Returns the metadata of the file. choices: format, precision and batch size."""
     settings, threshold = trained.run.config, trained.threshold
-    types = list((settings.get("defects") or {}).get("types") or [])
     alignment = None if graph.alignment is None else asdict(graph.alignment)
     return {
         "version": __version__,
@@ -163,11 +143,9 @@ def describe(
         "run": trained.run.path.name,
         "detector": type(trained.model.method).__name__,
         "backbone": settings["backbone"].get("name"),
-        "types": types,
-        "format": file_format,
-        "precision": precision,
+        "types": list((settings.get("defects") or {}).get("types") or []),
+        **choices,
         "size": list(graph.size),
-        "batch": batch,
         "template": {"compares": graph.compares, "alignment": alignment},
         "region": None if trained.model.region is None else encode_region(trained.model.region),
         "promise": threshold.in_words(),

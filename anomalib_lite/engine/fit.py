@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +119,7 @@ def train_model(
 
     Generated images and the template only take part in the training; statistics use real images. The trained weights
     are an artifact, so runs that differ only in later steps (`Method.after_training`, scoring, tta) train once. A run
-    that starts from another one loads that model and calibrates it on all images, which gives the same result as
-    fitting to all of them at once.
+    that starts from another one loads that model and calibrates it on all images, as if fitted to all at once.
     """
     device, method = plan.devices.first, model.method
     in_order = OnDevice(loader(model.method_inputs(train.part(slice(inputs.real))), plan.batch_size), device)
@@ -132,31 +130,24 @@ def train_model(
             model.to(device).prepare(in_order)
         if method.steps:
             method.epochs = -(-method.steps // len(loader(model.method_inputs(train), plan.batch_size, plan.seed)))
-        if method.epochs:
-            _load_trained(plan, run, model, train, val, inputs, tracker)
+    if method.epochs and not plan.start_from:
+        trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
+        logger = None if plan.devices.shared else tracker.logger  # a tracker belongs to the process that opened it
+        with run.stage("train"):
+            trained_now = artifact(
+                trained, lambda folder: _train(plan, run, model, train, val, logger, folder), replace=plan.force
+            )
+            if not trained_now:
+                log.info("using the weights of an earlier training: %s", trained)
+                with atomic_path(run.path / HISTORY) as temporary:
+                    shutil.copyfile(trained / HISTORY, temporary)
+        method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
+        run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
+        if not trained_now or plan.devices.shared:
+            tracker.log_history(run.path / HISTORY)
     with run.stage("calibrate"):
         model.to(device).calibrate(in_order, plan.batch_size)  # Lightning has moved it to the CPU
     run.status |= method.notes
-
-
-def _load_trained(
-    plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, inputs: Inputs, tracker: Tracker
-) -> None:
-    """Loads the trained weights from their artifact, after training them if it does not exist."""
-    trained = plan.artifacts / f"trained-{_training_key(plan, model, inputs)}"
-    logger = None if plan.devices.shared else tracker.logger  # a tracker belongs to the process that opened it
-    with run.stage("train"):
-        trained_now = artifact(
-            trained, lambda folder: _train(plan, run, model, train, val, logger, folder), replace=plan.force
-        )
-        if not trained_now:
-            log.info("using the weights of an earlier training: %s", trained)
-            with atomic_path(run.path / HISTORY) as temporary:
-                shutil.copyfile(trained / HISTORY, temporary)
-    model.method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
-    run.status["train_seconds"] = json.loads((trained / SECONDS).read_text())
-    if not trained_now or plan.devices.shared:
-        tracker.log_history(run.path / HISTORY)
 
 
 def save_model(run: RunFolder, model: Model, threshold: Threshold) -> None:
@@ -229,32 +220,19 @@ def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Training data of a detector.
+    """Training data of a detector."""
 
-    Attributes:
-        splits: The data, with training images in the order real, generated, template, and weights by origin.
-        real: Number of real training images.
-        teacher: File of the fine-tuned backbone's weights; None: the configured source.
-        template: The golden image; None without one, or where each image has a template of its own.
-        generated: Report folder of the generated images.
-        restyler: See `Augment`.
-        key: JSON-ready values that, together with the configuration, identify the training.
-    """
-
-    splits: Splits
-    real: int
-    teacher: Path | None
-    template: Path | None
-    generated: Path | None
-    restyler: Callable[..., Any] | None
-    key: tuple[str, list[Any]]
+    splits: Splits  # training images are in the order real, generated, template, with weights by origin
+    real: int  # number of real training images
+    teacher: Path | None  # file of the fine-tuned backbone's weights; None: the configured source
+    template: Path | None  # the golden image; None without one, or where each image has a template of its own
+    generated: Path | None  # report folder of the generated images
+    restyler: Callable[..., Any] | None  # see `Augment`
+    key: tuple[str, list[Any]]  # identifies the training, together with the configuration; JSON-ready
 
 
 def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | None = None) -> Inputs:
-    """Collects the training data, training the generator and the teacher where their artifacts do not exist.
-
-    data_hash: the splits' fingerprint.
-    """
+    """Collects the training data, training the generator and the teacher where their artifacts do not exist."""
     splits, template, golden = _apply_mode(plan, splits)
     arguments = (plan.order, splits.train, template, data_hash, plan.artifacts, tracker)
     drawn, report, restyler, restyler_key = list[Sample](), None, None, list[str]()
@@ -267,18 +245,14 @@ def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | N
             plan.order.generator.load(folder)
             restyler, restyler_key = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]
     train = weighted([*splits.train, *drawn, *golden], plan.mode)
-    real = Counter(s.origin for s in train)["real"]
-    teacher = None
-    if plan.teaching:
-        ok = [s for s in train if not s.origin.endswith("generated")]
-        generated = [s for s in train if s.origin.endswith("generated")]
-        teacher = finetuned_weights(plan.teaching, ok, data_hash, plan.artifacts, splits.test, splits.val, generated)
+    real = sum(s.origin == "real" for s in train)
+    splits = dataclasses.replace(splits, train=train)
+    teacher = finetuned_weights(plan.teaching, splits, data_hash, plan.artifacts) if plan.teaching else None
     key = [
         sorted((s.origin, s.weight, s.image.parent.name, s.image.name) for s in train[real:]),
         teacher.parent.name if teacher else None,
         *restyler_key,
     ]
-    splits = dataclasses.replace(splits, train=train)
     return Inputs(splits, real, teacher, template, report, restyler, (data_hash, key))
 
 
@@ -290,9 +264,8 @@ def _apply_mode(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[S
     refuse_held_back(templates, splits)
     template = None
     if len(templates) == 1:
-        template = matched_template(
-            templates[0], [s.image for s in splits.train], plan.artifacts, plan.mode.colours or "none"
-        )
+        ok, colours = [s.image for s in splits.train], plan.mode.colours or "none"
+        template = matched_template(templates[0], ok, plan.artifacts, colours)
         splits, templates = splits.with_template(template), [template]
     # with a template for each image, only those of training images
     trainable = {s.template for s in splits.train} - {s.image for s in splits.train}

@@ -30,21 +30,13 @@ KEPT_DROPS = 24  # dropped images that are saved for inspection
 
 @dataclass(frozen=True)
 class Order:
-    """A generator, and which images to draw from it.
+    """A generator, and which images to draw from it."""
 
-    Attributes:
-        generator: Trained or loaded in place.
-        settings: The configuration of the generator, JSON-ready; its artifacts are named by a hash of it.
-        seed: Seed of the training and of the images.
-        count: Number of images; None: as many as there are OK training images.
-        quantile: Quantile of the structure guard; None: no guard.
-    """
-
-    generator: Generator
-    settings: Mapping[str, Any]
-    seed: int = 0
-    count: int | None = None
-    quantile: float | None = 0.01
+    generator: Generator  # trained or loaded in place
+    settings: Mapping[str, Any]  # its configuration, JSON-ready; its artifacts are named by a hash of it
+    seed: int  # of the training and of the images
+    count: int | None  # number of images; None: as many as there are OK training images
+    quantile: float | None  # of the structure guard; None: no guard
 
     @property
     def name(self) -> str:
@@ -85,19 +77,10 @@ def train_generator(
     tracker: Tracker | None = None,
     retrain: bool = False,
 ) -> tuple[Path, bool]:
-    """Trains the generator, unless it was trained before with this data, template, settings and seed.
+    """Trains the generator, unless it was trained before with this data, template, settings and seed, or to `retrain`.
 
-    Args:
-        order: The generator and its settings.
-        ok: The OK training images, without held-out and test images.
-        template: The golden image in the OK images' colours, or None.
-        data_hash: Fingerprint of the data that the images come from.
-        artifacts: Folder of results that several runs share.
-        tracker: Logs the losses.
-        retrain: Trains even if the artifact exists.
-
-    Returns:
-        The folder of the trained generator, and whether it was trained just now.
+    ok: the training images. template: the golden image in their colours, or None. data_hash: of the data that they come
+    from. Returns the folder of the trained generator, and whether it was trained just now.
     """
     if not ok:
         raise UserError("A generator needs OK training images, but there are none. Check data.ok or data.root.")
@@ -127,10 +110,7 @@ def generated_set(
     tracker: Tracker | None = None,
     retrain: bool = False,
 ) -> GeneratedSet:
-    """Draws and measures images of the trained generator, unless the artifact exists.
-
-    The arguments are those of `train_generator`. The tracker also logs the quality and the contact sheet.
-    """
+    """Draws and measures images of the trained generator, unless the artifact exists; see `train_generator`."""
     trained, fitted = train_generator(order, ok, template, data_hash, artifacts, tracker, retrain)
     count = len(ok) if order.count is None else order.count
     key = artifact_key(VERSION, trained.name, order.settings, count, order.quantile)
@@ -184,24 +164,20 @@ def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Pa
 def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Writes the kept images and the first dropped ones; yields a row of images.csv for each drawn image."""
     kept = dropped = 0
-    bar = tqdm(total=count, desc="generate", unit="image", leave=False)
     (folder / REPORT / "dropped").mkdir(parents=True, exist_ok=True)
-    for one in drawing:
-        if one.kept:
-            file = f"{kept:04d}.png"
-            kept += 1
-            bar.update()
-        else:
-            file = f"{REPORT}/dropped/{dropped:04d}.png" if dropped < KEPT_DROPS else ""
-            dropped += 1
-        if file:
-            write_image(folder / file, one.made.image)
-        bar.set_postfix(dropped=dropped)
-        yield {
-            "file": file, "content": one.made.content, "content_name": ok[one.made.content].name,
-            "origin": one.made.origin, "edge_overlap": one.overlap, "ssim": one.ssim, "kept": one.kept,
-        }  # fmt: skip
-    bar.close()
+    with tqdm(total=count, desc="generate", unit="image", leave=False) as bar:
+        for one in drawing:
+            file = f"{kept:04d}.png" if one.kept else f"{REPORT}/dropped/{dropped:04d}.png"
+            file = file if one.kept or dropped < KEPT_DROPS else ""
+            kept, dropped = kept + one.kept, dropped + (not one.kept)
+            if file:
+                write_image(folder / file, one.made.image)
+            bar.update(one.kept)
+            bar.set_postfix(dropped=dropped)
+            yield {
+                "file": file, "content": one.made.content, "content_name": ok[one.made.content].name,
+                "origin": one.made.origin, "edge_overlap": one.overlap, "ssim": one.ssim, "kept": one.kept,
+            }  # fmt: skip
 
 
 def _samples(folder: Path, ok: Sequence[Sample]) -> Iterator[Sample]:

@@ -46,14 +46,8 @@ def stamp_of(path: Path) -> Stamp:
 class Journal:
     """Answers of one output folder in the order of arrival; memory only holds the images' names.
 
-    An image that has changed is judged again, and its last answer counts.
-
-    Args:
-        output: The folder; it is created if needed.
-        call_key: What the answers depend on. Results in the folder that were made with another key are removed.
-
-    Raises:
-        UserError: The folder cannot be written to, or another process is writing to it.
+    An image that has changed is judged again, and its last answer counts. Results in the folder that depend on another
+    `call_key` are removed. Raises UserError if the folder cannot be written to, or another process is writing to it.
     """
 
     def __init__(self, output: Path, call_key: Mapping[str, Any]) -> None:
@@ -70,9 +64,8 @@ class Journal:
             self._stream = self._open.enter_context(self.path.open("r+b"))
         except OSError as error:
             self._open.close()
-            raise disk_full(error, self.path) or UserError(
-                f"{output} cannot be written to: {error.strerror}."
-            ) from error
+            full = disk_full(error, self.path)
+            raise full or UserError(f"{output} cannot be written to: {error.strerror}.") from error
         self._load()
 
     def has(self, image: Path) -> bool:
@@ -81,12 +74,9 @@ class Journal:
         return entry is not None and entry[0] == stamp_of(image)
 
     def add(self, answer: Mapping[str, Any], stamp: Stamp, name: str) -> None:
-        """Appends an answer. Raises UserError if the disk is full.
+        """Appends an answer of `TrainedRun.record`, or an unreadable `image` and why it is `refused`.
 
-        Args:
-            answer: As of `TrainedRun.record`; for an unreadable image `image` and the reason as `refused`.
-            stamp: Of the image file when it was read.
-            name: Of the image's output pictures.
+        stamp: of the image file when it was read. name: of its output pictures. Raises UserError if the disk is full.
         """
         line = json.dumps({**answer, "stamp": stamp, "name": name}).encode() + b"\n"
         offset = self._stream.seek(0, 2)

@@ -54,17 +54,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Judged:
-    """The model's answer to one picture.
+    """The model's answer to one picture."""
 
-    Attributes:
-        outcome: Score, verdict, picture and map; `inspect` adds the defects.
-        inspected: The picture and map in which defects are searched: with letterbox padding where the model has it.
-        inside: Rows and columns of `inspected` without padding.
-    """
-
-    outcome: Outcome
-    inspected: tuple[np.ndarray, np.ndarray]
-    inside: tuple[slice, slice]
+    outcome: Outcome  # score, verdict, picture and map; `TrainedRun.inspect` adds the defects
+    inspected: tuple[np.ndarray, np.ndarray]  # picture and map to search for defects, with padding of a letterbox
+    inside: tuple[slice, slice]  # rows and columns of `inspected` without padding
 
 
 @dataclass(frozen=True)
@@ -112,8 +106,7 @@ class TrainedRun:
         return self.template or (saved if saved.is_file() else None)
 
     @property
-    def at_once(self) -> int:
-        """Returns the batch size."""
+    def at_once(self) -> int:  # the batch size
         return at_once(self.model.at_once(self.judge.batch_size), self.judge.size)
 
     @cached_property
@@ -176,14 +169,13 @@ class TrainedRun:
         anomaly_maps, scores = self.model.predict_batch(batch)
         maps, judged = anomaly_maps.float().cpu().numpy()[:, 0], []
         for k, picture in enumerate(pictures):
-            score, whole = float(scores[k]), maps[k].copy()
+            score, whole, searched = float(scores[k]), maps[k].copy(), picture.pixels
             inside = (slice(0, whole.shape[0]), slice(0, whole.shape[1]))
-            searched = (picture.pixels, whole)
             if batch.inside is not None:
-                inside, searched = content(batch.inside[k]), (picture.resized, whole)
+                inside, searched = content(batch.inside[k]), picture.resized
             cut = np.ascontiguousarray(whole[inside])
             outcome = Outcome(picture.sample, score, self.threshold.nok(score), image=picture.pixels, map=cut)
-            judged.append(Judged(outcome, searched, inside))
+            judged.append(Judged(outcome, (searched, whole), inside))
         return judged
 
     def inspect(self, judged: Judged) -> Judged:
@@ -220,29 +212,27 @@ class TrainedRun:
 
     def _in_image(self, box: tuple[int, int, int, int], judged: Judged) -> list[int]:
         assert self.inspector is not None and judged.outcome.image is not None
-        sides = []
-        for axis, (start, length) in enumerate(((box[1], box[3]), (box[0], box[2]))):
+        corners = []
+        for axis, start, length in ((1, box[0], box[2]), (0, box[1], box[3])):
             inside, size = judged.inside[axis], judged.outcome.image.shape[axis]
             scale = judged.inspected[1].shape[axis] / self.inspector.reference.shape[axis]
-            ends = [
-                (edge * scale - inside.start) * size / (inside.stop - inside.start) for edge in (start, start + length)
-            ]
-            first, last = (min(max(round(end), 0), size) for end in ends)
-            sides.append((first, last - first))
-        return [sides[1][0], sides[0][0], sides[1][1], sides[0][1]]
+            ends = [(edge * scale - inside.start) * size for edge in (start, start + length)]
+            corners.append([min(max(round(end / (inside.stop - inside.start)), 0), size) for end in ends])
+        (left, right), (top, bottom) = corners
+        return [left, top, right - left, bottom - top]
 
 
 def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
     """Opens a finished run, with its model on its device, or a file that `export` wrote.
 
-    trusted: packages besides this one whose code the run's configuration may name; see also `Exported`.
-
-    Raises:
-        UserError: There is no finished training, one of its files is damaged or of an older version, or its
-            configuration names code that is not trusted.
+    trusted: packages besides this one whose code the run's configuration may name; see also `Exported`. Raises
+    UserError if there is no finished training, or one that is damaged, of an older version or not trusted.
     """
     if file := exported_file(path):
-        return _open_exported(Exported(file, trusted=trusted))
+        exported = Exported(file, trusted=trusted)
+        settings = {**exported.about["settings"], "image_size": exported.size, "scoring": exported.about["settings"]}
+        run, threshold = RunFolder(file.parent), Threshold.from_dict(exported.about["threshold"])
+        return TrainedRun(run, read_judge(settings), cast(Model, exported), threshold, open_inspector(run.path))
     run = open_finished(path)
     check_targets(run.config, trusted)
     try:
@@ -261,14 +251,6 @@ def open_run(path: str | Path, trusted: Sequence[str] = ()) -> TrainedRun:
         torch.set_num_threads(judge.threads)
     model.load_state_dict(tensors)
     return TrainedRun(run, judge, model.to(device).eval(), threshold, open_inspector(run.path))
-
-
-def _open_exported(exported: Exported) -> TrainedRun:
-    about = exported.about
-    judge = read_judge({**about["settings"], "image_size": about["size"], "scoring": about["settings"]})
-    threshold = Threshold.from_dict(about["threshold"])
-    run = RunFolder(exported.file.parent)
-    return TrainedRun(run, judge, cast(Model, exported), threshold, open_inspector(run.path))
 
 
 def _device(trainer: MakeTrainer) -> torch.device:
@@ -294,10 +276,10 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A
 def evaluate_run(trained: TrainedRun, test: Sequence[Sample], output: RunFolder, page: bool = True) -> Evaluation:
     """Measures a run on labelled images and writes the results to `output`, with report and figures if `page`."""
     judge = trained.judge
+    settings = (judge.batch_size, judge.aupro_limit, trained.inspector)
     with output.stage("decode"):
         images = judge.images(test, "test")
     with output.stage("evaluate"):
-        settings = (judge.batch_size, judge.aupro_limit, trained.inspector)
         result = evaluate(trained.model, images, trained.threshold, *settings)
     with output.stage("report"):
         write_results(output, trained.model, result, Tracker(), page)

@@ -27,15 +27,10 @@ def write_results(
     """
     write_json(run.path / "metrics.json", result.metrics)
     run.write_predictions(
-        {
-            "image": str(outcome.sample.image),
-            "label": outcome.sample.label,
-            "defect": outcome.sample.defect,
-            "score": outcome.score,
-            "nok": outcome.nok,
-            "category": outcome.sample.category,
-        }
+        {"image": str(s.image), "label": s.label, "defect": s.defect, "category": s.category}
+        | {"score": outcome.score, "nok": outcome.nok}
         for outcome in result.outcomes
+        for s in [outcome.sample]
     )
     if result.collector is not None:
         result.collector.write(run.path)
@@ -82,11 +77,8 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         if any(reason in other for other in reasons if other != reason):
             continue  # the longer reason contains this one
         log.info("%s%s", "" if absent == ["images"] else f"{', '.join(absent)} not available: ", reason)
-    notes = {name: row.get("note") for name, row in metrics.get("categories", {}).items()}
-    lines += [f"{name}: {note}" for name, note in notes.items() if note]
-    if metrics["threshold"]["note"]:
-        lines.append(metrics["threshold"]["note"])
-    return "\n".join(lines)
+    lines += [f"{name}: {row['note']}" for name, row in metrics.get("categories", {}).items() if row.get("note")]
+    return "\n".join([*lines, *filter(None, [metrics["threshold"]["note"]])])
 
 
 def _findings(run: RunFolder, model: Model, result: Evaluation, train: ImageSet | None) -> Findings:

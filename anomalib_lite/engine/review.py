@@ -25,13 +25,11 @@ FOLDS = 5
 class Reviewer:
     """Cross-fitting: each fold is scored by a model fitted to the other folds, so no image makes itself look normal.
 
-    Attributes:
-        make: Makes an untrained model whose method needs no gradient training.
-        share: Share of images with the largest scores, left out when the models are fitted a second time, so that NOK
-            images among them do not count as normal; 0: the models are fitted once.
+    share: images with the largest scores, left out when the models are fitted a second time, so that NOK images among
+    them do not count as normal; 0: the models are fitted once.
     """
 
-    make: Callable[[], Model]
+    make: Callable[[], Model]  # makes an untrained model whose method needs no gradient training
     device: torch.device
     batch_size: int
     seed: int = 0

@@ -51,10 +51,12 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
     The same call resumes where a killed one stopped. Results of a different call are removed first, so that results of
     two calls never mix.
 
-    Raises:
-        UserError: None of the images can be read, or one lies in a folder that is written to.
+    Raises UserError if none of the images can be read, or one lies in a folder that is written to.
     """
-    _check_outside(output, paths)
+    written = [(output / name).resolve() for name in PICTURES]
+    for path in paths:
+        if any(path.resolve().is_relative_to(folder) for folder in written):
+            raise UserError(f"{path} lies in a folder that predictions are written to: choose another output=.")
     base = os.path.commonpath([p.absolute().parent for p in paths])
     journal = Journal(output, _call_key(trained, outputs, [base]))
     with contextlib.closing(journal):
@@ -62,9 +64,8 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
             for answer in journal.answers():
                 outputs.on_answer(answer)
         remaining = [(p, name) for p, name in zip(paths, output_names(paths), strict=True) if not journal.has(p)]
-        with tqdm(
-            total=len(paths), initial=len(paths) - len(remaining), desc="predict", unit=" images", delay=2
-        ) as bar:
+        answered = len(paths) - len(remaining)
+        with tqdm(total=len(paths), initial=answered, desc="predict", unit=" images", delay=2) as bar:
             _Stream(trained, journal, outputs, after_each=bar.update).run(remaining)
         summary = journal.summary()
         if not summary.judged:
@@ -82,15 +83,8 @@ def watch(
 ) -> Summary:
     """Judges all images in folders, and new ones as they arrive, until `stop` is set; a later call skips judged images.
 
-    The tables are written when no image is waiting, and at the end.
-
-    Args:
-        trained: The run that judges.
-        folders: Folders, watched with their subfolders.
-        output: A folder outside of these.
-        outputs: What is written for each image.
-        stop: Ends the watch after the images in progress.
-        settle: Seconds that a file must stay unchanged before it is read.
+    The tables are written when no image is waiting, and at the end. output: a folder outside of the watched ones.
+    settle: seconds that a file must stay unchanged before it is read.
     """
     for folder in folders:
         if output.resolve().is_relative_to(folder.resolve()):
@@ -244,18 +238,8 @@ def _call_key(trained: TrainedRun, outputs: Outputs, bases: Sequence[str]) -> di
 
 def _name(image: Path, folder: Path, journal: Journal) -> str:
     """Names an image's pictures like `output_names`, while more images may come: only later duplicates get a suffix."""
-    (name,) = output_names([image])
-    parts = image.relative_to(folder).parent.parts
-    name = "/".join([*parts, name])
+    name = "/".join([*image.relative_to(folder).parent.parts, *output_names([image])])
     return name if journal.names.setdefault(name, str(image)) == str(image) else name + image.suffix.replace(".", "_")
-
-
-def _check_outside(output: Path, images: Sequence[Path]) -> None:
-    """Raises UserError if an image lies in a folder that predictions are written to."""
-    folders = [(output / name).resolve() for name in PICTURES]
-    for image in images:
-        if any(image.resolve().is_relative_to(folder) for folder in folders):
-            raise UserError(f"{image} lies in a folder that predictions are written to: choose another output=.")
 
 
 def _write_pixels(path: Path, pixels: np.ndarray) -> None:

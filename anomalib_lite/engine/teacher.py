@@ -32,23 +32,15 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a teacher is fine-tuned.
-
-    Attributes:
-        backbone: Makes the network with its initial weights.
-        recipe: Configuration of backbone and fine-tuning, JSON-ready; the artifact's name is a hash of it and the data.
-        image_size: (height, width) in px.
-        root: Folder that `settings.nok` is relative to.
-        accelerator, precision: Arguments of Lightning's Trainer.
-    """
+    """How a teacher is fine-tuned."""
 
     settings: Settings
-    backbone: Callable[[], Backbone]
-    recipe: Mapping[str, Any]
-    image_size: tuple[int, int]
-    root: Path
+    backbone: Callable[[], Backbone]  # makes the network with its initial weights
+    recipe: Mapping[str, Any]  # configuration of backbone and fine-tuning; the artifact is named by a hash of it
+    image_size: tuple[int, int]  # (height, width) in px
+    root: Path  # folder that `settings.nok` is relative to
     ram_limit_mb: float
-    accelerator: str
+    accelerator: str  # this and precision: arguments of Lightning's Trainer
     precision: str
 
 
@@ -70,30 +62,19 @@ def read_teaching(config: Mapping[str, Any], image_size: tuple[int, int]) -> Tea
     )
 
 
-def finetuned_weights(
-    teaching: Teaching,
-    ok: Sequence[Sample],
-    data_hash: str,
-    artifacts: Path,
-    test: Sequence[Sample] = (),
-    held_out: Sequence[Sample] = (),
-    generated: Sequence[Sample] = (),
-) -> Path:
+def finetuned_weights(teaching: Teaching, splits: Splits, data_hash: str, artifacts: Path) -> Path:
     """Returns the weights file of the fine-tuned backbone, after fine-tuning it if the artifact does not exist.
 
-    Beside the file lie outcome.json (accuracies on held-out images, blocks, seconds) and history.csv.
-
-    Args:
-        teaching: How the backbone is fine-tuned.
-        ok: The OK training images and, in template mode, the template, each with its weight.
-        data_hash: Fingerprint of the data that they come from.
-        artifacts: Folder of results that several runs share.
-        test, held_out: The run's test images and held-out OK images, which must not be trained on.
-        generated: Images of a generator, for tasks that use them.
+    Beside the file lie outcome.json (accuracies on held-out images, blocks, seconds) and history.csv. splits: `train`
+    also holds the template and generated images, for tasks that use them, each with its weight.
     """
-    task = teaching.settings.task
-    nok = _nok(teaching, {"test": test, "OK training": [s for s in ok if s.origin == "real"], "held-out OK": held_out})
-    samples = _relative(task.samples(*([s for s in group if s.weight] for group in (ok, [*generated, *nok]))))
+    ok = [s for s in splits.train if not s.origin.endswith("generated")]
+    real = [s for s in ok if s.origin == "real"]
+    nok = _nok(teaching, {"test": splits.test, "OK training": real, "held-out OK": splits.val})
+    others = [*(s for s in splits.train if s.origin.endswith("generated")), *nok]
+    samples = teaching.settings.task.samples(*([s for s in group if s.weight] for group in (ok, others)))
+    largest = max(s.weight for s in samples)  # so that proportional weights share one teacher
+    samples = [dataclasses.replace(s, weight=s.weight / largest) for s in samples]
     folder = artifacts / f"teacher-{_key(teaching, samples, data_hash)}"
     made = artifact(folder, lambda unfinished: _make(teaching, samples, unfinished))
     log.info("%s: %s", "fine-tuned the teacher" if made else "using a teacher fine-tuned earlier", folder)
@@ -145,12 +126,6 @@ def _key(teaching: Teaching, samples: list[Sample], data_hash: str) -> str:
     return artifact_key(teaching.recipe, teaching.image_size, teaching.precision, data_hash, weights, others_hash)
 
 
-def _relative(samples: Sequence[Sample]) -> list[Sample]:
-    """Divides the weights by the largest, so that proportional weights share one teacher."""
-    largest = max(s.weight for s in samples)
-    return [dataclasses.replace(s, weight=s.weight / largest) for s in samples]
-
-
 def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], list[Sample]]:
     """Splits the samples into (train, held out), with the teacher's seed.
 
@@ -159,16 +134,14 @@ def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], 
     rng = np.random.default_rng(settings.seed)
     chosen: set[int] = set()
     real = [i for i, s in enumerate(samples) if s.origin == "real" and s.label == OK]
-    generated = [i for i, s in enumerate(samples) if s.origin in ("generated", "template_generated")]
+    generated = [i for i, s in enumerate(samples) if s.origin.endswith("generated")]
     for kind in (real, generated) if generated else (real,):
         count = max(1, round(settings.held_out * len(kind)))
         if len(kind) - count < 2:
             raise UserError(f"{len(kind)} images are too few to fine-tune a teacher. Use teacher=frozen.")
         chosen.update(rng.permutation(kind)[:count].tolist())
-    return (
-        [s for i, s in enumerate(samples) if i not in chosen],
-        [s for i, s in enumerate(samples) if i in chosen],
-    )
+    train, held_out = ([s for i, s in enumerate(samples) if (i in chosen) == held] for held in (False, True))
+    return train, held_out
 
 
 def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]]) -> list[Sample]:
@@ -181,16 +154,11 @@ def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]]) -> list[Sam
         return []
     images = expand(settings.nok, teaching.root)
     for kind, samples in others.items():
-        taken: set[str] = set().union(*(_identity(s.image) for s in samples))
-        if shared := [image for image in images if _identity(image) & taken]:
+        taken = {name for s in samples for name in (s.image.resolve(), content_hash(s.image))}
+        if shared := [image for image in images if {image.resolve(), content_hash(image)} & taken]:
             raise UserError(
                 f"{len(shared)} of the {len(images)} images of teacher.nok are also {kind} images, for example "
                 f"{shared[0]}. A teacher must not be trained on test images, nor with OK images labelled NOK: "
                 "choose other images, or remove these from the data."
             )
     return [Sample(image, NOK, weight=settings.nok_weight) for image in images]
-
-
-def _identity(path: Path) -> set[str]:
-    """Returns what identifies an image: its resolved path, and the hash of its content."""
-    return {str(path.resolve()), content_hash(path)}

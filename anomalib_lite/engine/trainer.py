@@ -1,6 +1,5 @@
 """Creates Lightning's Trainer from the configuration; methods without training also use its device."""
 
-import csv
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.errors import UserError
-from anomalib_lite.runs.atomic import atomic_path
+from anomalib_lite.runs.atomic import write_csv
 from anomalib_lite.runs.checkpoints import WholeCheckpoints
 
 # Lightning logs hardware and advertisements at INFO, and its handler would print warnings twice
@@ -84,11 +83,7 @@ def devices_of(configured: MakeTrainer) -> Devices:
 
 
 def fit_model(trainer: Trainer, module: LightningModule, *loaders: Any, **more: Any) -> None:
-    """Calls `trainer.fit`, and turns errors that a user can act on into UserErrors.
-
-    Raises:
-        UserError: A batch is too small for batch normalisation, a training process was killed, or one raised it.
-    """
+    """Calls `trainer.fit`; raises UserError if a batch is too small, or a training process was killed or raised it."""
     try:
         trainer.fit(module, *loaders, **more)
     except (ProcessExitedException, ProcessRaisedException) as error:
@@ -155,7 +150,5 @@ class History(Callback):
         self.rows.append({"epoch": trainer.current_epoch + 1, **losses, "learning_rate": rate})
         if not trainer.is_global_zero:
             return
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        columns = list(self.rows[0])
+        write_csv(self.path, [columns, *([row[name] for name in columns] for row in self.rows)])

@@ -9,17 +9,9 @@ from hydra.utils import get_object
 from anomalib_lite.errors import UserError
 
 MODULES = (
-    "augment",
-    "backbones",
-    "data",
-    "detectors",
-    "engine.build",
-    "generators",
-    "registration",
-    "rendering",
-    "scoring",
+    "augment", "backbones", "data", "detectors", "engine.build", "generators", "registration", "rendering", "scoring",
     "settings.training",
-)
+)  # fmt: skip
 KNOWN = (  # constructors without side effects; torch.hub, torch.load and the like would run foreign code
     *(f"anomalib_lite.{module}" for module in MODULES),
     "kornia.augmentation",
@@ -34,14 +26,9 @@ KNOWN = (  # constructors without side effects; torch.hub, torch.load and the li
 
 
 def check_targets(settings: Mapping[str, Any], trusted: Collection[str] = ()) -> None:
-    """Checks that a run's configuration only instantiates known classes and functions.
+    """Checks that a run's configuration only instantiates code that is known or of the user's `trusted` packages.
 
-    Args:
-        settings: The configuration in a run folder.
-        trusted: Packages of the user that it may also name.
-
-    Raises:
-        UserError: It names other code. Nothing of that code has been imported.
+    Raises UserError if it names other code; nothing of that code has been imported.
     """
     allowed = (*KNOWN, *trusted)
     for key, target in _targets(settings):

@@ -33,15 +33,10 @@ def exported_file(path: str | Path) -> Path | None:
 
 
 class Exported:
-    """An exported file: its graph, and its metadata as `about`.
+    """An exported file, ONNX, OpenVINO or torch: its graph, and its metadata as `about`.
 
-    Args:
-        file: An ONNX, OpenVINO or torch file of `export`.
-        threads: CPU threads; None: all cores.
-        trusted: `pt2` in it allows torch's files, which can run code when they are loaded; the other formats cannot.
-
-    Raises:
-        UserError: The file is damaged or not trusted, or this program did not write it.
+    threads: None: all cores. trusted: `pt2` in it allows torch's files, which can run code when they are loaded; the
+    other formats cannot. Raises UserError if the file is damaged or not trusted, or this program did not write it.
     """
 
     def __init__(self, file: Path, threads: int | None = None, trusted: Collection[str] = ()) -> None:

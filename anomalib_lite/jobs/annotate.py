@@ -18,13 +18,5 @@ command again to continue. `anomalib-lite train data=folder data.manifest=.../la
 
 @app("annotate", HELP)
 def main(cfg: DictConfig) -> None:
-    run_session(
-        crops=cfg.crops,
-        defects=list(cfg.types),
-        template=cfg.template,
-        scores=cfg.scores,
-        host=cfg.host,
-        port=cfg.port,
-        allow_remote=cfg.allow_remote,
-        open_browser=cfg.open_browser,
-    )
+    served = {key: cfg[key] for key in ("template", "scores", "host", "port", "allow_remote", "open_browser")}
+    run_session(cfg.crops, list(cfg.types), **served)

@@ -66,12 +66,7 @@ def app(verb: str, text: str, to_hydra: ToHydra = list) -> Callable[[Job], Calla
     """Decorator that turns a verb's job into its `main()`, which reads conf/<verb>.yaml and runs once or (-m) sweeps.
 
     A UserError ends a single run with its message and status 2. In a sweep the other jobs continue; the failed ones
-    are listed at the end, and the status is 1.
-
-    Args:
-        verb: Name of the command.
-        text: Shown by --help.
-        to_hydra: Converts the verb's own command-line syntax to Hydra's arguments.
+    are listed at the end, and the status is 1. text: for --help. to_hydra: converts the verb's own syntax to Hydra's.
     """
 
     def decorate(job: Job) -> Callable[[], None]:

@@ -83,9 +83,8 @@ def _fill(folder: Path, output: Path, sheet: SheetConfig, cfg: DictConfig) -> No
         os.rename(folder / "truth" / name, folder / name)
     panels = {path: path.stem for path in sorted((folder / "panels").iterdir())}
     template = read_image(folder / "template.png")
-    options = SegmentOptions(
-        max_objects=sheet.rows * sheet.columns, max_angle=max(SegmentOptions.max_angle, sheet.angle + 1)
-    )
+    angle = max(SegmentOptions.max_angle, sheet.angle + 1)
+    options = SegmentOptions(max_objects=sheet.rows * sheet.columns, max_angle=angle)
     cuts: list[Cut] = []
     for result in cut_panels(panels, template, options, folder, cfg.workers).values():
         if isinstance(result, UserError):
@@ -113,13 +112,9 @@ def _label(folder: Path, panels: list[Path], cuts: list[Cut]) -> None:
                 write_image(folder / mask_key(cut.crop), crop_mask(mask, cut.found))
             lines.append(label_line(cut.crop, answers[-1], mask_key(cut.crop)))
     write_text(folder / LABELS_NAME, "".join(lines))
-    _report(answers, sum(map(len, truth.values())), len(panels))
-
-
-def _report(answers: list[Answer], placed: int, panels: int) -> None:
+    print(f"{len(answers)} of {sum(map(len, truth.values()))} products found in {len(panels)} panels.")
     counts = Counter(answer.defect for answer in answers)
     ok = counts.pop(None, 0)
-    print(f"{len(answers)} of {placed} products found in {panels} panels.")
     types = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     print(f"{ok} OK, {counts.total()} NOK" + (f": {types}." if types else "."))
 

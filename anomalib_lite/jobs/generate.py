@@ -1,12 +1,10 @@
 """anomalib-lite generate: train a generator and draw new OK images."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -21,9 +19,6 @@ from anomalib_lite.runs.atomic import atomic_path
 from anomalib_lite.runs.folder import RunFolder, environment, folder_name, hydra_choices, run_hash
 from anomalib_lite.runs.tracking import tracked
 from anomalib_lite.settings.training import WandB
-
-if TYPE_CHECKING:
-    from anomalib_lite.engine.generate import GeneratedSet
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +60,11 @@ def main(cfg: DictConfig) -> float | None:
         with run.stage("generate"):
             artifacts, template = Path(cfg.paths.artifacts), _template(cfg, splits)
             images = generated_set(order, splits.train, template, data_hash, artifacts, tracker, retrain=cfg.force)
-        _copy(images, run.path)
+        shutil.rmtree(run.path / "images", ignore_errors=True)
+        copies = [(sample.image, run.path / "images" / sample.image.name) for sample in images.samples]
+        for source, target in [*copies, *((images.report / name, run.path / name) for name in FILES)]:
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
     return _conclude(run.path)
 
 
@@ -82,14 +81,6 @@ def _template(cfg: DictConfig, splits: Splits) -> Path | None:
     from anomalib_lite.augment.colour_match import matched_template
 
     return matched_template(templates[0], [s.image for s in splits.train], Path(cfg.paths.artifacts), cfg.mode.colours)
-
-
-def _copy(images: GeneratedSet, folder: Path) -> None:
-    shutil.rmtree(folder / "images", ignore_errors=True)
-    copies = [(sample.image, folder / "images" / sample.image.name) for sample in images.samples]
-    for source, target in [*copies, *((images.report / name, folder / name) for name in FILES)]:
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
 
 
 def _conclude(folder: Path) -> float | None:

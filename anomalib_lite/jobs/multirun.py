@@ -1,6 +1,5 @@
 """Records the jobs of a multirun, wherever a launcher runs them, and lists those that failed."""
 
-import importlib.util
 import json
 import os
 import secrets
@@ -8,6 +7,7 @@ import shlex
 import shutil
 import socket
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,15 @@ def begin(verb: str, arguments: Sequence[str]) -> str:
     """Registers the names of the multirun's folder and of the subfolder for its jobs' records; returns the latter.
 
     The folder's name is a hash of the jobs, so the same multirun uses the same folder again, and different ones that
-    start within the same second do not collide. The subfolder's name is unique to this start.
+    start within the same second do not collide. The subfolder's name is unique to this start. Raises UserError, with
+    the package to install, if the chosen launcher is missing.
     """
     global _folder
     _folder = None
-    check_launcher(arguments)
+    for option in (argument.partition("=")[2] for argument in arguments if argument.startswith("hydra/launcher=")):
+        module, extra = LAUNCHERS.get(option, ("", ""))
+        if module and not (find_spec("hydra_plugins") and find_spec(f"hydra_plugins.{module}")):
+            raise UserError(f"hydra/launcher={option} needs: pip install 'anomalib-lite[{extra}]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     jobs = sorted(a for a in arguments if not a.startswith(("hydra/launcher", "hydra.launcher")))
     name, home = artifact_key(verb, jobs)[:10], Path.cwd()
@@ -61,17 +65,6 @@ def begin(verb: str, arguments: Sequence[str]) -> str:
     )
     OmegaConf.register_new_resolver("anomalib_lite.records", lambda: records, replace=True)
     return records
-
-
-def check_launcher(arguments: Sequence[str]) -> None:
-    """Raises UserError, with the package to install, if the chosen launcher is missing."""
-    for argument in arguments:
-        key, _, option = argument.partition("=")
-        if key != "hydra/launcher" or option not in LAUNCHERS:
-            continue
-        module, extra = LAUNCHERS[option]
-        if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(f"hydra_plugins.{module}"):
-            raise UserError(f"hydra/launcher={option} needs: pip install 'anomalib-lite[{extra}]'")
 
 
 def command(verb: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from anomalib_lite.data.files import expand, require_folder
-from anomalib_lite.errors import UserError
+from anomalib_lite.errors import Skipped
 from anomalib_lite.jobs.app import app, say, texts
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ images in a folder as they arrive, each once, even after a restart; Ctrl-C or SI
   anomalib-lite predict run=runs/default/... images='line1/**/*.png' output=checked maps=false
   anomalib-lite predict run=runs/default/... images=camera/ watch=true --json overlays=false maps=false
   anomalib-lite predict run=runs/default/... images=photos/ false_alarm_rate=0.01     or threshold=0.5"""
-
-
-class SkippedImages(UserError):
-    """Raised after all readable images were judged; the message lists the others."""
-
-    status = 3
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
@@ -67,10 +61,8 @@ def main(cfg: DictConfig) -> None:
         report(trained.threshold.in_words())
     report(output / "predictions.csv")
     if done.refused:
-        listed = "\n  ".join(done.refused)
-        raise SkippedImages(
-            f"{len(done.refused)} of {done.given} images could not be read and were skipped:\n  {listed}"
-        )
+        listed = f"{len(done.refused)} of {done.given} images could not be read and were skipped:"
+        raise Skipped("\n  ".join([listed, *done.refused]))
 
 
 def open_configured(cfg: DictConfig) -> TrainedRun:

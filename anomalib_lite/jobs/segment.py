@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.files import expand, output_names
-from anomalib_lite.errors import UserError
+from anomalib_lite.errors import Skipped, UserError
 from anomalib_lite.jobs.app import app, texts
 from anomalib_lite.registration.cropping import Product, crop, draw_overview, segment
-from anomalib_lite.runs.atomic import atomic_path, write_image
+from anomalib_lite.runs.atomic import atomic_path, write_csv, write_image
 from anomalib_lite.settings.data import SegmentOptions
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,6 @@ Panels that cannot be used are listed and skipped; the exit status is then 3.
   anomalib-lite segment images='line1/*.png' template=golden.png panels=any_angle output=line1_crops"""
 
 COLUMNS = ("panel", "x", "y", "w", "h", "score", "angle", "scale", "crop")
-
-
-class SkippedPanels(UserError):
-    """Raised after the usable panels were cut; the message lists the others."""
-
-    status = 3
 
 
 @dataclass(frozen=True)
@@ -104,10 +98,11 @@ def cut_panels(
 
 def write_manifest(path: Path, cuts: Iterable[Cut]) -> None:
     """Writes the table of the crops and their positions."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows([cut.panel.as_posix(), *_numbers(cut.found), cut.crop] for cut in cuts)
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for panel, found, name in ((cut.panel.as_posix(), cut.found, cut.crop) for cut in cuts):
+        box, pose = (f"{side:.2f}" for side in found.box), (f"{found.angle:.3f}", f"{found.scale:.4f}")
+        rows.append((panel, *box, f"{found.score:.4f}", *pose, name))
+    write_csv(path, rows)
 
 
 def _cut_panel(panel: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path) -> list[Cut]:
@@ -120,11 +115,6 @@ def _cut_panel(panel: Path, name: str, template: np.ndarray, options: SegmentOpt
         with atomic_path(path) as temporary:
             write_image(temporary, picture)
     return cuts
-
-
-def _numbers(product: Product) -> list[str]:
-    box = (f"{value:.2f}" for value in product.box)
-    return [*box, f"{product.score:.4f}", f"{product.angle:.3f}", f"{product.scale:.4f}"]
 
 
 def _remove_earlier(manifest: Path, force: bool) -> None:
@@ -165,4 +155,4 @@ def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:
     print("Next:", shlex.join(["anomalib-lite", "annotate", f"crops={manifest}"]))
     if skipped:
         listed = "\n  ".join(skipped)
-        raise SkippedPanels(f"{len(skipped)} of {len(results)} panels could not be used and were skipped:\n  {listed}")
+        raise Skipped(f"{len(skipped)} of {len(results)} panels could not be used and were skipped:\n  {listed}")

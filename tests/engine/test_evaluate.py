@@ -1,7 +1,5 @@
 """The figure that settings may be chosen by, of OK images with drawn defects; and the inspector of defects."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -14,14 +12,14 @@ from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.engine.evaluate import DRAWN, hold_back, make_inspector, open_inspector, validate
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import threshold_from_ok
-from tests.commands import Command, only_run, read_json
+from tests.commands import only_run, read_json
 from tests.defects.conftest import SHAPE, perfect, photograph, settings
 from tests.defects.test_collect import case, outcome
 from tests.made import write_image, write_pixels
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("val")
     return ImageSet([Sample(write_image(folder / f"{k}.png", k), OK) for k in range(9)], (48, 48))
 
@@ -42,7 +40,7 @@ class Known:
         return Prediction(heatmap - min(self.sign, 0.0), (heatmap - min(self.sign, 0.0)).flatten(1).mean(1))
 
 
-def test_held_out_images_are_halved_and_none_serves_twice(images: ImageSet):
+def test_held_out_images_are_halved_and_none_serves_twice(images):
     threshold, judging = hold_back(images)
     assert [len(threshold), len(judging)] == [5, 4]
     paths = {s.image for s in threshold.samples}, {s.image for s in judging.samples}
@@ -52,7 +50,7 @@ def test_held_out_images_are_halved_and_none_serves_twice(images: ImageSet):
         hold_back(images.part(slice(3)))
 
 
-def test_what_finds_drawn_defects_is_told_from_what_does_not(images: ImageSet):
+def test_what_finds_drawn_defects_is_told_from_what_does_not(images):
     good, bad = (validate(Known(images, sign), images, 0.3) for sign in (1.0, -1.0))  # type: ignore[arg-type]
     assert good["image_auroc"] > 0.85 and good["pixel_auroc"] > 0.85 and good["aupro"] > 0.5
     assert bad["image_auroc"] < 0.15 and bad["mean"] < 0.3
@@ -61,9 +59,7 @@ def test_what_finds_drawn_defects_is_told_from_what_does_not(images: ImageSet):
     assert good == validate(Known(images), images, 0.3), "the same defects again"  # type: ignore[arg-type]
 
 
-def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(
-    run_verb: Command, tiny: list[str], tmp_path: Path
-):
+def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(run_verb, tiny, tmp_path):
     done = run_verb("train", *tiny, "data.val_share=0.4", "validate=true")
     assert done.status == 0, done.err
     assert "validation (synthetic defects on held-out OK images): image AUROC" in done.out + done.err
@@ -72,7 +68,7 @@ def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(
     assert 0 <= metrics["validation"]["mean"] <= 1
 
 
-def test_an_inspector_is_made_in_training_and_opened_again(tmp_path: Path):
+def test_an_inspector_is_made_in_training_and_opened_again(tmp_path):
     files = [write_pixels(tmp_path / f"train/{i}.png", photograph(i)[..., ::-1]) for i in range(6)]
     black = write_pixels(tmp_path / "generated.png", np.zeros((*SHAPE, 3), np.uint8))
     train = ImageSet([Sample(black, OK, origin="generated"), *(Sample(file, OK) for file in files)], SHAPE)

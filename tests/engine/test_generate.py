@@ -17,7 +17,7 @@ from tests.made import write_pixels
 
 
 @pytest.fixture(scope="module")
-def ok(tmp_path_factory) -> list[Sample]:
+def ok(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for i in range(6):
         image = render_product(64, i, None, None, draw_conditions(i, 1.0)).image

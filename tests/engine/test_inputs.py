@@ -36,7 +36,7 @@ def pairs(folder: Path) -> Splits:
     return Splits(samples[:3], samples[3:4], samples[4:])
 
 
-def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path: Path) -> None:
+def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path):
     made = make_inputs(asked(tmp_path, "template"), pairs(tmp_path), "hash")
     assert made.template is None and made.real == 3
     assert [s.origin for s in made.splits.train] == ["real"] * 3 + ["template"] * 3
@@ -45,13 +45,13 @@ def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path: Path) 
     assert [s.template for s in made.splits.test] == [s.template for s in pairs(tmp_path).test], "each keeps its own"
 
 
-def test_without_template_mode_no_template_is_seen(tmp_path: Path) -> None:
+def test_without_template_mode_no_template_is_seen(tmp_path):
     made = make_inputs(asked(tmp_path, "no_template"), pairs(tmp_path), "hash")
     assert len(made.splits.train) == made.real == 3
     assert all(s.template is None for _, samples in made.splits for s in samples)
 
 
-def test_a_held_out_image_is_no_template(tmp_path: Path) -> None:
+def test_a_held_out_image_is_no_template(tmp_path):
     splits = pairs(tmp_path)
     held = splits.val[0].image
     with pytest.raises(UserError, match=held.name):
@@ -59,7 +59,7 @@ def test_a_held_out_image_is_no_template(tmp_path: Path) -> None:
         make_inputs(asked(tmp_path, "template"), one, "hash")
 
 
-def test_generated_images_leave_the_runs_randomness_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_images_leave_the_runs_randomness_alone(tmp_path, monkeypatch):
     """Made now or found, the student that follows starts from the same numbers."""
 
     def generated(_: Any, ok: list[Sample], *__: Any) -> SimpleNamespace:

@@ -1,7 +1,6 @@
 """MVTec LOCO's saturated per-region overlap, from the files to the figures, against a calculation by hand."""
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -38,7 +37,7 @@ def region(rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """box/ in MVTec LOCO's layout."""
     box = tmp_path / "box"
     for folder, count in (("train", 4), ("validation", 2), ("test", 2)):
@@ -80,7 +79,7 @@ def exact(maps: dict[str, np.ndarray], kinds: tuple[str, ...]) -> float:
     return exact_auspro(np.stack([maps[name] for name in chosen]), regions, 0.05)
 
 
-def test_evaluation_of_loco_has_its_own_metric_by_kind_of_anomaly_too(root: Path):
+def test_evaluation_of_loco_has_its_own_metric_by_kind_of_anomaly_too(root):
     def measured(model: Lucky) -> dict:
         images = ImageSet(layouts.mvtec_loco(root, "box").test, (64, 64))
         return evaluate(model, images, threshold_from_ok([1.0], [1.0], 0.05), 2, 0.3).metrics  # type: ignore[arg-type]
@@ -104,7 +103,7 @@ def test_evaluation_of_loco_has_its_own_metric_by_kind_of_anomaly_too(root: Path
     assert "sPRO" not in in_words(metrics) + str(words.cards(metrics))
 
 
-def test_a_smaller_image_keeps_the_share_that_is_enough(root: Path):
+def test_a_smaller_image_keeps_the_share_that_is_enough(root):
     sample = next(s for s in layouts.mvtec_loco(root, "box").test if s.mask and s.image.stem == "001")
     [(found, enough)] = ImageSet([sample], (32, 32)).regions_of(sample) or []
     assert found.shape == (32, 32) and found.sum() == 200 and enough == 30 / 800

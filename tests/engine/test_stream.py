@@ -19,7 +19,7 @@ from anomalib_lite.engine.journal import JOURNAL
 from anomalib_lite.engine.predict import TrainedRun, open_run
 from anomalib_lite.engine.stream import Outputs, _Waiting, being_written, predict, watch
 from anomalib_lite.errors import UserError
-from tests.commands import Command, read_rows
+from tests.commands import read_rows
 from tests.made import write_image
 
 
@@ -28,21 +28,19 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def trained(smoke_run: Path) -> TrainedRun:
+def trained(smoke_run):
     return open_run(smoke_run)
 
 
 @pytest.fixture
-def images(small_panels: Path, tmp_path: Path) -> list[Path]:
+def images(small_panels, tmp_path):
     for kind in ("good", "scratch", "stain"):
         shutil.copytree(small_panels / "test" / kind, tmp_path / "in" / kind)
     (tmp_path / "in/good/broken.png").write_bytes(b"no image")
     return sorted((tmp_path / "in").rglob("*.png"))
 
 
-def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
-    trained: TrainedRun, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(trained, images, tmp_path, monkeypatch):
     """Another command that was killed in the same folder before leaves nothing there."""
     read: list[Path] = []
     monkeypatch.setattr(predict_module, "read_image", lambda path, *a: read.append(path) or read_image(path, *a))
@@ -79,7 +77,7 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(
     assert not (tmp_path / "out" / JOURNAL).exists()
 
 
-def test_boxes_lie_in_the_files_own_pixels(trained: TrainedRun, small_panels: Path):
+def test_boxes_lie_in_the_files_own_pixels(trained, small_panels):
     """A picture of three times the size has boxes of three times the size."""
     path = min((small_panels / "test/stain").iterdir())
     judged = trained.inspect(trained.answers([trained.open(path)])[0])
@@ -90,7 +88,7 @@ def test_boxes_lie_in_the_files_own_pixels(trained: TrainedRun, small_panels: Pa
         assert big["box_in_image"] == pytest.approx([3 * side for side in small["box_in_image"]], abs=3)
 
 
-def test_json_lines_are_all_that_stdout_gets(run_verb: Command, smoke_run: Path, images: list[Path], tmp_path: Path):
+def test_json_lines_are_all_that_stdout_gets(run_verb, smoke_run, images, tmp_path):
     done = run_verb("predict", f"run={smoke_run}", f"images={tmp_path}/in", "maps=false", "--json", "overlays=false")
     assert done.status == 3 and "11 images given: 10 judged, 1 refused" in done.err
     answers = [json.loads(line) for line in done.out.splitlines()]
@@ -121,7 +119,7 @@ def wait_for(told: list[dict[str, Any]], count: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_watched_folder_is_answered_once_also_after_a_restart(trained: TrainedRun, tmp_path: Path):
+def test_a_watched_folder_is_answered_once_also_after_a_restart(trained, tmp_path):
     write_image(tmp_path / "camera/a.png", 0, (96, 96))
     half = write_image(tmp_path / "next.png", 1, (96, 96)).read_bytes()
     with watching(trained, tmp_path) as told:
@@ -144,7 +142,7 @@ def test_a_watched_folder_is_answered_once_also_after_a_restart(trained: Trained
     assert maps == {"a.tiff", "line2/a.tiff", "b.tiff", "a_bmp.tiff"}
 
 
-def test_a_file_that_changes_or_is_open_is_not_settled(tmp_path: Path):
+def test_a_file_that_changes_or_is_open_is_not_settled(tmp_path):
     waiting = _Waiting(0.01)
     path = tmp_path / "a.png"
     with path.open("wb") as stream:
@@ -161,7 +159,7 @@ def test_a_file_that_changes_or_is_open_is_not_settled(tmp_path: Path):
     assert waiting.settled(path)
 
 
-def test_answers_do_not_fall_into_the_watched_folder(trained: TrainedRun, tmp_path: Path):
+def test_answers_do_not_fall_into_the_watched_folder(trained, tmp_path):
     (tmp_path / "camera").mkdir()
     with pytest.raises(UserError, match="choose another one"):
         watch(trained, [tmp_path / "camera"], tmp_path / "camera/out", Outputs(), threading.Event())

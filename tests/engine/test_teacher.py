@@ -35,7 +35,7 @@ Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture(scope="module")
-def composed(tiny: list[str]) -> Callable[[str], DictConfig]:
+def composed(tiny):
     """The configuration of a choice of the group `teacher`, composed once."""
 
     def compose_once(choice: str) -> DictConfig:
@@ -47,7 +47,7 @@ def composed(tiny: list[str]) -> Callable[[str], DictConfig]:
 
 
 @pytest.fixture
-def configure(composed: Callable[[str], DictConfig], tmp_path: Path) -> Compose:
+def configure(composed, tmp_path):
     def configure(choice: str, *changes: str) -> DictConfig:
         changed = OmegaConf.from_dotlist([f"paths.artifacts={tmp_path / 'artifacts'}", *changes])
         return OmegaConf.merge(composed(choice), changed)
@@ -56,7 +56,7 @@ def configure(composed: Callable[[str], DictConfig], tmp_path: Path) -> Compose:
 
 
 @pytest.fixture
-def splits(configure: Compose) -> Splits:
+def splits(configure):
     return instantiate(configure("teacher=frozen").data)
 
 
@@ -66,16 +66,14 @@ def made(cfg: DictConfig) -> set[str]:
 
 
 def weights(cfg: DictConfig, splits: Splits, ok: list[Sample] | None = None, generated: tuple[Sample, ...] = ()) -> str:
-    asked, learned = read_teaching(plain(cfg), (cfg.image_size, cfg.image_size)), splits.train if ok is None else ok
+    asked = read_teaching(plain(cfg), (cfg.image_size, cfg.image_size))
     assert asked is not None
-    hashed, artifacts = fingerprint(splits), Path(cfg.paths.artifacts)
-    return str(finetuned_weights(asked, learned, hashed, artifacts, splits.test, splits.val, generated))
+    learned = replace(splits, train=[*(splits.train if ok is None else ok), *generated])
+    return str(finetuned_weights(asked, learned, fingerprint(splits), Path(cfg.paths.artifacts)))
 
 
 @pytest.mark.parametrize("choice", ["finetuned", "finetuned_classifier"])
-def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there(
-    choice: str, configure: Compose, splits: Splits, caplog: pytest.LogCaptureFixture
-):
+def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there(choice, configure, splits, caplog):
     """Made or found, the random state after it is the one before it."""
     cfg = configure(f"teacher={choice}")
     caplog.set_level(logging.INFO)
@@ -94,7 +92,7 @@ def test_the_detector_takes_the_file_and_the_run_goes_on_as_if_it_had_been_there
     assert any(not torch.equal(v, frozen[k]) for k, v in file.items())
 
 
-def test_what_was_measured_lies_beside_the_weights(configure: Compose, splits: Splits):
+def test_what_was_measured_lies_beside_the_weights(configure, splits):
     cfg = configure("teacher=finetuned", "teacher.unfreeze=1", "teacher.epochs=2", "image_size=40")
     folder = Path(weights(cfg, splits)).parent
     record = json.loads((folder / "outcome.json").read_text())
@@ -106,9 +104,7 @@ def test_what_was_measured_lies_beside_the_weights(configure: Compose, splits: S
     assert {"epoch", "train_loss", "val_accuracy", "learning_rate"} <= set(header.split(",")) and len(rows) == 2
 
 
-def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
-    configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(configure, splits, monkeypatch, tmp_path):
     monkeypatch.setattr(teacher, "_make", lambda *_: None)
     golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template")
     drawn = Sample(write_image(tmp_path / "drawn.png", 8), OK, origin="generated", weight=0.5)
@@ -148,9 +144,7 @@ def test_it_is_made_again_for_what_it_depends_on_and_for_nothing_else(
     assert unweighted == key("teacher=finetuned_classifier")
 
 
-def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(
-    configure: Compose, splits: Splits, monkeypatch: pytest.MonkeyPatch
-):
+def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(configure, splits, monkeypatch):
     cfg = configure("teacher=finetuned")
 
     def killed(net, path: Path) -> None:
@@ -166,7 +160,7 @@ def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(
 
 
 def test_template_and_nok_images_take_part_with_their_weight_and_are_never_held_out(
-    configure: Compose, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configure, splits, tmp_path, monkeypatch
 ):
     bad = [write_image(tmp_path / f"bad/{i}.png", 50 + i, mark=True) for i in range(3)]
     golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template", weight=2.0)
@@ -195,9 +189,7 @@ def test_template_and_nok_images_take_part_with_their_weight_and_are_never_held_
 
 @pytest.mark.parametrize("copied", [False, True], ids=["by its path", "copied elsewhere"])
 @pytest.mark.parametrize("kind", ["test", "OK training", "held-out OK"])
-def test_nok_images_that_are_tested_on_or_ok_are_refused(
-    kind: str, copied: bool, configure: Compose, splits: Splits, tmp_path: Path
-):
+def test_nok_images_that_are_tested_on_or_ok_are_refused(kind, copied, configure, splits, tmp_path):
     image = {"test": splits.test, "OK training": splits.train, "held-out OK": splits.val}[kind][-1].image
     if copied:
         image = Path(shutil.copy(image, tmp_path / "renamed.png"))
@@ -208,12 +200,12 @@ def test_nok_images_that_are_tested_on_or_ok_are_refused(
     assert made(cfg) == set()
 
 
-def test_nok_images_are_not_offered_to_self_supervision(configure: Compose):
+def test_nok_images_are_not_offered_to_self_supervision(configure):
     with pytest.raises(InstantiationException, match="CutPaste uses OK images only") as error:
         instantiate(configure("teacher=finetuned", "teacher.nok=bad").teacher)
     assert isinstance(error.value.__cause__, UserError)
 
 
-def test_too_few_images_are_refused(configure: Compose, splits: Splits):
+def test_too_few_images_are_refused(configure, splits):
     with pytest.raises(UserError, match=r"2 images are too few to fine-tune a teacher\. Use teacher=frozen"):
         weights(configure("teacher=finetuned"), splits, ok=splits.train[:2])

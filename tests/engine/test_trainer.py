@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Progress
 from anomalib_lite.runs.folder import RunFolder
 from tests.clusters import free_port
-from tests.commands import Command, only_run
+from tests.commands import only_run
 
 
 def configured(**given: Any) -> Callable[..., Trainer]:
@@ -38,13 +37,13 @@ def test_any_argument_of_the_trainer_reaches_it():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "nonsense"])
-def test_a_device_that_is_not_here_is_refused_in_words(accelerator: str):
+def test_a_device_that_is_not_here_is_refused_in_words(accelerator):
     with pytest.raises(UserError, match=f"accelerator={accelerator}.*is not available here"):
         devices_of(configured(accelerator=accelerator))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_it_is_refused_before_anything_runs(run_verb: Command, tiny: list[str], tmp_path: Path):
+def test_it_is_refused_before_anything_runs(run_verb, tiny, tmp_path):
     done = run_verb("train", *tiny, "trainer=ddp", f"paths.artifacts={tmp_path}/a")
     assert done.status == 2 and "is not available here" in done.err and "Traceback" not in done.err
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob("runs/default/*"))
@@ -88,7 +87,7 @@ def learn(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path):
+def test_two_processes_have_the_gradients_of_one(tmp_path):
     mp.spawn(learn, (free_port(), str(tmp_path)), nprocs=2)
     net, image, weight = problem()
     loss(net, image, weight).backward()
@@ -118,9 +117,7 @@ class Diverging(Callback):
     ],
     ids=["detector", "teacher", "histaugan", "singan"],
 )
-def test_a_loss_that_is_no_number_stops_with_words_and_keeps_the_batch(
-    options: list[str], size: tuple[int, ...], told: str, run_verb: Command, tiny: list[str], tmp_path: Path
-):
+def test_a_loss_that_is_no_number_stops_with_words_and_keeps_the_batch(options, size, told, run_verb, tiny, tmp_path):
     done = run_verb("train", *tiny, *options, f"paths.artifacts={tmp_path}/a", f"paths.runs={tmp_path}/runs")
     assert done.status == 2 and "the training has diverged" in done.err and "Traceback" not in done.err
     (kept,) = tmp_path.rglob("diverged*.safetensors")

@@ -1,44 +1,33 @@
 """A foreign run folder runs no code."""
 
-from pathlib import Path
-
 import pytest
 from omegaconf import OmegaConf
 
 from anomalib_lite.engine.trust import check_targets
 from anomalib_lite.errors import UserError
-from tests.commands import Command
+from tests.commands import refused
 
 PLANTED = (
-    "os.system",
-    "builtins.eval",
-    "planted.run",
-    "torch.load",
-    "torch.hub.load",
-    "torch.nn.modules.module.warnings.warn",
-    "anomalib_lite.data.files.os.system",
-    "anomalib_lite.runs.atomic.write_text",
-    "anomalib_lite.detectors_of_mine.run",
+    "os.system", "builtins.eval", "planted.run", "torch.load", "torch.hub.load", "${oc.env:HOME}", 7,
+    "torch.nn.modules.module.warnings.warn", "anomalib_lite.data.files.os.system",
+    "anomalib_lite.runs.atomic.write_text", "anomalib_lite.detectors_of_mine.run",
     "anomalib_lite.detectors.absent.Absent",
-    "${oc.env:HOME}",
-    7,
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("target", PLANTED)
-def test_a_target_of_other_code_is_refused_wherever_it_stands(target: object) -> None:
+def test_a_target_of_other_code_is_refused_wherever_it_stands(target):
     made = {"_target_": target}
-    for settings in ({"detector": made}, {"trainer": {"callbacks": [{"a": made}]}}):
+    for settings in (
+        {"detector": made},
+        {"trainer": {"callbacks": [{"a": made}]}},
+        {"detector": "${oc.create:{_target_:os.system}}"},
+    ):
         with pytest.raises(UserError, match="outside this package's known parts"):
             check_targets(settings)
 
 
-def test_an_interpolation_that_makes_an_object_is_refused() -> None:
-    with pytest.raises(UserError, match="outside this package's known parts"):
-        check_targets({"detector": "${oc.create:{_target_:os.system}}"})
-
-
-def test_known_parts_and_packages_of_the_users_own_are_accepted() -> None:
+def test_known_parts_and_packages_of_the_users_own_are_accepted():
     known = (
         "torch.optim.SGD", "torch.optim.lr_scheduler.OneCycleLR", "kornia.augmentation.RandomAffine",
         "lightning.Trainer", "anomalib_lite.backbones.build", "anomalib_lite.data.layouts.mtd",
@@ -52,8 +41,8 @@ def test_known_parts_and_packages_of_the_users_own_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "export", "serve", "train"])
-def test_what_takes_a_run_refuses_a_planted_target(run_verb: Command, tmp_path: Path, verb: str) -> None:
-    run, mark = tmp_path / "run", tmp_path / "mark"
+def test_what_takes_a_run_refuses_a_planted_target(here, verb):
+    run, mark = here / "run", here / "mark"
     run.mkdir()
     planted = {"_target_": "os.mkdir", "path": str(mark)}
     OmegaConf.save({"detector": planted, "data": planted}, run / "config.yaml")
@@ -61,6 +50,6 @@ def test_what_takes_a_run_refuses_a_planted_target(run_verb: Command, tmp_path: 
     (run / "data.json").write_text('{"hash": 1}')
     (run / "model.safetensors").write_bytes(b"")
     more = {"predict": ["images=."], "train": ["data=folder", "data.ok=."]}.get(verb, [])
-    done = run_verb(verb, f"{'start_from' if verb == 'train' else 'run'}={run}", *more)
-    assert done.status == 2 and "detector._target_ is 'os.mkdir'" in done.err and "Traceback" not in done.err
+    said = refused(verb, f"{'start_from' if verb == 'train' else 'run'}={run}", *more)
+    assert "detector._target_ is 'os.mkdir'" in said
     assert not mark.exists()

@@ -1,7 +1,6 @@
 """Every detector as its configuration makes it gives the same maps, scores and verdicts as an exported graph."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +32,7 @@ QUICK = [("padim", [TWO], "model.pt2", 3), ("fusion", [], "model.pt2", None)]
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+def samples(tmp_path_factory):
     """Six OK images, and three with a bright square; the first is the template of all."""
     folder = tmp_path_factory.mktemp("images")
     files = [write_image(folder / f"{i}.png", i, SIZE, mark=i >= 6) for i in range(9)]
@@ -51,9 +50,7 @@ def made(detector: str, extra: list[str], images: ImageSet) -> Model:
     ("detector", "extra", "name", "batch"),
     [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
-def test_an_exported_graph_gives_the_models_numbers(
-    samples: list[Sample], tmp_path: Path, detector: str, extra: list[str], name: str, batch: int | None
-):
+def test_an_exported_graph_gives_the_models_numbers(samples, tmp_path, detector, extra, name, batch):
     model = made(detector, extra, ImageSet(samples[:6], SIZE))
     batch_of_all = ImageSet(samples, SIZE)[list(range(len(samples)))]
     heatmap, score = model.predict_batch(batch_of_all)
@@ -68,7 +65,7 @@ def test_an_exported_graph_gives_the_models_numbers(
     assert found[2].tolist() == (score > graph.limit).tolist()
 
 
-def test_what_no_graph_can_hold_is_refused(samples: list[Sample]):
+def test_what_no_graph_can_hold_is_refused(samples):
     for detector, extra, reason in (
         ("anomalydino", ["detector.mask=on"], "train with detector.mask=off"),
         ("template", [TWO], "train with tta=none"),

@@ -23,11 +23,10 @@ from anomalib_lite.detectors.learned import Networks
 from anomalib_lite.engine.export import export_run
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.errors import UserError
-from anomalib_lite.export.graph import write_graph
+from anomalib_lite.export.graph import Resize, write_graph
 from anomalib_lite.export.quantise import quantise, quantise_learned
-from anomalib_lite.export.resize import Resize
 from anomalib_lite.export.session import Exported
-from tests.commands import in_process, only_run, read_json, read_rows
+from tests.commands import ran, read_json, read_rows, refused, trained
 from tests.made import write_image, write_pixels
 
 NET = ["backbone=timm", "backbone.name=test_efficientnet", "backbone.weights=none", "backbone.layers=[1,2,3]"]
@@ -35,21 +34,17 @@ REGION = ("image", "type", "grade", "area_px", "x", "y", "width", "height")
 
 
 @pytest.fixture(scope="module")
-def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny, tmp_path_factory):
     """A run of seconds, with two views."""
     home = tmp_path_factory.mktemp("exported")
     asked = [a for a in tiny if "gaussian" not in a and a != "defects=none"]
     asked += [*NET, "tta=flips", f"paths.runs={home}/runs", f"paths.artifacts={home}/artifacts"]
-    done = in_process("train", *asked, "detector=padim")
-    assert done.status == 0, done.err
-    return only_run(home)
+    return trained(*asked, "detector=padim")
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path) -> Path:
-    done = in_process("export", f"run={run}")
-    assert done.status == 0, done.err
-    assert "verdicts that changed: 0 " in done.out
+def exported(run):
+    assert "verdicts that changed: 0 " in ran("export", f"run={run}").out
     return run / "export-onnx-fp32/model.onnx"
 
 
@@ -87,30 +82,26 @@ def test_a_graph_resizes_as_opencv_does():
     assert wrong <= 1e-4 * total
 
 
-def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: Path, exported: Path, tmp_path: Path):
+def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run, exported, tmp_path):
     """Also the same regions, of the same types. And the example beside the file, which decodes and resizes itself."""
     known = written(run)
     images = [row["image"] for row in read_rows(run / "predictions.csv")]
     regions: list[list[list[str]]] = []
     for name, source in (("run", run), ("file", exported), ("folder", exported.parent)):
         listed = f"images=[{','.join(images)}]"
-        done = in_process("predict", f"run={source}", listed, f"output={tmp_path}/{name}", "overlays=false")
-        assert done.status == 0, done.err
+        ran("predict", f"run={source}", listed, f"output={tmp_path}/{name}", "overlays=false")
         alike(written(tmp_path / name), known)
         regions.append([[row[k] for k in REGION] for row in read_rows(tmp_path / name / "defects.csv")])
     assert regions[0] and regions[0] == regions[1] == regions[2]
     data = open_run(run).run.config["data"]
     own = ["data=mvtec_ad", f"data.root={data['root']}", f"data.category={data['category']}"]
     for name, source, named in (("evaluated", run, []), ("evaluated file", exported, own)):
-        asked = [f"run={source}", f"output={tmp_path}/{name}", "report=false"]
-        done = in_process("evaluate", *asked, *named)
-        assert done.status == 0, done.err
+        ran("evaluate", f"run={source}", f"output={tmp_path}/{name}", "report=false", *named)
         alike(written(tmp_path / name), known)
         figures, expected = (read_json(folder / "metrics.json") for folder in (tmp_path / name, run))
         for figure in ("image_auroc", "pixel_auroc", "aupro", "image_false_alarm_rate", "image_detection_rate"):
             assert figures[figure] == pytest.approx(expected[figure], abs=1e-6)
-    done = in_process("evaluate", f"run={exported}", f"output={tmp_path}/none", "report=false")
-    assert done.status and "add e.g. data=folder" in done.err
+    assert "add e.g. data=folder" in refused("evaluate", f"run={exported}", f"output={tmp_path}/none", "report=false")
     command = [sys.executable, exported.parent / "predict.py", exported, *images]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     said = [line.split("\t") for line in lines]
@@ -120,7 +111,7 @@ def test_training_evaluation_prediction_and_the_file_give_the_same_numbers(run: 
     assert told[1:3] == said[0][1:3], "16 bits"
 
 
-def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported: Path, tmp_path: Path):
+def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported, tmp_path):
     """Against the headers and libraries of OpenVINO's own package."""
     openvino = Path(pytest.importorskip("openvino").__file__).parent
     compiler, library = shutil.which("g++"), next(openvino.glob("libs/libopenvino.so.*"), None)
@@ -135,7 +126,7 @@ def test_the_example_in_cpp_compiles_and_gives_the_same_score(exported: Path, tm
     assert float(said[0]) == pytest.approx(float(score[0]), rel=1e-4) and said[1] == ("NOK" if nok[0] else "OK")
 
 
-def test_a_file_says_what_it_is(run: Path, exported: Path):
+def test_a_file_says_what_it_is(run, exported):
     about = Exported(exported).about
     assert about["threshold"] == read_json(run / "threshold.json") and "probability of at most" in about["promise"]
     assert about["data"]["fingerprint"] == read_json(run / "data.json")["fingerprint"]
@@ -148,9 +139,7 @@ def test_a_file_says_what_it_is(run: Path, exported: Path):
 @pytest.mark.parametrize(
     ("kind", "precision", "batch"), [("openvino", "fp16", None), ("onnx", "int8", 2), ("torch", "fp32", None)]
 )
-def test_other_formats_and_precisions(
-    run: Path, exported: Path, tmp_path: Path, kind: str, precision: str, batch: int | None
-):
+def test_other_formats_and_precisions(run, exported, tmp_path, kind, precision, batch):
     """They stay near the run; a file of a fixed batch judges any number; half precision halves the file."""
     file, found = export_run(open_run(run), tmp_path, kind, precision, batch, tolerance=10)
     allowed = {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]  # of a network of random weights
@@ -161,24 +150,31 @@ def test_other_formats_and_precisions(
         assert file.with_suffix(".bin").stat().st_size < 0.6 * exported.stat().st_size
 
 
-def test_the_networks_of_8_bits_are_the_files(tmp_path: Path):
+class Alone(torch.nn.Module):
+    """A model of one part, with an example of its inputs."""
+
+    def __init__(self, name: str, part: torch.nn.Module, **inputs: torch.Tensor) -> None:
+        super().__init__()
+        self.add_module(name, part)
+        self.example = lambda batch: inputs
+        self.eval()
+
+    def predict_batch(self, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+        return self(*inputs)
+
+
+def test_the_networks_of_8_bits_are_the_files(tmp_path):
     """With all that ONNX Runtime makes faster: floats left among 8 bits would be rounded by it, channels all alike."""
-
-    class Looker(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = build("tf_efficientnet_lite0", [1, 2, 3], "bundled").frozen()
-
-        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-            return self.backbone(image)
-
-        predict_batch = forward
-        example = staticmethod(lambda batch: {"image": images[:2]})
 
     images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images = torch.nn.functional.interpolate(images, size=128, mode="bicubic").clamp(0, 1)
-    networks = Looker().eval()
-    quantise(networks, list(images[2:, None]))
+
+    class Looker(Alone):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return self.backbone(image)
+
+    networks = Looker("backbone", build("tf_efficientnet_lite0", [1, 2, 3], "bundled").frozen(), image=images[:2])
+    quantise(networks, [(image,) for image in images[2:, None]])
     write_graph(networks, tmp_path / "model.onnx", "int8", {}, batch=2)
     graph = onnx.load(tmp_path / "model.onnx").graph
     maker = {name: node.op_type for node in graph.node for name in node.output}
@@ -192,23 +188,15 @@ def test_the_networks_of_8_bits_are_the_files(tmp_path: Path):
         assert np.linalg.norm(found - known.detach().numpy()) < 0.1 * np.linalg.norm(known.detach().numpy())
 
 
-def test_networks_that_learned_from_drawn_defects_are_computed_in_8_bits(tmp_path: Path):
-    class Judge(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.networks = Networks({"fine": 24, "deep": 40})
+def test_networks_that_learned_from_drawn_defects_are_computed_in_8_bits(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    looks = {n: 3 * torch.randn(1, c, s, s, generator=generator) for n, c, s in (("fine", 24, 32), ("deep", 40, 16))}
 
+    class Judge(Alone):
         def forward(self, fine: torch.Tensor, deep: torch.Tensor) -> list[torch.Tensor]:
             return [self.networks([fine, deep], number) for number in range(3)]
 
-        def predict_batch(self, looks: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-            return self(*looks)
-
-        example = staticmethod(lambda batch: looks)
-
-    generator = torch.Generator().manual_seed(0)
-    looks = {n: 3 * torch.randn(1, c, s, s, generator=generator) for n, c, s in (("fine", 24, 32), ("deep", 40, 16))}
-    judge = Judge().eval()
+    judge = Judge("networks", Networks({"fine": 24, "deep": 40}), **looks)
     exact = torch.cat(judge(**looks))
     quantise_learned(judge, [tuple(looks.values())])
     rounded = torch.cat(judge(**looks))
@@ -222,14 +210,14 @@ def test_networks_that_learned_from_drawn_defects_are_computed_in_8_bits(tmp_pat
     assert np.linalg.norm(np.concatenate(found) - rounded.numpy()) < 0.02 * np.linalg.norm(rounded.numpy())
 
 
-def test_a_file_that_differs_does_not_stay(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_differs_does_not_stay(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Resize, "_area", lambda self, pixels: self._linear(pixels))  # what a peer's export got wrong
     with pytest.raises(UserError, match="does not reproduce the run within"):
         export_run(open_run(run), tmp_path, "torch", "fp32")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_is_refused(run: Path, exported: Path, tmp_path: Path):
+def test_what_cannot_be_is_refused(run, exported, tmp_path):
     trained = open_run(run)
     boxed = replace(trained, judge=replace(trained.judge, resize="letterbox"))
     for asked, kind, precision, reason in (
@@ -250,7 +238,7 @@ class Planted:
         return os.mkdir, ("planted",)
 
 
-def test_a_planted_file_runs_nothing_and_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_planted_file_runs_nothing_and_reads_nothing(tmp_path, monkeypatch):
     """torch's files can hold pickles; ONNX can name weights in other files, which are none of its folder's."""
     monkeypatch.chdir(tmp_path)
     torch.save(Planted(), tmp_path / "model.pt2")

@@ -13,23 +13,17 @@ from anomalib_lite.jobs.demo import crop_mask, match_truth
 from anomalib_lite.registration.cropping import Product
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import Placed, read_truth
-from tests.commands import Outcome, in_process, read_rows
+from tests.commands import in_process, ran, read_rows, refused
 
 SMALL = ["n_panels=2", "seed=3", "sheet.width=640", "sheet.height=360", "sheet.nok_share=0.5"]
 SIDE = 128  # of a crop
-
-
-def demo(output: Path, *more: str) -> Outcome:
-    return in_process("demo", *SMALL, f"output={output}", *more)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A demo, and what the terminal said. Read only."""
     folder = tmp_path_factory.mktemp("made") / "demo"
-    done = demo(folder)
-    assert done.status == 0, done.err
-    return folder, done.out
+    return folder, ran("demo", *SMALL, f"output={folder}").out
 
 
 def drawn(folder: Path) -> list[tuple[dict[str, str], str, Placed]]:
@@ -108,50 +102,40 @@ def test_the_reader_of_a_folder_and_the_labelling_page_take_it_as_it_is(made):
         assert argument in said
 
 
-def test_segment_finds_the_same_products(made, tmp_path):
+def test_segment_finds_the_same_products(made, here):
     folder, _ = made
-    done = in_process("segment", f"images={folder}/panels", f"template={folder}/template.png", f"output={tmp_path}/own")
-    assert done.status == 0
-    assert read_rows(tmp_path / "own/manifest.csv") == read_rows(folder / "manifest.csv")
-    assert (folder / "overview/panel_001.jpg").read_bytes() == (tmp_path / "own/overview/panel_001.jpg").read_bytes()
+    ran("segment", f"images={folder}/panels", f"template={folder}/template.png", "output=own")
+    assert read_rows(here / "own/manifest.csv") == read_rows(folder / "manifest.csv")
+    assert (folder / "overview/panel_001.jpg").read_bytes() == (here / "own/overview/panel_001.jpg").read_bytes()
 
 
-def test_a_whole_demo_is_kept_until_it_is_to_be_made_anew(tmp_path):
-    folder = tmp_path / "a demo"
-    assert demo(folder, "n_panels=1").status == 0
-    labels = folder / "labels.csv"
+def test_a_whole_demo_is_kept_until_it_is_to_be_made_anew(here):
+    one = ["demo", *SMALL, "n_panels=1", "output='a demo'"]
+    ran(*one)
+    labels = here / "a demo/labels.csv"
     made = labels.read_text()
     labels.write_text("corrected by hand")
 
-    again = demo(folder, "n_panels=1")
-    assert again.status == 0 and "kept" in again.out and "Next: anomalib-lite train" in again.out
-    other = demo(folder, "n_panels=1", "seed=4")
-    assert other.status == 2 and "other settings" in other.err and "Traceback" not in other.err
-    assert labels.read_text() == "corrected by hand"
-
-    assert demo(folder, "n_panels=1", "force=true").status == 0
+    again = ran(*one).out
+    assert "kept" in again and "Next: anomalib-lite train" in again
+    assert "other settings" in refused(*one, "seed=4") and labels.read_text() == "corrected by hand"
+    ran(*one, "force=true")
     assert labels.read_text() == made
-    assert [path.name for path in tmp_path.iterdir()] == ["a demo"]
+    assert [path.name for path in here.iterdir()] == ["a demo"]
 
 
-def test_a_demo_that_stops_halfway_leaves_nothing(tmp_path, monkeypatch):
+def test_a_demo_that_stops_halfway_leaves_nothing(here, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("anomalib_lite.jobs.demo.write_manifest", stop)
-    assert demo(tmp_path / "demo", "n_panels=1").status == 130  # as the shell reports Ctrl-C
-    assert not list(tmp_path.iterdir())
+    assert in_process("demo", *SMALL, "n_panels=1").status == 130  # as the shell reports Ctrl-C
+    assert not list(here.iterdir())
 
 
-def test_a_folder_that_demo_has_not_made_stays_as_it_is(tmp_path):
-    (tmp_path / "photo.png").write_bytes(b"precious")
+def test_what_demo_cannot_draw_or_has_not_made_is_refused(here):
+    assert "32 px" in refused("demo", *SMALL, "sheet.width=90") and not list(here.iterdir())
+    (here / "photo.png").write_bytes(b"precious")
     for force in ("true", "false"):
-        done = demo(tmp_path, f"force={force}")
-        assert done.status == 2 and "demo did not create it" in done.err
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
-
-
-def test_products_too_small_to_draw_are_refused(tmp_path):
-    done = demo(tmp_path / "demo", "sheet.width=90")
-    assert done.status == 2 and "32 px" in done.err and "Traceback" not in done.err
-    assert not (tmp_path / "demo").exists()
+        assert "demo did not create it" in refused("demo", *SMALL, "output=.", f"force={force}")
+    assert [path.name for path in here.iterdir()] == ["photo.png"]

@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from anomalib_lite.runs.artifacts import exclusive_lock
-from tests.commands import Command, command_line, one_thread, only_run, scores, trained
-from tests.conftest import Seal
+from tests.commands import command_line, one_thread, only_run, ran, refused, scores, trained
 
 # the clock of the day goes back by a minute at each reading, the monotonic one is left alone
 CLOCK = """
@@ -46,58 +44,47 @@ time_t time(time_t *t) {
 
 
 @pytest.mark.slow
-def test_a_clock_that_goes_back_changes_nothing(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path):
+def test_a_clock_that_goes_back_changes_nothing(here, tiny, tiny_set):
     if not (compiler := shutil.which("cc")):
         pytest.skip("no compiler for a clock of its own")
-    (tmp_path / "clock.c").write_text(CLOCK)
-    library = tmp_path / "clock.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "clock.c", "-ldl"], check=True)
-    (tmp_path / "back").mkdir()
-    done = command_line("train", *tiny, cwd=tmp_path / "back", LD_PRELOAD=str(library))
+    (here / "clock.c").write_text(CLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"], check=True)
+    (here / "back").mkdir()
+    images, clock = f"images={tiny_set}/test", {"cwd": here / "back", "LD_PRELOAD": str(here / "clock.so")}
+    done = command_line("train", *tiny, **clock)
     assert done.status == 0 and "Traceback" not in done.err, done.err
-    run, images = only_run(tmp_path / "back"), f"images={tiny_set}/test"
-    done = command_line("predict", f"run={run}", images, cwd=tmp_path / "back", LD_PRELOAD=str(library))
+    done = command_line("predict", f"run={only_run(here / 'back')}", images, **clock)
     assert done.status == 0, done.err
-    assert run_verb("train", *tiny).status == 0 and run_verb("predict", f"run={only_run(tmp_path)}", images).status == 0
-    assert scores(run / "predictions.csv") == scores(only_run(tmp_path) / "predictions.csv")
-    assert scores(tmp_path / "back/predictions/predictions.csv") == scores(tmp_path / "predictions/predictions.csv")
+    ran("predict", f"run={trained(*tiny)}", images)
+    assert scores(only_run(here / "back") / "predictions.csv") == scores(only_run(here) / "predictions.csv")
+    assert scores(here / "back/predictions/predictions.csv") == scores(here / "predictions/predictions.csv")
 
 
-def test_data_need_not_be_writable(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path, sealed: Seal):
-    shutil.copytree(tiny_set, tmp_path / "data" / tiny_set.name)
+def test_data_need_not_be_writable_and_two_predictions_do_not_write_to_one_folder(here, tiny, tiny_set, sealed):
+    shutil.copytree(tiny_set, here / "data" / tiny_set.name)
     with pytest.raises(OSError):
-        (sealed(tmp_path / "data") / "probe").touch()
+        (sealed(here / "data") / "probe").touch()
     run = trained(*tiny, "data.root=data")
-    for command in (["evaluate", f"run={run}"], ["predict", f"run={run}", "images=data/*/test"]):
-        assert (done := run_verb(*command)).status == 0, done.err
+    ran("evaluate", f"run={run}")
+    words = ["predict", f"run={run}", "images=data/*/test", "output=out"]
+    with exclusive_lock(here / "out", inside=True):
+        assert "Another process is using out" in refused(*words)
+    ran(*words)
+    assert {path.name for path in (here / "out").iterdir()} == {"predictions.csv", "maps", "overlays"}
 
 
-def test_a_moved_store_is_taken_as_it_is_by_runs_with_generated_images(
-    run_verb: Command, tiny: list[str], tmp_path: Path
-):
+def test_a_moved_store_is_taken_as_it_is_by_runs_with_generated_images(here, tiny):
     words = ["train", *tiny, "generator=singan", "mode.generated=0.1"]
-    assert run_verb(*words, "paths.artifacts=here").status == 0
-    (tmp_path / "here").rename(tmp_path / "there")
-    again = run_verb(*words, "paths.artifacts=there")
-    assert again.status == 0 and "already done" in again.err
-    other = run_verb(*words, "paths.artifacts=there", "seed=1")
-    assert other.status == 0 and "SinGAN trained by an earlier" in other.err and "images generated earlier" in other.err
-    assert not (tmp_path / "here").exists()
-
-
-def test_two_predictions_do_not_write_to_one_folder(run_verb: Command, tiny: list[str], tiny_set: Path, tmp_path: Path):
-    words = ["predict", f"run={trained(*tiny)}", f"images={tiny_set}/test", "output=out"]
-    with exclusive_lock(tmp_path / "out", inside=True):
-        done = run_verb(*words)
-    assert done.status == 2 and "Another process is using out" in done.err
-    assert run_verb(*words).status == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.csv", "maps", "overlays"}
+    ran(*words, "paths.artifacts=here")
+    (here / "here").rename(here / "there")
+    assert "already done" in ran(*words, "paths.artifacts=there").err
+    other = ran(*words, "paths.artifacts=there", "seed=1").err
+    assert "SinGAN trained by an earlier" in other and "images generated earlier" in other
+    assert not (here / "here").exists()
 
 
 @pytest.mark.slow
-def test_a_killed_process_of_several_ends_the_training_in_words_and_the_next_command_goes_on(
-    tiny: list[str], tmp_path: Path
-):
+def test_a_killed_process_of_several_ends_the_training_in_words_and_the_next_command_goes_on(tiny, tmp_path):
     shared = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false"]
     words = [sys.executable, "-m", "anomalib_lite.cli", "train", *tiny, "detector.epochs=60", *shared]
     with subprocess.Popen(words, cwd=tmp_path, env=one_thread(), stderr=subprocess.PIPE, text=True) as running:

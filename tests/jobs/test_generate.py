@@ -1,6 +1,5 @@
 """The verb generate."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -8,6 +7,7 @@ import pandas as pd
 import pytest
 
 from anomalib_lite.rendering.product import draw_conditions, render_product
+from tests.commands import ran, read_json, refused
 from tests.made import write_pixels
 
 
@@ -30,12 +30,11 @@ def arguments(products: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_generate_writes_images_sheet_page_and_quality_and_trains_once(products, run_verb, tmp_path, trainings):
-    done = run_verb(*arguments(products, "+generator.damage=3"))
-    assert done.status == 0, done.err
-    (folder,) = (tmp_path / "generated").iterdir()
+def test_generate_writes_images_sheet_page_and_quality_and_trains_once(products, here, trainings):
+    done = ran(*arguments(products, "+generator.damage=3"))
+    (folder,) = (here / "generated").iterdir()
     assert folder.name.startswith("mvtec_ad-product-none-no_template-s0-")
-    quality = json.loads((folder / "quality.json").read_text())
+    quality = read_json(folder / "quality.json")
     assert len(list((folder / "images").glob("*.png"))) == quality["drawn"]["kept"] == quality["n_generated"] == 6
     assert quality["drawn"]["dropped"] == 3 and quality["n_real"] == 8
     assert quality["edge_overlap"]["generated_low"] >= quality["guard"]["threshold"]
@@ -46,35 +45,31 @@ def test_generate_writes_images_sheet_page_and_quality_and_trains_once(products,
     page = (folder / "generated.html").read_text()
     assert "dropped 3 of 9 generated images" in page and page.count("<img") == 2 * 9
     assert "http" not in page.replace("http-equiv", ""), "the page fetches nothing"
-    for words in ("Frechet distance", "kernel distance", "diversity", str(folder.relative_to(tmp_path) / "images")):
+    for words in ("Frechet distance", "kernel distance", "diversity", str(folder.relative_to(here) / "images")):
         assert words in done.out + done.err
     assert [line[1:] for line in trainings()] == [["8", "-", "0"]]
 
-    again = run_verb(*arguments(products, "+generator.damage=3"))
-    assert again.status == 0 and "already done" in again.out + again.err and "Frechet" in again.out + again.err
-    other = run_verb(*arguments(products, "+generator.damage=0", "generator.count=2", "output=fewer"))
-    assert other.status == 0 and len(trainings()) == 1, "what changes the drawing alone trained again"
-    assert len(list(tmp_path.glob("fewer/*/images/*.png"))) == 2
-    assert run_verb(*arguments(products, "+generator.damage=3", "force=true")).status == 0
+    again = ran(*arguments(products, "+generator.damage=3"))
+    assert "already done" in again.out + again.err and "Frechet" in again.out + again.err
+    ran(*arguments(products, "+generator.damage=0", "generator.count=2", "output=fewer"))
+    assert len(trainings()) == 1, "what changes the drawing alone trained again"
+    assert len(list(here.glob("fewer/*/images/*.png"))) == 2
+    ran(*arguments(products, "+generator.damage=3", "force=true"))
     assert len(trainings()) == 2 and len(list((folder / "images").glob("*.png"))) == 6
 
 
-def test_a_template_takes_part_in_its_mode_alone(products, run_verb, tmp_path, trainings):
+def test_a_template_takes_part_in_its_mode_alone(products, here, trainings):
     template = f"data.template={products / 'template.png'}"
-    done = run_verb(*arguments(products, template, "mode=template"))
-    assert done.status == 0, done.err
-    (folder,) = (tmp_path / "generated").iterdir()
+    ran(*arguments(products, template, "mode=template"))
+    (folder,) = (here / "generated").iterdir()
     assert set(pd.read_csv(folder / "images.csv")["origin"]) == {"generated", "template_generated"}
-    assert run_verb(*arguments(products, template, "mode=no_template", "output=without")).status == 0
+    ran(*arguments(products, template, "mode=no_template", "output=without"))
     assert [line[2] for line in trainings()] == ["template.png", "-"]
-    done = run_verb(*arguments(products, "mode=template"))
-    assert done.status == 2 and "mode=template needs a template" in done.err
+    assert "mode=template needs a template" in refused(*arguments(products, "mode=template"))
 
 
-def test_no_generator_is_explained_and_help_names_them(products, run_verb):
-    done = run_verb(*[a for a in arguments(products) if not a.startswith("generator.")])
-    assert done.status == 2 and "generator=none makes no images" in done.err and not Path("generated").exists()
-    done = run_verb("generate", "--help")
-    assert done.status == 0
-    for words in ("anomalib-lite generate generator=singan", "structure_guard", "histaugan"):
-        assert words in done.out
+def test_no_generator_is_explained_and_help_names_them(products, here):
+    said = refused(*[a for a in arguments(products) if not a.startswith("generator.")])
+    assert "generator=none makes no images" in said and not Path("generated").exists()
+    told = ran("generate", "--help").out
+    assert all(word in told for word in ("anomalib-lite generate generator=singan", "structure_guard", "histaugan"))

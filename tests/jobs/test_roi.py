@@ -7,20 +7,8 @@ import numpy as np
 import pytest
 
 from anomalib_lite.metrics import PixelMetrics
-from tests.commands import Command, read_json, read_rows, trained
-from tests.made import write_category
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """stripes/ in MVTec AD's layout, and left.png, white on the left half."""
-    made = write_category(tmp_path / "stripes", train=10, good=3, defects={"dot": 2})
-    shape = cv2.imread(str(next((made / "train/good").iterdir()))).shape[:2]
-    left = np.zeros(shape, np.uint8)
-    left[:, : shape[1] // 2] = 255
-    cv2.imwrite(str(tmp_path / "left.png"), left)
-    return tmp_path
-
+from tests.commands import ran, read_json, read_rows, refused, trained
+from tests.made import write_category, write_pixels
 
 OWN = [
     "data=mvtec_ad", "data.root=.", "data.category=stripes", "preset=smoke", "tracking=none", "threads=1",
@@ -28,34 +16,32 @@ OWN = [
 ]  # fmt: skip
 
 
-def predicted(run_verb: Command, run: Path, images: Path, output: Path, *more: str) -> tuple[list[float], np.ndarray]:
-    done = run_verb("predict", f"run={run}", f"images={images}", f"output={output}", "overlays=false", *more)
-    assert done.status == 0, done.err
-    scores = [float(row["score"]) for row in read_rows(output / "predictions.csv")]
-    return scores, np.stack([cv2.imread(str(p), -1) for p in sorted((output / "maps").iterdir())])
+def predicted(run: Path, output: str, *more: str) -> tuple[float, np.ndarray]:
+    ran("predict", f"run={run}", "images=damaged", f"output={output}", "overlays=false", *more)
+    (row,) = read_rows(Path(output) / "predictions.csv")
+    return float(row["score"]), cv2.imread(f"{output}/maps/right.tiff", -1)
 
 
-def test_a_defect_beyond_the_region_raises_no_alarm(run_verb: Command, folder: Path):
+def test_a_defect_beyond_the_region_raises_no_alarm(here):
+    """left.png is white on the left half, the defect lies on the right."""
+    made = write_category(here / "stripes", train=10, good=3, defects={"dot": 2})
+    image = cv2.imread(str(next((made / "test/good").iterdir())))
+    left = np.zeros(image.shape[:2], np.uint8)
+    left[:, : left.shape[1] // 2] = 255
+    write_pixels(here / "left.png", left)
+    image[8:40, -20:] = (0, 0, 255)
+    write_pixels(here / "damaged/right.png", image)
     whole, half = trained(*OWN), trained(*OWN, "roi=left.png")
     assert whole != half
-    image = cv2.imread(str(next((folder / "stripes/test/good").iterdir())))
-    damaged = folder / "damaged"
-    damaged.mkdir()
-    image[8:40, -20:] = (0, 0, 255)
-    cv2.imwrite(str(damaged / "right.png"), image)
-    limit = read_json(whole / "threshold.json")["image"]
-    (found,), _ = predicted(run_verb, whole, damaged, folder / "a")
-    (passed,), maps = predicted(run_verb, half, damaged, folder / "b")
-    assert found > limit and passed < found
-    assert not maps[0][:, 24:].any() and maps[0][:, :24].any()
-    (narrowed,), maps = predicted(run_verb, whole, damaged, folder / "c", "ignore=left.png")
-    assert narrowed == pytest.approx(found, rel=0.2) and not maps[0][:, :24].any()
-    nothing = run_verb("predict", f"run={half}", f"images={damaged}", "ignore=left.png", "output=d")
-    assert nothing.status == 2 and "exclude all pixels" in nothing.err
-    refused = run_verb("train", *OWN, "roi=nosuch.png")
-    assert refused.status == 2 and "nosuch.png" in refused.err
-    refused = run_verb("train", *OWN, f"roi={damaged / 'right.png'}")
-    assert refused.status == 2 and "looks like a photograph" in refused.err
+    found, _ = predicted(whole, "a")
+    passed, heatmap = predicted(half, "b")
+    assert found > read_json(whole / "threshold.json")["image"] and passed < found
+    assert not heatmap[:, 24:].any() and heatmap[:, :24].any()
+    narrowed, heatmap = predicted(whole, "c", "ignore=left.png")
+    assert narrowed == pytest.approx(found, rel=0.2) and not heatmap[:, :24].any()
+    assert "exclude all pixels" in refused("predict", f"run={half}", "images=damaged", "ignore=left.png", "output=d")
+    assert "nosuch.png" in refused("train", *OWN, "roi=nosuch.png")
+    assert "looks like a photograph" in refused("train", *OWN, "roi=damaged/right.png")
 
 
 def test_pixels_beyond_the_region_do_not_count():
