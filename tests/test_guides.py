@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.commands import REPOSITORY
+from tests.commands import REPOSITORY, ran
 from tests.made import write_image
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
@@ -17,20 +17,20 @@ QUICK = {"preset": "smoke", "image_size": "64", "tracking": "none", "defects": "
 
 
 @pytest.fixture
-def own_folder(tmp_path, tiny_set, monkeypatch):
+def own_folder(here, tiny_set, monkeypatch):
     """A user's folder, with photographs in `photos/` and `named/`; Python finds it as with PYTHONPATH=."""
-    (tmp_path / "photos").symlink_to(tiny_set)
+    (here / "photos").symlink_to(tiny_set)
     for number in range(10):
-        write_image(tmp_path / f"named/ok_{number}.png", seed=number)
-        write_image(tmp_path / f"named/square_{number}.png", seed=100 + number, mark=True)
-    monkeypatch.syspath_prepend(str(tmp_path))
+        write_image(here / f"named/ok_{number}.png", seed=number)
+        write_image(here / f"named/square_{number}.png", seed=100 + number, mark=True)
+    monkeypatch.syspath_prepend(str(here))
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         monkeypatch.delitem(sys.modules, name)
-    return tmp_path
+    return here
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_a_guide_works_as_it_is_written(guide, own_folder, run_verb):
+def test_a_guide_works_as_it_is_written(guide, own_folder):
     files, commands = 0, []
     for language, text in BLOCK.findall(guide.read_text()):
         if named := NAMED.match(text):
@@ -48,8 +48,7 @@ def test_a_guide_works_as_it_is_written(guide, own_folder, run_verb):
         quick = [f"{key}={value}" for key, value in QUICK.items() if key not in given and verb == "train"]
         runs = sorted(own_folder.glob("runs/default/*-s0-*"))
         overrides = [word.replace("runs/default/...", str(runs[0])) if runs else word for word in overrides]
-        done = run_verb(verb, *overrides, *quick)
-        assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
+        ran(verb, *overrides, *quick)
 
 
 def test_a_detector_from_outside_is_one_short_file():

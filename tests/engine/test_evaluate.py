@@ -12,7 +12,7 @@ from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.engine.evaluate import DRAWN, hold_back, make_inspector, open_inspector, validate
 from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import threshold_from_ok
-from tests.commands import only_run, read_json
+from tests.commands import only_run, ran, read_json
 from tests.defects.conftest import SHAPE, perfect, photograph, settings
 from tests.defects.test_collect import case, outcome
 from tests.made import write_image, write_pixels
@@ -59,11 +59,10 @@ def test_what_finds_drawn_defects_is_told_from_what_does_not(images):
     assert good == validate(Known(images), images, 0.3), "the same defects again"  # type: ignore[arg-type]
 
 
-def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(run_verb, tiny, tmp_path):
-    done = run_verb("train", *tiny, "data.val_share=0.4", "validate=true")
-    assert done.status == 0, done.err
+def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(here, tiny):
+    done = ran("train", *tiny, "data.val_share=0.4", "validate=true")
     assert "validation (synthetic defects on held-out OK images): image AUROC" in done.out + done.err
-    metrics = read_json(only_run(tmp_path) / "metrics.json")
+    metrics = read_json(only_run(here) / "metrics.json")
     assert metrics["validation"]["ok_images"] == 2 and metrics["threshold"]["n"] == 2
     assert 0 <= metrics["validation"]["mean"] <= 1
 

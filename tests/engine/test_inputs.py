@@ -28,11 +28,8 @@ def pairs(folder: Path) -> Splits:
     """Six images, each with a template of its own: three to learn from, one held out, two for testing."""
     samples = []
     for k in range(6):
-        image, template = (
-            write_image(folder / f"{k}.png", seed=k),
-            write_image(folder / f"{k}_template.png", seed=10 + k),
-        )
-        samples.append(Sample(image, NOK if k == 5 else OK, template=template))
+        template = write_image(folder / f"{k}_template.png", seed=10 + k)
+        samples.append(Sample(write_image(folder / f"{k}.png", k), NOK if k == 5 else OK, template=template))
     return Splits(samples[:3], samples[3:4], samples[4:])
 
 
