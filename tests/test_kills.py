@@ -103,23 +103,18 @@ def commands(tiny, tiny_set, products, tmp_path):  # noqa: F811
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of what a user sees there, less what grows and what differs from call to call. What a kill left half written has
-    a hidden name, which nothing reads.
+    """What a user sees there, less what grows, the seconds that things took, and the logs of single trials.
+
+    What a kill left half written has a hidden name, which nothing reads.
     """
-    found = {}
+    kept = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         hidden = any(part.startswith(".") for part in Path(name).parts)
         hidden |= path.parent.name == "checkpoints"  # of a training that has not ended
-        if path.is_file() and not hidden and path.name not in (*GROWING, "said.log", "changes"):
-            found[name] = path.read_bytes()
-    return found
-
-
-def settled(found: dict[str, bytes]) -> dict[str, bytes]:
-    """Without the seconds that things took, and the logs of single trials."""
-    kept = {}
-    for name, content in found.items():
+        if hidden or not path.is_file() or path.name in (*GROWING, "said.log", "changes"):
+            continue
+        content = path.read_bytes()
         if name.endswith((".html", ".log", ".run", "/seconds.json", "/losses.jsonl")) or "/figures/" in name:
             kept[name] = b""  # is there
         elif name.endswith(".tiff"):
@@ -162,7 +157,7 @@ def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(verb, start, c
     process.join()
     seconds, total = time.monotonic() - begin, int((whole / "changes").read_text())
     assert process.exitcode in (0, None), (whole / "said.log").read_text()
-    expected, kills = settled(contents(whole)), 0
+    expected, kills = contents(whole), 0
     moments = [(n, 0.0) for n in sorted(draw.sample(range(1, total + 1), AT_A_CHANGE))]
     moments += [(0, draw.random() * seconds) for _ in range(AT_A_TIME)]
     for number, (change, wait) in enumerate(moments):
@@ -173,7 +168,7 @@ def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(verb, start, c
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
             wait, change = wait * 0.7, max(0, change - 1)
         kills += 1
-        left, moment = settled(contents(folder)), f"{verb}, killed at change {change} or after {wait:.2f} s"
+        left, moment = contents(folder), f"{verb}, killed at change {change} or after {wait:.2f} s"
         for name, content in left.items():
             lines = name.endswith(("history.csv", "trainings.txt"))
             whole_now = expected[name].startswith(content) if lines else expected.get(name) == content
@@ -181,11 +176,9 @@ def test_after_a_kill_the_same_command_ends_as_an_undisturbed_one(verb, start, c
         again = start(folder, command)
         again.join()
         said = (folder / "said.log").read_text()
-        refused = (
-            verb == "segment" and "manifest.csv already exists" in said
-        )  # it was finished: labels may belong to it
+        refused = verb == "segment" and "manifest.csv already exists" in said  # finished: labels may belong to it
         assert again.exitcode == (2 if refused else 0) and "Traceback" not in said, f"{moment}: {said}"
-        found = settled(contents(folder))
+        found = contents(folder)
         if verb == "sweep":  # a trial that a kill cut off is tried again, under another number
             found = {name: found.get(name) for name in expected if "/trials/" not in name}
             expected = {name: expected[name] for name in found}

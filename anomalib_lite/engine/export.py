@@ -101,7 +101,11 @@ def export_run(
     graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
     about = describe(source, graph, format=file_format, precision=precision, batch=batch)
     folder.mkdir(parents=True, exist_ok=True)
-    remove_export(folder)
+    examples = list(EXAMPLES.glob("predict.*"))
+    for part in folder.glob(f"{PART}*"):  # of a killed export
+        shutil.rmtree(part)
+    for name in (*FORMATS.values(), "model.bin", *(example.name for example in examples)):  # of an earlier one
+        (folder / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as unchecked:
         file = Path(unchecked) / FORMATS[file_format]
         write_graph(graph, file, precision, about, batch)
@@ -116,21 +120,13 @@ def export_run(
             )
         for part in Path(unchecked).iterdir():
             part.replace(folder / part.name)
-    for example in EXAMPLES.glob("predict.*"):
+    for example in examples:
         shutil.copyfile(example, folder / example.name)
     if (trained.run.path / INSPECTOR).is_dir():
         shutil.copytree(trained.run.path / INSPECTOR, folder / INSPECTOR, dirs_exist_ok=True)
     if trained.golden:
         shutil.copyfile(trained.golden, folder / TEMPLATE)
     return folder / FORMATS[file_format], result
-
-
-def remove_export(folder: Path) -> None:
-    """Removes the files of an earlier export, and those that a killed one left."""
-    for part in folder.glob(f"{PART}*"):
-        shutil.rmtree(part)
-    for name in (*FORMATS.values(), "model.bin", *(example.name for example in EXAMPLES.glob("predict.*"))):
-        (folder / name).unlink(missing_ok=True)
 
 
 def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, Any]:

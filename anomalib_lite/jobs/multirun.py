@@ -67,11 +67,6 @@ def begin(verb: str, arguments: Sequence[str]) -> str:
     return records
 
 
-def command(verb: str) -> list[str]:
-    """Returns the command that runs only the current job."""
-    return [f"anomalib-lite {verb}", *HydraConfig.get().overrides.task]
-
-
 def record(verb: str, state: str, error: str | None = None) -> None:
     """Records the state of the current job of a multirun: running, done or failed."""
     hydra = HydraConfig.get()

@@ -16,7 +16,6 @@ from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import describe, fingerprint, need_training_images
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
-from anomalib_lite.jobs.multirun import command
 from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.atomic import write_json
 from anomalib_lite.runs.folder import (
@@ -101,7 +100,8 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> N
     plan = build_plan(cfg)
     if plan.force:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
-    run.start(plan.settings, environment(plan.seed, data_hash) | hydra_choices(), command("train"))
+    command = ["anomalib-lite train", *HydraConfig.get().overrides.task]  # runs only this job of a multirun
+    run.start(plan.settings, environment(plan.seed, data_hash) | hydra_choices(), command)
     write_json(run.path / DATA, describe(splits, plan.missed))
     with run.guarded(), tracked(plan.tracking, run, plan.force) as tracker:
         result = fit(plan, run, splits, data_hash, tracker)
