@@ -118,11 +118,6 @@ class Journal:
     def close(self) -> None:
         self._open.close()
 
-    def remove(self) -> None:
-        """Deletes the journal once the tables are written."""
-        self.path.unlink()
-        self.close()
-
     def _judged(self) -> Iterator[dict[str, Any]]:
         return (answer for answer in self.answers() if "refused" not in answer)
 

@@ -74,7 +74,7 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
                 output.rmdir()
             raise UserError("None of the images can be read:\n  " + "\n  ".join(summary.refused))
         journal.write_tables(trained.inspector)
-    journal.remove()
+        journal.path.unlink()
     return summary
 
 
