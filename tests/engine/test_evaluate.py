@@ -14,7 +14,7 @@ from anomalib_lite.errors import UserError
 from anomalib_lite.scoring import threshold_from_ok
 from tests.commands import only_run, ran, read_json
 from tests.defects.conftest import SHAPE, perfect, photograph, settings
-from tests.defects.test_collect import case, outcome
+from tests.defects.test_collect import stained
 from tests.made import write_image, write_pixels
 
 
@@ -75,6 +75,5 @@ def test_an_inspector_is_made_in_training_and_opened_again(tmp_path):
     make_inspector(settings(), tmp_path, train, LevelsOfMaps(), golden)
     collector = DefectCollector(open_inspector(tmp_path), threshold_from_ok([0.1], [0.1]))
     assert collector.inspector.reference.alike > 0.95, "the generated, black image had no part in it"
-    picture, values, mask = case(9, 14)
-    (defect,) = collector.add(outcome("stain/7.png", picture, values, "stain", mask)).defects
+    (defect,) = collector.add(stained(9, 14)).defects
     assert defect.kind == "colour_scratch" and collector.metrics()["type_accuracy"] == 1
