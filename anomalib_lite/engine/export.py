@@ -194,7 +194,7 @@ def _quantised(trained: TrainedRun, splits: Splits) -> TrainedRun:
 
     Quantisation noise is far larger than the variation in the old statistics, which would call everything anomalous.
     """
-    judge, model = trained.judge, deepcopy(trained.model).cpu().eval()
+    judge, model = trained.judge, deepcopy(trained.model.cpu()).eval()  # `compare` wants both on the CPU
     train, val = judge.images([s for s in splits.train if s.origin == "real"]), judge.images(splits.val)
     quantise(model, [train[[k]] for k in _evenly(range(len(train)), CALIBRATION)])
     model.calibrate(cast(Batches, loader(model.method_inputs(train), judge.batch_size)), judge.batch_size)
