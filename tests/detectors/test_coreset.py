@@ -9,18 +9,6 @@ import torch
 
 from anomalib_lite.augment.tta import View
 from anomalib_lite.detectors import coreset
-from anomalib_lite.detectors.coreset import (
-    Bank,
-    apply_view,
-    gather_candidates,
-    gather_images,
-    greedy_centres,
-    nearest,
-    nearest_several,
-    random_projection,
-    rotated_views,
-    thinned,
-)
 
 GENERATOR = torch.Generator().manual_seed(0)
 BANK, QUERIES = (torch.randn(n, 12, generator=GENERATOR) + 5 for n in (90, 50))
@@ -39,7 +27,7 @@ def gather(rows: int, views: tuple[View, ...] = (View(),), seed: int = 0) -> tor
     images = images + torch.arange(POSITIONS).view(3, 4)
     batches = Numbered(SimpleNamespace(image=part) for part in images.split(4))
     generator, limit_mb = torch.Generator().manual_seed(seed), rows * CHANNELS * 4 / 2**20
-    return gather_candidates(batches, lambda image: image, [(view, 0.0) for view in views], limit_mb, generator)
+    return coreset.gather_candidates(batches, lambda image: image, [(view, 0.0) for view in views], limit_mb, generator)
 
 
 @pytest.mark.parametrize(("limit", "each"), [(IMAGES * POSITIONS, POSITIONS), (119, 11), (55, 5), (10, 1), (0, 1)])
@@ -68,7 +56,7 @@ def test_whole_images_are_looked_at_fewer_together_the_larger_they_are(side: int
             self.asked.append(len(indices))
             return SimpleNamespace(image=torch.tensor(indices).float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2))
 
-    found = gather_images(Numbers(), lambda image: image, View(), 1.0, 1.0)
+    found = coreset.gather_images(Numbers(), lambda image: image, View(), 1.0, 1.0)
     assert max(Numbers.asked) == most and torch.equal(found, torch.arange(20.0).view(1, -1, 1).expand(4, -1, 1))
 
 
@@ -96,23 +84,23 @@ def test_the_choices_are_those_of_the_plain_greedy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(coreset, "POOL", pool)
     monkeypatch.setattr(coreset, "_update_nearest", partial(coreset._update_nearest, block=block))
     rows = made(600, 8)
-    assert greedy_centres(rows, 150, first).tolist() == brute_force(rows.double().numpy(), 150, first)
+    assert coreset.greedy_centres(rows, 150, first).tolist() == brute_force(rows.double().numpy(), 150, first)
 
 
 def test_nothing_is_chosen_twice_even_among_copies():
-    chosen = greedy_centres(made(40, 4).repeat(5, 1), 120).tolist()
+    chosen = coreset.greedy_centres(made(40, 4).repeat(5, 1), 120).tolist()
     assert len(set(chosen)) == 120
     assert {i % 40 for i in chosen[:40]} == set(range(40)), "each distinct row comes before any copy"
-    assert sorted(greedy_centres(made(30, 4), 100).tolist()) == list(range(30)), "more than there are gives all"
+    assert sorted(coreset.greedy_centres(made(30, 4), 100).tolist()) == list(range(30)), "more than there are gives all"
 
 
 def test_the_projection_keeps_distances():
     rows = made(300, 400)
-    projected = random_projection(rows, 64, torch.Generator().manual_seed(0))
+    projected = coreset.random_projection(rows, 64, torch.Generator().manual_seed(0))
     ratio = torch.pdist(projected) / torch.pdist(rows)
     assert projected.shape == (300, 64)
     assert ratio.mean().item() == pytest.approx(1, abs=0.03) and ratio.std() < 0.12  # 1 / sqrt(2 * 64) = 0.09
-    assert random_projection(rows, 400, torch.Generator()) is rows
+    assert coreset.random_projection(rows, 400, torch.Generator()) is rows
 
 
 @pytest.mark.parametrize("block", [1, 13, 1000])
@@ -120,19 +108,19 @@ def test_the_nearest_and_several_are_numpys(monkeypatch: pytest.MonkeyPatch, blo
     monkeypatch.setattr(coreset, "QUERIES", block)
     monkeypatch.setattr(coreset, "ROWS", block + 1)
     expected = np.linalg.norm(QUERIES.double().numpy()[:, None] - BANK.double().numpy(), axis=2)
-    (found, index), (several, indices) = nearest(QUERIES, BANK), nearest_several(QUERIES, BANK, 4)
+    (found, index), (several, indices) = coreset.nearest(QUERIES, BANK), coreset.nearest_several(QUERIES, BANK, 4)
     assert index.tolist() == expected.argmin(1).tolist() and indices.tolist() == expected.argsort(1)[:, :4].tolist()
     np.testing.assert_allclose(found, expected.min(1), rtol=1e-6)
     np.testing.assert_allclose(several, np.sort(expected, axis=1)[:, :4], rtol=1e-6)
-    assert nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3), "of few rows all are several"
+    assert coreset.nearest_several(QUERIES, BANK[:3], 9)[0].shape == (50, 3), "of few rows all are several"
 
 
 def test_a_remembered_row_is_at_distance_zero_and_a_close_one_at_its_distance():
     """The product form alone would round both to some 1e-2 here."""
     bank = BANK + 1000
-    assert nearest(bank[[7, 80]], bank)[0].tolist() == [0, 0]
+    assert coreset.nearest(bank[[7, 80]], bank)[0].tolist() == [0, 0]
     close = bank[[7]] + torch.tensor([2.0**-10] + [0.0] * 11)
-    assert nearest(close, bank)[0].item() == pytest.approx(2**-10, rel=1e-6)
+    assert coreset.nearest(close, bank)[0].item() == pytest.approx(2**-10, rel=1e-6)
 
 
 H, W, C = 5, 7, 6
@@ -164,7 +152,7 @@ def nearby(features: np.ndarray, bank: np.ndarray, radius: int, cosine: bool, de
 @pytest.mark.parametrize(("cosine", "density"), [(False, 0), (True, 0), (True, 3), (False, 3)])
 def test_places_near_by_are_those_of_brute_force(radius: int, cosine: bool, density: int):
     features, patches = drawn(3, C, H, W), drawn(H * W, 4, C)
-    bank, rows = Bank(cosine, radius), torch.nn.functional.normalize(patches, dim=-1) if cosine else patches
+    bank, rows = coreset.Bank(cosine, radius), torch.nn.functional.normalize(patches, dim=-1) if cosine else patches
     bank.store(rows, rows, density)
     expected = nearby(features.double().numpy(), patches.double().numpy(), radius, cosine, density)
     np.testing.assert_allclose(bank(features)[:, 0], expected, atol=1e-5)
@@ -173,7 +161,7 @@ def test_places_near_by_are_those_of_brute_force(radius: int, cosine: bool, dens
 def test_local_density_is_that_of_all_candidates():
     """What is remembered may be a few of them; their neighbours are counted among all."""
     candidates, features = drawn(200, C), drawn(1, C, H, W)
-    bank = Bank()
+    bank = coreset.Bank()
     bank.store(candidates[:20], candidates, density=9)
     far = np.linalg.norm(candidates[:20, None] - candidates, axis=2)
     own = np.sort(far, 1)[:, 1:10].mean(1)
@@ -185,7 +173,7 @@ def test_local_density_is_that_of_all_candidates():
 def test_thinning_takes_from_the_crowd():
     """Of a tight cluster and a third as many scattered rows, most that is left is scattered; none is taken twice."""
     rows = torch.cat([0.01 * drawn(900, C), drawn(300, C)])
-    chosen, again = (thinned(rows, 300, torch.Generator().manual_seed(0)) for _ in range(2))
+    chosen, again = (coreset.thinned(rows, 300, torch.Generator().manual_seed(0)) for _ in range(2))
     assert len(chosen) == len(chosen.unique()) == 300 and torch.equal(chosen, again)
     assert (chosen >= 900).sum() > 150  # a fair draw has 75
 
@@ -194,12 +182,12 @@ def test_thinning_takes_from_the_crowd():
 def test_thinning_keeps_as_many_as_asked_for(rows: int, count: int):
     """Also of rows that are all alike, and from many of which few are kept."""
     for given in (drawn(rows, 2), torch.ones(rows, 2)):
-        assert len(thinned(given, count, torch.Generator().manual_seed(0)).unique()) == count
+        assert len(coreset.thinned(given, count, torch.Generator().manual_seed(0)).unique()) == count
 
 
 def test_turned_copies_are_quarter_turns_exactly():
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    looks = rotated_views([View()], 4)
-    assert apply_view(image, looks[0]) is image
+    looks = coreset.rotated_views([View()], 4)
+    assert coreset.apply_view(image, looks[0]) is image
     for quarters, look in enumerate(looks):
-        torch.testing.assert_close(apply_view(image, look), image.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(coreset.apply_view(image, look), image.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)

@@ -10,19 +10,9 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
+from anomalib_lite.detectors import learned
 from anomalib_lite.detectors.evidence import Gaussians, Neighbours, Subspace, position_matters, position_share
 from anomalib_lite.detectors.feature_maps import appearance, rgb_to_lab
-from anomalib_lite.detectors.learned import (
-    DECAY,
-    RATE,
-    RISE,
-    Networks,
-    OneCycle,
-    descriptors,
-    descriptors_at,
-    log_magnitudes,
-    sample_positions,
-)
 from anomalib_lite.detectors.members import Members, TrainingData, evaluate, fuse, sharpened
 
 
@@ -136,17 +126,17 @@ def test_members_are_calibrated_by_images_that_they_have_not_learned_from():
 
 
 def test_a_network_alone_is_part_of_the_mean_and_learns_what_its_rows_say():
-    networks = Networks({"a": 4, "b": 3}, count=2, epochs=30, blur=0.0)
+    networks = learned.Networks({"a": 4, "b": 3}, count=2, epochs=30, blur=0.0)
     deviations, mask = [noise(16, 4, 8, 8), noise(16, 3, 4, 4)], torch.zeros(16, 1, 8, 8)
     mask[8:, :, :4] = 1
     deviations[0][8:, :, :4] += 4
     generator = torch.Generator().manual_seed(0)
     for number in range(2):
-        networks.learn(number, *sample_positions(deviations, mask, generator), seed=number)
+        networks.learn(number, *learned.sample_positions(deviations, mask, generator), seed=number)
     each = [networks(deviations, number) for number in range(2)]
     assert torch.allclose(networks(deviations), (each[0] + each[1]) / 2, atol=1e-5)
     assert roc_auc_score(mask.flatten().numpy(), networks(deviations).flatten().numpy()) > 0.95
-    assert descriptors([deviations[1]]).shape == (16, 5, 4, 4)
+    assert learned.descriptors([deviations[1]]).shape == (16, 5, 4, 4)
 
 
 @pytest.mark.parametrize("total", [2, 7, 200])
@@ -154,8 +144,9 @@ def test_steps_are_those_of_torchs_adamw_in_one_cycle_to_the_bit(total: int):
     torch.manual_seed(0)
     nets = [nn.Linear(5, 3), nn.Linear(5, 3)]
     nets[1].load_state_dict(nets[0].state_dict())
-    own, theirs = OneCycle(list(nets[0].parameters()), total), AdamW(nets[1].parameters(), RATE, weight_decay=DECAY)
-    scheduler = OneCycleLR(theirs, RATE, total_steps=total, pct_start=RISE)
+    own = learned.OneCycle(list(nets[0].parameters()), total)
+    theirs = AdamW(nets[1].parameters(), learned.RATE, weight_decay=learned.DECAY)
+    scheduler = OneCycleLR(theirs, learned.RATE, total_steps=total, pct_start=learned.RISE)
     for rows in torch.randn(total - 1, 8, 5):
         own.step(torch.autograd.grad(nets[0](rows).square().mean(), own.parameters))
         theirs.zero_grad()
@@ -169,10 +160,11 @@ def test_steps_are_those_of_torchs_adamw_in_one_cycle_to_the_bit(total: int):
 def test_a_drawn_place_is_described_as_the_whole_map_is(grid: tuple[int, int]):
     """Of the coarser looks only the drawn places are interpolated."""
     deviation, places = 5 * noise(1, 3, *grid), torch.tensor([0, 9, 41, 63])
-    whole = torch.cat([deviation.asinh(), log_magnitudes([deviation])], 1)
+    whole = torch.cat([deviation.asinh(), learned.log_magnitudes([deviation])], 1)
     wanted = F.interpolate(whole, size=(8, 8), mode="bilinear", align_corners=False)[0].flatten(1)[:, places].T
-    found = descriptors_at(deviation[0], log_magnitudes([deviation])[0], places, (8, 8))
-    assert torch.allclose(found, wanted, atol=1e-5) and torch.allclose(descriptors([deviation]), whole, atol=1e-5)
+    found = learned.descriptors_at(deviation[0], learned.log_magnitudes([deviation])[0], places, (8, 8))
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(learned.descriptors([deviation]), whole, atol=1e-5)
 
 
 def test_the_judge_is_sklearns_and_counts_what_lies_beside_a_defect():
