@@ -154,21 +154,27 @@ def short_name(path: str | Path) -> str:
 def output_names(paths: Sequence[Path]) -> list[str]:
     """Returns a unique name without suffix for each file: its path relative to the files' common folder.
 
-    Files that differ only in their suffix keep it as part of the name; a very long name is cut and gets a hash.
+    Files that differ only in their suffix keep it as part of the name; where this gives another file's name, and where
+    a name is too long and cut, a hash follows.
     """
     base = os.path.commonpath([p.absolute().parent for p in paths])
     names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
     plain = [n.with_suffix("").as_posix() for n in names]
     count = Counter(plain)
     full = [p if count[p] == 1 else p + n.suffix.replace(".", "_") for p, n in zip(plain, names, strict=True)]
+    count = Counter(full)  # a file `a_png.bmp` beside `a.png` and `a.bmp`
+    full = [f if count[f] == 1 else f"{f}-{_digest(n.as_posix())}" for f, n in zip(full, names, strict=True)]
 
     def shortened(name: str) -> str:
         if len(name.encode()) <= LONGEST:
             return name
-        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
-        return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest}"
+        return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{_digest(name)}"
 
     return ["/".join(map(shortened, name.split("/"))) for name in full]
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
 
 def require_folder(path: str | Path, what: str, option: str = "data.root") -> Path:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from anomalib_lite.augment.synthetic import FAMILIES, synthesize
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.images import ImageSet, at_once, to_float, to_pixels
-from anomalib_lite.detectors.evidence import Evidence, position_matters
+from anomalib_lite.detectors.evidence import Evidence, Gaussians, position_matters
 from anomalib_lite.detectors.feature_maps import FeatureExtractor, FeatureMaps
 from anomalib_lite.detectors.levels import size_of
 from anomalib_lite.detectors.members import (
@@ -81,6 +81,10 @@ class Fusion(Method):
             raise UserError(f"detector.how must be one of auto, {', '.join(RULES)}, not '{how}'.")
         if not set(use or ()) <= set(names) or (use is not None and not use):
             raise UserError(f"detector.use={list(use or [])} must name some of {', '.join(names)}, and nothing else.")
+        if learned and not any(isinstance(evidence, Gaussians) for evidence in members.values()):
+            raise UserError(
+                "detector.learned=true needs a Gaussian among detector.members, whose deviations it learns from."
+            )
         self.looker = FeatureExtractor(backbone, channels, seed, compare)  # saved models have this name
         self.needs_template = compare is not None
         self.use, self.how, self.drawn, self.cache_mb, self.seed = list(use or names), how, drawn, cache_mb, seed

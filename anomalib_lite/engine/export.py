@@ -77,11 +77,13 @@ def export_run(
     batch: int | None = None,
     limit: int = 200,
     tolerance: float | None = None,
+    category: str | None = None,
 ) -> tuple[Path, Difference]:
     """Writes the exported file and examples of its use, and compares its results with the run's.
 
     batch: the file's batch size; None: any, for OpenVINO 1. limit: largest number of held-out OK and test images that
-    are compared. tolerance: largest allowed difference of maps and scores; None: TOLERANCE of the precision.
+    are compared. tolerance: largest allowed difference of maps and scores; None: TOLERANCE of the precision. category:
+    whose threshold the file holds, and on whose images it is compared; None: all.
 
     Raises UserError, and removes the file, if the difference is larger, or in fp32 a verdict changes away from the
     threshold.
@@ -98,6 +100,8 @@ def export_run(
     check_same_data(splits, trained.data, own=True)
     splits = trained.apply_mode(splits)
     source = trained if precision != "int8" else _quantised(trained, splits)
+    trained = trained.for_category(category)
+    source = source if category is None else source.for_category(category)
     graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
     about = describe(source, graph, format=file_format, precision=precision, batch=batch)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +114,8 @@ def export_run(
         file = Path(unchecked) / FORMATS[file_format]
         write_graph(graph, file, precision, about, batch)
         allowed = TOLERANCE[precision] if tolerance is None else tolerance
-        samples = _evenly([*splits.val, *splits.test], limit)
+        samples = [sample for sample in (*splits.val, *splits.test) if category in (None, sample.category)]
+        samples = _evenly(samples, limit)
         result = compare(trained, Exported(file, trained.judge.threads, ["pt2"]), samples)
         moved = precision == "fp32" and result.changed_verdicts > result.near_threshold
         if moved or not result.within(allowed, FALL[precision]):

@@ -15,6 +15,7 @@ compared with the run on held-out OK and test images, and removed if it differs 
 
   anomalib-lite export run=runs/default/...
   anomalib-lite export run=runs/default/... format=openvino precision=int8
+  anomalib-lite export run=runs/default/... category=bottle                 of a run of several categories
   anomalib-lite predict run=runs/default/.../export-onnx-fp32/model.onnx images=photos/"""
 
 
@@ -27,7 +28,9 @@ def main(cfg: DictConfig) -> None:
         trained = open_run(str(cfg.run), texts(cfg.trust))
         name = f"export-{cfg.format}-{cfg.precision}"
         folder = Path(cfg.output) if cfg.output else trained.path / name
-        file, difference = export_run(trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance)
+        file, difference = export_run(
+            trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance, cfg.category
+        )
     except ModuleNotFoundError as error:
         raise UserError(f"export needs {error.name}: pip install 'anomalib-lite[export]'.") from error
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")) if part.is_file())

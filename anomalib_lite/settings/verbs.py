@@ -151,6 +151,7 @@ class Predict(Answering):
 class Export(Trained):
     format: str = choice("file format", "onnx", "openvino", "torch")
     precision: str = choice(PRECISION, "fp32", "fp16", "int8")
+    category: str | None = setting(None, "category whose threshold the file holds; null: the threshold for all")
     batch: int | None = setting(None, "batch size of the file; null: any, for openvino 1", least=1)
     output: str | None = setting(None, "output folder; null: <run>/export-<format>-<precision>")
     limit: int = setting(200, "largest number of images on which file and run are compared", least=1)

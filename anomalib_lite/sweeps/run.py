@@ -144,11 +144,15 @@ class Training:
     def stop(self) -> None:
         """Stops the process and its child processes."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+            self.send(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(PATIENCE)
                 return
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process and its child processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def failure(self) -> str:
         """Returns why the process failed: the error in its run folder, else the last message in its log."""
@@ -197,6 +201,8 @@ def run_sweep(
                     running.remove(training)
                     bar.update()
         finally:
+            for training in running:  # all at once: a second Ctrl-C may end the waiting
+                training.send(signal.SIGTERM)
             for training in running:
                 training.stop()
 

@@ -72,3 +72,4 @@ def test_output_names_keep_files_apart_and_fit_a_file_system():
     names = output_names([Path(f"d/{name}") for name in ("a.png", "a.jpg", "b/a.png", *(f"{n}.png" for n in long))])
     assert names[:3] == ["a_png", "a_jpg", "b/a"]
     assert len(set(names)) == 5 and all(len(name.encode()) <= 180 for name in names)
+    assert len(set(output_names([Path(f"d/{name}") for name in ("a.png", "a.bmp", "a_bmp.png")]))) == 3

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -217,8 +218,9 @@ def test_an_interrupted_sweep_ends_its_trials(sweep_of: Write, monkeypatch: pyte
         if len(starts()) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("anomalib_lite.sweeps.run.time.sleep", interrupt)
+    clock = SimpleNamespace(sleep=interrupt, perf_counter=time.perf_counter)  # subprocess.wait sleeps, too
+    monkeypatch.setattr("anomalib_lite.sweeps.run.time", clock)
     with pytest.raises(KeyboardInterrupt):
         ran(sweep_of(parameters=xs(1, 2, 3)), command=training, parallel=2)
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    running = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
     assert len(commands) == 2 and not any(" ".join(command) in running for command in commands)
