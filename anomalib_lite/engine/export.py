@@ -105,11 +105,7 @@ def export_run(
     graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
     about = describe(source, graph, format=file_format, precision=precision, batch=batch)
     folder.mkdir(parents=True, exist_ok=True)
-    examples = list(EXAMPLES.glob("predict.*"))
-    for part in folder.glob(f"{PART}*"):  # of a killed export
-        shutil.rmtree(part)
-    for name in (*FORMATS.values(), "model.bin", *(example.name for example in examples)):  # of an earlier one
-        (folder / name).unlink(missing_ok=True)
+    _remove_earlier(folder)
     with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as unchecked:
         file = Path(unchecked) / FORMATS[file_format]
         write_graph(graph, file, precision, about, batch)
@@ -125,13 +121,21 @@ def export_run(
             )
         for part in Path(unchecked).iterdir():
             part.replace(folder / part.name)
-    for example in examples:
+    for example in EXAMPLES.glob("predict.*"):
         shutil.copyfile(example, folder / example.name)
     if (trained.run.path / INSPECTOR).is_dir():
         shutil.copytree(trained.run.path / INSPECTOR, folder / INSPECTOR, dirs_exist_ok=True)
     if trained.golden:
         shutil.copyfile(trained.golden, folder / TEMPLATE)
     return folder / FORMATS[file_format], result
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes an earlier export, and what a killed one left."""
+    for part in folder.glob(f"{PART}*"):
+        shutil.rmtree(part)
+    for name in (*FORMATS.values(), "model.bin", *(example.name for example in EXAMPLES.glob("predict.*"))):
+        (folder / name).unlink(missing_ok=True)
 
 
 def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, Any]:
