@@ -31,3 +31,8 @@ def root_user_error(error: BaseException | None) -> UserError | None:
             )
         error = error.__cause__
     return error
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or the error's type if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

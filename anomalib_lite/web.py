@@ -10,7 +10,7 @@ import html
 import ipaddress
 import socket
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Guard:
 
     app: Any
     hosts: Collection[str] | None  # values of the Host header that name this server; None: any
-    token: str  # required in `Authorization: Bearer TOKEN`
+    token: str = field(repr=False)  # required in `Authorization: Bearer TOKEN`
     secret: Callable[[str, str], bool]  # whether a request with this method and path needs the token
     most: int | None = None  # bytes of a request's body, by its Content-Length; None: left to the app
 
@@ -129,7 +129,7 @@ def app_with_page(package: str, token: str = "") -> FastAPI:
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
-        if name not in files:
+        if name not in files or Path(name).suffix not in _TYPES:
             raise HTTPException(404, "file not found")
         return Response(files[name], media_type=_TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})
 

@@ -29,6 +29,8 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
     if not references:
         raise UserError("The template's colours cannot be matched: there is no OK image to match them to.")
     pool = np.concatenate([_subsampled(image) for image in references])[:, None]
+    if method not in ("histogram", "reinhard"):
+        raise UserError(f"The template's colours are matched by histogram or reinhard, not by '{method}'.")
     if method == "reinhard":
         source, target = rgb2lab(template), rgb2lab(pool)
         mean, std = source.mean(axis=(0, 1)), source.std(axis=(0, 1))

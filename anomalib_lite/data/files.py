@@ -152,25 +152,35 @@ def short_name(path: str | Path) -> str:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """Returns a unique name without suffix for each file: its path relative to the files' common folder.
+    """Returns a unique name without suffix for each file: the first of its `possible_names` that no other file has.
 
-    Files that differ only in their suffix keep it as part of the name; where this gives another file's name, and where
-    a name is too long and cut, a hash follows.
+    They are relative to the files' common folder.
     """
     base = os.path.commonpath([p.absolute().parent for p in paths])
-    names = [Path(os.path.relpath(p.absolute(), base)) for p in paths]
-    plain = [n.with_suffix("").as_posix() for n in names]
-    count = Counter(plain)
-    full = [p if count[p] == 1 else p + n.suffix.replace(".", "_") for p, n in zip(plain, names, strict=True)]
-    count = Counter(full)  # a file `a_png.bmp` beside `a.png` and `a.bmp`
-    full = [f if count[f] == 1 else f"{f}-{_digest(n.as_posix())}" for f, n in zip(full, names, strict=True)]
+    possible = [possible_names(Path(os.path.relpath(p.absolute(), base))) for p in paths]
+    names = [first for first, *_ in possible]
+    for k in range(1, len(possible[0])):
+        count = Counter(names)
+        names = [name if count[name] == 1 else others[k] for name, others in zip(names, possible, strict=True)]
+    return names
+
+
+def possible_names(path: Path) -> tuple[str, str, str]:
+    """Returns names without suffix for a relative path: without it, with `_png` for it, and with a hash of the path.
+
+    The last differs for each path. A very long name is cut and gets a hash, too.
+    """
+    plain = path.with_suffix("").as_posix()
+    marked = plain + path.suffix.replace(".", "_")
 
     def shortened(name: str) -> str:
         if len(name.encode()) <= LONGEST:
             return name
         return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{_digest(name)}"
 
-    return ["/".join(map(shortened, name.split("/"))) for name in full]
+    names = (plain, marked, f"{marked}-{_digest(path.as_posix())}")
+    first, second, third = ("/".join(map(shortened, name.split("/"))) for name in names)
+    return first, second, third
 
 
 def _digest(name: str) -> str:

@@ -95,21 +95,28 @@ def _read(reader: Reader, root: str | Path, category: Categories = None, **drawi
     return make_splits(pools["train"], pools["test"], base, pools["held_out"], **drawing)
 
 
-def _visa(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
+def visa(root: str | Path, category: Categories = "candle", **drawing: Any) -> Splits:
     """Reads VisA by the table of its one-class split. Source: Zou et al., "SPot-the-Difference", ECCV 2022."""
+    base = require_folder(root, "VisA")
     table = base / "split_csv" / "1cls.csv"
     rows = [row for _, row in read_table(table, ("object", "split", "label", "image", "mask"), "It comes with VisA.")]
     categories = sorted({row["object"] for row in rows})
-    if name not in categories:
-        there = ", ".join(categories)
-        raise UserError(f"{table} has no category '{name}'. Categories there: {there}. Set data.category.")
-    for row in rows:
-        if row["object"] == name and row["split"] in PARTS:
-            part: Part = "train" if row["split"] == "train" else "test"
-            yield part, _labelled(base, row["image"], row["mask"], row["label"] == "normal")
+
+    def read_rows(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
+        if name not in categories:
+            there = ", ".join(categories)
+            raise UserError(f"{table} has no category '{name}'. Categories there: {there}. Set data.category.")
+        for row in rows:
+            if row["object"] == name and row["split"] in PARTS:
+                part: Part = "train" if row["split"] == "train" else "test"
+                yield part, _labelled(base, row["image"], row["mask"], row["label"] == "normal")
+
+    return _read(read_rows, base, category, **drawing)
 
 
-def real_iad(root: str | Path, category: Categories = None, images: str = "realiad_1024", **drawing: Any) -> Splits:
+def real_iad(
+    root: str | Path, category: Categories = "audiojack", images: str = "realiad_1024", **drawing: Any
+) -> Splits:
     """Reads Real-IAD by its one-class split, all five views (Wang et al., CVPR 2024); images: their folder."""
 
     def read_list(base: Path, name: str | None) -> Iterator[tuple[Part, Sample]]:
@@ -149,7 +156,7 @@ def _ksdd2(base: Path, _: str | None) -> Iterator[tuple[Part, Sample]]:
         yield from ((part, sample) for sample in samples if part == "test" or sample.label == OK)
 
 
-visa, ksdd, ksdd2 = partial(_read, _visa), partial(_read, _ksdd), partial(_read, _ksdd2)
+ksdd, ksdd2 = partial(_read, _ksdd, category=None), partial(_read, _ksdd2, category=None)
 
 
 def _beside_masks(folder: Path, ending: str) -> list[Sample]:

@@ -145,9 +145,10 @@ def measure(mask: np.ndarray, scene: Scene, all_masks: np.ndarray, map_ratio: fl
     if scene.mm_per_px is not None:
         horizontal, vertical = scene.mm_per_px
         side = min(scene.mm_per_px)
-        size = round(mask.shape[1] * horizontal / side), round(mask.shape[0] * vertical / side)
-        square = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)  # of square pixels
-        length, width, _ = length_width_and_pieces(square > 0)
+        if horizontal != vertical:  # measured again, in square pixels
+            size = round(mask.shape[1] * horizontal / side), round(mask.shape[0] * vertical / side)
+            square = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            length, width, _ = length_width_and_pieces(square > 0)
         values |= {"area_mm2": area * horizontal * vertical, "length_mm": length * side, "width_mm": width * side}
     if scene.palette is not None:
         values["off_colour"] = float(scene.palette.distance(scene.lab[mask]).mean())

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from anomalib_lite.errors import UserError
 from anomalib_lite.registration.template import (
     IDENTITY,
+    MOTIONS,
     between_centres,
     correlation,
     cut,
@@ -96,6 +97,8 @@ def fit_reference(
 
 def find_pose(picture: np.ndarray, frame: np.ndarray, motion: str = "affine") -> np.ndarray:
     """Estimates the pose (2, 3) that maps the frame to an image of its size, both uint8 RGB (H, W, 3)."""
+    if motion not in ("none", *MOTIONS):
+        raise UserError(f"defects.alignment must be one of none, {', '.join(MOTIONS)}, not '{motion}'.")
     if motion == "none":
         return IDENTITY
     grey_frame, grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in (frame, picture))

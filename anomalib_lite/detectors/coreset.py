@@ -255,9 +255,7 @@ class Bank(Fitted):
     """
 
     patches: Tensor  # (M, C), or with a radius (h * w, images, C)
-    around: (
-        Tensor  # (M, b), indices of each patch's nearest patches, itself first, for PatchCore's reweighting; or empty
-    )
+    around: Tensor  # (M, b), indices of each patch's nearest patches, itself first, for reweighting; or empty
     spread: Tensor  # (M,) or (h * w, images), each patch's mean distance from its neighbours; or empty
 
     def __init__(self, cosine: bool = False, radius: int | None = None) -> None:

@@ -94,6 +94,7 @@ class Neighbours(Evidence):
                 rows = rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]))
             drawn.append(rows)
         whole = torch.cat(drawn)
+        drawn.clear()
         patches = whole.flatten(0, 1)[: self.size] if self.bank.radius is None else whole.transpose(0, 1)
         self.bank.store(patches.contiguous(), patches, self.density)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import starmap
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class TemplateComparison(Method):
         if self.alignment is None:
             return template, torch.ones_like(image[:, :1], dtype=torch.bool)
         pixels = (t.detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy() for t in (image, template))
-        aligned, covered = zip(*map(self.alignment, *pixels), strict=True)
+        aligned, covered = zip(*starmap(self.alignment, zip(*pixels, strict=True)), strict=True)
         templates = torch.from_numpy(np.stack(aligned)).permute(0, 3, 1, 2)
         return templates.to(image), torch.from_numpy(np.stack(covered))[:, None].to(image.device)
 

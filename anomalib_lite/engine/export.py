@@ -96,14 +96,13 @@ def export_run(
         )
     if file_format == "openvino":
         batch = batch or 1  # with a dynamic batch, OpenVINO 2026.4 returns wrong results the first time at each size
+    trained = trained.for_category(category)
     splits = build_data(trained.run.config["data"])
     check_same_data(splits, trained.data, own=True)
     splits = trained.apply_mode(splits)
-    source = trained if precision != "int8" else _quantised(trained, splits)
-    trained = trained.for_category(category)
-    source = source if category is None else source.for_category(category)
+    source = trained if precision != "int8" else _quantised(trained, splits, category)
     graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
-    about = describe(source, graph, format=file_format, precision=precision, batch=batch)
+    about = describe(source, graph, format=file_format, precision=precision, batch=batch, category=category)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_earlier(folder)
     with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as unchecked:
@@ -139,7 +138,7 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, Any]:
-    """Returns the metadata of the file. choices: format, precision and batch size."""
+    """Returns the metadata of the file. choices: format, precision, batch size, category."""
     settings, threshold = trained.run.config, trained.threshold
     alignment = None if graph.alignment is None else asdict(graph.alignment)
     return {
@@ -198,7 +197,7 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) 
     )
 
 
-def _quantised(trained: TrainedRun, splits: Splits) -> TrainedRun:
+def _quantised(trained: TrainedRun, splits: Splits, category: str | None) -> TrainedRun:
     """Returns the run with quantised networks, and statistics and threshold fitted to their features of OK images.
 
     Quantisation noise is far larger than the variation in the old statistics, which would call everything anomalous.
@@ -210,7 +209,7 @@ def _quantised(trained: TrainedRun, splits: Splits) -> TrainedRun:
     subset = _evenly(range(len(train)), CALIBRATION // 2)
     quantise_learned(model, drawn_batches(train, subset, len(subset), np.random.default_rng(0), 1))
     threshold, _ = find_threshold(model.eval(), val, judge.batch_size, *threshold_rule(trained.run.config))
-    return replace(trained, model=model, threshold=threshold)
+    return replace(trained, model=model, threshold=threshold.of(category))
 
 
 def _evenly(items: Sequence[T], limit: int) -> list[T]:

@@ -124,6 +124,8 @@ class TrainedRun:
                     self.path, ", ".join(thresholds),
                 )  # fmt: skip
             return self
+        if self.exported and self.about.get("category") == category:
+            return self
         if category not in thresholds:
             available = f"those of {', '.join(thresholds)}" if thresholds else "one for all images"
             raise UserError(f"{self.path} has no threshold for category '{category}', only {available}.")

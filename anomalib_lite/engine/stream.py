@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from anomalib_lite import __version__
 from anomalib_lite.data.decode import UnreadableImage
-from anomalib_lite.data.files import list_images, output_names
+from anomalib_lite.data.files import list_images, output_names, possible_names
 from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, remove_results, stamp_of
 from anomalib_lite.engine.predict import Judged, Picture, TrainedRun, in_order
 from anomalib_lite.errors import UserError
@@ -237,9 +237,9 @@ def _call_key(trained: TrainedRun, outputs: Outputs, bases: Sequence[str]) -> di
 
 
 def _name(image: Path, folder: Path, journal: Journal) -> str:
-    """Names an image's pictures like `output_names`, while more images may come: only later duplicates get a suffix."""
-    name = "/".join([*image.relative_to(folder).parent.parts, *output_names([image])])
-    return name if journal.names.setdefault(name, str(image)) == str(image) else name + image.suffix.replace(".", "_")
+    """Names an image's pictures, while more images may come: by the first of its names that no earlier image has."""
+    names = possible_names(image.relative_to(folder))
+    return next(name for name in names if journal.names.setdefault(name, str(image)) == str(image))
 
 
 def _write_pixels(path: Path, pixels: np.ndarray) -> None:

@@ -151,4 +151,4 @@ class History(Callback):
         if not trainer.is_global_zero:
             return
         columns = list(self.rows[0])
-        write_csv(self.path, [columns, *([row[name] for name in columns] for row in self.rows)])
+        write_csv(self.path, [columns, *([row.get(name, "") for name in columns] for row in self.rows)])

@@ -65,8 +65,12 @@ def quantise(model: Model, batches: Sequence[Batch]) -> None:
     ranges = _ranges(networks, model, batches)
     if not any(isinstance(module, nn.Conv2d) for module in ranges):
         raise UserError("precision=int8 quantises convolutions, but this backbone has none: use precision=fp16.")
-    wrap = {True: Convolution, False: nn.Sequential}
-    replace(networks, {m: wrap[isinstance(m, nn.Conv2d)](m, Rounded(*limits)) for m, limits in ranges.items()})
+    quantised: dict[nn.Module, nn.Module] = {}
+    for module, limits in ranges.items():
+        rounded = Rounded(*limits)
+        wrapped = Convolution(module, rounded) if isinstance(module, nn.Conv2d) else nn.Sequential(module, rounded)
+        quantised[module] = wrapped
+    replace(networks, quantised)
 
 
 @torch.no_grad()

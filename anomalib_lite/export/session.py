@@ -15,7 +15,7 @@ from anomalib_lite.data.images import to_pixels
 from anomalib_lite.data.sample import Batch
 from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.detectors.template import required
-from anomalib_lite.errors import UserError
+from anomalib_lite.errors import UserError, first_line
 from anomalib_lite.export.graph import ABOUT, FORMATS
 from anomalib_lite.registration.template import Alignment
 
@@ -52,10 +52,9 @@ class Exported:
         except ImportError as error:
             raise UserError(f"{file} needs {error.name}: pip install 'anomalib-lite[export]'.") from error
         except Exception as error:  # each library raises its own kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{file} cannot be read ({reason}): it is damaged, or `anomalib-lite export` did not write it. "
-                "Export the run again."
+                f"{file} cannot be read ({first_line(error)}): it is damaged, or `anomalib-lite export` did not write "
+                "it. Export the run again."
             ) from error
         self.size: tuple[int, int] = tuple(self.about["size"])
         self.needs_template: bool = self.about["template"]["compares"]

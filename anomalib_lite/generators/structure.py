@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from anomalib_lite.errors import UserError
+
 TOLERANCE = 2  # px, largest distance of matching edges
 SMOOTHING = 1.4  # px, sigma of the blur before the gradient, which suppresses camera noise
 STRONG, WEAK = 0.35, 0.15  # Canny's thresholds, as shares of the gradient's 99th percentile
@@ -20,10 +22,12 @@ def edge_overlap(a: np.ndarray, b: np.ndarray) -> float:
 
     An edge pixel matches if the other image has one nearby with the same direction, within 45 degrees; without the
     direction, most pixels would match by chance where edges are dense. Two images without edges give 1, an image with
-    edges and one without give 0. a, b: uint8 (H, W, 3) or (H, W) of one size.
+    edges and one without give 0. a, b: uint8 (H, W, 3) or (H, W) of one size, else raises ValueError.
     Source: Canny, PAMI 1986; matching after the boundary measure of Martin et al., PAMI 2004, but by distance and
     direction instead of an assignment.
     """
+    if a.shape[:2] != b.shape[:2]:
+        raise ValueError(f"edges of images of different sizes: {a.shape[:2]} and {b.shape[:2]}")
     return overlap_of(edges(a), edges(b))
 
 
@@ -106,6 +110,8 @@ def fit_guard(images: Sequence[np.ndarray], quantile: float, seed: int) -> Struc
 
     quantile: share of intact images that may be rejected.
     """
+    if not images:
+        raise UserError("The structure guard needs real OK images to learn from, but there are none: add some.")
     rng = np.random.default_rng(seed)
     images = [images[i] for i in rng.permutation(len(images))[:MOST_IMAGES]]
     repeats = -(-COPIES // len(images))

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
         from anomalib_lite.engine.predict import open_run
 
         trained = open_run(str(cfg.run), texts(cfg.trust))
-        name = f"export-{cfg.format}-{cfg.precision}"
+        name = "-".join(filter(None, ["export", cfg.format, cfg.precision, cfg.category]))
         folder = Path(cfg.output) if cfg.output else trained.path / name
         file, difference = export_run(
             trained, folder, cfg.format, cfg.precision, cfg.batch, cfg.limit, cfg.tolerance, cfg.category

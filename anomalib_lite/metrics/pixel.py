@@ -149,7 +149,7 @@ class PixelMetrics:
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """Sums the groups with these names; None: all groups."""
         total = Histograms()
-        for name in names or self.groups:
+        for name in self.groups if names is None else names:
             total.merge(self.groups[name])
         return total
 

@@ -41,7 +41,8 @@ def _public(name: str, reader: str, usual: str = "", root: str = CATEGORIES, bas
     options = {"_target_": f"{LAYOUTS}.{reader}", "root": setting(MISSING, root)}
     options |= {"category": setting(usual, CATEGORY)} if usual else {}
     fields: list[Any] = [(key, Any if key == "category" else str, value) for key, value in (options | more).items()]
-    return make_dataclass(name, fields, bases=(base,))
+    # named after this module, so that jobs on other machines find it when they unpickle their configuration
+    return make_dataclass(name, fields, bases=(base,), namespace={"__module__": __name__})
 
 
 TEST = setting("test_public", "test split; test_private and test_private_mixed have no labels")

@@ -153,7 +153,7 @@ class Export(Trained):
     precision: str = choice(PRECISION, "fp32", "fp16", "int8")
     category: str | None = setting(None, "category whose threshold the file holds; null: the threshold for all")
     batch: int | None = setting(None, "batch size of the file; null: any, for openvino 1", least=1)
-    output: str | None = setting(None, "output folder; null: <run>/export-<format>-<precision>")
+    output: str | None = setting(None, "output folder; null: <run>/export-<format>-<precision>[-<category>]")
     limit: int = setting(200, "largest number of images on which file and run are compared", least=1)
     tolerance: float | None = setting(None, f"largest relative difference of maps and scores; {TOLERANCE}", above=0)
 

@@ -143,14 +143,23 @@ class Training:
 
     def stop(self) -> None:
         """Stops the process and its child processes."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            self.send(number)
+        self.terminate()
+        self.wait()
+
+    def terminate(self) -> None:
+        """Asks the processes to stop, without waiting; asked twice, they could not clean up."""
+        self._signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Waits until the terminated processes have ended, and kills those that do not end."""
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(PATIENCE)
-                return
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the process and its child processes."""
+    def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -202,9 +211,9 @@ def run_sweep(
                     bar.update()
         finally:
             for training in running:  # all at once: a second Ctrl-C may end the waiting
-                training.send(signal.SIGTERM)
+                training.terminate()
             for training in running:
-                training.stop()
+                training.wait()
 
 
 def trials_in_all(sweep: Sweep, trials: int | None) -> int:

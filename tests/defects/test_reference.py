@@ -40,6 +40,8 @@ def test_alignment_never_makes_it_worse():
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3)).astype(np.uint8)
     assert likeness(cut(noise, find_pose(noise, perfect()), (96, 128)), perfect()) >= likeness(noise, perfect())
     assert (find_pose(perfect(), perfect(), "none") == [[1, 0, 0], [0, 1, 0]]).all()
+    with pytest.raises(UserError, match="alignment must be one of"):
+        find_pose(perfect(), perfect(), "twist")
 
 
 def test_the_light_is_matched_whatever_the_defect():

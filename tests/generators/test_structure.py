@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import ColorJitter
 
+from anomalib_lite.errors import UserError
 from anomalib_lite.generators.structure import (
     edge_overlap,
     edges,
@@ -102,6 +103,13 @@ def test_the_threshold_loses_about_the_share_that_was_asked_for(real):
 def test_one_image_is_enough_and_no_structure_is_said(real):
     assert 0.5 < fit_guard(real[:1], 0.01, seed=0).threshold < 1
     assert fit_guard([square(90 + i, 90 + i) for i in range(4)], 0.01, seed=0).caught == 0
+
+
+def test_sizes_must_agree_and_no_image_cannot_be_learned_from():
+    with pytest.raises(ValueError, match="different sizes"):
+        edge_overlap(product(), product()[:64])
+    with pytest.raises(UserError, match="there are none"):
+        fit_guard([], 0.01, seed=0)
 
 
 def test_copies_are_images_of_the_same_size_and_parts_change_places(real):

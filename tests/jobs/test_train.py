@@ -118,8 +118,15 @@ def test_one_model_of_several_categories_has_figures_and_a_threshold_of_each(her
         ran("evaluate", f"run={run}", *lot, "output=lot", "report=false")
         assert read_json(here / "lot/metrics.json")["threshold"]["image"] == limits["nut"]["image"]
     assert "those of cap, nut" in refused(*asked, "category=bolt")
-    ran("export", f"run={run}", "category=nut", "output=file")
-    assert Exported(here / "file/model.onnx").about["threshold"]["image"] == limits["nut"]["image"]
+    for name in ("cap", "nut"):
+        ran("export", f"run={run}", f"category={name}")
+    for name in ("cap", "nut"):  # the second export leaves the first
+        file = run / f"export-onnx-fp32-{name}/model.onnx"
+        about = Exported(file).about
+        assert about["category"] == name and about["threshold"]["image"] == limits[name]["image"]
+    again = ["predict", f"run={file}", "images=nut/test/good", "output=again", "maps=false", "overlays=false"]
+    assert f"{limits['nut']['image']:.4g}" in ran(*again, "category=nut").out
+    assert "those of cap, nut" in refused("export", f"run={run}", "precision=int8", "category=bolt")
 
 
 def test_weights_that_the_training_itself_downloads_are_named(here, tiny, monkeypatch):

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import math
 import os
+import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -80,6 +81,12 @@ def test_python_and_conf_have_the_same_defaults(kind: str) -> None:
         ours = OmegaConf.to_container(values[name]) if OmegaConf.is_list(values[name]) else values[name]
         theirs = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         assert ours == theirs or dataclasses.is_dataclass(theirs), f"{target}: {name}"
+
+
+def test_the_options_of_a_data_set_are_found_by_name_on_another_machine() -> None:
+    for name in ("MVTecAD", "MTD", "VisA", "RealIAD", "Folder"):
+        kind = getattr(data, name)
+        assert pickle.loads(pickle.dumps(kind)) is kind
 
 
 def test_variants_inherit_their_preset_which_gives_way_to_the_command_line() -> None:

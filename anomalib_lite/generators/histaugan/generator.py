@@ -64,6 +64,9 @@ class HistAuGAN(Generator):
 
     def __post_init__(self) -> None:
         self.size, self.crop = _pair(self.size), _pair(self.crop)
+        # a group of settings that is null means its defaults
+        self.architecture, self.losses = self.architecture or Architecture(), self.losses or LossWeights()
+        self.schedule, self.finetuning = self.schedule or GANSchedule(), self.finetuning or finetuning_schedule()
         self.networks: Networks | None = None
         if any(c % STRIDE or not 32 <= c <= s for c, s in zip(self.crop, self.size, strict=True)):
             raise UserError(
@@ -74,6 +77,8 @@ class HistAuGAN(Generator):
             raise UserError("HistAuGAN combines the images of a batch with each other: set its batch to 2 or more.")
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+        if not ok:
+            raise UserError("HistAuGAN learns from OK images, but there are none: add some.")
         if self.finetune and template is None:
             raise UserError("Fine-tuning HistAuGAN needs a template: name one, or set finetune to null.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,10 @@ def cross(networks: Networks, image: Tensor, domain: Tensor, noise: torch.Genera
     """Exchanges the contents of the images in a batch, twice (the cross-cycle of DRIT).
 
     Each image (B, 3, H, W) in [-1, 1] gets the content of the image half a batch further on, cyclically; in an even
-    batch this forms pairs, as in DRIT. domain: one-hot (B, D).
+    batch this forms pairs, as in DRIT. Raises ValueError for a single image. domain: one-hot (B, D).
     """
+    if len(image) < 2:
+        raise ValueError("Contents are exchanged between images: a batch needs at least two.")
     half = len(image) // 2
 
     def noise_like(mean: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ class SinGAN(Generator):
         if len(self.stretch) != 2:
             raise UserError(f"generator.stretch must be two numbers, for height and width, not {list(self.stretch)}.")
         self.stretch, self.pyramids = tuple(self.stretch), list[Pyramid]()
+        # a group of settings that is null means its defaults
+        self.shape, self.schedule = self.shape or Shape(), self.schedule or ScaleSchedule()
 
     def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
         """Trains, and writes singan.json and, for each pyramid, a folder image-NN/ with a file per scale.

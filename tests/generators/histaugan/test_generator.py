@@ -152,6 +152,8 @@ def test_errors_say_what_to_do(build: Build, ok: list[Path], template: Path, tmp
             build(crop=crop)
     with pytest.raises(UserError, match="needs a template"):
         build(finetune="standard").fit(ok, None, tmp_path, 0)
+    with pytest.raises(UserError, match="there are none"):
+        build().fit([], None, tmp_path, 0)
     with pytest.raises(UserError, match="holds no finished HistAuGAN"):
         build().load(tmp_path)
     with pytest.raises(UserError, match="one domain"):

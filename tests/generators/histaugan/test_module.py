@@ -62,6 +62,8 @@ def test_contents_go_round_and_come_back(batch: int) -> None:
     torch.testing.assert_close(crossing.reconstructed, image)
     torch.testing.assert_close(crossing.cycled, image)
     torch.testing.assert_close(crossing.recovered, crossing.drawn)
+    with pytest.raises(ValueError, match="at least two"):
+        cross(ideal(), image[:1], domain[:1], torch.Generator())
 
 
 LEARNED = {"adversarial", "self_reconstruction", "cross_cycle", "content_l2", "attribute_kl", "latent_regression"}
