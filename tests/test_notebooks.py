@@ -30,6 +30,7 @@ def test_a_finished_run_by_hand(smoke_run: Path, monkeypatch: pytest.MonkeyPatch
     assert space["splits"].test[space["worst"]].image.name == Path(row.image).name
 
 
+@pytest.mark.slow
 def test_the_walk_from_panels_to_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ANOMALIB_LITE_PRESET", "smoke")
     monkeypatch.chdir(tmp_path)
