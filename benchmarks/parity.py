@@ -84,7 +84,7 @@ def numbered_networks() -> Iterator[None]:
         yield
 
 
-class Batches(list):  # type: ignore[type-arg]
+class Batches(list):  # type: ignore[type-arg]  # of tensors
     """Images (N, 3, H, W) as a single batch for a method's `calibrate`."""
 
     def __init__(self, image: Tensor) -> None:

@@ -22,6 +22,7 @@ from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load
 from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics, pixel_f1
+from anomalib_lite.metrics.image import UNNAMED
 from anomalib_lite.report.cases import thin_out
 from anomalib_lite.runs.folder import release_memory
 from anomalib_lite.scoring import MaxScore, Threshold, threshold_from_ok
@@ -88,7 +89,7 @@ def find_threshold(
             "is guaranteed for it"
         )
         pixel = factor * float(np.percentile(np.concatenate([pixels[k] for k in chosen.nonzero()[0]]), percentile))
-        return replace(threshold, pixel=pixel, note="; ".join(filter(None, [threshold.note, note])))
+        return threshold.with_pixel(pixel, note)
 
     names = sorted({category for category in categories if category is not None})
     by_category = {name: of(np.array([category == name for category in categories])) for name in names}
@@ -110,10 +111,10 @@ def lower_threshold(model: Model, threshold: Threshold, missed: ImageSet, batch_
     note = (
         f"The threshold was lowered from {threshold.image:.4g} to {moved.image:.4g} to flag {len(scores)} NOK images "
         f"that were missed: about {moved.promised_rate:.1%} of good images are now rejected, instead of "
-        f"{threshold.promised_rate:.1%}."
+        f"{threshold.promised_rate:.1%}"
     )
     log.warning("%s", note)
-    return replace(moved, note=note)
+    return replace(moved, note="; ".join(filter(None, [note, moved.note])))
 
 
 def evaluate(
@@ -295,7 +296,7 @@ def _by_defect(measured: Measured, outcomes: Sequence[Outcome]) -> Iterator[tupl
     by_pixel = measured.pixels.compute_by_defect()
     for name, result in measured.images.compute_by_defect().items():
         values = result.values | (by_pixel[name].values if name in by_pixel else {})
-        found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or "unnamed") == name]
+        found = [o.nok for o in outcomes if o.sample.label and (o.sample.defect or UNNAMED) == name]
         figures = {key: values.get(key) for key in _figures(values)}
         yield name, {"n": len(found), **figures, "recall": sum(found) / len(found)}
 

@@ -21,7 +21,7 @@ from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.backbones.weights import find_file
 from anomalib_lite.data.images import ImageSet, loader, warn_grey_and_colour, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import digest, refuse_held_back, templates_of, unseen, weighted
+from anomalib_lite.data.splits import digest, fingerprint, refuse_held_back, templates_of, unseen, weighted
 from anomalib_lite.defects import LevelsOfMaps
 from anomalib_lite.detectors.model import Model
 from anomalib_lite.engine.build import Plan
@@ -40,6 +40,7 @@ from anomalib_lite.engine.results import write_results
 from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.teacher import finetuned_weights
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
+from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Progress
 from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -58,8 +59,14 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         with run.stage("review"):
             samples = [*splits.train, *splits.val]  # not the ImageSet, so that its pixels are freed after the review
             splits, left_out = without_worst(plan.reviewer, splits, plan.images(samples, "to review"))
+        data_hash = fingerprint(splits)  # what was trained on all images is not used again
         run.status["left_out"] = [str(image) for image in left_out]
         log.warning("left out the %d OK images that look least like the others, listed in status.json", len(left_out))
+    if plan.missed and any(sample.category for sample in splits.train):
+        raise UserError(
+            "missed=... lowers one threshold, but each of several categories has its own: train the category that the "
+            "missed images belong to alone, e.g. data.category=bottle."
+        )
     splits = dataclasses.replace(splits, test=unseen(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
@@ -243,7 +250,7 @@ def make_inputs(plan: Plan, splits: Splits, data_hash: str, tracker: Tracker | N
         if plan.restyles:
             folder, _ = train_generator(*arguments)
             plan.order.generator.load(folder)
-            restyler, restyler_key = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]
+            restyler, restyler_key = plan.order.generator.restyle, [folder.name]  # type: ignore[attr-defined]  # only generators that restyle get here
     train = weighted([*splits.train, *drawn, *golden], plan.mode)
     real = sum(s.origin == "real" for s in train)
     splits = dataclasses.replace(splits, train=train)

@@ -14,6 +14,7 @@ from anomalib_lite.defects.collect import columns, header, rows_of
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.atomic import atomic_path, disk_full, write_csv
+from anomalib_lite.runs.folder import refuse_run
 
 JOURNAL = ".predictions"  # its first line holds the key of the call that made the folder's results
 TABLES = ("predictions.csv", "defects.csv", "defects.json")
@@ -54,6 +55,7 @@ class Journal:
         self.output, self.path = output, output / JOURNAL
         self.names: dict[str, str] = {}  # name of the output pictures -> image
         self._entries: dict[str, tuple[Stamp, int, str]] = {}  # image -> stamp, offset of its line, and OK, NOK or ""
+        refuse_run(output)
         first = json.dumps(call_key, sort_keys=True).encode() + b"\n"
         self._open = ExitStack()
         try:

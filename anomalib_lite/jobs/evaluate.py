@@ -19,7 +19,7 @@ from anomalib_lite.data.splits import check_same_data, fingerprint
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.runs.folder import RunFolder, environment
+from anomalib_lite.runs.folder import RunFolder, environment, refuse_run
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output: Path) -> dict[str, Any]:
     """Measures one run on one data set; data: None for the run's own. Returns the metrics."""
+    refuse_run(output)
     from anomalib_lite.engine.predict import evaluate_run, open_run  # importing torch takes seconds
     from anomalib_lite.engine.results import in_words
     from anomalib_lite.engine.trainer import prepare_process

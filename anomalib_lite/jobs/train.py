@@ -123,6 +123,12 @@ def _with_more_data(cfg: DictConfig, earlier: RunFolder) -> DictConfig:
     from anomalib_lite.engine.trust import check_targets
 
     config = earlier.config
+    for key, nothing in {"missed": "null", "contamination": "0"}.items():
+        if config.get(key) and key not in overridden:
+            raise UserError(
+                f"{earlier.path} was trained with {key}={config[key]}, which holds for its images alone: repeat it for "
+                f"all images, or drop it with {key}={nothing}."
+            )
     check_targets(config, texts(cfg.trust))
     earlier_data: Splits = instantiate(config["data"])
     if fingerprint(earlier_data) != earlier.data["fingerprint"]:

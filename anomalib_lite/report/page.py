@@ -72,7 +72,7 @@ def write_report(
         ticks=tick_positions(),
         generated=generated_view(run.path),
         drawings={name: Markup(ink.to_svg(drawing)) for name, drawing in figures.items()},  # noqa: S704 - our own
-        stages=words.stages(status.get("timings", {})),
+        stages=words.stages(run.seconds()),
         status_rows=words.tables(status, skip=_SHOWN_ELSEWHERE),
         environment=words.tables({"images": metrics["counts"]}) + words.tables(run.environment),
         config=(run.path / "config.yaml").read_text(encoding="utf-8"),

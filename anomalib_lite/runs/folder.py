@@ -97,6 +97,7 @@ class RunFolder:
         self.path = Path(path)
         self.damaged: list[str] = []
         self.status: dict[str, Any] = self._json("status.json")
+        self._current: tuple[str, float] | None = None  # stage and when it began
 
     @property
     def done(self) -> bool:
@@ -171,11 +172,16 @@ class RunFolder:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Records the block's duration in seconds under `timings` of the status."""
-        begin = time.perf_counter()
+        self._current = name, time.perf_counter()
         yield
         release_memory()
-        self.status["timings"][name] = round(time.perf_counter() - begin, 3)
+        self.status["timings"], self._current = self.seconds(), None
         self._write()
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the duration of each stage, of the current one so far."""
+        current = {name: round(time.perf_counter() - begin, 3) for name, begin in filter(None, [self._current])}
+        return self.status.get("timings", {}) | current
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -291,6 +297,12 @@ def _typed(row: Mapping[str, str]) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def refuse_run(output: Path) -> None:
+    """Raises UserError if a folder to write results to is that of a trained run, whose own results would be lost."""
+    if (output / MODEL).is_file():
+        raise UserError(f"{output} is the folder of a run, whose results would be lost: set output to another folder.")
 
 
 def environment(seed: int, data_fingerprint: str) -> dict[str, Any]:

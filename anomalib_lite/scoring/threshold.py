@@ -39,6 +39,7 @@ class Threshold:
     promised_rate: float  # upper bound of the probability that a new OK image is flagged, (n + 1 - rank) / (n + 1)
     interval: tuple[float, float]  # central 90 % interval of the rate of this very threshold
     note: str = ""  # which guarantee could not be given
+    pixel_note: str = ""  # the part of `note` on a pixel threshold that does not follow the held-out images' rate
     given: bool = False  # whether it was set directly, instead of by the held-out images
     scores: tuple[float, ...] = ()  # of the held-out images, in ascending order, for `moved`
     maxima: tuple[float, ...] = ()  # likewise of their maps
@@ -56,8 +57,14 @@ class Threshold:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     def summary(self) -> dict[str, Any]:
-        """Like `to_dict`, without the held-out scores and the categories."""
-        return {name: value for name, value in self.to_dict().items() if name not in ("scores", "maxima", "categories")}
+        """Like `to_dict`, without the held-out scores, the categories and what `note` holds already."""
+        left_out = ("scores", "maxima", "categories", "pixel_note")
+        return {name: value for name, value in self.to_dict().items() if name not in left_out}
+
+    def with_pixel(self, pixel: float, note: str) -> Threshold:
+        """Returns this threshold with a pixel threshold of another rule, which stays when the image threshold moves."""
+        both = "; ".join(filter(None, [self.note, note]))
+        return dataclasses.replace(self, pixel=pixel, note=both, pixel_note=note)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Threshold:
@@ -71,8 +78,8 @@ class Threshold:
 
         For a given threshold `promised_rate` is the estimate (1 + number of scores above it) / (n + 1), which is no
         guarantee if it was chosen by looking at images, and `interval` is that of Clopper and Pearson. The pixel
-        threshold moves to the same rank, beyond all ranks in proportion. Raises UserError for both arguments at once,
-        and without held-out scores.
+        threshold moves to the same rank, beyond all ranks in proportion, unless it has a rule of its own (`with_pixel`).
+        Raises UserError for both arguments at once, and without held-out scores.
         """
         if image is None and false_alarm_rate is None:
             return self
@@ -83,7 +90,8 @@ class Threshold:
         if image is None:
             categories = {name: t.moved(false_alarm_rate=false_alarm_rate) for name, t in self.categories.items()}
             moved = threshold_from_ok(self.scores, self.maxima, float(false_alarm_rate or 0))
-            return dataclasses.replace(moved, categories=categories)
+            moved = dataclasses.replace(moved, categories=categories)
+            return moved.with_pixel(self.pixel, self.pixel_note) if self.pixel_note else moved
         if not math.isfinite(image):
             raise UserError(f"threshold must be a finite number, not {image}.")
         from scipy import stats  # takes half a second to import
@@ -92,7 +100,11 @@ class Threshold:
         ends = stats.binomtest(above, self.n).proportion_ci(0.9)
         interval, rate = (float(ends.low), float(ends.high)), (1 + above) / (self.n + 1)
         pixel = _at_same_rank(image, self.scores, self.maxima)
-        return Threshold(image, pixel, rate, self.n, rate, interval, "", True, self.scores, self.maxima)
+        moved = dataclasses.replace(
+            self, image=image, pixel=pixel, false_alarm_rate=rate, promised_rate=rate, interval=interval, note="",
+            given=True, categories={},
+        )  # fmt: skip
+        return moved.with_pixel(self.pixel, self.pixel_note) if self.pixel_note else moved
 
     def in_words(self) -> str:
         """States the guarantee in one sentence."""

@@ -299,6 +299,11 @@ def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
     states = [STATES[trial.state] for trial in ended]
     counted = ", ".join(f"{states.count(s)} {s}" for s in STATES.values() if s in states)
     print(f"{study.sweep.name}: {len(ended)} trials ({counted or 'none'})")
+    if mixed := _of_other_data(study, ended):
+        print(
+            f"WARNING: trials {mixed} learned from other data than the last one, so their values do not compare: "
+            f"remove {folder} to repeat them."
+        )
     commands = {t.number: command_line([PROGRAM, "train", *fixed, *overrides(study.values(t))]) for t in ended}
     if best:
         print(best_table(study, best[:SHOWN]))
@@ -307,6 +312,17 @@ def conclude(study: Study, fixed: Sequence[str], folder: Path) -> str | None:
     failed = [trial for trial in ended if trial.state == TrialState.FAIL]
     told = [f"  trial {t.number}: {t.user_attrs.get('message', '')}\n    {commands[t.number]}" for t in failed]
     return "\n".join([f"{len(failed)} trial(s) of the sweep failed:", *told]) if failed else None
+
+
+def _of_other_data(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    """Lists the trials whose data, by content, differ from those of the last trial with the same data settings."""
+    found: dict[str, dict[int, str]] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            settings = {k: v for k, v in study.values(trial).items() if k.split(".")[0] in ("data", "seed")}
+            if seen := RunFolder(trial.user_attrs.get("folder", "")).environment.get("data_fingerprint"):
+                found.setdefault(str(settings), {})[trial.number] = seen
+    return ", ".join(str(n) for seen in found.values() for n, data in seen.items() if data != [*seen.values()][-1])
 
 
 def best_table(study: Study, trials: Sequence[FrozenTrial]) -> str:

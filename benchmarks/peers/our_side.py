@@ -102,7 +102,7 @@ def fit(detector: str) -> dict[str, Any]:
             yield
         seconds[name] = since(begin)
 
-    RunFolder.stage = stage  # type: ignore[method-assign]
+    RunFolder.stage = stage  # type: ignore[method-assign]  # measured as the command runs it
     os.environ[RECORD] = f"{JOB['work']}/record"
     sys.argv = ["anomalib-lite", "train", *options(detector), "force=true"]
     cli.main()
@@ -183,8 +183,8 @@ def ready(detector: str) -> Model:
     if detector == "patchcore":
         model.method.size = JOB["bank"]
     images = OneBatch(16)
-    model.prepare(images)  # type: ignore[arg-type]
-    model.calibrate(images)  # type: ignore[arg-type]
+    model.prepare(images)  # type: ignore[arg-type]  # batches in memory or from a loader
+    model.calibrate(images)  # type: ignore[arg-type]  # batches in memory or from a loader
     return model.eval()
 
 
@@ -211,7 +211,7 @@ def maps() -> dict[str, Any]:
     """Writes the test images' maps of a fitted PaDiM, on which both sides compute metrics."""
     plan, splits = planned("padim")
     model, train, test = plan.model(None, None), ImageSet(splits.train, plan.size), ImageSet(splits.test, plan.size)
-    model.calibrate(loader(train, plan.batch_size))  # type: ignore[arg-type]
+    model.calibrate(loader(train, plan.batch_size))  # type: ignore[arg-type]  # batches in memory or from a loader
     batches = [(model.predict_batch(b).map[:, 0], b.mask[:, 0], b.label) for b in loader(test, JOB["batch"])]
     predicted, masks, labels = (torch.cat(part).numpy() for part in zip(*batches, strict=True))
     path = f"{JOB['work']}/maps.npz"

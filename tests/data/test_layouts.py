@@ -15,6 +15,7 @@ from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import NOK, OK
 from anomalib_lite.errors import UserError
+from anomalib_lite.settings import conf_dir
 from tests.made import write_category, write_image, write_mask, write_pixels
 
 OK_TEST, BAD = 50, 90  # seeds; images from BAD on are marked
@@ -94,6 +95,10 @@ def write_real_iad(root: Path) -> None:
 READERS: dict[str, Callable[[Path], None]] = {
     **{name: partial(write_set, name) for name in FOLDERS}, "visa": write_visa, "real_iad": write_real_iad,
 }  # fmt: skip
+
+
+def test_every_reader_of_conf_keeps_the_contract_or_has_tests_of_its_own():
+    assert {*READERS, "folder", "deeppcb", "panels"} == {file.stem for file in (conf_dir() / "data").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", READERS)

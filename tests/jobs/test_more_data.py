@@ -93,6 +93,9 @@ def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(her
         assert after["promised_rate"] >= before["promised_rate"]
     ran("predict", f"run={lowered}", f"images={passed}", "output=out", "maps=false")
     assert (here / "out/predictions.csv").read_text().splitlines()[1].endswith(",1")
+    for verb in (["predict", f"images={passed}"], ["evaluate"]):
+        assert "set output to another folder" in refused(*verb, f"run={lowered}", f"output={lowered}")
+    assert "missed=null" in refused("train", *more(lowered, halves))
     easy = trained(*asked(halves), f"missed={halves}/nok/dot")
     assert read_json(easy / "threshold.json")["image"] == before["image"]
     assert read_json(easy / "metrics.json")["per_defect"] == {}  # what sets a threshold tests nothing
@@ -109,6 +112,9 @@ def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_
     assert sorted(names) == sorted(p.name for p in (here / "mixed").iterdir())
     assert names[0] == "zz_bad.png" and (here / "review/worst.png").is_file()
 
-    run = trained(*SMALL, "detector=padim", "data.ok=mixed", "data.test_ok_share=0", "contamination=0.04")
+    mixed = [*SMALL, "detector=stfpm", "data.ok=mixed", "data.test_ok_share=0"]
+    trained(*mixed)
+    run = trained(*mixed, "contamination=0.04")
+    assert len(list(here.glob("artifacts/trained-*"))) == 2, "not the student of all images again"
     assert [Path(p).name for p in read_json(run / "status.json")["left_out"]] == ["zz_bad.png"]
     assert "left out" in read_json(run / "threshold.json")["note"]

@@ -69,6 +69,7 @@ def test_a_run_that_ends_is_done_and_stays_so(tmp_path: Path):
     assert status(run.path)["state"] == "running" and not run.done
     with run.guarded(), run.stage("train"):
         logging.getLogger("a.module").warning("a word")
+        assert run.seconds().keys() == {"train"}, "so that the page shows its own stage"
     assert run.done and RunFolder(run.path).done
     assert status(run.path)["timings"].keys() == {"train"} and status(run.path)["peak_memory_mb"] > 10
     assert OmegaConf.load(run.path / "config.yaml").seed == 256, "resolved"

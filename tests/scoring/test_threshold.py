@@ -91,6 +91,13 @@ def test_a_given_threshold_says_what_held_out_images_make_of_it():
     assert lowest.promised_rate == 1 and lowest.interval == pytest.approx((0.05 ** (1 / 19), 1))
 
 
+def test_a_pixel_threshold_of_another_rule_stays_where_the_images_moves():
+    ruled = threshold_from_ok(*held_out(99), 0.05).with_pixel(7.0, "no rate for pixels")
+    ruled = Threshold.from_dict(json.loads(json.dumps(ruled.to_dict())))
+    for moved in (ruled.moved(image=89.5), ruled.moved(false_alarm_rate=0.001)):
+        assert moved.pixel == 7.0 and moved.note.endswith("no rate for pixels") and moved.image != ruled.image
+
+
 def test_a_threshold_is_not_moved_to_nonsense():
     for asked, said in (({"image": 1.0, "false_alarm_rate": 0.1}, "either"), ({"image": math.nan}, "finite")):
         with pytest.raises(UserError, match=said):

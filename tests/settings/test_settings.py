@@ -47,9 +47,11 @@ def hydra() -> Iterator[None]:
 
 
 def choices() -> list[list[str]]:
-    """Overrides that choose each option once: those of presets and experiments alone, of the others one a group."""
+    """Overrides that choose each option once: those of presets, for detectors too, and experiments alone."""
     each = [[f"{group}={name}" for name in names] for group, names in OPTIONS.items()]
     alone = [[choice] for part in each[-2:] for choice in part]
+    variants = [f.stem.split("_", 1) for f in sorted((conf_dir() / "preset/detector").iterdir())]
+    alone += [[f"preset={preset}", f"detector={detector}"] for preset, detector in variants]
     return alone + [[choice for choice in row if choice] for row in zip_longest(*each[:-2])]
 
 

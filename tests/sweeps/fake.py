@@ -1,6 +1,7 @@
 """A training that takes no time: `python fake.py x=1 epochs=3` leaves the files of a run whose loss is x each epoch.
 
-It fails where x is negative, has no figure `figure` where x is 13, and waits `pause` seconds in each epoch.
+A file `data` stands for its data. It fails where x is negative, has no figure `figure` where x is 13, and waits `pause`
+seconds in each epoch.
 """
 
 import json
@@ -18,6 +19,8 @@ def main(arguments: list[str]) -> None:
     with (folder / "starts").open("a") as stream:
         stream.write("started\n")
     (folder / "status.json").write_text(json.dumps({"state": "running", "timings": {}}))
+    data = Path("data").read_text() if Path("data").is_file() else ""
+    (folder / "environment.json").write_text(json.dumps({"data_fingerprint": data}))
     x = float(given["x"])
     if x < 0:
         sys.exit(f"error: x must not be negative: {x}")

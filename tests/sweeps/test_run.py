@@ -76,6 +76,15 @@ def test_failures_stop_nothing_and_are_told(sweep_of: Write):
     assert [study.values(t) for t in study.best()] == [{"x": 2}]
 
 
+def test_trials_of_data_that_have_changed_since_are_told(sweep_of: Write, capsys: pytest.CaptureFixture):
+    sweep = sweep_of(method="random", parameters=UNIFORM)
+    for trials, data in ((2, "first"), (3, "mended")):
+        Path("data").write_text(data)
+        conclude(ran(sweep, trials), NAME, STUDY)
+    first, second = capsys.readouterr().out.split("fake: 3 trials")
+    assert "other data" not in first and "WARNING: trials 0, 1 learned from other data" in second
+
+
 def test_figures_of_metrics_status_and_history(sweep_of: Write):
     names = ["figure", "validation/mean", "validation.mean", "ms_per_image", "val_loss"]
     study = ran(sweep_of(parameters=xs(2), metrics=[{"name": name} for name in names]))
