@@ -78,7 +78,7 @@ class Threshold:
 
         For a given threshold `promised_rate` is the estimate (1 + number of scores above it) / (n + 1), which is no
         guarantee if it was chosen by looking at images, and `interval` is that of Clopper and Pearson. The pixel
-        threshold moves to the same rank, beyond all ranks in proportion, unless it has a rule of its own (`with_pixel`).
+        threshold moves to the same rank, beyond all ranks in proportion, unless it has its own rule (`with_pixel`).
         Raises UserError for both arguments at once, and without held-out scores.
         """
         if image is None and false_alarm_rate is None:
