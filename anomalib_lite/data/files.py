@@ -165,10 +165,10 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def possible_names(path: Path) -> tuple[str, str, str]:
+def possible_names(path: Path, identity: str = "") -> tuple[str, str, str]:
     """Returns names without suffix for a relative path: without it, with `_png` for it, and with a hash of the path.
 
-    The last differs for each path. A very long name is cut and gets a hash, too.
+    The last differs for each path, or for each `identity`. A very long name is cut and gets a hash, too.
     """
     plain = path.with_suffix("").as_posix()
     marked = plain + path.suffix.replace(".", "_")
@@ -178,7 +178,7 @@ def possible_names(path: Path) -> tuple[str, str, str]:
             return name
         return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{_digest(name)}"
 
-    names = (plain, marked, f"{marked}-{_digest(path.as_posix())}")
+    names = (plain, marked, f"{marked}-{_digest(identity or path.as_posix())}")
     first, second, third = ("/".join(map(shortened, name.split("/"))) for name in names)
     return first, second, third
 

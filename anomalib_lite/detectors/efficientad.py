@@ -116,11 +116,12 @@ class EfficientAD(FeatureLearner):
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         """Fits the units of both maps on held-out training images."""
         images, device = batches.dataset, self.device
-        maps = [self._both(view.apply(images[[k]].image.to(device))) for view in views for k in self.held_out]
+        held_out = range(0, len(images), self.folds or 1)  # also of a saved model, which no `prepare` has seen
+        maps = [self._both(view.apply(images[[k]].image.to(device))) for view in views for k in held_out]
         for k, values in enumerate(zip(*maps, strict=True)):
             low, high = torch.cat(values).flatten().cpu().double().quantile(torch.tensor(QUANTILES).double()).tolist()
             self.unit[k] = max(high - low, TINY) / 0.1
-        self.notes = {"scaled_by": len(self.held_out)}
+        self.notes = {"scaled_by": len(held_out)}
         self.cache.clear()
 
     def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:

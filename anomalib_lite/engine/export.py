@@ -28,7 +28,7 @@ from anomalib_lite.export.graph import FORMATS, Deployed, write_graph
 from anomalib_lite.export.quantise import quantise, quantise_learned
 from anomalib_lite.export.session import Exported, encode_region
 from anomalib_lite.runs.atomic import PART
-from anomalib_lite.runs.folder import TEMPLATE
+from anomalib_lite.runs.folder import TEMPLATE, refuse_run
 
 log = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).resolve().parents[1] / "export" / "examples"
@@ -94,6 +94,12 @@ def export_run(
         raise UserError(
             "A run with resize=letterbox cannot be exported: the graph stretches pictures. Train with resize=stretch."
         )
+    if precision == "int8" and (anew := [key for key in ("missed", "contamination") if trained.run.config.get(key)]):
+        raise UserError(
+            f"This run was trained with {' and '.join(anew)}. precision=int8 would take that back, as it sets "
+            "statistics and threshold anew. Export it with precision=fp32 or fp16."
+        )
+    refuse_run(folder)
     if file_format == "openvino":
         batch = batch or 1  # with a dynamic batch, OpenVINO 2026.4 returns wrong results the first time at each size
     trained = trained.for_category(category)
@@ -104,7 +110,8 @@ def export_run(
     graph = Deployed(source.model.cpu(), source.judge.size, source.threshold.image)
     about = describe(source, graph, format=file_format, precision=precision, batch=batch, category=category)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(folder)
+    for part in folder.glob(f"{PART}*"):  # left by a killed export
+        shutil.rmtree(part)
     with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as unchecked:
         file = Path(unchecked) / FORMATS[file_format]
         write_graph(graph, file, precision, about, batch)
@@ -118,6 +125,7 @@ def export_run(
                 f"The file was removed, because it does not reproduce the run within {allowed:g} (an AUROC within "
                 f"{FALL[precision]:g}): {result.in_words()}."
             )
+        _remove_earlier(folder)
         for part in Path(unchecked).iterdir():
             part.replace(folder / part.name)
     for example in EXAMPLES.glob("predict.*"):
@@ -130,10 +138,9 @@ def export_run(
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Removes an earlier export, and what a killed one left."""
-    for part in folder.glob(f"{PART}*"):
-        shutil.rmtree(part)
-    for name in (*FORMATS.values(), "model.bin", *(example.name for example in EXAMPLES.glob("predict.*"))):
+    """Removes an earlier export, perhaps of another run."""
+    shutil.rmtree(folder / INSPECTOR, ignore_errors=True)
+    for name in (*FORMATS.values(), "model.bin", TEMPLATE, *(example.name for example in EXAMPLES.glob("predict.*"))):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -141,6 +148,7 @@ def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, 
     """Returns the metadata of the file. choices: format, precision, batch size, category."""
     settings, threshold = trained.run.config, trained.threshold
     alignment = None if graph.alignment is None else asdict(graph.alignment)
+    learned = dict.fromkeys(trained.data["learned"], "")  # by content alone, so that none of them tests the file
     return {
         "version": __version__,
         "licence": "MIT, as anomalib-lite; the backbone's weights may have a licence of their own",
@@ -154,7 +162,7 @@ def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, 
         "region": None if trained.model.region is None else encode_region(trained.model.region),
         "promise": threshold.in_words(),
         "threshold": threshold.to_dict(),
-        "data": {"fingerprint": trained.data["fingerprint"], "bits": trained.data.get("bits"), "learned": {}},
+        "data": {"fingerprint": trained.data["fingerprint"], "bits": trained.data.get("bits"), "learned": learned},
         "settings": {key: settings[key] for key in ("mode", *SHARED)} | {"aupro_limit": trained.judge.aupro_limit},
     }
 

@@ -48,19 +48,22 @@ class Journal:
     """Answers of one output folder in the order of arrival; memory only holds the images' names.
 
     An image that has changed is judged again, and its last answer counts. Results in the folder that depend on another
-    `call_key` are removed. Raises UserError if the folder cannot be written to, or another process is writing to it.
+    `call_key`, or are of an image that is not in `pictures` or named otherwise there, are removed.
+
+    pictures: name of each image's output pictures, if all images are known. Raises UserError if the folder cannot be
+    written to, another process is writing to it, or it holds pictures that no prediction wrote.
     """
 
-    def __init__(self, output: Path, call_key: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, call_key: Mapping[str, Any], pictures: Mapping[str, str] | None = None) -> None:
         self.output, self.path = output, output / JOURNAL
         self.names: dict[str, str] = {}  # name of the output pictures -> image
         self._entries: dict[str, tuple[Stamp, int, str]] = {}  # image -> stamp, offset of its line, and OK, NOK or ""
-        refuse_run(output)
+        _refuse_foreign(output)
         first = json.dumps(call_key, sort_keys=True).encode() + b"\n"
         self._open = ExitStack()
         try:
             self._open.enter_context(exclusive_lock(output, inside=True, wait=False))
-            if not self._begins_with(first):
+            if not self._resumes(first, pictures):
                 remove_results(output)
                 self.path.write_bytes(first)
             self._stream = self._open.enter_context(self.path.open("r+b"))
@@ -123,11 +126,14 @@ class Journal:
     def _judged(self) -> Iterator[dict[str, Any]]:
         return (answer for answer in self.answers() if "refused" not in answer)
 
-    def _begins_with(self, first: bytes) -> bool:
+    def _resumes(self, first: bytes, pictures: Mapping[str, str] | None) -> bool:
         if not self.path.is_file():
             return False
         with self.path.open("rb") as stream:
-            return stream.readline() == first
+            if stream.readline() != first:
+                return False
+            answers = (json.loads(line) for line in stream if line.endswith(b"\n"))
+            return pictures is None or all(pictures.get(a["image"]) == a["name"] for a in answers)
 
     def _load(self) -> None:
         """Indexes the answers of an earlier call, and drops a last line that a kill cut off."""
@@ -148,9 +154,20 @@ class Journal:
         self.names[name] = image
 
 
+def _refuse_foreign(output: Path) -> None:
+    refuse_run(output)
+    for folder, pattern in PICTURES.items():
+        if not _has_results(output) and any((output / folder).rglob(pattern)):
+            raise UserError(f"{output / folder} has pictures that no prediction wrote: choose another output=.")
+
+
+def _has_results(output: Path) -> bool:
+    return (output / JOURNAL).is_file() or (output / TABLES[0]).is_file()
+
+
 def remove_results(output: Path) -> None:
     """Removes the files of an earlier prediction, and nothing else."""
-    if (output / JOURNAL).is_file() or (output / TABLES[0]).is_file():
+    if _has_results(output):
         for name in (*TABLES, JOURNAL):
             (output / name).unlink(missing_ok=True)
         for folder, pattern in PICTURES.items():

@@ -58,12 +58,13 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
         if any(path.resolve().is_relative_to(folder) for folder in written):
             raise UserError(f"{path} lies in a folder that predictions are written to: choose another output=.")
     base = os.path.commonpath([p.absolute().parent for p in paths])
-    journal = Journal(output, _call_key(trained, outputs, [base]))
+    names = dict(zip(map(str, paths), output_names(paths), strict=True))
+    journal = Journal(output, _call_key(trained, outputs, [base]), names)
     with contextlib.closing(journal):
         if outputs.on_answer is not None:
             for answer in journal.answers():
                 outputs.on_answer(answer)
-        remaining = [(p, name) for p, name in zip(paths, output_names(paths), strict=True) if not journal.has(p)]
+        remaining = [(path, names[str(path)]) for path in paths if not journal.has(path)]
         answered = len(paths) - len(remaining)
         with tqdm(total=len(paths), initial=answered, desc="predict", unit=" images", delay=2) as bar:
             _Stream(trained, journal, outputs, after_each=bar.update).run(remaining)
@@ -230,7 +231,8 @@ def _call_key(trained: TrainedRun, outputs: Outputs, bases: Sequence[str]) -> di
     region = getattr(trained.model, "region", None)
     return {
         "version": __version__, "run": str(trained.path.resolve()), "model": stamp_of(model),
-        "threshold": repr(trained.threshold), "template": str(trained.golden), "images": list(bases),
+        "threshold": repr(trained.threshold), "images": list(bases),
+        "template": trained.golden and [str(trained.golden), *stamp_of(trained.golden)],
         "overlays": outputs.overlays, "maps": outputs.maps,
         "region": None if region is None else zlib.crc32(region.cpu().numpy().tobytes()),
     }  # fmt: skip
@@ -238,7 +240,7 @@ def _call_key(trained: TrainedRun, outputs: Outputs, bases: Sequence[str]) -> di
 
 def _name(image: Path, folder: Path, journal: Journal) -> str:
     """Names an image's pictures, while more images may come: by the first of its names that no earlier image has."""
-    names = possible_names(image.relative_to(folder))
+    names = possible_names(image.relative_to(folder), str(image))  # in the folders of several cameras names repeat
     return next(name for name in names if journal.names.setdefault(name, str(image)) == str(image))
 
 

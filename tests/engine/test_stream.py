@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from anomalib_lite.data.decode import read_image
 from anomalib_lite.engine import predict as predict_module
 from anomalib_lite.engine.journal import JOURNAL
 from anomalib_lite.engine.predict import TrainedRun, open_run
-from anomalib_lite.engine.stream import Outputs, _Waiting, being_written, predict, watch
+from anomalib_lite.engine.stream import Outputs, _name, _Waiting, being_written, predict, watch
 from anomalib_lite.errors import UserError
 from tests.commands import read_rows
 from tests.made import write_image
@@ -41,7 +42,7 @@ def images(small_panels, tmp_path):
 
 
 def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(trained, images, tmp_path, monkeypatch):
-    """Another command that was killed in the same folder before leaves nothing there."""
+    """Other commands that were killed in the same folder before leave nothing there, not even those of other images."""
     read: list[Path] = []
     monkeypatch.setattr(predict_module, "read_image", lambda path, *a: read.append(path) or read_image(path, *a))
     whole = predict(trained, images, tmp_path / "whole", Outputs(overlays=False, maps=False))
@@ -58,14 +59,14 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(t
 
         return tell
 
-    for count, maps in ((1, True), (5, False)):
+    for count, maps, chosen in ((1, True, images), (2, False, images[5:]), (6, False, images)):
         with pytest.raises(Killed):
-            predict(trained, images, tmp_path / "out", Outputs(maps=maps, overlays=False, on_answer=until(count)))
+            predict(trained, chosen, tmp_path / "out", Outputs(maps=maps, overlays=False, on_answer=until(count)))
     assert not list((tmp_path / "out/maps").rglob("*.tiff"))
     assert not (tmp_path / "out/predictions.csv").exists()
     with (tmp_path / "out" / JOURNAL).open("ab") as stream:
         stream.write(b'{"image": "cut o')
-    first, told[:] = [answer["image"] for answer in told[1:]], []
+    first, told[:] = [answer["image"] for answer in told[2:]], []
     read.clear()
     wanted = Outputs(maps=False, overlays=False, on_answer=told.append)
     assert predict(trained, images, tmp_path / "out", wanted) == whole
@@ -75,6 +76,18 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(t
         ours, theirs = read_rows(tmp_path / "out" / name), read_rows(tmp_path / "whole" / name)
         assert [row["image"] for row in ours] == [row["image"] for row in theirs]
     assert not (tmp_path / "out" / JOURNAL).exists()
+
+
+def test_pictures_of_others_are_neither_written_over_nor_removed(trained, images, tmp_path):
+    mine = write_image(tmp_path / "data/defects/mine.png", 0, (96, 96))
+    with pytest.raises(UserError, match="no prediction wrote"):
+        predict(trained, images, tmp_path / "data", Outputs(maps=False))
+    assert mine.is_file() and not (tmp_path / "data/overlays").exists()
+
+
+def test_equal_names_of_several_cameras_stay_apart():
+    journal, folders = SimpleNamespace(names={}), [Path(f"camera{k}") for k in range(5)]
+    assert len({_name(folder / "1.png", folder, journal) for folder in folders}) == 5
 
 
 def test_boxes_lie_in_the_files_own_pixels(trained, small_panels):

@@ -130,6 +130,7 @@ def test_a_file_says_what_it_is(run, exported):
     about = Exported(exported).about
     assert about["threshold"] == read_json(run / "threshold.json") and "probability of at most" in about["promise"]
     assert about["data"]["fingerprint"] == read_json(run / "data.json")["fingerprint"]
+    assert about["data"]["learned"].keys() == read_json(run / "data.json")["learned"].keys(), "they test nothing"
     assert (about["detector"], about["size"], about["precision"]) == ("PaDiM", [48, 48], "fp32")
     assert about["version"] and "MIT" in about["licence"]
     assert str(run.parent) not in json.dumps(about), "no paths of this machine"
@@ -141,7 +142,11 @@ def test_a_file_says_what_it_is(run, exported):
 )
 def test_other_formats_and_precisions(run, exported, tmp_path, kind, precision, batch):
     """They stay near the run; a file of a fixed batch judges any number; half precision halves the file."""
+    for left in (tmp_path / "template.png", tmp_path / "inspector/left.json"):  # by the export of another run
+        left.parent.mkdir(exist_ok=True)
+        left.touch()
     file, found = export_run(open_run(run), tmp_path, kind, precision, batch, tolerance=10)
+    assert not (tmp_path / "template.png").exists() and not (tmp_path / "inspector/left.json").exists()
     allowed = {"fp32": 1e-5, "fp16": 0.05, "int8": 2.0}[precision]  # of a network of random weights
     assert max(found.map_difference, found.score_difference) <= allowed
     heatmap, score, nok = Exported(file, trusted=["pt2"]).run(np.zeros((3, 64, 64, 3), np.uint8))
@@ -215,15 +220,22 @@ def test_a_file_that_differs_does_not_stay(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not reproduce the run within"):
         export_run(open_run(run), tmp_path, "torch", "fp32")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "model.pt2").write_text("an earlier one")
+    with pytest.raises(UserError, match="does not reproduce the run within"):
+        export_run(open_run(run), tmp_path, "torch", "fp32")
+    assert (tmp_path / "model.pt2").read_text() == "an earlier one"
 
 
 def test_what_cannot_be_is_refused(run, exported, tmp_path):
     trained = open_run(run)
+    lowered = open_run(run)
+    lowered.run.config["missed"] = ["passed.png"]
     boxed = replace(trained, judge=replace(trained.judge, resize="letterbox"))
     for asked, kind, precision, reason in (
         (trained, "torch", "int8", "precision=fp32"),
         (open_run(exported), "onnx", "fp32", "already an exported file"),
         (boxed, "onnx", "fp32", "resize=stretch"),
+        (lowered, "onnx", "int8", "missed"),
     ):
         with pytest.raises(UserError, match=reason):
             export_run(asked, tmp_path, kind, precision)
