@@ -1,4 +1,4 @@
-"""Builds the objects of a run from its configuration; no other module of `engine` reads a configuration."""
+"""Builds the objects of a run from its configuration; `read_teaching` and `read_order` build those of their groups."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

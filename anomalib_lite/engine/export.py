@@ -88,17 +88,7 @@ def export_run(
     Raises UserError, and removes the file, if the difference is larger, or in fp32 a verdict changes away from the
     threshold.
     """
-    if isinstance(trained.model, Exported):
-        raise UserError(f"{trained.model.file} is already an exported file: set run= to the run it was made from.")
-    if trained.judge.resize == "letterbox":
-        raise UserError(
-            "A run with resize=letterbox cannot be exported: the graph stretches pictures. Train with resize=stretch."
-        )
-    if precision == "int8" and (anew := [key for key in ("missed", "contamination") if trained.run.config.get(key)]):
-        raise UserError(
-            f"This run was trained with {' and '.join(anew)}. precision=int8 would take that back, as it sets "
-            "statistics and threshold anew. Export it with precision=fp32 or fp16."
-        )
+    _refuse_impossible(trained, precision)
     refuse_run(folder)
     if file_format == "openvino":
         batch = batch or 1  # with a dynamic batch, OpenVINO 2026.4 returns wrong results the first time at each size
@@ -135,6 +125,20 @@ def export_run(
     if trained.golden:
         shutil.copyfile(trained.golden, folder / TEMPLATE)
     return folder / FORMATS[file_format], result
+
+
+def _refuse_impossible(trained: TrainedRun, precision: str) -> None:
+    if isinstance(trained.model, Exported):
+        raise UserError(f"{trained.model.file} is already an exported file: set run= to the run it was made from.")
+    if trained.judge.resize == "letterbox":
+        raise UserError(
+            "A run with resize=letterbox cannot be exported: the graph stretches pictures. Train with resize=stretch."
+        )
+    if precision == "int8" and (anew := [key for key in ("missed", "contamination") if trained.run.config.get(key)]):
+        raise UserError(
+            f"This run was trained with {' and '.join(anew)}. precision=int8 would take that back, as it sets "
+            "statistics and threshold anew. Export it with precision=fp32 or fp16."
+        )
 
 
 def _remove_earlier(folder: Path) -> None:

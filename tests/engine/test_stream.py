@@ -50,6 +50,7 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(t
     assert sorted(read) == images, "each image is read once"
 
     told: list[dict[str, Any]] = []
+    other = write_image(tmp_path / "in/good/zz.png", 0, (96, 96))
 
     def until(count: int) -> Callable[[dict[str, Any]], None]:
         def tell(answer: dict[str, Any]) -> None:
@@ -59,7 +60,7 @@ def test_a_killed_command_goes_on_and_its_tables_are_those_of_one_that_was_not(t
 
         return tell
 
-    for count, maps, chosen in ((1, True, images), (2, False, images[5:]), (6, False, images)):
+    for count, maps, chosen in ((1, True, images), (2, False, [other, *images]), (7, False, images)):
         with pytest.raises(Killed):
             predict(trained, chosen, tmp_path / "out", Outputs(maps=maps, overlays=False, on_answer=until(count)))
     assert not list((tmp_path / "out/maps").rglob("*.tiff"))

@@ -81,7 +81,7 @@ def test_trials_of_data_that_have_changed_since_are_told(sweep_of: Write, capsys
     for trials, data in ((2, "first"), (3, "mended")):
         Path("data").write_text(data)
         conclude(ran(sweep, trials), NAME, STUDY)
-    first, second = capsys.readouterr().out.split("fake: 3 trials")
+    first, second = capsys.readouterr().out.split("3 trials (")
     assert "other data" not in first and "WARNING: trials 0, 1 learned from other data" in second
 
 
