@@ -163,6 +163,10 @@ class ImageSet(Dataset[Batch]):
             )
         return small, _resized(mask, self.size, self.resize)
 
+    def shown(self, index: int) -> tuple[float, float]:
+        """See `shown`."""
+        return shown(self._shapes[index], self.size, self.resize)
+
     def regions_of(self, sample: Sample) -> list[tuple[np.ndarray, float]] | None:
         """Returns each defect's mask, bool (H, W), and the share of it that is enough to find; None where unknown."""
         if sample.mask is None or sample.saturation is None:
@@ -247,6 +251,18 @@ def letterbox(shape: Sequence[int], size: tuple[int, int]) -> tuple[slice, slice
     scaled = [min(side, max(1, round(length * scale))) for length, side in zip(shape, size, strict=True)]
     top, left = ((side - length) // 2 for length, side in zip(scaled, size, strict=True))
     return slice(top, top + scaled[0]), slice(left, left + scaled[1])
+
+
+def shown(shape: Sequence[int], size: tuple[int, int], resize: str) -> tuple[float, float]:
+    """Returns the height and width that an image resized to `size` shows, in px of its file, of `shape`.
+
+    They exceed the file's where a letterbox adds padding.
+    """
+    if resize != "letterbox":
+        return float(shape[0]), float(shape[1])
+    parts = letterbox(shape, size)
+    height, width = (s * whole / (p.stop - p.start) for s, whole, p in zip(shape, size, parts, strict=True))
+    return float(height), float(width)
 
 
 def content(inside: Tensor) -> tuple[slice, slice]:

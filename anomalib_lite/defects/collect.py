@@ -40,11 +40,14 @@ class DefectCollector:
         self._matched_types: list[str | None] = []
         self._pictured: list[int] = []
 
-    def add(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome with its defects; it must have its image and map, and its mask if known."""
+    def add(self, outcome: Outcome, shown: tuple[float, float] | None = None) -> Outcome:
+        """Returns the outcome with its defects; it must have its image and map, and its mask if known.
+
+        shown: See `Inspector.inspect`.
+        """
         assert outcome.map is not None and outcome.image is not None
         limit = self.threshold.of(outcome.sample.category).pixel
-        defects = self.inspector.inspect(outcome.map, outcome.image, limit)
+        defects = self.inspector.inspect(outcome.map, outcome.image, limit, shown)
         match = matching(defects, outcome.mask)
         small = resize_image(outcome.image, *self.inspector.reference.shape) if defects else None
         self.outcomes.append(replace(outcome, defects=defects, image=small, map=None, mask=None))

@@ -71,13 +71,17 @@ class Inspector:
     reference: Reference
     levels: MapLevels
 
-    def inspect(self, values: np.ndarray, image: np.ndarray, threshold: float) -> tuple[Defect, ...]:
+    def inspect(
+        self, values: np.ndarray, image: np.ndarray, threshold: float, shown: tuple[float, float] | None = None
+    ) -> tuple[Defect, ...]:
         """Returns the defects of an image, uint8 RGB (H, W, 3), with an anomaly map (h, w), the worst first.
 
-        Both are resized to the reference, in whose px everything is measured. threshold: of the map's pixels.
+        Both are resized to the reference, in whose px everything is measured. threshold: of the map's pixels. shown:
+        height and width of what they show, in px of the image file; None: the image's own.
         """
         shape, difference, scale = self.reference.shape, None, self.settings.scale_mm_per_px
-        mm = (scale * image.shape[1] / shape[1], scale * image.shape[0] / shape[0]) if scale else None
+        height, width = image.shape[:2] if shown is None else shown
+        mm = (scale * width / shape[1], scale * height / shape[0]) if scale else None
         scene = Scene(resize_image(image, *shape), self.layout, mm_per_px=mm)
         values = np.ascontiguousarray(values, np.float32)
         if values.shape != shape:

@@ -143,7 +143,8 @@ def evaluate(
             for measured in {total, by_category[category]}:
                 measured.add(outcome, part, inspected, regions)
         if collector is not None:
-            new = [collector.add(outcome) for outcome in new]
+            shown = map(images.shown, batch.index.tolist())
+            new = [collector.add(outcome, each) for outcome, each in zip(new, shown, strict=True)]
         if model.tiling is not None:
             new = [_shrink(outcome) for outcome in new]
         outcomes = thin_out(outcomes + new, threshold)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.images import ImageSet, at_once, content, inspected
+from anomalib_lite.data.images import ImageSet, at_once, content, inspected, shown
 from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.defects import Inspector
 from anomalib_lite.defects.collect import draw_defects
@@ -184,8 +184,10 @@ class TrainedRun:
         """Adds the defects, if the run has an inspector."""
         if self.inspector is None:
             return judged
-        pixels, anomaly_map = judged.inspected
-        defects = self.inspector.inspect(anomaly_map, pixels, self.threshold.pixel)
+        (pixels, anomaly_map), image = judged.inspected, judged.outcome.image
+        assert image is not None
+        extent = shown(image.shape[:2], self.judge.size, self.judge.resize)
+        defects = self.inspector.inspect(anomaly_map, pixels, self.threshold.pixel, extent)
         return replace(judged, outcome=replace(judged.outcome, defects=defects))
 
     def overlay(self, judged: Judged) -> np.ndarray:

@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from anomalib_lite.data.images import ImageSet
-from anomalib_lite.data.sample import OK, Batch, Sample
-from anomalib_lite.defects import DefectCollector, LevelsOfMaps
+from anomalib_lite.data.sample import NOK, OK, Batch, Sample
+from anomalib_lite.defects import DefectCollector, LevelsOfMaps, MapLevels, prepare_inspector
 from anomalib_lite.detectors.model import Prediction
-from anomalib_lite.engine.evaluate import DRAWN, hold_back, make_inspector, open_inspector, validate
+from anomalib_lite.engine.build import Judge
+from anomalib_lite.engine.evaluate import DRAWN, evaluate, hold_back, make_inspector, open_inspector, validate
+from anomalib_lite.engine.predict import Picture, TrainedRun
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.folder import RunFolder
 from anomalib_lite.scoring import threshold_from_ok
+from anomalib_lite.settings.training import Mode
 from tests.commands import only_run, ran, read_json
 from tests.defects.conftest import SHAPE, perfect, photograph, settings
 from tests.defects.test_collect import stained
@@ -57,6 +61,40 @@ def test_what_finds_drawn_defects_is_told_from_what_does_not(images):
     assert good["ok_images"] == 9 and good["drawn"] == DRAWN
     assert good["mean"] == pytest.approx((good["image_auroc"] + good["pixel_auroc"] + good["aupro"]) / 3)
     assert good == validate(Known(images), images, 0.3), "the same defects again"  # type: ignore[arg-type]
+
+
+class Bright:
+    """Its map is 1 where the image is white."""
+
+    region = tiling = None
+
+    def at_once(self, batch_size: int) -> int:
+        return batch_size
+
+    def predict_batch(self, batch: Batch) -> Prediction:
+        self.evidence: list[dict[str, float]] = [{} for _ in batch.samples]
+        heatmap = (batch.image.amin(1, keepdim=True) > 0.95).float()
+        return Prediction(heatmap, heatmap.flatten(1).amax(1))
+
+
+@pytest.mark.parametrize(("resize", "height"), [("stretch", 384), ("letterbox", 192)])
+def test_millimetres_are_the_same_in_training_and_prediction(tmp_path, resize, height):
+    """A bar of 160 px of the file, each 0.1 mm, of which the model sees 40."""
+    rng = np.random.default_rng(0)
+    grain = [rng.integers(60, 200, (96, 128, 3)).astype(np.uint8) for _ in range(8)]
+    inspector = prepare_inspector(settings(layout={"text": "none"}, scale_mm_per_px=0.1), grain, MapLevels())
+    pixels = cv2.resize(grain[0], (512, height))
+    pixels[80:112, 160:320] = 255
+    sample = Sample(write_pixels(tmp_path / "bar.png", pixels[..., ::-1]), NOK)
+    judge = Judge((96, 128), resize, Mode(), 4, 100, 0, None, 0.3)
+    images, threshold, model = judge.images([sample]), threshold_from_ok([0.1], [0.1]), Bright()
+    result = evaluate(model, images, threshold, 4, 0.3, inspector)  # type: ignore[arg-type]
+    trained = TrainedRun(RunFolder(tmp_path), judge, model, threshold, inspector)  # type: ignore[arg-type]
+    (judged,) = trained.answers([Picture(sample, pixels, images.resized(pixels, sample.image))])
+    assert result.collector is not None
+    for (defect,) in (result.collector.outcomes[0].defects, trained.inspect(judged).outcome.defects):
+        assert defect.measures["length_mm"] == pytest.approx(16, rel=0.1)
+        assert defect.measures["area_mm2"] == pytest.approx(16 * 3.2, rel=0.1)
 
 
 def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(here, tiny):
