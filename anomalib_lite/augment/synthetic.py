@@ -24,25 +24,34 @@ Kind = Callable[[np.ndarray, np.ndarray, np.random.Generator], Drawn]
 Kinds = Sequence[Kind] | None
 VISIBLE = 6  # grey levels by which a pixel must differ to count as defective
 TRIES = 4  # until a drawn defect is visible, which e.g. blurred background is not
+TRIES_INSIDE = 32  # until it meets the pixels to inspect
 
 
 def synthesize(
-    image: np.ndarray, other: np.ndarray, rng: np.random.Generator, kinds: Kinds = None
+    image: np.ndarray,
+    other: np.ndarray,
+    rng: np.random.Generator,
+    kinds: Kinds = None,
+    inside: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws one defect into an OK image, with textures from another, and returns it with its mask.
 
     image, other: uint8 (H, W, 3) of the same size. kinds: drawn from with equal probability; None: of all families. The
     mask, bool (H, W), is True where the change is visible, and empty if none can be drawn, e.g. on a flat image.
+    inside: pixels that the defect must meet, bool (H, W); if none does, the image stays as it is.
     """
     kinds = KINDS if kinds is None else kinds
     source, texture_of = image.astype(np.float32), other.astype(np.float32)
-    for _ in range(TRIES):
+    for _ in range(TRIES if inside is None else TRIES_INSIDE):
         field, changed = kinds[int(rng.integers(len(kinds)))](source, texture_of, rng)
         mixed = source + field[..., None] * (changed - source)
         defective = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
         mask = np.abs(defective.astype(np.int16) - image).max(axis=2) > VISIBLE
-        if mask.any():
+        if (mask if inside is None else mask & inside).any():
             break
+    else:
+        if inside is not None:
+            return image, np.zeros_like(inside)
     # close small gaps: blurred print only changes along edges, but is one defect
     side = max(3, round(min(mask.shape) / 256 * 5) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -286,11 +295,18 @@ def _islands(
 
 
 def drawn_batches(
-    images: ImageSet, indices: Sequence[int], count: int, rng: np.random.Generator, size: int = 16, kinds: Kinds = None
+    images: ImageSet,
+    indices: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+    size: int = 16,
+    kinds: Kinds = None,
+    region: torch.Tensor | None = None,
 ) -> Iterator[Batch]:
     """Yields the images at `indices` unchanged, then `count` copies with one drawn defect and its mask each.
 
-    `size` is that of the batches; `kinds` as in `synthesize`.
+    `size` is that of the batches; `kinds` as in `synthesize`. A copy into which no defect can be drawn that meets the
+    pixels of `Batch.counted(region)` stays an OK image.
     """
     order = [*indices, *(indices[k % len(indices)] for k in range(count))]
     for start in range(0, len(order), size):
@@ -298,8 +314,10 @@ def drawn_batches(
         batch = images[part]
         pixels = to_pixels(batch.image)
         textures = to_pixels(images[rng.choice(indices, len(part)).tolist()].image)
+        counted = batch.counted(region)
         for k in range(max(0, len(indices) - start), len(part)):
-            pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds)
+            inside = None if counted is None else counted[k, 0].numpy()
+            pixels[k], mask = synthesize(pixels[k], textures[k], rng, kinds, inside)
             batch.mask[k, 0] = torch.from_numpy(mask)
             batch.label[k] = NOK if mask.any() else OK
         batch.image, batch.index = to_float(pixels), torch.full_like(batch.index, UNNUMBERED)

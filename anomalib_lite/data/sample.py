@@ -71,6 +71,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def counted(self, region: Tensor | None) -> Tensor | None:
+        """Returns the pixels to inspect, bool (B, 1, H, W): in the region (1, 1, H, W), not padding; None: all."""
+        if region is None:
+            return self.inside
+        region = region.to(self.image.device).expand(len(self), -1, -1, -1)
+        return region if self.inside is None else region & self.inside
+
     def to(self, device: torch.device) -> Batch:
         """Moves all tensors to a device except `index`, which addresses data in main memory."""
         tensors: dict[str, Any] = {k: t for k, t in vars(self).items() if hasattr(t, "device") and k != "index"}

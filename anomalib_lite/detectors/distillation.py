@@ -169,7 +169,7 @@ class Distillation(FeatureLearner):
     @torch.no_grad()
     def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
         if self.gaussian is not None:
-            self.gaussian.fit(batches, self._residuals_of, finish, views)
+            self.gaussian.fit(batches, self._residuals_of, finish, views, self.region)
             self.notes = {"residual_model": list(self.gaussian.candidates), "trials": self.gaussian.trials}
         self.cache.clear()
 

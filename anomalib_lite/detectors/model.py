@@ -45,7 +45,7 @@ class Prediction(NamedTuple):
     score: Tensor
 
 
-Finish = Callable[[Tensor, Sequence[int]], Prediction]  # of a coarse map (B, 1, h, w) and the images' (height, width)
+Finish = Callable[[Tensor, Sequence[int], Tensor | None], Prediction]  # see `Model.finish`
 
 
 class Method(Fitted):
@@ -64,6 +64,7 @@ class Method(Fitted):
     fitted: tuple[str, ...] | None = ()  # what `calibrate` fits, which tiles may copy; None: it needs all tiles at once
     needs_template: bool = False
     notes: Mapping[str, Any]  # facts about the fitted method for status.json
+    region: Tensor | None = None  # inspected pixels of the images that `calibrate` gets, as in `Model`; None: all
     watched: dict[str, Tensor] | None  # a fusion adds each member's share (B,) of the first view's maximum
 
     def __init__(self) -> None:
@@ -197,7 +198,7 @@ class Model(LightningModule):
     def finish(self, coarse: Tensor, size: Sequence[int], inside: Tensor | None = None) -> Prediction:
         """Enlarges a coarse map (B, 1, h, w) to the image's size, smooths it, sets it to 0 outside, and scores it."""
         if self.region is not None and self.region.shape[-2:] == tuple(size):  # not for tiles
-            inside = self.region if inside is None else inside & self.region
+            inside = self.region if inside is None else inside.to(self.region.device) & self.region
         if inside is None:
             smooth = self.blur.enlarged(coarse, size)
         else:
@@ -255,6 +256,7 @@ class Model(LightningModule):
     def calibrate(self, batches: Batches, batch_size: int = 16) -> None:
         """Calibrates the method on OK images, or tiles. `batch_size`: of tiles, where not all share statistics."""
         self.eval()
+        self.method.region = self.region if self.tiling is None else None
         if self.tiling is None or len(self.tiling.slots) == 1:
             self.method.calibrate(batches, self.views.views, self.finish)
             return

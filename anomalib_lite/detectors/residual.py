@@ -113,33 +113,44 @@ class SelectedResidualModel(nn.Module):
         (model,) = self.candidates.values()
         return (self.views[view - 1] if view else model)(features)
 
-    def fit(self, batches: Batches, residuals: Residuals, finish: Finish, views: Sequence[View] = (View(),)) -> None:
+    def fit(
+        self,
+        batches: Batches,
+        residuals: Residuals,
+        finish: Finish,
+        views: Sequence[View] = (View(),),
+        region: Tensor | None = None,
+    ) -> None:
         """Selects a candidate in the first view, then fits it to batches of OK images, separately for each view.
 
-        `residuals` computes the residuals by level of a batch in a view. For `finish` see `Method.calibrate`.
+        `residuals` computes the residuals by level of a batch in a view. For `finish` see `Method.calibrate`, for
+        `region` see `Method`.
         """
         if len(self.candidates) > 1:
-            self._choose(batches, residuals, finish, views[0])
+            self._choose(batches, residuals, finish, views[0], region)
         (model,) = self.candidates.values()
         self.views = Modules(deepcopy(model) for _ in views[1:])
         for candidate, view in zip((model, *self.views), views, strict=True):
             progress = tqdm(batches, f"calibrate {view.label}", delay=2, leave=False)
             candidate.fit(residuals(batch, view) for batch in progress)
 
-    def _choose(self, batches: Batches, residuals: Residuals, finish: Finish, view: View) -> None:
+    def _choose(
+        self, batches: Batches, residuals: Residuals, finish: Finish, view: View, region: Tensor | None
+    ) -> None:
         images = batches.dataset
         held_out = list(range(0, len(images), self.folds))
         single = len(images) == 1  # used for fitting and for evaluation
         for model in self.candidates.values():
             model.fit([f[(b.index % self.folds != 0) | single] for f in residuals(b, view)] for b in batches)
         trials = {name: (ImageMetrics(), PixelMetrics()) for name in self.candidates}
-        for batch in drawn_batches(images, held_out, self.synthetic, np.random.default_rng(self.seed)):
-            features = residuals(batch, view)
+        rng = np.random.default_rng(self.seed)
+        for batch in drawn_batches(images, held_out, self.synthetic, rng, region=region):
+            features, labels, counted = residuals(batch, view), batch.label.tolist(), batch.counted(region)
             for name, (by_image, by_pixel) in trials.items():
                 coarse = view.undo(self.candidates[name](features))  # masks belong to the original view
-                maps, score = finish(coarse, batch.image.shape[-2:])
-                by_image.update(score.cpu(), batch.label.tolist())
-                by_pixel.update(maps.cpu(), batch.mask, batch.label.tolist())
+                maps, score = finish(coarse, batch.image.shape[-2:], batch.inside)
+                by_image.update(score.cpu(), labels)
+                by_pixel.update(maps.cpu(), batch.mask, labels, counted=counted)
         for name, (by_image, by_pixel) in trials.items():
             self.trials[name] = {key: round(value, 4) for key, value in figures(by_image, by_pixel).items()}
         best = max(self.trials, key=lambda name: sum(self.trials[name].values()))

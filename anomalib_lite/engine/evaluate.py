@@ -16,7 +16,7 @@ from tqdm import tqdm
 from anomalib_lite.augment.cutpaste import UNLEARNED
 from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image, resize_mask, shrunk
-from anomalib_lite.data.images import ImageSet, content, loader, to_pixels
+from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
 from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load_inspector, prepare_inspector
 from anomalib_lite.detectors.model import Model, Prediction
@@ -132,23 +132,22 @@ def evaluate(
     collector = None if inspector is None else DefectCollector(inspector, threshold)
     total, names = Measured(aupro_limit), dict.fromkeys(sample.category for sample in images.samples)
     by_category = {name: total if len(names) == 1 and name is None else Measured(aupro_limit) for name in names}
-    inspected = None if model.region is None else model.region[0, 0].cpu().numpy()
     outcomes, seconds, begin = list[Outcome](), 0.0, time.perf_counter()
     for batch, prediction in run_over(model, loader(images, model.at_once(batch_size)), "evaluate"):
         seconds += time.perf_counter() - begin
-        new = _outcomes(batch, prediction, threshold, model.evidence)
+        new, counted = _outcomes(batch, prediction, threshold, model.evidence), batch.counted(model.region)
         for k, outcome in enumerate(new):
-            part = (slice(None), slice(None)) if batch.inside is None else content(batch.inside[k])
+            inside = None if counted is None else counted[k, 0].numpy()
             regions, category = images.regions_of(outcome.sample), outcome.sample.category
             for measured in {total, by_category[category]}:
-                measured.add(outcome, part, inspected, regions)
+                measured.add(outcome, inside, regions)
         if collector is not None:
             shown = map(images.shown, batch.index.tolist())
             new = [collector.add(outcome, each) for outcome, each in zip(new, shown, strict=True)]
         if model.tiling is not None:
             new = [_shrink(outcome) for outcome in new]
         outcomes = thin_out(outcomes + new, threshold)
-        del batch, prediction, new, outcome  # frees 300 MB of a large image before the next one is judged
+        del batch, prediction, new, outcome, counted, inside  # frees 300 MB of a large image before the next one
         begin = time.perf_counter()
     f1 = pixel_f1((part.pixels, threshold.of(name).pixel) for name, part in by_category.items())
     metrics = _summary(total, outcomes, threshold) | {"pixel_f1": f1}
@@ -179,21 +178,23 @@ def hold_back(val: ImageSet) -> tuple[ImageSet, ImageSet]:
 def validate(model: Model, images: ImageSet, aupro_limit: float) -> dict[str, Any]:
     """Computes image AUROC, pixel AUROC, AUPRO and their mean on OK images and copies of them with synthetic defects.
 
-    These defects are of kinds that no detector is trained on. The same images get the same defects whatever the model,
-    so runs with the same image size and tiling can be compared.
+    These defects are of kinds that no detector is trained on, and meet the inspected region. The same images get the
+    same defects whatever the model, so runs with the same image size, tiling and region can be compared.
     """
     measured, size = Measured(aupro_limit), model.at_once(DRAWN_BATCH)
-    batches = drawn_batches(images, range(len(images)), DRAWN, np.random.default_rng(0), size, UNLEARNED)
+    rng, region, drawn = np.random.default_rng(0), model.region, 0
+    batches = drawn_batches(images, range(len(images)), DRAWN, rng, size, UNLEARNED, region)
     for batch in tqdm(batches, "validate", -(-(len(images) + DRAWN) // size), delay=2, leave=False):
         prediction = model.predict_batch(batch)
         labels = batch.label.tolist()
         measured.images.update(prediction.score.float().cpu(), labels)
-        measured.pixels.update(prediction.map.float().cpu(), batch.mask, labels)
+        measured.pixels.update(prediction.map.float().cpu(), batch.mask, labels, counted=batch.counted(region))
+        drawn += sum(labels)
     results = measured.values()
     values = {name: results[name] for name in FIGURES}
     defined = [value for value in values.values() if value is not None]
     mean = sum(defined) / len(FIGURES) if len(defined) == len(FIGURES) else None
-    return values | {"mean": mean, "ok_images": len(images), "drawn": DRAWN}
+    return values | {"mean": mean, "ok_images": len(images), "drawn": drawn}
 
 
 def make_inspector(
@@ -260,21 +261,17 @@ class Measured:
     def add(
         self,
         outcome: Outcome,
-        part: tuple[slice, slice] = (slice(None), slice(None)),
-        inspected: np.ndarray | None = None,
+        counted: np.ndarray | None = None,
         regions: Regions | None = None,
     ) -> None:
-        """Adds an outcome, restricted to `part` (rows and columns without padding) and `inspected` (bool (H, W)).
+        """Adds an outcome; of its pixels those in `counted`, bool (H, W).
 
         regions: masks of the single defects, where the data set has them.
         """
         assert outcome.map is not None
-        sample = outcome.sample
+        sample, masks = outcome.sample, [outcome.mask]
         self.images.update([outcome.score], [sample.label], [sample.defect])
-        mask = None if outcome.mask is None else outcome.mask[part]
-        counted = None if inspected is None else inspected[part]
-        each = [(defect[part], enough) for defect, enough in regions or ()] or None
-        self.pixels.update(outcome.map[part][None], [mask], [sample.label], [sample.defect], counted, [each])
+        self.pixels.update(outcome.map[None], masks, [sample.label], [sample.defect], counted, [regions or None])
 
     def values(self) -> dict[str, float | None]:
         return self.images.compute().values | self.pixels.compute().values

@@ -115,7 +115,7 @@ class PixelMetrics:
         masks: Masks,
         labels: Labels = None,
         defects: Names = None,
-        counted: np.ndarray | None = None,
+        counted: Array | None = None,
         regions: Sequence[Regions | None] | None = None,
     ) -> None:
         """Adds a batch. Raises UserError if maps, shapes or labels are invalid.
@@ -127,7 +127,8 @@ class PixelMetrics:
             maps: (B, 1, H, W) or (B, H, W), finite and >= 0.
             masks: Of the same shape, or a list with one (H, W) or None per image.
             labels, defects: As in `ImageMetrics.update`.
-            counted: (H, W) bool, the pixels to evaluate; None: all. Defects outside count as unmarked.
+            counted: bool, the pixels to evaluate, (H, W) or shaped like the maps; None: all. Defects outside count as
+                unmarked.
             regions: (B,) single defects of each image, for `auspro`; None if unknown.
         """
         images = np.ascontiguousarray(to_numpy(maps), np.float32)
@@ -136,15 +137,19 @@ class PixelMetrics:
             raise UserError(f"The maps of a batch must have shape (B, 1, H, W) or (B, H, W), got {images.shape}.")
         size = len(images)
         parts = (one_each(masks, size, "masks"), known_labels(labels, size), one_each(defects, size, "defect names"))
-        for image, given, label, name, regions_ in zip(images, *parts, one_each(regions, size, "regions"), strict=True):
+        within = None
+        if counted is not None:
+            within = np.broadcast_to(to_numpy(counted).reshape(-1, *images.shape[1:]), images.shape)
+        more = one_each(regions, size, "regions"), one_each(within, size, "parts to evaluate")
+        for image, given, label, name, regions_, inside in zip(images, *parts, *more, strict=True):
             mask = _defect_pixels(given, label, image.shape)
-            if mask is not None and counted is not None:
-                mask = mask & counted
+            if mask is not None and inside is not None:
+                mask = mask & inside
                 mask = None if label == 1 and not mask.any() else mask
             nok = label == 1 or (mask is not None and bool(mask.any()))
             group = self.groups.setdefault((name or UNNAMED) if nok else GOOD, Histograms())
             _check(image)
-            group.add(image, mask, counted, regions_)
+            group.add(image, mask, inside, regions_)
 
     def total(self, names: Iterable[str] | None = None) -> Histograms:
         """Sums the groups with these names; None: all groups."""

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_lite.augment.synthetic import FAMILIES, KINDS, VISIBLE, missing, synthesize
+from anomalib_lite.augment.synthetic import FAMILIES, KINDS, VISIBLE, missing, recoloured, spot, synthesize
 
 
 def textured(seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
@@ -21,6 +21,17 @@ def test_the_mask_is_where_the_image_visibly_changed_and_the_seed_decides() -> N
     again = synthesize(image, other, np.random.default_rng(39))
     assert (again[0] == defective).all() and (again[1] == mask).all()
     assert (image == before[0]).all() and (other == before[1]).all()
+
+
+def test_a_defect_meets_what_is_inspected_or_none_is_drawn() -> None:
+    image, other = textured(0), textured(1)
+    corner, met = np.zeros(image.shape[:2], bool), []
+    corner[:24, :24] = True
+    for seed in range(20):
+        defective, mask = synthesize(image, other, np.random.default_rng(seed), [spot, recoloured], corner)
+        assert mask[corner].any() or ((defective == image).all() and not mask.any())
+        met.append(mask.any())
+    assert any(met) and not all(met)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -1,5 +1,7 @@
 """Gaussians of residuals: known answers, saving, and the choice between groupings."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from anomalib_lite.augment.tta import View
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.data.sample import OK, UNNUMBERED, Batch, Sample
-from anomalib_lite.detectors.model import Method
+from anomalib_lite.detectors.model import Batches, Finish, Method
 from anomalib_lite.detectors.residual import ResidualModel, SelectedResidualModel
 from anomalib_lite.detectors.statistics import PositionGaussian, moments_of
 from anomalib_lite.errors import UserError
@@ -91,6 +93,18 @@ def test_the_model_that_finds_drawn_defects_is_kept_alone(images: ImageSet) -> N
 
 def test_defects_are_looked_for_where_they_are_when_the_only_view_is_mirrored(images: ImageSet) -> None:
     assert chosen(images, Mirrored(), flip="both").trials["seeing"]["pixel_auroc"] > 0.8
+
+
+def test_defects_are_drawn_and_looked_for_in_the_inspected_region(images: ImageSet) -> None:
+    class Choosing(Method):
+        def calibrate(self, batches: Batches, views: Sequence[View], finish: Finish) -> None:
+            model.fit(batches, Seeing(), finish, views, self.region)
+
+    whole, model = small.model(Choosing()), candidates()
+    whole.region = torch.zeros(1, 1, *images.size, dtype=torch.bool)
+    whole.region[..., :24] = True
+    whole.calibrate(loader(images, 8))
+    assert model.trials["seeing"]["pixel_auroc"] > 0.8 > model.trials["blind"]["pixel_auroc"]
 
 
 def test_a_fixed_choice_tries_nothing(images: ImageSet) -> None:

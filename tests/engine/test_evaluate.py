@@ -31,8 +31,8 @@ def images(tmp_path_factory):
 class Known:
     """Knows the images as they are: its map is how far a pixel is from the nearest of them, times `sign`."""
 
-    def __init__(self, images: ImageSet, sign: float = 1.0) -> None:
-        self.seen, self.sign = images[list(range(len(images)))].image, sign
+    def __init__(self, images: ImageSet, sign: float = 1.0, region: torch.Tensor | None = None) -> None:
+        self.seen, self.sign, self.region = images[list(range(len(images)))].image, sign, region
 
     def at_once(self, batch_size: int) -> int:
         return batch_size
@@ -41,6 +41,8 @@ class Known:
         distances = (batch.image[:, None] - self.seen[None]).abs().amax(2)  # (B, N, H, W)
         nearest = distances.flatten(2).mean(2).argmin(1)
         heatmap = self.sign * distances[torch.arange(len(nearest)), nearest][:, None]
+        for part in (self.region, batch.inside):
+            heatmap = heatmap if part is None else heatmap * part
         return Prediction(heatmap - min(self.sign, 0.0), (heatmap - min(self.sign, 0.0)).flatten(1).mean(1))
 
 
@@ -61,6 +63,16 @@ def test_what_finds_drawn_defects_is_told_from_what_does_not(images):
     assert good["ok_images"] == 9 and good["drawn"] == DRAWN
     assert good["mean"] == pytest.approx((good["image_auroc"] + good["pixel_auroc"] + good["aupro"]) / 3)
     assert good == validate(Known(images), images, 0.3), "the same defects again"  # type: ignore[arg-type]
+
+
+def test_defects_are_drawn_and_counted_where_the_image_is_inspected(images, tmp_path):
+    left = torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+    left[..., :16] = True
+    files = [write_image(tmp_path / f"{k}.png", k, (24, 96)) for k in range(9)]
+    wide = ImageSet([Sample(file, OK) for file in files], (48, 48), resize="letterbox")
+    for these, region in ((images, left), (wide, None)):
+        values = validate(Known(these, region=region), these, 0.3)  # type: ignore[arg-type]
+        assert values["image_auroc"] > 0.95 and values["pixel_auroc"] > 0.85 and values["drawn"] > 0.9 * DRAWN
 
 
 class Bright:
