@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +12,14 @@ import numpy as np
 from kornia_rs.io import ImageDecoder
 from PIL import Image
 
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Image.MAX_IMAGE_PIXELS = 2**30  # the limit that OpenCV has, too
 DEPTHS = (8, 10, 12, 14, 16)  # bit depths that cameras store in 16-bit files
+PROBED = 32  # images that a data set's bit depth is estimated from
 LABELS = 8  # a mask with more distinct values than this has soft edges, unless all its values are small
 # steps through rows and columns that bring an image upright, by its EXIF orientation; from 5 on it is transposed, too
 _UPRIGHT = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
@@ -38,6 +44,26 @@ def read_image(path: Path, bits: int | None = None, data: bytes | None = None) -
     if raw.ndim == 2 or raw.shape[2] == 1:
         return cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
     return np.ascontiguousarray(raw[..., :3])
+
+
+def read_sample(sample: Sample) -> np.ndarray:
+    """Reads a sample's image with the bit depth of its data set; see `read_image`."""
+    return read_image(sample.image, sample.bits)
+
+
+def common_depth(paths: Sequence[Path], bits: int | None = None, option: str = "data.bits") -> int | None:
+    """Returns the bit depth that all files are read with: `bits`, or else that of the brightest; None for 8-bit files.
+
+    option: what the user sets `bits` with, for messages.
+    """
+    if bits not in (None, *DEPTHS):
+        raise UserError(f"{option} must be one of {', '.join(map(str, DEPTHS))} or null, not {bits}.")
+    if bits or not paths or brightest(paths[0]) is None:
+        return bits
+    probes = paths[:: math.ceil(len(paths) / PROBED)]
+    bits = depth_of(max(value for path in probes if (value := brightest(path)) is not None))
+    log.info("The 16-bit files use %d bits, values up to %d; set %s if that is wrong", bits, 2**bits - 1, option)
+    return bits
 
 
 def depth_of(brightest: int) -> int:

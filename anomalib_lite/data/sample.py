@@ -49,6 +49,9 @@ class Splits:
         train, val, test = ([change(sample) for sample in samples] for _, samples in self)
         return Splits(train, val, test, self.drawn)
 
+    def with_bits(self, bits: int | None) -> Splits:
+        return self.each(lambda sample: replace(sample, bits=bits))
+
     def with_template(self, template: Path | None) -> Splits:
         """Sets the template of all samples; None removes their own templates."""
         return self.each(lambda sample: replace(sample, template=template))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomalib_lite.data.decode import DEPTHS, brightest, depth_of
+from anomalib_lite.data.decode import common_depth
 from anomalib_lite.data.files import same_form
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.errors import UserError
@@ -23,7 +23,6 @@ from anomalib_lite.settings.training import Mode
 
 log = logging.getLogger(__name__)
 
-PROBED = 32  # images that a data set's bit depth is estimated from
 SALT = 1_000_003  # added to the seed of the test split, so that it draws other images than the validation split
 
 
@@ -68,10 +67,7 @@ def make_splits(
             log.info("Training on %d OK images; %d others are held out for the threshold", len(train), len(val))
     else:
         train, val = [], []
-    if bits not in (None, *DEPTHS):
-        raise UserError(f"data.bits must be one of {', '.join(map(str, DEPTHS))} or null, not {bits}.")
-    bits = bits or _bits_of([*train, *val])
-    splits = Splits(train, val, test, drawn).each(lambda sample: replace(sample, bits=bits))
+    splits = Splits(train, val, test, drawn).with_bits(common_depth([s.image for s in (*train, *val)], bits))
     if template is None:
         return splits
     path = Path(str(template)).expanduser()
@@ -83,11 +79,19 @@ def make_splits(
 def union(parts: Sequence[Splits]) -> Splits:
     """Merges several data sets; of images with equal content the first one is kept.
 
-    Raises UserError if the same content is labelled both OK and NOK.
+    All are read with the first bit depth, as the first model was. Raises UserError if a later one is larger, or the
+    same content is labelled both OK and NOK.
     """
+    depths = [s.bits for part in parts for _, samples in part for s in samples if s.bits]
+    bits = depths[0] if depths else None
+    if bits and max(depths) > bits:
+        raise UserError(
+            f"The new 16-bit images use {max(depths)} bits, but the earlier run reads {bits}, up to {2**bits - 1}. "
+            f"Train a new run on all images, or set data.bits={bits} to clip what is brighter in the new ones."
+        )
     pools = [[sample for part in parts for sample in getattr(part, name)] for name in ("test", "val", "train")]
     test, val, train = _without_copies(*pools)
-    return Splits(train, val, test, any(part.drawn for part in parts))
+    return Splits(train, val, test, any(part.drawn for part in parts)).with_bits(bits)
 
 
 def hold_out(
@@ -127,16 +131,6 @@ def need_training_images(splits: Splits) -> None:
         raise UserError("This data has no OK images to learn from: set data.ok, or use it with `evaluate`.")
 
 
-def _bits_of(ok: Sequence[Sample]) -> int | None:
-    """Estimates one bit depth for a data set from its brightest OK images; None if its files have 8 bits."""
-    if not ok or brightest(ok[0].image) is None:
-        return None
-    probes = ok[:: math.ceil(len(ok) / PROBED)]
-    bits = depth_of(max(value for s in probes if (value := brightest(s.image)) is not None))
-    log.info("The 16-bit files use %d bits, values up to %d; set data.bits if that is wrong", bits, 2**bits - 1)
-    return bits
-
-
 def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
     """Removes copies: each content stays only in the first pool that has it. Raises UserError as `union` does."""
     samples = [sample for pool in pools for sample in pool]
@@ -157,7 +151,7 @@ def _without_copies(*pools: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def fingerprint(splits: Splits) -> str:
-    """Returns a SHA-256 over every sample's split, label, defect and weight, and its files' names, sizes and contents.
+    """Returns a SHA-256 over every sample's split, label, defect, weight and bits, and its files' names and contents.
 
     Names are relative to the files' common folder, so that moving a whole data set keeps its fingerprint.
     """
@@ -168,6 +162,7 @@ def fingerprint(splits: Splits) -> str:
     total = hashlib.sha256()
     for split, s, files in lines:
         parts = [split, str(s.label), str(s.defect), s.origin, str(s.weight)]
+        parts += [f"bits:{s.bits}"] if s.bits else []
         parts += [f"{role}:{os.path.relpath(p.absolute(), base)}:{content[p]}" for role, p in files]
         total.update("\t".join(parts).encode() + b"\n")
     return total.hexdigest()

@@ -15,7 +15,7 @@ from anomalib_lite.data import folder
 from anomalib_lite.data import splits as room
 from anomalib_lite.data.layouts import mvtec_ad
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
-from anomalib_lite.data.splits import check_same_data, describe, fingerprint, make_splits, templates_of
+from anomalib_lite.data.splits import check_same_data, describe, fingerprint, make_splits, templates_of, union
 from anomalib_lite.errors import UserError
 from anomalib_lite.settings.training import Mode
 from tests.made import write_category, write_image, write_pixels
@@ -142,6 +142,20 @@ def test_one_depth_for_all_16_bit_images_by_the_brightest_ok_image(tmp_path: Pat
         assert {s.bits for _, part in splits for s in part} == {expected}
 
 
+def test_images_that_are_added_are_read_with_the_first_depth_or_refused(tmp_path: Path):
+    def part(value: int) -> Splits:
+        images = {k: np.full((4, 4), value + k, np.uint16) for k in (0, 1)}
+        files = [write_pixels(tmp_path / f"{value}{k}.png", pixels) for k, pixels in images.items()]
+        return make_splits([Sample(file, OK) for file in files], [], tmp_path)
+
+    deep, dark, bright, grey = part(15000), part(200), part(17000), make_splits(many(tmp_path, 2), [], tmp_path)
+    for parts in ([deep, dark], [grey, deep, dark]):
+        assert {s.bits for _, part in union(parts) for s in part} == {14}
+    with pytest.raises(UserError, match="use 16 bits, but the earlier run reads 14, up to 16383"):
+        union([deep, bright])
+    assert {s.bits for _, part in union([deep, bright.with_bits(14)]) for s in part} == {14}
+
+
 def splits(*templates: str | None) -> Splits:
     samples = [Sample(Path(f"{k}.png"), OK, template=Path(t) if t else None) for k, t in enumerate(templates)]
     return Splits(samples[:1], samples[1:2], samples[2:])
@@ -226,9 +240,9 @@ def test_what_is_known_of_an_image_and_its_split_count(root: Path):
     splits = mvtec_ad(root)
     *others, last = splits.test
     changes = [{}, {"label": None}, {"defect": "other"}, {"mask": None}, {"origin": "generated"}, {"weight": 0.5},
-               {"template": splits.train[0].image}, {"mask": None, "template": last.mask}]  # fmt: skip
+               {"bits": 12}, {"template": splits.train[0].image}, {"mask": None, "template": last.mask}]  # fmt: skip
     prints = {fingerprint(replace(splits, test=[replace(last, **change), *others])) for change in changes}
-    assert len({*prints, fingerprint(Splits(splits.val, splits.train, splits.test))}) == 9
+    assert len({*prints, fingerprint(Splits(splits.val, splits.train, splits.test))}) == 10
     last.image.unlink()
     with pytest.raises(UserError, match=f"{last.image} cannot be read: No such file"):
         fingerprint(splits)
