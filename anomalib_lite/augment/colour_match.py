@@ -1,6 +1,7 @@
 """Matches a template's colours to the OK images, so that light and camera do not cause differences."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import match_histograms
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_sample
 from anomalib_lite.data.sample import OK, Sample, Splits
 from anomalib_lite.data.splits import fingerprint
 from anomalib_lite.errors import UserError
@@ -41,7 +42,7 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
     return np.clip(np.rint(matched), 0, 255).astype(np.uint8)
 
 
-def matched_template(path: Path, ok: Sequence[Path], artifacts: Path, method: str = "histogram") -> Path:
+def matched_template(path: Path, ok: Sequence[Sample], artifacts: Path, method: str = "histogram") -> Path:
     """Returns the file of the template with the OK images' colours, which is written once per set of images.
 
     `ok` must be training images only, no held-out or test images. `method` is as in `match_colours`, or `none`, which
@@ -49,14 +50,15 @@ def matched_template(path: Path, ok: Sequence[Path], artifacts: Path, method: st
     """
     if method == "none":
         return path
-    images = sorted(set(ok))
-    content = fingerprint(Splits([Sample(image, OK) for image in [path, *images]], [], []))
+    golden = Sample(path, OK, bits=ok[0].bits)
+    images = [replace(golden, image=image) for image in sorted({s.image for s in ok})]
+    content = fingerprint(Splits([golden, *images], [], []))
     folder = artifacts / f"template-{artifact_key(content, method)}"
 
     def make(unfinished: Path) -> None:
         chosen = images[:: -(-len(images) // REFERENCES)]
-        references = [read_image(image) for image in tqdm(chosen, "template's colours", delay=2, leave=False)]
-        matched = match_colours(read_image(path), [_subsampled(image)[:, None] for image in references], method)
+        references = [read_sample(image) for image in tqdm(chosen, "template's colours", delay=2, leave=False)]
+        matched = match_colours(read_sample(golden), [_subsampled(image)[:, None] for image in references], method)
         write_image(unfinished / "template.png", matched)
 
     artifact(folder, make)

@@ -209,7 +209,7 @@ def make_inspector(
     shape = shrunk(train.size, INSPECTED)
     real = [k for k, sample in enumerate(train.samples) if sample.origin == "real"]
     real = real if shape == train.size else real[:FEW]  # the median needs all of them in memory
-    golden = None if template is None else resize_image(read_image(template), *shape)
+    golden = None if template is None else resize_image(read_image(template, train.samples[0].bits), *shape)
     pictures = (resize_image(train.pixels_of(k)[0], *shape) for k in real)
     prepare_inspector(settings, pictures, levels.compute(), golden).save(run / INSPECTOR, settings)
 

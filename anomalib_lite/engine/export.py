@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from anomalib_lite import __version__
 from anomalib_lite.augment.synthetic import drawn_batches
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_sample
 from anomalib_lite.data.images import loader, to_pixels
 from anomalib_lite.data.sample import Outcome, Sample, Splits
 from anomalib_lite.data.splits import check_same_data
@@ -176,7 +176,7 @@ def compare(trained: TrainedRun, exported: Exported, samples: Sequence[Sample]) 
     images, limit, rows = trained.judge.images(samples, keep=False), trained.threshold.image, []
     metrics_run, metrics_file = Measured(), Measured()
     for k, sample in enumerate(tqdm(samples, "compare", delay=2, leave=False)):
-        batch, pixels = images[[k]], read_image(sample.image, sample.bits)[None]
+        batch, pixels = images[[k]], read_sample(sample)[None]
         template = exported.aligned_templates(batch.image, batch.template)
         begin = time.perf_counter()
         expected = trained.model.predict_batch(batch)

@@ -108,7 +108,8 @@ def _set_threshold(
     plan: Plan, run: RunFolder, model: Model, held_out: ImageSet, template: Path | None
 ) -> tuple[Threshold, LevelsOfMaps]:
     """Sets the threshold on held-out OK images, and lowers it to flag the NOK images of `missed`."""
-    missed = plan.images([Sample(image, NOK, template=template) for image in plan.missed], "missed")
+    bits = held_out.samples[0].bits
+    missed = plan.images([Sample(image, NOK, template=template, bits=bits) for image in plan.missed], "missed")
     if len(missed) and not model.tiling:  # with tiles it is unknown which one holds the defect
         model.method.reconsider(OnDevice(loader(missed, plan.batch_size), plan.devices.first))
         run.status |= model.method.notes
@@ -271,9 +272,9 @@ def _apply_mode(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[S
     refuse_held_back(templates, splits)
     template = None
     if len(templates) == 1:
-        ok, colours = [s.image for s in splits.train], plan.mode.colours or "none"
-        template = matched_template(templates[0], ok, plan.artifacts, colours)
+        template = matched_template(templates[0], splits.train, plan.artifacts, plan.mode.colours or "none")
         splits, templates = splits.with_template(template), [template]
     # with a template for each image, only those of training images
     trainable = {s.template for s in splits.train} - {s.image for s in splits.train}
-    return splits, template, [Sample(t, OK, template=t, origin="template") for t in templates if t in trainable]
+    bits, trained = splits.train[0].bits, [t for t in templates if t in trainable]
+    return splits, template, [Sample(t, OK, template=t, origin="template", bits=bits) for t in trained]

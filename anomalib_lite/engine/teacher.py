@@ -70,7 +70,7 @@ def finetuned_weights(teaching: Teaching, splits: Splits, data_hash: str, artifa
     """
     ok = [s for s in splits.train if not s.origin.endswith("generated")]
     real = [s for s in ok if s.origin == "real"]
-    nok = _nok(teaching, {"test": splits.test, "OK training": real, "held-out OK": splits.val})
+    nok = _nok(teaching, {"test": splits.test, "OK training": real, "held-out OK": splits.val}, real[0].bits)
     others = [*(s for s in splits.train if s.origin.endswith("generated")), *nok]
     samples = teaching.settings.task.samples(*([s for s in group if s.weight] for group in (ok, others)))
     largest = max(s.weight for s in samples)  # so that proportional weights share one teacher
@@ -144,7 +144,7 @@ def _hold_out(samples: list[Sample], settings: Settings) -> tuple[list[Sample], 
     return train, held_out
 
 
-def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]]) -> list[Sample]:
+def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]], bits: int | None) -> list[Sample]:
     """Returns the NOK images that the teacher trains on.
 
     Raises UserError where one of them has the path or the content of an image in `others`: kind -> the run's samples.
@@ -161,4 +161,4 @@ def _nok(teaching: Teaching, others: Mapping[str, Sequence[Sample]]) -> list[Sam
                 f"{shared[0]}. A teacher must not be trained on test images, nor with OK images labelled NOK: "
                 "choose other images, or remove these from the data."
             )
-    return [Sample(image, NOK, weight=settings.nok_weight) for image in images]
+    return [Sample(image, NOK, weight=settings.nok_weight, bits=bits) for image in images]

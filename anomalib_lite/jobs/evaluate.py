@@ -77,7 +77,10 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     config = dict(trained.about["settings"] if trained.exported else trained.run.config)
     if data is not None:
         config["data"] = OmegaConf.to_container(data, resolve=True)
-    splits: Splits = instantiate(config["data"])
+    bits, wanted = trained.data.get("bits"), config["data"].get("bits")  # predict reads images with the run's
+    if wanted not in (None, bits):
+        raise UserError(f"data.bits={wanted} is not the bit depth of {run_folder}, {bits or 'null'}: leave it out.")
+    splits: Splits = instantiate(config["data"]).with_bits(bits)
     splits = replace(splits, test=check_same_data(splits, trained.data, own=data is None))
     if not any(sample.category for sample in splits.test):
         named = texts(config["data"].get("category"))

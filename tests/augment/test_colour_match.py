@@ -10,6 +10,7 @@ from skimage.color import rgb2lab
 from anomalib_lite.augment import colour_match
 from anomalib_lite.augment.colour_match import match_colours, matched_template
 from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
 from tests.made import write_pixels
 
@@ -60,14 +61,26 @@ def test_reinhard_matches_mean_and_spread_in_lab():
 
 def test_the_file_is_written_once_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     template, artifacts = write_pixels(tmp_path / "template.png", photograph(12)[..., ::-1]), tmp_path / "artifacts"
-    ok = [write_pixels(tmp_path / f"ok/{i}.png", photograph(20 + i, gain=0.6)[..., ::-1]) for i in range(3)]
+    images = [write_pixels(tmp_path / f"ok/{i}.png", photograph(20 + i, gain=0.6)[..., ::-1]) for i in range(3)]
+    ok = [Sample(image, OK) for image in images]
     assert matched_template(template, [], artifacts, "none") == template
     with pytest.raises(UserError, match="there is no OK image to match them to"):
         match_colours(photograph(11), [])
     first, reinhard = (matched_template(template, ok, artifacts, how) for how in ("histogram", "reinhard"))
     assert len({first, reinhard, matched_template(template, ok[:2], artifacts)}) == 3
-    expected = match_colours(read_image(template), [read_image(p) for p in ok], "reinhard")
+    expected = match_colours(read_image(template), [read_image(p) for p in images], "reinhard")
     assert (read_image(reinhard) == expected).all()
     monkeypatch.setattr(colour_match, "match_colours", None)  # would fail if it were called
     assert matched_template(template, ok[::-1], artifacts) == first
     assert [p.name for p in artifacts.iterdir() if p.name.startswith(".")] == []
+
+
+def test_16_bit_files_are_read_with_the_depth_of_the_data_set(tmp_path: Path):
+    """The template and one OK image are too dark to show it."""
+    template, *ok = (
+        write_pixels(tmp_path / f"{k}.png", photograph(k, gain=gain).astype(np.uint16)[..., ::-1] * 64)
+        for k, gain in enumerate((0.2, 0.2, 1))
+    )
+    matched = matched_template(template, [Sample(image, OK, bits=14) for image in ok], tmp_path)
+    expected = match_colours(read_image(template, 14), [read_image(image, 14) for image in ok])
+    assert (read_image(matched) == expected).all()

@@ -1,5 +1,7 @@
 """The figure that settings may be chosen by, of OK images with drawn defects; and the inspector of defects."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from anomalib_lite.data.images import ImageSet
 from anomalib_lite.data.sample import NOK, OK, Batch, Sample
 from anomalib_lite.defects import DefectCollector, LevelsOfMaps, MapLevels, prepare_inspector
 from anomalib_lite.detectors.model import Prediction
+from anomalib_lite.engine import evaluate as engine
 from anomalib_lite.engine.build import Judge
 from anomalib_lite.engine.evaluate import DRAWN, evaluate, hold_back, make_inspector, open_inspector, validate
 from anomalib_lite.engine.predict import Picture, TrainedRun
@@ -115,6 +118,15 @@ def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(here, tiny)
     metrics = read_json(only_run(here) / "metrics.json")
     assert metrics["validation"]["ok_images"] == 2 and metrics["threshold"]["n"] == 2
     assert 0 <= metrics["validation"]["mean"] <= 1
+
+
+def test_the_inspectors_template_is_read_with_the_depth_of_the_training_images(tmp_path, monkeypatch):
+    files = [write_pixels(tmp_path / f"{k}.png", np.full((8, 8), 3000, np.uint16)) for k in range(2)]
+    given = []
+    monkeypatch.setattr(engine, "prepare_inspector", lambda *args: given.append(args) or SimpleNamespace(save=print))
+    make_inspector(settings(), tmp_path, ImageSet([Sample(files[0], OK, bits=16)], (8, 8)), LevelsOfMaps(), files[1])
+    ((_, pictures, _, golden),) = given
+    assert np.array_equal(golden, *pictures)
 
 
 def test_an_inspector_is_made_in_training_and_opened_again(tmp_path):

@@ -42,6 +42,11 @@ def test_of_pairs_the_training_images_templates_alone_take_part(tmp_path):
     assert [s.template for s in made.splits.test] == [s.template for s in pairs(tmp_path).test], "each keeps its own"
 
 
+def test_templates_are_read_with_the_depth_of_the_training_images(tmp_path):
+    made = make_inputs(asked(tmp_path, "template"), pairs(tmp_path).with_bits(12), "hash")
+    assert {s.bits for s in made.splits.train} == {12}
+
+
 def test_without_template_mode_no_template_is_seen(tmp_path):
     made = make_inputs(asked(tmp_path, "no_template"), pairs(tmp_path), "hash")
     assert len(made.splits.train) == made.real == 3

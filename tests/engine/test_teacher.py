@@ -162,6 +162,7 @@ def test_one_that_is_broken_off_leaves_nothing_and_is_made_anew(configure, split
 def test_template_and_nok_images_take_part_with_their_weight_and_are_never_held_out(
     configure, splits, tmp_path, monkeypatch
 ):
+    splits = splits.with_bits(12)
     bad = [write_image(tmp_path / f"bad/{i}.png", 50 + i, mark=True) for i in range(3)]
     golden = Sample(write_image(tmp_path / "golden.png", 7), OK, origin="template", weight=2.0)
     drawn = tuple(Sample(write_image(tmp_path / f"{i}.png", 60 + i), OK, origin="generated") for i in range(7))
@@ -180,6 +181,7 @@ def test_template_and_nok_images_take_part_with_their_weight_and_are_never_held_
         parts.append(seen[:])
     (train, held_out), (_, others) = parts
     weight = {s.image: s.weight for s in train}
+    assert {s.bits for s in train if s.image in bad} == {12}
     assert [weight[path] / weight[golden.image] for path in bad] == [pytest.approx(10 / 2)] * 3
     assert {s.image for s in train + held_out} == {s.image for s in (*splits.train, golden, *drawn)} | set(bad)
     assert len(train) + len(held_out) == len(splits.train) + 1 + 7 + 3

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -11,8 +12,8 @@ from safetensors.torch import load_file
 from anomalib_lite.data.images import ImageSet, loader
 from anomalib_lite.engine.build import build_data, build_model
 from anomalib_lite.runs.folder import RunFolder
-from tests.commands import ran, read_json, read_rows, refused, trained
-from tests.made import write_category
+from tests.commands import ran, read_json, read_rows, refused, scores, trained
+from tests.made import picture, write_category, write_pixels
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,23 @@ def test_missed_defects_lower_the_threshold_and_the_run_says_what_that_costs(her
     assert read_json(easy / "metrics.json")["per_defect"] == {}  # what sets a threshold tests nothing
     fused = trained(*asked(halves, "fusion"), f"missed={halves}/nok/dot")
     assert "2 NOK images" in read_json(fused / "status.json")["choice"]["words"]
+
+
+def test_16_bit_images_are_read_with_the_runs_depth_at_every_step(here):
+    """Those that it is evaluated on, and one that it missed, do not show that depth."""
+    for k in range(13):
+        folder, brightest = ("ok", 16500) if k < 10 else ("dark", 16300)
+        pixels = picture(k).astype(float)
+        write_pixels(here / f"{folder}/{k}.png", (pixels * brightest / pixels.max()).astype(np.uint16))
+    run = trained(*SMALL, "detector=padim", "data.ok=ok", "missed=dark/10.png")
+    ran("predict", f"run={run}", "images=dark", "output=out", "maps=false")
+    predicted = scores(here / "out/predictions.csv")
+    assert predicted.pop("dark/10.png") == pytest.approx(read_json(run / "threshold.json")["image"], rel=1e-5)
+    words = ["evaluate", f"run={run}", "data=folder", "data.test_ok=dark/11.png", "data.nok=dark/12.png"]
+    ran(*words, "output=again", "report=false")
+    assert scores(here / "again/predictions.csv") == pytest.approx(predicted, rel=1e-5)
+    assert "data.bits=14 is not the bit depth" in refused(*words, "data.bits=14")
+    ran("evaluate", f"run={run}", "output=own", "report=false")
 
 
 def test_review_shows_a_defect_among_the_ok_images_first_and_training_can_leave_it_out(here, halves):
