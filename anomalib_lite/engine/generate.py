@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from tqdm import tqdm
 
 from anomalib_lite.data.decode import read_image
-from anomalib_lite.data.sample import Origin, Sample
+from anomalib_lite.data.sample import OK, Origin, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Drawing, Generator, LossLog, read_losses
 from anomalib_lite.generators.quality import measure
@@ -85,15 +85,16 @@ def train_generator(
     if not ok:
         raise UserError("A generator needs OK training images, but there are none. Check data.ok or data.root.")
     settings = {key: value for key, value in order.settings.items() if key not in order.generator.after_training}
-    golden = None if template is None else content_hash(template)
-    folder = artifacts / f"generator-{artifact_key(settings, data_hash, len(ok), golden, order.seed)}"
+    content = None if template is None else content_hash(template)
+    folder = artifacts / f"generator-{artifact_key(settings, data_hash, len(ok), content, order.seed)}"
+    golden = None if template is None else Sample(template, OK, bits=ok[0].bits)
 
     def fit(unfinished: Path) -> None:
         log.info("training %s on %d OK images", order.name, len(ok))
         loggers: list[Any] = [LossLog(unfinished / LOSSES)]
         if tracker is not None and tracker.logger:
             loggers.append(tracker.logger)
-        order.generator.fit([sample.image for sample in ok], template, unfinished, order.seed, loggers)
+        order.generator.fit(ok, golden, unfinished, order.seed, loggers)
 
     trained = artifact(folder, fit, resumable=True, replace=retrain)
     if not trained:
@@ -118,7 +119,7 @@ def generated_set(
 
     def fill(unfinished: Path) -> None:
         order.generator.load(trained)
-        _fill(unfinished, order, count, [sample.image for sample in ok], trained / LOSSES)
+        _fill(unfinished, order, count, ok, trained / LOSSES)
 
     if not artifact(folder, fill, replace=retrain or fitted):
         log.info("using images generated earlier: %s", folder)
@@ -129,7 +130,7 @@ def generated_set(
     return images
 
 
-def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Path) -> None:
+def _fill(folder: Path, order: Order, count: int, ok: Sequence[Sample], losses: Path) -> None:
     """Draws and writes the images, their quality and their report. losses: file of a LossLog, which may be missing."""
     drawing = Drawing(order.generator, count, order.seed, ok, order.quantile)
     drawn = list(_written(folder, drawing, count, ok))
@@ -147,7 +148,7 @@ def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Pa
             "generator.structure_guard.quantile (%g) to keep more", count, len(kept), len(drawn), order.quantile,
         )  # fmt: skip
     structure = {name: [row[name] for row in kept] for name in ("edge_overlap", "ssim")}
-    quality = measure(ok, [folder / row["file"] for row in kept], drawing.size, structure, order.seed)
+    quality = measure(ok, [Sample(folder / row["file"], OK) for row in kept], drawing.size, structure, order.seed)
     quality["drawn"] = {"all": len(drawn), "kept": len(kept), "dropped": len(drawn) - len(kept), "asked": count}
     quality["guard"] = None if drawing.guard is None else vars(drawing.guard)
     import pandas as pd  # importing it takes half a second, the report's module a second
@@ -161,7 +162,7 @@ def _fill(folder: Path, order: Order, count: int, ok: Sequence[Path], losses: Pa
     )
 
 
-def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Sample]) -> Iterator[dict[str, Any]]:
     """Writes the kept images and the first dropped ones; yields a row of images.csv for each drawn image."""
     kept = dropped = 0
     (folder / REPORT / "dropped").mkdir(parents=True, exist_ok=True)
@@ -175,7 +176,7 @@ def _written(folder: Path, drawing: Drawing, count: int, ok: Sequence[Path]) -> 
             bar.update(one.kept)
             bar.set_postfix(dropped=dropped)
             yield {
-                "file": file, "content": one.made.content, "content_name": ok[one.made.content].name,
+                "file": file, "content": one.made.content, "content_name": ok[one.made.content].image.name,
                 "origin": one.made.origin, "edge_overlap": one.overlap, "ssim": one.ssim, "kept": one.kept,
             }  # fmt: skip
 

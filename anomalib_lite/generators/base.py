@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from anomalib_lite.data.decode import read_image, resize_image, shrunk
-from anomalib_lite.data.sample import Origin
+from anomalib_lite.data.decode import read_sample, resize_image, shrunk
+from anomalib_lite.data.sample import Origin, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.structure import MOST_IMAGES, StructureGuard, edge_overlap, fit_guard, luminance_ssim
 
@@ -40,7 +40,7 @@ class Generator(ABC):
     after_training: tuple[str, ...] = ()  # options that `fit` does not depend on: they need no new training
 
     @abstractmethod
-    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+    def fit(self, ok: Sequence[Sample], template: Sample | None, folder: Path, seed: int, logger: Any = None) -> None:
         """Trains on OK images, or resumes a training, and writes all that `load` needs, tensors as safetensors.
 
         The template's colours are already matched to the OK images. logger: list of Lightning loggers, or None.
@@ -51,7 +51,7 @@ class Generator(ABC):
         """Loads the files written by `fit`."""
 
     @abstractmethod
-    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Sample]) -> Iterator[Generated]:
         """Yields n new images, reproducible by the seed; the first m of them equal those of sample(m).
 
         ok: the images passed to `fit`, in the same order; they may have moved.
@@ -101,7 +101,7 @@ class Drawing:
     """
 
     def __init__(
-        self, generator: Generator, count: int, seed: int, ok: Sequence[Path], quantile: float | None = None
+        self, generator: Generator, count: int, seed: int, ok: Sequence[Sample], quantile: float | None = None
     ) -> None:
         stream = generator.sample(count if quantile is None else MOST_DRAWS * count, seed, ok)
         first = next(stream, None)
@@ -112,10 +112,10 @@ class Drawing:
         self.guard: StructureGuard | None = None
         if quantile is not None:
             chosen = np.random.default_rng(seed).permutation(len(ok))[:MOST_IMAGES]
-            self.guard = fit_guard([resize_image(read_image(ok[i]), *self.size) for i in chosen], quantile, seed)
+            self.guard = fit_guard([resize_image(read_sample(ok[i]), *self.size) for i in chosen], quantile, seed)
 
     def __iter__(self) -> Iterator[Candidate]:
-        content_at = lru_cache(maxsize=64)(lambda index, size: resize_image(read_image(self.ok[index]), *size))
+        content_at = lru_cache(maxsize=64)(lambda index, size: resize_image(read_sample(self.ok[index]), *size))
         kept = 0
         for made in self.stream:
             if not 0 <= made.content < len(self.ok):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_lite.backbones.backbone import Backbone, build
-from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.decode import read_sample, resize_image
 from anomalib_lite.data.images import to_float
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.generators.structure import edge_overlap, luminance_ssim
 
 MOST_IMAGES = 1000  # images used of each set
@@ -23,7 +23,11 @@ PAIRS = 200  # pairs of real images whose structure is compared
 
 
 def measure(
-    real: Sequence[Path], generated: Sequence[Path], size: tuple[int, int], structure: dict[str, list[float]], seed: int
+    real: Sequence[Sample],
+    generated: Sequence[Sample],
+    size: tuple[int, int],
+    structure: dict[str, list[float]],
+    seed: int,
 ) -> dict[str, Any]:
     """Returns JSON-ready measures: frechet, kernel, diversity, edge_overlap and ssim; or None, and why in `missing`.
 
@@ -34,8 +38,8 @@ def measure(
     real, generated = ([x[i] for i in sorted(rng.permutation(len(x))[:MOST_IMAGES])] for x in (real, generated))
     net = bundled_backbone()
     (real_pooled, real_apart), (pooled, apart) = [
-        extract_features(tqdm(read_all(paths, size), f"measure {kind} images", len(paths), leave=False), net)
-        for kind, paths in (("real", real), ("generated", generated))
+        extract_features(tqdm(read_all(samples, size), f"measure {kind} images", len(samples), leave=False), net)
+        for kind, samples in (("real", real), ("generated", generated))
     ]
     missing: dict[str, str] = {}
     report: dict[str, Any] = {"n_real": len(real), "n_generated": len(generated), "size": list(size)}
@@ -68,7 +72,7 @@ def _distances(
 
 
 def _structure(
-    real: Sequence[Path],
+    real: Sequence[Sample],
     size: tuple[int, int],
     measured: dict[str, list[float]],
     rng: np.random.Generator,
@@ -191,5 +195,5 @@ def extract_features(images: Iterable[np.ndarray], net: Backbone) -> tuple[np.nd
     return torch.cat(pooled).numpy(), distances.double().numpy()
 
 
-def read_all(paths: Sequence[Path], size: tuple[int, int]) -> Iterable[np.ndarray]:
-    return (resize_image(read_image(path), *size) for path in paths)
+def read_all(samples: Sequence[Sample], size: tuple[int, int]) -> Iterable[np.ndarray]:
+    return (resize_image(read_sample(sample), *size) for sample in samples)

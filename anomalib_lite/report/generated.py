@@ -12,7 +12,8 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_image, read_sample
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.report import ink
 from anomalib_lite.report.figures import Block, bin_edges, draw_sheet, mark_threshold, training_curves
 from anomalib_lite.report.pictures import data_uri, thumbnail
@@ -31,7 +32,7 @@ _DIVERSITY = "perceptual distance between two images; if far below that of real 
 
 
 def write_generated_report(
-    folder: Path, title: str, quality: Mapping[str, Any], drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path],
+    folder: Path, title: str, quality: Mapping[str, Any], drawn: Sequence[Mapping[str, Any]], ok: Sequence[Sample],
     losses: pd.DataFrame, settings: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Writes quality.json, contact_sheet.png and generated.html to a folder inside the folder of the images.
@@ -63,7 +64,9 @@ def write_generated_report(
     write_text(folder / "generated.html", page)
 
 
-def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path], most: tuple[int, int]) -> list[Block]:
+def _pairs(
+    folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Sample], most: tuple[int, int]
+) -> list[Block]:
     """Returns real images beside the generated images with their content, alarming if the structure guard dropped them:
     kept ones spread over their edge overlap, lowest first, and the first dropped ones.
     """
@@ -74,7 +77,7 @@ def _pairs(folder: Path, drawn: Sequence[Mapping[str, Any]], ok: Sequence[Path],
     for row in [*(good[i] for i in places), *bad]:
         look = ", appearance of the template" if row["origin"] == "template_generated" else ""
         words = f"edge overlap {row['edge_overlap']:.3f}, SSIM {row['ssim']:.3f}{look}"
-        tiles = read_image(ok[row["content"]]), read_image(folder / row["file"])
+        tiles = read_sample(ok[row["content"]]), read_image(folder / row["file"])
         pairs.append(Block(tiles, words, "" if row["kept"] else "dropped", not row["kept"]))
     return pairs
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.generators.histaugan import Architecture, HistAuGAN
 from anomalib_lite.generators.histaugan import Schedule as HistSchedule
 from anomalib_lite.generators.singan import Schedule, Shape, SinGAN
@@ -23,14 +24,14 @@ Build = Callable[..., HistAuGAN]
 
 
 @pytest.fixture(scope="session")
-def ok(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def ok(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("ok")
-    return [write_image(folder / f"{i}.png", seed=i, size=(40, 40)) for i in range(10)]
+    return [Sample(write_image(folder / f"{i}.png", seed=i, size=(40, 40)), OK) for i in range(10)]
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_image(tmp_path_factory.mktemp("golden") / "golden.png", seed=99, size=(40, 40), mark=True)
+def template(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return Sample(write_image(tmp_path_factory.mktemp("golden") / "golden.png", seed=99, size=(40, 40), mark=True), OK)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def build() -> Build:
 
 
 @pytest.fixture(scope="session")
-def one_domain(ok: list[Path], build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_domain(ok: list[Sample], build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a HistAuGAN trained on OK images."""
     folder = tmp_path_factory.mktemp("one")
     build().fit(ok, None, folder, seed=3)
@@ -48,7 +49,7 @@ def one_domain(ok: list[Path], build: Build, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def two_domains(ok: list[Path], template: Path, build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_domains(ok: list[Sample], template: Sample, build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a HistAuGAN trained on OK images and a template."""
     folder = tmp_path_factory.mktemp("two")
     build(template_probability=0.4).fit(ok, template, folder, seed=3)
@@ -56,7 +57,7 @@ def two_domains(ok: list[Path], template: Path, build: Build, tmp_path_factory: 
 
 
 @pytest.fixture(scope="session")
-def trained(ok: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[SinGAN, Path]:
+def trained(ok: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> tuple[SinGAN, Path]:
     """A SinGAN of two pyramids, with its folder."""
     singan, folder = tiny_singan(images=2), tmp_path_factory.mktemp("singan")
     singan.fit(ok, None, folder, seed=7)

@@ -11,13 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.generators.base import Generated, Generator
 from anomalib_lite.generators.histaugan import HistAuGAN
 from anomalib_lite.generators.singan import SinGAN
 from anomalib_lite.generators.singan.pyramid import channels, pyramid_sizes
 from anomalib_lite.runs.artifacts import content_hash
 from anomalib_lite.settings import conf_dir
-from tests.made import write_image
+from tests.made import picture, write_image, write_pixels
 
 DRAWING = ("count", "seed", "structure_guard")
 GENERATORS = sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml") if path.stem != "none")
@@ -37,13 +38,13 @@ def alike(ours: Generated, theirs: Generated) -> bool:
     return np.array_equal(ours.image, theirs.image) and ours[1:] == theirs[1:]
 
 
-def write_pictures(folder: Path) -> list[Path]:
+def write_pictures(folder: Path) -> list[Sample]:
     """The template, then five OK images."""
-    return [write_image(folder / f"{i}.png", seed=i, size=(40, 40), mark=True) for i in range(6)]
+    return [Sample(write_image(folder / f"{i}.png", seed=i, size=(40, 40), mark=True), OK) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[Path]:
+def pictures(tmp_path_factory) -> list[Sample]:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
@@ -58,7 +59,7 @@ def fitted(request, pictures, tmp_path_factory) -> tuple[str, bool, Generator, P
 def test_what_fit_left_gives_the_same_samples_of_images_that_were_moved(fitted, pictures, tmp_path):
     name, _, generator, folder = fitted
     (tmp_path / "ok").mkdir()
-    moved = [Path(shutil.copy(path, tmp_path / "ok")) for path in pictures[1:]]
+    moved = [Sample(Path(shutil.copy(s.image, tmp_path / "ok")), OK) for s in pictures[1:]]
     again = made_by(name)
     again.load(Path(shutil.copytree(folder, tmp_path / "elsewhere")))
     ours, theirs = generator.sample(4, 1, pictures[1:]), again.sample(4, 1, moved)
@@ -77,8 +78,22 @@ def test_samples_are_pictures_that_say_where_they_come_from(fitted, pictures):
 
 
 def test_training_leaves_no_pickle_and_no_image_changed(fitted, pictures, tmp_path):
-    assert list(map(content_hash, pictures)) == list(map(content_hash, write_pictures(tmp_path)))
+    before, after = ([content_hash(s.image) for s in made] for made in (write_pictures(tmp_path), pictures))
+    assert before == after
     assert {path.suffix for path in fitted[3].rglob("*") if path.is_file()} <= {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_16_bit_images_are_as_bright_as_the_depth_of_their_data_set_says(name, tmp_path):
+    made = []
+    for factor in (np.uint8(1), np.uint16(257)):
+        dark = (picture(k, (40, 40)) // 5 * factor for k in range(4))
+        files = (write_pixels(tmp_path / f"{factor}/{k}.png", pixels) for k, pixels in enumerate(dark))
+        golden, *ok = (Sample(file, OK, bits=16) for file in files)
+        generator = made_by(name)
+        generator.fit(ok, golden, tmp_path / f"{factor}", 0)
+        made.append(list(generator.sample(3, 0, ok)))
+    assert all(map(alike, *made))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("histaugan", HistAuGAN), ("singan", SinGAN)])

@@ -1,10 +1,10 @@
 """Images are drawn until enough have kept their structure, up to a bound; losses are kept in a file."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from anomalib_lite.data.decode import shrunk
+from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import MOST_DRAWS, Drawing, LossLog, read_losses
 from tests.generators import tiny
@@ -13,9 +13,9 @@ from tests.made import write_pixels
 
 
 @pytest.fixture(scope="module")
-def ok(tmp_path_factory) -> list[Path]:
+def ok(tmp_path_factory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("ok")
-    return [write_pixels(folder / f"{seed}.png", product(seed, 64)[..., ::-1]) for seed in range(4)]
+    return [Sample(write_pixels(folder / f"{seed}.png", product(seed, 64)[..., ::-1]), OK) for seed in range(4)]
 
 
 @pytest.fixture
@@ -35,6 +35,14 @@ def test_enough_images_are_kept_although_some_are_damaged(draw):
     assert [one.kept for one in drawn] == [False, True, True] * 3
     assert min(one.overlap for one in drawn if one.kept) >= drawing.guard.threshold
     assert min(one.ssim for one in drawn if one.kept) > max(one.ssim for one in drawn if not one.kept)
+
+
+def test_an_image_as_it_was_equals_its_content_whatever_its_bits(tmp_path):
+    dark = write_pixels(tmp_path / "dark.png", product(0, 64).astype(np.uint16) * 64)  # of 14 bits, read with 16
+    generator = tiny.Recolour(strength=0)
+    generator.template = False
+    (one,) = Drawing(generator, 1, 0, [Sample(dark, OK, bits=16)])
+    assert one.ssim == pytest.approx(1)
 
 
 def test_a_generator_that_only_damages_is_given_up(draw):

@@ -2,7 +2,6 @@
 
 import json
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from anomalib_lite.data.images import to_float
+from anomalib_lite.data.sample import OK, Sample
 from anomalib_lite.generators.quality import (
     bundled_backbone,
     extract_features,
@@ -113,14 +113,16 @@ STRUCTURE = {"edge_overlap": [0.9, 1.0], "ssim": [0.5, 0.7]}
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory) -> dict[str, list[Path]]:
+def sets(tmp_path_factory) -> dict[str, list[Sample]]:
     folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
     real, others = ([product(seed, 64) for seed in seeds] for seeds in (range(24), range(100, 116)))
     good, torn = [recoloured(image, rng, 0.1) for image in others], [shuffled(image, rng) for image in others]
     images = {"real": real, "good": good, "torn": torn, "one": [others[0]] * 16}
     return {
-        name: [write_pixels(folder / f"{name}/{i:03d}.png", image[..., ::-1]) for i, image in enumerate(images[name])]
-        for name in images
+        name: [
+            Sample(write_pixels(folder / f"{name}/{i}.png", image[..., ::-1]), OK) for i, image in enumerate(several)
+        ]
+        for name, several in images.items()
     }
 
 

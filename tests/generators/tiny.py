@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_sample
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator
 
@@ -29,7 +30,7 @@ class Recolour(Generator):
     def fit(self, ok, template, folder, seed, logger=None) -> None:
         if record := os.environ.get(TRAININGS):
             with open(record, "a") as stream:
-                stream.write(f"{os.getpid()} {len(ok)} {template.name if template else '-'} {seed}\n")
+                stream.write(f"{os.getpid()} {len(ok)} {template.image.name if template else '-'} {seed}\n")
         time.sleep(self.patience)
         begin = len(list(folder.glob("step*")))
         for step in range(begin, 3):
@@ -43,11 +44,11 @@ class Recolour(Generator):
     def load(self, folder: Path) -> None:
         self.template = json.loads((folder / "notes.json").read_text())["template"]
 
-    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Sample]) -> Iterator[Generated]:
         for place in range(n):
             rng = np.random.default_rng([seed, place])
             content = int(rng.integers(len(ok)))
-            image = recoloured(read_image(ok[content]), rng, self.strength)
+            image = recoloured(read_sample(ok[content]), rng, self.strength)
             if self.damage and (place % self.damage == 0) == (self.damage > 0):
                 image = shuffled(image, rng)
             yield Generated(image, content, "template_generated" if self.template and place % 2 else "generated")
@@ -56,14 +57,14 @@ class Recolour(Generator):
 class Silent(Recolour):
     """Makes nothing."""
 
-    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Sample]) -> Iterator[Generated]:
         yield from ()
 
 
 class Stranger(Recolour):
     """Takes its structure from an image that it was not given."""
 
-    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Sample]) -> Iterator[Generated]:
         for made in super().sample(n, seed, ok):
             yield Generated(made.image, len(ok), made.origin)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import read_image, resize_image
+from anomalib_lite.data.decode import read_sample, resize_image
 from anomalib_lite.data.images import ImageSet, to_float, to_pixels
-from anomalib_lite.data.sample import OK, Sample
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator, Progress, device_for
 from anomalib_lite.generators.histaugan.module import HistAuGANModule, Thaw
@@ -76,7 +76,7 @@ class HistAuGAN(Generator):
         if min(self.schedule.batch, self.finetuning.batch) < 2:
             raise UserError("HistAuGAN combines the images of a batch with each other: set its batch to 2 or more.")
 
-    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+    def fit(self, ok: Sequence[Sample], template: Sample | None, folder: Path, seed: int, logger: Any = None) -> None:
         if not ok:
             raise UserError("HistAuGAN learns from OK images, but there are none: add some.")
         if self.finetune and template is None:
@@ -89,14 +89,14 @@ class HistAuGAN(Generator):
                 self._fit(ok, template, folder, seed, logger)
         self.load(folder)
 
-    def _fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any) -> None:
+    def _fit(self, ok: Sequence[Sample], template: Sample | None, folder: Path, seed: int, logger: Any) -> None:
         images = Images([ok] if template is None else [ok, [template]], self.size, self.crop, self.flip)
         networks = Networks(self.architecture, len(images.of_domain), self.crop, seed)
         module = HistAuGANModule(networks, self.losses, self.schedule, seed)
         self._train(module, images, len(ok), folder, logger)
         finish(networks, images, folder, seed, ["generated", "template_generated"][: networks.domains])
 
-    def _finetune(self, ok: Sequence[Path], template: Path, folder: Path, seed: int, logger: Any) -> None:
+    def _finetune(self, ok: Sequence[Sample], template: Sample, folder: Path, seed: int, logger: Any) -> None:
         base = Path(self.start_from) if self.start_from else folder / "base"
         if not self.start_from and not (base / DESCRIPTION).is_file():
             base.mkdir(exist_ok=True)
@@ -139,7 +139,7 @@ class HistAuGAN(Generator):
         self.networks.to(device_for(self.accelerator))
         self._size, self._origins = _pair(notes["size"]), notes["origins"]
 
-    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Sample]) -> Iterator[Generated]:
         """Uses the OK images' contents in shuffled order; image i depends only on the seed and i."""
         networks = self._trained()
         for index in range(n):
@@ -147,7 +147,7 @@ class HistAuGAN(Generator):
             pass_, position = divmod(index, len(ok))
             content = int(np.random.default_rng([seed, pass_, 0]).permutation(len(ok))[position])
             domain = int(len(self._origins) > 1 and rng.random() < self.template_share)
-            image = self.translate(read_image(ok[content]), self._attribute(networks, domain, rng), domain)
+            image = self.translate(read_sample(ok[content]), self._attribute(networks, domain, rng), domain)
             yield Generated(image, content, self._origins[domain])
 
     def translate(self, image: np.ndarray, z: Tensor, domain: int) -> np.ndarray:
@@ -214,9 +214,9 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, domains: Sequence[Sequence[Path]], size: Pair, crop: Pair, flip: bool, jitter: bool = False
+        self, domains: Sequence[Sequence[Sample]], size: Pair, crop: Pair, flip: bool, jitter: bool = False
     ) -> None:
-        self.images = ImageSet([Sample(path, OK) for path in chain(*domains)], size, name="for the GAN")
+        self.images = ImageSet([replace(s, template=None) for s in chain(*domains)], size, name="for the GAN")
         self.size, self.crop, self.flip, self.jitter = size, crop, flip, jitter
         ends = accumulate(map(len, domains))
         self.of_domain = [range(end - len(domain), end) for domain, end in zip(domains, ends, strict=True)]

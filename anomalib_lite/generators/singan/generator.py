@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_sample
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Generated, Generator, device_for
 from anomalib_lite.generators.singan.pyramid import (
@@ -72,18 +73,18 @@ class SinGAN(Generator):
         # a group of settings that is null means its defaults
         self.shape, self.schedule = self.shape or Shape(), self.schedule or ScaleSchedule()
 
-    def fit(self, ok: Sequence[Path], template: Path | None, folder: Path, seed: int, logger: Any = None) -> None:
+    def fit(self, ok: Sequence[Sample], template: Sample | None, folder: Path, seed: int, logger: Any = None) -> None:
         """Trains, and writes singan.json and, for each pyramid, a folder image-NN/ with a file per scale.
 
         Resumes after the scales of an interrupted training if that had the same images and settings.
         """
         contents = spread(len(ok), self.images, seed)
         self.pyramids = [
-            new_pyramid(read_image(ok[c]), c, self.shape, (seed, number)) for number, c in enumerate(contents)
+            new_pyramid(read_sample(ok[c]), c, self.shape, (seed, number)) for number, c in enumerate(contents)
         ]
         for pyramid in self.pyramids:
             pyramid.check_start(self.start_scale)
-        images, settings = [content_hash(ok[c]) for c in contents], (asdict(self.shape), asdict(self.schedule))
+        images, settings = [content_hash(ok[c].image) for c in contents], (asdict(self.shape), asdict(self.schedule))
         key = artifact_key(images, seed, settings, self.precision)
         key_file = folder / "made_of.json"
         if not key_file.is_file() or json.loads(key_file.read_text()) != key:
@@ -104,7 +105,7 @@ class SinGAN(Generator):
         notes = json.loads((folder / SUMMARY).read_text())
         self.pyramids = [read_pyramid(folder / PLACE.format(n), note["content"]) for n, note in enumerate(notes)]
 
-    def sample(self, n: int, seed: int, ok: Sequence[Path]) -> Iterator[Generated]:
+    def sample(self, n: int, seed: int, ok: Sequence[Sample]) -> Iterator[Generated]:
         """Draws from the pyramids in rotation; sample i depends only on the seed and i."""
         if not self.pyramids:
             raise UserError("This SinGAN has not been trained or loaded yet: call fit or load first.")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_sample
+from anomalib_lite.data.sample import Sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import LossLog
 from anomalib_lite.generators.histaugan import HistAuGAN
@@ -20,14 +21,14 @@ WEIGHTS = "histaugan.safetensors"
 SIZES = {"size": (40, 40), "crop": (32, 32), "flip": True}
 
 
-def test_the_template_comes_with_its_probability(ok: list[Path], template: Path) -> None:
+def test_the_template_comes_with_its_probability(ok: list[Sample], template: Sample) -> None:
     draws = list(Draws(Images([ok, [template]], **SIZES), 20_000, 4, seed=0, template_probability=0.1))
     assert np.mean([draw.domain for draw in draws]) == pytest.approx(0.1, abs=0.01)
     assert {draw.image for draw in draws if draw.domain == 1} == {len(ok)}
     assert {draw.image for draw in draws if draw.domain == 0} == set(range(len(ok)))
 
 
-def test_an_epoch_shows_every_image_in_whole_batches_and_depends_on_seed_and_epoch_alone(ok: list[Path]) -> None:
+def test_an_epoch_shows_every_image_in_whole_batches_and_depends_on_seed_and_epoch_alone(ok: list[Sample]) -> None:
     images = Images([ok], **SIZES)
     first, second, other = Draws(images, 10, 4, 0), Draws(images, 10, 4, 0), Draws(images, 10, 4, 1)
     assert len(first) == len(list(first)) == 12
@@ -39,9 +40,9 @@ def test_an_epoch_shows_every_image_in_whole_batches_and_depends_on_seed_and_epo
     assert list(first) != list(second)
 
 
-def test_a_crop_is_cut_and_mirrored_and_jitter_changes_colour_alone(ok: list[Path], template: Path) -> None:
+def test_a_crop_is_cut_and_mirrored_and_jitter_changes_colour_alone(ok: list[Sample], template: Sample) -> None:
     cut, domain = Images([ok], **SIZES)[Draw(2, 0, 5, 8, True, (1.5, 1.5, 1.5))]
-    expected = read_image(ok[2])[5:37, 8:40][:, ::-1].transpose(2, 0, 1) / 255
+    expected = read_sample(ok[2])[5:37, 8:40][:, ::-1].transpose(2, 0, 1) / 255
     np.testing.assert_allclose(cut, expected, atol=1e-6)
     assert domain == 0
     images = Images([[template]], **SIZES, jitter=True)
@@ -55,7 +56,9 @@ def loaded(build: Build, folder: Path, **options: object) -> HistAuGAN:
     return gan
 
 
-def test_every_ok_image_gives_its_content_once_before_any_twice(build: Build, one_domain: Path, ok: list[Path]) -> None:
+def test_every_ok_image_gives_its_content_once_before_any_twice(
+    build: Build, one_domain: Path, ok: list[Sample]
+) -> None:
     made = list(loaded(build, one_domain).sample(20, 0, ok))
     contents = [one.content for one in made]
     assert sorted(contents[:10]) == sorted(contents[10:]) == list(range(10))
@@ -63,7 +66,7 @@ def test_every_ok_image_gives_its_content_once_before_any_twice(build: Build, on
     assert {one.origin for one in made} == {"generated"}
 
 
-def test_the_template_has_its_domain_and_its_share(ok: list[Path], build: Build, two_domains: Path) -> None:
+def test_the_template_has_its_domain_and_its_share(ok: list[Sample], build: Build, two_domains: Path) -> None:
     origins = [one.origin for one in loaded(build, two_domains, template_share=0.5).sample(40, 0, ok)]
     assert 10 < origins.count("template_generated") < 30
     assert set(origins) == {"generated", "template_generated"}
@@ -80,12 +83,12 @@ def test_statistics_are_those_of_the_encoded_images(build: Build, two_domains: P
     assert (tensors["attribute_std"] > 0).all()  # of one template too: its crops differ
 
 
-def test_attributes_come_from_where_sampling_says(build: Build, one_domain: Path, ok: list[Path]) -> None:
+def test_attributes_come_from_where_sampling_says(build: Build, one_domain: Path, ok: list[Sample]) -> None:
     made = [next(loaded(build, one_domain, sampling=how).sample(1, 0, ok)) for how in ("random", "statistics")]
     assert not np.array_equal(made[0].image, made[1].image)
     gan = loaded(build, one_domain, sampling="encoded")
     one = next(gan.sample(1, 0, ok))
-    codes, content = load_file(one_domain / WEIGHTS)["encoded.0"], read_image(ok[one.content])
+    codes, content = load_file(one_domain / WEIGHTS)["encoded.0"], read_sample(ok[one.content])
     assert any(np.array_equal(gan.translate(content, z, 0), one.image) for z in codes)
 
 
@@ -146,7 +149,9 @@ def test_finetuning_starts_from_a_finished_gan_or_trains_one(how, build, ok, tem
     assert {one.origin for one in made} == {"template_generated"} and all(0 <= one.content < 10 for one in made)
 
 
-def test_errors_say_what_to_do(build: Build, ok: list[Path], template: Path, tmp_path: Path, two_domains: Path) -> None:
+def test_errors_say_what_to_do(
+    build: Build, ok: list[Sample], template: Sample, tmp_path: Path, two_domains: Path
+) -> None:
     for crop, words in ((30, "multiple of 4"), (44, "fit in the images")):
         with pytest.raises(UserError, match=words):
             build(crop=crop)

@@ -11,7 +11,7 @@ import torch
 from lightning import Fabric
 from safetensors.torch import load_file
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_sample
 from anomalib_lite.errors import UserError
 from anomalib_lite.generators.singan import pyramid as module
 from anomalib_lite.generators.singan.generator import ScaleTraining, spread
@@ -24,7 +24,7 @@ def test_samples_are_images_of_the_pyramids_in_turn(trained, ok):
     contents = [sample.content for sample in samples]
     assert contents[0] == contents[2] == contents[4] != contents[1] == contents[3]
     assert {(s.image.shape, s.origin) for s in samples} == {((32, 32, 3), "generated")}
-    real, image = trained[0].pyramids[0].real, read_image(ok[contents[0]])  # which was reduced once
+    real, image = trained[0].pyramids[0].real, read_sample(ok[contents[0]])  # which was reduced once
     assert real.shape == (1, 3, 32, 32) and float(real.mean()) == pytest.approx(image.mean() / 127.5 - 1, abs=0.01)
 
 
