@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import common_depth, read_image
 from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import Skipped, UserError
 from anomalib_lite.jobs.app import app, texts
@@ -53,17 +53,18 @@ def main(cfg: DictConfig) -> None:
     options = SegmentOptions(**cfg.panels)
     paths = expand(texts(cfg.images), Path())
     panels = dict(zip(paths, output_names(paths), strict=True))
-    template = read_template(Path(cfg.template), cfg.template_box)
+    bits = common_depth(paths, cfg.bits, "bits")
+    template = read_template(Path(cfg.template), cfg.template_box, bits)
     output = Path(cfg.output)
     _remove_earlier(output / "manifest.csv", cfg.force)
-    _conclude(cut_panels(panels, template, options, output, cfg.workers), options, output / "manifest.csv")
+    _conclude(cut_panels(panels, template, options, output, cfg.workers, bits), options, output / "manifest.csv")
 
 
-def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
+def read_template(path: Path, box: Sequence[int] | None, bits: int | None = None) -> np.ndarray:
     """Reads the template (h, w, 3): the whole picture, or its box (x, y, width, height)."""
     if not path.is_file():
         raise UserError(f"The template does not exist: {path.absolute()}.")
-    image = read_image(path)
+    image = read_image(path, bits)
     if box is None:
         return image
     if len(box) != 4:
@@ -78,16 +79,21 @@ def read_template(path: Path, box: Sequence[int] | None) -> np.ndarray:
 
 
 def cut_panels(
-    panels: Mapping[Path, str], template: np.ndarray, options: SegmentOptions, output: Path, workers: int | None
+    panels: Mapping[Path, str],
+    template: np.ndarray,
+    options: SegmentOptions,
+    output: Path,
+    workers: int | None,
+    bits: int | None = None,
 ) -> Cuts:
     """Writes crops and overviews of all panels, `workers` at a time (None: one per core).
 
-    panels: file of the panel -> base name of its crops.
+    panels: file of the panel -> base name of its crops. bits: see `read_image`.
     """
 
     def work(panel: Path) -> list[Cut] | UserError:
         try:
-            return _cut_panel(panel, panels[panel], template, options, output)
+            return _cut_panel(read_image(panel, bits), panel, panels[panel], template, options, output)
         except UserError as error:
             return error
 
@@ -105,8 +111,9 @@ def write_manifest(path: Path, cuts: Iterable[Cut]) -> None:
     write_csv(path, rows)
 
 
-def _cut_panel(panel: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path) -> list[Cut]:
-    image = read_image(panel)
+def _cut_panel(
+    image: np.ndarray, panel: Path, name: str, template: np.ndarray, options: SegmentOptions, output: Path
+) -> list[Cut]:
     products = segment(image, template, options)
     cuts = [Cut(panel, product, f"crops/{name}_{number:02d}.png") for number, product in enumerate(products)]
     overview = output / "overview" / f"{name}.jpg"

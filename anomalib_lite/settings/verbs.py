@@ -181,6 +181,7 @@ class Segment(Verb):
     images: Any = setting(MISSING, "photographs of panels: a file, a folder or a glob pattern, or a list of them")
     template: str = setting(MISSING, "image of one good product, or of a panel together with template_box")
     template_box: list[int] | None = setting(None, "[x, y, width, height] of the product, px; null: the image", least=0)
+    bits: int | None = setting(None, "bit depth of 16-bit photographs; null: detected from them", least=8, most=16)
     output: str = setting("segmented", "output folder for crops/, overview/ and manifest.csv")
     workers: int | None = setting(None, "number of panels processed in parallel; null: one per core", least=1)
     force: bool = setting(False, "overwrite an earlier manifest and its crops")

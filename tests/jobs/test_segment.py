@@ -49,6 +49,20 @@ def test_panels_of_many_kinds_become_crops_a_manifest_and_overviews(sheets, here
     assert not (here / "none/manifest.csv").exists()
 
 
+def test_16_bit_panels_keep_their_differences_in_brightness(sheets, here):
+    panel = cv2.imread(str(sheets / "panels/panel_000.png")).astype(float)
+    for name, brightest in (("a", 17000), ("b", 15000)):
+        write_pixels(here / f"panels/{name}.png", (panel * brightest / panel.max()).astype(np.uint16))
+
+    def brightness(*options: str) -> list[float]:
+        ran("segment", "images=panels", f"template={sheets}/template.png", "force=true", *options)
+        return [float(cv2.imread(str(here / f"segmented/crops/{name}_00.png")).mean()) for name in "ab"]
+
+    bright, dark = brightness()
+    assert dark / bright == pytest.approx(15 / 17, rel=0.05)
+    assert brightness("bits=14")[1] == pytest.approx(4 * dark, rel=0.05)
+
+
 def test_a_template_cut_from_a_panel_and_an_earlier_manifest(sheets, here):
     corners = read_truth(sheets / "truth.json")["panels/panel_000.png"][0].corners
     x, y = corners.min(0).astype(int).tolist()
