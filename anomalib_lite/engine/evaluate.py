@@ -34,6 +34,7 @@ RATES = ("image_false_alarm_rate", "image_detection_rate")
 DRAWN, DRAWN_BATCH = 160, 16  # images with a synthetic defect in `validate`, and their batch size
 INSPECTED, SHOWN = 1280, 640  # px of the longer side of large images, for inspection and on the report's page
 FEW = 16  # large images that the inspector is fitted to
+MARGIN = 1e-5  # relative distance of a lowered threshold from a missed score, which varies that much between batches
 INSPECTOR = "inspector"  # subfolder of a run's folder
 
 
@@ -107,7 +108,8 @@ def lower_threshold(model: Model, threshold: Threshold, missed: ImageSet, batch_
     if min(scores) > threshold.image:
         log.info("the threshold already flags all %d images of `missed`", len(scores))
         return threshold
-    moved = threshold.moved(image=float(np.nextafter(np.float32(min(scores)), np.float32(-np.inf))))
+    low = min(scores)
+    moved = threshold.moved(image=low - MARGIN * abs(low))
     note = (
         f"The threshold was lowered from {threshold.image:.4g} to {moved.image:.4g} to flag {len(scores)} NOK images "
         f"that were missed: about {moved.promised_rate:.1%} of good images are now rejected, instead of "
