@@ -28,9 +28,9 @@ demo: install ## from rendered photographs of panels to a trained detector, and 
 	$(BIN)/anomalib-lite train data=folder data.manifest=demo/labels.csv data.template=demo/template.png experiment_name=demo tracking=csv $(ARGS)
 
 test: install ## the test suite (ARGS='tests/metrics -x' narrows it; JOBS=1 runs it in one process)
-	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 -rs $(ARGS)
 
-test-slow: install ## the tests that train for minutes
+test-slow: install ## the tests that take half a minute or more each
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 lint: install ## ruff: errors and format; mypy: types

@@ -76,6 +76,7 @@ def test_a_real_slurm(tmp_path, tiny, basic):
     assert list((tmp_path / "runs/multirun").glob("*/submitit/*/*_result.pkl")), "Slurm ran them"
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes(tmp_path, tiny, basic):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     where = ("+hydra.callbacks.where._target_=tests.clusters.Where", f"+hydra.callbacks.where.folder={tmp_path}/where")

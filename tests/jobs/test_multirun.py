@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 
 from anomalib_lite.jobs import multirun
@@ -31,6 +32,7 @@ def torn(folder: Path) -> list[Path]:
     return [*hidden, *folder.rglob("checkpoints"), *folder.rglob(".jobs-*")]
 
 
+@pytest.mark.slow
 def test_a_killed_multirun_goes_on_and_runs_no_job_twice(here, tiny, monkeypatch):
     command, cut = ["train", "-m", *tiny, "scoring=max,topk", "seed=0,1"], here / "cut"
     ran(*command)
