@@ -116,7 +116,7 @@ def lower_threshold(model: Model, threshold: Threshold, missed: ImageSet, batch_
         f"{threshold.promised_rate:.1%}"
     )
     log.warning("%s", note)
-    return replace(moved, note="; ".join(filter(None, [note, moved.note])))
+    return moved.noted(note)
 
 
 def evaluate(

@@ -40,7 +40,6 @@ from anomalib_lite.engine.results import write_results
 from anomalib_lite.engine.review import without_worst
 from anomalib_lite.engine.teacher import finetuned_weights
 from anomalib_lite.engine.trainer import History, OnDevice, fit_model, make_trainer
-from anomalib_lite.errors import UserError
 from anomalib_lite.generators.base import Progress
 from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
@@ -62,11 +61,6 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
         data_hash = fingerprint(splits)  # what was trained on all images is not used again
         run.status["left_out"] = [str(image) for image in left_out]
         log.warning("left out the %d OK images that look least like the others, listed in status.json", len(left_out))
-    if plan.missed and any(sample.category for sample in splits.train):
-        raise UserError(
-            "missed=... lowers one threshold, but each of several categories has its own: train the category that the "
-            "missed images belong to alone, e.g. data.category=bottle."
-        )
     splits = dataclasses.replace(splits, test=unseen(splits.test, [digest(image) for image in plan.missed]))
     with run.stage("inputs"):
         inputs = make_inputs(plan, splits, data_hash, tracker)
@@ -85,8 +79,9 @@ def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tra
     model.to(plan.devices.first).eval()
     threshold, levels = _set_threshold(plan, run, model, held_out, inputs.template)
     if plan.reviewer:
-        note = f"the false-alarm rate holds for images like those kept: {len(left_out)} OK images were left out as NOK"
-        threshold = dataclasses.replace(threshold, note="; ".join(filter(None, [threshold.note, note])))
+        threshold = threshold.noted(
+            f"the false-alarm rate holds for images like those kept: {len(left_out)} OK images were left out as NOK"
+        )
     with run.stage("inspector"):
         make_inspector(plan.settings["defects"], run.path, train, levels, inputs.template)
         inspector = open_inspector(run.path)

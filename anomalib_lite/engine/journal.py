@@ -156,8 +156,10 @@ class Journal:
 
 def _refuse_foreign(output: Path) -> None:
     refuse_run(output)
+    if _has_results(output):
+        return
     for folder, pattern in PICTURES.items():
-        if not _has_results(output) and any((output / folder).rglob(pattern)):
+        if any((output / folder).rglob(pattern)):
             raise UserError(f"{output / folder} has pictures that no prediction wrote: choose another output=.")
 
 

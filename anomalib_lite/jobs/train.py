@@ -72,6 +72,11 @@ def train(cfg: DictConfig) -> RunFolder:
         cfg = _with_more_data(cfg, earlier)
     splits: Splits = instantiate(cfg.data)
     need_training_images(splits)
+    if cfg.missed and any(sample.category for sample in splits.train):
+        raise UserError(
+            "missed=... lowers one threshold, but each of several categories has its own: train the category that the "
+            "missed images belong to alone, e.g. data.category=bottle."
+        )
     if cfg.image_size == "native":
         cfg.image_size, cfg.resize = list(read_image(splits.train[0].image).shape[:2]), "none"
     data_hash = fingerprint(splits)

@@ -63,8 +63,11 @@ class Threshold:
 
     def with_pixel(self, pixel: float, note: str) -> Threshold:
         """Returns this threshold with a pixel threshold of another rule, which stays when the image threshold moves."""
-        both = "; ".join(filter(None, [self.note, note]))
-        return dataclasses.replace(self, pixel=pixel, note=both, pixel_note=note)
+        return dataclasses.replace(self.noted(note), pixel=pixel, pixel_note=note)
+
+    def noted(self, text: str) -> Threshold:
+        """Returns this threshold with a further sentence in its note."""
+        return dataclasses.replace(self, note=f"{self.note}; {text}" if self.note else text)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Threshold:
