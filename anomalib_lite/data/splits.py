@@ -185,14 +185,19 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
         return dict(zip(distinct, pool.map(digest, distinct), strict=True))
 
 
-def describe(splits: Splits, missed: Sequence[Path] = ()) -> dict[str, Any]:
-    """Returns a run's record of its data: fingerprint, bit depth, and the digests of the images it learned from.
+def describe(splits: Splits, also: Sequence[Path] = (), with_template: bool = False) -> dict[str, Any]:
+    """Returns a run's record of its data: fingerprint, bit depth, and the digests of its templates and images.
 
-    Among these are the `missed` ones that its threshold was set with.
+    learned: of the images that it learned from, OK ones, those in `also`, and with `with_template` the templates.
     """
-    images = digests((*(s.image for s in splits.train + splits.val), *missed))
-    learned = {content: str(image) for image, content in images.items()}
-    return {"fingerprint": fingerprint(splits), "bits": next((s.bits for s in splits.train), None), "learned": learned}
+    templates = {s.template for _, samples in splits for s in samples if s.template} if with_template else set()
+    images = digests((*(s.image for s in splits.train + splits.val), *also, *templates))
+    return {
+        "fingerprint": fingerprint(splits),
+        "bits": next((s.bits for s in splits.train), None),
+        "templates": sorted({images[template] for template in templates}),
+        "learned": {content: str(image) for image, content in images.items()},
+    }
 
 
 def check_same_data(splits: Splits, record: Mapping[str, Any], own: bool) -> list[Sample]:

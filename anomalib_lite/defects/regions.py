@@ -38,13 +38,18 @@ class LevelsOfMaps:
     def __init__(self) -> None:
         self._levels: list[np.ndarray] = []
 
-    def update(self, maps: Iterable[np.ndarray]) -> None:
-        """Adds maps (B, 1, H, W) or (B, H, W)."""
-        self._levels += [np.quantile(np.squeeze(values)[::2, ::2], (0.5, 0.99)) for values in np.asarray(maps)]
+    def update(self, values: np.ndarray, inside: np.ndarray | None = None) -> None:
+        """Adds a map (H, W); `inside`, bool (H, W): the pixels to count, None: all."""
+        self._levels.append(np.quantile(thinned(values, 2, inside), (0.5, 0.99)))
 
     def compute(self) -> MapLevels:
         """Returns the median over the images, which is robust to dust on a few; zeros without images."""
         return MapLevels(*np.median(self._levels, axis=0).tolist()) if self._levels else MapLevels()
+
+
+def thinned(values: np.ndarray, step: int, inside: np.ndarray | None) -> np.ndarray:
+    """Returns one of `step` squared pixels of a map (H, W): of all, or of those `inside`, bool (H, W)."""
+    return values[::step, ::step].ravel() if inside is None else values[inside][:: step * step]
 
 
 def find_regions(

@@ -287,7 +287,8 @@ class Model(LightningModule):
         for index in range(0, len(images), step):
             batch = images[[index]]
             template = None if batch.template is None else batch.template.to(self.device)
-            maxima.append([float(values.amax()) for values in self._tiled(batch.image.to(self.device), template)])
+            maps, counted = self._tiled(batch.image.to(self.device), template), batch.counted(self.region)
+            maxima.append([float((m if counted is None else m * counted.to(m)).amax()) for m in maps])
         self.level.copy_(torch.tensor(maxima).mean(0).clamp_min(TINY))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

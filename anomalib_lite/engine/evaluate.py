@@ -18,7 +18,7 @@ from anomalib_lite.augment.synthetic import drawn_batches
 from anomalib_lite.data.decode import read_image, resize_image, resize_mask, shrunk
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Batch, Outcome
-from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load_inspector, prepare_inspector
+from anomalib_lite.defects import DefectCollector, Inspector, LevelsOfMaps, load_inspector, prepare_inspector, thinned
 from anomalib_lite.detectors.model import Model, Prediction
 from anomalib_lite.errors import UserError
 from anomalib_lite.metrics import ImageMetrics, MetricResult, PixelMetrics, Regions, alarm_metrics, pixel_f1
@@ -76,9 +76,12 @@ def find_threshold(
         scores += prediction.score.tolist()
         maxima += MaxScore()(prediction.map).tolist()
         categories += [sample.category for sample in batch.samples]
-        if percentile is not None:
-            pixels += [anomaly_map.ravel() for anomaly_map in prediction.map.numpy()[:, :, ::4, ::4]]
-        levels.update(prediction.map.numpy())
+        counted = batch.counted(model.region)
+        for k, values in enumerate(prediction.map.numpy()[:, 0]):
+            inside = None if counted is None else counted[k, 0].cpu().numpy()
+            levels.update(values, inside)
+            if percentile is not None:
+                pixels.append(thinned(values, 4, inside))
         del batch, prediction  # frees 250 MB of a large image before the next one is judged
 
     def of(chosen: np.ndarray) -> Threshold:
@@ -211,7 +214,9 @@ def make_inspector(
     shape = shrunk(train.size, INSPECTED)
     real = [k for k, sample in enumerate(train.samples) if sample.origin == "real"]
     real = real if shape == train.size else real[:FEW]  # the median needs all of them in memory
-    golden = None if template is None else resize_image(read_image(template, train.samples[0].bits), *shape)
+    golden = None
+    if template is not None:
+        golden = resize_image(train.resized(read_image(template, train.samples[0].bits), template), *shape)
     pictures = (resize_image(train.pixels_of(k)[0], *shape) for k in real)
     prepare_inspector(settings, pictures, levels.compute(), golden).save(run / INSPECTOR, settings)
 

@@ -166,7 +166,7 @@ def describe(trained: TrainedRun, graph: Deployed, **choices: Any) -> dict[str, 
         "region": None if trained.model.region is None else encode_region(trained.model.region),
         "promise": threshold.in_words(),
         "threshold": threshold.to_dict(),
-        "data": {"fingerprint": trained.data["fingerprint"], "bits": trained.data.get("bits"), "learned": learned},
+        "data": {**trained.data, "learned": learned},
         "settings": {key: settings[key] for key in ("mode", *SHARED)} | {"aupro_limit": trained.judge.aupro_limit},
     }
 

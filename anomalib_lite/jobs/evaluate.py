@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anomalib_lite.comparison.runs import common_folder, find_runs
 from anomalib_lite.data.sample import Splits
-from anomalib_lite.data.splits import check_same_data, fingerprint
+from anomalib_lite.data.splits import check_same_data, digests, fingerprint
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
 from anomalib_lite.runs.atomic import write_text
@@ -89,8 +89,10 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     elif cfg.category:
         raise UserError("The test images have categories, whose thresholds judge them: leave category= out.")
     trained = trained.with_threshold(cfg.threshold, cfg.false_alarm_rate)
-    # other data may have templates of its own
-    splits = trained.apply_mode(splits, own_template=data is None or any(s.template is None for s in splits.test))
+    given = {sample.template for sample in splits.test}
+    contents = digests(template for template in given if template).values()
+    own = data is None or None in given or set(contents) <= set(trained.data.get("templates", ()))
+    splits = trained.apply_mode(splits, own)  # other data may have templates of its own
     config |= {"tracking": {"kind": "none"}, "run": str(trained.run.path)}
     run = RunFolder(output)
     run.start(config, environment(trained.judge.seed, fingerprint(splits)))

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.files import expand
 from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import describe, fingerprint, need_training_images
 from anomalib_lite.errors import UserError
@@ -89,11 +90,11 @@ def train(cfg: DictConfig) -> RunFolder:
             track_again(WandB(**cfg.tracking), run)
             say(run.path)
         else:
-            _train(cfg, run, splits, data_hash)
+            _train(cfg, run, splits, data_hash, earlier)
     return run
 
 
-def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> None:
+def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str, earlier: RunFolder | None) -> None:
     log.info("%s", run.path)
     # imported here, because torch and Lightning take seconds, which a finished run need not wait for
     from anomalib_lite.engine.build import build_plan
@@ -107,7 +108,11 @@ def _train(cfg: DictConfig, run: RunFolder, splits: Splits, data_hash: str) -> N
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     command = ["anomalib-lite train", *HydraConfig.get().overrides.task]  # runs only this job of a multirun
     run.start(plan.settings, environment(plan.seed, data_hash) | hydra_choices(), command)
-    write_json(run.path / DATA, describe(splits, plan.missed))
+    nok = expand(plan.teaching.settings.nok, plan.teaching.root) if plan.teaching else []
+    record = describe(splits, [*plan.missed, *nok], plan.mode.with_template)
+    if earlier is not None:
+        record["learned"] = earlier.data["learned"] | record["learned"]
+    write_json(run.path / DATA, record)
     with run.guarded(), tracked(plan.tracking, run, plan.force) as tracker:
         result = fit(plan, run, splits, data_hash, tracker)
     say(in_words(result.metrics))

@@ -89,7 +89,15 @@ def test_levels_are_the_medians_of_good_maps():
     levels = LevelsOfMaps()
     assert levels.compute() == MapLevels()
     for height in (1.0, 2.0, 50.0):
-        levels.update(np.full((1, 1, 32, 32), height, np.float32))
+        levels.update(np.full((32, 32), height, np.float32))
+    assert levels.compute() == MapLevels(2.0, 2.0)
+
+
+def test_what_lies_outside_the_inspected_part_has_no_part_in_the_levels():
+    values, inside = np.zeros((32, 32), np.float32), np.zeros((32, 32), bool)
+    values[3:9, 4:14], inside[3:9, 4:14] = 2.0, True
+    levels = LevelsOfMaps()
+    levels.update(values, inside)
     assert levels.compute() == MapLevels(2.0, 2.0)
 
 

@@ -122,6 +122,25 @@ def test_evidence_is_that_of_the_tile_with_the_highest_place(images: ImageSet):
     assert [known["light"] for known in tiled.evidence] == pytest.approx([0.9, 0.8], abs=1e-4)
 
 
+def test_what_lies_outside_the_region_has_no_part_in_the_balance_of_tiles_and_whole_images(images: ImageSet):
+    """A lamp beside the product, in tiles a hundred times as high as in the whole image."""
+
+    class Lamp(Method):
+        def anomaly_map(self, image: Tensor, template: Tensor | None = None, view: int = 0) -> Tensor:
+            lamp = torch.zeros_like(image[:, :1])
+            lamp[..., -8:] = 100.0 * (image.shape[-1] < 128)
+            return 1 + lamp
+
+    tiling = Tiling((96, 128), 64, 16, statistics="own", full=True)
+    balanced = model(Lamp(), tiling)
+    balanced.region = torch.zeros(1, 1, 96, 128, dtype=torch.bool)
+    balanced.region[..., 60:90] = True  # the first tile's lamp is at 56 to 64, the second one's at 104 to 112
+    balanced.region[..., 60:64] = False
+    balanced._fit_level(images)
+    inside = balanced._tiled(images[[0]].image, None)[0] * balanced.region
+    assert balanced.level[0] == pytest.approx(float(inside.amax()), rel=1e-3) and balanced.level[0] < 50
+
+
 def test_what_tiles_cannot_do_is_refused():
     with pytest.raises(UserError, match=r"tiling\.overlap=40 px must be 0 to half of a tile, which has 64 px"):
         Tiling((128, 128), 64, 40)

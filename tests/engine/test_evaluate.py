@@ -13,7 +13,15 @@ from anomalib_lite.defects import DefectCollector, LevelsOfMaps, MapLevels, prep
 from anomalib_lite.detectors.model import Prediction
 from anomalib_lite.engine import evaluate as engine
 from anomalib_lite.engine.build import Judge
-from anomalib_lite.engine.evaluate import DRAWN, evaluate, hold_back, make_inspector, open_inspector, validate
+from anomalib_lite.engine.evaluate import (
+    DRAWN,
+    evaluate,
+    find_threshold,
+    hold_back,
+    make_inspector,
+    open_inspector,
+    validate,
+)
 from anomalib_lite.engine.predict import Picture, TrainedRun
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.folder import RunFolder
@@ -110,6 +118,29 @@ def test_millimetres_are_the_same_in_training_and_prediction(tmp_path, resize, h
     for (defect,) in (result.collector.outcomes[0].defects, trained.inspect(judged).outcome.defects):
         assert defect.measures["length_mm"] == pytest.approx(16, rel=0.1)
         assert defect.measures["area_mm2"] == pytest.approx(16 * 3.2, rel=0.1)
+
+
+def test_the_pixel_threshold_and_the_levels_are_of_the_inspected_part(images):
+    region = torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+    region[..., 5:11, 7:19] = True
+
+    class Flat(Known):
+        def predict_batch(self, batch: Batch) -> Prediction:
+            heatmap = self.region.float().expand(len(batch), -1, -1, -1) * 2
+            return Prediction(heatmap, heatmap.flatten(1).amax(1))
+
+    model = Flat(images, region=region)
+    threshold, levels = find_threshold(model, images, 4, 0.05, 95.0, 1.5)  # type: ignore[arg-type]
+    assert threshold.pixel == 3.0 and levels.compute() == MapLevels(2.0, 2.0)
+
+
+def test_the_inspectors_template_has_the_geometry_of_its_pictures(tmp_path, monkeypatch):
+    file, given = write_image(tmp_path / "wide.png", 3, (24, 96)), []
+    wide = ImageSet([Sample(file, OK)], (48, 48), resize="letterbox")
+    monkeypatch.setattr(engine, "prepare_inspector", lambda *args: given.append(args) or SimpleNamespace(save=print))
+    make_inspector(settings(), tmp_path, wide, LevelsOfMaps(), file)
+    ((_, pictures, _, golden),) = given
+    assert np.array_equal(golden, *pictures)
 
 
 def test_a_run_writes_it_and_its_threshold_comes_from_the_other_half(here, tiny):

@@ -2,9 +2,10 @@
 
 import pytest
 
+from anomalib_lite.data.decode import read_image
 from anomalib_lite.runs.folder import RunFolder
-from tests.commands import in_process, ran, read_rows, refused, scores
-from tests.made import write_category
+from tests.commands import in_process, ran, read_json, read_rows, refused, scores, trained
+from tests.made import write_category, write_image, write_pixels
 
 
 def close(first: object, second: object) -> bool:
@@ -50,3 +51,26 @@ def test_several_runs_on_several_data_sets_make_one_table(here, smoke_run):
     assert measured["counts"]["ok_images"] == 3
     for sets in ("{a: {data: nothing}}", "{a: {data: mtd, rot: x}}", "{a: {root: x}}"):
         assert "sets.a must be {data: " in refused("evaluate", f"run={smoke_run}", f"sets={sets}")
+
+
+def test_the_runs_own_template_named_again_is_matched_in_colour_as_in_training(here, tiny, tiny_set):
+    golden = read_image(tiny_set / "train/good/001.png")
+    dark = write_pixels(here / "dark.png", (golden[..., ::-1] * 0.4).astype("uint8"))
+    data = [argument for argument in tiny if argument.startswith("data")]
+    shared = [a for a in tiny if not a.startswith("detector")]
+    run = trained(*shared, "detector=template", "mode=template", f"data.template={dark}")
+    assert read_json(run / "data.json")["templates"][0] in read_json(run / "data.json")["learned"]
+    ran("evaluate", f"run={run}", "output=out", "report=false", *data, f"data.template={dark}")
+    assert scores(here / "out/predictions.csv") == pytest.approx(scores(run / "predictions.csv"), rel=1e-6)
+
+
+def test_images_that_the_teacher_or_an_earlier_run_learned_from_are_left_out(here, tiny, tiny_set):
+    """NOK images of teacher.nok, and with start_from those of the earlier run."""
+    shown = here / "nok/dent"
+    shown.mkdir(parents=True)
+    for number in range(3):
+        write_image(shown / f"{number}.png", 50 + number)
+    run = trained(*tiny, "teacher=finetuned_classifier", f"teacher.nok={shown}")
+    write_image(here / "new/dot/0.png", 60)
+    done = ran("evaluate", f"run={run}", "data=folder", "data.nok=[nok,new]", f"data.test_ok={tiny_set}/test/good")
+    assert "3 of 7 images are left out: the run learned from them" in done.err
