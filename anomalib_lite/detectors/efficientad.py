@@ -22,6 +22,7 @@ from anomalib_lite.detectors.statistics import TINY, moments_of
 
 WHOLE = 256  # px, input size of the autoencoder, whatever the images' size
 SIZES = (3, 8, 15, 32, 63, 127)  # grid sizes of the autoencoder's decoder
+STEPS = 260  # of a training whose length is not set
 CHANGES = ("brightness", "contrast", "saturation")
 QUANTILES = (0.9, 0.995)  # of OK maps, normalised to 0 and 0.1
 
@@ -56,9 +57,12 @@ class EfficientAD(FeatureLearner):
         hard: float = 0.999,
         penalty: str | None = None,
         distill: int = 0,
+        epochs: int | None = None,
+        steps: int = 0,
         **training: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, **{"folds": 10, "seed": 0} | training)
+        training = {"folds": 10, "seed": 0, "epochs": epochs or 0} | training
+        super().__init__(backbone, optimizer, steps=steps or (STEPS if epochs is None else 0), **training)
         self.levels, self.stride = chosen_levels(levels, len(self.teacher.channels)), stride
         self.hard, self.distill = hard, distill
         channels = sum(self.teacher.channels[level] for level in self.levels)

@@ -153,7 +153,7 @@ class Dinomaly:
 @dataclass
 class EfficientAD:
     _target_: str = f"{PACKAGE}.efficientad.EfficientAD"
-    epochs: int = setting(5, "epochs of the student's and autoencoder's training", least=0)
+    epochs: int | None = setting(None, "epochs of the training; null: 260 steps, however few images there are", least=0)
     steps: int = setting(0, STEPS, least=0)
     optimizer: Any = setting(ADAM | {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 1e-5}, OPTIMIZER)
     scheduler: Any = setting(LATE_DROP, SCHEDULER)

@@ -25,6 +25,12 @@ def fitted(images: ImageSet) -> EfficientAD:
     return small.fit(detector(), images, epochs=15)
 
 
+def test_few_images_are_shown_as_often_as_a_whole_training_needs():
+    """Five epochs of 16 images, five steps, found hardly anything."""
+    lengths = [(d.epochs, d.steps) for d in (detector(), detector(epochs=2), detector(epochs=2, steps=9))]
+    assert lengths == [(0, 260), (2, 0), (2, 9)]
+
+
 def test_features_are_standardised_images_weighted_and_the_hardest_differences_count(images: ImageSet):
     assert hardest(torch.arange(2000.0).view(2, 10, 100), 0.998).tolist() == [998.5, 1998.5]
     model, batch = detector(hard=0.9).eval(), images[[1, 2]]
