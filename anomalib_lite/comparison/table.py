@@ -99,13 +99,11 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
     """Names the data of each run; returns one name per run, and notes.
 
     Data with the same name but different contents (fingerprints) get different names, made of the settings in which
-    they differ. Settings that follow the run's seed do not count: images drawn with the seed are replications. If some
-    of the factors are settings of the data, the names stay equal.
+    they differ. Settings that follow the run's seed do not count: images drawn with the seed are replications. Nor do
+    settings of the data that are among the factors.
     """
     plain = [_data_name(run) for run in runs]
     names, notes = list(plain), list[str]()
-    if any(name.startswith("data.") for name in factors):
-        return names, notes
     for name in dict.fromkeys(plain):
         members = [i for i, other in enumerate(plain) if other == name]
         prints = {runs[i].fingerprint for i in members}
@@ -117,6 +115,7 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
         table = pd.DataFrame(ends, index=members)  # NaN, a setting of another reader, does not count as different
         settings = table.fillna(ABSENT)
         seeds = [key for key in settings if all(settings[key][i] == str(runs[i].seed) for i in members)]
+        seeds += [key for key in settings if f"{DATA}.{key}" in factors and key not in seeds]  # compared, not a name
         keys = [key for key in table if table[key].nunique() > 1 and key not in seeds]
         for i in members:
             present = [key for key in keys if settings[key][i] != ABSENT]
@@ -128,7 +127,8 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
         for i in members if same_words else ():
             names[i] += f" [{str(runs[i].fingerprint)[:6]}]"
         where = f"{', '.join(f'data.{key}' for key in keys)} differ" if keys else "their images or labels differ"
-        hint = f" factors='[data.{keys[0]}]' compares them." if keys and not same_words else ""
+        compared = ", ".join([*factors, *(f"{DATA}.{key}" for key in keys[:1])])
+        hint = f" factors='[{compared}]' compares them." if keys and not same_words else ""
         notes.append(f"There are {len(prints)} versions of {name}: {where}. They are treated as separate data.{hint}")
     return names, notes
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ def test_one_name_with_different_contents_is_two_data_sets(write: Write, table: 
     assert sorted(table().rows.data) == ["mtd (val_share=0.2)", "mtd (val_share=0.5)"]
     assert "There are 2 versions of mtd: data.val_share differ. They are treated as separate data." in table().notes[0]
     assert table("data.val_share").rows.data.tolist() == ["mtd", "mtd"]
+
+
+def test_other_data_stay_apart_where_a_setting_of_the_data_is_a_factor(write: Write, table: Any):
+    for i, (line, shots, seed) in enumerate(product("ab", (4, 16), (0, 1))):
+        own = {"seed": seed, "data.root": f"/data/{line}", "data.shots": shots}
+        write(f"r{i}", own, VALUES, fingerprint=f"{line}{shots}" * 8)
+    found = table("data.shots")
+    assert (found.factors, found.blocks, found.left_out) == (["data.shots"], ["mtd (root=a)", "mtd (root=b)"], [])
+    assert found.rows.groupby(["data", "data.shots"]).size().tolist() == [2, 2, 2, 2]
+    assert "factors='[data.shots, data.root]' compares them." in found.notes[0]
 
 
 def test_data_of_another_reader_and_what_is_null_do_not_lengthen_the_names(write: Write, table: Any):
