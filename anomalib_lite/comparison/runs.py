@@ -81,6 +81,7 @@ class Run:
     machine: str = ""
     commit: str = ""
     finished: str = ""
+    tested: int | None = None  # number of test images
     values: dict[str, float] = field(default_factory=dict)  # metrics and costs by name
 
 
@@ -101,7 +102,7 @@ def read_run(folder: Path) -> Run:
         return without(state, f"still running, or killed: started {status.get('started', 'at an unknown time')}")
     if state != "done":
         return without(state, (str(status.get("error", "")).strip() or "it left no message").splitlines()[0])
-    values = _metrics(parts["metrics.json"])
+    values, counts = _metrics(parts["metrics.json"]), parts["metrics.json"].get("counts") or {}
     if not any(map(math.isfinite, values.values())):
         return without(state, "metrics.json contains no metric: there were no labelled test images")
     config, environment = parts["config.yaml"], parts["environment.json"]
@@ -120,6 +121,7 @@ def read_run(folder: Path) -> Run:
         machine=", ".join(str(environment[key]) for key in ("gpu", "cpu") if environment.get(key)),
         commit=str(environment.get("git_commit") or "")[:7],
         finished=str(status.get("finished", "")),
+        tested=sum(counts.get(key, 0) for key in ("ok_images", "nok_images")) or None,
         values=values | {key: _number(status.get(key)) for key in COSTS},
     )
 

@@ -34,7 +34,7 @@ EFFECTS = ("factor", "level", "baseline", "mean", "difference", "low", "high", "
 IMAGES = (
     "data", "setting", "seed", "auroc", "low", "high", "difference", "difference_low", "difference_high", "p_holm",
 )  # fmt: skip
-NOT_SIGNIFICANT = "not significant"  # a verdict
+NOT_SIGNIFICANT, OTHER_IMAGES = "not significant", "different test images"  # verdicts
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ class View:
         if less is not None:
             values = values - self.values.loc[less].to_numpy()
         return [row[~np.isnan(row)] for row in values if not np.isnan(row).all()]
+
+    @cached_property
+    def tested(self) -> pd.DataFrame:
+        """(setting, data) x seed: the number of test images."""
+        return self.rows.astype({"tested": float}).groupby(["variant", DATA, "seed"])["tested"].mean().unstack("seed")
+
+    def same_images(self, variant: str, less: str) -> bool:
+        """Whether the runs of both settings with the same data and seed were measured on as many test images."""
+        gaps = self.tested.loc[variant].to_numpy() - self.tested.loc[less].to_numpy()
+        return self.metric in COSTS or not np.nan_to_num(gaps).any()
 
 
 @dataclass(frozen=True)
@@ -242,8 +252,10 @@ def compare_pairs(view: View, reference: str | None, resamples: int, generator: 
         rows.append(row | vars(test) | {"holm_of": test.decided_by(len(pairs)), "better": better})
     table = pd.DataFrame(rows, columns=list(PAIRS))
     table["p_holm"] = st.holm([test.p(len(pairs)) for test in tests])
-    table["significant"] = table["p_holm"] < st.SIGNIFICANT
-    table["verdict"] = [_verdict(row, test) for row, test in zip(table.to_dict("records"), tests, strict=True)]
+    alike = np.array([view.same_images(a, b) for a, b in zip(table["setting"], table["less"], strict=True)], bool)
+    table["significant"] = (table["p_holm"] < st.SIGNIFICANT) & alike
+    verdicts = [_verdict(row, test) for row, test in zip(table.to_dict("records"), tests, strict=True)]
+    table["verdict"] = np.where(alike, verdicts, OTHER_IMAGES)
     return table
 
 

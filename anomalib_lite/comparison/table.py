@@ -44,10 +44,10 @@ class RunTable:
 
     @cached_property
     def labelled(self) -> pd.DataFrame:
-        """The rows with a column `variant`, the name of the setting."""
+        """The rows with the columns `variant`, the name of the setting, and `tested`, the number of test images."""
         chosen = self.rows[self.factors].to_dict("records")
         names = [" ".join(f"{k}={v}" for k, v in one.items() if v != ABSENT) or ONLY for one in chosen]
-        return self.rows.assign(variant=names)
+        return self.rows.assign(variant=names, tested=[run.tested for run in self.runs])
 
     @cached_property
     def variants(self) -> dict[str, dict[str, str]]:
@@ -84,6 +84,7 @@ def read_table(folders: Sequence[Path], factors: Sequence[str] | None = None) ->
     rows = pd.DataFrame(told | {"commit": [run.commit for run in runs]})
     rows = rows.iloc[kept].sort_values([DATA, *columns, "seed"], kind="stable")
     runs, rows = [runs[i] for i in rows.index], rows.reset_index(drop=True)
+    more += _other_images(rows, runs)
     if len(machines := sorted({run.machine for run in runs if run.machine})) > 1:
         more.append(f"The runs come from different hardware ({'; '.join(machines)}), which affects their times.")
     if len(commits := {run.commit for run in runs if run.commit}) > 1:
@@ -163,6 +164,19 @@ def _newest(runs: Sequence[Run], keys: Sequence[tuple[Any, ...]]) -> tuple[list[
             repeated.append((f"{older.folder.parent.name}/{older.name}", "repeated", reason))
         kept[key] = run
     return [i for i, run in enumerate(runs) if kept[keys[i]] is run], repeated
+
+
+def _other_images(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
+    """Returns a note on each data set whose runs were, at the same seed, measured on different numbers of images."""
+    tested, notes = rows[[DATA, "seed"]].assign(tested=[run.tested for run in runs]), list[str]()
+    for block, own in tested.dropna().groupby(DATA):
+        if own.groupby("seed")["tested"].nunique().max() > 1:
+            counts = ", ".join(str(int(count)) for count in sorted(own["tested"].unique()))
+            notes.append(
+                f"Runs on {block} were measured on different numbers of test images ({counts}): their differences are "
+                "not of the setting alone."
+            )
+    return notes
 
 
 def find_factors(runs: Sequence[Run], blocks: Sequence[str]) -> tuple[dict[str, Column], list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from anomalib_lite.comparison.runs import find_runs
+from anomalib_lite.comparison.study import compare
 from anomalib_lite.comparison.table import RunTable, decides, levels, read_table
 from anomalib_lite.errors import UserError
 from tests.comparison.made import write_run
@@ -57,6 +58,19 @@ def test_two_settings_changed_together_cannot_be_told_apart_and_that_is_said(wri
         write(keep, {"image_size": size, "keep": keep})
     assert table().factors == ["image_size"]
     assert table().notes == ["keep changes together with image_size: their effects cannot be separated."]
+
+
+def test_settings_measured_on_other_test_images_are_not_called_different(write: Write, table: Any):
+    """`missed` takes its images out of the test set, which is the same data otherwise."""
+    for i, (seed, missed) in enumerate(product((0, 1, 2), (None, ["a.png"]))):
+        counts = {"counts": {"ok_images": 6, "nok_images": 4 if missed else 8}}
+        values = VALUES | counts | {"image_auroc": 0.8 + 0.1 * bool(missed) + i / 1e4}
+        write(f"r{i}", {"seed": seed, "missed": missed}, values, train_seconds=5 + i % 2 + seed / 100)
+    found = table()
+    assert found.notes[-1].startswith("Runs on mtd were measured on different numbers of test images (10, 14): ")
+    pairs = {study.metric: study.pairs.iloc[0] for study in compare(found, ["image_auroc", "train_seconds"]).studies}
+    assert not pairs["image_auroc"].significant and pairs["image_auroc"].verdict == "different test images"
+    assert pairs["train_seconds"].verdict != "different test images"
 
 
 def test_what_only_changes_with_the_data_is_part_of_the_data(write: Write, table: Any):
