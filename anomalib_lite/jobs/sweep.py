@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     from anomalib_lite.sweeps.spec import read_sweep
 
     sweep = read_sweep(Path(cfg.file))
-    fixed, folder = _overrides_and_folder(sweep, tuple(cfg.train))
+    fixed, folder = _overrides_and_folder(sweep, tuple(cfg.train), cfg.seed)
     if cfg.dry:
         _dry_run(sweep, fixed, cfg)
         return
@@ -87,7 +87,7 @@ def training(overrides: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "anomalib_lite.cli", "train", *overrides]
 
 
-def _overrides_and_folder(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[str, ...], Path]:
+def _overrides_and_folder(sweep: Sweep, more: tuple[str, ...], seed: int) -> tuple[tuple[str, ...], Path]:
     """Returns the overrides of every trial, and the folder of the study, which lies among the trials' run folders."""
     fixed = [*sweep.fixed, *more]
     values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(fixed)}
@@ -95,4 +95,4 @@ def _overrides_and_folder(sweep: Sweep, more: tuple[str, ...]) -> tuple[tuple[st
         fixed.append(override("experiment_name", sweep.name))
     runs = Path(str(values.get("paths.runs", "runs"))).expanduser()
     name = str(values.get("experiment_name", sweep.name))
-    return tuple(fixed), runs / name / f"sweep-{sweep.key(more)}"
+    return tuple(fixed), runs / name / f"sweep-{sweep.key(more, seed)}"

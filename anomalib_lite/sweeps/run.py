@@ -26,6 +26,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from anomalib_lite.errors import UserError
+from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.atomic import write_json, write_text
 from anomalib_lite.runs.folder import RECORD, RunFolder
 from anomalib_lite.runs.overrides import PROGRAM, command_line, flat, literal, overrides
@@ -186,12 +187,16 @@ def run_sweep(
 
     After an interruption, the same call continues: unfinished trials are started again, and their trainings resume.
     fixed: overrides of every trial. folder: for the study and the logs. trials, parallel: see `trials_in_all`, and the
-    number of trials that run at the same time. seed: of the sampler.
+    number of trials that run at the same time. seed: of the sampler. Raises UserError if another process runs the sweep.
     """
     total = trials_in_all(sweep, trials)
-    study = Study(sweep, folder, seed)
     running: list[Training] = []
-    with logging_redirect_tqdm(), tqdm(total=total, initial=min(len(study.ended()), total), desc="trials") as bar:
+    with (
+        exclusive_lock(folder, wait=False),  # the trials of another process are not interrupted ones
+        contextlib.nullcontext(Study(sweep, folder, seed)) as study,
+        logging_redirect_tqdm(),
+        tqdm(total=total, initial=min(len(study.ended()), total), desc="trials") as bar,
+    ):
         try:
             while True:
                 while len(running) < parallel and len(study.ended()) + len(running) < total:

@@ -133,9 +133,12 @@ class Sweep:
     fixed: tuple[str, ...]  # overrides of every trial, from the file's command
     content: str  # the parts of the file that define the sweep, as JSON
 
-    def key(self, more: Sequence[str] = ()) -> str:
-        """Returns eight hex digits that identify the sweep together with further overrides of every trial."""
-        return hashlib.sha256(json.dumps([self.content, list(more)]).encode()).hexdigest()[:8]
+    def key(self, more: Sequence[str] = (), seed: int = 0) -> str:
+        """Returns eight hex digits that identify the sweep together with further overrides of every trial, and with the
+        seed that chooses the trials, which those of a grid do not depend on.
+        """
+        chosen = [seed] if seed and self.method != "grid" else []
+        return hashlib.sha256(json.dumps([self.content, list(more), *chosen]).encode()).hexdigest()[:8]
 
 
 def read_sweep(path: Path) -> Sweep:

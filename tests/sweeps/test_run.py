@@ -118,6 +118,23 @@ def test_a_kill_while_the_study_is_written_leaves_no_lock(sweep_of: Write):
     assert len(ran(sweep).ended()) == 1
 
 
+def test_a_second_process_leaves_the_trials_of_the_first_alone(sweep_of: Write):
+    sweep = sweep_of(parameters=xs(1, 2))
+
+    def training(overrides: list[str]) -> list[str]:
+        with pytest.raises(UserError, match="Another process is using study: wait until it ends"):
+            ran(sweep)
+        return fake_training(overrides)
+
+    assert [trial.state.name for trial in ran(sweep, command=training, parallel=2).ended()] == ["COMPLETE"] * 2
+    assert len(ran(sweep).ended()) == 2
+
+
+def test_another_seed_is_another_study_where_it_chooses_the_trials(sweep_of: Write):
+    grid, random = sweep_of(parameters=xs(1)), sweep_of(method="random", parameters=UNIFORM)
+    assert grid.key((), 1) == grid.key(()) and len({random.key((), seed) for seed in (0, 1, 2)}) == 3
+
+
 def test_a_sweep_without_end_asks_for_one(sweep_of: Write):
     with pytest.raises(UserError, match="needs a number of trials"):
         ran(sweep_of(method="random", parameters=UNIFORM))
