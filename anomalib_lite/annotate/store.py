@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_lite.annotate.crops import LABELS_NAME, Crop, CropSet, is_inside, mask_key
+from anomalib_lite.annotate.crops import LABELS_NAME, MASKS_FOLDER, Crop, CropSet, is_inside, mask_key
 from anomalib_lite.data.decode import read_image
 from anomalib_lite.data.folder import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
@@ -53,6 +53,26 @@ def label_line(key: str, answer: Answer, mask: str | None) -> str:
     """Returns a crop's line of labels.csv; empty for a crop without a label. Only NOK crops get a mask."""
     fields = (key, answer.label, answer.defect or "", (mask or "") if answer.label == NOK else "")
     return csv_line(*fields) if answer.label in (OK, NOK) else ""
+
+
+def answers_in(folder: Path) -> list[Path]:
+    """Returns the files and folders in which a labelling job keeps its answers, as far as they exist."""
+    return [path for name in (LABELS_NAME, JOURNAL_NAME, MASKS_FOLDER) if (path := folder / name).exists()]
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Gives the answers in a folder names with the time, so that they apply to no crops; returns the new paths.
+
+    Raises UserError while a labelling job is open there.
+    """
+    if not answers_in(folder):
+        return []
+    with exclusive_lock(folder / JOURNAL_NAME, wait=False):
+        return [path.rename(_dated(path, "before")) for path in answers_in(folder)]
+
+
+def _dated(path: Path, word: str) -> Path:
+    return path.with_name(f"{path.stem}.{word}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}{path.suffix}")
 
 
 class Store:

@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from anomalib_lite.annotate.store import answers_in, set_aside
 from anomalib_lite.data.decode import common_depth, read_image
 from anomalib_lite.data.files import expand, output_names
 from anomalib_lite.errors import Skipped, UserError
@@ -56,7 +57,7 @@ def main(cfg: DictConfig) -> None:
     bits = common_depth(paths, cfg.bits, "bits")
     template = read_template(Path(cfg.template), cfg.template_box, bits)
     output = Path(cfg.output)
-    _remove_earlier(output / "manifest.csv", cfg.force)
+    _remove_earlier(output, cfg.force)
     _conclude(cut_panels(panels, template, options, output, cfg.workers, bits), options, output / "manifest.csv")
 
 
@@ -124,22 +125,30 @@ def _cut_panel(
     return cuts
 
 
-def _remove_earlier(manifest: Path, force: bool) -> None:
-    """Removes an earlier manifest and its crops, but only with `force`, because labels may belong to them."""
+def _remove_earlier(output: Path, force: bool) -> None:
+    """With `force`, renames earlier answers, so that they do not apply to other crops, and removes earlier crops.
+
+    Raises UserError without `force` if there are any, and while `annotate` is running on them.
+    """
+    manifest, folders = output / "manifest.csv", (output, output / "crops")  # annotate accepts either
+    earlier = [path for path in (manifest, *(old for folder in folders for old in answers_in(folder))) if path.exists()]
+    if earlier and not force:
+        raise UserError(
+            f"{earlier[0].absolute()} already exists, and labels may belong to its crops. Choose another output=, or "
+            "force=true to replace the crops; it keeps earlier labels under other names."
+        )
+    for folder in folders:
+        if kept := set_aside(folder):
+            log.warning("labels of the earlier crops are kept as %s", ", ".join(map(str, kept)))
     if not manifest.is_file():
         return
-    if not force:
-        raise UserError(
-            f"{manifest.absolute()} already exists, and labels may belong to its crops. Choose another output=, "
-            "or force=true to overwrite it."
-        )
     with manifest.open(newline="", encoding="utf-8") as stream:
         crops = [row["crop"] for row in csv.DictReader(stream) if row.get("crop")]
-    manifest.unlink()
     for name in crops:
-        path = (manifest.parent / name).resolve()
-        if path.is_relative_to((manifest.parent / "crops").resolve()):
+        path = (output / name).resolve()
+        if path.is_relative_to((output / "crops").resolve()):
             path.unlink(missing_ok=True)
+    manifest.unlink()  # the last, so that a killed run is not taken for one that has not begun
 
 
 def _conclude(results: Cuts, options: SegmentOptions, manifest: Path) -> None:

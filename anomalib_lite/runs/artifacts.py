@@ -136,7 +136,7 @@ def _acquire(lock: FileLock, target: Path, wait: bool) -> None:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         if not wait:
-            message = f"Another process is using {target}: wait until it ends, or choose another folder."
+            message = f"Another process is using {target}: end it, or wait until it ends, or choose another folder."
             raise UserError(message) from None
         log.info("waiting for another process that is creating %s", target)
         lock.acquire(timeout=-1, poll_interval=0.2)

@@ -184,7 +184,7 @@ class Segment(Verb):
     bits: int | None = setting(None, "bit depth of 16-bit photographs; null: detected from them", least=8, most=16)
     output: str = setting("segmented", "output folder for crops/, overview/ and manifest.csv")
     workers: int | None = setting(None, "number of panels processed in parallel; null: one per core", least=1)
-    force: bool = setting(False, "overwrite an earlier manifest and its crops")
+    force: bool = setting(False, "replace earlier crops; their labels are kept under other names")
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The verb segment, worked as a user works it."""
 
+import re
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -7,8 +9,10 @@ import numpy as np
 import pytest
 
 from anomalib_lite.annotate.crops import find_crops
+from anomalib_lite.annotate.store import Answer, Store, answers_in
 from anomalib_lite.rendering.product import read_truth, write_sheets
 from anomalib_lite.settings.data import SheetConfig
+from tests.annotate.conftest import drawn_mask
 from tests.commands import in_process, ran, read_rows, refused
 from tests.made import write_pixels
 
@@ -72,11 +76,37 @@ def test_a_template_cut_from_a_panel_and_an_earlier_manifest(sheets, here):
     ran(*words)
     assert len(read_rows(here / "cut/manifest.csv")) == 8
     assert "force=true" in refused(*words)
-    label = here / "cut/labels.csv"
-    label.write_text("kept")
     ran(*words, "force=true", "panels.max_objects=3")
     assert len(read_rows(here / "cut/manifest.csv")) == len(list((here / "cut/crops").iterdir())) == 3
-    assert label.read_text() == "kept"
+
+
+@pytest.mark.parametrize("where", ["cut", "cut/crops"])
+def test_answers_never_apply_to_other_crops_and_are_never_lost(sheets, here, where):
+    """Where annotate keeps them: beside the manifest, or among the crops if they were opened as a folder."""
+    words = ["segment", f"images={sheets}/panels/panel_000.png", f"template={sheets}/template.png", "output=cut"]
+    ran(*words)
+    store = Store(find_crops(here / where))
+    crop = next(iter(store.crops.values()))
+    store.answer(crop, Answer("NOK", "scratch"))
+    store.save_mask(crop, drawn_mask(size=cv2.imread(str(crop.path)).shape[1::-1]))
+    (here / "cut/manifest.csv").unlink()  # as a killed run or a person leaves it
+    before = {path: path.read_bytes() for path in sorted((here / where).rglob("*")) if path.is_file()}
+
+    assert "labels.csv already exists" in refused(*words)
+    assert "Another process is using" in refused(*words, "force=true"), "a page is open"
+    assert {path: path.read_bytes() for path in before} == before
+    store.close()
+    said = ran(*words, "force=true").err
+
+    assert not answers_in(here / where)
+    kept = [path for path in (here / where).iterdir() if ".before-" in path.name]
+    names = sorted(re.sub(r"before-[\d-]+", "before", path.name) for path in kept)
+    assert names == ["labels.before.csv", "labels.journal.before.jsonl", "masks.before"]
+    assert all(str(path.relative_to(here)) in said for path in kept)
+    (labels,) = (path for path in kept if path.suffix == ".csv")
+    assert labels.read_bytes() == before[here / where / "labels.csv"]
+    with closing(Store(find_crops(here / "cut/manifest.csv"))) as again:
+        assert not again.answers and not again.mask_path(next(iter(again.crops.values())))
 
 
 @pytest.mark.parametrize(
