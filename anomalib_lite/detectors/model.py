@@ -54,7 +54,7 @@ class Method(Fitted):
     `anomalib_lite/settings/detectors.py` documents the options, which `--help` shows. Buffers may start empty: loading
     a saved method sets their shapes.
 
-    A method must define `anomaly_map`. One that trains sets `epochs` above 0 and defines `training_step`,
+    A method must define `anomaly_map`. One that trains sets `epochs` or `steps` above 0 and defines `training_step`,
     `validation_loss`, `configure_optimizers` and `trained_state`.
     """
 
@@ -70,6 +70,11 @@ class Method(Fitted):
     def __init__(self) -> None:
         super().__init__()
         self.notes, self.watched = {}, None
+
+    @property
+    def trains(self) -> bool:
+        """Whether gradient descent trains it."""
+        return bool(self.epochs or self.steps)
 
     @property
     def device(self) -> torch.device:

@@ -93,7 +93,8 @@ def build_plan(cfg: DictConfig) -> Plan:
     judge = read_judge(settings)
     order, teaching = read_order(settings["generator"], cfg.seed), read_teaching(settings, judge.size)
     model, restyles = build_model(cfg, "none"), bool(cfg.augment.restyle)
-    _check_choices(model, judge.mode, teaching.settings if teaching else None, order.generator, restyles, judge.size)
+    finetuning = teaching.settings if teaching else None
+    _check_choices(model, judge.mode, finetuning, order.generator, restyles, judge.size, judge.resize)
     model.check(judge.size)
     if settings["defects"] and settings["defects"]["types"]:
         read_settings(settings["defects"])  # reports mistakes before anything is trained
@@ -170,7 +171,13 @@ def image_size(value: Any) -> tuple[int, int]:
 
 
 def _check_choices(
-    model: Model, mode: Mode, finetuning: Finetuning | None, generator: Any, restyles: bool, size: tuple[int, int]
+    model: Model,
+    mode: Mode,
+    finetuning: Finetuning | None,
+    generator: Any,
+    restyles: bool,
+    size: tuple[int, int],
+    resize: str = "stretch",
 ) -> None:
     """Raises UserError where choices contradict each other; the message names a combination that works."""
     method, name = model.method, type(model.method).__name__
@@ -189,7 +196,14 @@ def _check_choices(
             f"augment.restyle needs a HistAuGAN of the training's image size: set generator.size={needed} (and "
             f"generator.crop to a smaller multiple of 4), or image_size={generator.size}."
         )
-    if method.epochs:
+    stretches = mode.generated != 0 and hasattr(generator, "size")  # SinGAN keeps the shape of photographs
+    if stretches and resize != "stretch" and not (resize == "none" and image_size(generator.size) == size):
+        raise UserError(
+            f"{type(generator).__name__} stretches its images to generator.size={generator.size}, while "
+            f"resize={resize} keeps the photographs' shape: products would be trained on in two shapes. Set "
+            "resize=stretch, generator=singan or mode.generated=0."
+        )
+    if method.trains:
         return
     if model.augment is not None:
         raise UserError(

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ from anomalib_lite.generators.base import Progress
 from anomalib_lite.runs.artifacts import artifact, artifact_key, content_hash
 from anomalib_lite.runs.atomic import atomic_path, write_json
 from anomalib_lite.runs.checkpoints import resumable
-from anomalib_lite.runs.folder import CHECKPOINTS, GENERATED, MODEL, TEMPLATE, THRESHOLD, RunFolder
+from anomalib_lite.runs.folder import CHECKPOINTS, GENERATED, MODEL, TEMPLATE, THRESHOLD, RunFolder, version_note
 from anomalib_lite.runs.tracking import Tracker
 from anomalib_lite.scoring import Threshold
 
@@ -142,6 +141,8 @@ def train_model(
             )
             if not trained_now:
                 log.info("using the weights of an earlier training: %s", trained)
+                if note := version_note(RunFolder(trained).environment):
+                    log.warning("these weights were %sforce=true trains again", note)
                 with atomic_path(run.path / HISTORY) as temporary:
                     shutil.copyfile(trained / HISTORY, temporary)
         method.load_state_dict(load_file(trained / WEIGHTS), strict=False)
@@ -186,7 +187,7 @@ def _training_key(plan: Plan, model: Model, inputs: Inputs) -> str:
 
 def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: ImageSet, logger: Any, folder: Path) -> None:
     """Trains the model, and writes its weights, history and duration to the artifact's folder."""
-    begin, checkpoints = time.perf_counter(), run.path / CHECKPOINTS
+    history, checkpoints = History(run.path / HISTORY), run.path / CHECKPOINTS
     # saves every epoch, whereas Lightning's save_last only saves when the monitored value improves
     savers = [ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)]
     if plan.keep == "best":  # first in the list, so that last.ckpt stores which epoch was the best
@@ -194,7 +195,7 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
         savers.insert(0, best)
     trainer = make_trainer(
         plan.trainer,
-        [History(run.path / HISTORY), *savers, Progress()],
+        [history, *savers, Progress()],
         logger,
         max_epochs=model.method.epochs,
         default_root_dir=run.path,
@@ -214,7 +215,8 @@ def _train(plan: Plan, run: RunFolder, model: Model, train: ImageSet, val: Image
         model.load_state_dict(checkpoint["state_dict"])
     save_file(_on_cpu(model.method.trained_state()), folder / WEIGHTS)
     shutil.copy(run.path / HISTORY, folder)
-    write_json(folder / SECONDS, round(time.perf_counter() - begin, 3))
+    write_json(folder / SECONDS, round(history.seconds, 3))
+    write_json(folder / "environment.json", run.environment)
 
 
 def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -111,6 +111,6 @@ def _as_trained(model: Model, train: ImageSet) -> list[tuple[str, Any]]:
     step = max(1, len(train) // TRACKED_PICTURES)
     batch = train[list(range(0, len(train), step))[:TRACKED_PICTURES]]
     names = [f"{sample.origin}: {sample.image.name}" for sample in batch.samples]
-    if model.augment is not None and model.method.epochs:
+    if model.augment is not None and model.method.trains:
         batch = model.augment(batch, 0)
     return list(zip(names, to_pixels(batch.image), strict=True))

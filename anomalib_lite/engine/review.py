@@ -74,7 +74,7 @@ class Reviewer:
 
     def _fitted(self, images: ImageSet, chosen: Sequence[int]) -> Model:
         model = self.make().to(self.device)
-        if model.method.epochs:
+        if model.method.trains:
             raise UserError(
                 f"{type(model.method).__name__} would have to be trained for each fold: use detector=padim or "
                 "patchcore."

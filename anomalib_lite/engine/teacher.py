@@ -38,6 +38,7 @@ class Teaching:
     backbone: Callable[[], Backbone]  # makes the network with its initial weights
     recipe: Mapping[str, Any]  # configuration of backbone and fine-tuning; the artifact is named by a hash of it
     image_size: tuple[int, int]  # (height, width) in px
+    resize: str  # see `ImageSet`
     root: Path  # folder that `settings.nok` is relative to
     ram_limit_mb: float
     accelerator: str  # this and precision: arguments of Lightning's Trainer
@@ -53,8 +54,9 @@ def read_teaching(config: Mapping[str, Any], image_size: tuple[int, int]) -> Tea
     return Teaching(
         settings,
         instantiate(config["backbone"], _partial_=True),
-        {"backbone": config["backbone"], "teacher": teacher},
+        {"backbone": config["backbone"], "teacher": teacher, "resize": config["resize"]},
         image_size,
+        config["resize"],
         root=Path(str(config["data"].get("root") or ".")),
         ram_limit_mb=config["ram_limit_mb"],
         accelerator=config["trainer"]["accelerator"],
@@ -85,7 +87,8 @@ def _make(teaching: Teaching, samples: list[Sample], folder: Path) -> None:
     begin = time.perf_counter()
     train, held_out = _hold_out(samples, teaching.settings)
     training, validation = [
-        ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "of the teacher") for s in (train, held_out)
+        ImageSet(s, teaching.image_size, teaching.ram_limit_mb, "of the teacher", teaching.resize)
+        for s in (train, held_out)
     ]
     with isolate_rng():  # so that the run's random draws do not depend on whether the teacher was made just now
         backbone = teaching.backbone()

@@ -1,6 +1,7 @@
 """Creates Lightning's Trainer from the configuration; methods without training also use its device."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -135,14 +136,19 @@ class History(Callback):
     """Writes history.csv, one row of losses per epoch; each time the whole file, so that it is never incomplete."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._begin, self._earlier = path, time.perf_counter(), 0.0
         self.rows: list[dict[str, Any]] = []
 
+    @property
+    def seconds(self) -> float:
+        """Returns the duration of the training so far, with that of earlier processes whose checkpoint it resumes."""
+        return self._earlier + time.perf_counter() - self._begin
+
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
+        self.rows, self._earlier = list(state_dict["rows"]), state_dict.get("seconds", 0.0)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         losses = {k: float(v) for k, v in trainer.callback_metrics.items()}

@@ -18,15 +18,18 @@ from anomalib_lite.data.sample import Splits
 from anomalib_lite.data.splits import check_same_data, digests, fingerprint
 from anomalib_lite.errors import UserError
 from anomalib_lite.jobs.app import app, say, texts
+from anomalib_lite.runs.artifacts import artifact_key, exclusive_lock
 from anomalib_lite.runs.atomic import write_text
-from anomalib_lite.runs.folder import RunFolder, environment, refuse_run
+from anomalib_lite.runs.folder import RunFolder, environment, folder_name, refuse_run
 
 log = logging.getLogger(__name__)
 
 HELP = """Measures trained runs on the test images of their own or of other data sets.
 
 The detector and its threshold are not changed. Writes metrics.json, predictions.csv, figures/ and report.html, and for
-several runs or data sets also evaluations.csv, with one row each.
+several runs or data sets also evaluations.csv, with one row each. By default the results lie in the run's folder, in
+evaluation-own/ or evaluation-<data>-<hash>/; the hash stands for the data and the threshold options, so that the same
+command replaces its own results only.
 
   anomalib-lite evaluate run=runs/default/...
   anomalib-lite evaluate run=runs/default/... data=mvtec_ad data.root=DIR data.category=bottle
@@ -47,12 +50,9 @@ def main(cfg: DictConfig) -> float | None:
     failed: list[str] = []
     for run in runs:
         for name, data in sets.items():
-            folder = run.parent if run.is_file() else run  # a file is one that `export` wrote
-            output = Path(cfg.output) if cfg.output else folder / f"evaluation-{name}"
-            if several and cfg.output:
-                output /= f"{run.name}-{name}"
+            output = Path(cfg.output, f"{run.name}-{name}" if several else "") if cfg.output else None
             try:
-                done.append((run.name, name, _evaluate(cfg, run, data, output)))
+                done.append((run.name, name, _evaluate(cfg, run, name, data, output)))
             except UserError as error:
                 if not several:
                     raise
@@ -63,9 +63,13 @@ def main(cfg: DictConfig) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output: Path) -> dict[str, Any]:
-    """Measures one run on one data set; data: None for the run's own. Returns the metrics."""
-    refuse_run(output)
+def _evaluate(cfg: DictConfig, run_folder: Path, name: str, data: Any, output: Path | None) -> dict[str, Any]:
+    """Measures one run on one data set; returns the metrics.
+
+    data: its configuration, None for the run's own. output: None for a folder in that of the run.
+    """
+    if output is not None:
+        refuse_run(output)
     from anomalib_lite.engine.predict import evaluate_run, open_run  # importing torch takes seconds
     from anomalib_lite.engine.results import in_words
     from anomalib_lite.engine.trainer import prepare_process
@@ -94,10 +98,17 @@ def _evaluate(cfg: DictConfig, run_folder: Path, data: DictConfig | None, output
     own = data is None or None in given or set(contents) <= set(trained.data.get("templates", ()))
     splits = trained.apply_mode(splits, own)  # other data may have templates of its own
     config |= {"tracking": {"kind": "none"}, "run": str(trained.run.path)}
-    run = RunFolder(output)
-    run.start(config, environment(trained.judge.seed, fingerprint(splits)))
-    with run.guarded():
-        result = evaluate_run(trained, splits.test, run, cfg.report)
+    content = fingerprint(splits)
+    # another folder for each command whose results may differ, so that none replaces those of another
+    chosen = [cfg.category, cfg.threshold, cfg.false_alarm_rate, run_folder.name if trained.exported else None]
+    chosen += [config["data"], content] if data is not None else []
+    what = [artifact_key(chosen)[:6]] if any(value is not None for value in chosen) else []
+    output = output or trained.path / folder_name(["evaluation", name, *what])
+    with exclusive_lock(output, inside=True, wait=False):
+        run = RunFolder(output)
+        run.start(config, environment(trained.judge.seed, content))
+        with run.guarded():
+            result = evaluate_run(trained, splits.test, run, cfg.report)
     say(in_words(result.metrics))
     if cfg.threshold is not None or cfg.false_alarm_rate is not None:
         say(trained.threshold.in_words())
@@ -119,7 +130,9 @@ def _runs(run: Any) -> list[Path]:
 def _data_sets(cfg: DictConfig) -> dict[str, DictConfig | None]:
     """Returns the data sets by name; None is the runs' own data."""
     if not cfg.sets:  # data=null removes the key
-        return {HydraConfig.get().runtime.choices.get("data") or "own": cfg.get("data")}
+        category = (cfg.get("data") or {}).get("category")
+        parts = [HydraConfig.get().runtime.choices.get("data") or "own", *(texts(category) if category else [])]
+        return {"-".join(parts): cfg.get("data")}
     if cfg.get("data"):
         raise UserError("Set either data=... or sets={...}, not both.")
     sets: dict[str, DictConfig | None] = {}

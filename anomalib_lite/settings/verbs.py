@@ -122,7 +122,7 @@ class Evaluate(Judging):
     data: Any = None
     run: Any = setting(MISSING, "folder of a finished training, or several: a list, a pattern, or a folder of runs")
     sets: Any = setting(None, "data sets by name: {NAME: {data: mtd, root: DIR}, own: null}; null: the run's data")
-    output: str | None = setting(None, "output folder; null: <run>/evaluation-<name>")
+    output: str | None = setting(None, "output folder; null: <run>/evaluation-<name>[-<hash of data and threshold>]")
     report: bool = setting(True, "write figures/ and report.html, too")
 
 

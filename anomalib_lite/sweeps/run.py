@@ -187,7 +187,7 @@ def run_sweep(
 
     After an interruption, the same call continues: unfinished trials are started again, and their trainings resume.
     fixed: overrides of every trial. folder: for the study and the logs. trials, parallel: see `trials_in_all`, and the
-    number of trials that run at the same time. seed: of the sampler. Raises UserError if another process runs the sweep.
+    number of trials that run at the same time. seed: of the sampler. Raises UserError if another process runs it.
     """
     total = trials_in_all(sweep, trials)
     running: list[Training] = []

@@ -1,8 +1,12 @@
 """The verb evaluate: the training's own figures again, or those on another data set."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from anomalib_lite.data.decode import read_image
+from anomalib_lite.runs.artifacts import exclusive_lock
 from anomalib_lite.runs.folder import RunFolder
 from tests.commands import in_process, ran, read_json, read_rows, refused, scores, trained
 from tests.made import write_category, write_image, write_pixels
@@ -23,6 +27,29 @@ def test_on_its_own_data_a_run_gets_the_trainings_figures(here, smoke_run, repor
     assert (again.path / "report.html").exists() == (again.path / "figures").exists() == report
     found = scores(again.path / "predictions.csv")
     assert len(found) == 26 and found == pytest.approx(scores(own.path / "predictions.csv"), rel=1e-6)
+
+
+def test_no_evaluation_replaces_that_of_other_data_or_of_another_threshold(here, smoke_run):
+    """Each command has a folder of its own, which the same command finds again."""
+    shutil.copytree(smoke_run, run := here / "run")
+    for number, name in enumerate(("stripes", "checks"), start=2):
+        write_category(here / "sets" / name, train=5, good=number, defects={"dot": 2})
+    other = ["data=mvtec_ad", "data.root=sets", "data.category=stripes"]
+    own = ["data=folder", "data.ok=null", "data.test_ok=test/good", "data.nok=test/dot"]
+    calls = [
+        other, [*other, "data.category=checks"], [*other, "threshold=0"], ["threshold=0"], [],
+        [*own, "data.root=sets/stripes"], [*own, "data.root=sets/checks"],
+    ]  # fmt: skip
+    places = []
+    for call in [*calls, calls[0]]:
+        places.append(Path(ran("evaluate", f"run={run}", "report=false", *call).out.splitlines()[-1]))
+    assert len(set(places)) == len(calls) and places[-1] == places[0] and places[4].name == "evaluation-own"
+    assert [place.name[:-6] for place in places[:2]] == [
+        f"evaluation-mvtec_ad-{name}-" for name in ("stripes", "checks")
+    ]
+    assert [RunFolder(place).metrics["counts"]["ok_images"] for place in places[:2]] == [2, 3]
+    with exclusive_lock(places[0], inside=True):
+        assert f"Another process is using {places[0]}" in refused("evaluate", f"run={run}", "report=false", *other)
 
 
 def test_a_run_that_is_none_is_named_and_others_of_a_sweep_go_on(here, smoke_run):

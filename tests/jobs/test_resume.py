@@ -59,9 +59,15 @@ def test_a_killed_training_goes_on_from_its_last_epoch(here, words, undisturbed,
     assert RunFolder(run).status["state"] == "running" and epochs(run) == ["1"] and not (run / "metrics.json").exists()
     assert not list((here / "artifacts").glob("trained-*"))
 
+    checkpoint = run / "checkpoints/last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)
+    state["callbacks"]["History"]["seconds"] += 1000  # of the process that was killed
+    torch.save(state, checkpoint)
+
     assert "resuming the training from" in ran(*words).err
     assert epochs_trained == [1, 1, 2, 2], "counted from 0; two batches each"
     assert only_run(here) == run and RunFolder(run).status["state"] == "done" and not (run / "checkpoints").exists()
+    assert RunFolder(run).status["train_seconds"] > 1000
     assert epochs(run) == ["1", "2", "3"]
     assert (run / "history.csv").read_bytes() == (undisturbed / "history.csv").read_bytes()
     assert same(run, undisturbed)

@@ -122,7 +122,7 @@ def test_a_second_process_leaves_the_trials_of_the_first_alone(sweep_of: Write):
     sweep = sweep_of(parameters=xs(1, 2))
 
     def training(overrides: list[str]) -> list[str]:
-        with pytest.raises(UserError, match="Another process is using study: wait until it ends"):
+        with pytest.raises(UserError, match="Another process is using study: end it"):
             ran(sweep)
         return fake_training(overrides)
 
