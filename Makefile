@@ -15,7 +15,7 @@ RUNS ?= runs
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-install: $(INSTALLED) ## a virtual environment in .venv with everything (about 3 minutes, 6 GB)
+install: $(INSTALLED) ## a virtual environment in .venv with everything (about 3 minutes, 8 GB)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -97,7 +97,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]  # Python's addition only repeats the address
         what = f"The server cannot listen at {host}:{port} ({reason})"
-        raise UserError(f"{what}: choose another port, for example port=8766, or port=0 for any free one.") from None
+        raise UserError(f"{what}: choose another port, such as port={port + 1}, or port=0 for any free one.") from None
     # With an explicit protocol, asyncio turns off Nagle's algorithm, which would cost 40 ms per response.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
 

@@ -96,13 +96,15 @@ def reproduce(experiment: Experiment, overrides: list[str]) -> bool:
     runs = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs")
     folder, start = Path(runs).expanduser() / experiment.name, time.perf_counter()
     print(f"== {experiment.name}: took {experiment.minutes:g} minutes on one core for the committed table", flush=True)
+    problems = []
     for template in experiment.commands:
         if "{run}" in template:
             folders["run"] = str(_last_run(folder))
         command = arguments(template, folders, overrides)
         print(f"$ {shlex.join(command)}", flush=True)
         if status := subprocess.run(command).returncode:
-            print(f"the command ended with status {status}; comparing the results so far", flush=True)
+            problems.append(f"the command above ended with status {status}: older results may be compared")
+            print(problems[-1], flush=True)
     reference = pd.read_csv(HERE / experiment.name / "results.csv", dtype=str, keep_default_na=False)
     if experiment.figures:
         now = flat_table(json.loads((_last_run(folder) / experiment.figures).read_text()))
@@ -110,10 +112,11 @@ def reproduce(experiment: Experiment, overrides: list[str]) -> bool:
     else:
         keys = ["data", *factors_of(reference), "seed"]
         now = _table(folder, factors_of(reference))
-    problems = beyond_tolerance(reference, now, keys, experiment.tolerance)
-    print("\n".join(problems))
+    differing = beyond_tolerance(reference, now, keys, experiment.tolerance)
+    print("\n".join(differing))
+    problems += differing
     allowed = ", ".join(f"{name} {width:g}" for name, width in experiment.tolerance.items())
-    verdict = f"FAIL: {len(problems)} differences" if problems else "PASS"
+    verdict = f"FAIL: {len(problems)} problems" if problems else "PASS"
     elapsed = duration(time.perf_counter() - start)
     print(f"{verdict}: {experiment.name}, {len(reference)} rows, within ± {allowed}; {elapsed}", flush=True)
     return not problems

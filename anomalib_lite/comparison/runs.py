@@ -119,11 +119,18 @@ def read_run(folder: Path) -> Run:
         seed=int(config.get("seed", 0)),
         fingerprint=environment.get("data_fingerprint"),
         machine=", ".join(str(environment[key]) for key in ("gpu", "cpu") if environment.get(key)),
-        commit=str(environment.get("git_commit") or "")[:7],
+        commit=_program(environment),
         finished=str(status.get("finished", "")),
         tested=sum(counts.get(key, 0) for key in ("ok_images", "nok_images")) or None,
         values=values | {key: _number(status.get(key)) for key in COSTS},
     )
+
+
+def _program(environment: Mapping[str, Any]) -> str:
+    """Returns the commit, with + for a changed checkout, or without one the version; empty if neither is recorded."""
+    digits, plus, _ = str(environment.get("git_commit") or "").partition("+")
+    version = (environment.get("packages") or {}).get("anomalib_lite")
+    return digits[:7] + plus or (f"v{version}" if version else "")
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anomalib_lite.scoring import Threshold  # with torch
 
 PICTURED = 120  # images kept for display
-NOTHING = "nothing found"
+NOTHING = "nothing found there"
 AREA_COLOURS = {BACKGROUND: "#6f7680", INSIDE: "#3d8b6f", EDGES: "#d1571b", TEXT: "#e0a100"}
 _MORE_COLOURS = ("#2f6fb0", "#8a63a8", "#a3802a", "#16b894")
 _DARK = (20, 20, 20)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm, trange
 
 from anomalib_lite.detectors.evidence import BLOCK, Evidence, Gaussians
 from anomalib_lite.detectors.feature_maps import FeatureMaps
@@ -91,7 +92,7 @@ class Members(nn.Module):
         """
         maps, ok_deviations, drawn_deviations = {}, [], []
         last = {evidence.of: name for name, evidence in self.evidence.items()}
-        for name, evidence in self.evidence.items():
+        for name, evidence in tqdm(self.evidence.items(), "members of the fusion", delay=2, leave=False):
             maps[name], deviations = _cross_fit(evidence, data, aligned)
             evidence.fit(data.ok[evidence.of], aligned)
             if last[evidence.of] == name:
@@ -219,7 +220,7 @@ def _train_networks(
     maps = HeldOutMaps(torch.zeros(len(data.fold), 1, *data.mask.shape[-2:]), torch.zeros_like(data.mask))
     part, family = data.fold % networks.count, data.family % networks.count
     generator = torch.Generator().manual_seed(seed)
-    for number in range(networks.count):
+    for number in trange(networks.count, desc="networks of the fusion", delay=2, leave=False):
         samples = [*_sample_batches(ok, part != number, None, generator)]
         samples += _sample_batches(drawn, (part[data.source] != number) & (family != number), data.mask, generator)
         positions, labels = (torch.cat(x) for x in zip(*samples, strict=True))

@@ -112,8 +112,9 @@ def export_run(
         moved = precision == "fp32" and result.changed_verdicts > result.near_threshold
         if moved or not result.within(allowed, FALL[precision]):
             raise UserError(
-                f"The file was removed, because it does not reproduce the run within {allowed:g} (an AUROC within "
-                f"{FALL[precision]:g}): {result.in_words()}."
+                f"The file was removed, because it does not reproduce the run: maps and scores may differ by at most "
+                f"{allowed:g} of their range, and an AUROC may fall by {FALL[precision]:g} (use a higher precision, or "
+                f"more images, if these are too few to measure so little). {result.in_words()}."
             )
         _remove_earlier(folder)
         for part in Path(unchecked).iterdir():

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from anomalib_lite import __version__
 from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.data.files import list_images, output_names, possible_names
-from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, remove_results, stamp_of
+from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, stamp_of
 from anomalib_lite.engine.predict import Judged, Picture, TrainedRun, in_order
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
@@ -57,6 +57,7 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
     for path in paths:
         if any(path.resolve().is_relative_to(folder) for folder in written):
             raise UserError(f"{path} lies in a folder that predictions are written to: choose another output=.")
+    _need_readable(trained, paths)  # before the results of an earlier call are removed
     base = os.path.commonpath([p.absolute().parent for p in paths])
     names = dict(zip(map(str, paths), output_names(paths), strict=True))
     journal = Journal(output, _call_key(trained, outputs, [base]), names)
@@ -69,14 +70,20 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
         with tqdm(total=len(paths), initial=answered, desc="predict", unit=" images", delay=2) as bar:
             _Stream(trained, journal, outputs, after_each=bar.update).run(remaining)
         summary = journal.summary()
-        if not summary.judged:
-            remove_results(output)
-            with contextlib.suppress(OSError):
-                output.rmdir()
-            raise UserError("None of the images can be read:\n  " + "\n  ".join(summary.refused))
         journal.write_tables(trained.inspector)
         journal.path.unlink()
     return summary
+
+
+def _need_readable(trained: TrainedRun, paths: Sequence[Path]) -> None:
+    refused = []
+    for path in paths:
+        try:
+            trained.open(path)
+            return
+        except UnreadableImage as error:
+            refused.append(str(error))
+    raise UserError("None of the images can be read:\n  " + "\n  ".join(refused))
 
 
 def watch(

@@ -5,6 +5,7 @@ training in its own process, which is stopped if it falls behind.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import logging
 import math
@@ -291,8 +292,9 @@ def read_results(run: RunFolder, objectives: Sequence[Objective]) -> list[float]
         if name not in values and (epochs := curve(run, objective.name)):
             values[name] = epochs[-1]
         if name not in values:
-            reason = metrics.get("missing", {}).get(name) or f"the run has {', '.join(sorted(values))}"
-            raise UserError(f"There is no metric '{objective.name}': {reason}.")
+            near = difflib.get_close_matches(name, values, 3) or sorted(values)
+            reason = metrics.get("missing", {}).get(name) or f"did you mean {', '.join(near)}?"
+            raise UserError(f"There is no metric '{objective.name}': {reason}")
         results.append(values[name])
     return results
 

@@ -1,13 +1,16 @@
 """A table that comes out again passes; what differs, or is missing, is named."""
 
+import dataclasses
 import io
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
 
+from anomalib_lite.comparison.runs import _program
 from anomalib_lite.errors import UserError
 from experiments import reproduce
 from experiments.reproduce import beyond_tolerance, factors_of, flat_table
@@ -62,3 +65,22 @@ def test_absent_data_are_asked_for_and_overrides_reach_the_trainings(monkeypatch
     known = reproduce.data_folders(tiles, [])
     started = reproduce.arguments(tiles.commands[0], known, ["force=true"])
     assert started[3:] == ["train", "-m", "data=mtd", f"data.root={tmp_path}/mtd", "force=true"]
+
+
+def test_a_command_that_fails_is_no_pass_though_earlier_runs_lie_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda command: SimpleNamespace(returncode=1))
+    for name, value in {"_table": None, "beyond_tolerance": [], "data_folders": {}}.items():
+        monkeypatch.setattr(reproduce, name, lambda *_, value=value: value)
+    experiment = dataclasses.replace(reproduce.load("gan_weight"), commands=["true"])
+    assert not reproduce.reproduce(experiment, [f"paths.runs={tmp_path}"])
+    assert "FAIL: 1 problems" in capsys.readouterr().out
+
+
+def test_edited_code_and_installed_versions_are_versions_of_their_own():
+    recorded = [
+        {"git_commit": "0123456789+changes"},
+        {"git_commit": "0123456789"},
+        {"packages": {"anomalib_lite": "1.2"}},
+        {},
+    ]
+    assert [_program(environment) for environment in recorded] == ["0123456+", "0123456", "v1.2", ""]

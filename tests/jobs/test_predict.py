@@ -76,6 +76,9 @@ def test_maps_are_as_they_are_used_overlays_in_the_images_size_and_unreadable_im
 def test_nothing_to_read_nothing_found_and_no_run_are_errors(predict, here):
     (here / "a.png").write_bytes(b"x")
     assert "None of the images can be read" in refused(*predict("a.png"))
+    ran(*predict(str(write_image(here / "b.png", 1, (96, 96))), "output=kept"))
+    refused(*predict("a.png", "output=kept"))
+    assert len(scores(here / "kept/predictions.csv")) == 1 and (here / "kept/maps/b.tiff").exists()
     assert "No image found at nothing" in refused(*predict("nothing"))
     no_run = refused("predict", f"run={here}", "images=.", "output=out")
     assert "holds no finished training (config.yaml is missing)" in no_run

@@ -72,7 +72,7 @@ def test_failures_stop_nothing_and_are_told(sweep_of: Write):
     assert told.startswith("2 trial(s) of the sweep failed:")
     command = "anomalib-lite train experiment_name=fake x=-1"
     assert f"error: x must not be negative: -1.0 (exit status 1)\n    {command}" in told
-    assert "There is no metric 'figure': the run has ms_per_image, timings/train, validation/mean." in told
+    assert "There is no metric 'figure': did you mean ms_per_image, timings/train, validation/mean?" in told
     assert [study.values(t) for t in study.best()] == [{"x": 2}]
 
 
