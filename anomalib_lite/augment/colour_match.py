@@ -42,13 +42,13 @@ def match_colours(template: np.ndarray, references: Sequence[np.ndarray], method
     return np.clip(np.rint(matched), 0, 255).astype(np.uint8)
 
 
-def matched_template(path: Path, ok: Sequence[Sample], artifacts: Path, method: str = "histogram") -> Path:
+def matched_template(path: Path, ok: Sequence[Sample], artifacts: Path, method: str | None = "histogram") -> Path:
     """Returns the file of the template with the OK images' colours, which is written once per set of images.
 
-    `ok` must be training images only, no held-out or test images. `method` is as in `match_colours`, or `none`, which
-    returns `path`.
+    `ok` must be training images only, no held-out or test images. `method` is as in `match_colours`; `none` and
+    None return `path`.
     """
-    if method == "none":
+    if method in (None, "none"):
         return path
     golden = Sample(path, OK, bits=ok[0].bits)
     images = [replace(golden, image=image) for image in sorted({s.image for s in ok})]

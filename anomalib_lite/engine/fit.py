@@ -269,7 +269,7 @@ def _apply_mode(plan: Plan, splits: Splits) -> tuple[Splits, Path | None, list[S
     refuse_held_back(templates, splits)
     template = None
     if len(templates) == 1:
-        template = matched_template(templates[0], splits.train, plan.artifacts, plan.mode.colours or "none")
+        template = matched_template(templates[0], splits.train, plan.artifacts, plan.mode.colours)
         splits, templates = splits.with_template(template), [template]
     # with a template for each image, only those of training images
     trainable = {s.template for s in splits.train} - {s.image for s in splits.train}

@@ -80,7 +80,7 @@ def _template(cfg: DictConfig, splits: Splits) -> Path | None:
         )
     from anomalib_lite.augment.colour_match import matched_template
 
-    return matched_template(templates[0], splits.train, Path(cfg.paths.artifacts), cfg.mode.colours or "none")
+    return matched_template(templates[0], splits.train, Path(cfg.paths.artifacts), cfg.mode.colours)
 
 
 def _conclude(folder: Path) -> float | None:

@@ -65,6 +65,9 @@ def test_a_template_takes_part_in_its_mode_alone(products, here, trainings):
     assert set(pd.read_csv(folder / "images.csv")["origin"]) == {"generated", "template_generated"}
     ran(*arguments(products, template, "mode=no_template", "output=without"))
     assert [line[2] for line in trainings()] == ["template.png", "-"]
+    for colours in ("none", "null"):  # as in train, the template as it is
+        ran(*arguments(products, template, "mode=template", f"mode.colours={colours}", f"output=as_{colours}"))
+    assert len(trainings()) == 3 and len(list((here / "artifacts").glob("template-*"))) == 1
     assert "mode=template needs a template" in refused(*arguments(products, "mode=template"))
 
 
