@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # a near copy lies closer than this share of the median distance to the second-nearest image, and than these grey levels
 NEAR, LEVELS = 0.25, 2.0
 GREY = 1.0  # largest mean difference between the channels of a grey image, in levels: JPEG adds a little
+ASPECT = 0.02  # largest relative difference in aspect ratio of a mask of the inspected region: rounding when scaled
 
 LOOKED_AT = 8 * 256**2  # px per inference batch: twice as many take 200 MB more, and are no faster on a CPU
 TEMPLATES = 8  # decoded templates kept in memory
@@ -209,10 +210,13 @@ def _resized(picture: np.ndarray, size: tuple[int, int], resize: str) -> np.ndar
     return np.pad(small, [*padding, (0, 0)], mode="edge")
 
 
-def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize: str = "stretch") -> Tensor | None:
+def inspected(
+    roi: str | None, ignore: str | None, size: tuple[int, int], resize: str = "stretch", image: Path | None = None
+) -> Tensor | None:
     """Returns the pixels to inspect, bool (1, 1, H, W): those white in the mask `roi` and not white in `ignore`.
 
-    None means all pixels. Raises UserError if a mask is unreadable or looks like a photograph, or no pixel is left.
+    None means all pixels. image: a photograph, whose aspect ratio the masks should have; others are told. Raises
+    UserError if a mask is unreadable, looks like a photograph or does not fit in a letterbox, or no pixel is left.
     """
     if not (roi or ignore):
         return None
@@ -227,10 +231,22 @@ def inspected(roi: str | None, ignore: str | None, size: tuple[int, int], resize
                 raise UserError(f"{option}: {error}") from error
             if photo:
                 raise UserError(f"{option}: {path} looks like a photograph; give a mask in black and white.")
+            if image is not None:
+                _check_aspect(f"{option}: {path}", mask.shape, image, resize)
             region &= _resized(mask, size, resize) == (option == "roi")
     if not region.any():
         raise UserError("roi and ignore leave no pixel to inspect: white is what roi includes and ignore excludes.")
     return torch.from_numpy(region)[None, None]
+
+
+def _check_aspect(name: str, shape: Sequence[int], image: Path, resize: str) -> None:
+    height, width = read_image(image).shape[:2]
+    if abs(height * shape[1] / (width * shape[0]) - 1) <= ASPECT:
+        return
+    sides = f"{name} is {shape[1]} x {shape[0]} px, but the photograph {image.name} is {width} x {height} px"
+    if resize == "letterbox":
+        raise UserError(f"{sides}: a letterbox would misplace it. Draw it on a photograph, or crop it to their shape.")
+    log.warning("%s: it is stretched to their shape, so draw it again if it was not made on such a photograph", sides)
 
 
 def _looks_inverted(mask: np.ndarray) -> bool:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_lite.augment.colour_match import matched_template
 from anomalib_lite.backbones.weights import find_file
-from anomalib_lite.data.images import ImageSet, loader, warn_grey_and_colour, warn_near_copies
+from anomalib_lite.data.images import ImageSet, inspected, loader, warn_grey_and_colour, warn_near_copies
 from anomalib_lite.data.sample import NOK, OK, Sample, Splits
 from anomalib_lite.data.splits import digest, fingerprint, refuse_held_back, templates_of, unseen, weighted
 from anomalib_lite.defects import LevelsOfMaps
@@ -53,6 +53,8 @@ WEIGHTS, SECONDS, HISTORY = "weights.safetensors", "seconds.json", "history.csv"
 
 def fit(plan: Plan, run: RunFolder, splits: Splits, data_hash: str, tracker: Tracker) -> Evaluation:
     """Trains, sets the threshold on held-out OK images, measures on the test images, and writes the run's folder."""
+    roi, ignore = (plan.settings.get(option) for option in ("roi", "ignore"))
+    inspected(roi, ignore, plan.size, plan.resize, splits.train[0].image)  # reports mistakes before anything is trained
     if plan.reviewer:
         with run.stage("review"):
             samples = [*splits.train, *splits.val]  # not the ImageSet, so that its pixels are freed after the review

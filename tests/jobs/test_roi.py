@@ -44,6 +44,20 @@ def test_a_defect_beyond_the_region_raises_no_alarm(here):
     assert "looks like a photograph" in refused("train", *OWN, "roi=damaged/right.png")
 
 
+def test_a_mask_of_another_shape_than_the_photographs_is_told_and_refused_where_a_letterbox_would_misplace_it(here):
+    made = write_category(here / "stripes", train=10, good=3, defects={"dot": 2})
+    height, width = cv2.imread(str(next((made / "test/good").iterdir()))).shape[:2]
+    for name, shape in (("narrow", (40, 20)), ("rounded", (100, 101))):
+        mask = np.full(shape, 255, np.uint8)
+        mask[:9] = 0
+        write_pixels(here / f"{name}.png", mask)
+    said = "narrow.png is 20 x 40 px, but the photograph"
+    warned = ran("train", *OWN, "ignore=narrow.png")
+    assert warned.err.count(said) == 1 and f"is {width} x {height} px: it is stretched" in warned.err
+    assert said in refused("train", *OWN, "roi=narrow.png", "resize=letterbox") and not list(here.glob("artifacts/*"))
+    assert "rounded.png is" not in ran("train", *OWN, "roi=rounded.png", "resize=letterbox").err
+
+
 def test_pixels_beyond_the_region_do_not_count():
     rng = np.random.default_rng(0)
     maps = rng.random((4, 12, 12), dtype=np.float32)
