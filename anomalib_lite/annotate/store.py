@@ -80,8 +80,8 @@ class Store:
 
     The journal is authoritative. labels.csv is a snapshot of it, rewritten after each event, or once for events that
     arrive during a write. Each event stores the digest of the previous snapshot: a labels.csv with an unknown digest
-    was edited by hand, and its rows are imported. `notes` are messages from opening the job, `warning` says why the
-    last snapshot failed.
+    was edited by hand. Opening imports its rows; what a snapshot would lose is copied to labels.edited-<time>.csv
+    first. `notes` are messages on such edits, `warning` says why the last snapshot failed, or what it found edited.
     """
 
     def __init__(self, crop_set: CropSet) -> None:
@@ -96,6 +96,7 @@ class Store:
         self._history: list[tuple[str, Answer]] = []  # the previous answer of each changed crop, for undo
         self._lines: dict[str, str] = {}  # lines of labels.csv by crop, so that one answer changes one line only
         self._csv = ""  # digest of the last snapshot
+        self._known: set[str] = set()  # digests of labels.csv whose content is in the journal, or was copied
         self._lock, self._writing = threading.Lock(), threading.Lock()
         with contextlib.ExitStack() as undo:
             self._journal = undo.enter_context(contextlib.closing(Journal(self.root / JOURNAL_NAME)))
@@ -175,13 +176,26 @@ class Store:
                 version, text = self.version, csv_line(*COLUMNS) + "".join(self._lines.values())
                 self._csv = _digest(text.encode())
             try:
+                warning = self._keep_edited()
+                self._known.add(self._csv)
                 write_text(self.root / LABELS_NAME, text)
             except (OSError, UserError) as error:
                 kept = f"The answer is safe in {JOURNAL_NAME}; close programs that have {LABELS_NAME} open"
                 self.warning = f"{LABELS_NAME} could not be written ({error}). {kept}."
                 log.warning(self.warning)
             else:
-                self._written, self.warning = version, None
+                self._written, self.warning = version, warning
+
+    def _keep_edited(self) -> str | None:
+        """Copies a labels.csv that would be lost when it is replaced; returns a message if there is one."""
+        labels = self.root / LABELS_NAME
+        if not labels.is_file() or (digest := _digest(content := labels.read_bytes())) in self._known:
+            return None
+        with atomic_path(kept := _dated(labels, "edited")) as temporary:
+            temporary.write_bytes(content)
+        self._known.add(digest)
+        what = f"{LABELS_NAME} had content of another program that annotate does not keep; a copy is {kept.name}"
+        return self._note(f"{what}. To add labels from it, stop annotate, enter them in {LABELS_NAME} and start again.")
 
     def _start(self) -> None:
         journal, labels = self._journal, self.root / LABELS_NAME
@@ -193,21 +207,31 @@ class Store:
             except (KeyError, TypeError, ValueError) as error:
                 what = f"{journal.path}, line {line} is not an event of a labelling job ({error!r})"
                 raise UserError(f"{what}: correct or delete the line.") from None
-        if labels.is_file() and _digest(labels.read_bytes()) not in {event["csv"] for event in journal.events}:
-            self._import(labels)
+        self._known = {event["csv"] for event in journal.events}
         journal.events.clear()
+        written, edited = [self._line(key) for key in self.answers], None
+        if labels.is_file() and _digest(content := labels.read_bytes()) not in self._known:
+            edited = self._import(labels)
         # trust the mask files over the journal, as a mask is written or removed before its event
         for key in self._by_key.keys() | self.masks.keys():
             candidates = (self.masks.get(key), mask_key(key))
             self.masks[key] = next((mask for mask in candidates if mask and (self.root / mask).is_file()), None)
         others = (key for key in self.answers if key not in self._by_key and (self.root / key).is_file())
         self._lines = {key: self._line(key) for key in [*self._by_key, *sorted(others)]}
+        if edited is not None:
+            kept = "".join([csv_line(*COLUMNS), *written, *self._lines.values()])
+            if {*content.decode("utf-8-sig", "replace").splitlines()} <= {*kept.splitlines()}:
+                self._known.add(_digest(content))
+            if restored := sum(bool(line) and key not in edited for key, line in self._lines.items()):
+                what = f"{restored} answers that {LABELS_NAME} lacked were restored from {JOURNAL_NAME}"
+                self._note(f"{what}: to take a crop out of the table, skip it (space) instead of deleting its row.")
         if self.answers:
             self._snapshot()
 
-    def _import(self, labels: Path) -> None:
-        changed = 0
-        for row in read_labels(labels):
+    def _import(self, labels: Path) -> set[str]:
+        """Takes over the rows that differ from the journal; returns the crops of all rows."""
+        changed, rows = 0, read_labels(labels)
+        for row in rows:
             key, answer = row.crop, Answer(row.label, row.defect)
             if not is_inside(key) or (row.mask and not is_inside(row.mask)):
                 self._note(f"{LABELS_NAME}: skipped {key!r}, mask {row.mask!r}: it points outside its folder.")
@@ -219,10 +243,12 @@ class Store:
                 self._append("mask", key, mask=row.mask)
         if changed:
             self._note(f"{changed} answers were imported from {LABELS_NAME}, which another program has changed.")
+        return {row.crop for row in rows}
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str) -> str:
         self.notes.append(text)
         log.warning(text)
+        return text
 
 
 def _digest(content: bytes) -> str:

@@ -132,7 +132,8 @@ def test_rows_edited_by_hand_are_taken_over_and_told(open_store: Open, folder: P
     store = open_store()
     edited = {"crop_000.png": Answer("NOK", "stain"), "crop_004.png": OK}
     assert store.answers == edited | {"crop_001.png": OK}, "a row that was deleted comes back"
-    assert "2 answers" in store.notes[0]
+    assert "2 answers were imported" in store.notes[0] and "1 answers that labels.csv lacked" in store.notes[1]
+    assert len(store.notes) == 2 and not list(folder.glob("labels.edited*")), "all else is in the new table"
     assert store.undo().key == "crop_001.png", "what was edited outside is not undone here"
     assert not open_store().notes
 
@@ -149,6 +150,41 @@ def test_labels_from_elsewhere_are_not_overwritten(open_store: Open, folder: Pat
     assert (folder / "truth/m.png").is_file()
 
 
+def test_an_edit_while_the_page_is_open_is_copied_once_and_told(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.answer(nth(store, 0), OK)
+    store.answer(nth(store, 1), OK)
+    edited = "crop,label,defect,mask\ncrop_000.png,NOK,stain,\n"
+    (folder / "labels.csv").write_text(edited)
+    with monkeypatch.context() as patch:  # whatever then happens to the table itself
+        patch.setattr(store_module, "write_text", raiser(PermissionError("a spreadsheet has it open")))
+        store.answer(nth(store, 2), OK)
+    store.answer(nth(store, 3), OK)
+    [copy] = folder.glob("labels.edited-*.csv")
+    assert copy.read_text() == edited and copy.name in store.notes[0] and len(rows(folder)) == 4
+    (folder / "labels.csv").write_text(edited + "crop_005.png,OK,,\n")
+    store.answer(nth(store, 4), OK)
+    assert len(list(folder.glob("labels.edited-*.csv"))) == 2 and store.warning == store.notes[1]
+    store.answer(nth(store, 5), OK)
+    assert store.warning is None and len(store.notes) == 2 and len(rows(folder)) == 6
+
+
+def test_a_table_with_more_than_the_answers_is_copied_before_it_is_replaced_and_a_plain_one_is_not(
+    open_store: Open, folder: Path
+):
+    plain = "crop,label,defect,mask\ncrop_003.png,NOK,stain,\ncrop_000.png,OK,,\n"  # as the demo writes it
+    for more in (plain, plain + "gone.png,OK,,\n", plain.replace("mask\n", "mask,person\n", 1)):
+        for file in folder.glob("*labels*"):
+            file.unlink()
+        (folder / "labels.csv").write_text(more)
+        store, copies = open_store(), list(folder.glob("labels.edited-*.csv"))
+        assert [copy.read_text() for copy in copies] == [more] * (more != plain)
+        assert [note for note in store.notes if "a copy is" in note and copies[0].name in note] == store.notes[1:]
+        assert len(store.notes) == 1 + len(copies) and len(rows(folder)) == 2
+        assert not open_store().notes and len(list(folder.glob("labels.edited-*.csv"))) == len(copies)
+
+
 def test_labels_of_crops_that_are_not_shown_now_stay(open_store: Open, folder: Path):
     store = open_store()
     for number in range(3):
@@ -159,6 +195,7 @@ def test_labels_of_crops_that_are_not_shown_now_stay(open_store: Open, folder: P
     store = Store(find_crops(folder / "manifest.csv"))
     store.close()
     assert list(rows(folder)) == ["crop_002.png", "crop_000.png"] and not store.notes
+    assert not list(folder.glob("labels.edited*"))
 
 
 @pytest.mark.parametrize("row", ["../x.png,OK,,", "crop_000.png,NOK,,../../m.png", "/x.png,OK,,"])
