@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from anomalib_lite.annotate.crops import LABELS_NAME, Crop, Score, find_crops, read_scores
-from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, Store, browser_image
+from anomalib_lite.annotate.store import NOK, OK, UNLABELLED, Answer, StaleMask, Store, browser_image, file_version
 from anomalib_lite.errors import UserError
 from anomalib_lite.web import Guard, allowed_hosts, app_with_page, bind, is_loopback, serving, url_of
 
@@ -102,14 +102,14 @@ def build_app(
         return {
             "folder": store.root.name,
             "defects": list(defects),
-            "template": _version(template),
+            "template": file_version(template),
             "notes": store.notes,
             "version": store.version,
             "crops": [crop_state(crop) for crop in store.crops.values()],
         }
 
-    def saved(crop: Crop | None) -> dict[str, Any]:
-        return {"version": store.version, "crop": crop and crop_state(crop), "warning": store.warning}
+    def saved(crop: Crop) -> dict[str, Any]:
+        return {"version": store.version, "crop": crop_state(crop), "warning": store.warning}
 
     @app.post("/api/answer")
     def answer(request: AnswerRequest) -> dict[str, Any]:
@@ -119,15 +119,17 @@ def build_app(
         return saved(crop)
 
     @app.post("/api/undo")
-    def undo() -> dict[str, Any]:
+    def undo(request: AnswerRequest) -> dict[str, Any]:
+        crop = _find(store, request.id)
         with _saving():
-            return saved(store.undo())
+            undone = store.undo(crop, Answer(request.label, request.defect))
+        return saved(crop) | {"undone": undone}
 
     @app.post("/api/mask/{crop_id}")
     async def save_mask(crop_id: str, request: Request) -> dict[str, Any]:
-        crop = _find(store, crop_id)
+        crop, seen = _find(store, crop_id), request.headers.get("if-match") or None
         with _saving():
-            await run_in_threadpool(store.save_mask, crop, await request.body())
+            await run_in_threadpool(store.save_mask, crop, await request.body(), seen)
         return saved(crop)
 
     return Guard(app, allowed_hosts(host, port), token, lambda method, path: method == "POST", MAX_BODY)
@@ -151,22 +153,15 @@ def _file_response(path: Path | None) -> Response:
     return Response(content, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
 
-def _version(path: Path | None) -> str | None:
-    try:
-        return f"{path.stat().st_mtime_ns:x}" if path else None
-    except OSError:
-        return None
-
-
 def _crop_state(store: Store, scores: Mapping[str, Score], crop: Crop) -> dict[str, Any]:
     answer, score = store.answers.get(crop.key, UNLABELLED), scores.get(crop.key, Score(None, None))
     return {
         "id": crop.id,
         "name": crop.key,
-        "version": _version(crop.path),
+        "version": file_version(crop.path),
         "label": answer.label,
         "defect": answer.defect,
-        "mask": _version(store.mask_path(crop)),
+        "mask": file_version(store.mask_path(crop)),
         "score": score.value,
         "nok": score.nok,
     }
@@ -180,7 +175,7 @@ def _saving() -> Iterator[None]:
         log.error("an answer was not saved: %s", error)
         raise HTTPException(507, f"not saved: {error}") from error
     except (ValueError, UserError) as error:
-        raise HTTPException(422, f"not saved: {error}") from error
+        raise HTTPException(412 if isinstance(error, StaleMask) else 422, f"not saved: {error}") from error
 
 
 def _summary(store: Store) -> str:

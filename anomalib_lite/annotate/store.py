@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_lite.annotate.crops import LABELS_NAME, MASKS_FOLDER, Crop, CropSet, is_inside, mask_key
-from anomalib_lite.data.decode import read_image
+from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.folder import COLUMNS, csv_line, read_labels
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.artifacts import exclusive_lock
@@ -47,6 +47,10 @@ class Answer:
 
 
 UNLABELLED = Answer()
+
+
+class StaleMask(UserError):
+    """A mask was drawn on another one than that on the disk."""
 
 
 def label_line(key: str, answer: Answer, mask: str | None) -> str:
@@ -110,20 +114,30 @@ class Store:
                 self._append("answer", crop.key, label=answer.label, defect=answer.defect)
         self._snapshot()
 
-    def undo(self) -> Crop | None:
-        """Undoes the last answer and returns its crop; None if there is nothing to undo."""
+    def undo(self, crop: Crop, answer: Answer) -> bool:
+        """Undoes an answer of a crop; returns False, and changes nothing, if the crop does not have it by now."""
         with self._lock:
-            last = next((entry for entry in reversed(self._history) if entry[0] in self._by_key), None)
-            if last is None:
-                return None
-            self._append("undo", last[0], label=last[1].label, defect=last[1].defect)
+            before = next((before for key, before in reversed(self._history) if key == crop.key), None)
+            if before is None or answer != self.answers[crop.key]:
+                return False
+            self._append("undo", crop.key, label=before.label, defect=before.defect)
         self._snapshot()
-        return self._by_key[last[0]]
+        return True
 
-    def save_mask(self, crop: Crop, png: bytes) -> None:
-        """Writes a drawn mask to masks/<stem>.png, or removes that file if the mask is empty. Raises ValueError."""
+    def save_mask(self, crop: Crop, png: bytes, seen: str | None = None) -> None:
+        """Writes a drawn mask to masks/<stem>.png, or removes that file if the mask is empty.
+
+        seen: version of the file drawn on, None if there was none. Raises StaleMask if the file is another one now,
+        unless it has the same pixels, as after a repeated request. Raises ValueError for a PNG that is no mask.
+        """
         mask, key = decode_mask(png, read_image(crop.path).shape[:2]), mask_key(crop.key)
         with self._lock:
+            path = self.mask_path(crop)
+            if (current := file_version(path)) != seen:
+                same = np.array_equal(read_mask(path), mask > 0) if path and current else not mask.any()
+                if not same:
+                    what = f"the mask of {crop.key} was changed on another page, or by another program"
+                    raise StaleMask(f"{what}: reload this page to see it, then draw your strokes again")
             if mask.any():
                 with atomic_path(self.root / key) as temporary:
                     write_image(temporary, mask)
@@ -249,6 +263,14 @@ class Store:
         self.notes.append(text)
         log.warning(text)
         return text
+
+
+def file_version(path: Path | None) -> str | None:
+    """Returns a text that changes with a file; None if there is no such file."""
+    try:
+        return f"{path.stat().st_mtime_ns:x}" if path else None
+    except OSError:
+        return None
 
 
 def _digest(content: bytes) -> str:

@@ -60,7 +60,11 @@ def test_twenty_crops_an_undo_and_a_mask_survive_a_killed_server(browser: Any, f
         again = Desk(browser, url)
         assert "22 / 24" in again.text("#counts") and again.name == "crop_022.png"
         again.press("u")
-        again.wait_for("#name", asked)
+        again.wait_for("#status", "nothing to undo on this page")
+        desk.page.reload()
+        desk.page.wait_for_selector("#stage img.crop[alt^=Crop]", state="attached")
+        desk.press("u")
+        desk.wait_for("#name", asked)
         assert rows(folder) == before
         process.send_signal(signal.SIGINT)
         log = process.communicate(timeout=20)[1]
@@ -150,6 +154,19 @@ def test_two_tabs_see_each_other(desk: Open):
     one.answer("o", "o", "n")
     other.answer("ArrowRight", "ArrowRight", "ArrowRight", "o")
     assert "4 / 24" in other.text("#counts")
+
+
+def test_undo_takes_back_the_last_answer_of_its_own_page(desk: Open, store: Store):
+    one, other = desk(), desk()
+    one.answer("o", "o")
+    other.answer("ArrowRight", "n", "3")  # crops 1 and 2; to crop 1 the first page gave another answer
+    one.press("u")
+    one.wait_for("#banner", "crop_001.png was answered elsewhere since, so nothing is undone")
+    one.press("u")
+    one.wait_for("#status", "undone: crop_000.png")
+    assert {key: answer.label for key, answer in store.answers.items()} == {
+        "crop_000.png": None, "crop_001.png": "NOK", "crop_002.png": "NOK"
+    }  # fmt: skip
 
 
 def test_keys_meant_for_a_control_do_not_answer(desk: Open, store: Store):

@@ -118,6 +118,30 @@ def test_a_saved_mask_is_shown_again_and_drawn_on(desk: Open, folder: Path):
     np.testing.assert_array_equal(mask_of(folder), both)
 
 
+def test_strokes_on_a_mask_that_another_page_has_changed_are_refused(desk: Open, folder: Path):
+    one, other = desk(), desk()
+    for page in (one, other):
+        page.press("d")
+    one.drag((20, 20), (40, 20))
+    one.drag((20, 30), (40, 30))
+    drawn = mask_of(folder)
+    other.drag((20, 50), (40, 50))
+    other.wait_for("#banner", "reload this page")
+    other.press("n")
+    other.page.wait_for_load_state("networkidle")
+    assert other.name == "crop_000.png" and "reload this page" in other.text("#banner")
+    np.testing.assert_array_equal(mask_of(folder), drawn)
+    other.page.reload()
+    other.page.wait_for_function(
+        "() => document.querySelector('#mask').getContext('2d').getImageData(30, 20, 1, 1).data[3]"
+    )
+    other.press("d")
+    other.drag((20, 50), (40, 50))
+    both = mask_of(folder)
+    np.testing.assert_array_equal(both[:36], drawn[:36])
+    assert both[50, 20:40].all()
+
+
 def test_where_no_crop_is_shown_no_mask_can_be_cleared(desk: Open, folder: Path):
     one = desk()
     one.answer("End")

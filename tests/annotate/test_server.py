@@ -56,9 +56,16 @@ def test_answer_mask_undo_and_what_comes_back(client: Client, folder: Path):
     reply = client.post(f"/api/mask/{crop['id']}", drawn_mask()).json
     assert reply["version"] == 2 and reply["crop"]["mask"]
     assert client.get(f"/mask/{crop['id']}").body == (folder / "masks/crop_002.png").read_bytes()
-    reply = client.post("/api/undo", {}).json
-    assert reply["crop"]["label"] is None and reply["crop"]["mask"]
-    assert client.post("/api/undo", {}).json["crop"] is None
+    for seen in ({}, {"if_match": "1"}):  # drawn on another mask than that on the disk
+        refused = client.post(f"/api/mask/{crop['id']}", drawn_mask((1, 2, 3, 4)), **seen)
+        assert refused.status == 412 and "reload this page" in refused.json["detail"]
+    assert client.post(f"/api/mask/{crop['id']}", drawn_mask()).status == 200, "the same again is no conflict"
+    undo = {"id": crop["id"], "label": "NOK", "defect": "stain"}
+    other = client.post("/api/undo", undo | {"defect": None}).json
+    assert not other["undone"] and other["crop"]["label"] == "NOK"
+    reply = client.post("/api/undo", undo).json
+    assert reply["undone"] and reply["crop"]["label"] is None and reply["crop"]["mask"]
+    assert not client.post("/api/undo", undo).json["undone"]
 
 
 SENSELESS = [
@@ -148,7 +155,8 @@ ATTACKS = (
 def test_every_post_of_the_running_server_is_guarded(client: Client, folder: Path):
     crop_id = first_id(client)
     mask = f"/api/mask/{crop_id}"
-    posts = [("/api/answer", {"id": crop_id, "label": "NOK"}), ("/api/undo", {}), (mask, drawn_mask())]
+    answer = {"id": crop_id, "label": "NOK"}
+    posts = [("/api/answer", answer), ("/api/undo", answer), (mask, drawn_mask())]
     for path, body in posts:
         for attack in ATTACKS:
             assert client.post(path, body, **attack).status in (401, 403, 421), (path, attack)

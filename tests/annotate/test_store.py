@@ -17,7 +17,17 @@ from PIL import Image
 
 from anomalib_lite.annotate import store as store_module
 from anomalib_lite.annotate.crops import find_crops
-from anomalib_lite.annotate.store import JOURNAL_NAME, UNLABELLED, Answer, Journal, Store, browser_image, decode_mask
+from anomalib_lite.annotate.store import (
+    JOURNAL_NAME,
+    UNLABELLED,
+    Answer,
+    Journal,
+    StaleMask,
+    Store,
+    browser_image,
+    decode_mask,
+    file_version,
+)
 from anomalib_lite.data.decode import read_image, read_mask
 from anomalib_lite.data.folder import read
 from anomalib_lite.errors import UserError
@@ -61,11 +71,11 @@ def test_random_answers_undos_and_restarts_agree_with_a_plain_model(open_store: 
             answers[one.key] = answer
             store.answer(one, answer)
         elif move < 0.9:
-            undone = store.undo()
-            assert (undone.key if undone else None) == (history[-1][0] if history else None)
-            if history:
-                key, before = history.pop()
-                answers[key] = before
+            one = nth(store, dice.randrange(6))
+            place = max((i for i, (key, _) in enumerate(history) if key == one.key), default=None)
+            assert store.undo(one, answers.get(one.key, UNLABELLED)) == (place is not None)
+            if place is not None:
+                answers[one.key] = history.pop(place)[1]
         else:
             store = open_store()
         known = {key: answer for key, answer in store.answers.items() if answer != UNLABELLED}
@@ -134,7 +144,8 @@ def test_rows_edited_by_hand_are_taken_over_and_told(open_store: Open, folder: P
     assert store.answers == edited | {"crop_001.png": OK}, "a row that was deleted comes back"
     assert "2 answers were imported" in store.notes[0] and "1 answers that labels.csv lacked" in store.notes[1]
     assert len(store.notes) == 2 and not list(folder.glob("labels.edited*")), "all else is in the new table"
-    assert store.undo().key == "crop_001.png", "what was edited outside is not undone here"
+    assert not store.undo(nth(store, 0), OK), "what was edited outside is not undone here"
+    assert store.undo(nth(store, 1), OK)
     assert not open_store().notes
 
 
@@ -145,7 +156,7 @@ def test_labels_from_elsewhere_are_not_overwritten(open_store: Open, folder: Pat
     assert store.mask_path(nth(store, 3)) == folder / "truth/m.png"
     store.answer(nth(store, 0), OK)
     assert rows(folder) == {"crop_000.png": ("OK", "", ""), "crop_003.png": ("NOK", "stain", "truth/m.png")}
-    store.save_mask(nth(store, 3), drawn_mask())
+    store.save_mask(nth(store, 3), drawn_mask(), file_version(folder / "truth/m.png"))
     assert rows(folder)["crop_003.png"][2] == "masks/crop_003.png"
     assert (folder / "truth/m.png").is_file()
 
@@ -217,9 +228,12 @@ def test_a_mask_is_a_png_of_0_and_255_in_the_crops_size(open_store: Open, folder
     assert rows(folder)["crop_002.png"] == (*("NOK", SCRATCH.defect), "masks/crop_002.png")
     store.answer(crop, OK)
     assert rows(folder)["crop_002.png"] == ("OK", "", ""), "an OK crop has no defect to mask"
-    store.undo()
+    assert store.undo(crop, OK)
     assert rows(folder)["crop_002.png"][2] == "masks/crop_002.png"
-    store.save_mask(crop, drawn_mask((0, 0, 0, 0)))
+    with pytest.raises(StaleMask, match="another page"):
+        store.save_mask(crop, drawn_mask((0, 0, 0, 0)))
+    np.testing.assert_array_equal(mask_of(folder, "crop_002.png"), expected)
+    store.save_mask(crop, drawn_mask((0, 0, 0, 0)), file_version(store.mask_path(crop)))
     assert rows(folder)["crop_002.png"][2] == "" and not (folder / "masks/crop_002.png").exists()
     assert open_store().mask_path(crop) is None
 
@@ -232,8 +246,9 @@ def test_masks_survive_a_kill_on_either_side_of_their_event(
     store.save_mask(nth(store, 1), drawn_mask())
     monkeypatch.setattr(store._journal, "append", raiser(KeyboardInterrupt()))
     for number, box in ((0, (4, 5, 10, 9)), (1, (0, 0, 0, 0))):  # a file is written, one is gone; no event says so
+        crop = nth(store, number)
         with pytest.raises(KeyboardInterrupt):
-            store.save_mask(nth(store, number), drawn_mask(box))
+            store.save_mask(crop, drawn_mask(box), file_version(store.mask_path(crop)))
     store = open_store()
     assert store.mask_path(nth(store, 0)) == folder / "masks/crop_000.png"
     assert store.mask_path(nth(store, 1)) is None

@@ -10,26 +10,27 @@ export async function getState() {
 }
 
 export const postAnswer = (id, label, defect) => post("/api/answer", JSON.stringify({ id, label, defect }));
-export const postUndo = () => post("/api/undo", "{}");
-export const postMask = (id, png) => post(`/api/mask/${id}`, png, "image/png");
+export const postUndo = (id, label, defect) => post("/api/undo", JSON.stringify({ id, label, defect }));
+// seen: version of the mask that was drawn on; the server refuses another.
+export const postMask = (id, seen, png) => post(`/api/mask/${id}`, png, "image/png", { "if-match": seen ?? "" });
 
-async function post(path, body, type = "application/json") {
-  let response = await send(path, body, type);
+async function post(path, body, type = "application/json", headers = {}) {
+  let response = await send(path, body, type, headers);
   if (response.status === 401) {
     // The server was restarted and has a new token, which only a page of its origin can read.
     token = tokenOf(new DOMParser().parseFromString(await (await fetch("/", { cache: "no-store" })).text(), "text/html"));
-    response = await send(path, body, type);
+    response = await send(path, body, type, headers);
   }
   if (!response.ok) throw new Error(await detail(response));
   return response.json();
 }
 
-async function send(path, body, type) {
+async function send(path, body, type, headers) {
   try {
     return await fetch(path, {
       method: "POST",
       body,
-      headers: { "content-type": type, authorization: `Bearer ${token}` },
+      headers: { ...headers, "content-type": type, authorization: `Bearer ${token}` },
       keepalive: type === "application/json", // completes the request even if the tab is closed now
     });
   } catch {

@@ -11,6 +11,7 @@ import { View } from "./view.js";
 
 const { $ } = page;
 const AHEAD = 5, BEHIND = 2; // crops preloaded after and before the current one
+const UNDO_KEPT = 500; // answers that can still be undone after a reload of the page
 const SLOW_MS = 150; // after this time, the status shows that an answer is being saved
 
 const stage = $("#stage");
@@ -29,6 +30,9 @@ let state, filter = "unlabelled", order = "given";
 let queue = [], index = 0, current = null;
 let busy = false, canAnswer = false;
 let pointer = null, lastOk = null;
+// Answers given on this page, [id, label, defect], for undo; they survive a reload.
+const given = JSON.parse(sessionStorage.getItem("given") ?? "[]");
+const keepGiven = () => sessionStorage.setItem("given", JSON.stringify(given.slice(-UNDO_KEPT)));
 
 // ---- state
 
@@ -135,8 +139,11 @@ async function exclusively(action) {
 function answer(label, defect, pressedAt) {
   if (!current || !(canAnswer || label === "skip") || brush.isDrawing) return;
   return exclusively(async () => {
-    const crop = current;
-    await update(await postAnswer(crop.id, label, defect));
+    const crop = current, isNew = crop.label !== label || crop.defect !== (defect ?? null);
+    const reply = await postAnswer(crop.id, label, defect);
+    if (isNew) given.push([crop.id, label, defect ?? null]);
+    keepGiven();
+    await update(reply);
     performance.measure("answer-saved", { start: pressedAt, end: performance.now() });
     if (label === "OK") lastOk = crop;
     page.renderLast(crop, `/image/${crop.id}?v=${crop.version}`);
@@ -149,14 +156,18 @@ function answer(label, defect, pressedAt) {
 }
 
 const undo = () => exclusively(async () => {
-  const reply = await postUndo();
-  if (!reply.crop) return page.status("nothing to undo");
+  while (given.length && !state.byId.has(given.at(-1)[0])) given.pop(); // of another folder
+  if (!given.length) return page.status("nothing to undo on this page");
+  const reply = await postUndo(...given.at(-1));
+  given.pop();
+  keepGiven();
   await update(reply);
   const crop = state.byId.get(reply.crop.id);
   if (lastOk === crop) lastOk = null;
   if (!queue.includes(crop)) queue.splice(current ? index : queue.length, 0, crop);
   await show(queue.indexOf(crop));
-  page.status(`undone: ${crop.name} is ${page.answerText(crop)} again`);
+  if (reply.undone) page.status(`undone: ${crop.name} is ${page.answerText(crop)} again`);
+  else page.banner(`${crop.name} was answered elsewhere since, so nothing is undone: answer it again if it is wrong.`, "warning");
 });
 
 const move = (step) => exclusively(async () => {

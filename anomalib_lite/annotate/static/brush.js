@@ -8,12 +8,13 @@ const COLOUR = "#ff4fa3";
 export class Brush {
   tool = "brush";
   size = 16;
-  #crop = null; // the crop on the canvas; null while its mask is loading
+  #crop = null; // id of the crop on the canvas and version of its mask there; null while that is loading
   #context;
   #steps = [];
   #stroke = null;
   #saving = Promise.resolve();
   #unsaved = 0; // strokes since the last save that succeeded
+  #failure = null; // the error of the last save that failed
 
   // onSaved(reply) is called after each save, onFailed(error) after one that failed.
   constructor(stage, view, { onSaved, onFailed }) {
@@ -42,15 +43,16 @@ export class Brush {
     this.canvas.height = height;
     this.lasso.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.loading = crop;
-    if (crop.mask) {
+    const { id, mask } = crop; // of now: another page may change the mask while it is shown
+    if (mask) {
       const image = new Image();
-      image.src = `/mask/${crop.id}?v=${crop.mask}`;
+      image.src = `/mask/${id}?v=${mask}`;
       await image.decode();
       if (this.loading !== crop) return; // another crop is shown by now
       this.#context.drawImage(image, 0, 0, width, height);
       this.#greyToAlpha(width, height);
     }
-    this.#crop = crop;
+    this.#crop = { id, mask };
   }
 
   // Disables drawing, as no crop is shown.
@@ -66,7 +68,7 @@ export class Brush {
     if (!this.#unsaved) return;
     this.#save();
     await this.#saving;
-    if (this.#unsaved) throw new Error("The mask could not be saved, so the page stays at this crop. Try again.");
+    if (this.#unsaved) throw this.#failure; // so the page stays at this crop
   }
 
   undo() {
@@ -162,10 +164,12 @@ export class Brush {
     const png = new Promise((resolve) => this.canvas.toBlob(resolve, "image/png"));
     this.#saving = this.#saving.then(async () => {
       try {
-        const reply = await postMask(crop.id, await png);
+        const reply = await postMask(crop.id, crop.mask, await png);
+        crop.mask = reply.crop.mask;
         if (this.#unsaved === strokes) this.#unsaved = 0;
         this.onSaved(reply);
       } catch (error) {
+        this.#failure = error;
         this.onFailed(error);
       }
     });
