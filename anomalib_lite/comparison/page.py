@@ -67,6 +67,7 @@ def render_page(comparison: Comparison) -> str:
     varied = " × ".join(f"{name} ({table.rows[name].nunique()})" for name in table.factors) or "seeds alone"
     on = ", ".join(table.blocks) if len(table.blocks) <= 4 else f"{len(table.blocks)} data sets"
     shown = {name: name for name in ("seed", *comparison.metrics, *costs) if name in table.rows}
+    several = ["run"] if comparison.images.duplicated(["data", "setting", "seed"]).any() else []
     return ink.template("compare.html.j2").render(
         title=f"Comparison of {len(table.rows)} runs",
         subtitle=f"{varied}, on {on}; {words.counted(table.rows['seed'].nunique(), 'seed')}",
@@ -79,7 +80,7 @@ def render_page(comparison: Comparison) -> str:
         resamples=f"{comparison.resamples:,}",
         left_out=_sheet(pd.DataFrame(table.left_out, columns=["run", "state", "reason"])),
         gaps=_sheet(find_gaps(table)),
-        images=_sheet(comparison.images, ["data", "setting", "seed", "verdict"], IMAGES),
+        images=_sheet(comparison.images, ["data", "setting", "seed", *several, "verdict"], IMAGES),
         margin=comparison.margin,
         runs=_sheet(table.rows, ["run", "data", *table.factors], shown),
     )

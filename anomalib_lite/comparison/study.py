@@ -32,7 +32,7 @@ PAIRS = (
 )  # fmt: skip
 EFFECTS = ("factor", "level", "baseline", "mean", "difference", "low", "high", "contexts", "p_student")
 IMAGES = (
-    "data", "setting", "seed", "auroc", "low", "high", "difference", "difference_low", "difference_high", "p_holm",
+    "data", "setting", "seed", "run", "auroc", "low", "high", "difference", "difference_low", "difference_high", "p_holm",
 )  # fmt: skip
 NOT_SIGNIFICANT, OTHER_IMAGES = "not significant", "different test images"  # verdicts
 
@@ -170,7 +170,10 @@ def views(table: RunTable, metric: str) -> list[View]:
     rows, result = table.labelled, []
     measured = rows.dropna(subset=[metric])
     blocks = sorted(measured[DATA].unique())
-    together = {f"all {len(blocks)} data sets": blocks} if len(blocks) > 1 else {}
+    title = f"all {len(blocks)} data sets"
+    if blocks != table.blocks:  # the names keep apart metrics that were measured on different data sets
+        title = f"{len(blocks)} of {len(table.blocks)} data sets ({', '.join(blocks)})"
+    together = {title: blocks} if len(blocks) > 1 else {}
     for title, data in (together | {block: [block] for block in blocks}).items():
         run_on = measured[measured[DATA].isin(data)].groupby("variant")[DATA].nunique()
         if variants := tuple(v for v in table.variants if run_on.get(v) == len(data)):
@@ -335,20 +338,25 @@ def interactions(view: View) -> list[pd.DataFrame]:
 
 def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
     """Returns one row per run that has a predictions.csv: its image AUROC with the interval over test images, and its
-    difference to the run of the setting `against` with the same data and seed (DeLong's test, Holm's p).
+    difference to the run of the setting `against` with the same data and seed (DeLong's test, Holm's p), if both are
+    the only ones: several runs share these where a factor is averaged over.
     """
-    rows = []
+    rows, by_key = [], dict[Any, list[tuple[str, pd.DataFrame]]]()
     keys = table.labelled[[DATA, "variant", "seed"]].itertuples(index=False, name=None)
-    by_run = {key: read for key, run in zip(keys, table.runs, strict=True) if (read := _predictions(run)) is not None}
-    for (data, variant, seed), predictions in by_run.items():
-        nok, scores = predictions["label"].to_numpy() == 1, predictions["score"].to_numpy()
-        auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
-        row = {DATA: data, "setting": variant, "seed": seed, "auroc": auroc, **ends("", st.auroc_interval(nok, scores))}
-        other = by_run.get((data, against, seed))
-        if variant != against and other is not None and predictions.index.equals(other.index):
-            difference, interval, p = st.delong(nok, scores, other["score"].to_numpy())
-            row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
-        rows.append(row)
+    for key, run in zip(keys, table.runs, strict=True):
+        if (read := _predictions(run)) is not None:
+            by_key.setdefault(key, []).append((run.name, read))
+    for (data, variant, seed), own in by_key.items():
+        others = by_key.get((data, against, seed), [])
+        for name, predictions in own:
+            nok, scores = predictions["label"].to_numpy() == 1, predictions["score"].to_numpy()
+            auroc = stats.mannwhitneyu(scores[nok], scores[~nok]).statistic / (nok.sum() * (~nok).sum())
+            row = {DATA: data, "setting": variant, "seed": seed, "run": name, "auroc": auroc}
+            row |= ends("", st.auroc_interval(nok, scores))
+            if variant != against and len(own) == len(others) == 1 and predictions.index.equals(others[0][1].index):
+                difference, interval, p = st.delong(nok, scores, others[0][1]["score"].to_numpy())
+                row |= {"difference": difference, **ends("difference_", interval), "p_holm": p}
+            rows.append(row)
     images = pd.DataFrame(rows, columns=list(IMAGES))
     images["p_holm"] = st.holm(images["p_holm"])
     images["verdict"] = [_image_verdict(row, margin) for row in images.itertuples()]
@@ -356,8 +364,9 @@ def image_table(table: RunTable, against: str, margin: float) -> pd.DataFrame:
 
 
 def _predictions(run: Run) -> pd.DataFrame | None:
-    """Returns a run's predictions by image; None without at least two images of each class."""
-    predictions = pd.DataFrame(RunFolder(run.folder).predictions(), columns=["image", "label", "score"])
+    """Returns a run's predictions by labelled image; None without at least two images of each class."""
+    rows = [row for row in RunFolder(run.folder).predictions() if row["label"] is not None]
+    predictions = pd.DataFrame(rows, columns=["image", "label", "score"])
     counts = predictions["label"].value_counts()
     return predictions.set_index("image").sort_index() if len(counts) > 1 and counts.min() > 1 else None
 

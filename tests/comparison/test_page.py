@@ -1,21 +1,26 @@
 """The page in a real browser, and the verb that writes it."""
 
 import shlex
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from anomalib_lite.comparison.page import write_all
-from anomalib_lite.comparison.runs import Run
+from anomalib_lite.comparison.runs import Run, find_runs
 from anomalib_lite.comparison.study import compare
+from anomalib_lite.comparison.table import read_table
 from anomalib_lite.comparison.words import command
+from anomalib_lite.runs.folder import RunFolder
 from tests.commands import Command
 from tests.comparison.made import make_table, without, write_run
 
 FACTORS = {"augment": ["none", "flips"], "tta": ["none", "<b>flips</b>"], "lr": ["0.1", "0.4"]}
+VALUES = {"image_auroc": 0.9}
 OPEN = ".study:not([hidden])"
 
 
@@ -82,6 +87,36 @@ def test_the_verb_compares_run_folders(run_verb: Command, tmp_path: Path):
     assert (tmp_path / "runs" / "made" / "comparison" / "compare.html").is_file()
     again = run_verb("compare", "runs=[runs/made]", "resamples=100")  # its own output is no run
     assert again.status == 0, again.err
+
+
+def test_metrics_of_different_data_sets_are_not_mixed(tmp_path: Path):
+    """A metric on the data sets a and b, and another on b and c, are both on two data sets."""
+    kinds = {"a": {"scratch": 0.9}, "b": {"scratch": 0.5, "dent": 0.7}, "c": {"dent": 0.8}}
+    for (block, values), seed, tta in product(kinds.items(), (0, 1), ("none", "flips")):
+        metrics = {"image_auroc": 0.9, "per_defect": {kind: {"image_auroc": value} for kind, value in values.items()}}
+        config = {"seed": seed, "data.category": block}
+        write_run(tmp_path, f"{block}{seed}{tta}", metrics, config=config, choices={"tta": tta})
+    comparison = compare(read_table(find_runs([tmp_path])), ["scratch_image_auroc", "dent_image_auroc"], resamples=10)
+    both = [view for view in comparison.views if len(view.blocks) > 1]
+    assert [view.title for view in both] == [f"2 of 3 data sets (mtd-{x}, mtd-{y})" for x, y in ("ab", "bc")]
+    assert [list(comparison.of(view)) for view in both] == [["scratch_image_auroc"], ["dent_image_auroc"]]
+
+
+def test_runs_that_are_averaged_over_have_intervals_of_their_own(tmp_path: Path):
+    """Without a difference, as none of them is the partner; an image without a label is none that is OK."""
+    noise = np.random.default_rng(0)
+    for detector, tta in product(("padim", "stfpm"), ("none", "flips")):
+        run = write_run(tmp_path, f"{detector}-{tta}", VALUES, choices={"detector": detector, "tta": tta})
+        rows = [{"image": f"{i}", "label": i % 2, "score": noise.normal() + i % 2, "nok": 0} for i in range(20)]
+        RunFolder(run).write_predictions([*rows, {"image": "x", "label": None, "score": 99.0, "nok": 1}])
+    found = read_table(find_runs([tmp_path]), ["detector"])
+    images = compare(found, reference="detector=padim", resamples=10).images
+    assert sorted(images.run) == sorted(found.rows.run) and images.difference.isna().all()
+    for run, auroc in zip(images.run, images.auroc, strict=True):
+        rows = [row for row in RunFolder(tmp_path / run).predictions() if row["label"] is not None]
+        assert auroc == pytest.approx(roc_auc_score([r["label"] for r in rows], [r["score"] for r in rows]))
+    each = compare(read_table(find_runs([tmp_path])), reference="detector=padim tta=none", resamples=10).images
+    assert each.difference.notna().sum() == 3
 
 
 def test_recorded_overrides_are_given_back_without_what_changes_no_result():
