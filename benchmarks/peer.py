@@ -7,7 +7,8 @@ Without --peer-python, the first run creates a virtual environment for the peer 
 (about 5 GB; with --share-torch, which lets it use this Python's packages, 0.5 GB). Every measurement is a separate
 process on one core (taskset) and one thread. The sides alternate: ours, the peer as installed, and the peer with the
 malloc settings that our command line sets for itself. Results are appended to WORK/results.jsonl, so that an
-interrupted run resumes; --report only prints the tables. On a shared machine compare CPU seconds (user and system);
+interrupted run resumes; those of other data, settings or commits of ours are neither resumed nor shown. --report only
+prints the tables of the last job. On a shared machine compare CPU seconds (user and system);
 wall seconds are given as well.
 """
 
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_lite.cli import MALLOC
+from anomalib_lite.runs.artifacts import artifact_key
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "2.7.0"
+KEYS = ("job", "commit", "task", "side", "number")  # of a measurement
 SIDES = ("ours", "peer", "peer, our malloc")
 # task: our task, the peer's task, and the largest number of runs
 TASKS = {
@@ -63,34 +66,57 @@ def main() -> None:
     work = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     results = work / "results.jsonl"
-    if not args.report:
+    if args.report:
+        rows = read(results)
+        job = next((row["job"] for row in reversed(rows) if "job" in row), None)
+        commit = next((row["commit"] for row in reversed(rows) if row.get("job") == job and row.get("commit")), None)
+    else:
         peer = args.peer_python or peer_python(args.share_torch)
-        measure(args, peer, work, results)
-    for line in tables(read(results)):
+        job, commit = measure(args, peer, work, results)
+    for line in tables(of_job(read(results), job, commit)):
         print(line)
 
 
-def measure(args: argparse.Namespace, peer: Path, work: Path, results: Path) -> None:
+def of_job(rows: Sequence[dict[str, Any]], job: str | None, commit: str | None) -> list[dict[str, Any]]:
+    return [row for row in rows if job and row.get("job") == job and row.get("commit") in (None, commit)]
+
+
+def measure(args: argparse.Namespace, peer: Path, work: Path, results: Path) -> tuple[str, str]:
+    """Measures what is missing; returns the hash of the job, which the rows of both sides have, and our commit."""
     job = {
         "root": str(args.data.absolute()), "category": args.category, "work": str(work), "goal": args.goal,
         "seed": 0, "epochs": args.epochs, "batch": 32, "batches": [1, 32], "coreset": 0.01, "loops": 32,
         "repeats": args.repeats, "shots": args.shots,
     }  # fmt: skip
+    defining = {key: value for key, value in job.items() if key not in ("work", "repeats")}
     for task in ("prepare", "maps"):
         job |= run("ours", task, job, args, peer)
     job["bank"] = round(job["coreset"] * job["positions"] * job["images"])
+    job_hash, commit = artifact_key(defining, job["images"], job["tested"], VERSION)[:8], our_commit()
     for task in args.only:
         ours, theirs, most = TASKS[task]
         for number in range(min(most, args.repeats)):
             for side in args.sides:
                 name = ours if side == "ours" else theirs
-                key = {"task": task, "side": side, "number": number}
+                key = {"job": job_hash, "task": task, "side": side, "number": number}
+                key |= {"commit": commit} if side == "ours" else {}
                 if name is None or any(key.items() <= row.items() for row in read(results)):
                     continue
                 print(f"{task}, {side}, {number + 1}", file=sys.stderr, flush=True)
                 row = key | run(side, name, job | {"seed": number}, args, peer)
                 with results.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
+    return job_hash, commit
+
+
+def our_commit() -> str:
+    """Returns the commit of this checkout, with a hash of its changes; empty without git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+
+    changes = git("diff", "HEAD")
+    return git("rev-parse", "--short", "HEAD") + (f"+{artifact_key(changes)[:6]}" if changes else "")
 
 
 def run(side: str, task: str, job: dict[str, Any], args: argparse.Namespace, peer: Path) -> dict[str, Any]:
@@ -141,7 +167,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "| measure | side | CPU | wall | values | ratio | figures |\n|---|---|---|---|---|---|---|"
         if task == "limits":
             yield "".join(
-                f"| {name} | ours | {value:.4g} | | 1 | | |\n" for name, value in of_task[0].items() if value != task
+                f"| {name} | ours | {value:.4g} | | 1 | | |\n" for name, value in of_task[0].items() if name not in KEYS
             )
             continue
         for name in dict.fromkeys(name for row in of_task for name, *_ in values(row)):

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -65,11 +66,7 @@ def prepare() -> dict[str, Any]:
 
     plan, splits = planned("padim")
     folder = Path(JOB["work"]) / "data"
-    for sample in splits.train + splits.test:
-        subfolder = "train/good" if sample in splits.train else f"test/{sample.defect or 'good'}"
-        _link(folder / subfolder / sample.image.name, sample.image)
-        if sample.mask:
-            _link(folder / "ground_truth" / (sample.defect or "") / sample.mask.name, sample.mask)
+    link_data(folder, splits)
     backbone = plan.settings["backbone"]
     net = timm.create_model(backbone["name"])
     load_weights(net, backbone["weights"], backbone["name"])
@@ -82,6 +79,16 @@ def prepare() -> dict[str, Any]:
         **{key: list(backbone[key]) for key in ("mean", "std", "layers")},
         "size": list(plan.size),
     }
+
+
+def link_data(folder: Path, splits: Splits) -> None:
+    """Fills a folder with links to the training and test images, and removes those of earlier data."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for sample in splits.train + splits.test:
+        subfolder = "train/good" if sample in splits.train else f"test/{sample.defect or 'good'}"
+        _link(folder / subfolder / sample.image.name, sample.image)
+        if sample.mask:
+            _link(folder / "ground_truth" / (sample.defect or "") / sample.mask.name, sample.mask)
 
 
 def _link(link: Path, target: Path) -> None:
