@@ -356,4 +356,7 @@ class Journal:
             raise
 
     def close(self) -> None:
+        """Closes the file, and removes it if nothing was answered, as other programs would wonder at it."""
+        if not os.fstat(self._file).st_size:
+            self.path.unlink(missing_ok=True)
         self._opened.close()

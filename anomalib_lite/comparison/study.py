@@ -32,7 +32,8 @@ PAIRS = (
 )  # fmt: skip
 EFFECTS = ("factor", "level", "baseline", "mean", "difference", "low", "high", "contexts", "p_student")
 IMAGES = (
-    "data", "setting", "seed", "run", "auroc", "low", "high", "difference", "difference_low", "difference_high", "p_holm",
+    "data", "setting", "seed", "run", "auroc", "low", "high",
+    "difference", "difference_low", "difference_high", "p_holm",
 )  # fmt: skip
 NOT_SIGNIFICANT, OTHER_IMAGES = "not significant", "different test images"  # verdicts
 

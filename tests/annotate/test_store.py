@@ -368,6 +368,12 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(store: Store, open_s
     open_store()
 
 
+def test_a_job_without_an_answer_leaves_no_file(open_store: Open, folder: Path):
+    before = sorted(folder.rglob("*"))
+    open_store().close()
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     journal = Journal(path := tmp_path / "j.jsonl")
     journal.append(EVENTS[0])
