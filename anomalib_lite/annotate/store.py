@@ -324,6 +324,7 @@ class Journal:
                 log.warning("%s ended in an incomplete line of %d bytes, now cut off", path, len(self.torn))
                 os.ftruncate(self._file, path.stat().st_size - len(self.torn))
                 os.fsync(self._file)
+            opened.callback(self._remove_if_empty)
             self._opened = opened.pop_all()
 
     def _read(self) -> tuple[list[dict[str, Any]], bytes]:
@@ -356,7 +357,8 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Closes the file, and removes it if nothing was answered, as other programs would wonder at it."""
-        if not os.fstat(self._file).st_size:
-            self.path.unlink(missing_ok=True)
         self._opened.close()
+
+    def _remove_if_empty(self) -> None:
+        if not os.fstat(self._file).st_size:  # data sets in this folder would report a file that is no image
+            self.path.unlink(missing_ok=True)
