@@ -29,8 +29,8 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from anomalib_lite.data import panels
-from anomalib_lite.data.decode import read_image, read_mask, resize_image, resize_mask
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.decode import read_image, read_mask, resize_mask
+from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Sample, Splits
 from anomalib_lite.defects import Defect, Inspector, LevelsOfMaps, MapLevels, prepare_inspector
 from anomalib_lite.defects.collect import confusion, matching
@@ -58,7 +58,7 @@ def main() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = OmegaConf.to_container(compose("train").defects, resolve=True)
     splits = panels.read(args.artifacts, seed=args.seed)
-    inspector = prepare(config, splits, (256, 256), MapLevels(0.0, TRUE_MAP / 5))
+    inspector = prepare(config, ImageSet(splits.train, (256, 256)), MapLevels(0.0, TRUE_MAP / 5))
     report("Built-in panels, true masks blurred as maps", inspector, list(by_true_masks(inspector, splits.test)))
     severities(inspector, args.seeds)
     if args.run:
@@ -72,12 +72,9 @@ def main() -> None:
         false_regions(results)
 
 
-def prepare(config: dict, splits: Splits, size: tuple[int, int], levels: MapLevels) -> Inspector:
-    template = splits.train[0].template
-    images = (resize_image(read_image(sample.image), *size) for sample in splits.train)
-    return prepare_inspector(
-        config, images, levels, None if template is None else resize_image(read_image(template), *size)
-    )
+def prepare(config: dict, train: ImageSet, levels: MapLevels) -> Inspector:
+    golden = next(iter(train.templates(train.samples[:1], [0])), None)
+    return prepare_inspector(config, (train.pixels_of(k)[0] for k in range(len(train))), levels, golden)
 
 
 def by_true_masks(inspector: Inspector, samples: Iterable[Sample]) -> Iterator[Result]:
@@ -87,21 +84,21 @@ def by_true_masks(inspector: Inspector, samples: Iterable[Sample]) -> Iterator[R
 
 
 def by_detector(config: dict, run: str, splits: Splits | None = None) -> tuple[float, Inspector, list[Result]]:
-    """Inspects the maps of a run at its threshold, on the run's test images or on those of `splits`."""
+    """Inspects the maps of a run at its thresholds, on the run's test images or on those of `splits`."""
     trained = open_run(run)
-    size, batch, threshold = trained.judge.size, trained.judge.batch_size, trained.threshold
-    own = trained.apply_mode(instantiate(trained.run.config["data"]))
-    levels = LevelsOfMaps()
-    for _, prediction in run_over(trained.model, loader(ImageSet(own.val, size), batch), "held-out OK images"):
+    judge, threshold, levels = trained.judge, trained.threshold, LevelsOfMaps()
+    own = trained.apply_mode(instantiate(trained.run.config["data"])).with_bits(trained.data.get("bits"))
+    test = judge.images((splits or own).test)
+    for _, prediction in run_over(trained.model, loader(judge.images(own.val), judge.batch_size), "held-out OK images"):
         levels.update(prediction.map.numpy())
-    inspector = prepare(config, own, size, levels.compute())
-    test = ImageSet((splits or own).test, size)
+    inspector = prepare(config, judge.images(own.train), levels.compute())
     results: list[Result] = []
-    for images, prediction in run_over(trained.model, loader(test, batch), "inspect"):
-        for k, index in enumerate(images.index.tolist()):
-            sample = test.samples[index]
-            defects = inspector.inspect(prediction.map[k, 0].numpy(), read_image(sample.image), threshold.pixel)
-            results.append((sample, read_mask(sample.mask) if sample.mask else None, defects))
+    for images, prediction in run_over(trained.model, loader(test, judge.batch_size), "inspect"):
+        pixels = to_pixels(images.image)
+        for k, (sample, index) in enumerate(zip(images.samples, images.index.tolist(), strict=True)):
+            limit = threshold.of(sample.category).pixel
+            defects = inspector.inspect(prediction.map[k, 0].numpy(), pixels[k], limit, test.shown(index))
+            results.append((sample, images.mask[k, 0].numpy() if sample.mask else None, defects))
     return threshold.pixel, inspector, results
 
 

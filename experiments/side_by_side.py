@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import instantiate
 
-from anomalib_lite.data.images import ImageSet, loader, to_pixels
+from anomalib_lite.data.images import loader, to_pixels
 from anomalib_lite.data.sample import OK, Outcome, Sample
 from anomalib_lite.engine.evaluate import run_over
 from anomalib_lite.engine.predict import open_run
@@ -38,15 +38,16 @@ def chosen(samples: list[Sample]) -> list[int]:
 def results_of(run: Path) -> RunResults:
     trained = open_run(run)
     judge, threshold = trained.judge, trained.threshold
-    test = trained.apply_mode(instantiate(trained.run.config["data"])).test
-    images = ImageSet([test[index] for index in chosen(test)], judge.size, name="images")
+    splits = trained.apply_mode(instantiate(trained.run.config["data"])).with_bits(trained.data.get("bits"))
+    images = judge.images([splits.test[index] for index in chosen(splits.test)], "images")
     outcomes = []
     for batch, prediction in run_over(trained.model, loader(images, judge.batch_size), run.name):
         pixels = to_pixels(batch.image)
         for k, sample in enumerate(batch.samples):
             score, heat = float(prediction.score[k]), prediction.map[k, 0].numpy()
             mask = batch.mask[k, 0].numpy() if sample.mask else None
-            outcomes.append(Outcome(sample, score, threshold.nok(score), image=pixels[k], map=heat, mask=mask))
+            nok = threshold.of(sample.category).nok(score)
+            outcomes.append(Outcome(sample, score, nok, image=pixels[k], map=heat, mask=mask))
     return threshold, outcomes
 
 
@@ -59,8 +60,9 @@ def blocks(titles: Sequence[str], runs: Sequence[RunResults]) -> list[Block]:
         truth = image if first.mask is None else draw_outline(image, first.mask, TRUTH)
         result.append(Block([truth], f"{first.sample.defect or 'good'}  {first.sample.image.name}"))
         for title, (threshold, _), outcome in zip(titles, runs, of_image, strict=True):
-            caption = f"{outcome.score / threshold.image:.2f} × threshold: {'NOK' if outcome.nok else 'OK'}"
-            result.append(Block([overlay(image, outcome.map, threshold.pixel)], title, caption, outcome.nok))
+            limit = threshold.of(outcome.sample.category)
+            caption = f"{outcome.score / limit.image:.2f} × threshold: {'NOK' if outcome.nok else 'OK'}"
+            result.append(Block([overlay(image, outcome.map, limit.pixel)], title, caption, outcome.nok))
     return result
 
 

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from tqdm import tqdm
 
 from anomalib_lite.data.deeppcb import KINDS, Box, read_boxes
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import loader
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.runs.atomic import atomic_path, write_json
 
@@ -34,7 +34,7 @@ def main() -> None:
     trained = open_run(args.run)
     model, threshold = trained.model, trained.threshold
     data = trained.run.config["data"] | {"test_list": args.test_list}
-    images = ImageSet(instantiate(data).test, trained.judge.size, ram_limit_mb=0)
+    images = trained.judge.images(instantiate(data).with_bits(trained.data.get("bits")).test, keep=False)
     rules, metrics = BoardRules(), BoxMetrics()
     found: Boxes = []
     for batch in tqdm(loader(images, trained.judge.batch_size), "boxes", delay=2, leave=False):

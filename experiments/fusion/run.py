@@ -18,7 +18,7 @@ import torch
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from anomalib_lite.data.images import ImageSet, loader
+from anomalib_lite.data.images import loader
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.metrics import PixelMetrics
 from anomalib_lite.runs.atomic import atomic_path
@@ -39,7 +39,8 @@ def main() -> None:
         alone = torch.zeros_like(chosen)
         alone[index] = 1
         subsets |= {f"{name} alone": alone, f"all without {name}": 1 - alone}
-    images = ImageSet(instantiate(trained.run.config["data"]).test, trained.judge.size)
+    splits = instantiate(trained.run.config["data"]).with_bits(trained.data.get("bits"))
+    images = trained.judge.images(splits.test)
     scores: dict[str, list[float]] = {name: [] for name in subsets}
     pixels, labels = {name: PixelMetrics() for name in subsets}, []
     for batch in tqdm(loader(images, trained.judge.batch_size), "members"):
