@@ -130,7 +130,8 @@ def name_blocks(runs: Sequence[Run], factors: Sequence[str] = ()) -> tuple[list[
         where = f"{', '.join(f'data.{key}' for key in keys)} differ" if keys else "their images or labels differ"
         compared = ", ".join([*factors, *(f"{DATA}.{key}" for key in keys[:1])])
         hint = f" factors='[{compared}]' compares them." if keys and not same_words else ""
-        notes.append(f"There are {len(prints)} versions of {name}: {where}. They are treated as separate data.{hint}")
+        versions = len({names[i] for i in members})
+        notes.append(f"There are {versions} versions of {name}: {where}. They are treated as separate data.{hint}")
     return names, notes
 
 

@@ -106,7 +106,9 @@ def test_other_data_stay_apart_where_a_setting_of_the_data_is_a_factor(write: Wr
     found = table("data.shots")
     assert (found.factors, found.blocks, found.left_out) == (["data.shots"], ["mtd (root=a)", "mtd (root=b)"], [])
     assert found.rows.groupby(["data", "data.shots"]).size().tolist() == [2, 2, 2, 2]
-    assert "factors='[data.shots, data.root]' compares them." in found.notes[0]
+    assert found.notes[0].startswith("There are 2 versions of mtd: data.root differ. ")
+    assert found.notes[0].endswith("factors='[data.shots, data.root]' compares them.")
+    assert (both := table("data.shots", "data.root")).blocks == ["mtd"] and len(both.variants) == 4
 
 
 def test_data_of_another_reader_and_what_is_null_do_not_lengthen_the_names(write: Write, table: Any):
