@@ -21,7 +21,7 @@ from tqdm import tqdm
 from anomalib_lite import __version__
 from anomalib_lite.data.decode import UnreadableImage
 from anomalib_lite.data.files import list_images, output_names, possible_names
-from anomalib_lite.engine.journal import PICTURES, Journal, Stamp, Summary, stamp_of
+from anomalib_lite.engine.journal import PICTURES, TABLES, Journal, Stamp, Summary, remove_results, stamp_of
 from anomalib_lite.engine.predict import Judged, Picture, TrainedRun, in_order
 from anomalib_lite.errors import UserError
 from anomalib_lite.runs.atomic import atomic_path
@@ -31,6 +31,7 @@ BATCH_BYTES = 2**28  # largest total size of the pictures in a batch
 POLL = 0.5  # s between two scans of a watched folder
 PATIENCE = 30.0  # s that a file may stay unchanged and unreadable before it is refused
 TABLES_EVERY = 5.0  # s between two updates of the tables while new images arrive
+NONE_READ = "None of the images can be read:\n  {}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
     for path in paths:
         if any(path.resolve().is_relative_to(folder) for folder in written):
             raise UserError(f"{path} lies in a folder that predictions are written to: choose another output=.")
-    _need_readable(trained, paths)  # before the results of an earlier call are removed
+    if (output / TABLES[0]).is_file():  # results of an earlier call, which are removed otherwise
+        _need_readable(trained, paths)
     base = os.path.commonpath([p.absolute().parent for p in paths])
     names = dict(zip(map(str, paths), output_names(paths), strict=True))
     journal = Journal(output, _call_key(trained, outputs, [base]), names)
@@ -70,6 +72,11 @@ def predict(trained: TrainedRun, paths: Sequence[Path], output: Path, outputs: O
         with tqdm(total=len(paths), initial=answered, desc="predict", unit=" images", delay=2) as bar:
             _Stream(trained, journal, outputs, after_each=bar.update).run(remaining)
         summary = journal.summary()
+        if not summary.judged:
+            remove_results(output)
+            with contextlib.suppress(OSError):
+                output.rmdir()
+            raise UserError(NONE_READ.format("\n  ".join(summary.refused)))
         journal.write_tables(trained.inspector)
         journal.path.unlink()
     return summary
@@ -83,7 +90,7 @@ def _need_readable(trained: TrainedRun, paths: Sequence[Path]) -> None:
             return
         except UnreadableImage as error:
             refused.append(str(error))
-    raise UserError("None of the images can be read:\n  " + "\n  ".join(refused))
+    raise UserError(NONE_READ.format("\n  ".join(refused)))
 
 
 def watch(
