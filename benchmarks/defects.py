@@ -32,9 +32,9 @@ from anomalib_lite.data import panels
 from anomalib_lite.data.decode import read_image, read_mask, resize_mask
 from anomalib_lite.data.images import ImageSet, loader, to_pixels
 from anomalib_lite.data.sample import Sample, Splits
-from anomalib_lite.defects import Defect, Inspector, LevelsOfMaps, MapLevels, prepare_inspector
+from anomalib_lite.defects import Defect, Inspector, MapLevels, prepare_inspector
 from anomalib_lite.defects.collect import confusion, matching
-from anomalib_lite.engine.evaluate import run_over
+from anomalib_lite.engine.evaluate import find_threshold, run_over
 from anomalib_lite.engine.predict import open_run
 from anomalib_lite.rendering.flaws import DEFECTS
 from anomalib_lite.rendering.product import render_product
@@ -86,11 +86,10 @@ def by_true_masks(inspector: Inspector, samples: Iterable[Sample]) -> Iterator[R
 def by_detector(config: dict, run: str, splits: Splits | None = None) -> tuple[float, Inspector, list[Result]]:
     """Inspects the maps of a run at its thresholds, on the run's test images or on those of `splits`."""
     trained = open_run(run)
-    judge, threshold, levels = trained.judge, trained.threshold, LevelsOfMaps()
+    judge, threshold = trained.judge, trained.threshold
     own = trained.apply_mode(instantiate(trained.run.config["data"])).with_bits(trained.data.get("bits"))
     test = judge.images((splits or own).test)
-    for _, prediction in run_over(trained.model, loader(judge.images(own.val), judge.batch_size), "held-out OK images"):
-        levels.update(prediction.map.numpy())
+    _, levels = find_threshold(trained.model, judge.images(own.val), judge.batch_size, threshold.false_alarm_rate)
     inspector = prepare(config, judge.images(own.train), levels.compute())
     results: list[Result] = []
     for images, prediction in run_over(trained.model, loader(test, judge.batch_size), "inspect"):

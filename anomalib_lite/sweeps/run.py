@@ -293,8 +293,9 @@ def read_results(run: RunFolder, objectives: Sequence[Objective]) -> list[float]
             values[name] = epochs[-1]
         if name not in values:
             near = difflib.get_close_matches(name, values, 3) or sorted(values)
-            reason = metrics.get("missing", {}).get(name) or f"did you mean {', '.join(near)}?"
-            raise UserError(f"There is no metric '{objective.name}': {reason}")
+            reason = metrics.get("missing", {}).get(name)
+            why = f"{reason}." if reason else f"did you mean {', '.join(near)}?"
+            raise UserError(f"There is no metric '{objective.name}': {why}")
         results.append(values[name])
     return results
 
